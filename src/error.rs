@@ -1,0 +1,218 @@
+//! The one error type of the crate.
+//!
+//! Every variant says what went wrong, where, what was expected and found, and what to do about it. Nothing is
+//! retried behind the caller's back, and no error is swallowed.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The result of every fallible call of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong.
+///
+/// Errors are cheap to clone: a failure of the background writer is reported to every later caller.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Error {
+    /// An operation on a file or folder failed.
+    Io {
+        /// What was attempted, as a verb phrase (`"append to"`, `"rename"`).
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's word.
+        source: Arc<std::io::Error>,
+    },
+    /// Bytes on disk do not check out.
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Byte offset in the file at which the damaged part starts.
+        offset: u64,
+        /// Which part, what was expected, and what was found.
+        what: String,
+    },
+    /// Some rows of a batch are damaged; all other rows of the call were served.
+    DamagedRows {
+        /// Position in the caller's batch, and what is wrong with the row.
+        rows: Vec<(usize, Error)>,
+    },
+    /// The file was written by a newer version of the format than this library knows.
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// The version found.
+        found: u32,
+        /// The newest version this library reads.
+        supported: u32,
+    },
+    /// An argument cannot be used.
+    Invalid {
+        /// What is wrong with it, what was expected, and what to do.
+        what: String,
+    },
+    /// A key is of another kind than the store's keys.
+    KeyKind {
+        /// The kind that the store's first write fixed.
+        expected: &'static str,
+        /// The kind that was passed.
+        found: &'static str,
+    },
+    /// The stored value does not have the dtype or shape of the caller's buffer.
+    Mismatch {
+        /// Position in the caller's batch.
+        position: usize,
+        /// What the caller's buffer holds.
+        expected: String,
+        /// What is stored.
+        found: String,
+    },
+    /// Something exceeds a limit of the format or of the options.
+    TooLarge {
+        /// What it is.
+        what: String,
+        /// Its size.
+        found: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// Another writer holds the lane.
+    LaneBusy {
+        /// The lane's number.
+        lane: u16,
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The store, or this handle of it, cannot write.
+    ReadOnly {
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// The writer stopped after a failure; reads go on.
+    Poisoned {
+        /// The failure.
+        cause: Arc<Error>,
+    },
+    /// The store is closed.
+    Closed,
+}
+
+impl Error {
+    /// An IO failure while doing `action` to `path`.
+    pub fn io(action: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Self::Io { action, path: path.into(), source: Arc::new(source) }
+    }
+
+    /// Damage found in `path` at byte `offset`.
+    pub fn corrupt(path: impl Into<PathBuf>, offset: u64, what: impl Into<String>) -> Self {
+        Self::Corrupt { path: path.into(), offset, what: what.into() }
+    }
+
+    /// An unusable argument.
+    pub fn invalid(what: impl Into<String>) -> Self {
+        Self::Invalid { what: what.into() }
+    }
+
+    /// Whether bytes on disk are damaged (rather than missing, refused or unreachable).
+    #[must_use]
+    pub fn is_corrupt(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } | Self::DamagedRows { .. } => true,
+            Self::Poisoned { cause } => cause.is_corrupt(),
+            _ => false,
+        }
+    }
+
+    /// Whether a file or folder was not there.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
+
+    /// The file or folder concerned, where there is one.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Io { path, .. }
+            | Self::Corrupt { path, .. }
+            | Self::NewerFormat { path, .. }
+            | Self::LaneBusy { path, .. } => Some(path),
+            Self::Poisoned { cause } => cause.path(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { action, path, source } => {
+                write!(f, "could not {action} {}: {source}", path.display())?;
+                match source.kind() {
+                    std::io::ErrorKind::StorageFull => {
+                        write!(f, "; free space on that file system and open the store again")
+                    }
+                    std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                        write!(f, "; make it writable, or open the store with Reader::open")
+                    }
+                    std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
+                        write!(f, "; something else lies at that path: move it away or choose another folder")
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Self::Corrupt { path, offset, what } => write!(
+                f,
+                "{} is damaged at byte {offset}: {what}; run `tensorcask verify`, then put the affected rows again",
+                path.display()
+            ),
+            Self::DamagedRows { rows } => {
+                write!(f, "{} row(s) of the batch are damaged", rows.len())?;
+                match rows.first() {
+                    Some((position, error)) => write!(f, "; first, at position {position}: {error}"),
+                    None => Ok(()),
+                }
+            }
+            Self::NewerFormat { path, found, supported } => write!(
+                f,
+                "{} has format version {found}, but this library reads up to version {supported}: use a newer tensorcask",
+                path.display()
+            ),
+            Self::Invalid { what } => f.write_str(what),
+            Self::KeyKind { expected, found } => write!(
+                f,
+                "the store's keys are {expected}, but a {found} key was passed; a store keeps the kind of its first write: \
+                 convert the key, or use another module id"
+            ),
+            Self::Mismatch { position, expected, found } => write!(
+                f,
+                "the row at position {position} is {found}, but the buffer expects {expected}; \
+                 use get_batch for stores of mixed values"
+            ),
+            Self::TooLarge { what, found, limit } => write!(f, "{what} is {found}, more than the limit of {limit}"),
+            Self::LaneBusy { lane, path } => write!(
+                f,
+                "lane {lane} has a writer already (lock {}); close it, choose another lane, or use Lane::Auto",
+                path.display()
+            ),
+            Self::ReadOnly { why } => write!(f, "this handle cannot write: {why}"),
+            Self::Poisoned { cause } => write!(
+                f,
+                "the writer stopped after a failure ({cause}); reads go on; rows not flushed before it are lost: open the store again"
+            ),
+            Self::Closed => f.write_str("the store is closed; open it again"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source.as_ref()),
+            Self::Poisoned { cause } => Some(cause.as_ref()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The sorted hash block of a segment: all hashes in order, then the row of each. 12 bytes a row.
+
+use bytes::Bytes;
+
+/// Bytes a row.
+const ROW_LEN_BYTES: usize = 12;
+
+/// Sorts (hash, row) pairs and lays them out: n hashes (`u64`), then n rows (`u32`). O(n log n).
+pub(crate) fn encode(pairs: &mut [(u64, u32)]) -> Vec<u8> {
+    pairs.sort_unstable();
+    let mut block = Vec::with_capacity(pairs.len() * ROW_LEN_BYTES);
+    pairs.iter().for_each(|(hash, _)| block.extend_from_slice(&hash.to_le_bytes()));
+    pairs.iter().for_each(|(_, row)| block.extend_from_slice(&row.to_le_bytes()));
+    block
+}
+
+/// A block, as it lies in its segment.
+#[derive(Debug, Clone)]
+pub(crate) struct HashBlock {
+    hashes: Bytes,
+    rows: Bytes,
+}
+
+impl HashBlock {
+    /// The block in `bytes`, whose checksum the caller has compared.
+    ///
+    /// # Errors
+    /// What is wrong if the length is that of no block.
+    pub(crate) fn parse(bytes: Bytes) -> Result<Self, String> {
+        if !bytes.len().is_multiple_of(ROW_LEN_BYTES) {
+            return Err(format!("expected a multiple of {ROW_LEN_BYTES} bytes, found {}", bytes.len()));
+        }
+        let split = bytes.len() / ROW_LEN_BYTES * 8;
+        Ok(Self { hashes: bytes.slice(..split), rows: bytes.slice(split..) })
+    }
+
+    /// Rows.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len() / 4
+    }
+
+    /// The hash at `position`.
+    fn hash(&self, position: usize) -> Option<u64> {
+        let start = position.checked_mul(8)?;
+        self.hashes.get(start..start.checked_add(8)?)?.try_into().ok().map(u64::from_le_bytes)
+    }
+
+    /// The position of the first hash that is not below `hash`, from `from` on. O(log rows).
+    pub(crate) fn lower_bound(&self, from: usize, hash: u64) -> usize {
+        let (mut low, mut high) = (from, self.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.hash(middle).is_some_and(|found| found < hash) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    /// (hash, row) pairs from position `from` up to and without `to`.
+    pub(crate) fn range(&self, from: usize, to: usize) -> impl Iterator<Item = (u64, u32)> + '_ {
+        let hashes = self.hashes.get(from * 8..to * 8).unwrap_or(&[]);
+        let rows = self.rows.get(from * 4..to * 4).unwrap_or(&[]);
+        let hashes = hashes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+        hashes.zip(rows.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)))
+    }
+
+    /// All (hash, row) pairs.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
+        self.range(0, self.len())
+    }
+
+    /// Checks that hashes are in order and that every row stands once. O(rows).
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        let mut seen = vec![false; self.len()];
+        let mut last = (0, 0);
+        for (position, pair) in self.iter().enumerate() {
+            if position > 0 && pair <= last {
+                return Err(format!("pair {position} is out of order"));
+            }
+            last = pair;
+            match seen.get_mut(pair.1 as usize) {
+                Some(seen) if !*seen => *seen = true,
+                _ => return Err(format!("row {} is out of bounds or stands twice", pair.1)),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trips_in_order() {
+        let mut pairs = vec![(9, 0), (3, 1), (9, 2), (u64::MAX, 3)];
+        let block = HashBlock::parse(encode(&mut pairs).into()).unwrap();
+        assert_eq!(block.iter().collect::<Vec<_>>(), [(3, 1), (9, 0), (9, 2), (u64::MAX, 3)]);
+        assert_eq!((block.lower_bound(0, 9), block.lower_bound(0, 10), block.lower_bound(2, 0)), (1, 3, 2));
+        block.validate().unwrap();
+        assert!(HashBlock::parse(Bytes::from_static(&[0; 13])).is_err());
+        assert!(HashBlock::parse(Bytes::from_static(&[0; 24])).unwrap().validate().is_err());
+    }
+}

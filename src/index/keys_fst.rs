@@ -1,0 +1,120 @@
+//! Keys of a segment in order, as a finite-state transducer ([`fst`](https://docs.rs/fst)) from key bytes to row.
+
+use std::ops::{Bound, ControlFlow};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use fst::{IntoStreamer, Map, MapBuilder, Streamer};
+
+use crate::error::{Error, Result};
+
+/// Builds the block from keys in ascending order, each once. O(bytes of keys).
+///
+/// # Errors
+/// [`Error::Invalid`] if keys are out of order.
+pub(crate) fn build<K: AsRef<[u8]>>(keys: impl IntoIterator<Item = (K, u32)>) -> Result<Vec<u8>> {
+    let failed = |error: fst::Error| Error::invalid(format!("the block of ordered keys: {error}"));
+    let mut builder = MapBuilder::memory();
+    for (key, row) in keys {
+        builder.insert(key, u64::from(row)).map_err(failed)?;
+    }
+    builder.into_inner().map_err(failed)
+}
+
+/// A block of ordered keys.
+#[derive(Debug)]
+pub(crate) struct KeysFst {
+    map: Map<Bytes>,
+    path: PathBuf,
+    offset: u64,
+}
+
+impl KeysFst {
+    /// The block `bytes` at `offset` of `path`, whose checksum the caller has compared.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it is no transducer.
+    pub(crate) fn open(path: PathBuf, offset: u64, bytes: Bytes) -> Result<Self> {
+        match guarded(|| Map::new(bytes)) {
+            Some(Ok(map)) => Ok(Self { map, path, offset }),
+            Some(Err(error)) => Err(Error::corrupt(path, offset, format!("the block of ordered keys: {error}"))),
+            None => Err(Error::corrupt(path, offset, "the block of ordered keys is malformed")),
+        }
+    }
+
+    /// Calls `found` with the keys within bounds, in order, until it breaks. O(keys found).
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the block is malformed, and what `found` returns.
+    pub(crate) fn range(
+        &self,
+        lower: Bound<&[u8]>,
+        upper: Bound<&[u8]>,
+        found: &mut dyn FnMut(&[u8], u32) -> Result<ControlFlow<()>>,
+    ) -> Result<()> {
+        let walked = guarded(|| {
+            let range = match lower {
+                Bound::Included(key) => self.map.range().ge(key),
+                Bound::Excluded(key) => self.map.range().gt(key),
+                Bound::Unbounded => self.map.range(),
+            };
+            let range = match upper {
+                Bound::Included(key) => range.le(key),
+                Bound::Excluded(key) => range.lt(key),
+                Bound::Unbounded => range,
+            };
+            let mut stream = range.into_stream();
+            while let Some((key, row)) = stream.next() {
+                let row = u32::try_from(row)
+                    .map_err(|_| Error::corrupt(&self.path, self.offset, format!("row {row} is out of range")))?;
+                if found(key, row)?.is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        });
+        walked.unwrap_or_else(|| Err(Error::corrupt(&self.path, self.offset, "the block of ordered keys is malformed")))
+    }
+}
+
+/// Runs `walk` and turns a panic of the fst crate into `None`: it indexes by what it reads, so bytes with a matching
+/// checksum that no transducer wrote make it panic.
+fn guarded<T>(walk: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(walk)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_in_order() {
+        let bytes = build([("a", 3), ("ab", 1), ("b", 2)]).unwrap();
+        let fst = KeysFst::open("x".into(), 0, bytes.into()).unwrap();
+        let mut keys = Vec::new();
+        fst.range(Bound::Included(b"ab"), Bound::Unbounded, &mut |key, row| {
+            keys.push((key.to_vec(), row));
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+        assert_eq!(keys, [(b"ab".to_vec(), 1), (b"b".to_vec(), 2)]);
+        assert!(build([("b", 1), ("a", 2)]).is_err());
+    }
+
+    #[test]
+    fn garbage_is_an_error() {
+        let good = build((0..100_u32).map(|row| (format!("key-{row:05}"), row))).unwrap();
+        for position in 0..good.len() {
+            let mut bad = good.clone();
+            bad[position] ^= 0xFF;
+            if let Ok(fst) = KeysFst::open("x".into(), 0, bad.into()) {
+                let mut steps = 0;
+                let _ = fst.range(Bound::Unbounded, Bound::Unbounded, &mut |_, _| {
+                    steps += 1;
+                    Ok(if steps > 1000 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+                });
+            }
+        }
+    }
+}

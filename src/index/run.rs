@@ -1,0 +1,296 @@
+//! An immutable run: from a hash to rows, one cache line a probe.
+//!
+//! The idea of buckets with short tags that live in the file as they are probed is that of sparkey's hash file and
+//! of SwissTable groups; that an index names what it covers and is refused on a mismatch is sparkey's.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use super::run_layout::{
+    BUCKET_LEN_BYTES, BUCKETS_OFFSET, Bucket, COVERED_LEN_BYTES, Covered, EMPTY, FAR, FOOTER_LEN_BYTES, Footer, MAGIC,
+    PAGE_BUCKETS, SLOTS, home, tag,
+};
+use crate::checksum::crc32;
+use crate::error::{Error, Result};
+use crate::prefetch::prefetch_read;
+
+/// An open run.
+#[derive(Debug)]
+pub(crate) struct Run {
+    path: PathBuf,
+    footer: Footer,
+    buckets: Bytes,
+    page_crcs: Bytes,
+    covered: Vec<Covered>,
+    /// Run row of the first row of each covered segment.
+    starts: Vec<u64>,
+    max_stamp: u64,
+    /// A bit for each page whose checksum was compared.
+    verified: Box<[AtomicU64]>,
+}
+
+impl Run {
+    /// Opens the run that `bytes` are, without touching its buckets. O(segments covered), and O(pages / 64) for the
+    /// memory of what was verified.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if anything but the buckets does not check out, [`Error::NewerFormat`] for a newer version.
+    pub(crate) fn open(path: PathBuf, bytes: Bytes) -> Result<Self> {
+        if !bytes.starts_with(MAGIC) {
+            return Err(Error::corrupt(path, 0, "expected an index run, found other bytes"));
+        }
+        let footer_offset = bytes.len().checked_sub(FOOTER_LEN_BYTES).unwrap_or_default();
+        let footer = Footer::decode(bytes.get(footer_offset..).unwrap_or(&[]), &path, footer_offset as u64)?;
+        // The footer's numbers were found to add up to the file's length.
+        let (pages_at, covered_at) = (footer.pages_offset as usize, footer.covered_offset as usize);
+        let page_crcs = bytes.slice(pages_at..covered_at);
+        let list = bytes.slice(covered_at..footer_offset);
+        if crc32(&page_crcs) != footer.pages_crc || crc32(&list) != footer.covered_crc {
+            return Err(Error::corrupt(
+                path,
+                footer.pages_offset,
+                "the checksum of the run's tables does not match its bytes",
+            ));
+        }
+        let covered: Vec<Covered> = list.as_chunks::<COVERED_LEN_BYTES>().0.iter().map(Covered::decode).collect();
+        let mut starts = Vec::with_capacity(covered.len());
+        let mut rows = 0_u64;
+        for segment in &covered {
+            starts.push(rows);
+            rows = rows.saturating_add(segment.rows);
+        }
+        if rows >= EMPTY {
+            return Err(Error::corrupt(
+                path,
+                footer.covered_offset,
+                format!("{rows} rows are more than a run can number"),
+            ));
+        }
+        Ok(Self {
+            max_stamp: covered.iter().map(|segment| segment.last_stamp).max().unwrap_or(0),
+            buckets: bytes.slice(BUCKETS_OFFSET as usize..pages_at),
+            verified: (0..footer.pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            path,
+            footer,
+            page_crcs,
+            covered,
+            starts,
+        })
+    }
+
+    /// Asks for the home bucket of `hash`.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        prefetch_read(&self.buckets, home(hash, self.footer.buckets) as usize * BUCKET_LEN_BYTES);
+    }
+
+    /// Calls `found` with every row whose tag is that of `hash`: the caller compares keys. Expected O(1).
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if a page of buckets is damaged: its rows may be anywhere, so that nothing is known of the
+    /// hash.
+    #[inline]
+    pub(crate) fn find(&self, hash: u64, found: &mut impl FnMut(u64)) -> Result<()> {
+        let (first, tag) = (home(hash, self.footer.buckets), tag(hash));
+        let mut reach = 0;
+        let mut distance = 0;
+        loop {
+            let bucket = match self.bucket(first + distance)? {
+                Some(bucket) => bucket,
+                // Behind the last spill bucket.
+                None => return Ok(()),
+            };
+            if distance == 0 {
+                reach = bucket.overflow();
+            }
+            for slot in 0..SLOTS {
+                if bucket.tag(slot) == tag && bucket.row(slot) != EMPTY {
+                    found(bucket.row(slot));
+                }
+            }
+            let last = if reach == FAR { !bucket.is_full() } else { distance >= reach };
+            if last {
+                return Ok(());
+            }
+            distance += 1;
+        }
+    }
+
+    #[inline]
+    fn bucket(&self, number: u64) -> Result<Option<Bucket>> {
+        let start = number as usize * BUCKET_LEN_BYTES;
+        let Some(bytes) = self.buckets.get(start..).and_then(<[u8]>::first_chunk::<BUCKET_LEN_BYTES>) else {
+            return Ok(None);
+        };
+        self.check_page(number / PAGE_BUCKETS)?;
+        Ok(Some(Bucket::from_bytes(bytes)))
+    }
+
+    /// Compares the checksum of a page of buckets when it is first touched.
+    #[inline]
+    fn check_page(&self, page: u64) -> Result<()> {
+        let bit = 1_u64 << (page % 64);
+        match self.verified.get((page / 64) as usize) {
+            Some(word) if word.load(Ordering::Relaxed) & bit != 0 => Ok(()),
+            word => {
+                self.verify_page(page)?;
+                if let Some(word) = word {
+                    word.fetch_or(bit, Ordering::Relaxed);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    #[cold]
+    fn verify_page(&self, page: u64) -> Result<()> {
+        const PAGE_LEN_BYTES: usize = PAGE_BUCKETS as usize * BUCKET_LEN_BYTES;
+        let start = page as usize * PAGE_LEN_BYTES;
+        let end = (start + PAGE_LEN_BYTES).min(self.buckets.len());
+        let bytes = self.buckets.get(start..end).unwrap_or(&[]);
+        let expected = self.page_crcs.get(page as usize * 4..page as usize * 4 + 4);
+        if expected == Some(&crc32(bytes).to_le_bytes()) {
+            Ok(())
+        } else {
+            let offset = BUCKETS_OFFSET + start as u64;
+            Err(Error::corrupt(&self.path, offset, "the checksum of a page of buckets does not match its bytes"))
+        }
+    }
+
+    /// The covered segment (its position in the list) and the row in it that `run_row` is.
+    #[inline]
+    pub(crate) fn resolve(&self, run_row: u64) -> Option<(usize, u32)> {
+        let position = self.starts.partition_point(|start| *start <= run_row).checked_sub(1)?;
+        let row = run_row - self.starts.get(position)?;
+        (row < self.covered.get(position)?.rows).then_some((position, u32::try_from(row).ok()?))
+    }
+
+    /// Compares the checksums of all pages. O(bytes).
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for the first page that is damaged.
+    pub(crate) fn verify_all(&self) -> Result<()> {
+        (0..self.footer.pages).try_for_each(|page| self.verify_page(page))
+    }
+
+    /// The segments covered.
+    pub(crate) fn covered(&self) -> &[Covered] {
+        &self.covered
+    }
+
+    /// Keys in the run.
+    pub(crate) fn keys(&self) -> u64 {
+        self.footer.keys
+    }
+
+    /// Live keys of the whole store when the run was built, if they were known.
+    pub(crate) fn live_keys(&self) -> u64 {
+        self.footer.live_keys
+    }
+
+    /// The state of the store for which [`Run::live_keys`] holds.
+    pub(crate) fn known_fingerprint(&self) -> u64 {
+        self.footer.known_fingerprint
+    }
+
+    /// The newest stamp of any row.
+    pub(crate) fn max_stamp(&self) -> u64 {
+        self.max_stamp
+    }
+
+    /// The store that the run belongs to.
+    pub(crate) fn store(&self) -> &[u8; 16] {
+        &self.footer.store
+    }
+
+    /// The key hash that the run was built with.
+    pub(crate) fn hash_id(&self) -> u8 {
+        self.footer.hash_id
+    }
+
+    /// The file, for messages.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::build::{RunBuilder, RunHeader};
+
+    fn run_of(pairs: &mut [(u64, u64)], rows: u64) -> Vec<u8> {
+        pairs.sort_unstable();
+        let covered = Covered { lane: 1, sequence: 2, rows, seal_crc: 3, first_stamp: 4, last_stamp: 5 };
+        let header = RunHeader { store: [7; 16], hash_id: 0, covered: vec![covered], known_fingerprint: 9 };
+        let mut bytes = Vec::new();
+        let mut sink = |part: &[u8]| {
+            bytes.extend_from_slice(part);
+            Ok(())
+        };
+        let mut builder = RunBuilder::new(header, pairs.len() as u64, &mut sink).unwrap();
+        pairs.iter().for_each(|(hash, row)| builder.push(*hash, *row).unwrap());
+        assert_eq!(builder.finish(42).unwrap(), pairs.len() as u64);
+        bytes
+    }
+
+    fn rows_of(run: &Run, hash: u64) -> Result<Vec<u64>> {
+        let mut rows = Vec::new();
+        run.find(hash, &mut |row| rows.push(row))?;
+        Ok(rows)
+    }
+
+    fn hashes(count: u64, mask: u64) -> Vec<(u64, u64)> {
+        (0..count).map(|row| (xxhash_rust::xxh3::xxh3_64(&row.to_le_bytes()) & mask, row)).collect()
+    }
+
+    #[test]
+    fn finds_every_row() {
+        for (count, mask) in
+            [(0, u64::MAX), (1, u64::MAX), (10, u64::MAX), (100_000, u64::MAX), (5000, 0), (20_000, 0xFF << 56)]
+        {
+            let mut pairs = hashes(count, mask);
+            let run = Run::open("x".into(), run_of(&mut pairs, count).into()).unwrap();
+            run.verify_all().unwrap();
+            assert_eq!((run.keys(), run.live_keys(), run.max_stamp()), (count, 42, 5));
+            for (hash, row) in pairs.iter().step_by(if mask == u64::MAX { 1 } else { 97 }) {
+                assert!(rows_of(&run, *hash).unwrap().contains(row));
+            }
+        }
+    }
+
+    #[test]
+    fn misses_are_rarely_proposed() {
+        let mut pairs = hashes(50_000, u64::MAX);
+        let run = Run::open("x".into(), run_of(&mut pairs, 50_000).into()).unwrap();
+        let proposed: usize = (50_000..100_000_u64)
+            .map(|key| rows_of(&run, xxhash_rust::xxh3::xxh3_64(&key.to_le_bytes())).unwrap().len())
+            .sum();
+        assert!(proposed < 1500, "{proposed}");
+    }
+
+    #[test]
+    fn rows_resolve_through_the_list() {
+        let run = Run::open("x".into(), run_of(&mut hashes(10, u64::MAX), 10).into()).unwrap();
+        assert_eq!((run.resolve(0), run.resolve(9), run.resolve(10)), (Some((0, 0)), Some((0, 9)), None));
+    }
+
+    #[test]
+    fn damage_is_never_a_miss() {
+        let mut pairs = hashes(2000, u64::MAX);
+        let good = run_of(&mut pairs, 2000);
+        for position in (0..good.len()).step_by(13) {
+            let mut bad = good.clone();
+            bad[position] ^= 0x20;
+            let Ok(run) = Run::open("x".into(), bad.into()) else { continue };
+            for (hash, row) in &pairs {
+                assert!(rows_of(&run, *hash).is_ok_and(|rows| rows.contains(row)) || rows_of(&run, *hash).is_err());
+            }
+        }
+        for len in [0, 7, 100, 4096, good.len() - 1] {
+            assert!(Run::open("x".into(), good[..len].to_vec().into()).is_err());
+        }
+    }
+}

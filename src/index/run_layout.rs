@@ -1,0 +1,317 @@
+//! The bytes of a run, shared by its builder and its reader. `FORMAT.md` gives every one.
+//!
+//! A bucket is one cache line of eight little-endian words: eleven tags of 10 bits, the overflow distance (6 bits),
+//! eleven rows of 36 bits, packed in this order from the lowest bit of the first word on.
+
+use std::path::Path;
+
+use crate::checksum::crc32;
+use crate::error::{Error, Result};
+
+/// Version of the run layout.
+pub(crate) const RUN_VERSION: u32 = 1;
+/// How a run begins.
+pub(crate) const MAGIC: &[u8; 8] = b"TCRUN\r\n\x01";
+/// How its footer begins.
+const FOOTER_MAGIC: &[u8; 8] = b"TCRUNEND";
+/// Where buckets start: a page of its own, so that a bucket never straddles two cache lines.
+pub(crate) const BUCKETS_OFFSET: u64 = 4096;
+/// Bytes of a bucket.
+pub(crate) const BUCKET_LEN_BYTES: usize = 64;
+/// Slots of a bucket.
+pub(crate) const SLOTS: usize = 11;
+/// A slot without a row, and the number of rows that a run can tell apart.
+pub(crate) const EMPTY: u64 = (1 << ROW_BITS) - 1;
+/// An overflow field of this says: probe on until a bucket that is not full.
+pub(crate) const FAR: u64 = 63;
+/// Buckets that share a checksum: 4 KiB.
+pub(crate) const PAGE_BUCKETS: u64 = 64;
+/// Bytes of the footer.
+pub(crate) const FOOTER_LEN_BYTES: usize = 160;
+/// Bytes of an entry of the coverage list.
+pub(crate) const COVERED_LEN_BYTES: usize = 40;
+
+const TAG_BITS: usize = 10;
+const ROW_BITS: usize = 36;
+const OVERFLOW_AT: usize = SLOTS * TAG_BITS;
+const ROWS_AT: usize = OVERFLOW_AT + 6;
+
+/// The tag of a hash: its low bits, as the bucket is chosen by the high ones.
+#[inline]
+pub(crate) const fn tag(hash: u64) -> u64 {
+    hash & ((1 << TAG_BITS) - 1)
+}
+
+/// The home bucket of a hash among `buckets`: keeps the order of hashes.
+#[inline]
+pub(crate) const fn home(hash: u64, buckets: u64) -> u64 {
+    ((hash as u128 * buckets as u128) >> 64) as u64
+}
+
+/// A bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bucket([u64; 8]);
+
+impl Bucket {
+    /// A bucket without rows.
+    pub(crate) fn empty() -> Self {
+        let mut bucket = Self([0; 8]);
+        (0..SLOTS).for_each(|slot| bucket.set(ROWS_AT + slot * ROW_BITS, ROW_BITS, EMPTY));
+        bucket
+    }
+
+    /// The bucket in 64 bytes.
+    #[inline]
+    pub(crate) fn from_bytes(bytes: &[u8; BUCKET_LEN_BYTES]) -> Self {
+        let mut words = [0; 8];
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        Self(words)
+    }
+
+    /// Its bytes.
+    pub(crate) fn to_bytes(self) -> [u8; BUCKET_LEN_BYTES] {
+        let mut bytes = [0; BUCKET_LEN_BYTES];
+        for (target, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(self.0) {
+            *target = word.to_le_bytes();
+        }
+        bytes
+    }
+
+    #[inline]
+    fn get(&self, at: usize, bits: usize) -> u64 {
+        let (word, shift) = (at / 64, at % 64);
+        let low = self.0.get(word).copied().unwrap_or(0) >> shift;
+        let high = if shift + bits > 64 { self.0.get(word + 1).copied().unwrap_or(0) << (64 - shift) } else { 0 };
+        (low | high) & ((1 << bits) - 1)
+    }
+
+    fn set(&mut self, at: usize, bits: usize, value: u64) {
+        for bit in 0..bits {
+            if let Some(word) = self.0.get_mut((at + bit) / 64) {
+                let mask = 1_u64 << ((at + bit) % 64);
+                *word = if value >> bit & 1 == 1 { *word | mask } else { *word & !mask };
+            }
+        }
+    }
+
+    /// Tag of `slot`.
+    #[inline]
+    pub(crate) fn tag(&self, slot: usize) -> u64 {
+        self.get(slot * TAG_BITS, TAG_BITS)
+    }
+
+    /// Row of `slot`, or [`EMPTY`].
+    #[inline]
+    pub(crate) fn row(&self, slot: usize) -> u64 {
+        self.get(ROWS_AT + slot * ROW_BITS, ROW_BITS)
+    }
+
+    /// How far the rows at home here went.
+    #[inline]
+    pub(crate) fn overflow(&self) -> u64 {
+        self.get(OVERFLOW_AT, 6)
+    }
+
+    /// Fills `slot`.
+    pub(crate) fn fill(&mut self, slot: usize, tag: u64, row: u64) {
+        self.set(slot * TAG_BITS, TAG_BITS, tag);
+        self.set(ROWS_AT + slot * ROW_BITS, ROW_BITS, row);
+    }
+
+    /// Notes that a row at home here went `distance` buckets on.
+    pub(crate) fn reach(&mut self, distance: u64) {
+        if distance > self.overflow() {
+            self.set(OVERFLOW_AT, 6, distance.min(FAR));
+        }
+    }
+
+    /// Whether every slot has a row. Slots fill in order.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.row(SLOTS - 1) != EMPTY
+    }
+}
+
+/// A segment that a run covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Covered {
+    pub lane: u16,
+    pub sequence: u64,
+    pub rows: u64,
+    /// What the segment is recognised by.
+    pub seal_crc: u32,
+    pub first_stamp: u64,
+    pub last_stamp: u64,
+}
+
+impl Covered {
+    pub(crate) fn encode(&self) -> [u8; COVERED_LEN_BYTES] {
+        let mut record = [0; COVERED_LEN_BYTES];
+        let words = [
+            u64::from(self.lane) | u64::from(self.seal_crc) << 32,
+            self.sequence,
+            self.rows,
+            self.first_stamp,
+            self.last_stamp,
+        ];
+        for (target, word) in record.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+            *target = word.to_le_bytes();
+        }
+        record
+    }
+
+    pub(crate) fn decode(record: &[u8; COVERED_LEN_BYTES]) -> Self {
+        let mut words = record.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+        let mut next = || words.next().unwrap_or(0);
+        let first = next();
+        Self {
+            lane: first as u16,
+            seal_crc: (first >> 32) as u32,
+            sequence: next(),
+            rows: next(),
+            first_stamp: next(),
+            last_stamp: next(),
+        }
+    }
+}
+
+/// The end of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Footer {
+    pub store: [u8; 16],
+    pub hash_id: u8,
+    /// Slots used.
+    pub keys: u64,
+    /// Home buckets.
+    pub buckets: u64,
+    /// Buckets after them that only take what spills.
+    pub spill_buckets: u64,
+    pub live_keys: u64,
+    pub known_fingerprint: u64,
+    pub pages_offset: u64,
+    pub pages: u64,
+    pub pages_crc: u32,
+    pub covered_offset: u64,
+    pub covered: u64,
+    pub covered_crc: u32,
+}
+
+impl Footer {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut record = FOOTER_MAGIC.to_vec();
+        record.extend_from_slice(&RUN_VERSION.to_le_bytes());
+        record.extend_from_slice(&u32::from(self.hash_id).to_le_bytes());
+        record.extend_from_slice(&self.store);
+        for word in self.words() {
+            record.extend_from_slice(&word.to_le_bytes());
+        }
+        record.extend_from_slice(&self.pages_crc.to_le_bytes());
+        record.extend_from_slice(&self.covered_crc.to_le_bytes());
+        record.resize(FOOTER_LEN_BYTES - 4, 0);
+        let crc = crc32(&record);
+        record.extend_from_slice(&crc.to_le_bytes());
+        record
+    }
+
+    fn words(&self) -> [u64; 9] {
+        [
+            self.keys,
+            self.buckets,
+            self.spill_buckets,
+            self.live_keys,
+            self.known_fingerprint,
+            self.pages_offset,
+            self.pages,
+            self.covered_offset,
+            self.covered,
+        ]
+    }
+
+    /// Reads the footer at `offset` of `path`, whose length is `offset` and the footer.
+    ///
+    /// # Errors
+    /// [`Error::NewerFormat`] for a newer version, [`Error::Corrupt`] if it does not check out.
+    pub(crate) fn decode(record: &[u8], path: &Path, offset: u64) -> Result<Self> {
+        let corrupt = |what: &str| Error::corrupt(path, offset, what);
+        let Some(rest) = record.strip_prefix(FOOTER_MAGIC) else {
+            return Err(corrupt("expected the footer of an index run, found other bytes"));
+        };
+        let mut rest = rest;
+        let mut four = || match rest.split_first_chunk::<4>() {
+            Some((taken, after)) => {
+                rest = after;
+                u32::from_le_bytes(*taken)
+            }
+            None => 0,
+        };
+        let version = four();
+        if version > RUN_VERSION {
+            return Err(Error::NewerFormat { path: path.into(), found: version, supported: RUN_VERSION });
+        }
+        let checks_out = record
+            .split_last_chunk::<4>()
+            .is_some_and(|(body, crc)| crc32(body) == u32::from_le_bytes(*crc) && record.len() == FOOTER_LEN_BYTES);
+        if !checks_out || version == 0 {
+            return Err(corrupt("the checksum of the footer does not match its bytes"));
+        }
+        let mut footer = Self { hash_id: four() as u8, ..Self::default() };
+        for bytes in footer.store.as_chunks_mut::<4>().0 {
+            *bytes = four().to_le_bytes();
+        }
+        let mut eight = || u64::from(four()) | u64::from(four()) << 32;
+        footer.keys = eight();
+        footer.buckets = eight();
+        footer.spill_buckets = eight();
+        footer.live_keys = eight();
+        footer.known_fingerprint = eight();
+        footer.pages_offset = eight();
+        footer.pages = eight();
+        footer.covered_offset = eight();
+        footer.covered = eight();
+        footer.pages_crc = four();
+        footer.covered_crc = four();
+        if footer.is_consistent(offset) { Ok(footer) } else { Err(corrupt("the footer's numbers do not fit the file")) }
+    }
+
+    fn is_consistent(&self, end: u64) -> bool {
+        let fits = || {
+            let buckets = self.buckets.checked_add(self.spill_buckets)?;
+            let pages_offset = BUCKETS_OFFSET.checked_add(buckets.checked_mul(BUCKET_LEN_BYTES as u64)?)?;
+            let covered_offset = pages_offset.checked_add(self.pages.checked_mul(4)?)?;
+            let footer_offset = covered_offset.checked_add(self.covered.checked_mul(COVERED_LEN_BYTES as u64)?)?;
+            Some(
+                self.buckets > 0
+                    && pages_offset == self.pages_offset
+                    && self.pages == buckets.div_ceil(PAGE_BUCKETS)
+                    && covered_offset == self.covered_offset
+                    && footer_offset == end,
+            )
+        };
+        fits().unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_keep_every_bit() {
+        let mut bucket = Bucket::empty();
+        for slot in 0..SLOTS {
+            assert_eq!(bucket.row(slot), EMPTY);
+            bucket.fill(slot, (slot as u64 * 93) & 1023, 0xABC_DEF0_1230 + slot as u64 & (EMPTY - 1));
+        }
+        bucket.reach(5);
+        bucket.reach(2);
+        let bucket = Bucket::from_bytes(&bucket.to_bytes());
+        for slot in 0..SLOTS {
+            assert_eq!(bucket.tag(slot), (slot as u64 * 93) & 1023);
+            assert_eq!(bucket.row(slot), 0xABC_DEF0_1230 + slot as u64 & (EMPTY - 1));
+        }
+        assert_eq!(bucket.overflow(), 5);
+        assert!(bucket.is_full());
+    }
+}

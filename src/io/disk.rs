@@ -1,0 +1,504 @@
+//! [`Storage`] over the file system.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, IoSlice, Seek, SeekFrom, Write};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::mmap::GrowingMap;
+use super::{AppendFile, DirEntry, Durability, LockGuard, ReadFile, Storage};
+use crate::error::{Error, Result};
+
+/// Most parts that one `writev` takes (Linux `IOV_MAX`).
+const PARTS_A_WRITE: usize = 1024;
+
+/// A folder of the file system, and what lies below it.
+#[derive(Debug, Clone)]
+pub struct DiskStorage {
+    root: PathBuf,
+}
+
+impl DiskStorage {
+    /// The storage below `root`, which need not be there yet: `create_dir("")` makes it.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The name of the network file system that the root (or its nearest ancestor that is there) lies on, or `None`
+    /// on a local one and where this cannot be told (anything but Linux). `mmap`, `flock` and `fsync` cannot be
+    /// relied on across machines there. FUSE counts as local: it is as often a local disk.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file system cannot be asked.
+    pub fn file_system_is_network(&self) -> Result<Option<&'static str>> {
+        let found = self.root.ancestors().map(non_empty).find(|ancestor| ancestor.exists());
+        network_name(found.unwrap_or(Path::new("/")))
+    }
+
+    fn resolve(&self, path: &Path) -> Result<PathBuf> {
+        Ok(self.root.join(relative(path)?))
+    }
+
+    /// Makes the root, and its missing ancestors' names durable: nobody else can, as paths here start at the root.
+    fn create_root(&self) -> Result<()> {
+        let missing: Vec<&Path> = self.root.ancestors().take_while(|ancestor| !non_empty(ancestor).exists()).collect();
+        fs::create_dir_all(&self.root).map_err(|e| Error::io("create the folder", &self.root, e))?;
+        missing.iter().filter_map(|folder| folder.parent()).try_for_each(|parent| sync_folder(non_empty(parent)))
+    }
+}
+
+impl Storage for DiskStorage {
+    fn create_dir(&self, path: &Path) -> Result<()> {
+        let full = self.resolve(path)?;
+        self.create_root()?;
+        fs::create_dir_all(&full).map_err(|e| Error::io("create the folder", full, e))
+    }
+
+    fn list(&self, path: &Path) -> Result<Vec<DirEntry>> {
+        let full = self.resolve(path)?;
+        let fail = |e| Error::io("list the folder", &full, e);
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&full).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let metadata = match fs::metadata(entry.path()) {
+                Ok(metadata) => metadata,
+                // Another process unlinked it since.
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                Err(e) => return Err(Error::io("look at", entry.path(), e)),
+            };
+            let is_dir = metadata.is_dir();
+            // A name that is not UTF-8 is none of ours; the lossy form says so to whoever parses it.
+            let name = entry.file_name().to_string_lossy().into_owned();
+            entries.push(DirEntry { name, is_dir, len_bytes: if is_dir { 0 } else { metadata.len() } });
+        }
+        entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    fn create(&self, path: &Path) -> Result<Box<dyn AppendFile>> {
+        let path = self.resolve(path)?;
+        let opened = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
+        let file = opened.map_err(|e| Error::io("create", &path, e))?;
+        Ok(Box::new(DiskAppend { file, path, len_bytes: 0, failed: None }))
+    }
+
+    fn open_append(&self, path: &Path, len_bytes: u64) -> Result<Box<dyn AppendFile>> {
+        let path = self.resolve(path)?;
+        let fail = |e| Error::io("open for appending", &path, e);
+        let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(fail)?;
+        let found = file.metadata().map_err(fail)?.len();
+        if found < len_bytes {
+            return Err(shorter_than_kept(&path, len_bytes, found));
+        }
+        if found > len_bytes {
+            file.set_len(len_bytes).map_err(|e| Error::io("cut the torn tail of", &path, e))?;
+        }
+        file.seek(SeekFrom::Start(len_bytes)).map_err(fail)?;
+        Ok(Box::new(DiskAppend { file, path, len_bytes, failed: None }))
+    }
+
+    fn open(&self, path: &Path, capacity_bytes: u64) -> Result<Arc<dyn ReadFile>> {
+        let path = self.resolve(path)?;
+        let fail = |e| Error::io("open", &path, e);
+        let file = File::open(&path).map_err(fail)?;
+        if file.metadata().map_err(fail)?.is_dir() {
+            return Err(fail(ErrorKind::IsADirectory.into()));
+        }
+        let map = Arc::new(GrowingMap::new(file, capacity_bytes).map_err(fail)?);
+        Ok(Arc::new(DiskRead { map, path }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        let (from, to) = (self.resolve(from)?, self.resolve(to)?);
+        fs::rename(&from, to).map_err(|e| Error::io("rename", from, e))
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        let path = self.resolve(path)?;
+        fs::remove_file(&path).map_err(|e| Error::io("remove", path, e))
+    }
+
+    fn sync_dir(&self, path: &Path) -> Result<()> {
+        sync_folder(&self.resolve(path)?)
+    }
+
+    fn network(&self) -> Result<Option<&'static str>> {
+        self.file_system_is_network()
+    }
+
+    fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>> {
+        let path = self.resolve(path)?;
+        let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = opened.map_err(|e| Error::io("open the lock file", &path, e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(DiskLock { _file: file }))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
+        }
+    }
+
+    fn describe(&self, path: &Path) -> PathBuf {
+        self.root.join(path)
+    }
+}
+
+/// Open for appending; the file's cursor stays at its end.
+#[derive(Debug)]
+struct DiskAppend {
+    file: File,
+    path: PathBuf,
+    len_bytes: u64,
+    /// The first failure, which every later call repeats (redb latches in the same way): after a failed `fsync` the
+    /// kernel may have marked the lost pages clean, so that a second one would succeed over lost data.
+    failed: Option<Error>,
+}
+
+impl DiskAppend {
+    fn latched(&mut self, action: &'static str, run: impl FnOnce(&mut Self) -> io::Result<()>) -> Result<()> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        run(self).map_err(|e| self.failed.insert(Error::io(action, &self.path, e)).clone())
+    }
+
+    /// All of `parts`, in as many writes as the system makes of it. O(parts) + O(bytes).
+    fn write_parts(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        // Empty parts would make a write of nothing look like a full disk.
+        let mut owned: Vec<IoSlice<'_>> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
+        let mut rest = owned.as_mut_slice();
+        while !rest.is_empty() {
+            let next = rest.get(..PARTS_A_WRITE).unwrap_or(rest);
+            match self.file.write_vectored(next) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.len_bytes += written as u64;
+                    IoSlice::advance_slices(&mut rest, written);
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AppendFile for DiskAppend {
+    fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()> {
+        self.latched("append to", |file| file.write_parts(parts))
+    }
+
+    fn sync(&mut self, durability: Durability) -> Result<()> {
+        self.latched("sync", |file| match durability {
+            Durability::Buffered => Ok(()),
+            Durability::SyncData => file.file.sync_data(),
+            Durability::SyncAll => file.file.sync_all(),
+        })
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.len_bytes
+    }
+}
+
+#[derive(Debug)]
+struct DiskRead {
+    map: Arc<GrowingMap>,
+    path: PathBuf,
+}
+
+impl ReadFile for DiskRead {
+    fn len_bytes(&self) -> Result<u64> {
+        self.map.len_bytes().map_err(|e| Error::io("look at", &self.path, e))
+    }
+
+    fn bytes(&self, offset: u64, len_bytes: usize) -> Result<Bytes> {
+        if let Some(bytes) = self.map.bytes(offset, len_bytes) {
+            return Ok(bytes);
+        }
+        let found = self.len_bytes()?;
+        if offset.checked_add(len_bytes as u64).is_none_or(|end| end > found) {
+            return Err(beyond_end(&self.path, offset, len_bytes, found));
+        }
+        if let Some(bytes) = self.map.bytes(offset, len_bytes) {
+            return Ok(bytes);
+        }
+        self.read(offset, len_bytes)
+    }
+
+    fn copy(&self, offset: u64, len_bytes: usize) -> Result<Bytes> {
+        let found = self.len_bytes()?;
+        if offset.checked_add(len_bytes as u64).is_none_or(|end| end > found) {
+            return Err(beyond_end(&self.path, offset, len_bytes, found));
+        }
+        // A file that is not expected to grow is published, and nobody cuts it.
+        if self.map.is_frozen() { self.bytes(offset, len_bytes) } else { self.read(offset, len_bytes) }
+    }
+}
+
+impl DiskRead {
+    fn read(&self, offset: u64, len_bytes: usize) -> Result<Bytes> {
+        let fail = |e| Error::io("read", &self.path, e);
+        let mut out = Vec::new();
+        out.try_reserve_exact(len_bytes).map_err(|_| fail(ErrorKind::OutOfMemory.into()))?;
+        out.resize(len_bytes, 0);
+        self.map.read_exact_at(&mut out, offset).map_err(fail)?;
+        Ok(Bytes::from(out))
+    }
+}
+
+/// Holds the `flock` by holding the file open. Deliberately no unlocking on drop: a forked child shares the lock,
+/// and its copy of this guard must not release the parent's.
+#[derive(Debug)]
+struct DiskLock {
+    _file: File,
+}
+
+impl LockGuard for DiskLock {}
+
+/// `path` without `.`, if it stays below the root.
+pub(super) fn relative(path: &Path) -> Result<PathBuf> {
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::CurDir => {}
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
+                let path = path.display();
+                return Err(Error::invalid(format!(
+                    "the path {path} leaves the store: pass one below its root, without `..`"
+                )));
+            }
+        }
+    }
+    Ok(clean)
+}
+
+/// A read that the file cannot serve: the file is shorter than what points into it says.
+pub(super) fn beyond_end(path: &Path, offset: u64, len_bytes: usize, found: u64) -> Error {
+    let end = u128::from(offset) + len_bytes as u128;
+    Error::corrupt(path, offset, format!("expected at least {end} bytes in the file, found {found}"))
+}
+
+/// A file that lacks bytes which its opener knew to be committed.
+pub(super) fn shorter_than_kept(path: &Path, expected: u64, found: u64) -> Error {
+    Error::corrupt(path, found, format!("expected at least {expected} bytes to append after, found {found}"))
+}
+
+/// The empty path, which is what `ancestors` ends with on a relative root, means the working directory.
+fn non_empty(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() { Path::new(".") } else { path }
+}
+
+fn sync_folder(full: &Path) -> Result<()> {
+    let synced = File::open(full).and_then(|folder| folder.sync_all());
+    synced.map_err(|e| Error::io("sync the folder", full, e))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn network_name(_path: &Path) -> Result<Option<&'static str>> {
+    Ok(None)
+}
+
+/// Magic numbers from `linux/magic.h` and the file systems' own sources.
+#[cfg(target_os = "linux")]
+fn network_name(path: &Path) -> Result<Option<&'static str>> {
+    let found = rustix::fs::statfs(path).map_err(|e| Error::io("ask for the file system of", path, e.into()))?;
+    // Some architectures hold it in a signed word: only the low 32 bits mean the same everywhere.
+    Ok(match found.f_type as u32 {
+        0x0000_6969 => Some("NFS"),
+        0x0000_517B => Some("SMB"),
+        0xFF53_4D42 => Some("CIFS"),
+        0xFE53_4D42 => Some("SMB2"),
+        0x0000_564C => Some("NCP"),
+        0x5346_414F | 0x6B41_4653 => Some("AFS"),
+        0x7375_7245 => Some("Coda"),
+        0x00C3_6400 => Some("Ceph"),
+        0x0BD0_0BD0 => Some("Lustre"),
+        0x4750_4653 => Some("GPFS"),
+        0x1983_0326 => Some("BeeGFS"),
+        0xAAD7_AAEA => Some("PanFS"),
+        0x0102_1997 => Some("9P"),
+        0x786F_4256 => Some("vboxsf"),
+        _ => None,
+    })
+}
+
+/// The contract of `io/mod.rs`, run over every storage.
+#[cfg(test)]
+mod tests {
+    use super::super::{fault::FaultStorage, memory::MemoryStorage};
+    use super::*;
+
+    type Check = fn(&dyn Storage);
+
+    fn over_all(check: Check) {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = DiskStorage::new(folder.path().join("a/root"));
+        disk.create_dir(Path::new("")).unwrap();
+        check(&disk);
+        check(&MemoryStorage::new());
+        check(&FaultStorage::new(Arc::new(MemoryStorage::new())));
+    }
+
+    fn p(path: &str) -> &Path {
+        Path::new(path)
+    }
+
+    fn append(file: &mut dyn AppendFile, parts: &[&[u8]]) {
+        file.append(&parts.iter().map(|part| IoSlice::new(part)).collect::<Vec<_>>()).unwrap();
+    }
+
+    fn kind<T>(result: Result<T>) -> ErrorKind {
+        match result.err() {
+            Some(Error::Io { source, .. }) => source.kind(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn append_and_read() {
+        over_all(|storage| {
+            let mut file = storage.create(p("f")).unwrap();
+            append(&mut *file, &[b"", b"ab", b"", b"cde"]);
+            append(&mut *file, &[]);
+            append(&mut *file, &[b"", b""]);
+            append(&mut *file, &[b"fg"]);
+            file.sync(Durability::SyncAll).unwrap();
+            assert_eq!(file.len_bytes(), 7);
+            let read = storage.open(p("f"), 0).unwrap();
+            assert_eq!(read.len_bytes().unwrap(), 7);
+            assert_eq!(read.bytes(0, 7).unwrap(), &b"abcdefg"[..]);
+            assert_eq!(read.bytes(1, 3).unwrap(), &b"bcd"[..]);
+            assert_eq!(read.bytes(4, 2).unwrap(), &b"ef"[..]);
+            assert!(read.bytes(7, 0).unwrap().is_empty());
+            for (offset, len) in [(7, 1), (8, 0), (0, 8), (u64::MAX, 1), (1, usize::MAX)] {
+                assert!(read.bytes(offset, len).unwrap_err().is_corrupt(), "{offset} {len}");
+            }
+        });
+    }
+
+    #[test]
+    fn more_parts_than_one_write_takes() {
+        over_all(|storage| {
+            let content: Vec<u8> = (0..9000_u32).map(|i| i as u8).collect();
+            let parts: Vec<&[u8]> = content.chunks(3).collect();
+            append(&mut *storage.create(p("f")).unwrap(), &parts);
+            assert_eq!(storage.open(p("f"), 0).unwrap().bytes(0, 9000).unwrap(), content);
+        });
+    }
+
+    #[test]
+    fn an_open_file_grows() {
+        over_all(|storage| {
+            let mut file = storage.create(p("f")).unwrap();
+            let (growing, frozen) = (storage.open(p("f"), 1 << 16).unwrap(), storage.open(p("f"), 0).unwrap());
+            assert!(growing.bytes(0, 0).unwrap().is_empty());
+            assert!(growing.bytes(0, 1).unwrap_err().is_corrupt());
+            append(&mut *file, &[b"first"]);
+            let first = growing.bytes(0, 5).unwrap();
+            append(&mut *file, &[&[3; 100_000]]);
+            assert_eq!(growing.len_bytes().unwrap(), 100_005);
+            assert_eq!(growing.bytes(5, 100_000).unwrap(), vec![3; 100_000], "beyond the capacity, by copy");
+            assert_eq!((frozen.len_bytes().unwrap(), first), (0, Bytes::from_static(b"first")));
+            assert!(frozen.bytes(0, 1).unwrap_err().is_corrupt());
+        });
+    }
+
+    #[test]
+    fn bytes_outlive_names_and_files() {
+        over_all(|storage| {
+            append(&mut *storage.create(p("f")).unwrap(), &[b"stay"]);
+            let read = storage.open(p("f"), 100).unwrap();
+            let bytes = read.bytes(0, 4).unwrap();
+            storage.remove(p("f")).unwrap();
+            assert_eq!(read.bytes(1, 2).unwrap(), &b"ta"[..]);
+            drop(read);
+            append(&mut *storage.create(p("f")).unwrap(), &[b"else"]);
+            assert_eq!(bytes, &b"stay"[..]);
+        });
+    }
+
+    #[test]
+    fn names() {
+        over_all(|storage| {
+            assert_eq!(kind(storage.list(p("d"))), ErrorKind::NotFound);
+            assert_eq!(kind(storage.create(p("d/f"))), ErrorKind::NotFound);
+            storage.create_dir(p("d/e")).unwrap();
+            storage.create_dir(p("d/e")).unwrap();
+            append(&mut *storage.create(p("d/b")).unwrap(), &[b"12"]);
+            append(&mut *storage.create(p("d/a")).unwrap(), &[b"1"]);
+            storage.create(p("d/e/deep")).unwrap();
+            let names = |path| storage.list(p(path)).unwrap().into_iter().map(|e| (e.name, e.is_dir, e.len_bytes));
+            let entry = |name: &str, is_dir, len| (name.to_owned(), is_dir, len);
+            assert!(names("").eq([entry("d", true, 0)]));
+            assert!(names("./d").eq([entry("a", false, 1), entry("b", false, 2), entry("e", true, 0)]));
+            assert_eq!(kind(storage.create(p("d/a"))), ErrorKind::AlreadyExists);
+            assert_eq!(kind(storage.create_dir(p("d/a"))), ErrorKind::AlreadyExists);
+            assert_eq!(kind(storage.create_dir(p("d/a/x"))), ErrorKind::NotADirectory);
+            assert_eq!(kind(storage.create(p("d/a/x"))), ErrorKind::NotADirectory);
+            assert_eq!(kind(storage.list(p("d/a"))), ErrorKind::NotADirectory);
+            assert_eq!(kind(storage.open(p("d"), 0)), ErrorKind::IsADirectory);
+            assert_eq!(kind(storage.remove(p("d"))), ErrorKind::IsADirectory);
+            storage.rename(p("d/a"), p("d/b")).unwrap();
+            assert!(names("d").eq([entry("b", false, 1), entry("e", true, 0)]));
+            storage.rename(p("d/b"), p("d/e/moved")).unwrap();
+            storage.sync_dir(p("d")).unwrap();
+            assert_eq!(kind(storage.rename(p("d/b"), p("d/c"))), ErrorKind::NotFound);
+            assert_eq!(kind(storage.rename(p("d/e/moved"), p("x/y"))), ErrorKind::NotFound);
+            for missing in [kind(storage.open(p("d/b"), 0)), kind(storage.remove(p("d/b")))] {
+                assert_eq!(missing, ErrorKind::NotFound);
+            }
+            assert_eq!(kind(storage.sync_dir(p("no"))), ErrorKind::NotFound);
+            assert_eq!(kind(storage.open_append(p("no"), 0)), ErrorKind::NotFound);
+            for outside in ["../x", "/x", "d/../../x"] {
+                assert!(matches!(storage.create(p(outside)), Err(Error::Invalid { .. })));
+            }
+        });
+    }
+
+    #[test]
+    fn open_append_cuts_the_tail() {
+        over_all(|storage| {
+            append(&mut *storage.create(p("f")).unwrap(), &[b"keep", b"torn"]);
+            let mut file = storage.open_append(p("f"), 4).unwrap();
+            assert_eq!(file.len_bytes(), 4);
+            append(&mut *file, &[b"+"]);
+            assert_eq!(storage.open(p("f"), 0).unwrap().bytes(0, 5).unwrap(), &b"keep+"[..]);
+            assert!(storage.open_append(p("f"), 6).unwrap_err().is_corrupt());
+        });
+    }
+
+    #[test]
+    fn locks() {
+        over_all(|storage| {
+            let held = storage.try_lock(p("lock")).unwrap();
+            assert!(held.is_some());
+            assert!(storage.try_lock(p("lock")).unwrap().is_none());
+            assert!(storage.try_lock(p("other")).unwrap().is_some());
+            drop(held);
+            assert!(storage.try_lock(p("lock")).unwrap().is_some());
+            assert_eq!(storage.list(p("")).unwrap().len(), 2);
+            assert_eq!(kind(storage.try_lock(p("no/lock"))), ErrorKind::NotFound);
+        });
+    }
+
+    #[test]
+    fn a_failed_file_stays_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        fs::write(&path, b"x").unwrap();
+        let mut file = DiskAppend { file: File::open(&path).unwrap(), path, len_bytes: 1, failed: None };
+        let first = file.append(&[IoSlice::new(b"y")]).unwrap_err().to_string();
+        assert_eq!(file.sync(Durability::SyncData).unwrap_err().to_string(), first);
+    }
+
+    #[test]
+    fn the_file_system_can_be_asked_before_the_root_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        DiskStorage::new(folder.path().join("not/yet")).file_system_is_network().unwrap();
+        DiskStorage::new("not/yet").file_system_is_network().unwrap();
+    }
+}

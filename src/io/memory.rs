@@ -1,0 +1,550 @@
+//! [`Storage`] in memory, which knows what a power failure would leave.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::{ErrorKind, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::{Mutex, RwLock};
+
+use super::disk::{beyond_end, relative, shorter_than_kept};
+use super::{AppendFile, DirEntry, Durability, LockGuard, ReadFile, Storage};
+use crate::error::{Error, Result};
+
+/// A folder tree in memory, for stores that need not outlive the process and for tests. Clones share the tree.
+///
+/// It keeps two books: what is there, and what [`MemoryStorage::power_loss`] would leave. The latter is the strictest
+/// reading of the contract: bytes that were not synced and names whose folder was not synced are gone. (A file moved
+/// between folders is under both names, or under none, while only one of the two folders is synced.)
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStorage {
+    tree: Arc<Mutex<Tree>>,
+}
+
+#[derive(Debug, Default)]
+struct Tree {
+    live: BTreeMap<PathBuf, Node>,
+    durable: BTreeMap<PathBuf, Node>,
+    locks: BTreeSet<PathBuf>,
+}
+
+#[derive(Debug, Clone)]
+enum Node {
+    Dir,
+    File(Arc<RwLock<Body>>),
+}
+
+/// A file: one chunk an append, so that a read within one append copies nothing.
+#[derive(Default)]
+struct Body {
+    /// Non-empty chunks in order, each with its offset in the file.
+    chunks: Vec<(u64, Bytes)>,
+    len_bytes: u64,
+    synced_len_bytes: u64,
+    writers: usize,
+}
+
+/// Its length: the bytes are nobody's reading.
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes, {} synced", self.len_bytes, self.synced_len_bytes)
+    }
+}
+
+impl Body {
+    fn push(&mut self, chunk: Bytes) {
+        if !chunk.is_empty() {
+            let offset = self.len_bytes;
+            self.len_bytes += chunk.len() as u64;
+            self.chunks.push((offset, chunk));
+        }
+    }
+
+    /// O(log chunks), plus the copy if the range spans chunks. `None` beyond the end.
+    fn bytes(&self, offset: u64, len_bytes: usize) -> Option<Bytes> {
+        let end = offset.checked_add(len_bytes as u64).filter(|&end| end <= self.len_bytes)?;
+        if len_bytes == 0 {
+            return Some(Bytes::new());
+        }
+        let first = self.chunks.partition_point(|(start, _)| *start <= offset).checked_sub(1)?;
+        let touched = self.chunks.get(first..)?.iter().take_while(|(start, _)| *start < end);
+        let mut pieces = touched.map(|(start, chunk)| {
+            let from = offset.saturating_sub(*start) as usize;
+            chunk.slice(from..chunk.len().min((end - start) as usize))
+        });
+        let head = pieces.next()?;
+        if head.len() == len_bytes {
+            return Some(head);
+        }
+        let mut joined = BytesMut::with_capacity(len_bytes);
+        joined.extend_from_slice(&head);
+        pieces.for_each(|piece| joined.extend_from_slice(&piece));
+        Some(joined.freeze())
+    }
+
+    fn all(&self) -> Bytes {
+        self.bytes(0, self.len_bytes as usize).unwrap_or_default()
+    }
+
+    fn truncate(&mut self, len_bytes: u64) {
+        self.chunks.retain(|(start, _)| *start < len_bytes);
+        if let Some((start, chunk)) = self.chunks.last_mut() {
+            chunk.truncate((len_bytes - *start) as usize);
+        }
+        self.len_bytes = self.len_bytes.min(len_bytes);
+        self.synced_len_bytes = self.synced_len_bytes.min(self.len_bytes);
+    }
+
+    /// One chunk from many, so that later reads copy nothing. Not while it is written: each open would copy it all.
+    fn coalesce(&mut self) {
+        if self.writers == 0 && self.chunks.len() > 1 {
+            self.chunks = vec![(0, self.all())];
+        }
+    }
+}
+
+impl Tree {
+    /// The folder that `path` lies in is there.
+    fn check_parent(&self, path: &Path) -> Result<(), ErrorKind> {
+        path.parent().map_or(Ok(()), |parent| self.check_dir(parent))
+    }
+
+    /// From the root down, as a file system looks: the first name that is missing or no folder says why not.
+    fn check_dir(&self, path: &Path) -> Result<(), ErrorKind> {
+        let mut folders: Vec<&Path> = path.ancestors().filter(|folder| !folder.as_os_str().is_empty()).collect();
+        while let Some(folder) = folders.pop() {
+            match self.live.get(folder) {
+                Some(Node::Dir) => {}
+                Some(Node::File(_)) => return Err(ErrorKind::NotADirectory),
+                None => return Err(ErrorKind::NotFound),
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&self, path: &Path) -> Result<Arc<RwLock<Body>>, ErrorKind> {
+        self.check_parent(path)?;
+        match self.live.get(path) {
+            Some(Node::File(body)) => Ok(Arc::clone(body)),
+            Some(Node::Dir) => Err(ErrorKind::IsADirectory),
+            None if path.as_os_str().is_empty() => Err(ErrorKind::IsADirectory),
+            None => Err(ErrorKind::NotFound),
+        }
+    }
+
+    fn create(&mut self, path: &Path) -> Result<Arc<RwLock<Body>>, ErrorKind> {
+        self.check_parent(path)?;
+        if path.as_os_str().is_empty() || self.live.contains_key(path) {
+            return Err(ErrorKind::AlreadyExists);
+        }
+        let body = Arc::<RwLock<Body>>::default();
+        self.live.insert(path.to_owned(), Node::File(Arc::clone(&body)));
+        Ok(body)
+    }
+
+    fn create_dir(&mut self, path: &Path) -> Result<(), ErrorKind> {
+        let mut missing: Vec<&Path> = path.ancestors().filter(|folder| !folder.as_os_str().is_empty()).collect();
+        while let Some(folder) = missing.pop() {
+            match self.live.entry(folder.to_owned()).or_insert(Node::Dir) {
+                Node::Dir => {}
+                Node::File(_) if folder == path => return Err(ErrorKind::AlreadyExists),
+                Node::File(_) => return Err(ErrorKind::NotADirectory),
+            }
+        }
+        Ok(())
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path) -> Result<(), ErrorKind> {
+        let body = self.file(from)?;
+        self.check_parent(to)?;
+        if to.as_os_str().is_empty() || matches!(self.live.get(to), Some(Node::Dir)) {
+            return Err(ErrorKind::IsADirectory);
+        }
+        self.live.remove(from);
+        self.live.insert(to.to_owned(), Node::File(body));
+        Ok(())
+    }
+
+    fn sync_dir(&mut self, path: &Path) -> Result<(), ErrorKind> {
+        self.check_dir(path)?;
+        self.durable.retain(|name, _| name.parent() != Some(path));
+        let names = self.live.iter().filter(|(name, _)| name.parent() == Some(path));
+        self.durable.extend(names.map(|(name, node)| (name.clone(), node.clone())));
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> Result<Vec<DirEntry>, ErrorKind> {
+        self.check_dir(path)?;
+        let below = self.live.range(path.to_owned()..).take_while(|(name, _)| name.starts_with(path));
+        let inside = below.filter(|(name, _)| name.parent() == Some(path));
+        Ok(inside
+            .map(|(name, node)| DirEntry {
+                name: name.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                is_dir: matches!(node, Node::Dir),
+                len_bytes: if let Node::File(body) = node { body.read().len_bytes } else { 0 },
+            })
+            .collect())
+    }
+}
+
+impl MemoryStorage {
+    /// An empty tree.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The tree that a power failure at this moment would leave: synced bytes under synced names. `self` goes on.
+    #[must_use]
+    pub fn power_loss(&self) -> Self {
+        self.power_loss_keeping(|_, synced_len_bytes, _| synced_len_bytes)
+    }
+
+    /// As [`Self::power_loss`], but `keep(path, synced_len_bytes, len_bytes)` says how many bytes of each file
+    /// survive: what was not synced may be on the medium all the same. The answer is held between the two lengths.
+    #[must_use]
+    pub fn power_loss_keeping(&self, mut keep: impl FnMut(&Path, u64, u64) -> u64) -> Self {
+        let durable = self.tree.lock().durable.clone();
+        let mut left = Tree::default();
+        // Parents come before what is in them.
+        for (path, node) in durable {
+            if left.check_parent(&path).is_err() {
+                continue;
+            }
+            let node = match node {
+                Node::Dir => Node::Dir,
+                Node::File(body) => {
+                    let body = body.read();
+                    let (synced, len) = (body.synced_len_bytes, body.len_bytes);
+                    let kept = keep(&path, synced, len).clamp(synced, len);
+                    new_file(body.bytes(0, kept as usize).unwrap_or_default())
+                }
+            };
+            left.live.insert(path, node);
+        }
+        left.durable = left.live.clone();
+        Self { tree: Arc::new(Mutex::new(left)) }
+    }
+
+    /// Test help: flips the bits `xor` of the byte at `offset`. Bytes handed out before stay as they are.
+    ///
+    /// # Errors
+    /// As [`Storage::open`]; [`Error::Corrupt`] beyond the end.
+    pub fn corrupt(&self, path: impl AsRef<Path>, offset: u64, xor: u8) -> Result<()> {
+        let path = path.as_ref();
+        let body = self.with("corrupt", path, |tree, path| tree.file(path))?;
+        let mut body = body.write();
+        let found = body.len_bytes;
+        let mut changed = body.all().to_vec();
+        let byte = usize::try_from(offset).ok().and_then(|offset| changed.get_mut(offset));
+        *byte.ok_or_else(|| beyond_end(&self.describe(path), offset, 1, found))? ^= xor;
+        body.chunks = vec![(0, Bytes::from(changed))];
+        Ok(())
+    }
+
+    /// Test help: cuts the file to `len_bytes`, if it is longer, also for those who have it open.
+    ///
+    /// # Errors
+    /// As [`Storage::open`].
+    pub fn truncate(&self, path: impl AsRef<Path>, len_bytes: u64) -> Result<()> {
+        let body = self.with("truncate", path.as_ref(), |tree, path| tree.file(path))?;
+        body.write().truncate(len_bytes);
+        Ok(())
+    }
+
+    /// Test help: all bytes of the file.
+    ///
+    /// # Errors
+    /// As [`Storage::open`].
+    pub fn read(&self, path: impl AsRef<Path>) -> Result<Bytes> {
+        let body = self.with("read", path.as_ref(), |tree, path| tree.file(path))?;
+        let bytes = body.read().all();
+        Ok(bytes)
+    }
+
+    /// Test help: puts a file of these bytes, and its folders, at `path`, as if they had always been there (durable).
+    /// Those who have the file of that name open keep the former one.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a folder has the name, or a file has a folder's.
+    pub fn write(&self, path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+        self.with("write", path.as_ref(), |tree, path| {
+            tree.create_dir(path.parent().unwrap_or(Path::new("")))?;
+            if path.as_os_str().is_empty() || matches!(tree.live.get(path), Some(Node::Dir)) {
+                return Err(ErrorKind::IsADirectory);
+            }
+            let file = new_file(Bytes::copy_from_slice(bytes));
+            tree.live.insert(path.to_owned(), file.clone());
+            tree.durable.insert(path.to_owned(), file);
+            for folder in path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()) {
+                tree.durable.insert(folder.to_owned(), Node::Dir);
+            }
+            Ok(())
+        })
+    }
+
+    fn with<T>(
+        &self,
+        action: &'static str,
+        path: &Path,
+        run: impl FnOnce(&mut Tree, &Path) -> Result<T, ErrorKind>,
+    ) -> Result<T> {
+        let clean = relative(path)?;
+        run(&mut self.tree.lock(), &clean).map_err(|kind| Error::io(action, self.describe(path), kind.into()))
+    }
+}
+
+/// A file whose bytes are all synced.
+fn new_file(bytes: Bytes) -> Node {
+    let mut body = Body::default();
+    body.push(bytes);
+    body.synced_len_bytes = body.len_bytes;
+    Node::File(Arc::new(RwLock::new(body)))
+}
+
+impl Storage for MemoryStorage {
+    fn create_dir(&self, path: &Path) -> Result<()> {
+        self.with("create the folder", path, Tree::create_dir)
+    }
+
+    fn list(&self, path: &Path) -> Result<Vec<DirEntry>> {
+        self.with("list the folder", path, |tree, path| tree.list(path))
+    }
+
+    fn create(&self, path: &Path) -> Result<Box<dyn AppendFile>> {
+        let body = self.with("create", path, Tree::create)?;
+        body.write().writers += 1;
+        Ok(Box::new(MemoryAppend { body }))
+    }
+
+    fn open_append(&self, path: &Path, len_bytes: u64) -> Result<Box<dyn AppendFile>> {
+        let body = self.with("open for appending", path, |tree, path| tree.file(path))?;
+        let mut open = body.write();
+        if open.len_bytes < len_bytes {
+            return Err(shorter_than_kept(&self.describe(path), len_bytes, open.len_bytes));
+        }
+        open.truncate(len_bytes);
+        open.writers += 1;
+        drop(open);
+        Ok(Box::new(MemoryAppend { body }))
+    }
+
+    fn open(&self, path: &Path, capacity_bytes: u64) -> Result<Arc<dyn ReadFile>> {
+        let body = self.with("open", path, |tree, path| tree.file(path))?;
+        let mut open = body.write();
+        open.coalesce();
+        // As on disk: who does not expect growth does not see it.
+        let end = if capacity_bytes == 0 { open.len_bytes } else { u64::MAX };
+        drop(open);
+        Ok(Arc::new(MemoryRead { body, end, path: self.describe(path) }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        let to = relative(to)?;
+        self.with("rename", from, |tree, from| tree.rename(from, &to))
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        self.with("remove", path, |tree, path| {
+            tree.file(path)?;
+            tree.live.remove(path);
+            Ok(())
+        })
+    }
+
+    fn sync_dir(&self, path: &Path) -> Result<()> {
+        self.with("sync the folder", path, Tree::sync_dir)
+    }
+
+    fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>> {
+        self.with("lock", path, |tree, path| {
+            match tree.create(path) {
+                Ok(_) | Err(ErrorKind::AlreadyExists) => {}
+                Err(kind) => return Err(kind),
+            }
+            tree.file(path)?;
+            if !tree.locks.insert(path.to_owned()) {
+                return Ok(None);
+            }
+            let guard = MemoryLock { tree: Arc::clone(&self.tree), path: path.to_owned() };
+            Ok(Some(Box::new(guard) as Box<dyn LockGuard>))
+        })
+    }
+
+    fn describe(&self, path: &Path) -> PathBuf {
+        Path::new("memory:").join(path)
+    }
+}
+
+#[derive(Debug)]
+struct MemoryAppend {
+    body: Arc<RwLock<Body>>,
+}
+
+impl AppendFile for MemoryAppend {
+    fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()> {
+        let mut chunk = BytesMut::with_capacity(parts.iter().map(|part| part.len()).sum());
+        parts.iter().for_each(|part| chunk.extend_from_slice(part));
+        self.body.write().push(chunk.freeze());
+        Ok(())
+    }
+
+    fn sync(&mut self, durability: Durability) -> Result<()> {
+        if durability >= Durability::SyncData {
+            let mut body = self.body.write();
+            body.synced_len_bytes = body.len_bytes;
+        }
+        Ok(())
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.body.read().len_bytes
+    }
+}
+
+impl Drop for MemoryAppend {
+    fn drop(&mut self) {
+        self.body.write().writers -= 1;
+    }
+}
+
+#[derive(Debug)]
+struct MemoryRead {
+    body: Arc<RwLock<Body>>,
+    /// Nothing beyond it is seen.
+    end: u64,
+    path: PathBuf,
+}
+
+impl ReadFile for MemoryRead {
+    fn len_bytes(&self) -> Result<u64> {
+        Ok(self.body.read().len_bytes.min(self.end))
+    }
+
+    fn bytes(&self, offset: u64, len_bytes: usize) -> Result<Bytes> {
+        let body = self.body.read();
+        let visible = offset.checked_add(len_bytes as u64).is_some_and(|end| end <= self.end);
+        let found = || body.len_bytes.min(self.end);
+        let bytes = if visible { body.bytes(offset, len_bytes) } else { None };
+        bytes.ok_or_else(|| beyond_end(&self.path, offset, len_bytes, found()))
+    }
+
+    fn copy(&self, offset: u64, len_bytes: usize) -> Result<Bytes> {
+        // Chunks are immutable: what was handed out stays as it is, whatever is cut.
+        self.bytes(offset, len_bytes)
+    }
+}
+
+#[derive(Debug)]
+struct MemoryLock {
+    tree: Arc<Mutex<Tree>>,
+    path: PathBuf,
+}
+
+impl Drop for MemoryLock {
+    fn drop(&mut self) {
+        self.tree.lock().locks.remove(&self.path);
+    }
+}
+
+impl LockGuard for MemoryLock {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn p(path: &str) -> &Path {
+        Path::new(path)
+    }
+
+    fn put(storage: &MemoryStorage, path: &str, parts: [&[u8]; 2]) -> Box<dyn AppendFile> {
+        let mut file = storage.create(p(path)).unwrap();
+        file.append(&[IoSlice::new(parts[0])]).unwrap();
+        file.sync(Durability::SyncData).unwrap();
+        file.append(&[IoSlice::new(parts[1])]).unwrap();
+        file.sync(Durability::Buffered).unwrap();
+        file
+    }
+
+    fn names(storage: &MemoryStorage, path: &str) -> Vec<String> {
+        storage.list(p(path)).unwrap().into_iter().map(|entry| entry.name).collect()
+    }
+
+    #[test]
+    fn power_loss_keeps_synced_bytes_under_synced_names() {
+        let storage = MemoryStorage::new();
+        storage.create_dir(p("d")).unwrap();
+        drop(put(&storage, "d/a", [b"safe", b"lost"]));
+        storage.sync_dir(p("d")).unwrap();
+        assert!(names(&storage.power_loss(), "").is_empty(), "the folder's own name was not synced");
+        storage.sync_dir(p("")).unwrap();
+        drop(put(&storage, "d/new", [b"x", b"y"]));
+        let after = storage.power_loss();
+        assert_eq!(names(&after, "d"), ["a"]);
+        assert_eq!(after.read("d/a").unwrap(), &b"safe"[..]);
+        let after = storage.power_loss_keeping(|path, synced, len| {
+            assert_eq!((path, synced, len), (p("d/a"), 4, 8));
+            6
+        });
+        assert_eq!(after.read("d/a").unwrap(), &b"safelo"[..]);
+        assert_eq!(after.power_loss().read("d/a").unwrap().len(), 6, "what survived is on the medium");
+        assert_eq!(storage.read("d/a").unwrap().len(), 8, "the former tree goes on");
+    }
+
+    #[test]
+    fn power_loss_undoes_renames_and_removals_that_were_not_synced() {
+        let storage = MemoryStorage::new();
+        storage.write("a", b"a").unwrap();
+        storage.write("b", b"b").unwrap();
+        storage.write("c", b"c").unwrap();
+        storage.rename(p("a"), p("b")).unwrap();
+        storage.remove(p("c")).unwrap();
+        let after = storage.power_loss();
+        assert_eq!(names(&after, ""), ["a", "b", "c"]);
+        assert_eq!(after.read("b").unwrap(), &b"b"[..]);
+        storage.sync_dir(p("")).unwrap();
+        let after = storage.power_loss();
+        assert_eq!(names(&after, ""), ["b"]);
+        assert_eq!(after.read("b").unwrap(), &b"a"[..]);
+    }
+
+    #[test]
+    fn power_loss_releases_locks() {
+        let storage = MemoryStorage::new();
+        let _held = storage.try_lock(p("lock")).unwrap().unwrap();
+        assert!(storage.clone().try_lock(p("lock")).unwrap().is_none());
+        assert!(storage.power_loss().try_lock(p("lock")).unwrap().is_some());
+    }
+
+    #[test]
+    fn reads_copy_only_across_appends() {
+        let storage = MemoryStorage::new();
+        let file = put(&storage, "f", [b"abcd", b"efgh"]);
+        let read = storage.open(p("f"), 1).unwrap();
+        let (one, two) = (read.bytes(1, 3).unwrap(), read.bytes(1, 2).unwrap());
+        assert_eq!(one.as_ptr(), two.as_ptr());
+        assert_eq!(read.bytes(2, 4).unwrap(), &b"cdef"[..]);
+        drop(file);
+        let read = storage.open(p("f"), 1).unwrap();
+        assert_eq!(read.bytes(2, 4).unwrap().as_ptr(), read.bytes(2, 6).unwrap().as_ptr(), "one chunk now");
+        assert_eq!(one, &b"bcd"[..]);
+    }
+
+    #[test]
+    fn damage_on_request() {
+        let storage = MemoryStorage::new();
+        storage.write("d/f", b"abc").unwrap();
+        let read = storage.open(p("d/f"), 0).unwrap();
+        let before = read.bytes(0, 3).unwrap();
+        storage.corrupt("d/f", 1, 0xFF).unwrap();
+        assert_eq!(read.bytes(0, 3).unwrap(), [b'a', !b'b', b'c'][..]);
+        assert_eq!(before, &b"abc"[..]);
+        assert!(storage.corrupt("d/f", 3, 1).unwrap_err().is_corrupt());
+        storage.truncate("d/f", 2).unwrap();
+        assert!(read.bytes(0, 3).unwrap_err().is_corrupt());
+        assert_eq!(storage.read("d/f").unwrap().len(), 2);
+        assert!(storage.write("d", b"").is_err() && storage.write("d/f/g", b"").is_err());
+    }
+}

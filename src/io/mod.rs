@@ -1,0 +1,106 @@
+//! The seam between the engine and the medium.
+//!
+//! Everything the engine does to files goes through [`Storage`], so that memory, a fault injector or a simulated
+//! disk can stand in for a real one. The contract, in prose:
+//!
+//! - **Paths** are relative to the storage's root. `/`-separated, no `..`.
+//! - **A published file is write-once.** A file is created, appended to, synced and renamed; it is never truncated
+//!   or rewritten in place afterwards, only unlinked. The one exception is [`Storage::open_append`], which cuts the
+//!   torn tail of a file nobody has published, before anything maps it.
+//! - **Durability**: bytes survive power loss after [`AppendFile::sync`] with at least [`Durability::SyncData`]; a
+//!   created, renamed or removed *name* survives after [`Storage::sync_dir`] of its folder.
+//! - **Bytes handed out stay valid and unchanged** for as long as their [`Bytes`] lives, whatever happens to the name.
+//! - **After a failed append or sync the file is finished**: the engine never retries on it, since the kernel may
+//!   have marked the lost pages clean.
+
+pub mod disk;
+pub mod fault;
+pub mod memory;
+pub(crate) mod mmap;
+
+use std::fmt::Debug;
+use std::io::IoSlice;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::Result;
+
+/// How firmly bytes are on the medium when a call returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Durability {
+    /// Handed to the operating system: survives a crash of the process, not of the machine.
+    Buffered,
+    /// `fdatasync`: survives power loss.
+    #[default]
+    SyncData,
+    /// `fsync`: the file's metadata (times) too.
+    SyncAll,
+}
+
+/// One name in a folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry {
+    /// The name, without its folder.
+    pub name: String,
+    /// Whether it is a folder.
+    pub is_dir: bool,
+    /// Size in bytes; 0 for folders.
+    pub len_bytes: u64,
+}
+
+/// A folder tree that the engine lives in.
+pub trait Storage: Send + Sync + Debug {
+    /// Makes the folder at `path` and its parents; no error if it is there. `""` is the root itself.
+    fn create_dir(&self, path: &Path) -> Result<()>;
+    /// The names in the folder at `path`, sorted. A missing folder is an IO error of kind `NotFound`.
+    fn list(&self, path: &Path) -> Result<Vec<DirEntry>>;
+    /// Creates a new empty file; it is an error (`AlreadyExists`) if the name is taken.
+    fn create(&self, path: &Path) -> Result<Box<dyn AppendFile>>;
+    /// Opens an unpublished file for appending after its first `len_bytes`, cutting what follows.
+    fn open_append(&self, path: &Path, len_bytes: u64) -> Result<Box<dyn AppendFile>>;
+    /// Opens a file for reading. At least `capacity_bytes` can be read as the file grows
+    /// (0: no more than what is there now).
+    fn open(&self, path: &Path, capacity_bytes: u64) -> Result<Arc<dyn ReadFile>>;
+    /// Renames a file, replacing the target if there is one, atomically.
+    fn rename(&self, from: &Path, to: &Path) -> Result<()>;
+    /// Unlinks a file. Readers that have it open keep it.
+    fn remove(&self, path: &Path) -> Result<()>;
+    /// Makes the names in a folder durable.
+    fn sync_dir(&self, path: &Path) -> Result<()>;
+    /// Takes the exclusive lock on the file at `path` (created when missing), or returns `None` if it is held.
+    /// Dropping the guard, or the end of the process, releases it.
+    fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>>;
+    /// The network file system that this lies on, if it does.
+    fn network(&self) -> Result<Option<&'static str>> {
+        Ok(None)
+    }
+    /// The place, for error messages.
+    fn describe(&self, path: &Path) -> std::path::PathBuf;
+}
+
+/// A file that grows at its end.
+pub trait AppendFile: Send + Debug {
+    /// Appends all `parts` in order (vectored: nothing is copied together first).
+    fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()>;
+    /// Returns when what was appended is on the medium as firmly as `durability` says.
+    fn sync(&mut self, durability: Durability) -> Result<()>;
+    /// Bytes in the file.
+    fn len_bytes(&self) -> u64;
+}
+
+/// An open file.
+pub trait ReadFile: Send + Sync + Debug {
+    /// Bytes in the file now.
+    fn len_bytes(&self) -> Result<u64>;
+    /// `len_bytes` bytes from `offset`, without a copy where the medium allows it. Asking beyond the end of the
+    /// file is an error, never a fault.
+    fn bytes(&self, offset: u64, len_bytes: usize) -> Result<Bytes>;
+    /// A copy of `len_bytes` bytes from `offset`: for bytes that nobody has committed yet, which the writer's
+    /// successor may cut off while they are being looked at.
+    fn copy(&self, offset: u64, len_bytes: usize) -> Result<Bytes>;
+}
+
+/// Holds a lock until it is dropped.
+pub trait LockGuard: Send + Sync + Debug {}

@@ -1,0 +1,80 @@
+//! A Bitcask for tensors: an embedded key-value engine that makes an expensive tensor computation happen once.
+//!
+//! Put a frozen backbone before a training loop and its outputs are computed again every epoch, though they never
+//! change. A [`Store`] keeps each sample's output under a stable key, on disk, and gives a batch of them back at about
+//! the speed of a memory copy: across epochs, processes, ranks and crashes.
+//!
+//! ```
+//! # fn main() -> tensorcask::Result<()> {
+//! # let cache_dir = tempfile::tempdir().unwrap();
+//! # let cache_dir = cache_dir.path();
+//! use tensorcask::Store;
+//!
+//! let store = Store::open(cache_dir, "vit-b16")?;
+//! let keys = ["cat.jpg", "dog.jpg", "owl.jpg"];
+//!
+//! // Epoch 1: compute what is missing, a contiguous [keys, 4] tensor, and keep it.
+//! let embeddings: Vec<f32> = (0..12).map(|i| i as f32).collect();
+//! store.put_rows(&keys, &[4], &embeddings)?;
+//!
+//! // Epoch 2: read it, into a buffer of your own.
+//! let (mut batch, mut found) = (vec![0.0_f32; 12], [false; 3]);
+//! store.get_batch_into(&keys, &[4], &mut batch, &mut found)?;
+//! assert_eq!(batch, embeddings);
+//! store.close()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - **Values** ([`Value`]) are tensors of every safetensors [`Dtype`] and any shape, scalars, and trees of them. What
+//!   goes in comes out bit for bit.
+//! - **Keys** ([`Key`]) are strings, `u64` or bytes, one kind a store.
+//! - **Segments** are Arrow IPC files that pyarrow and polars open without any code of ours; `FORMAT.md` describes
+//!   every byte.
+//! - **The index** is a bounded table in memory and immutable runs on disk. A hash only proposes: the key's bytes are
+//!   compared before a value is returned.
+//! - **Damage** is found by checksums and reported as [`Error::Corrupt`], never served and never taken for a miss.
+//! - **Other processes** read with a [`Reader`] while a writer writes, or write in a [`Lane`] of their own.
+
+#![deny(missing_docs)]
+
+pub mod io;
+
+mod cast;
+mod checksum;
+mod codec;
+mod dtype;
+mod error;
+mod hot;
+mod index;
+mod interop;
+mod key;
+mod names;
+mod prefetch;
+mod schema;
+mod segment;
+mod store;
+mod tensor;
+mod value;
+
+pub use bytes::Bytes;
+pub use half;
+
+pub use crate::codec::Codec;
+pub use crate::dtype::Dtype;
+pub use crate::error::{Error, Result};
+pub use crate::hot::HotPolicy;
+pub use crate::io::Durability;
+pub use crate::key::{Key, KeyKind, KeyRef, Keys, MAX_KEY_LEN_BYTES};
+pub use crate::schema::{MAX_DEPTH, MAX_LEAVES, MAX_RANK};
+pub use crate::segment::batch::Verify;
+pub use crate::store::keys::KeysIter;
+pub use crate::store::options::{HotFill, Lane, Options, Recovery};
+pub use crate::store::read::Lookup;
+pub use crate::store::reader::Reader;
+pub use crate::store::report::{OpenReport, Quarantined};
+pub use crate::store::stats::{HotSize, Stats};
+pub use crate::store::verify::{Damage, VerifyReport};
+pub use crate::store::writer::Store;
+pub use crate::tensor::{Element, Tensor, TensorView};
+pub use crate::value::{AsValue, Value, ValueView};

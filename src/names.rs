@@ -1,0 +1,171 @@
+//! Makes and parses every file name of a store. Nothing else spells one.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// The folder of segments.
+pub(crate) const SEGMENTS: &str = "segments";
+/// The folder of merged index runs.
+pub(crate) const RUNS: &str = "runs";
+/// The folder of lane locks.
+pub(crate) const LANES: &str = "lanes";
+/// The folder that damaged files are moved to.
+pub(crate) const QUARANTINE: &str = "quarantine";
+
+const SEALED_SUFFIX: &str = ".arrow";
+const ACTIVE_SUFFIX: &str = ".arrow.open";
+const RUN_SUFFIX: &str = ".run";
+const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// What tells one segment (or run) of a store from another: the lane that wrote it, and its number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct SegmentId {
+    /// The writer lane.
+    pub lane: u16,
+    /// Counts up within the lane.
+    pub sequence: u64,
+}
+
+impl SegmentId {
+    fn stem(self) -> String {
+        format!("{:04}-{:010}", self.lane, self.sequence)
+    }
+
+    fn parse(stem: &str) -> Option<Self> {
+        let (lane, sequence) = stem.split_once('-')?;
+        let id = Self { lane: lane.parse().ok()?, sequence: sequence.parse().ok()? };
+        // Only the one spelling counts, so that two names never mean one segment.
+        (id.stem() == stem).then_some(id)
+    }
+}
+
+/// What a name in the segments folder is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SegmentName {
+    /// A sealed segment.
+    Sealed(SegmentId),
+    /// A segment that is being appended to.
+    Active(SegmentId),
+    /// A segment that a compaction was writing when it stopped.
+    Temporary,
+    /// Not ours.
+    Foreign,
+}
+
+/// Tells what a name in the segments folder is.
+pub(crate) fn parse_segment(name: &str) -> SegmentName {
+    if let Some(id) = name.strip_suffix(ACTIVE_SUFFIX).and_then(SegmentId::parse) {
+        SegmentName::Active(id)
+    } else if let Some(id) = name.strip_suffix(SEALED_SUFFIX).and_then(SegmentId::parse) {
+        SegmentName::Sealed(id)
+    } else if name.ends_with(TEMPORARY_SUFFIX) {
+        SegmentName::Temporary
+    } else {
+        SegmentName::Foreign
+    }
+}
+
+/// Path of a sealed segment, relative to the store's folder.
+pub(crate) fn sealed(id: SegmentId) -> PathBuf {
+    Path::new(SEGMENTS).join(id.stem() + SEALED_SUFFIX)
+}
+
+/// Path of an active segment.
+pub(crate) fn active(id: SegmentId) -> PathBuf {
+    Path::new(SEGMENTS).join(id.stem() + ACTIVE_SUFFIX)
+}
+
+/// Path of a segment that is written in one go and appears under its sealed name only when it is whole.
+pub(crate) fn temporary_segment(id: SegmentId) -> PathBuf {
+    Path::new(SEGMENTS).join(id.stem() + SEALED_SUFFIX + TEMPORARY_SUFFIX)
+}
+
+/// Path of a run.
+pub(crate) fn run(id: SegmentId) -> PathBuf {
+    Path::new(RUNS).join(id.stem() + RUN_SUFFIX)
+}
+
+/// Path of a run that is being built.
+pub(crate) fn temporary_run(id: SegmentId) -> PathBuf {
+    Path::new(RUNS).join(id.stem() + RUN_SUFFIX + TEMPORARY_SUFFIX)
+}
+
+/// The run that a name in the runs folder is, if it is one.
+pub(crate) fn parse_run(name: &str) -> Option<SegmentId> {
+    name.strip_suffix(RUN_SUFFIX).and_then(SegmentId::parse)
+}
+
+/// The lane whose unfinished run a name in the runs folder is.
+pub(crate) fn parse_temporary_run(name: &str) -> Option<SegmentId> {
+    name.strip_suffix(TEMPORARY_SUFFIX).and_then(parse_run)
+}
+
+/// Path of a lane's lock file.
+pub(crate) fn lane_lock(lane: u16) -> PathBuf {
+    Path::new(LANES).join(format!("{lane:04}.lock"))
+}
+
+/// Path in quarantine for the `attempt`-th file called `name`.
+pub(crate) fn quarantined(name: &str, attempt: u32) -> PathBuf {
+    let name = if attempt == 0 { name.to_owned() } else { format!("{name}.{attempt}") };
+    Path::new(QUARANTINE).join(name)
+}
+
+/// The segment that a name in quarantine was.
+pub(crate) fn parse_quarantined(name: &str) -> Option<SegmentId> {
+    let stem = name.split_once(SEALED_SUFFIX).map_or(name, |(stem, _)| stem);
+    SegmentId::parse(stem)
+}
+
+/// Checks that a module id can name a folder.
+///
+/// # Errors
+/// [`Error::Invalid`] if it is empty, longer than 200 bytes, starts with a dot, or holds path separators or control
+/// characters.
+pub(crate) fn check_module_id(module_id: &str) -> Result<()> {
+    let problem = if module_id.is_empty() {
+        "is empty"
+    } else if module_id.len() > 200 {
+        "is longer than 200 bytes"
+    } else if module_id.starts_with('.') {
+        "starts with a dot"
+    } else if module_id.chars().any(|c| c == '/' || c == '\\' || c.is_control()) {
+        "holds a path separator or a control character"
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(format!(
+        "the module id {module_id:?} {problem}; it names one folder: use letters, digits, '-', '_' and '.', such as \
+         \"vit-b16-imagenet\""
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for id in [SegmentId { lane: 0, sequence: 12 }, SegmentId { lane: u16::MAX, sequence: u64::MAX }] {
+            let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+            assert_eq!(parse_segment(&name(sealed(id))), SegmentName::Sealed(id));
+            assert_eq!(parse_segment(&name(active(id))), SegmentName::Active(id));
+            assert_eq!(parse_segment(&name(temporary_segment(id))), SegmentName::Temporary);
+            assert_eq!(parse_run(&name(run(id))), Some(id));
+            assert_eq!(parse_temporary_run(&name(temporary_run(id))), Some(id));
+        }
+        assert_eq!(sealed(SegmentId { lane: 0, sequence: 12 }).to_str(), Some("segments/0000-0000000012.arrow"));
+        for foreign in ["x.arrow", "0-1.arrow", "0000-000000001.arrow", "0000-0000000001.arrow.bak", ""] {
+            assert_eq!(parse_segment(foreign), SegmentName::Foreign, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn module_ids_are_checked() {
+        for bad in ["", ".", "..", "a/b", "a\\b", "a\0b", ".hidden"] {
+            assert!(check_module_id(bad).is_err(), "{bad:?}");
+        }
+        assert!(check_module_id("vit-b16 (größe L)").is_ok());
+    }
+}

@@ -1,0 +1,254 @@
+//! A committed batch: parsed strictly from its message, and its rows checked as they are read.
+//!
+//! arrow-rs's reader is not used: it trusts what it reads. Here every count and offset is compared with the plan of
+//! the segment's structure and with the bytes that are there, before anything is touched.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow_ipc::{Message, MessageHeader, MetadataVersion, RecordBatch, root_as_message};
+use bytes::Bytes;
+
+use super::columns::{Columns, KeyColumn, LeafColumn};
+use super::layout::{CONTINUATION, Frame};
+use super::message::{fixed_len, fixed_node_len};
+use super::plan::{Plan, Role};
+use crate::checksum::crc32;
+use crate::error::{Error, Result};
+use crate::key::KeyKind;
+use crate::schema::{RowSchema, Storage};
+
+/// When row checksums are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// On every read.
+    Always,
+    /// When a row is first read through a handle (one bit a row remembers).
+    #[default]
+    FirstRead,
+    /// Not at all. Bounds are still checked.
+    Never,
+}
+
+/// One committed batch.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub frame: Frame,
+    pub columns: Columns,
+    path: Arc<Path>,
+    crcs: Bytes,
+    verified: Box<[AtomicU64]>,
+}
+
+/// The flatbuffer of the message that `prefix_and_metadata` starts with, and the bytes of prefix and metadata.
+pub(crate) fn parse_message(bytes: &[u8]) -> Result<(Message<'_>, usize), String> {
+    let Some((prefix, rest)) = bytes.split_first_chunk::<8>() else {
+        return Err("expected a message, found the end of the file".into());
+    };
+    let [a, b, c, d, len @ ..] = *prefix;
+    if [a, b, c, d] != CONTINUATION {
+        return Err("expected a message's continuation marker, found other bytes".into());
+    }
+    let len = usize::try_from(i32::from_le_bytes(len)).map_err(|_| "a message's length is negative".to_owned())?;
+    if len == 0 {
+        return Err("expected a message, found the end of the stream".into());
+    }
+    let metadata = rest.get(..len).ok_or_else(|| format!("a message of {len} bytes reaches beyond the file"))?;
+    let message = root_as_message(metadata).map_err(|error| format!("a message's flatbuffer is invalid: {error}"))?;
+    if message.version() != MetadataVersion::V5 {
+        return Err("a message is not of Arrow metadata version 5".into());
+    }
+    Ok((message, len + 8))
+}
+
+impl Batch {
+    /// Parses the message that `frame` describes; `message` holds exactly its bytes. O(columns), and O(structure
+    /// bytes) for the checksum.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if anything does not check out.
+    pub(crate) fn parse(
+        path: &Arc<Path>,
+        schema: &Arc<RowSchema>,
+        frame: Frame,
+        message: &Bytes,
+        check_structure: bool,
+    ) -> Result<Self> {
+        let corrupt = |what: String| Error::corrupt(&**path, frame.offset, what);
+        let structure = message
+            .get(..usize::try_from(frame.structure_len_bytes).unwrap_or(usize::MAX))
+            .ok_or_else(|| corrupt("a batch's structure is longer than the batch".into()))?;
+        if check_structure && crc32(structure) != frame.structure_crc {
+            return Err(corrupt("the checksum of a batch's keys and offsets does not match its bytes".into()));
+        }
+        let (header, metadata_len) = parse_message(message).map_err(corrupt)?;
+        if metadata_len as u64 != u64::from(frame.metadata_len_bytes) {
+            return Err(corrupt(format!(
+                "expected {} bytes of metadata, found {metadata_len}",
+                frame.metadata_len_bytes
+            )));
+        }
+        let body = message.slice(metadata_len..);
+        let (columns, crcs) = parse_columns(&header, schema, frame.rows as usize, &body).map_err(corrupt)?;
+        let words = columns.rows.div_ceil(64);
+        let verified = (0..words).map(|_| AtomicU64::new(0)).collect();
+        Ok(Self { frame, columns, path: Arc::clone(path), crcs, verified })
+    }
+
+    /// The damage of `row`, for messages.
+    pub(crate) fn corrupt(&self, row: usize, what: &str) -> Error {
+        Error::corrupt(
+            &*self.path,
+            self.frame.offset,
+            format!("row {} of the segment: {what}", self.frame.first_row + row as u64),
+        )
+    }
+
+    /// Compares the checksum of `row` as the policy wants. O(bytes of the row) on a first read, else O(1).
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it does not match.
+    #[inline]
+    pub(crate) fn check_row(&self, row: usize, verify: Verify) -> Result<()> {
+        let bit = 1_u64 << (row % 64);
+        let word = match verify {
+            Verify::Never => return Ok(()),
+            Verify::Always => None,
+            Verify::FirstRead => self.verified.get(row / 64),
+        };
+        if word.is_some_and(|word| word.load(Ordering::Relaxed) & bit != 0) {
+            return Ok(());
+        }
+        let expected = self.crcs.get(row * 4..row * 4 + 4);
+        let found = self.columns.row_crc(self.frame.seed, row).map(u32::to_le_bytes);
+        match (expected, found) {
+            (Some(expected), Some(found)) if expected == found => {
+                if let Some(word) = word {
+                    word.fetch_or(bit, Ordering::Relaxed);
+                }
+                Ok(())
+            }
+            _ => Err(self.corrupt(row, "the row's checksum does not match its bytes")),
+        }
+    }
+
+    /// The rows whose checksums do not match. O(bytes).
+    pub(crate) fn damaged_rows(&self) -> Vec<usize> {
+        (0..self.columns.rows).filter(|&row| self.check_row(row, Verify::Always).is_err()).collect()
+    }
+}
+
+fn parse_columns(
+    message: &Message<'_>,
+    schema: &Arc<RowSchema>,
+    rows: usize,
+    body: &Bytes,
+) -> Result<(Columns, Bytes), String> {
+    if message.header_type() != MessageHeader::RecordBatch {
+        return Err("expected a record batch".into());
+    }
+    let batch = message.header_as_record_batch().ok_or("expected a record batch")?;
+    let plan = Plan::new(schema);
+    check_nodes(&batch, &plan, rows, message.bodyLength(), body.len())?;
+    let buffers = batch.buffers().ok_or("a batch has no buffers")?;
+    if buffers.len() != plan.buffers.len() {
+        return Err(format!("expected {} buffers, found {}", plan.buffers.len(), buffers.len()));
+    }
+    let mut slices = Slices { keys: [Bytes::new(), Bytes::new()], crcs: Bytes::new(), leaves: Vec::new() };
+    slices.leaves.resize_with(schema.leaves.len(), Default::default);
+    for (role, buffer) in plan.buffers.iter().zip(buffers) {
+        let bounds = usize::try_from(buffer.offset())
+            .ok()
+            .zip(usize::try_from(buffer.length()).ok())
+            .and_then(|(start, len)| Some((start, start.checked_add(len)?)))
+            .filter(|(_, end)| *end <= body.len())
+            .ok_or_else(|| format!("a buffer lies outside of the batch's {} bytes", body.len()))?;
+        let expected = fixed_len(*role, schema, rows).ok_or("the size of a buffer overflows")?;
+        if expected.is_some_and(|expected| expected != bounds.1 - bounds.0) {
+            return Err(format!("expected {expected:?} bytes for {role:?}, found {}", bounds.1 - bounds.0));
+        }
+        slices.set(*role, body.slice(bounds.0..bounds.1));
+    }
+    let (columns, crcs) = slices.into_columns(schema, rows)?;
+    Ok((columns, crcs))
+}
+
+fn check_nodes(batch: &RecordBatch<'_>, plan: &Plan, rows: usize, body_len: i64, found: usize) -> Result<(), String> {
+    if batch.compression().is_some() || usize::try_from(body_len) != Ok(found) {
+        return Err("a batch is compressed, or its body is not as long as its frame says".into());
+    }
+    if usize::try_from(batch.length()) != Ok(rows) {
+        return Err(format!("expected {rows} rows, found {}", batch.length()));
+    }
+    let nodes = batch.nodes().ok_or("a batch has no nodes")?;
+    if nodes.len() != plan.nodes.len() {
+        return Err(format!("expected {} nodes, found {}", plan.nodes.len(), nodes.len()));
+    }
+    for (role, node) in plan.nodes.iter().zip(nodes) {
+        let expected = fixed_node_len(*role, rows).ok_or("the length of a node overflows")?;
+        if node.null_count() != 0 || expected.is_some_and(|expected| usize::try_from(node.length()) != Ok(expected)) {
+            return Err(format!("expected a node of {expected:?} without nulls, found {node:?}"));
+        }
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct LeafSlices {
+    offsets: Bytes,
+    dims: Bytes,
+    data: Bytes,
+}
+
+/// The buffers of a batch by what they hold.
+struct Slices {
+    keys: [Bytes; 2],
+    crcs: Bytes,
+    leaves: Vec<LeafSlices>,
+}
+
+impl Slices {
+    fn set(&mut self, role: Role, bytes: Bytes) {
+        let [key_offsets, key_data] = &mut self.keys;
+        let target = match role {
+            Role::Validity => return,
+            Role::KeyOffsets => Some(key_offsets),
+            Role::KeyIntegers | Role::KeyData => Some(key_data),
+            Role::RowCrc => Some(&mut self.crcs),
+            Role::LeafOffsets(leaf) => self.leaves.get_mut(leaf).map(|leaf| &mut leaf.offsets),
+            Role::LeafDims(leaf) => self.leaves.get_mut(leaf).map(|leaf| &mut leaf.dims),
+            Role::LeafData(leaf) => self.leaves.get_mut(leaf).map(|leaf| &mut leaf.data),
+        };
+        if let Some(target) = target {
+            *target = bytes;
+        }
+    }
+
+    fn into_columns(self, schema: &Arc<RowSchema>, rows: usize) -> Result<(Columns, Bytes), String> {
+        let [offsets, data] = self.keys;
+        let keys = match schema.key {
+            KeyKind::U64 => KeyColumn::U64(data),
+            KeyKind::Str | KeyKind::Bytes => KeyColumn::Variable { offsets, data },
+        };
+        let leaves = schema
+            .leaves
+            .iter()
+            .zip(self.leaves)
+            .map(|(kind, slices)| {
+                Ok(match kind.storage().ok_or("the size of a row overflows")? {
+                    Storage::Fixed { width } => LeafColumn::Fixed { width, data: slices.data },
+                    Storage::Bits => LeafColumn::Bits(slices.data),
+                    Storage::Variable { unit, rank } => LeafColumn::Variable {
+                        offsets: slices.offsets,
+                        unit,
+                        data: slices.data,
+                        dims: slices.dims,
+                        rank,
+                    },
+                })
+            })
+            .collect::<Result<_, String>>()?;
+        Ok((Columns { schema: Arc::clone(schema), rows, keys, leaves }, self.crcs))
+    }
+}

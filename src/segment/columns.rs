@@ -1,0 +1,212 @@
+//! Rows as columns: one form for rows that wait in memory and for rows in a mapped batch.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::checksum::crc32_from;
+use crate::schema::RowSchema;
+
+/// The keys of a batch.
+#[derive(Debug, Clone)]
+pub(crate) enum KeyColumn {
+    /// Eight little-endian bytes a row.
+    U64(Bytes),
+    /// Arrow offsets (`i32`, one more than rows) and the bytes they cut.
+    Variable { offsets: Bytes, data: Bytes },
+}
+
+/// The values of one leaf.
+#[derive(Debug, Clone)]
+pub(crate) enum LeafColumn {
+    /// `width` bytes a row.
+    Fixed { width: usize, data: Bytes },
+    /// One bit a row, least significant first.
+    Bits(Bytes),
+    /// Offsets in units of `unit` bytes; `dims` has `rank` `i32` a row.
+    Variable { offsets: Bytes, unit: usize, data: Bytes, dims: Bytes, rank: usize },
+}
+
+/// Rows of one structure.
+#[derive(Debug, Clone)]
+pub(crate) struct Columns {
+    pub schema: Arc<RowSchema>,
+    pub rows: usize,
+    pub keys: KeyColumn,
+    pub leaves: Vec<LeafColumn>,
+}
+
+/// The stored bytes of one leaf of one row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum LeafBytes<'a> {
+    Bit(bool),
+    /// The bytes' place in the column, so that a value may share the column's memory, and the row's dimensions.
+    Bytes {
+        column: &'a Bytes,
+        start: usize,
+        end: usize,
+        dims: &'a [u8],
+    },
+}
+
+impl<'a> LeafBytes<'a> {
+    /// The bytes; empty for a bit.
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &'a [u8] {
+        match self {
+            Self::Bit(_) => &[],
+            Self::Bytes { column, start, end, .. } => column.get(*start..*end).unwrap_or(&[]),
+        }
+    }
+}
+
+/// The `index`-th little-endian `i32` of `bytes`, as a count.
+#[inline]
+pub(crate) fn offset_at(bytes: &[u8], index: usize) -> Option<usize> {
+    let start = index.checked_mul(4)?;
+    let four: [u8; 4] = bytes.get(start..start.checked_add(4)?)?.try_into().ok()?;
+    usize::try_from(i32::from_le_bytes(four)).ok()
+}
+
+#[inline]
+fn span(offsets: &[u8], unit: usize, data: &[u8], row: usize) -> Option<(usize, usize)> {
+    let start = offset_at(offsets, row)?.checked_mul(unit)?;
+    let end = offset_at(offsets, row.checked_add(1)?)?.checked_mul(unit)?;
+    (start <= end && end <= data.len()).then_some((start, end))
+}
+
+impl KeyColumn {
+    /// The canonical bytes of the key in `row`; `None` if there is no such row or its offsets are out of bounds.
+    #[inline]
+    pub(crate) fn get(&self, row: usize) -> Option<&[u8]> {
+        match self {
+            Self::U64(data) => {
+                let start = row.checked_mul(8)?;
+                data.get(start..start.checked_add(8)?)
+            }
+            Self::Variable { offsets, data } => {
+                let (start, end) = span(offsets, 1, data, row)?;
+                data.get(start..end)
+            }
+        }
+    }
+}
+
+impl LeafColumn {
+    /// The stored bytes of `row`.
+    #[inline]
+    pub(crate) fn get(&self, row: usize) -> Option<LeafBytes<'_>> {
+        match self {
+            Self::Fixed { width, data } => {
+                let start = row.checked_mul(*width)?;
+                let end = start.checked_add(*width)?;
+                (end <= data.len()).then_some(LeafBytes::Bytes { column: data, start, end, dims: &[] })
+            }
+            Self::Bits(data) => data.get(row / 8).map(|byte| LeafBytes::Bit(byte >> (row % 8) & 1 == 1)),
+            Self::Variable { offsets, unit, data, dims, rank } => {
+                let (start, end) = span(offsets, *unit, data, row)?;
+                let width = rank.checked_mul(4)?;
+                let from = row.checked_mul(width)?;
+                let dims = dims.get(from..from.checked_add(width)?)?;
+                Some(LeafBytes::Bytes { column: data, start, end, dims })
+            }
+        }
+    }
+}
+
+impl Columns {
+    /// The canonical bytes of the key in `row`.
+    #[inline]
+    pub(crate) fn key(&self, row: usize) -> Option<&[u8]> {
+        if row < self.rows { self.keys.get(row) } else { None }
+    }
+
+    /// The stored bytes of leaf `leaf` in `row`.
+    #[inline]
+    pub(crate) fn leaf(&self, leaf: usize, row: usize) -> Option<LeafBytes<'_>> {
+        if row < self.rows { self.leaves.get(leaf)?.get(row) } else { None }
+    }
+
+    /// The row checksum: CRC-32 seeded with the segment's identity, over the key's length (`u32`) and bytes, then
+    /// each leaf: a byte 0 or 1 for a boolean; the bytes alone where all rows have as many; else the dimensions
+    /// (`i32` each), the length (`u64`) and the bytes. O(bytes of the row).
+    pub(crate) fn row_crc(&self, seed: u32, row: usize) -> Option<u32> {
+        let key = self.key(row)?;
+        let key_len = u32::try_from(key.len()).ok()?.to_le_bytes();
+        // One call for the common row: a key and one tensor.
+        if let [LeafColumn::Fixed { width, data }] = self.leaves.as_slice() {
+            let start = row.checked_mul(*width)?;
+            return Some(crc32_from(seed, &[&key_len, key, data.get(start..start.checked_add(*width)?)?]));
+        }
+        let mut crc = crc32_from(seed, &[&key_len, key]);
+        for column in &self.leaves {
+            let leaf = column.get(row)?;
+            crc = match (leaf, column) {
+                (LeafBytes::Bit(flag), _) => crc32_from(crc, &[&[u8::from(flag)]]),
+                (LeafBytes::Bytes { .. }, LeafColumn::Fixed { .. }) => crc32_from(crc, &[leaf.as_slice()]),
+                (LeafBytes::Bytes { dims, .. }, _) => {
+                    let bytes = leaf.as_slice();
+                    crc32_from(crc, &[dims, &(bytes.len() as u64).to_le_bytes(), bytes])
+                }
+            };
+        }
+        Some(crc)
+    }
+
+    /// Bytes of the columns in memory.
+    pub(crate) fn len_bytes(&self) -> usize {
+        let keys = match &self.keys {
+            KeyColumn::U64(data) => data.len(),
+            KeyColumn::Variable { offsets, data } => offsets.len() + data.len(),
+        };
+        let leaves = self.leaves.iter().map(|leaf| match leaf {
+            LeafColumn::Fixed { data, .. } | LeafColumn::Bits(data) => data.len(),
+            LeafColumn::Variable { offsets, data, dims, .. } => offsets.len() + data.len() + dims.len(),
+        });
+        keys + leaves.sum::<usize>()
+    }
+
+    /// A copy of some of the rows, as they are stored. `None` if one of them is out of bounds.
+    pub(crate) fn take(&self, rows: &[usize]) -> Option<Self> {
+        let offset = |len: usize| i32::try_from(len).ok().map(i32::to_le_bytes);
+        let mut key_offsets = 0_i32.to_le_bytes().to_vec();
+        let mut key_data = Vec::new();
+        for &row in rows {
+            key_data.extend_from_slice(self.key(row)?);
+            key_offsets.extend_from_slice(&offset(key_data.len())?);
+        }
+        let keys = match &self.keys {
+            KeyColumn::U64(_) => KeyColumn::U64(key_data.into()),
+            KeyColumn::Variable { .. } => KeyColumn::Variable { offsets: key_offsets.into(), data: key_data.into() },
+        };
+        let mut leaves = Vec::with_capacity(self.leaves.len());
+        for column in &self.leaves {
+            let (mut data, mut all_dims, mut offsets) = (Vec::new(), Vec::new(), 0_i32.to_le_bytes().to_vec());
+            let mut bits = vec![0_u8; rows.len().div_ceil(8)];
+            for (position, &row) in rows.iter().enumerate() {
+                match column.get(row)? {
+                    LeafBytes::Bit(flag) => *bits.get_mut(position / 8)? |= u8::from(flag) << (position % 8),
+                    leaf @ LeafBytes::Bytes { dims, .. } => {
+                        data.extend_from_slice(leaf.as_slice());
+                        all_dims.extend_from_slice(dims);
+                    }
+                }
+                if let LeafColumn::Variable { unit, .. } = column {
+                    offsets.extend_from_slice(&offset(data.len().checked_div(*unit)?)?);
+                }
+            }
+            leaves.push(match column {
+                LeafColumn::Fixed { width, .. } => LeafColumn::Fixed { width: *width, data: data.into() },
+                LeafColumn::Bits(_) => LeafColumn::Bits(bits.into()),
+                LeafColumn::Variable { unit, rank, .. } => LeafColumn::Variable {
+                    offsets: offsets.into(),
+                    unit: *unit,
+                    data: data.into(),
+                    dims: all_dims.into(),
+                    rank: *rank,
+                },
+            });
+        }
+        Some(Self { schema: Arc::clone(&self.schema), rows: rows.len(), keys, leaves })
+    }
+}

@@ -1,0 +1,97 @@
+//! Which Arrow nodes and buffers a row structure has, in the order of the Arrow schema. The writer and the strict
+//! reader follow the same plan, so they cannot disagree.
+
+use crate::codec::Codec;
+use crate::key::KeyKind;
+use crate::schema::{LeafKind, RowSchema, Storage, stored_elements};
+
+/// How long a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NodeRole {
+    /// As many as rows.
+    Rows,
+    /// A fixed number of elements a row.
+    Times(usize),
+    /// As many as leaf `.0` has elements in all rows.
+    Elements(usize),
+}
+
+/// What a buffer holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// No nulls, so always empty.
+    Validity,
+    /// Eight bytes a row.
+    KeyIntegers,
+    KeyOffsets,
+    KeyData,
+    RowCrc,
+    LeafOffsets(usize),
+    LeafDims(usize),
+    LeafData(usize),
+}
+
+impl Role {
+    /// Values lie at the end of a message's body, behind everything that its structure checksum covers.
+    pub(crate) fn is_value(self) -> bool {
+        matches!(self, Self::LeafData(_))
+    }
+}
+
+/// The nodes and buffers of a record batch.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub nodes: Vec<NodeRole>,
+    pub buffers: Vec<Role>,
+}
+
+impl Plan {
+    /// The plan for rows of `schema`, which has been checked.
+    pub(crate) fn new(schema: &RowSchema) -> Self {
+        let mut plan = Self::default();
+        match schema.key {
+            KeyKind::U64 => plan.column(&[NodeRole::Rows], &[Role::Validity, Role::KeyIntegers]),
+            KeyKind::Str | KeyKind::Bytes => {
+                plan.column(&[NodeRole::Rows], &[Role::Validity, Role::KeyOffsets, Role::KeyData]);
+            }
+        }
+        plan.column(&[NodeRole::Rows], &[Role::Validity, Role::RowCrc]);
+        for (leaf, kind) in schema.leaves.iter().enumerate() {
+            plan.leaf(leaf, kind);
+        }
+        plan
+    }
+
+    fn column(&mut self, nodes: &[NodeRole], buffers: &[Role]) {
+        self.nodes.extend_from_slice(nodes);
+        self.buffers.extend_from_slice(buffers);
+    }
+
+    fn leaf(&mut self, leaf: usize, kind: &LeafKind) {
+        use NodeRole::{Elements, Rows, Times};
+        use Role::{LeafData, LeafDims, LeafOffsets, Validity};
+        let packed = matches!(kind, LeafKind::Tensor { codec, .. } if *codec != Codec::None);
+        match (kind, kind.storage()) {
+            // A fixed-size list and its child.
+            (LeafKind::Tensor { .. }, Some(Storage::Fixed { .. })) => {
+                self.column(&[Rows, Times(stored_elements(kind))], &[Validity, Validity, LeafData(leaf)]);
+            }
+            // A struct of the data (a list and its child, or a packed binary) and the dimensions.
+            (LeafKind::Tensor { .. }, Some(Storage::Variable { rank, .. })) if rank > 0 => {
+                if packed {
+                    self.column(&[Rows, Rows], &[Validity, Validity, LeafOffsets(leaf), LeafData(leaf)]);
+                } else {
+                    self.column(
+                        &[Rows, Rows, Elements(leaf)],
+                        &[Validity, Validity, LeafOffsets(leaf), Validity, LeafData(leaf)],
+                    );
+                }
+                self.column(&[Rows, Times(rank)], &[Validity, Validity, LeafDims(leaf)]);
+            }
+            (_, Some(Storage::Variable { .. })) => {
+                self.column(&[Rows], &[Validity, LeafOffsets(leaf), LeafData(leaf)]);
+            }
+            _ => self.column(&[Rows], &[Validity, LeafData(leaf)]),
+        }
+    }
+}

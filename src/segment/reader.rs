@@ -1,0 +1,224 @@
+//! A sealed segment, opened from its tail: O(batches) small reads, no values, no index.
+
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+use super::batch::Batch;
+use super::layout::{ARROW_TRAILER, FRAME_LEN_BYTES, Frame, Part, SEAL_LEN_BYTES, Seal, TRAILER_LEN_BYTES};
+use super::scan::{Front, read_front};
+use crate::checksum::crc32;
+use crate::error::{Error, Result};
+use crate::io::{ReadFile, Storage};
+use crate::names::SegmentId;
+use crate::schema::RowSchema;
+
+/// A sealed segment.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub id: SegmentId,
+    pub seal: Seal,
+    pub front: Front,
+    pub replaces: Vec<SegmentId>,
+    pub len_bytes: u64,
+    described: Arc<Path>,
+    file: Arc<dyn ReadFile>,
+    frames: Vec<Frame>,
+    batches: Vec<OnceLock<Arc<Batch>>>,
+}
+
+impl Segment {
+    /// Opens the sealed segment `id` at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if seal, footer, schema or frames do not check out, [`Error::NewerFormat`] for a newer
+    /// version.
+    pub(crate) fn open(storage: &dyn Storage, path: &Path, id: SegmentId) -> Result<Self> {
+        let file = storage.open(path, 0)?;
+        let described: Arc<Path> = storage.describe(path).into();
+        let len_bytes = file.len_bytes()?;
+        let seal = read_seal(&described, &*file, len_bytes)?;
+        if seal.id() != id {
+            return Err(Error::corrupt(&*described, 0, format!("the seal is of {:?}, not {id:?}", seal.id())));
+        }
+        let front = read_front(&described, &*file, id)?;
+        let mut segment = Self {
+            id,
+            front,
+            replaces: Vec::new(),
+            frames: Vec::new(),
+            batches: Vec::new(),
+            seal,
+            len_bytes,
+            described,
+            file,
+        };
+        segment.check_front()?;
+        segment.read_frames()?;
+        segment.read_replaces()?;
+        segment.part(segment.seal.footer, "the Arrow footer")?;
+        Ok(segment)
+    }
+
+    /// The structure of its rows.
+    pub(crate) fn schema(&self) -> &Arc<RowSchema> {
+        &self.front.schema
+    }
+
+    /// The commit stamp of `row`, and the file it lies in, for messages.
+    pub(crate) fn described(&self) -> &Arc<Path> {
+        &self.described
+    }
+
+    fn corrupt(&self, offset: u64, what: impl Into<String>) -> Error {
+        Error::corrupt(&*self.described, offset, what)
+    }
+
+    fn check_front(&self) -> Result<()> {
+        let header = &self.front.header;
+        let same = header.store.as_bytes() == &self.seal.store
+            && header.schema.key.code() == self.seal.key_kind
+            && header.hash == self.seal.hash_id
+            && self.front.seed == self.seal.seed
+            && self.front.frame.structure_crc == self.seal.schema.crc;
+        if same { Ok(()) } else { Err(self.corrupt(0, "the header and the seal disagree")) }
+    }
+
+    /// A part of the file whose checksum matches.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it does not.
+    fn part(&self, part: Part, name: &str) -> Result<Bytes> {
+        let bytes = self.file.bytes(part.offset, part.len_bytes as usize)?;
+        if crc32(&bytes) == part.crc {
+            Ok(bytes)
+        } else {
+            Err(self.corrupt(part.offset, format!("the checksum of {name} does not match its bytes")))
+        }
+    }
+
+    fn read_frames(&mut self) -> Result<()> {
+        let bytes = self.part(self.seal.frames, "the frame table")?;
+        let mut rows = 0_u64;
+        let mut frames = Vec::with_capacity(bytes.len() / FRAME_LEN_BYTES);
+        for record in bytes.chunks(FRAME_LEN_BYTES) {
+            let frame = Frame::decode(record)
+                .filter(|frame| {
+                    frame.first_row == rows
+                        && frame.rows > 0
+                        && frame.seed == self.seal.seed
+                        && frame.end_offset() <= self.len_bytes
+                })
+                .ok_or_else(|| {
+                    self.corrupt(self.seal.frames.offset, "a frame in the frame table does not check out")
+                })?;
+            rows += u64::from(frame.rows);
+            frames.push(frame);
+        }
+        if rows != self.seal.rows {
+            return Err(
+                self.corrupt(self.seal.frames.offset, format!("expected {} rows, found {rows}", self.seal.rows))
+            );
+        }
+        self.batches = frames.iter().map(|_| OnceLock::new()).collect();
+        self.frames = frames;
+        Ok(())
+    }
+
+    fn read_replaces(&mut self) -> Result<()> {
+        let bytes = self.part(self.seal.replaces, "the list of replaced segments")?;
+        for record in bytes.chunks_exact(16) {
+            let (lane, rest) = record.split_first_chunk::<2>().map_or(([0; 2], record), |(lane, rest)| (*lane, rest));
+            let sequence = rest.last_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+            self.replaces.push(SegmentId { lane: u16::from_le_bytes(lane), sequence });
+        }
+        Ok(())
+    }
+
+    /// Rows in the segment.
+    pub(crate) fn rows(&self) -> u32 {
+        self.seal.rows as u32
+    }
+
+    /// The commit frames of its batches.
+    pub(crate) fn frames(&self) -> &[Frame] {
+        &self.frames
+    }
+
+    /// Batch number `number`, parsed when it is first asked for. O(1) after that.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it does not check out.
+    #[inline]
+    pub(crate) fn batch(&self, number: usize) -> Result<&Arc<Batch>> {
+        match self.batches.get(number) {
+            Some(slot) => match slot.get() {
+                Some(batch) => Ok(batch),
+                None => self.parse_batch(number, slot),
+            },
+            None => Err(self.corrupt(0, format!("there is no batch {number}"))),
+        }
+    }
+
+    #[cold]
+    fn parse_batch<'a>(&'a self, number: usize, slot: &'a OnceLock<Arc<Batch>>) -> Result<&'a Arc<Batch>> {
+        let frame = self.frames.get(number).copied().unwrap_or_default();
+        let message = self.file.bytes(frame.offset, frame.message_len_bytes() as usize)?;
+        let batch = Batch::parse(&self.described, &self.front.schema, frame, &message, true)?;
+        Ok(slot.get_or_init(|| Arc::new(batch)))
+    }
+
+    /// The batch and the row in it that `row` of the segment is; `None` past the end.
+    #[inline]
+    pub(crate) fn locate(&self, row: u32) -> Option<(usize, usize)> {
+        let row = u64::from(row);
+        let number = self.frames.partition_point(|frame| frame.first_row <= row).checked_sub(1)?;
+        let frame = self.frames.get(number)?;
+        let within = row - frame.first_row;
+        (within < u64::from(frame.rows)).then_some((number, within as usize))
+    }
+
+    /// The sorted hash block, checked.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if its checksum does not match.
+    pub(crate) fn index_block(&self) -> Result<Bytes> {
+        self.part(self.seal.index, "the index block")
+    }
+
+    /// The block of keys in order and its offset, checked; `None` if the segment has none.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if its checksum does not match.
+    pub(crate) fn keys_block(&self) -> Result<Option<(u64, Bytes)>> {
+        if self.seal.keys.len_bytes == 0 {
+            return Ok(None);
+        }
+        self.part(self.seal.keys, "the block of ordered keys").map(|bytes| Some((self.seal.keys.offset, bytes)))
+    }
+}
+
+/// Reads the seal, which lies just before the Arrow footer.
+fn read_seal(path: &Path, file: &dyn ReadFile, len_bytes: u64) -> Result<Seal> {
+    let corrupt = |offset: u64, what: &str| Error::corrupt(path, offset, what);
+    let trailer_offset = len_bytes
+        .checked_sub(TRAILER_LEN_BYTES)
+        .ok_or_else(|| corrupt(0, "the file is shorter than an Arrow trailer"))?;
+    let trailer = file.bytes(trailer_offset, TRAILER_LEN_BYTES as usize)?;
+    let (footer_len, magic) = trailer.split_first_chunk::<4>().ok_or_else(|| corrupt(trailer_offset, "no trailer"))?;
+    if magic != ARROW_TRAILER {
+        return Err(corrupt(trailer_offset, "expected the end of an Arrow file, found other bytes"));
+    }
+    let offset = u64::try_from(i32::from_le_bytes(*footer_len))
+        .ok()
+        .and_then(|footer| trailer_offset.checked_sub(footer)?.checked_sub(SEAL_LEN_BYTES as u64))
+        .ok_or_else(|| corrupt(trailer_offset, "the Arrow footer is longer than the file"))?;
+    let seal = Seal::decode(&file.bytes(offset, SEAL_LEN_BYTES)?, path, offset, len_bytes)?;
+    if seal.footer.offset != offset + SEAL_LEN_BYTES as u64
+        || seal.footer.offset + seal.footer.len_bytes != trailer_offset
+    {
+        return Err(corrupt(offset, "the Arrow footer is not where the seal says"));
+    }
+    Ok(seal)
+}

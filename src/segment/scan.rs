@@ -1,0 +1,248 @@
+//! What a segment file says of itself, read from the front: the header, and the committed prefix of its batches.
+//!
+//! As in leveldb's log reader, a torn tail (nothing valid after it) is the normal end of a file whose writer was
+//! killed; a bad batch with a valid frame somewhere behind it is damage.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_ipc::MessageHeader;
+
+use super::batch::{Batch, parse_message};
+use super::layout::{ARROW_MAGIC, FORMAT_VERSION, FRAME_LEN_BYTES, Frame};
+use crate::checksum::{crc32, segment_seed};
+use crate::error::{Error, Result};
+use crate::io::ReadFile;
+use crate::key::KeyHasher;
+use crate::names::SegmentId;
+use crate::schema::{Header, METADATA_KEY, RowSchema};
+
+/// Bytes of the magic with which the file starts; the schema message follows.
+pub(crate) const HEADER_OFFSET: u64 = ARROW_MAGIC.len() as u64;
+/// Most bytes of a schema message.
+const MAX_SCHEMA_LEN_BYTES: u64 = 16 << 20;
+
+/// The front of a segment file.
+#[derive(Debug, Clone)]
+pub(crate) struct Front {
+    pub header: Header,
+    pub schema: Arc<RowSchema>,
+    pub seed: u32,
+    /// The schema message's frame.
+    pub frame: Frame,
+}
+
+/// What follows the committed prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// Nothing.
+    Nothing,
+    /// Bytes that no frame commits.
+    Torn { why: String },
+    /// A batch that does not check out although a later frame does.
+    Damaged { why: String },
+}
+
+/// The committed prefix of a segment.
+#[derive(Debug, Clone)]
+pub(crate) struct Prefix {
+    pub frames: Vec<Frame>,
+    /// Where the next message would start.
+    pub end_offset: u64,
+    pub rest: Rest,
+}
+
+/// Bytes of prefix and metadata that a message at `offset` claims, if they lie in the file.
+fn metadata_len(file: &dyn ReadFile, offset: u64, end: u64) -> Result<Option<u64>> {
+    if offset.checked_add(8).is_none_or(|after| after > end) {
+        return Ok(None);
+    }
+    let prefix = file.copy(offset, 8)?;
+    let len = prefix.get(4..8).and_then(|len| len.try_into().ok()).map_or(-1, i32::from_le_bytes);
+    let total = u64::try_from(len).ok().map(|len| len + 8);
+    Ok(total.filter(|total| *total > 8 && offset + total <= end))
+}
+
+/// Reads the front of the file at `path`.
+///
+/// # Errors
+/// [`Error::Corrupt`] if it does not check out, [`Error::NewerFormat`] for a newer version.
+pub(crate) fn read_front(path: &Path, file: &dyn ReadFile, expected: SegmentId) -> Result<Front> {
+    let corrupt = |what: &str| Error::corrupt(path, 0, what);
+    let end = file.len_bytes()?;
+    if end < HEADER_OFFSET || file.copy(0, ARROW_MAGIC.len())?.as_ref() != ARROW_MAGIC {
+        return Err(corrupt("expected the start of an Arrow file, found other bytes"));
+    }
+    let metadata = metadata_len(file, HEADER_OFFSET, end)?
+        .filter(|len| *len <= MAX_SCHEMA_LEN_BYTES)
+        .ok_or_else(|| corrupt("expected a schema message, found other bytes"))?;
+    let bytes = file.copy(HEADER_OFFSET, metadata as usize)?;
+    let (message, _) = parse_message(&bytes).map_err(|what| corrupt(&what))?;
+    if message.header_type() != MessageHeader::Schema {
+        return Err(corrupt("expected a schema message, found another message"));
+    }
+    let frame_offset = HEADER_OFFSET + metadata;
+    if frame_offset + FRAME_LEN_BYTES as u64 > end {
+        return Err(corrupt("expected the schema's frame, found the end of the file"));
+    }
+    let frame = Frame::decode(&file.copy(frame_offset, FRAME_LEN_BYTES)?)
+        .filter(|frame| frame.offset == HEADER_OFFSET && u64::from(frame.metadata_len_bytes) == metadata)
+        .ok_or_else(|| corrupt("the schema's frame does not check out"))?;
+    if crc32(&bytes) != frame.structure_crc {
+        return Err(corrupt("the schema's checksum does not match its bytes"));
+    }
+    let json = message
+        .header_as_schema()
+        .and_then(|schema| schema.custom_metadata())
+        .and_then(|items| items.iter().find(|item| item.key() == Some(METADATA_KEY)))
+        .and_then(|item| item.value())
+        .ok_or_else(|| corrupt("the schema has no tensorcask header"))?;
+    let header = parse_header(path, json)?;
+    let seed = segment_seed(header.store.as_bytes(), header.id());
+    if header.id() != expected || seed != frame.seed {
+        return Err(corrupt(&format!("the file is segment {:?}, not {expected:?} as its name says", header.id())));
+    }
+    let schema = Arc::new(header.schema.clone());
+    Ok(Front { header, schema, seed, frame })
+}
+
+fn parse_header(path: &Path, json: &str) -> Result<Header> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    let corrupt = |what: String| Error::corrupt(path, HEADER_OFFSET, what);
+    let version: Version = serde_json::from_str(json).map_err(|error| corrupt(format!("the header: {error}")))?;
+    if version.format > FORMAT_VERSION {
+        return Err(Error::NewerFormat { path: path.into(), found: version.format, supported: FORMAT_VERSION });
+    }
+    let header: Header = serde_json::from_str(json).map_err(|error| corrupt(format!("the header: {error}")))?;
+    header.schema.check().map_err(corrupt)?;
+    if KeyHasher::from_id(header.hash).is_none() {
+        return Err(corrupt(format!("hash {} is not known", header.hash)));
+    }
+    Ok(header)
+}
+
+/// Walks the batches of a segment from `offset` on, where the next message would start, with `first_row` rows before
+/// it. O(batches), and O(structure bytes) for their checksums; values are not read.
+///
+/// # Errors
+/// Only if the file cannot be read.
+pub(crate) fn walk(file: &dyn ReadFile, seed: u32, mut offset: u64, mut first_row: u64) -> Result<Prefix> {
+    let end = file.len_bytes()?;
+    let mut frames = Vec::new();
+    loop {
+        match next_frame(file, seed, offset, first_row, end)? {
+            Ok(frame) => {
+                offset = frame.end_offset();
+                first_row += u64::from(frame.rows);
+                frames.push(frame);
+            }
+            Err(_) if offset >= end => return Ok(Prefix { frames, end_offset: offset, rest: Rest::Nothing }),
+            Err(why) => return Ok(Prefix { frames, end_offset: offset, rest: Rest::Torn { why } }),
+        }
+    }
+}
+
+/// The frame of the batch at `offset`, or why there is none.
+fn next_frame(file: &dyn ReadFile, seed: u32, offset: u64, first_row: u64, end: u64) -> Result<Result<Frame, String>> {
+    let Some(metadata) = metadata_len(file, offset, end)? else {
+        return Ok(Err("no whole message".into()));
+    };
+    let bytes = file.copy(offset, metadata as usize)?;
+    let body = match parse_message(&bytes) {
+        Ok((message, _)) => u64::try_from(message.bodyLength()).unwrap_or(u64::MAX),
+        Err(why) => return Ok(Err(why)),
+    };
+    let frame_offset = (offset + metadata).checked_add(body);
+    let Some(frame_offset) =
+        frame_offset.filter(|at| at.checked_add(FRAME_LEN_BYTES as u64).is_some_and(|at| at <= end))
+    else {
+        return Ok(Err("a batch without its commit frame".into()));
+    };
+    let Some(frame) = Frame::decode(&file.copy(frame_offset, FRAME_LEN_BYTES)?) else {
+        return Ok(Err("a commit frame that does not check out".into()));
+    };
+    let belongs = frame.seed == seed
+        && frame.offset == offset
+        && frame.frame_offset() == frame_offset
+        && frame.first_row == first_row
+        && frame.rows > 0;
+    if !belongs {
+        return Ok(Err("a commit frame of another batch".into()));
+    }
+    let structure = file.copy(offset, frame.structure_len_bytes as usize)?;
+    if crc32(&structure) != frame.structure_crc {
+        return Ok(Err("keys and offsets whose checksum does not match".into()));
+    }
+    Ok(Ok(frame))
+}
+
+/// The committed prefix of a whole active segment after a crash: walked, searched for frames behind its end, and, of
+/// batches that were not known to be on the medium, checked row by row, so that a hole that power loss left in the
+/// values cuts the tail instead of serving damaged rows.
+///
+/// # Errors
+/// Only if the file cannot be read.
+pub(crate) fn recover(path: &Arc<Path>, file: &dyn ReadFile, front: &Front) -> Result<Prefix> {
+    let start = front.frame.end_offset();
+    let mut prefix = walk(file, front.seed, start, 0)?;
+    let end = file.len_bytes()?;
+    let beyond = salvage(file, front.seed, prefix.end_offset, end)?;
+    if let (Rest::Torn { why }, true) = (&prefix.rest, beyond.iter().any(|frame| frame.offset >= prefix.end_offset)) {
+        prefix.rest = Rest::Damaged { why: why.clone() };
+        return Ok(prefix);
+    }
+    let durable = prefix.frames.iter().map(|frame| frame.durable_stamp).max().unwrap_or(0);
+    let unsure = prefix.frames.partition_point(|frame| frame.stamp <= durable);
+    for number in unsure..prefix.frames.len() {
+        let Some(frame) = prefix.frames.get(number).copied() else { break };
+        let message = file.bytes(frame.offset, frame.message_len_bytes() as usize)?;
+        let whole =
+            Batch::parse(path, &front.schema, frame, &message, false).is_ok_and(|b| b.damaged_rows().is_empty());
+        if !whole {
+            prefix.frames.truncate(number);
+            prefix.end_offset = frame.offset;
+            prefix.rest = Rest::Torn { why: "values that never reached the medium".into() };
+            break;
+        }
+    }
+    Ok(prefix)
+}
+
+/// All frames of this segment whose batches' structure checks out, wherever they lie between `from` and `end`: for
+/// what is left of a damaged file. O(bytes).
+///
+/// # Errors
+/// Only if the file cannot be read.
+pub(crate) fn salvage(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Result<Vec<Frame>> {
+    const WINDOW: u64 = 8 << 20;
+    let mut found = Vec::new();
+    // Everything is aligned to eight bytes.
+    let mut at = from.next_multiple_of(8);
+    while at + FRAME_LEN_BYTES as u64 <= end {
+        let len = (end - at).min(WINDOW);
+        let window = file.bytes(at, len as usize)?;
+        for (position, chunk) in window.chunks_exact(8).enumerate() {
+            let start = position * 8;
+            if chunk != Frame::magic() {
+                continue;
+            }
+            let frame = window.get(start..start + FRAME_LEN_BYTES).and_then(Frame::decode);
+            let Some(frame) = frame else { continue };
+            let in_place = frame.frame_offset() == at + start as u64 && frame.seed == seed && frame.rows > 0;
+            if in_place && crc32(&file.bytes(frame.offset, frame.structure_len_bytes as usize)?) == frame.structure_crc
+            {
+                found.push(frame);
+            }
+        }
+        if len < WINDOW {
+            break;
+        }
+        // Windows overlap by a frame.
+        at += WINDOW - (FRAME_LEN_BYTES as u64).next_multiple_of(8);
+    }
+    found.dedup_by_key(|frame| frame.offset);
+    Ok(found)
+}

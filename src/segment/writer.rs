@@ -1,0 +1,269 @@
+//! The writer of one segment: header, batches with their frames, and the seal.
+
+use std::io::IoSlice;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_schema::Schema;
+
+use super::batch::Batch;
+use super::columns::Columns;
+use super::layout::{
+    ARROW_MAGIC, ARROW_TRAILER, END_OF_STREAM, FORMAT_VERSION, FRAME_LEN_BYTES, Frame, Part, SEAL_LEN_BYTES, Seal,
+};
+use super::message::{encode_batch, footer, schema_message};
+use super::scan::{Front, HEADER_OFFSET, Prefix};
+use crate::checksum::{crc32, segment_seed};
+use crate::error::{Error, Result};
+use crate::io::{AppendFile, Durability, ReadFile, Storage};
+use crate::names::{self, SegmentId};
+use crate::schema::{Header, RowSchema, arrow_schema};
+
+/// What all segments of a store have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StoreIdentity {
+    pub store: uuid::Uuid,
+    pub hash_id: u8,
+}
+
+/// What a seal carries beside the batches; index blocks pass through this room as bytes.
+#[derive(Debug, Default)]
+pub(crate) struct SealParts {
+    pub index: Vec<u8>,
+    pub keys: Option<Vec<u8>>,
+    pub replaces: Vec<SegmentId>,
+}
+
+/// The writer of an active segment. After an error it must be dropped: the file is finished.
+#[derive(Debug)]
+pub(crate) struct SegmentWriter {
+    storage: Arc<dyn Storage>,
+    header: Header,
+    schema: Arc<RowSchema>,
+    arrow: Schema,
+    seed: u32,
+    /// Relative to the storage's root; what it will be called when sealed.
+    path: Arc<Path>,
+    sealed_path: std::path::PathBuf,
+    described: Arc<Path>,
+    file: Box<dyn AppendFile>,
+    reader: Arc<dyn ReadFile>,
+    schema_part: Part,
+    frames: Vec<Frame>,
+    rows: u64,
+    capacity_bytes: u64,
+}
+
+impl SegmentWriter {
+    /// Creates segment `id` as `path`. It takes at most `capacity_bytes` before it must be sealed.
+    pub(crate) fn create(
+        storage: &Arc<dyn Storage>,
+        identity: StoreIdentity,
+        id: SegmentId,
+        path: &Path,
+        schema: &Arc<RowSchema>,
+        capacity_bytes: u64,
+    ) -> Result<Self> {
+        schema.check().map_err(Error::invalid)?;
+        let header = Header {
+            format: FORMAT_VERSION,
+            store: identity.store,
+            lane: id.lane,
+            sequence: id.sequence,
+            hash: identity.hash_id,
+            schema: RowSchema::clone(schema),
+        };
+        let arrow = arrow_schema(&header)?;
+        let seed = segment_seed(header.store.as_bytes(), id);
+        let message = schema_message(&arrow, HEADER_OFFSET)?;
+        let frame = Frame {
+            seed,
+            offset: HEADER_OFFSET,
+            metadata_len_bytes: message.len() as u32,
+            structure_crc: crc32(&message),
+            structure_len_bytes: message.len() as u64,
+            ..Frame::default()
+        };
+        let mut file = storage.create(path)?;
+        file.append(&[IoSlice::new(ARROW_MAGIC), IoSlice::new(&message), IoSlice::new(&frame.encode())])?;
+        let reader = storage.open(path, capacity_bytes)?;
+        Ok(Self {
+            described: storage.describe(path).into(),
+            storage: Arc::clone(storage),
+            schema: Arc::clone(schema),
+            sealed_path: names::sealed(id),
+            path: path.into(),
+            schema_part: Part::of(HEADER_OFFSET, &message),
+            frames: Vec::new(),
+            rows: 0,
+            header,
+            arrow,
+            seed,
+            file,
+            reader,
+            capacity_bytes,
+        })
+    }
+
+    /// Goes on with an active segment whose committed prefix is `prefix`, cutting what follows it.
+    pub(crate) fn resume(
+        storage: &Arc<dyn Storage>,
+        front: &Front,
+        prefix: &Prefix,
+        capacity_bytes: u64,
+    ) -> Result<Self> {
+        let id = front.header.id();
+        let path = names::active(id);
+        let file = storage.open_append(&path, prefix.end_offset)?;
+        let reader = storage.open(&path, capacity_bytes.max(prefix.end_offset))?;
+        let schema_len = front.frame.structure_len_bytes;
+        Ok(Self {
+            described: storage.describe(&path).into(),
+            storage: Arc::clone(storage),
+            schema: Arc::clone(&front.schema),
+            arrow: arrow_schema(&front.header)?,
+            header: front.header.clone(),
+            seed: front.seed,
+            sealed_path: names::sealed(id),
+            path: path.into(),
+            schema_part: Part { offset: HEADER_OFFSET, len_bytes: schema_len, crc: front.frame.structure_crc },
+            frames: prefix.frames.clone(),
+            rows: prefix.frames.last().map_or(0, |frame| frame.first_row + u64::from(frame.rows)),
+            file,
+            reader,
+            capacity_bytes,
+        })
+    }
+
+    /// The segment's name within its store.
+    pub(crate) fn id(&self) -> SegmentId {
+        self.header.id()
+    }
+
+    /// The structure of its rows.
+    pub(crate) fn schema(&self) -> &Arc<RowSchema> {
+        &self.schema
+    }
+
+    /// Rows so far.
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Bytes in the file.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.file.len_bytes()
+    }
+
+    fn read_back(&self, frame: Frame) -> Result<Batch> {
+        let message = self.reader.bytes(frame.offset, frame.message_len_bytes() as usize)?;
+        Batch::parse(&self.described, &self.schema, frame, &message, false)
+    }
+
+    /// Whether `len_bytes` of rows more fit. The margin is for metadata, frames and padding.
+    pub(crate) fn has_room(&self, rows: usize, len_bytes: usize) -> bool {
+        let margin = 64 * 1024 + rows as u64 * 16;
+        self.rows + rows as u64 <= u64::from(u32::MAX)
+            && self.len_bytes() + len_bytes as u64 + margin <= self.capacity_bytes
+    }
+
+    /// Appends the rows of `parts` as one batch: one vectored write, nothing copied together.
+    ///
+    /// # Errors
+    /// IO errors, after which the writer must be dropped; [`Error::TooLarge`] before anything is written.
+    pub(crate) fn append(&mut self, parts: &[&Columns], stamp: u64, durable_stamp: u64) -> Result<Batch> {
+        let encoded = encode_batch(&self.schema, parts, self.seed, self.len_bytes())?;
+        let frame = Frame { first_row: self.rows, stamp, durable_stamp, ..encoded.frame };
+        let record = frame.encode();
+        let mut slices = Vec::with_capacity(encoded.values.len() + 2);
+        slices.push(IoSlice::new(&encoded.head));
+        slices.extend(encoded.values.iter().filter(|piece| !piece.is_empty()).map(|piece| IoSlice::new(piece)));
+        slices.push(IoSlice::new(&record));
+        self.file.append(&slices)?;
+        self.rows += u64::from(frame.rows);
+        self.frames.push(frame);
+        self.read_back(frame)
+    }
+
+    /// Makes what was appended durable.
+    pub(crate) fn sync(&mut self, durability: Durability) -> Result<()> {
+        self.file.sync(durability)
+    }
+
+    /// Ends the file with index, seal and Arrow footer, and publishes it under its sealed name.
+    ///
+    /// # Errors
+    /// IO errors; the active file is then left as it is, for recovery.
+    pub(crate) fn seal(mut self, parts: &SealParts, durability: Durability) -> Result<Seal> {
+        let frames: Vec<u8> = self.frames.iter().flat_map(Frame::encode).collect();
+        let replaces: Vec<u8> = parts
+            .replaces
+            .iter()
+            .flat_map(|id| {
+                let [a, b] = id.lane.to_le_bytes();
+                [[a, b, 0, 0, 0, 0, 0, 0], id.sequence.to_le_bytes()].concat()
+            })
+            .collect();
+        let footer = footer(&self.arrow, &self.frames)?;
+        let mut tail = END_OF_STREAM.to_vec();
+        let base = self.len_bytes();
+        let mut add = |bytes: &[u8]| {
+            tail.resize(tail.len().next_multiple_of(8), 0);
+            let part = Part::of(base + tail.len() as u64, bytes);
+            tail.extend_from_slice(bytes);
+            if bytes.is_empty() { Part::default() } else { part }
+        };
+        let index = add(&parts.index);
+        let keys = add(parts.keys.as_deref().unwrap_or(&[]));
+        let frames_part = add(&frames);
+        let replaces = add(&replaces);
+        tail.resize(tail.len().next_multiple_of(8), 0);
+        let footer_part = Part::of(base + (tail.len() + SEAL_LEN_BYTES) as u64, &footer);
+        let mut seal = Seal {
+            store: *self.header.store.as_bytes(),
+            lane: self.header.lane,
+            sequence: self.header.sequence,
+            key_kind: self.schema.key.code(),
+            hash_id: self.header.hash,
+            seed: self.seed,
+            first_stamp: self.frames.first().map_or(0, |frame| frame.stamp),
+            last_stamp: self.frames.last().map_or(0, |frame| frame.stamp),
+            rows: self.rows,
+            tombstones: if self.schema.is_tombstones() { self.rows } else { 0 },
+            schema: self.schema_part,
+            frames: frames_part,
+            index,
+            keys,
+            replaces,
+            footer: footer_part,
+            crc: 0,
+        };
+        let record = seal.encode();
+        seal.crc = record.split_last_chunk::<4>().map_or(0, |(_, crc)| u32::from_le_bytes(*crc));
+        let footer_len = i32::try_from(footer.len())
+            .map_err(|_| Error::TooLarge {
+                what: "the Arrow footer".into(),
+                found: footer.len() as u64,
+                limit: i32::MAX as u64,
+            })?
+            .to_le_bytes();
+        self.file.append(&[
+            IoSlice::new(&tail),
+            IoSlice::new(&record),
+            IoSlice::new(&footer),
+            IoSlice::new(&footer_len),
+            IoSlice::new(ARROW_TRAILER),
+        ])?;
+        self.file.sync(durability)?;
+        self.storage.rename(&self.path, &self.sealed_path)?;
+        if durability > Durability::Buffered {
+            self.storage.sync_dir(Path::new(names::SEGMENTS))?;
+        }
+        Ok(seal)
+    }
+
+    /// Bytes that a segment needs beside its batches.
+    pub(crate) const fn overhead_bytes() -> u64 {
+        (FRAME_LEN_BYTES + SEAL_LEN_BYTES) as u64 + 128 * 1024
+    }
+}

@@ -1,0 +1,234 @@
+//! What a reader and a writer share: the published view, the delta, and the slots that its entries point to.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, MutexGuard, RwLock};
+
+use super::live::LiveCount;
+use super::options::Options;
+use super::refresh::Known;
+use super::rows::{Age, Row, Slots, Source};
+use crate::error::{Error, Result};
+use crate::hot::{HotTier, Weigh};
+use crate::index::delta::Delta;
+use crate::index::run::Run;
+use crate::io::Storage;
+use crate::key::{KeyHasher, KeyKind};
+use crate::names::SegmentId;
+use crate::segment::reader::Segment;
+use crate::segment::writer::StoreIdentity;
+use crate::value::Value;
+
+/// A run and the segments its rows are in.
+#[derive(Debug)]
+pub(crate) struct LoadedRun {
+    pub run: Run,
+    /// Its file; `None` for a run that is in memory only.
+    pub name: Option<SegmentId>,
+    /// In the order of the run's coverage list.
+    pub segments: Vec<Arc<Segment>>,
+}
+
+/// What is published: replaced as a whole, so that a reader sees one state from the start of a call to its end.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    /// Newest rows first.
+    pub runs: Vec<Arc<LoadedRun>>,
+    pub segments: BTreeMap<SegmentId, Arc<Segment>>,
+}
+
+/// Counters since the handle was opened.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub hits: AtomicU64,
+    pub misses: AtomicU64,
+    pub damaged: AtomicU64,
+    pub rows_put: AtomicU64,
+    pub batches_written: AtomicU64,
+    pub bytes_written: AtomicU64,
+    pub flushes: AtomicU64,
+    pub runs_built: AtomicU64,
+    pub refreshes: AtomicU64,
+}
+
+impl Counters {
+    /// Adds to a counter.
+    pub(crate) fn add(counter: &AtomicU64, by: usize) {
+        counter.fetch_add(by as u64, Ordering::Relaxed);
+    }
+}
+
+/// The state of one open store in one process.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub storage: Arc<dyn Storage>,
+    pub options: Options,
+    pub identity: StoreIdentity,
+    pub hasher: KeyHasher,
+    key_kind: OnceLock<KeyKind>,
+    pub delta: Delta,
+    pub slots: RwLock<Slots>,
+    pub view: ArcSwap<View>,
+    /// Held while rows enter the delta, so that each row is weighed against the newest of its key. Reads never take it.
+    admission: Mutex<()>,
+    /// What is known of the segments folder. Held during a refresh, a seal, and the publishing of a run.
+    pub known: Mutex<Known>,
+    pub last_refresh: Mutex<Instant>,
+    pub live: LiveCount,
+    pub hot: Option<HotTier<Value>>,
+    /// Counts up before rows are superseded: tells a reader that what it read may be old.
+    pub epoch: AtomicU64,
+    pub counters: Counters,
+    /// Whether no writer is attached.
+    pub read_only: bool,
+}
+
+impl Core {
+    /// An empty store.
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        options: Options,
+        identity: StoreIdentity,
+        read_only: bool,
+    ) -> Result<Self> {
+        let hasher = KeyHasher::from_id(identity.hash_id)
+            .ok_or_else(|| Error::invalid(format!("key hash {} is not known", identity.hash_id)))?;
+        Ok(Self {
+            storage,
+            identity,
+            hasher,
+            key_kind: OnceLock::new(),
+            delta: Delta::new(options.delta_keys),
+            slots: RwLock::default(),
+            view: ArcSwap::default(),
+            admission: Mutex::new(()),
+            known: Mutex::default(),
+            last_refresh: Mutex::new(Instant::now()),
+            live: LiveCount::default(),
+            hot: (options.hot_bytes > 0).then(|| HotTier::new(options.hot_bytes, options.hot_policy)),
+            epoch: AtomicU64::new(0),
+            counters: Counters::default(),
+            read_only,
+            options,
+        })
+    }
+
+    /// The kind of the store's keys, once a first write has fixed it.
+    pub(crate) fn key_kind(&self) -> Option<KeyKind> {
+        self.key_kind.get().copied()
+    }
+
+    /// Fixes the kind of keys, or checks it.
+    ///
+    /// # Errors
+    /// [`Error::KeyKind`] if it is another.
+    pub(crate) fn fix_key_kind(&self, kind: KeyKind) -> Result<()> {
+        self.key_kind.get_or_init(|| kind).expect(kind)
+    }
+
+    /// Serialises the entry of rows into the delta.
+    pub(crate) fn admission(&self) -> MutexGuard<'_, ()> {
+        self.admission.lock()
+    }
+
+    /// Changes the view: `change` gets a copy of it.
+    pub(crate) fn change_view(&self, change: impl Fn(&mut View)) {
+        self.view.rcu(|view| {
+            let mut next = View { runs: view.runs.clone(), segments: view.segments.clone() };
+            change(&mut next);
+            next.runs.sort_by_key(|run| std::cmp::Reverse(run.run.max_stamp()));
+            next
+        });
+    }
+
+    /// A new slot for `source`.
+    pub(crate) fn add_slot(&self, source: Source, rows: u32) -> Result<u32> {
+        self.slots.write().add(source, rows).ok_or_else(|| Error::ReadOnly {
+            why: "this handle has used up its 2^32 batches of puts: close and open the store".into(),
+        })
+    }
+
+    /// Enters row `row` of `slot` into the delta if it is the newest of its key. `fetch` gets the row itself, which
+    /// is only needed when its hash is there already. The caller holds [`Core::admission`].
+    ///
+    /// Never fails: where damage keeps it from finding what the row supersedes, the row enters all the same, and the
+    /// count of live keys is marked as unknown.
+    pub(crate) fn admit(
+        &self,
+        hash: u64,
+        slot: u32,
+        row: u32,
+        tombstone: bool,
+        fetch: impl FnOnce() -> Result<Option<Row>>,
+    ) {
+        let enter = || {
+            self.delta.insert(hash, slot, row);
+            self.live.add(i64::from(!tombstone));
+        };
+        if !self.may_hold(hash) {
+            return enter();
+        }
+        let Ok(Some(new)) = fetch() else { return };
+        let Some(key) = new.key() else { return };
+        let found = match self.locate(hash, key) {
+            Ok(Some(found)) => found,
+            Ok(None) => return enter(),
+            Err(_) => {
+                enter();
+                return self.live.set(None);
+            }
+        };
+        if found.row.age >= new.age {
+            return;
+        }
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        let replaced = found.entry.is_some_and(|old| self.delta.replace(hash, old, (slot, row)));
+        if !replaced {
+            self.delta.insert(hash, slot, row);
+        }
+        self.live.add(i64::from(!tombstone) - i64::from(!found.row.is_tombstone()));
+        if let Some(hot) = &self.hot {
+            hot.remove(hash, key);
+        }
+    }
+
+    /// Enters all rows of a sealed segment into the delta. O(rows).
+    pub(crate) fn admit_segment(&self, segment: &Arc<Segment>) -> Result<()> {
+        let block = super::maintain::hash_block(self, segment)?;
+        let slot = self.add_slot(Source::Sealed(Arc::clone(segment)), segment.rows())?;
+        let tombstone = segment.schema().is_tombstones();
+        let _admission = self.admission();
+        for (hash, row) in block.iter() {
+            self.admit(hash, slot, row, tombstone, || Row::of_segment(segment, row));
+        }
+        Ok(())
+    }
+
+    /// The newest stamp of anything published.
+    pub(crate) fn newest_stamp(&self) -> u64 {
+        self.view.load().segments.values().map(|segment| segment.seal.last_stamp).max().unwrap_or(0)
+    }
+}
+
+impl Age {
+    /// Older than every row.
+    pub(crate) const OLDEST: Self = Self { stamp: 0, lane: 0, order: 0 };
+}
+
+impl Weigh for Value {
+    fn weight_bytes(&self) -> usize {
+        const NODE: usize = std::mem::size_of::<Value>();
+        NODE + match self {
+            Self::Tensor(tensor) => tensor.data().len() + size_of_val(tensor.shape()),
+            Self::Str(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Map(items) => items.iter().map(|(name, item)| name.len() + NODE + item.weight_bytes()).sum(),
+            Self::List(items) | Self::Tuple(items) => items.iter().map(Weigh::weight_bytes).sum(),
+            Self::Null | Self::Bool(_) | Self::Int(_) | Self::Float(_) => 0,
+        }
+    }
+}

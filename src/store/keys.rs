@@ -1,0 +1,197 @@
+//! Listing keys: all of them, or an ordered range of them.
+
+use std::collections::BTreeSet;
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+
+use super::core::Core;
+use super::rows::{Slot, Source};
+use crate::error::{Error, Result};
+use crate::index::keys_fst::KeysFst;
+use crate::key::{Key, KeyKind, KeyRef};
+use crate::segment::reader::Segment;
+
+/// Everything that has rows now: sealed segments, and slots of rows that are in none.
+fn sources(core: &Core) -> Vec<(u32, Slot)> {
+    // Slots first: rows move from slots to the view.
+    let slots = core.slots.read().sorted();
+    let view = core.view.load();
+    let mut all: Vec<(u32, Slot)> = view
+        .segments
+        .values()
+        .map(|segment| (0, Slot { source: Source::Sealed(Arc::clone(segment)), rows: segment.rows() }))
+        .collect();
+    let unsealed =
+        slots.into_iter().filter(|(_, slot)| slot.source.segment().is_none_or(|id| !view.segments.contains_key(&id)));
+    all.extend(unsealed);
+    all
+}
+
+/// The key in row `row` of a source, if that row is the newest of its key and no tombstone.
+fn live_key(core: &Core, number: u32, slot: &Slot, row: u32) -> Result<Option<Key>> {
+    let Some(found) = slot.source.row(number, row)? else { return Ok(None) };
+    if found.is_tombstone() {
+        return Ok(None);
+    }
+    let Some(bytes) = found.key() else { return Err(Error::invalid(format!("row {row} has no key"))) };
+    let newest = core.locate(core.hasher.hash(bytes), bytes)?;
+    // Rows that wait change their age when they are committed; the place in their segment does not tell them apart.
+    let current = newest.is_some_and(|newest| {
+        newest.row.age == found.age || (newest.entry == Some((number, row)) && found.age.stamp == u64::MAX)
+    });
+    Ok(current.then(|| found.columns().schema.key.decode(bytes)).flatten())
+}
+
+/// An iterator over all keys; see [`crate::Reader::keys`].
+#[derive(Debug)]
+pub struct KeysIter {
+    core: Arc<Core>,
+    sources: std::vec::IntoIter<(u32, Slot)>,
+    current: Option<(u32, Slot, u32)>,
+}
+
+impl KeysIter {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        let sources = sources(&core).into_iter();
+        Self { core, sources, current: None }
+    }
+}
+
+impl Iterator for KeysIter {
+    type Item = Result<Key>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let (number, slot, row) = match &mut self.current {
+                Some(current) if current.2 < current.1.rows => current,
+                _ => {
+                    let (number, slot) = self.sources.next()?;
+                    self.current = Some((number, slot, 0));
+                    continue;
+                }
+            };
+            let this = *row;
+            *row += 1;
+            if let Some(key) = live_key(&self.core, *number, slot, this).transpose() {
+                return Some(key);
+            }
+        }
+    }
+}
+
+/// A range of keys, by canonical bytes (or by number).
+#[derive(Debug)]
+pub(crate) enum Bounds {
+    Bytes(Bound<Vec<u8>>, Bound<Vec<u8>>),
+    Numbers(u64, u64),
+}
+
+impl Bounds {
+    /// All keys that start with `prefix`.
+    pub(crate) fn prefix(prefix: KeyRef<'_>) -> Self {
+        let from = prefix.with_bytes(<[u8]>::to_vec);
+        // The first bytes that are above all that start with the prefix: its last byte below 0xFF, counted up.
+        let mut after = from.clone();
+        while after.last() == Some(&0xFF) {
+            after.pop();
+        }
+        let to = match after.last_mut() {
+            Some(last) => {
+                *last += 1;
+                Bound::Excluded(after)
+            }
+            None => Bound::Unbounded,
+        };
+        Self::Bytes(Bound::Included(from), to)
+    }
+
+    /// All keys from `from` up to and without `to`.
+    pub(crate) fn range(from: KeyRef<'_>, to: KeyRef<'_>) -> Self {
+        match (from, to) {
+            (KeyRef::U64(from), KeyRef::U64(to)) => Self::Numbers(from, to),
+            _ => Self::Bytes(
+                Bound::Included(from.with_bytes(<[u8]>::to_vec)),
+                Bound::Excluded(to.with_bytes(<[u8]>::to_vec)),
+            ),
+        }
+    }
+
+    fn holds(&self, key: &[u8]) -> bool {
+        match self {
+            Self::Bytes(from, to) => {
+                let above = match from {
+                    Bound::Included(from) => key >= from.as_slice(),
+                    Bound::Excluded(from) => key > from.as_slice(),
+                    Bound::Unbounded => true,
+                };
+                let below = match to {
+                    Bound::Included(to) => key <= to.as_slice(),
+                    Bound::Excluded(to) => key < to.as_slice(),
+                    Bound::Unbounded => true,
+                };
+                above && below
+            }
+            Self::Numbers(from, to) => {
+                key.try_into().is_ok_and(|bytes| (*from..*to).contains(&u64::from_le_bytes(bytes)))
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Bytes(Bound::Included(from), Bound::Excluded(to)) => from >= to,
+            Self::Bytes(..) => false,
+            Self::Numbers(from, to) => from >= to,
+        }
+    }
+}
+
+/// The live keys within `bounds`, in order.
+pub(crate) fn scan(core: &Core, kind: KeyKind, bounds: Bounds) -> Result<Vec<Key>> {
+    core.refresh_if_due()?;
+    match core.key_kind() {
+        None => return Ok(Vec::new()),
+        Some(expected) => expected.expect(kind)?,
+    }
+    if bounds.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut keys = BTreeSet::new();
+    for (number, slot) in sources(core) {
+        let mut consider = |row: u32| -> Result<()> {
+            keys.extend(live_key(core, number, &slot, row)?);
+            Ok(())
+        };
+        let ordered = match &slot.source {
+            Source::Sealed(segment) => ordered_keys(segment)?,
+            _ => None,
+        };
+        match (ordered, &bounds) {
+            (Some(fst), Bounds::Bytes(from, to)) => {
+                fst.range(from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice), &mut |_, row| {
+                    consider(row)?;
+                    Ok(ControlFlow::Continue(()))
+                })?;
+            }
+            _ => {
+                for row in 0..slot.rows {
+                    let found = slot.source.row(number, row)?;
+                    if found.is_some_and(|found| found.key().is_some_and(|key| bounds.holds(key))) {
+                        consider(row)?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(keys.into_iter().collect())
+}
+
+/// The ordered keys of a segment, if it has them and they are whole; else its key columns are searched.
+fn ordered_keys(segment: &Segment) -> Result<Option<KeysFst>> {
+    match segment.keys_block() {
+        Ok(Some((offset, bytes))) => Ok(KeysFst::open(segment.described().to_path_buf(), offset, bytes).ok()),
+        Ok(None) => Ok(None),
+        Err(error) if error.is_corrupt() => Ok(None),
+        Err(error) => Err(error),
+    }
+}

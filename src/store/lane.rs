@@ -1,0 +1,265 @@
+//! The writer's side of the files: one lane's active segments, one for each structure of rows.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::core::{Core, Counters};
+use super::rows::{PendingBatch, Source};
+use crate::error::{Error, Result};
+use crate::index::block;
+use crate::index::keys_fst;
+use crate::io::{Durability, LockGuard};
+use crate::key::KeyKind;
+use crate::names::{self, SegmentId};
+use crate::schema::RowSchema;
+use crate::segment::batch::Batch;
+use crate::segment::columns::Columns;
+use crate::segment::layout::Seal;
+use crate::segment::reader::Segment;
+use crate::segment::writer::{SealParts, SegmentWriter};
+
+/// Most active segments of a lane: a store of more structures than this seals the least recently used one.
+const MAX_ACTIVE: usize = 8;
+
+/// A batch of rows that waits, and the slot that its rows are found by.
+pub(crate) type Waiting = (u32, Arc<PendingBatch>);
+
+/// An active segment.
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub writer: SegmentWriter,
+    /// (hash, row) of every row, for the index block.
+    pub pairs: Vec<(u64, u32)>,
+    /// For the block of ordered keys.
+    pub batches: Vec<Arc<Batch>>,
+    /// Whether anything was written since the last sync.
+    pub dirty: bool,
+}
+
+/// One lane, held by its lock.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub number: u16,
+    pub next_sequence: u64,
+    /// Stamp of the newest commit.
+    pub last_stamp: u64,
+    /// Stamp up to which everything is on the medium.
+    pub durable_stamp: u64,
+    /// Least recently used first.
+    pub actives: Vec<Active>,
+    /// Whether a name was made in the segments folder since it was last synced.
+    pub names_dirty: bool,
+    /// Held for as long as the lane is.
+    pub _lock: Box<dyn LockGuard>,
+}
+
+impl Lane {
+    /// A stamp that is later than every stamp seen: the clock's microseconds, or one more than the newest (a hybrid
+    /// logical clock, so that rows of several lanes have one order).
+    fn next_stamp(&mut self, core: &Core) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64);
+        self.last_stamp = now.max(self.last_stamp + 1).max(core.newest_stamp() + 1);
+        self.last_stamp
+    }
+
+    /// Writes what waits. Batches of one structure are joined, as long as no key of theirs was put with another
+    /// structure in between: the newest row of a key must be in the newest commit.
+    ///
+    /// # Errors
+    /// After an error the lane is finished.
+    pub(crate) fn commit(&mut self, core: &Core, waiting: &[Waiting]) -> Result<()> {
+        for group in groups(waiting, core.options.flush_bytes.max(1)) {
+            self.commit_group(core, &group)?;
+        }
+        Ok(())
+    }
+
+    fn commit_group(&mut self, core: &Core, group: &[&Waiting]) -> Result<()> {
+        let Some((_, first)) = group.first() else { return Ok(()) };
+        let schema = Arc::clone(&first.columns.schema);
+        let rows: usize = group.iter().map(|(_, pending)| pending.columns.rows).sum();
+        let len_bytes: usize = group.iter().map(|(_, pending)| pending.len_bytes).sum();
+        let stamp = self.next_stamp(core);
+        let durable_stamp = self.durable_stamp;
+        let active = self.active_for(core, &schema, rows, len_bytes)?;
+        let parts: Vec<&Columns> = group.iter().map(|(_, pending)| &pending.columns).collect();
+        let first_row = active.writer.rows() as u32;
+        let before = active.writer.len_bytes();
+        let batch = Arc::new(active.writer.append(&parts, stamp, durable_stamp)?);
+        active.dirty = true;
+        active.batches.push(Arc::clone(&batch));
+        let hashes = group.iter().flat_map(|(_, pending)| pending.hashes.iter());
+        active.pairs.extend(hashes.zip(first_row..).map(|(hash, row)| (*hash, row)));
+        Counters::add(&core.counters.batches_written, 1);
+        Counters::add(&core.counters.bytes_written, (active.writer.len_bytes() - before) as usize);
+
+        let segment = active.writer.id();
+        let mut within = 0;
+        let mut slots = core.slots.write();
+        for (slot, pending) in group {
+            slots.moved(*slot, Source::Committed { segment, batch: Arc::clone(&batch), first: within });
+            within += pending.columns.rows as u32;
+        }
+        drop(slots);
+        let full = active.writer.len_bytes() >= core.options.segment_bytes
+            || active.writer.rows() >= u64::from(core.options.segment_rows);
+        if full { self.seal_last(core) } else { Ok(()) }
+    }
+
+    /// The active segment for rows of `schema` with room for them, as the last (most recently used) one.
+    fn active_for(
+        &mut self,
+        core: &Core,
+        schema: &Arc<RowSchema>,
+        rows: usize,
+        len_bytes: usize,
+    ) -> Result<&mut Active> {
+        if let Some(position) = self.actives.iter().position(|active| active.writer.schema() == schema) {
+            let active = self.actives.remove(position);
+            let room = active.writer.has_room(rows, len_bytes);
+            self.actives.push(active);
+            if !room {
+                self.seal_last(core)?;
+            }
+        }
+        if self.actives.last().is_none_or(|active| active.writer.schema() != schema) {
+            if self.actives.len() >= MAX_ACTIVE {
+                let oldest = self.actives.remove(0);
+                self.seal(core, oldest)?;
+            }
+            let active = self.create(core, schema, rows, len_bytes)?;
+            self.actives.push(active);
+        }
+        self.actives.last_mut().ok_or(Error::Closed)
+    }
+
+    fn create(&mut self, core: &Core, schema: &Arc<RowSchema>, rows: usize, len_bytes: usize) -> Result<Active> {
+        let id = self.next_id();
+        let needed = len_bytes as u64 + rows as u64 * 64 + SegmentWriter::overhead_bytes();
+        let capacity = (core.options.segment_bytes + SegmentWriter::overhead_bytes()).max(needed);
+        let path = names::active(id);
+        let writer = SegmentWriter::create(&core.storage, core.identity, id, &path, schema, capacity)?;
+        self.names_dirty = true;
+        core.known.lock().own(id);
+        Ok(Active { writer, pairs: Vec::new(), batches: Vec::new(), dirty: true })
+    }
+
+    /// The next segment's name.
+    pub(crate) fn next_id(&mut self) -> SegmentId {
+        let id = SegmentId { lane: self.number, sequence: self.next_sequence };
+        self.next_sequence += 1;
+        id
+    }
+
+    fn seal_last(&mut self, core: &Core) -> Result<()> {
+        match self.actives.pop() {
+            Some(active) => self.seal(core, active),
+            None => Ok(()),
+        }
+    }
+
+    /// Seals `active` and publishes it. Its rows stay where the delta finds them.
+    fn seal(&mut self, core: &Core, active: Active) -> Result<()> {
+        let id = active.writer.id();
+        seal_active(core, active, Vec::new())?;
+        let segment = Arc::new(Segment::open(&*core.storage, &names::sealed(id), id)?);
+        core.change_view(|view| {
+            view.segments.insert(id, Arc::clone(&segment));
+        });
+        Ok(())
+    }
+
+    /// Seals all active segments that have rows.
+    pub(crate) fn seal_all(&mut self, core: &Core) -> Result<()> {
+        while !self.actives.is_empty() {
+            self.seal_last(core)?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything that was committed as durable as asked.
+    pub(crate) fn sync(&mut self, core: &Core, durability: Durability) -> Result<()> {
+        if durability == Durability::Buffered {
+            return Ok(());
+        }
+        for active in self.actives.iter_mut().filter(|active| active.dirty) {
+            active.writer.sync(durability)?;
+            active.dirty = false;
+        }
+        if self.names_dirty {
+            core.storage.sync_dir(Path::new(names::SEGMENTS))?;
+            self.names_dirty = false;
+        }
+        self.durable_stamp = self.last_stamp;
+        Ok(())
+    }
+}
+
+/// Writes the index and the seal of an active segment.
+pub(crate) fn seal_active(core: &Core, mut active: Active, replaces: Vec<SegmentId>) -> Result<Seal> {
+    let keys = match active.writer.schema().key {
+        KeyKind::U64 => None,
+        KeyKind::Str | KeyKind::Bytes => Some(ordered_keys(&active.batches)?),
+    };
+    let parts = SealParts { index: block::encode(&mut active.pairs), keys, replaces };
+    active.writer.seal(&parts, core.options.durability)
+}
+
+/// The keys of a segment in order, each with its newest row.
+fn ordered_keys(batches: &[Arc<Batch>]) -> Result<Vec<u8>> {
+    let mut keys: Vec<(&[u8], u32)> = batches
+        .iter()
+        .flat_map(|batch| {
+            (0..batch.columns.rows)
+                .filter_map(|row| Some((batch.columns.key(row)?, batch.frame.first_row as u32 + row as u32)))
+        })
+        .collect();
+    keys.sort_unstable();
+    // Rows of one key are in order: the last is the newest.
+    keys.reverse();
+    keys.dedup_by_key(|(key, _)| *key);
+    keys.reverse();
+    keys_fst::build(keys)
+}
+
+/// Cuts what waits into groups of one structure, in an order in which the newest row of every key comes last.
+fn groups(waiting: &[Waiting], most_bytes: usize) -> Vec<Vec<&Waiting>> {
+    struct Group<'a> {
+        items: Vec<&'a Waiting>,
+        hashes: std::collections::HashSet<u64>,
+        len_bytes: usize,
+    }
+    let mixed = waiting.windows(2).any(|pair| match pair {
+        [(_, a), (_, b)] => a.columns.schema != b.columns.schema,
+        _ => false,
+    });
+    let mut groups: Vec<Group<'_>> = Vec::new();
+    for item in waiting {
+        let (_, pending) = item;
+        // The newest group of the same structure, unless a later group holds one of the keys.
+        let mut target = None;
+        for (position, group) in groups.iter().enumerate().rev() {
+            let same = group.items.first().is_some_and(|(_, first)| first.columns.schema == pending.columns.schema);
+            if same {
+                target = (group.len_bytes + pending.len_bytes <= most_bytes).then_some(position);
+                break;
+            }
+            if pending.hashes.iter().any(|hash| group.hashes.contains(hash)) {
+                break;
+            }
+        }
+        let position = target.unwrap_or(groups.len());
+        if position == groups.len() {
+            groups.push(Group { items: Vec::new(), hashes: std::collections::HashSet::new(), len_bytes: 0 });
+        }
+        if let Some(group) = groups.get_mut(position) {
+            group.items.push(item);
+            group.len_bytes += pending.len_bytes;
+            if mixed {
+                group.hashes.extend(&pending.hashes);
+            }
+        }
+    }
+    groups.into_iter().map(|group| group.items).collect()
+}

@@ -1,0 +1,289 @@
+//! Building runs: from the sorted index blocks of sealed segments to one file that finds their rows.
+
+use std::io::IoSlice;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::core::{Core, LoadedRun, View};
+use super::rows::{Age, Row, Slot, Source};
+use crate::error::{Error, Result};
+use crate::index::block::{self, HashBlock};
+use crate::index::build::{RunBuilder, RunHeader};
+use crate::index::merge::{merge_blocks, plan_merge};
+use crate::index::run::Run;
+use crate::index::run_layout::Covered;
+use crate::io::Durability;
+use crate::names::{self, SegmentId};
+use crate::segment::reader::Segment;
+
+/// How many times larger a run may be than the next newer one.
+const MERGE_RATIO: u64 = 8;
+/// Most runs that a lookup may have to probe.
+const MAX_RUNS: usize = 4;
+/// Says in a run that the number of live keys was not known.
+const LIVE_UNKNOWN: u64 = u64::MAX;
+
+/// Rows of several sources under one numbering, as in a run.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    slots: Vec<(u32, Slot)>,
+    starts: Vec<u64>,
+    end: u64,
+}
+
+impl Sources {
+    /// Adds a source; returns the number of its first row.
+    pub(crate) fn add(&mut self, number: u32, slot: Slot) -> u64 {
+        let start = self.end;
+        self.end += u64::from(slot.rows);
+        self.starts.push(start);
+        self.slots.push((number, slot));
+        start
+    }
+
+    fn at(&self, row: u64) -> Option<(&(u32, Slot), u32)> {
+        let position = self.starts.partition_point(|start| *start <= row).checked_sub(1)?;
+        let within = row - self.starts.get(position)?;
+        Some((self.slots.get(position)?, u32::try_from(within).ok()?))
+    }
+
+    fn row(&self, row: u64) -> Result<Option<Row>> {
+        match self.at(row) {
+            Some(((number, slot), within)) => slot.source.row(*number, within),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether a row says that its key was deleted. O(log sources).
+    pub(crate) fn is_tombstone(&self, row: u64) -> bool {
+        self.at(row).is_some_and(|((_, slot), _)| match &slot.source {
+            Source::Pending(pending) => pending.columns.schema.is_tombstones(),
+            Source::Committed { batch, .. } => batch.columns.schema.is_tombstones(),
+            Source::Sealed(segment) => segment.schema().is_tombstones(),
+        })
+    }
+
+    /// Of rows that share a hash, keeps the newest of each key. A row that cannot be read stays: whoever looks it up
+    /// must learn of the damage.
+    pub(crate) fn keep_newest(&self, rows: &mut Vec<u64>) -> Result<()> {
+        let mut newest: Vec<(Option<Row>, u64)> = Vec::with_capacity(rows.len());
+        for &number in rows.iter() {
+            let Ok(Some(row)) = self.row(number) else {
+                newest.push((None, number));
+                continue;
+            };
+            let same = newest.iter_mut().find(|(kept, _)| kept.as_ref().is_some_and(|kept| kept.key() == row.key()));
+            match same {
+                Some(kept) => {
+                    if kept.0.as_ref().map_or(Age::OLDEST, |kept| kept.age) < row.age {
+                        *kept = (Some(row), number);
+                    }
+                }
+                None => newest.push((Some(row), number)),
+            }
+        }
+        rows.clear();
+        rows.extend(newest.into_iter().map(|(_, number)| number));
+        rows.sort_unstable();
+        Ok(())
+    }
+}
+
+/// The sorted hashes of a segment: its index block, or, if that is damaged, computed anew from the keys.
+pub(crate) fn hash_block(core: &Core, segment: &Segment) -> Result<HashBlock> {
+    if let Ok(bytes) = segment.index_block()
+        && let Ok(block) = HashBlock::parse(bytes)
+        && block.len() == segment.rows() as usize
+    {
+        return Ok(block);
+    }
+    let mut pairs = Vec::with_capacity(segment.rows() as usize);
+    for (number, frame) in segment.frames().iter().enumerate() {
+        // Rows of a batch that cannot be read have no keys any more.
+        let Ok(batch) = segment.batch(number) else { continue };
+        for row in 0..frame.rows {
+            if let Some(key) = batch.columns.key(row as usize) {
+                pairs.push((core.hasher.hash(key), frame.first_row as u32 + row));
+            }
+        }
+    }
+    HashBlock::parse(block::encode(&mut pairs).into()).map_err(|what| Error::corrupt(&**segment.described(), 0, what))
+}
+
+fn covered(segment: &Segment) -> Covered {
+    Covered {
+        lane: segment.id.lane,
+        sequence: segment.id.sequence,
+        rows: segment.seal.rows,
+        seal_crc: segment.seal.crc,
+        first_stamp: segment.seal.first_stamp,
+        last_stamp: segment.seal.last_stamp,
+    }
+}
+
+/// What a set of segments is recognised by.
+pub(crate) fn fingerprint<'a>(segments: impl Iterator<Item = &'a Arc<Segment>>) -> u64 {
+    let mut ids: Vec<_> = segments.map(|segment| (segment.id, segment.seal.crc)).collect();
+    ids.sort_unstable();
+    let mut bytes = Vec::with_capacity(ids.len() * 14);
+    for (id, crc) in ids {
+        bytes.extend_from_slice(&id.lane.to_le_bytes());
+        bytes.extend_from_slice(&id.sequence.to_le_bytes());
+        bytes.extend_from_slice(&crc.to_le_bytes());
+    }
+    xxhash_rust::xxh3::xxh3_64(&bytes)
+}
+
+/// Builds a run over `segments` into `sink`. `live`: what the whole store's count will be, if known; a run that covers
+/// everything knows by itself.
+fn build(
+    core: &Core,
+    segments: &[Arc<Segment>],
+    known: u64,
+    live: Option<u64>,
+    covers_all: bool,
+    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<u64> {
+    let mut sources = Sources::default();
+    let mut blocks = Vec::with_capacity(segments.len());
+    for segment in segments {
+        let start = sources.add(0, Slot { source: Source::Sealed(Arc::clone(segment)), rows: segment.rows() });
+        blocks.push((hash_block(core, segment)?, start));
+    }
+    let header = RunHeader {
+        store: *core.identity.store.as_bytes(),
+        hash_id: core.identity.hash_id,
+        covered: segments.iter().map(|segment| covered(segment)).collect(),
+        known_fingerprint: known,
+    };
+    let mut builder = RunBuilder::new(header, sources.end, sink)?;
+    let mut values = 0_u64;
+    merge_blocks(&blocks, &mut |_, rows| sources.keep_newest(rows), &mut |hash, row| {
+        values += u64::from(!sources.is_tombstone(row));
+        builder.push(hash, row)
+    })?;
+    let live = live.or(covers_all.then_some(values)).unwrap_or(LIVE_UNKNOWN);
+    builder.finish(live)
+}
+
+/// A run over `segments` that lives in memory: for readers, and in place of a damaged one.
+pub(crate) fn memory_run(core: &Core, segments: Vec<Arc<Segment>>, covers_all: bool) -> Result<LoadedRun> {
+    let mut bytes = Vec::new();
+    let known = fingerprint(segments.iter());
+    build(core, &segments, known, None, covers_all, &mut |part| {
+        bytes.extend_from_slice(part);
+        Ok(())
+    })?;
+    let run = Run::open("(index run in memory)".into(), Bytes::from(bytes))?;
+    Ok(LoadedRun { run, name: None, segments })
+}
+
+/// The count of live keys that a run remembers, if the state it knew is that of `segments`.
+pub(crate) fn remembered_live<'a>(run: &Run, segments: impl Iterator<Item = &'a Arc<Segment>>) -> Option<u64> {
+    (run.live_keys() != LIVE_UNKNOWN && run.known_fingerprint() == fingerprint(segments)).then(|| run.live_keys())
+}
+
+/// Segments that no run of `view` covers.
+pub(crate) fn uncovered(view: &View) -> Vec<Arc<Segment>> {
+    let covered: std::collections::HashSet<SegmentId> =
+        view.runs.iter().flat_map(|run| run.segments.iter().map(|segment| segment.id)).collect();
+    view.segments.values().filter(|segment| !covered.contains(&segment.id)).cloned().collect()
+}
+
+/// Merges all sealed segments that no run covers, and the newest runs as sizes demand, into one new run of `lane`.
+/// `complete`: nothing but sealed segments exists, so the count of live keys can be written down. Returns whether
+/// there was anything to merge. O(rows merged), sequential.
+///
+/// # Errors
+/// IO errors. The store is as before then: runs are derived, and nothing depends on one that was not published.
+pub(crate) fn build_run(core: &Core, lane: u16, complete: bool) -> Result<bool> {
+    let view = core.view.load_full();
+    let fresh = uncovered(&view);
+    if fresh.is_empty() {
+        return Ok(false);
+    }
+    let fresh_rows = fresh.iter().map(|segment| u64::from(segment.rows())).sum();
+    let sizes: Vec<u64> = view.runs.iter().map(|run| run.run.keys()).collect();
+    // Runs in memory only are always rewritten: they exist because a file is missing.
+    let volatile = view.runs.iter().rposition(|run| run.name.is_none()).map_or(0, |last| last + 1);
+    let absorbed = plan_merge(&sizes, fresh_rows, MERGE_RATIO, MAX_RUNS).max(volatile);
+    let absorbed: Vec<Arc<LoadedRun>> = view.runs.iter().take(absorbed).cloned().collect();
+    let mut segments: Vec<Arc<Segment>> =
+        absorbed.iter().flat_map(|run| run.segments.iter().cloned()).chain(fresh).collect();
+    segments.sort_by_key(|segment| segment.id);
+    let covers_all = absorbed.len() == view.runs.len();
+    let known = fingerprint(view.segments.values());
+    let live = if complete { core.live.get() } else { None };
+
+    let id = next_run_id(core, lane)?;
+    let temporary = names::temporary_run(id);
+    let mut file = core.storage.create(&temporary)?;
+    build(core, &segments, known, live, covers_all, &mut |bytes| file.append(&[IoSlice::new(bytes)]))?;
+    file.sync(core.options.durability)?;
+    drop(file);
+    let path = names::run(id);
+    core.storage.rename(&temporary, &path)?;
+    let run = open_run(core, &path)?;
+    publish_run(core, Arc::new(LoadedRun { run, name: Some(id), segments }), &absorbed);
+    if core.options.durability > Durability::Buffered {
+        core.storage.sync_dir(Path::new(names::RUNS))?;
+    }
+    // Only this lane's files are this lane's to remove; others' are found stale and ignored.
+    for name in absorbed.iter().filter_map(|run| run.name).filter(|name| name.lane == lane) {
+        core.storage.remove(&names::run(name))?;
+    }
+    core.counters.runs_built.fetch_add(1, Ordering::Relaxed);
+    Ok(true)
+}
+
+fn next_run_id(core: &Core, lane: u16) -> Result<SegmentId> {
+    let entries = core.storage.list(Path::new(names::RUNS))?;
+    let newest = entries
+        .iter()
+        .filter_map(|entry| names::parse_run(&entry.name).or_else(|| names::parse_temporary_run(&entry.name)))
+        .filter(|id| id.lane == lane)
+        .map(|id| id.sequence)
+        .max();
+    Ok(SegmentId { lane, sequence: newest.map_or(1, |sequence| sequence + 1) })
+}
+
+/// Opens the run at `path`, whole.
+pub(crate) fn open_run(core: &Core, path: &Path) -> Result<Run> {
+    let file = core.storage.open(path, 0)?;
+    let len = usize::try_from(file.len_bytes()?).unwrap_or(usize::MAX);
+    Run::open(core.storage.describe(path), file.bytes(0, len)?)
+}
+
+/// Publishes `run` in place of `absorbed`, then drops what it covers from the delta: in this order, so that a reader
+/// that misses in the one finds in the other.
+pub(crate) fn publish_run(core: &Core, run: Arc<LoadedRun>, absorbed: &[Arc<LoadedRun>]) {
+    let covered: std::collections::HashSet<SegmentId> = run.segments.iter().map(|segment| segment.id).collect();
+    core.change_view(|view| {
+        view.runs.retain(|old| !absorbed.iter().any(|gone| Arc::ptr_eq(old, gone)));
+        view.runs.push(Arc::clone(&run));
+    });
+    let gone: std::collections::HashSet<u32> = core
+        .slots
+        .read()
+        .sorted()
+        .into_iter()
+        .filter(|(_, slot)| slot.source.segment().is_some_and(|id| covered.contains(&id)))
+        .map(|(number, _)| number)
+        .collect();
+    core.delta.prune(|entry| !gone.contains(&entry.slot));
+    core.slots.write().retain(|number, _| !gone.contains(&number));
+}
+
+impl Core {
+    /// Puts a run in memory in the place of the damaged one at `path`.
+    pub(crate) fn replace_damaged_run(&self, path: &Path) -> Result<()> {
+        let view = self.view.load_full();
+        let Some(damaged) = view.runs.iter().find(|run| run.run.path() == path) else { return Ok(()) };
+        let fresh = memory_run(self, damaged.segments.clone(), false)?;
+        publish_run(self, Arc::new(fresh), std::slice::from_ref(damaged));
+        Ok(())
+    }
+}

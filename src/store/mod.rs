@@ -1,0 +1,25 @@
+//! The store: the only room that joins segments, index and hot tier.
+//!
+//! [`core::Core`] is what readers and writers share: the published view of segments and runs, the delta, and the
+//! slots its entries point to. [`lookup`] finds rows in it, [`read`] turns them into values. [`lane`] is the writer's
+//! side of the files, [`writer`] the queue before it. [`open`] recovers, [`refresh`] follows other writers,
+//! [`maintain`] builds runs.
+
+pub(crate) mod core;
+pub(crate) mod keys;
+pub(crate) mod lane;
+pub(crate) mod live;
+pub(crate) mod lookup;
+pub(crate) mod maintain;
+pub(crate) mod open;
+pub(crate) mod options;
+pub(crate) mod pending;
+pub(crate) mod read;
+pub(crate) mod reader;
+pub(crate) mod refresh;
+pub(crate) mod report;
+pub(crate) mod rows;
+pub(crate) mod salvage;
+pub(crate) mod stats;
+pub(crate) mod verify;
+pub(crate) mod writer;

@@ -1,0 +1,482 @@
+//! Opening: what is on disk is looked at, recovered, and published. There is no manifest to read; the sealed footers
+//! and the commit frames say everything.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use std::collections::HashSet;
+
+use super::core::{Core, LoadedRun};
+use super::lane::{Active, Lane};
+use super::maintain::{memory_run, open_run, remembered_live, uncovered};
+use super::options::{Lane as LaneChoice, Options, Recovery};
+use super::report::OpenReport;
+use super::salvage;
+use crate::checksum::segment_seed;
+use crate::error::{Error, Result};
+use crate::io::{Durability, LockGuard, Storage};
+use crate::names::{self, SegmentId, SegmentName};
+use crate::segment::reader::Segment;
+use crate::segment::scan::{self, Prefix, Rest, read_front};
+use crate::segment::writer::{SegmentWriter, StoreIdentity};
+
+/// Where a new store keeps what it is called.
+const IDENTITY: &str = "store.json";
+/// How long to wait for another process that is opening the same store.
+const OPEN_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Names in the segments folder.
+#[derive(Debug, Default)]
+struct Listing {
+    sealed: Vec<SegmentId>,
+    active: Vec<SegmentId>,
+    temporary: Vec<String>,
+}
+
+/// The contents of `store.json`.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct IdentityFile {
+    format: u32,
+    store: uuid::Uuid,
+    hash: u8,
+}
+
+/// Sealed segments, and the files that do not check out.
+#[derive(Debug, Default)]
+struct Loaded {
+    segments: Vec<Arc<Segment>>,
+    damaged: Vec<(SegmentId, Error)>,
+}
+
+fn list(storage: &dyn Storage) -> Result<Listing> {
+    let mut listing = Listing::default();
+    for entry in storage.list(Path::new(names::SEGMENTS))? {
+        match names::parse_segment(&entry.name) {
+            _ if entry.is_dir => {}
+            SegmentName::Sealed(id) => listing.sealed.push(id),
+            SegmentName::Active(id) => listing.active.push(id),
+            SegmentName::Temporary => listing.temporary.push(entry.name),
+            SegmentName::Foreign => {}
+        }
+    }
+    Ok(listing)
+}
+
+fn load(storage: &dyn Storage, sealed: &[SegmentId]) -> Result<Loaded> {
+    let mut loaded = Loaded::default();
+    for &id in sealed {
+        match Segment::open(storage, &names::sealed(id), id) {
+            Ok(segment) => loaded.segments.push(Arc::new(segment)),
+            Err(error @ Error::Corrupt { .. }) => loaded.damaged.push((id, error)),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(loaded)
+}
+
+/// The identity that most of the store's files have, or that its identity file says.
+fn find_identity(
+    storage: &dyn Storage,
+    segments: &[Arc<Segment>],
+    active: &[SegmentId],
+) -> Result<Option<StoreIdentity>> {
+    match storage.open(Path::new(IDENTITY), 0) {
+        Ok(file) => {
+            let len = usize::try_from(file.len_bytes()?).unwrap_or(usize::MAX).min(4096);
+            // A damaged identity file is no loss: every segment knows its store.
+            if let Ok(found) = serde_json::from_slice::<IdentityFile>(&file.bytes(0, len)?) {
+                if found.format > crate::segment::layout::FORMAT_VERSION {
+                    return Err(Error::NewerFormat {
+                        path: storage.describe(Path::new(IDENTITY)),
+                        found: found.format,
+                        supported: crate::segment::layout::FORMAT_VERSION,
+                    });
+                }
+                return Ok(Some(StoreIdentity { store: found.store, hash_id: found.hash }));
+            }
+        }
+        Err(error) if error.is_not_found() => {}
+        Err(error) => return Err(error),
+    }
+    if let Some(segment) = segments.first() {
+        let header = &segment.front.header;
+        return Ok(Some(StoreIdentity { store: header.store, hash_id: header.hash }));
+    }
+    for &id in active {
+        let path = names::active(id);
+        if let Ok(file) = storage.open(&path, 0)
+            && let Ok(front) = read_front(&path, &*file, id)
+        {
+            return Ok(Some(StoreIdentity { store: front.header.store, hash_id: front.header.hash }));
+        }
+    }
+    Ok(None)
+}
+
+fn write_identity(storage: &dyn Storage, identity: StoreIdentity, durability: Durability) -> Result<()> {
+    let contents =
+        IdentityFile { format: crate::segment::layout::FORMAT_VERSION, store: identity.store, hash: identity.hash_id };
+    let json = serde_json::to_vec(&contents).map_err(|error| Error::invalid(format!("identity: {error}")))?;
+    let temporary = PathBuf::from(format!("{IDENTITY}.tmp"));
+    match storage.remove(&temporary) {
+        Err(error) if !error.is_not_found() => return Err(error),
+        _ => {}
+    }
+    let mut file = storage.create(&temporary)?;
+    file.append(&[std::io::IoSlice::new(&json)])?;
+    file.sync(durability)?;
+    storage.rename(&temporary, Path::new(IDENTITY))?;
+    if durability > Durability::Buffered { storage.sync_dir(Path::new("")) } else { Ok(()) }
+}
+
+/// Opens for reading: nothing is locked, and nothing changed.
+pub(crate) fn open_reader(storage: Arc<dyn Storage>, options: Options) -> Result<(Arc<Core>, OpenReport)> {
+    let start = Instant::now();
+    let mut report = OpenReport::default();
+    let listing = list(&*storage)?;
+    let loaded = load(&*storage, &listing.sealed)?;
+    let identity = find_identity(&*storage, &loaded.segments, &listing.active)?.ok_or_else(|| {
+        Error::io(
+            "open the store in",
+            storage.describe(Path::new("")),
+            std::io::Error::new(std::io::ErrorKind::NotFound, "no store has been written there"),
+        )
+    })?;
+    let core = Core::new(storage, options, identity, true)?;
+    for (id, error) in loaded.damaged {
+        if core.options.recovery == Recovery::Strict {
+            return Err(error);
+        }
+        core.known.lock().bad(id);
+        report.quarantined.push(super::report::Quarantined {
+            path: core.storage.describe(&names::sealed(id)),
+            moved_to: None,
+            why: error.to_string(),
+            rows_saved: 0,
+        });
+    }
+    publish_segments(&core, loaded.segments, &mut report)?;
+    load_runs(&core, None, &mut report)?;
+    index_uncovered(&core, &mut report)?;
+    let before = core.delta.len();
+    core.refresh()?;
+    report.rows_recovered = core.delta.len().saturating_sub(before) as u64;
+    finish_report(&core, &mut report, start);
+    Ok((Arc::new(core), report))
+}
+
+/// Opens for writing: takes a lane, recovers it, and cleans up what was left half done.
+pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result<(Arc<Core>, Lane, OpenReport)> {
+    let start = Instant::now();
+    let mut report = OpenReport::default();
+    make_folders(&storage, &options)?;
+    let (number, lock) = take_lane(&*storage, options.lane)?;
+    let opening = wait_for_open_lock(&*storage)?;
+    let listing = list(&*storage)?;
+    let mut loaded = load(&*storage, &listing.sealed)?;
+    let identity = match find_identity(&*storage, &loaded.segments, &listing.active)? {
+        Some(identity) => identity,
+        None => StoreIdentity { store: uuid::Uuid::new_v4(), hash_id: options.hash_bits },
+    };
+    if storage.open(Path::new(IDENTITY), 0).is_err() {
+        write_identity(&*storage, identity, options.durability)?;
+    }
+    let core = Core::new(storage, options, identity, false)?;
+    let mut lane = Lane {
+        number,
+        next_sequence: next_sequence(&core, number, &listing)?,
+        last_stamp: 0,
+        durable_stamp: 0,
+        actives: Vec::new(),
+        names_dirty: true,
+        _lock: lock,
+    };
+    discard_replaced(&core, &mut loaded, &mut report)?;
+    discard_temporaries(&core, number, &listing)?;
+    let damaged = std::mem::take(&mut loaded.damaged);
+    if let (Recovery::Strict, Some((_, error))) = (core.options.recovery, damaged.first()) {
+        return Err(error.clone());
+    }
+    publish_segments(&core, loaded.segments, &mut report)?;
+    for (id, error) in damaged {
+        salvage::quarantine(&core, &mut lane, id, &names::sealed(id), &error, &mut report)?;
+    }
+    load_runs(&core, Some(number), &mut report)?;
+    index_uncovered(&core, &mut report)?;
+    for id in listing.active.iter().filter(|id| id.lane == number) {
+        recover_active(&core, &mut lane, *id, &mut report)?;
+    }
+    drop(opening);
+    core.refresh()?;
+    lane.last_stamp = lane.last_stamp.max(core.newest_stamp());
+    finish_report(&core, &mut report, start);
+    Ok((Arc::new(core), lane, report))
+}
+
+fn finish_report(core: &Core, report: &mut OpenReport, start: Instant) {
+    let view = core.view.load();
+    report.segments = view.segments.len();
+    report.runs = view.runs.len();
+    report.rows = view.segments.values().map(|segment| segment.seal.rows).sum::<u64>() + report.rows_recovered;
+    report.elapsed = start.elapsed();
+}
+
+fn make_folders(storage: &Arc<dyn Storage>, options: &Options) -> Result<()> {
+    storage.create_dir(Path::new(""))?;
+    if let (Some(name), false) = (storage.network()?, options.allow_network) {
+        return Err(Error::ReadOnly {
+            why: format!(
+                "{} lies on {name}, a network file system whose locks and maps may not hold what they promise: use a \
+                 local disk, Reader::open, or Options::allow_network(true)",
+                storage.describe(Path::new("")).display()
+            ),
+        });
+    }
+    for folder in [names::SEGMENTS, names::RUNS, names::LANES, names::QUARANTINE] {
+        storage.create_dir(Path::new(folder))?;
+    }
+    if options.durability > Durability::Buffered { storage.sync_dir(Path::new("")) } else { Ok(()) }
+}
+
+fn take_lane(storage: &dyn Storage, choice: LaneChoice) -> Result<(u16, Box<dyn LockGuard>)> {
+    let candidates = match choice {
+        LaneChoice::Number(number) => number..=number,
+        LaneChoice::Auto => 0..=u16::MAX,
+    };
+    for number in candidates.clone() {
+        if let Some(lock) = storage.try_lock(&names::lane_lock(number))? {
+            return Ok((number, lock));
+        }
+    }
+    let lane = *candidates.start();
+    Err(Error::LaneBusy { lane, path: storage.describe(&names::lane_lock(lane)) })
+}
+
+/// Opening is done by one process at a time, so that two cannot both invent the store's identity or move one damaged
+/// file.
+fn wait_for_open_lock(storage: &dyn Storage) -> Result<Box<dyn LockGuard>> {
+    let path = Path::new(names::LANES).join("open.lock");
+    let start = Instant::now();
+    loop {
+        if let Some(lock) = storage.try_lock(&path)? {
+            return Ok(lock);
+        }
+        if start.elapsed() > OPEN_PATIENCE {
+            let error = std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                "another process has been opening the store for a minute",
+            );
+            return Err(Error::io("lock", storage.describe(&path), error));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn next_sequence(core: &Core, lane: u16, listing: &Listing) -> Result<u64> {
+    let mut newest = 0;
+    let quarantined = core.storage.list(Path::new(names::QUARANTINE))?;
+    let quarantined = quarantined.iter().filter_map(|entry| names::parse_quarantined(&entry.name));
+    let replaced = core.view.load();
+    let replaced = replaced.segments.values().flat_map(|segment| segment.replaces.iter().copied());
+    for id in listing.sealed.iter().chain(&listing.active).copied().chain(quarantined).chain(replaced) {
+        if id.lane == lane {
+            newest = newest.max(id.sequence);
+        }
+    }
+    Ok(newest + 1)
+}
+
+/// A sealed segment that names others as replaced makes them garbage, whatever state they are in.
+fn discard_replaced(core: &Core, loaded: &mut Loaded, report: &mut OpenReport) -> Result<()> {
+    let replaced: HashSet<SegmentId> =
+        loaded.segments.iter().flat_map(|segment| segment.replaces.iter().copied()).collect();
+    if replaced.is_empty() {
+        return Ok(());
+    }
+    for segment in loaded.segments.iter().filter(|segment| replaced.contains(&segment.id)) {
+        core.storage.remove(&names::sealed(segment.id))?;
+    }
+    loaded.segments.retain(|segment| !replaced.contains(&segment.id));
+    for (id, error) in loaded.damaged.iter().filter(|(id, _)| replaced.contains(id)) {
+        salvage::move_away(core, &names::sealed(*id), error, 0, report)?;
+    }
+    loaded.damaged.retain(|(id, _)| !replaced.contains(id));
+    Ok(())
+}
+
+fn discard_temporaries(core: &Core, lane: u16, listing: &Listing) -> Result<()> {
+    let own = format!("{lane:04}-");
+    for name in listing.temporary.iter().filter(|name| name.starts_with(&own)) {
+        core.storage.remove(&Path::new(names::SEGMENTS).join(name))?;
+    }
+    for entry in core.storage.list(Path::new(names::RUNS))? {
+        if names::parse_temporary_run(&entry.name).is_some_and(|id| id.lane == lane) {
+            core.storage.remove(&Path::new(names::RUNS).join(&entry.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Publishes segments of this store; others are reported and left out.
+fn publish_segments(core: &Core, segments: Vec<Arc<Segment>>, report: &mut OpenReport) -> Result<()> {
+    let replaced: HashSet<SegmentId> = segments.iter().flat_map(|segment| segment.replaces.iter().copied()).collect();
+    let mut whole = Vec::with_capacity(segments.len());
+    for segment in segments {
+        match core.check_belongs(&segment.front, segment.described()) {
+            Ok(()) if replaced.contains(&segment.id) => {}
+            Ok(()) => whole.push(segment),
+            Err(error) if core.options.recovery == Recovery::Strict => return Err(error),
+            Err(error) => {
+                core.known.lock().bad(segment.id);
+                report.notes.push(format!("left out: {error}"));
+            }
+        }
+    }
+    core.change_view(|view| view.segments.extend(whole.iter().map(|segment| (segment.id, Arc::clone(segment)))));
+    Ok(())
+}
+
+/// Publishes the runs that fit the segments, the largest first, none overlapping; drops the others.
+fn load_runs(core: &Core, lane: Option<u16>, report: &mut OpenReport) -> Result<()> {
+    let entries = match core.storage.list(Path::new(names::RUNS)) {
+        Ok(entries) => entries,
+        Err(error) if error.is_not_found() => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let segments = core.view.load().segments.clone();
+    let mut fitting: Vec<LoadedRun> = Vec::new();
+    let mut useless: Vec<SegmentId> = Vec::new();
+    for id in entries.iter().filter_map(|entry| names::parse_run(&entry.name)) {
+        let run = match open_run(core, &names::run(id)) {
+            Ok(run) if run.store() == core.identity.store.as_bytes() && run.hash_id() == core.identity.hash_id => run,
+            Ok(_) | Err(Error::Corrupt { .. } | Error::NewerFormat { .. }) => {
+                useless.push(id);
+                continue;
+            }
+            Err(error) if error.is_not_found() => continue,
+            Err(error) => return Err(error),
+        };
+        let covered = run.covered().iter().map(|covered| {
+            let segment = segments.get(&SegmentId { lane: covered.lane, sequence: covered.sequence })?;
+            (segment.seal.crc == covered.seal_crc && segment.seal.rows == covered.rows).then(|| Arc::clone(segment))
+        });
+        match covered.collect::<Option<Vec<_>>>() {
+            Some(segments) => fitting.push(LoadedRun { run, name: Some(id), segments }),
+            None => useless.push(id),
+        }
+    }
+    fitting.sort_by_key(|run| std::cmp::Reverse(run.run.keys()));
+    let mut taken: HashSet<SegmentId> = HashSet::new();
+    let mut chosen = Vec::new();
+    for run in fitting {
+        if run.segments.iter().any(|segment| taken.contains(&segment.id)) {
+            useless.extend(run.name);
+        } else {
+            taken.extend(run.segments.iter().map(|segment| segment.id));
+            chosen.push(Arc::new(run));
+        }
+    }
+    report.runs_dropped = useless.len();
+    for id in useless.into_iter().filter(|id| Some(id.lane) == lane) {
+        core.storage.remove(&names::run(id))?;
+    }
+    let live =
+        chosen.iter().find_map(|run| remembered_live(&run.run, chosen.iter().flat_map(|run| run.segments.iter())));
+    if !chosen.is_empty() {
+        core.live.set(live);
+    }
+    core.change_view(|view| view.runs = chosen.clone());
+    Ok(())
+}
+
+/// Indexes sealed rows that no run covers: in the delta, or, if they are too many for it, in a run in memory that the
+/// next merge writes down.
+fn index_uncovered(core: &Core, report: &mut OpenReport) -> Result<()> {
+    let view = core.view.load_full();
+    let fresh = uncovered(&view);
+    let rows: u64 = fresh.iter().map(|segment| u64::from(segment.rows())).sum();
+    report.rows_indexed = rows;
+    if rows as usize <= core.options.delta_keys {
+        return fresh.iter().try_for_each(|segment| core.admit_segment(segment));
+    }
+    let covers_all = view.runs.is_empty();
+    let run = memory_run(core, fresh, covers_all)?;
+    core.live.set(remembered_live(&run.run, run.segments.iter()).filter(|_| covers_all));
+    let run = Arc::new(run);
+    core.change_view(|view| view.runs.push(Arc::clone(&run)));
+    Ok(())
+}
+
+/// Goes on with an active segment of this lane, whose writer is gone.
+fn recover_active(core: &Core, lane: &mut Lane, id: SegmentId, report: &mut OpenReport) -> Result<()> {
+    let path = names::active(id);
+    let described: Arc<Path> = core.storage.describe(&path).into();
+    let file = core.storage.open(&path, 0)?;
+    let len_bytes = file.len_bytes()?;
+    let front = match read_front(&described, &*file, id).and_then(|front| {
+        core.check_belongs(&front, &described)?;
+        Ok(front)
+    }) {
+        Ok(front) => front,
+        Err(error @ Error::Corrupt { .. }) => {
+            let seed = segment_seed(core.identity.store.as_bytes(), id);
+            if scan::salvage(&*file, seed, 0, len_bytes)?.is_empty() {
+                // Killed while it made the file: nothing was ever committed to it.
+                report.bytes_cut += len_bytes;
+                return core.storage.remove(&path);
+            }
+            return damaged(core, lane, id, &path, error, report);
+        }
+        Err(error) => return Err(error),
+    };
+    let prefix = scan::recover(&described, &*file, &front)?;
+    drop(file);
+    if let Rest::Damaged { why } = &prefix.rest {
+        return damaged(core, lane, id, &path, Error::corrupt(&*described, prefix.end_offset, why.clone()), report);
+    }
+    report.bytes_cut += len_bytes - prefix.end_offset;
+    if prefix.frames.is_empty() {
+        return core.storage.remove(&path);
+    }
+    core.known.lock().own(id);
+    let active = resume(core, &front, &prefix, &described)?;
+    lane.last_stamp = lane.last_stamp.max(prefix.frames.last().map_or(0, |frame| frame.stamp));
+    report.rows_recovered += active.writer.rows();
+    lane.actives.push(active);
+    Ok(())
+}
+
+fn damaged(
+    core: &Core,
+    lane: &mut Lane,
+    id: SegmentId,
+    path: &Path,
+    error: Error,
+    report: &mut OpenReport,
+) -> Result<()> {
+    match core.options.recovery {
+        Recovery::Strict => Err(error),
+        Recovery::Quiet => salvage::quarantine(core, lane, id, path, &error, report),
+    }
+}
+
+fn resume(core: &Core, front: &scan::Front, prefix: &Prefix, described: &Arc<Path>) -> Result<Active> {
+    let capacity = (core.options.segment_bytes + SegmentWriter::overhead_bytes()).max(prefix.end_offset);
+    let writer = SegmentWriter::resume(&core.storage, front, prefix, capacity)?;
+    let mut active = Active { writer, pairs: Vec::new(), batches: Vec::new(), dirty: true };
+    let file = core.storage.open(&names::active(front.header.id()), capacity)?;
+    for frame in &prefix.frames {
+        let batch = core.admit_batch(front, &*file, described, *frame)?;
+        for row in 0..frame.rows {
+            let key = batch
+                .columns
+                .key(row as usize)
+                .ok_or_else(|| batch.corrupt(row as usize, "the key is out of bounds"))?;
+            active.pairs.push((core.hasher.hash(key), frame.first_row as u32 + row));
+        }
+        active.batches.push(batch);
+    }
+    Ok(active)
+}

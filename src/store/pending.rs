@@ -1,0 +1,240 @@
+//! The queue between `put` and the writer: bounded, in order, with a barrier.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::lane::Waiting;
+use crate::error::{Error, Result};
+use crate::io::Durability;
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Vec<Waiting>,
+    rows: usize,
+    /// Bytes that wait or are being written.
+    bytes: usize,
+    oldest: Option<Instant>,
+    /// Batches ever pushed, and how many of them were committed.
+    pushed: u64,
+    committed: u64,
+    /// The barrier that was asked for: up to which batch, how firmly; and the one that was reached.
+    asked: Option<Durability>,
+    /// Up to which batch everything is written, by firmness.
+    reached: [u64; 3],
+    closing: bool,
+    failed: Option<Error>,
+}
+
+/// The queue.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    /// Something waits, a barrier is asked for, or the store closes.
+    work: Condvar,
+    /// Room was made, a barrier was reached, or the writer failed.
+    done: Condvar,
+    flush_rows: usize,
+    flush_bytes: usize,
+    flush_interval: Duration,
+    buffer_bytes: usize,
+}
+
+/// What the writer is to do next.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub waiting: Vec<Waiting>,
+    pub barrier: Option<Durability>,
+    pub closing: bool,
+    bytes: usize,
+    up_to: u64,
+}
+
+fn level(durability: Durability) -> usize {
+    match durability {
+        Durability::Buffered => 0,
+        Durability::SyncData => 1,
+        Durability::SyncAll => 2,
+    }
+}
+
+impl State {
+    fn check(&self) -> Result<()> {
+        match &self.failed {
+            Some(cause) => Err(Error::Poisoned { cause: Arc::new(cause.clone()) }),
+            None if self.closing => Err(Error::Closed),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Queue {
+    /// An empty queue.
+    pub(crate) fn new(flush_rows: usize, flush_bytes: usize, flush_interval: Duration, buffer_bytes: usize) -> Self {
+        Self {
+            state: Mutex::default(),
+            work: Condvar::new(),
+            done: Condvar::new(),
+            flush_rows,
+            flush_bytes,
+            flush_interval,
+            buffer_bytes,
+        }
+    }
+
+    /// Fails if the writer did, or the store is closed.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.state.lock().check()
+    }
+
+    /// Reserves `bytes` of the buffer; blocks while it is full. One batch larger than the buffer passes alone.
+    pub(crate) fn reserve(&self, bytes: usize, may_block: bool) -> Result<bool> {
+        let mut state = self.state.lock();
+        loop {
+            state.check()?;
+            if state.bytes == 0 || state.bytes.saturating_add(bytes) <= self.buffer_bytes {
+                state.bytes = state.bytes.saturating_add(bytes);
+                return Ok(true);
+            }
+            if !may_block {
+                return Ok(false);
+            }
+            self.work.notify_one();
+            self.done.wait(&mut state);
+        }
+    }
+
+    /// Gives back what was reserved for a batch that is not pushed after all.
+    pub(crate) fn release(&self, bytes: usize) {
+        let mut state = self.state.lock();
+        state.bytes = state.bytes.saturating_sub(bytes);
+        drop(state);
+        self.done.notify_all();
+    }
+
+    /// Adds a batch whose bytes were reserved. Returns whether there is enough for the writer to start.
+    pub(crate) fn push(&self, waiting: Waiting) -> bool {
+        let mut state = self.state.lock();
+        state.rows += waiting.1.columns.rows;
+        state.pushed += 1;
+        state.oldest.get_or_insert_with(Instant::now);
+        state.waiting.push(waiting);
+        let enough = self.enough(&state);
+        // The first batch starts the clock, so the writer has to learn of it too.
+        if enough || state.waiting.len() == 1 {
+            self.work.notify_one();
+        }
+        enough
+    }
+
+    fn enough(&self, state: &State) -> bool {
+        state.rows >= self.flush_rows || state.bytes >= self.flush_bytes
+    }
+
+    /// Waits for work, and takes it.
+    pub(crate) fn wait_for_work(&self) -> Work {
+        let mut state = self.state.lock();
+        loop {
+            let due = state.oldest.map(|oldest| oldest + self.flush_interval);
+            let now = Instant::now();
+            if self.enough(&state) && !state.waiting.is_empty()
+                || state.asked.is_some()
+                || state.closing
+                || due.is_some_and(|due| due <= now)
+            {
+                return Self::take(&mut state);
+            }
+            match due {
+                Some(due) => {
+                    self.work.wait_until(&mut state, due);
+                }
+                None => self.work.wait(&mut state),
+            }
+        }
+    }
+
+    /// Takes what there is, without waiting.
+    pub(crate) fn take_work(&self) -> Work {
+        Self::take(&mut self.state.lock())
+    }
+
+    fn take(state: &mut State) -> Work {
+        state.rows = 0;
+        state.oldest = None;
+        let waiting = std::mem::take(&mut state.waiting);
+        let bytes = waiting.iter().map(|(_, pending)| pending.len_bytes).sum();
+        Work { waiting, barrier: state.asked.take(), closing: state.closing, bytes, up_to: state.pushed }
+    }
+
+    /// Reports that `work` was done, or why not.
+    pub(crate) fn finish(&self, work: &Work, result: Result<()>) {
+        let mut state = self.state.lock();
+        state.bytes = state.bytes.saturating_sub(work.bytes);
+        match result {
+            Ok(()) => {
+                state.committed = work.up_to;
+                let firm = work.barrier.map_or(0, level);
+                for reached in state.reached.iter_mut().take(firm + 1) {
+                    *reached = work.up_to;
+                }
+            }
+            Err(error) => {
+                state.failed.get_or_insert(error);
+            }
+        }
+        drop(state);
+        self.done.notify_all();
+    }
+
+    /// Stops the writer: every later call says why.
+    pub(crate) fn fail(&self, error: Error) {
+        self.state.lock().failed.get_or_insert(error);
+        self.done.notify_all();
+    }
+
+    /// Asks for a barrier behind everything that was pushed; returns what to wait for.
+    pub(crate) fn ask(&self, durability: Durability) -> Result<u64> {
+        let mut state = self.state.lock();
+        state.check()?;
+        state.asked = Some(state.asked.map_or(durability, |asked| asked.max(durability)));
+        self.work.notify_one();
+        Ok(state.pushed)
+    }
+
+    /// Waits until the barrier is reached.
+    pub(crate) fn wait_for_barrier(&self, up_to: u64, durability: Durability) -> Result<()> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(cause) = &state.failed {
+                return Err(Error::Poisoned { cause: Arc::new(cause.clone()) });
+            }
+            if state.reached.get(level(durability)).is_some_and(|reached| *reached >= up_to) {
+                return Ok(());
+            }
+            self.done.wait(&mut state);
+        }
+    }
+
+    /// No more puts; the writer finishes what waits. Returns whether this call was the first.
+    pub(crate) fn close(&self) -> bool {
+        let mut state = self.state.lock();
+        let first = !state.closing;
+        state.closing = true;
+        drop(state);
+        self.work.notify_all();
+        self.done.notify_all();
+        first
+    }
+
+    /// The failure that stopped the writer.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.state.lock().failed.clone()
+    }
+
+    /// Rows and bytes that wait or are being written.
+    pub(crate) fn depth(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.rows, state.bytes)
+    }
+}

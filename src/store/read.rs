@@ -1,0 +1,421 @@
+//! From rows to values, and to the caller's buffer.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::core::{Core, Counters};
+use super::options::HotFill;
+use super::rows::{Holder, PendingBatch, Row};
+use crate::codec::{Codec, Decoder};
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::key::Keys;
+use crate::prefetch::prefetch_read;
+use crate::schema::{Dims, LeafKind};
+use crate::segment::build::cast_tensor;
+use crate::segment::columns::{LeafBytes, LeafColumn, offset_at};
+use crate::tensor::Tensor;
+use crate::value::Value;
+
+/// One answer of [`crate::Reader::get_batch`]: damage of one row does not hide the others.
+pub type Lookup = Result<Option<Value>>;
+
+impl Row {
+    fn corrupt(&self, what: &str) -> Error {
+        match &self.holder {
+            Holder::Batch(batch) => batch.corrupt(self.row, what),
+            Holder::Pending(_) => Error::invalid(format!("a row that waits to be written: {what}")),
+        }
+    }
+}
+
+/// The shape of a tensor leaf in one row, and the bytes it takes decoded: bounded before anything is allocated.
+fn shape_of(row: &Row, dtype: Dtype, shape: &Dims, dims: &[u8], most_bytes: usize) -> Result<(Vec<usize>, usize)> {
+    let shape = match shape {
+        Dims::Fixed(shape) => shape.clone(),
+        Dims::Variable { rank } => (0..*rank)
+            .map(|dim| offset_at(dims, dim))
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| row.corrupt("a dimension is negative or missing"))?,
+    };
+    let len = dtype.tensor_len_bytes(&shape).ok_or_else(|| row.corrupt("the size of a tensor overflows"))?;
+    if len > most_bytes {
+        return Err(Error::TooLarge {
+            what: "a decoded value in bytes".into(),
+            found: len as u64,
+            limit: most_bytes as u64,
+        });
+    }
+    Ok((shape, len))
+}
+
+fn tensor_of(core: &Core, row: &Row, kind: &LeafKind, leaf: LeafBytes<'_>, decoder: &mut Decoder) -> Result<Value> {
+    let (LeafKind::Tensor { dtype, shape, source_dtype, codec }, LeafBytes::Bytes { column, start, end, dims }) =
+        (kind, leaf)
+    else {
+        return Err(row.corrupt("a tensor was expected"));
+    };
+    let (shape, len) = shape_of(row, *dtype, shape, dims, core.options.max_value_bytes)?;
+    let data = if *codec == Codec::None {
+        column.slice(start..end)
+    } else {
+        let mut out = vec![0; len];
+        decoder
+            .decode(leaf.as_slice(), dtype.unit_len_bytes(), len, &mut out)
+            .map_err(|what| row.corrupt(&format!("unpacking failed: {what}")))?;
+        Bytes::from(out)
+    };
+    if data.len() != len {
+        return Err(row.corrupt(&format!("expected {len} bytes, found {}", data.len())));
+    }
+    match source_dtype.filter(|_| core.options.restore_dtype) {
+        None => Tensor::new(*dtype, &shape, data).map(Value::Tensor),
+        Some(source) => {
+            let mut restored = Vec::new();
+            cast_tensor(*dtype, source, &data, &mut restored)?;
+            Tensor::new(source, &shape, restored).map(Value::Tensor)
+        }
+    }
+}
+
+/// The value in `row`, whose checksum was compared. Unpacked tensors share the segment's memory.
+pub(crate) fn value_of(core: &Core, row: &Row, decoder: &mut Decoder) -> Result<Value> {
+    let columns = row.columns();
+    let schema = Arc::clone(&columns.schema);
+    schema.assemble(&mut |number| {
+        let (Some(kind), Some(leaf)) = (schema.leaves.get(number), columns.leaf(number, row.row)) else {
+            return Err(row.corrupt("a leaf lies outside of its column"));
+        };
+        let bytes = leaf.as_slice();
+        let eight = || bytes.try_into().map_err(|_| row.corrupt("a scalar is not eight bytes long"));
+        Ok(match (kind, leaf) {
+            (LeafKind::Tensor { .. }, _) => return tensor_of(core, row, kind, leaf, decoder),
+            (LeafKind::Bool, LeafBytes::Bit(flag)) => Value::Bool(flag),
+            (LeafKind::Int, _) => Value::Int(i64::from_le_bytes(eight()?)),
+            (LeafKind::Float, _) => Value::Float(f64::from_le_bytes(eight()?)),
+            (LeafKind::Str, _) => match std::str::from_utf8(bytes) {
+                Ok(text) => Value::Str(text.to_owned()),
+                Err(_) => return Err(row.corrupt("a string is not UTF-8")),
+            },
+            (LeafKind::Bytes, LeafBytes::Bytes { column, start, end, .. }) => Value::Bytes(column.slice(start..end)),
+            _ => return Err(row.corrupt("a leaf is of another kind than its column")),
+        })
+    })
+}
+
+/// A copy that shares no memory with a segment or a waiting batch.
+fn detached(value: &Value) -> Value {
+    let all = |items: &[Value]| items.iter().map(detached).collect();
+    match value {
+        Value::Tensor(tensor) => Value::Tensor(tensor.view().to_tensor()),
+        Value::Bytes(bytes) => Value::Bytes(Bytes::copy_from_slice(bytes)),
+        Value::Map(items) => Value::Map(items.iter().map(|(name, item)| (name.clone(), detached(item))).collect()),
+        Value::List(items) => Value::List(all(items)),
+        Value::Tuple(items) => Value::Tuple(all(items)),
+        scalar => scalar.clone(),
+    }
+}
+
+/// Puts rows that were just admitted into the hot tier.
+pub(crate) fn fill_hot(core: &Core, pending: &Arc<PendingBatch>) {
+    let Some(hot) = &core.hot else { return };
+    let mut decoder = Decoder::new();
+    for (row, hash) in pending.hashes.iter().enumerate() {
+        let row = Row { holder: Holder::Pending(Arc::clone(pending)), row, age: super::rows::Age::OLDEST };
+        if let (Some(key), Ok(value)) = (row.key(), value_of(core, &row, &mut decoder)) {
+            hot.insert(*hash, key, detached(&value));
+        }
+    }
+}
+
+impl Core {
+    /// Finds the newest rows of `keys`; looks once for what other writers committed if some are missing. Damage is an
+    /// answer of its own key only.
+    fn find_rows(&self, keys: Keys<'_>, hashes: &[u64]) -> Result<Vec<Result<Option<Row>>>> {
+        let wanted: Vec<usize> = (0..hashes.len()).collect();
+        let mut rows = self.locate_batch(keys, hashes, &wanted);
+        let missing: Vec<usize> =
+            rows.iter().enumerate().filter(|(_, row)| matches!(row, Ok(None))).map(|(position, _)| position).collect();
+        if !missing.is_empty() && self.refresh_if_due()? {
+            for (position, row) in missing.iter().zip(self.locate_batch(keys, hashes, &missing)) {
+                if let Some(slot) = rows.get_mut(*position) {
+                    *slot = row;
+                }
+            }
+        }
+        for row in &mut rows {
+            if matches!(row, Ok(Some(found)) if found.is_tombstone()) {
+                *row = Ok(None);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The hashes of `keys`, or `None` if the store holds nothing yet.
+    ///
+    /// # Errors
+    /// [`Error::KeyKind`] if they are of another kind than the store's.
+    fn hash_keys(&self, keys: Keys<'_>) -> Result<Option<Vec<u64>>> {
+        let Some(kind) = keys.check()? else { return Ok(None) };
+        if self.key_kind().is_none() {
+            self.refresh_if_due()?;
+        }
+        let Some(expected) = self.key_kind() else { return Ok(None) };
+        expected.expect(kind)?;
+        Ok(Some(keys.iter().map(|key| self.hasher.hash_key(key)).collect()))
+    }
+
+    fn count(&self, found: usize, missing: usize, damaged: usize) {
+        Counters::add(&self.counters.hits, found);
+        Counters::add(&self.counters.misses, missing);
+        Counters::add(&self.counters.damaged, damaged);
+    }
+
+    /// Values of `keys`, each with its own fate.
+    pub(crate) fn get_batch(&self, keys: Keys<'_>) -> Result<Vec<Lookup>> {
+        let Some(hashes) = self.hash_keys(keys)? else {
+            self.count(0, keys.len(), 0);
+            return Ok((0..keys.len()).map(|_| Ok(None)).collect());
+        };
+        let epoch = self.epoch.load(Ordering::SeqCst);
+        let hot: Vec<Option<Value>> = match &self.hot {
+            None => Vec::new(),
+            Some(hot) => {
+                keys.iter().zip(&hashes).map(|(key, hash)| key.with_bytes(|bytes| hot.get(*hash, bytes))).collect()
+            }
+        };
+        let values = if !hot.is_empty() && hot.iter().all(Option::is_some) {
+            hot.into_iter().map(Ok).collect()
+        } else {
+            let rows = self.find_rows(keys, &hashes)?;
+            let mut decoder = Decoder::new();
+            let mut hot = hot.into_iter();
+            rows.into_iter()
+                .map(|row| match (hot.next().flatten(), row?) {
+                    (Some(value), _) => Ok(Some(value)),
+                    (None, None) => Ok(None),
+                    (None, Some(row)) => {
+                        row.check(self.options.verify)?;
+                        let value = value_of(self, &row, &mut decoder)?;
+                        self.keep_hot(&row, &value, epoch);
+                        Ok(Some(value))
+                    }
+                })
+                .collect::<Vec<Lookup>>()
+        };
+        let found = values.iter().filter(|value| matches!(value, Ok(Some(_)))).count();
+        let damaged = values.iter().filter(|value| value.is_err()).count();
+        self.count(found, values.len() - found - damaged, damaged);
+        Ok(values)
+    }
+
+    /// Which of `keys` are there.
+    pub(crate) fn contains_batch(&self, keys: Keys<'_>) -> Result<Vec<bool>> {
+        match self.hash_keys(keys)? {
+            None => Ok(vec![false; keys.len()]),
+            Some(hashes) => {
+                self.find_rows(keys, &hashes)?.into_iter().map(|row| row.map(|row| row.is_some())).collect()
+            }
+        }
+    }
+
+    /// Keeps what was read in the hot tier, unless a put may have superseded it since `epoch`. A put counts the epoch
+    /// up before it removes the old value, so one of the two removes it.
+    fn keep_hot(&self, row: &Row, value: &Value, epoch: u64) {
+        let (Some(hot), Some(key)) = (&self.hot, row.key()) else { return };
+        if self.options.hot_fill == HotFill::OnWrite || self.epoch.load(Ordering::SeqCst) != epoch {
+            return;
+        }
+        let hash = self.hasher.hash(key);
+        hot.insert(hash, key, detached(value));
+        if self.epoch.load(Ordering::SeqCst) != epoch {
+            hot.remove(hash, key);
+        }
+    }
+
+    /// Copies the rows of `keys` into `out`, one after another; rows that are missing leave their place as it was.
+    pub(crate) fn get_batch_into(&self, keys: Keys<'_>, target: &mut Target<'_>, found: &mut [bool]) -> Result<usize> {
+        let width = target.check(keys.len(), found.len())?;
+        found.fill(false);
+        let Some(hashes) = self.hash_keys(keys)? else {
+            self.count(0, keys.len(), 0);
+            return Ok(0);
+        };
+        if self.hot.is_some() {
+            return self.get_batch_into_hot(keys, target, width, found);
+        }
+        let rows = self.find_rows(keys, &hashes)?;
+        let mut copier = Copier { core: self, decoder: Decoder::new(), checked: None };
+        let mut damaged = Vec::new();
+        let mut hits = 0;
+        let (dtype, shape) = (target.dtype, target.shape);
+        let places = target.places(width, keys.len());
+        for (position, (place, flag)) in places.zip(found).enumerate() {
+            if let Some(Ok(Some(next))) = rows.get(position + 1) {
+                prefetch_row(next, width);
+            }
+            match rows.get(position) {
+                Some(Ok(Some(row))) => match copier.copy(row, dtype, shape, place, position) {
+                    Ok(()) => {
+                        *flag = true;
+                        hits += 1;
+                    }
+                    Err(error) if error.is_corrupt() => damaged.push((position, error)),
+                    Err(error) => return Err(error),
+                },
+                Some(Err(error)) if error.is_corrupt() => damaged.push((position, error.clone())),
+                Some(Err(error)) => return Err(error.clone()),
+                _ => {}
+            }
+        }
+        self.count(hits, rows.len() - hits - damaged.len(), damaged.len());
+        if damaged.is_empty() { Ok(hits) } else { Err(Error::DamagedRows { rows: damaged }) }
+    }
+
+    fn get_batch_into_hot(
+        &self,
+        keys: Keys<'_>,
+        target: &mut Target<'_>,
+        width: usize,
+        found: &mut [bool],
+    ) -> Result<usize> {
+        let values = self.get_batch(keys)?;
+        let mut damaged = Vec::new();
+        let mut hits = 0;
+        let (dtype, shape) = (target.dtype, target.shape);
+        let places = target.places(width, keys.len());
+        for (position, ((value, place), flag)) in values.into_iter().zip(places).zip(found).enumerate() {
+            match value {
+                Ok(Some(Value::Tensor(tensor))) if tensor.dtype() == dtype && tensor.shape() == shape => {
+                    place.copy_from_slice(tensor.data());
+                    *flag = true;
+                    hits += 1;
+                }
+                Ok(Some(other)) => return Err(mismatch(position, dtype, shape, describe(&other))),
+                Ok(None) => {}
+                Err(error) if error.is_corrupt() => damaged.push((position, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        if damaged.is_empty() { Ok(hits) } else { Err(Error::DamagedRows { rows: damaged }) }
+    }
+}
+
+fn describe(value: &Value) -> String {
+    match value {
+        Value::Tensor(tensor) => format!("a {} tensor of shape {:?}", tensor.dtype(), tensor.shape()),
+        _ => "no single tensor".into(),
+    }
+}
+
+fn mismatch(position: usize, dtype: Dtype, shape: &[usize], found: String) -> Error {
+    Error::Mismatch { position, expected: format!("a {dtype} tensor of shape {shape:?}"), found }
+}
+
+/// Asks for the first cache lines of a row; the hardware follows from there.
+#[inline]
+fn prefetch_row(row: &Row, width: usize) {
+    const LINE: usize = 64;
+    const LINES: usize = 8;
+    if let Some(LeafColumn::Fixed { width: stride, data }) = row.columns().leaves.first() {
+        let start = row.row.saturating_mul(*stride);
+        for line in 0..width.div_ceil(LINE).min(LINES) {
+            prefetch_read(data, start + line * LINE);
+        }
+    }
+}
+
+/// The caller's buffer.
+pub(crate) struct Target<'a> {
+    pub dtype: Dtype,
+    pub shape: &'a [usize],
+    pub out: &'a mut [u8],
+}
+
+impl<'a> Target<'a> {
+    /// Checks that the buffer and the mask fit `keys`; returns the bytes of a row.
+    fn check(&self, keys: usize, mask: usize) -> Result<usize> {
+        let (dtype, shape) = (self.dtype, self.shape);
+        let width = dtype.tensor_len_bytes(shape).ok_or_else(|| {
+            Error::invalid(format!(
+                "a {dtype} row cannot have shape {shape:?}: its size overflows or fills no whole bytes"
+            ))
+        })?;
+        if mask != keys {
+            return Err(Error::invalid(format!(
+                "{keys} keys were passed with a found mask of {mask}: pass one flag a key"
+            )));
+        }
+        if width.checked_mul(keys) != Some(self.out.len()) {
+            return Err(Error::invalid(format!(
+                "{keys} {dtype} rows of shape {shape:?} take {width} bytes each, but the buffer has {}: pass one \
+                 contiguous [keys, …shape] buffer",
+                self.out.len()
+            )));
+        }
+        Ok(width)
+    }
+
+    /// The place of each row. Rows of no bytes have places too.
+    fn places<'t>(&'t mut self, width: usize, rows: usize) -> impl Iterator<Item = &'t mut [u8]> + use<'t, 'a> {
+        let mut rest: &'t mut [u8] = self.out;
+        (0..rows).map(move |_| {
+            let (place, after) = std::mem::take(&mut rest).split_at_mut_checked(width).unwrap_or_default();
+            rest = after;
+            place
+        })
+    }
+}
+
+/// Copies rows, remembering the structure that was found to fit.
+struct Copier<'a> {
+    core: &'a Core,
+    decoder: Decoder,
+    checked: Option<*const crate::schema::RowSchema>,
+}
+
+impl Copier<'_> {
+    fn copy(&mut self, row: &Row, dtype: Dtype, shape: &[usize], place: &mut [u8], position: usize) -> Result<()> {
+        row.check(self.core.options.verify)?;
+        let columns = row.columns();
+        // The common case: unpacked rows of one shape, as they are.
+        if let [LeafColumn::Fixed { width, data }] = columns.leaves.as_slice()
+            && *width == place.len()
+            && self.fits(&columns.schema, dtype, shape)
+        {
+            let start = row.row * width;
+            return match data.get(start..start + width) {
+                Some(bytes) => {
+                    place.copy_from_slice(bytes);
+                    Ok(())
+                }
+                None => Err(row.corrupt("the row lies outside of its column")),
+            };
+        }
+        match value_of(self.core, row, &mut self.decoder)? {
+            Value::Tensor(tensor) if tensor.dtype() == dtype && tensor.shape() == shape => {
+                place.copy_from_slice(tensor.data());
+                Ok(())
+            }
+            other => Err(mismatch(position, dtype, shape, describe(&other))),
+        }
+    }
+
+    fn fits(&mut self, schema: &Arc<crate::schema::RowSchema>, dtype: Dtype, shape: &[usize]) -> bool {
+        let address = Arc::as_ptr(schema);
+        if self.checked == Some(address) {
+            return true;
+        }
+        let restores = self.core.options.restore_dtype;
+        let fits = schema.single_tensor().is_some_and(|(stored, dims, leaf)| {
+            let LeafKind::Tensor { source_dtype, .. } = leaf else { return false };
+            stored == dtype && dims == shape && (source_dtype.is_none() || !restores)
+        });
+        if fits {
+            self.checked = Some(address);
+        }
+        fits
+    }
+}

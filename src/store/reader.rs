@@ -1,0 +1,215 @@
+//! Reading: by the store's own process through [`crate::Store`], by other processes through [`Reader`].
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::core::Core;
+use super::keys::{KeysIter, scan};
+use super::options::Options;
+use super::read::{Lookup, Target};
+use super::report::OpenReport;
+use super::stats::Stats;
+use super::verify::VerifyReport;
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::io::Storage;
+use crate::key::{Key, KeyKind, KeyRef, Keys};
+use crate::tensor::Element;
+use crate::value::Value;
+
+/// A store that is open for reading.
+///
+/// Takes no lock and writes nothing, so any number of processes may read while others write. It sees what was
+/// committed when it was opened, and what came since at each [`Reader::refresh`]; a key that is missing makes it look
+/// by itself, at most once in [`Options::refresh_interval`]. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    core: Arc<Core>,
+    report: Arc<OpenReport>,
+}
+
+impl Reader {
+    /// Opens the store of `module_id` under `cache_dir`.
+    ///
+    /// # Errors
+    /// As [`Options::open_reader`].
+    pub fn open(cache_dir: impl AsRef<Path>, module_id: &str) -> Result<Self> {
+        Options::new().open_reader(cache_dir, module_id)
+    }
+
+    pub(crate) fn open_on(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
+        let (core, report) = super::open::open_reader(storage, options)?;
+        Ok(Self::new(core, report))
+    }
+
+    pub(crate) fn new(core: Arc<Core>, report: OpenReport) -> Self {
+        Self { core, report: Arc::new(report) }
+    }
+
+    /// The value of `key`, or `None`. An unpacked tensor shares the mapped segment's memory. Expected O(1).
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the row is damaged, [`Error::KeyKind`], IO errors.
+    pub fn get<'a>(&self, key: impl Into<KeyRef<'a>>) -> Result<Option<Value>> {
+        let mut values = self.get_batch(&[key.into()])?;
+        values.pop().unwrap_or(Ok(None))
+    }
+
+    /// The values of `keys`, in their order. A damaged row is an error at its own place only.
+    ///
+    /// # Errors
+    /// [`Error::KeyKind`], IO errors.
+    pub fn get_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<Vec<Lookup>> {
+        self.core.get_batch(keys.into())
+    }
+
+    /// Copies the rows of `keys` into one contiguous `[keys, …row_shape]` buffer of the caller's: the fast way out.
+    /// `found` says which keys were there; places of missing rows are left as they are. Returns how many were there.
+    ///
+    /// ```
+    /// # fn main() -> tensorcask::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = tensorcask::Store::open(dir.path(), "encoder")?;
+    /// store.put_rows(&["a", "b"], &[2], &[1.0_f32, 2.0, 3.0, 4.0])?;
+    /// let (mut rows, mut found) = ([0.0_f32; 6], [false; 3]);
+    /// assert_eq!(store.get_batch_into(&["b", "?", "a"], &[2], &mut rows, &mut found)?, 2);
+    /// assert_eq!((rows, found), ([3.0, 4.0, 0.0, 0.0, 1.0, 2.0], [true, false, true]));
+    /// # store.close()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if buffer or mask do not fit; [`Error::Mismatch`] if a row is of another dtype or shape;
+    /// [`Error::DamagedRows`] if rows are damaged: all others were copied, and `found` is right.
+    pub fn get_batch_into<'a, T: Element>(
+        &self,
+        keys: impl Into<Keys<'a>>,
+        row_shape: &[usize],
+        out: &mut [T],
+        found: &mut [bool],
+    ) -> Result<usize> {
+        self.get_batch_into_bytes(keys, T::DTYPE, row_shape, bytemuck::cast_slice_mut(out), found)
+    }
+
+    /// [`Reader::get_batch_into`] for any dtype, into little-endian bytes.
+    ///
+    /// # Errors
+    /// As [`Reader::get_batch_into`].
+    pub fn get_batch_into_bytes<'a>(
+        &self,
+        keys: impl Into<Keys<'a>>,
+        dtype: Dtype,
+        row_shape: &[usize],
+        out: &mut [u8],
+        found: &mut [bool],
+    ) -> Result<usize> {
+        self.core.get_batch_into(keys.into(), &mut Target { dtype, shape: row_shape, out }, found)
+    }
+
+    /// Which of `keys` are there. Reads keys, no values.
+    ///
+    /// # Errors
+    /// [`Error::KeyKind`], IO errors, [`Error::Corrupt`] if a batch that may hold a key is damaged.
+    pub fn contains_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<Vec<bool>> {
+        self.core.contains_batch(keys.into())
+    }
+
+    /// Whether `key` is there.
+    ///
+    /// # Errors
+    /// As [`Reader::contains_batch`].
+    pub fn contains<'a>(&self, key: impl Into<KeyRef<'a>>) -> Result<bool> {
+        Ok(self.contains_batch(&[key.into()])?.first().copied().unwrap_or(false))
+    }
+
+    /// How many keys there are. O(1); once after a crash that left several index runs behind, O(rows).
+    ///
+    /// # Errors
+    /// IO errors.
+    pub fn len(&self) -> Result<u64> {
+        super::live::len(&self.core)
+    }
+
+    /// Whether there are no keys.
+    ///
+    /// # Errors
+    /// As [`Reader::len`].
+    pub fn is_empty(&self) -> Result<bool> {
+        self.len().map(|keys| keys == 0)
+    }
+
+    /// All keys, in no order. Keys that are overwritten or deleted while the iteration runs may be left out.
+    /// O(rows) in all, O(1) memory.
+    #[must_use]
+    pub fn keys(&self) -> KeysIter {
+        KeysIter::new(Arc::clone(&self.core))
+    }
+
+    /// All keys that start with `prefix`, in order of their bytes: through the segments' FSTs, O(keys found) and a
+    /// pass over what is not sealed yet.
+    ///
+    /// # Errors
+    /// [`Error::KeyKind`] unless keys are strings or bytes; IO errors and [`Error::Corrupt`].
+    pub fn scan_prefix<'a>(&self, prefix: impl Into<KeyRef<'a>>) -> Result<Vec<Key>> {
+        let prefix = prefix.into();
+        if prefix.kind() == KeyKind::U64 {
+            return Err(Error::invalid("integer keys have no prefixes: use scan_range"));
+        }
+        scan(&self.core, prefix.kind(), super::keys::Bounds::prefix(prefix))
+    }
+
+    /// All keys from `from` up to and without `to`, in order: of bytes for strings and bytes (through the FSTs, as
+    /// [`Reader::scan_prefix`]), of numbers for integers (O(rows): segments do not keep those in order).
+    ///
+    /// # Errors
+    /// As [`Reader::scan_prefix`].
+    pub fn scan_range<'a>(&self, from: impl Into<KeyRef<'a>>, to: impl Into<KeyRef<'a>>) -> Result<Vec<Key>> {
+        let (from, to) = (from.into(), to.into());
+        from.kind().expect(to.kind())?;
+        scan(&self.core, from.kind(), super::keys::Bounds::range(from, to))
+    }
+
+    /// Looks for what other writers committed. Returns whether there was anything new.
+    ///
+    /// # Errors
+    /// IO errors, [`Error::Corrupt`] for a damaged segment.
+    pub fn refresh(&self) -> Result<bool> {
+        self.core.refresh()
+    }
+
+    /// Sizes and counters. O(segments).
+    ///
+    /// # Errors
+    /// IO errors.
+    pub fn stats(&self) -> Result<Stats> {
+        super::stats::stats(&self.core)
+    }
+
+    /// Reads and checks every byte that is sealed or committed: structure, row checksums, index blocks, FSTs and
+    /// runs. `progress` is called with the rows done and the rows in all. O(bytes).
+    ///
+    /// # Errors
+    /// IO errors. Damage is no error of this call: it is what the report lists.
+    pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport> {
+        super::verify::verify(&self.core, progress)
+    }
+
+    /// The kind of the store's keys; `None` while it holds nothing.
+    #[must_use]
+    pub fn key_kind(&self) -> Option<KeyKind> {
+        self.core.key_kind()
+    }
+
+    /// What opening found.
+    #[must_use]
+    pub fn open_report(&self) -> &OpenReport {
+        &self.report
+    }
+
+    /// Drops everything from the hot tier.
+    pub fn clear_hot(&self) {
+        if let Some(hot) = &self.core.hot {
+            hot.clear();
+        }
+    }
+}

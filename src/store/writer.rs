@@ -1,0 +1,606 @@
+//! The store: a reader that can also write.
+
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+use std::collections::HashMap;
+
+use super::core::{Core, Counters};
+use super::lane::Lane;
+use super::maintain::{build_run, uncovered};
+use super::options::{HotFill, Options};
+use super::pending::{Queue, Work};
+use super::reader::Reader;
+use super::report::OpenReport;
+use super::rows::{PendingBatch, Source};
+use crate::codec::Codec;
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::io::{Durability, Storage};
+use crate::key::{KeyKind, KeyRef, Keys};
+use crate::schema::{RowSchema, derive, single_tensor_schema};
+use crate::segment::build::{ColumnsBuilder, KeyBuilder, MAX_COLUMN_LEN_BYTES, contiguous};
+use crate::segment::columns::Columns;
+use crate::value::{AsValue, ValueView};
+
+/// Different shapes of one structure that get segments of their own; rows of further shapes share segments in which
+/// every row has its own shape.
+const FIXED_SHAPES: usize = 4;
+
+/// A store that is open for writing, and for reading through [`Reader`], to which it derefs.
+///
+/// Cheap to clone; all clones are one handle. The last clone to be dropped closes the store as [`Store::close`] does,
+/// but cannot report an error: call `close` where that matters.
+#[derive(Debug, Clone)]
+pub struct Store {
+    reader: Reader,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the writer thread sees.
+#[derive(Debug)]
+struct Shared {
+    core: Arc<Core>,
+    queue: Queue,
+    lane: Mutex<Option<Lane>>,
+    lane_number: u16,
+    /// One run is built at a time; nobody waits for it but `close`.
+    merging: Mutex<()>,
+    merger: Mutex<Option<JoinHandle<()>>>,
+    merge_failure: Mutex<Option<Error>>,
+    schemas: Mutex<Schemas>,
+    /// A forked child must not write into its parent's segments.
+    process_id: u32,
+}
+
+/// Row structures in use.
+#[derive(Debug, Default)]
+struct Schemas {
+    interned: HashMap<RowSchema, Arc<RowSchema>>,
+    /// How many shapes each structure (with its shapes taken out) has had.
+    shapes: HashMap<RowSchema, usize>,
+}
+
+impl Schemas {
+    /// The one instance of `schema`, or of its twin with variable shapes if there were too many shapes already.
+    fn intern(&mut self, schema: RowSchema) -> Arc<RowSchema> {
+        if let Some(known) = self.interned.get(&schema) {
+            return Arc::clone(known);
+        }
+        let variable = schema.with_variable_shapes();
+        let shapes = self.shapes.entry(variable.clone()).or_default();
+        let chosen = if *shapes < FIXED_SHAPES || variable == schema { schema } else { variable };
+        *shapes += 1;
+        Arc::clone(self.interned.entry(chosen.clone()).or_insert_with(|| Arc::new(chosen)))
+    }
+}
+
+impl Deref for Store {
+    type Target = Reader;
+
+    fn deref(&self) -> &Reader {
+        &self.reader
+    }
+}
+
+impl Store {
+    /// Opens the store of `module_id` under `cache_dir` with default [`Options`]; creates and recovers it.
+    ///
+    /// # Errors
+    /// As [`Options::open`].
+    pub fn open(cache_dir: impl AsRef<Path>, module_id: &str) -> Result<Self> {
+        Options::new().open(cache_dir, module_id)
+    }
+
+    pub(crate) fn open_on(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
+        let (core, lane, report) = super::open::open_writer(storage, options)?;
+        let options = &core.options;
+        let synchronous = options.synchronous;
+        let mut schemas = Schemas::default();
+        for segment in core.view.load().segments.values() {
+            schemas.intern(RowSchema::clone(segment.schema()));
+        }
+        for active in &lane.actives {
+            schemas.intern(RowSchema::clone(active.writer.schema()));
+        }
+        let shared = Arc::new(Shared {
+            queue: Queue::new(options.flush_rows, options.flush_bytes, options.flush_interval, options.buffer_bytes),
+            lane_number: lane.number,
+            lane: Mutex::new(Some(lane)),
+            merging: Mutex::new(()),
+            merger: Mutex::new(None),
+            merge_failure: Mutex::new(None),
+            schemas: Mutex::new(schemas),
+            process_id: std::process::id(),
+            core: Arc::clone(&core),
+        });
+        let thread = if synchronous {
+            None
+        } else {
+            let shared = Arc::clone(&shared);
+            let thread = std::thread::Builder::new().name("tensorcask-writer".into()).spawn(move || shared.run());
+            Some(thread.map_err(|error| {
+                Error::io("start the writer thread of", core.storage.describe(Path::new("")), error)
+            })?)
+        };
+        Ok(Self { reader: Reader::new(core, report), inner: Arc::new(Inner { shared, thread: Mutex::new(thread) }) })
+    }
+
+    /// Puts one value. Copies it and returns; the row can be read at once. See [`Store::put_rows`] for many.
+    ///
+    /// ```
+    /// # fn main() -> tensorcask::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use tensorcask::{Store, TensorView};
+    ///
+    /// let store = Store::open(dir.path(), "encoder")?;
+    /// store.put("sample-7", TensorView::from_slice(&[3], &[1.0_f32, 2.0, 3.0])?)?;
+    /// let value = store.get("sample-7")?.and_then(|value| value.into_tensor());
+    /// assert_eq!(value.map(|tensor| tensor.to_vec::<f32>()).transpose()?, Some(vec![1.0, 2.0, 3.0]));
+    /// # store.close()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::KeyKind`], [`Error::TooLarge`], [`Error::Invalid`] for values that cannot be stored;
+    /// [`Error::Poisoned`], [`Error::Closed`], [`Error::ReadOnly`] if the handle cannot write.
+    pub fn put<'a>(&self, key: impl Into<KeyRef<'a>>, value: impl Into<ValueView<'a>>) -> Result<()> {
+        self.put_batch(&[key.into()], &[value.into()])
+    }
+
+    /// Puts values of any structure. If a key stands twice, the last value wins. Blocks while the buffer is full.
+    ///
+    /// # Errors
+    /// As [`Store::put`]; [`Error::Invalid`] if there are not as many values as keys. Nothing is put then.
+    pub fn put_batch<'a>(&self, keys: impl Into<Keys<'a>>, values: &[impl AsValue]) -> Result<()> {
+        let keys = keys.into();
+        if keys.len() != values.len() {
+            return Err(Error::invalid(format!(
+                "{} keys were passed with {} values: pass one value a key",
+                keys.len(),
+                values.len()
+            )));
+        }
+        let Some(kind) = self.inner.shared.begin(keys)? else { return Ok(()) };
+        let options = &self.inner.shared.core.options;
+        let mut built: Vec<Columns> = Vec::new();
+        let mut builder: Option<(Arc<RowSchema>, ColumnsBuilder)> = None;
+        for (key, value) in keys.iter().zip(values) {
+            let view = value.as_value();
+            let (schema, leaves) = derive(&view, kind, options.store_as, options.codec)?;
+            self.inner.shared.check_size(&view)?;
+            let schema = self.inner.shared.schemas.lock().intern(schema);
+            let fits = builder.as_ref().is_some_and(|(current, rows)| {
+                *current == schema
+                    && rows.largest_column_len_bytes() < options.flush_bytes.min(MAX_COLUMN_LEN_BYTES / 2)
+            });
+            if !fits {
+                built.extend(builder.take().map(|(_, full)| full.finish()));
+                let fresh = ColumnsBuilder::new(Arc::clone(&schema), options.codec)?;
+                builder = Some((schema, fresh));
+            }
+            if let Some((_, rows)) = &mut builder {
+                rows.push(key, &leaves)?;
+            }
+        }
+        built.extend(builder.map(|(_, rows)| rows.finish()));
+        built.into_iter().try_for_each(|columns| self.inner.shared.put(columns))
+    }
+
+    /// The fast path: puts one contiguous `[keys, …row_shape]` tensor, a row a key. No allocation and no work a row
+    /// beyond the key and its place in the index. If a key stands twice, the last row wins.
+    ///
+    /// ```
+    /// # fn main() -> tensorcask::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = tensorcask::Store::open(dir.path(), "encoder")?;
+    /// let embeddings = vec![0.5_f32; 4 * 384];
+    /// store.put_rows(&[10_u64, 11, 12, 13], &[384], &embeddings)?;
+    /// # store.close()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::put`]; [`Error::Invalid`] if `rows` has not as many elements as keys and shape ask for.
+    pub fn put_rows<'a, T: crate::tensor::Element>(
+        &self,
+        keys: impl Into<Keys<'a>>,
+        row_shape: &[usize],
+        rows: &[T],
+    ) -> Result<()> {
+        self.put_rows_bytes(keys, T::DTYPE, row_shape, bytemuck::cast_slice(rows))
+    }
+
+    /// [`Store::put_rows`] for any dtype, from little-endian bytes.
+    ///
+    /// # Errors
+    /// As [`Store::put_rows`].
+    pub fn put_rows_bytes<'a>(
+        &self,
+        keys: impl Into<Keys<'a>>,
+        dtype: Dtype,
+        row_shape: &[usize],
+        rows: &[u8],
+    ) -> Result<()> {
+        let keys = keys.into();
+        let width = dtype.tensor_len_bytes(row_shape).ok_or_else(|| {
+            Error::invalid(format!(
+                "a {dtype} row cannot have shape {row_shape:?}: its size overflows or fills no whole bytes"
+            ))
+        })?;
+        if width.checked_mul(keys.len()) != Some(rows.len()) {
+            return Err(Error::invalid(format!(
+                "{} keys with {dtype} rows of shape {row_shape:?} take {width} bytes each, but {} bytes were passed: \
+                 pass one contiguous [keys, …shape] tensor",
+                keys.len(),
+                rows.len()
+            )));
+        }
+        let shared = &self.inner.shared;
+        let Some(kind) = shared.begin(keys)? else { return Ok(()) };
+        shared.check_len(width)?;
+        let options = &shared.core.options;
+        let schema = single_tensor_schema(kind, dtype, row_shape, options.store_as, options.codec)?;
+        schema.check().map_err(Error::invalid)?;
+        let schema = shared.schemas.lock().intern(schema);
+        if options.codec != Codec::None || schema.single_tensor().is_none() {
+            let views = (0..keys.len()).map(|row| {
+                let row = rows.get(row * width..(row + 1) * width).unwrap_or(&[]);
+                crate::tensor::TensorView::new(dtype, row_shape, row).map(ValueView::Tensor)
+            });
+            return self.put_batch(keys, &views.collect::<Result<Vec<_>>>()?);
+        }
+        // Chunks of about what the writer writes at once, so that the buffer's bound holds for any call.
+        let most_bytes = options.flush_bytes.min(MAX_COLUMN_LEN_BYTES / 2);
+        let most_rows = (most_bytes / width.max(8)).clamp(1, 1 << 20);
+        let mut start = 0;
+        while start < keys.len() {
+            let mut end = start;
+            let mut column = KeyBuilder::new(kind, most_rows.min(keys.len() - start));
+            while let Some(key) = keys.get(end).filter(|_| end - start < most_rows && column.len_bytes() <= most_bytes)
+            {
+                key.with_bytes(|bytes| column.push_bytes(bytes))?;
+                end += 1;
+            }
+            let values = rows.get(start * width..end * width).unwrap_or(&[]);
+            shared.put(contiguous(Arc::clone(&schema), column.finish(), end - start, dtype, values)?)?;
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Deletes keys: writes a tombstone for each that is there. Returns how many were.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn delete_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<usize> {
+        let keys = keys.into();
+        let shared = &self.inner.shared;
+        let Some(kind) = shared.begin(keys)? else { return Ok(0) };
+        let schema = shared.schemas.lock().intern(RowSchema::tombstones(kind));
+        let mut column = ColumnsBuilder::new(schema, Codec::None)?;
+        let mut seen = std::collections::HashSet::new();
+        for key in keys.iter() {
+            let alive = key.with_bytes(|bytes| shared.core.locate(shared.core.hasher.hash(bytes), bytes))?;
+            if alive.is_some_and(|found| !found.row.is_tombstone()) && seen.insert(key) {
+                column.push(key, &[])?;
+            }
+        }
+        let deleted = column.rows();
+        if deleted > 0 {
+            shared.put(column.finish())?;
+        }
+        Ok(deleted)
+    }
+
+    /// Deletes one key; returns whether it was there.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn delete<'a>(&self, key: impl Into<KeyRef<'a>>) -> Result<bool> {
+        self.delete_batch(&[key.into()]).map(|deleted| deleted == 1)
+    }
+
+    /// Returns when everything put before is on disk, as durable as the options say.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] with the failure of any write since the store was opened.
+    pub fn flush(&self) -> Result<()> {
+        self.flush_with(self.inner.shared.core.options.durability)
+    }
+
+    /// [`Store::flush`] with a durability of its own.
+    ///
+    /// # Errors
+    /// As [`Store::flush`].
+    pub fn flush_with(&self, durability: Durability) -> Result<()> {
+        let shared = &self.inner.shared;
+        shared.check_process()?;
+        Counters::add(&shared.core.counters.flushes, 1);
+        let up_to = shared.queue.ask(durability)?;
+        if shared.core.options.synchronous {
+            shared.step();
+        }
+        shared.queue.wait_for_barrier(up_to, durability)?;
+        shared.merge_failure()
+    }
+
+    /// Merges the index of everything that is sealed into runs now, instead of when enough has gathered.
+    ///
+    /// # Errors
+    /// IO errors; the store stays as it was.
+    pub fn merge_index(&self) -> Result<()> {
+        let shared = &self.inner.shared;
+        shared.check_process()?;
+        shared.queue.check()?;
+        shared.merge()
+    }
+
+    /// Writes and seals everything, merges the index, and releases the lane. All clones of the handle are closed;
+    /// reads through them go on.
+    ///
+    /// # Errors
+    /// The first failure of any write since the store was opened.
+    pub fn close(&self) -> Result<()> {
+        self.inner.close()
+    }
+
+    /// The lane that this handle writes in.
+    #[must_use]
+    pub fn lane(&self) -> u16 {
+        self.inner.shared.lane_number
+    }
+
+    /// Rows and bytes that wait to be written.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, usize) {
+        self.inner.shared.queue.depth()
+    }
+
+    /// What opening found.
+    #[must_use]
+    pub fn open_report(&self) -> &OpenReport {
+        self.reader.open_report()
+    }
+}
+
+impl Inner {
+    fn close(&self) -> Result<()> {
+        let shared = &self.shared;
+        // The parent's thread does not exist in a forked child, and its files are the parent's.
+        if shared.check_process().is_err() {
+            return Ok(());
+        }
+        shared.queue.close();
+        match self.thread.lock().take() {
+            Some(thread) => drop(thread.join()),
+            None => shared.step(),
+        }
+        if let Some(merger) = shared.merger.lock().take() {
+            drop(merger.join());
+        }
+        if let Some(cause) = shared.queue.failure() {
+            shared.lane.lock().take();
+            return Err(Error::Poisoned { cause: Arc::new(cause) });
+        }
+        let Some(mut lane) = shared.lane.lock().take() else { return Ok(()) };
+        lane.seal_all(&shared.core)?;
+        if worth_a_run(&shared.core) {
+            build_run(&shared.core, lane.number, true)?;
+        }
+        shared.merge_failure()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Nobody is left to be told; `Store::close` reports.
+        let _ = self.close();
+    }
+}
+
+/// Whether rows that no run covers are so many that indexing them at the next open would be felt.
+fn worth_a_run(core: &Core) -> bool {
+    const FEW_ROWS: u64 = 4096;
+    const FEW_SEGMENTS: usize = 8;
+    let uncovered = uncovered(&core.view.load());
+    uncovered.len() >= FEW_SEGMENTS
+        || uncovered.iter().map(|segment| u64::from(segment.rows())).sum::<u64>() >= FEW_ROWS
+}
+
+impl Shared {
+    /// Checks that this handle may write `keys`; returns their kind, or `None` if there are none.
+    fn begin(&self, keys: Keys<'_>) -> Result<Option<KeyKind>> {
+        self.check_process()?;
+        self.queue.check()?;
+        let Some(kind) = keys.check()? else { return Ok(None) };
+        self.core.fix_key_kind(kind)?;
+        Ok(Some(kind))
+    }
+
+    fn check_process(&self) -> Result<()> {
+        if self.process_id == std::process::id() {
+            Ok(())
+        } else {
+            Err(Error::ReadOnly {
+                why:
+                    "it was opened by the parent of this forked process: open the store again in the child, in a lane \
+                      of its own (Lane::Auto)"
+                        .into(),
+            })
+        }
+    }
+
+    fn check_len(&self, len_bytes: usize) -> Result<()> {
+        let limit = self.core.options.max_value_bytes.min(MAX_COLUMN_LEN_BYTES / 2);
+        if len_bytes <= limit {
+            Ok(())
+        } else {
+            Err(Error::TooLarge { what: "a value in bytes".into(), found: len_bytes as u64, limit: limit as u64 })
+        }
+    }
+
+    fn check_size(&self, view: &ValueView<'_>) -> Result<()> {
+        match view {
+            ValueView::Tensor(tensor) => self.check_len(tensor.data().len()),
+            ValueView::Str(text) => self.check_len(text.len()),
+            ValueView::Bytes(bytes) => self.check_len(bytes.len()),
+            ValueView::Map(items) => items.iter().try_for_each(|(_, item)| self.check_size(item)),
+            ValueView::List(items) | ValueView::Tuple(items) => items.iter().try_for_each(|item| self.check_size(item)),
+            ValueView::Null | ValueView::Bool(_) | ValueView::Int(_) | ValueView::Float(_) => Ok(()),
+        }
+    }
+
+    /// Makes rows readable and hands them to the writer.
+    fn put(&self, columns: Columns) -> Result<()> {
+        let core = &self.core;
+        let hashes: Vec<u64> =
+            (0..columns.rows).map(|row| columns.key(row).map_or(0, |key| core.hasher.hash(key))).collect();
+        let len_bytes = columns.len_bytes() + hashes.len() * 8;
+        while !self.queue.reserve(len_bytes, !core.options.synchronous)? {
+            self.step();
+        }
+        Counters::add(&core.counters.rows_put, columns.rows);
+        let pending = Arc::new(PendingBatch { columns, hashes, len_bytes });
+        // Held until the rows are in the queue: of two puts of one key, the one that is read is the one that is
+        // written last.
+        let admission = core.admission();
+        let enough = match self.admit(&pending) {
+            Ok(slot) => self.queue.push((slot, pending)),
+            Err(error) => {
+                self.queue.release(len_bytes);
+                return Err(error);
+            }
+        };
+        drop(admission);
+        if enough && core.options.synchronous {
+            self.step();
+        }
+        Ok(())
+    }
+
+    /// Enters rows into the delta. The caller holds the admission lock.
+    fn admit(&self, pending: &Arc<PendingBatch>) -> Result<u32> {
+        let core = &self.core;
+        let columns = &pending.columns;
+        let tombstone = columns.schema.is_tombstones();
+        core.epoch.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let slot = core.add_slot(Source::Pending(Arc::clone(pending)), columns.rows as u32)?;
+        for (row, hash) in pending.hashes.iter().enumerate() {
+            core.admit(*hash, slot, row as u32, tombstone, || {
+                Source::Pending(Arc::clone(pending)).row(slot, row as u32)
+            });
+        }
+        if core.hot.is_some() && !tombstone && core.options.hot_fill != HotFill::OnRead {
+            super::read::fill_hot(core, pending);
+        }
+        Ok(slot)
+    }
+
+    /// The writer thread.
+    fn run(self: Arc<Self>) {
+        loop {
+            let work = self.queue.wait_for_work();
+            let closing = work.closing;
+            self.work_on(&mut self.lane.lock(), &work);
+            if closing {
+                return;
+            }
+            self.bound_delta();
+        }
+    }
+
+    /// One step of the writer on the caller's thread.
+    fn step(&self) {
+        let mut lane = self.lane.lock();
+        let work = self.queue.take_work();
+        self.work_on(&mut lane, &work);
+        if !work.closing && self.delta_is_full() {
+            let merged = self.seal_for_merge(&mut lane).and_then(|()| self.merge());
+            drop(lane);
+            self.note_merge(merged);
+        }
+    }
+
+    fn work_on(&self, lane: &mut Option<Lane>, work: &Work) {
+        let result = match lane.as_mut() {
+            Some(lane) if self.queue.failure().is_none() => lane
+                .commit(&self.core, &work.waiting)
+                .and_then(|()| work.barrier.map_or(Ok(()), |durability| lane.sync(&self.core, durability))),
+            // After a failure nothing is tried again on the same files.
+            _ => Err(Error::Closed),
+        };
+        self.queue.finish(work, result);
+    }
+
+    fn delta_is_full(&self) -> bool {
+        self.core.delta.len() >= self.core.options.delta_keys.max(1)
+    }
+
+    /// Only what is sealed can go into a run.
+    fn seal_for_merge(&self, lane: &mut Option<Lane>) -> Result<()> {
+        lane.as_mut().map_or(Ok(()), |lane| lane.seal_all(&self.core))
+    }
+
+    fn merge(&self) -> Result<()> {
+        let _merging = self.merging.lock();
+        build_run(&self.core, self.lane_number, false).map(|_| ())
+    }
+
+    fn note_merge(&self, merged: Result<()>) {
+        if let Err(error) = merged {
+            self.merge_failure.lock().get_or_insert(error);
+        }
+    }
+
+    /// Starts a merge in the background when the delta has grown to its bound, and waits for it only at twice that.
+    fn bound_delta(self: &Arc<Self>) {
+        if !self.delta_is_full() || self.queue.failure().is_some() {
+            return;
+        }
+        let mut merger = self.merger.lock();
+        if let Some(running) = merger.take() {
+            if !running.is_finished() && self.core.delta.len() < self.core.options.delta_keys.saturating_mul(2) {
+                *merger = Some(running);
+                return;
+            }
+            drop(running.join());
+            if !self.delta_is_full() {
+                return;
+            }
+        }
+        if let Err(error) = self.seal_for_merge(&mut self.lane.lock()) {
+            self.queue.fail(error);
+            return;
+        }
+        let shared = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("tensorcask-merge".into()).spawn(move || {
+            let merged = shared.merge();
+            shared.note_merge(merged);
+        });
+        match thread {
+            Ok(thread) => *merger = Some(thread),
+            Err(error) => self.note_merge(Err(Error::io(
+                "start the merge thread of",
+                self.core.storage.describe(Path::new("")),
+                error,
+            ))),
+        }
+    }
+
+    fn merge_failure(&self) -> Result<()> {
+        match self.merge_failure.lock().take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Tensors: a dtype, a shape, and contiguous little-endian bytes in row-major order.
+
+use bytemuck::allocation::pod_collect_to_vec;
+use bytemuck::{Pod, cast_slice, try_cast_slice};
+use bytes::Bytes;
+
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+
+#[cfg(target_endian = "big")]
+compile_error!(
+    "tensorcask stores little-endian elements and hands out views of them: big-endian targets are not supported"
+);
+
+/// A Rust type that is the element of a [`Dtype`].
+pub trait Element: Pod {
+    /// The dtype.
+    const DTYPE: Dtype;
+}
+
+macro_rules! elements {
+    ($($type:ty => $dtype:ident),* $(,)?) => {
+        $(impl Element for $type { const DTYPE: Dtype = Dtype::$dtype; })*
+    };
+}
+elements! {
+    u8 => U8, i8 => I8, u16 => U16, i16 => I16, u32 => U32, i32 => I32, u64 => U64, i64 => I64,
+    f32 => F32, f64 => F64, half::f16 => F16, half::bf16 => BF16, [f32; 2] => C64,
+}
+
+/// A borrowed tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorView<'a> {
+    dtype: Dtype,
+    shape: &'a [usize],
+    data: &'a [u8],
+}
+
+impl<'a> TensorView<'a> {
+    /// A view of `data` (row-major, little-endian) as a tensor of `dtype` and `shape`. A shape of no dimensions is a
+    /// single element.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if `data` has not exactly the bytes that the shape needs.
+    pub fn new(dtype: Dtype, shape: &'a [usize], data: &'a [u8]) -> Result<Self> {
+        match dtype.tensor_len_bytes(shape) {
+            Some(expected) if expected == data.len() => Ok(Self { dtype, shape, data }),
+            Some(expected) => Err(Error::invalid(format!(
+                "a {dtype} tensor of shape {shape:?} takes {expected} bytes, but {} were passed: pass the whole \
+                 contiguous tensor",
+                data.len()
+            ))),
+            None => Err(Error::invalid(format!(
+                "a {dtype} tensor cannot have shape {shape:?}: its size overflows, or its packed elements do not fill \
+                 whole bytes"
+            ))),
+        }
+    }
+
+    /// A view of a slice of elements.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the slice has not as many elements as the shape.
+    pub fn from_slice<T: Element>(shape: &'a [usize], elements: &'a [T]) -> Result<Self> {
+        Self::new(T::DTYPE, shape, cast_slice(elements))
+    }
+
+    /// The element type.
+    #[must_use]
+    pub const fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The shape, outermost dimension first.
+    #[must_use]
+    pub const fn shape(&self) -> &'a [usize] {
+        self.shape
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub const fn data(&self) -> &'a [u8] {
+        self.data
+    }
+
+    /// A tensor of its own, with a copy of the bytes.
+    #[must_use]
+    pub fn to_tensor(&self) -> Tensor {
+        Tensor { dtype: self.dtype, shape: self.shape.into(), data: Bytes::copy_from_slice(self.data) }
+    }
+}
+
+/// A tensor that owns its bytes, or shares them: a value read from an uncompressed segment refers to the mapped file
+/// and keeps that mapping alive. Cloning is O(1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tensor {
+    dtype: Dtype,
+    shape: Box<[usize]>,
+    data: Bytes,
+}
+
+impl Tensor {
+    /// A tensor over `data`, which is not copied.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if `data` has not exactly the bytes that the shape needs.
+    pub fn new(dtype: Dtype, shape: &[usize], data: impl Into<Bytes>) -> Result<Self> {
+        let data = data.into();
+        TensorView::new(dtype, shape, &data)?;
+        Ok(Self { dtype, shape: shape.into(), data })
+    }
+
+    /// A tensor with a copy of `elements`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the slice has not as many elements as the shape.
+    pub fn from_slice<T: Element>(shape: &[usize], elements: &[T]) -> Result<Self> {
+        TensorView::from_slice(shape, elements).map(|view| view.to_tensor())
+    }
+
+    /// A tensor of dtype [`Dtype::Bool`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the slice has not as many elements as the shape.
+    pub fn from_bools(shape: &[usize], elements: &[bool]) -> Result<Self> {
+        Self::new(Dtype::Bool, shape, elements.iter().map(|&flag| u8::from(flag)).collect::<Vec<u8>>())
+    }
+
+    /// The element type.
+    #[must_use]
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The shape, outermost dimension first.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The bytes, row-major and little-endian.
+    #[must_use]
+    pub fn data(&self) -> &Bytes {
+        &self.data
+    }
+
+    /// A borrowed view.
+    #[must_use]
+    pub fn view(&self) -> TensorView<'_> {
+        TensorView { dtype: self.dtype, shape: &self.shape, data: &self.data }
+    }
+
+    /// The elements without a copy, or `None` if they are of another dtype or not aligned for `T` in memory
+    /// (see [`Tensor::to_vec`]).
+    #[must_use]
+    pub fn as_slice<T: Element>(&self) -> Option<&[T]> {
+        (T::DTYPE == self.dtype).then(|| try_cast_slice(&self.data).ok()).flatten()
+    }
+
+    /// A copy of the elements.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the tensor is of another dtype.
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        if T::DTYPE == self.dtype {
+            Ok(pod_collect_to_vec(&self.data))
+        } else {
+            Err(Error::invalid(format!("the tensor is {}, not {}: read it as its own dtype", self.dtype, T::DTYPE)))
+        }
+    }
+}
+
+impl<'a> From<&'a Tensor> for TensorView<'a> {
+    fn from(tensor: &'a Tensor) -> Self {
+        tensor.view()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_must_fit() {
+        assert!(Tensor::from_slice(&[2, 2], &[1.0_f32, 2.0, 3.0]).is_err());
+        assert!(Tensor::from_slice(&[], &[1.0_f32]).is_ok());
+        assert!(Tensor::from_slice::<f32>(&[0, 7], &[]).is_ok());
+        assert!(TensorView::new(Dtype::F32, &[usize::MAX, 9], &[]).is_err());
+    }
+
+    #[test]
+    fn elements_round_trip() {
+        let tensor = Tensor::from_slice(&[3], &[1_i64, -2, 3]).unwrap();
+        assert_eq!(tensor.to_vec::<i64>().unwrap(), [1, -2, 3]);
+        assert!(tensor.to_vec::<u64>().is_err());
+        assert_eq!(tensor.as_slice::<f32>(), None);
+        assert_eq!(Tensor::from_bools(&[2], &[true, false]).unwrap().data().as_ref(), [1, 0]);
+    }
+}

@@ -1,0 +1,75 @@
+//! The store from outside: what goes in comes out, whatever happens in between.
+
+use tensorcask::{Dtype, Options, Store, Tensor, Value};
+
+fn tree(i: i64) -> Value {
+    Value::Map(vec![
+        ("tokens".into(), Value::Tensor(Tensor::from_slice(&[2, 2], &[i as f32, f32::NAN, -0.0, 1.5]).unwrap())),
+        (
+            "meta".into(),
+            Value::Tuple(vec![Value::Int(i), Value::Null, Value::Bool(i % 2 == 0), Value::Float(f64::NAN)]),
+        ),
+        ("name".into(), Value::Str(format!("sample {i}"))),
+        ("raw".into(), Value::Bytes(vec![i as u8; i as usize % 5].into())),
+        ("empty".into(), Value::List(vec![])),
+    ])
+}
+
+#[test]
+fn values_survive_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), "m").unwrap();
+    for i in 0..100 {
+        store.put(&format!("k{i}"), &tree(i)).unwrap();
+    }
+    let check = |store: &tensorcask::Reader| {
+        for i in 0..100 {
+            let value = store.get(&format!("k{i}")).unwrap().unwrap();
+            assert_eq!(format!("{value:?}"), format!("{:?}", tree(i)));
+        }
+        assert_eq!(store.len().unwrap(), 100);
+    };
+    check(&store);
+    store.flush().unwrap();
+    check(&store);
+    store.close().unwrap();
+    check(&store);
+    let store = Store::open(dir.path(), "m").unwrap();
+    assert!(store.open_report().is_clean());
+    check(&store);
+    assert_eq!(store.get("nope").unwrap(), None);
+}
+
+#[test]
+fn rows_go_in_and_out_in_one_piece() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Options::new().segment_bytes(1 << 20).delta_keys(2000).open(dir.path(), "m").unwrap();
+    let keys: Vec<u64> = (0..20_000).collect();
+    for chunk in keys.chunks(512) {
+        let rows: Vec<f32> = chunk.iter().flat_map(|key| (0..64).map(move |i| (key * 64 + i) as f32)).collect();
+        store.put_rows(chunk, &[64], &rows).unwrap();
+    }
+    let check = |store: &tensorcask::Reader| {
+        let wanted: Vec<u64> = (0..1000).map(|i| i * 7919 % 25_000).collect();
+        let mut out = vec![-1.0_f32; 1000 * 64];
+        let mut found = vec![false; 1000];
+        let hits = store.get_batch_into(&wanted, &[64], &mut out, &mut found).unwrap();
+        assert_eq!(hits, wanted.iter().filter(|key| **key < 20_000).count());
+        for ((key, row), found) in wanted.iter().zip(out.chunks(64)).zip(found) {
+            assert_eq!(found, *key < 20_000);
+            assert!(row.iter().enumerate().all(|(i, x)| *x == if found { (key * 64 + i as u64) as f32 } else { -1.0 }));
+        }
+        assert_eq!(store.len().unwrap(), 20_000);
+    };
+    check(&store);
+    store.flush().unwrap();
+    check(&store);
+    store.close().unwrap();
+    let store = Store::open(dir.path(), "m").unwrap();
+    assert!(store.stats().unwrap().runs > 0);
+    check(&store);
+    let reader = tensorcask::Reader::open(dir.path(), "m").unwrap();
+    check(&reader);
+    assert!(store.verify(&mut |_, _| {}).unwrap().is_clean());
+    assert_eq!(Dtype::ALL.len(), 22);
+}
