@@ -25,6 +25,7 @@ pub(crate) struct Segment {
     described: Arc<Path>,
     file: Arc<dyn ReadFile>,
     frames: Vec<Frame>,
+    first_rows: Vec<u32>,
     batches: Vec<OnceLock<Arc<Batch>>>,
 }
 
@@ -48,6 +49,7 @@ impl Segment {
             front,
             replaces: Vec::new(),
             frames: Vec::new(),
+            first_rows: Vec::new(),
             batches: Vec::new(),
             seal,
             len_bytes,
@@ -122,6 +124,7 @@ impl Segment {
             );
         }
         self.batches = frames.iter().map(|_| OnceLock::new()).collect();
+        self.first_rows = frames.iter().map(|frame| frame.first_row as u32).collect();
         self.frames = frames;
         Ok(())
     }
@@ -172,11 +175,16 @@ impl Segment {
     /// The batch and the row in it that `row` of the segment is; `None` past the end.
     #[inline]
     pub(crate) fn locate(&self, row: u32) -> Option<(usize, usize)> {
-        let row = u64::from(row);
-        let number = self.frames.partition_point(|frame| frame.first_row <= row).checked_sub(1)?;
-        let frame = self.frames.get(number)?;
-        let within = row - frame.first_row;
-        (within < u64::from(frame.rows)).then_some((number, within as usize))
+        // Batches mostly have as many rows as the first.
+        let guess = self.frames.first().map_or(0, |first| row / first.rows.max(1)) as usize;
+        let starts_after = |number: usize| self.first_rows.get(number).is_none_or(|first| *first > row);
+        let number = if !starts_after(guess) && starts_after(guess + 1) {
+            guess
+        } else {
+            self.first_rows.partition_point(|first| *first <= row).checked_sub(1)?
+        };
+        let within = row - self.first_rows.get(number)?;
+        (u64::from(row) < self.seal.rows).then_some((number, within as usize))
     }
 
     /// The sorted hash block, checked.

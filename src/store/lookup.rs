@@ -1,11 +1,14 @@
 //! From a key to its newest row.
 
+use std::sync::Arc;
+
 use super::core::{Core, LoadedRun};
-use super::rows::Row;
+use super::rows::{Age, Holder, Row};
 use crate::error::Result;
 use crate::index::delta::Entry;
-use crate::key::Keys;
+use crate::key::{KeyRef, Keys};
 use crate::prefetch::prefetch_read;
+use crate::segment::batch::Batch;
 use crate::segment::columns::KeyColumn;
 
 /// A row that was found.
@@ -50,23 +53,59 @@ impl Core {
     /// The newest rows of the keys at `wanted` positions, in their order: as [`Core::locate`], in stages over the whole
     /// batch so that waits for memory overlap (asking for buckets, then for keys, then comparing).
     pub(crate) fn locate_batch(&self, keys: Keys<'_>, hashes: &[u64], wanted: &[usize]) -> Vec<Result<Option<Row>>> {
-        let wanted = || wanted.iter().filter_map(|position| Some((keys.get(*position)?, *hashes.get(*position)?)));
-        let view = self.view.load();
-        for (_, hash) in wanted() {
-            view.runs.iter().for_each(|loaded| loaded.run.prefetch(hash));
+        let asked: Vec<Asked<'_>> =
+            wanted.iter().filter_map(|at| Some(Asked { key: keys.get(*at)?, hash: *hashes.get(*at)? })).collect();
+        let mut newest: Vec<Option<Found>> = Vec::new();
+        newest.resize_with(asked.len(), || None);
+        let staged = self.locate_staged(&asked, &mut newest);
+        if staged.is_err() {
+            // One by one, so that damage is an answer of its own key only.
+            return asked.iter().map(|asked| self.locate_one(asked)).collect();
         }
-        for (_, hash) in wanted() {
-            for loaded in &view.runs {
-                // Whatever is wrong with the run comes to light when the key is looked up.
-                let _ = loaded.run.find(hash, &mut |run_row| prefetch_key(loaded, run_row));
+        newest.into_iter().map(|found| Ok(found.map(|found| found.row))).collect()
+    }
+
+    fn locate_one(&self, asked: &Asked<'_>) -> Result<Option<Row>> {
+        let found = asked.key.with_bytes(|bytes| self.locate(asked.hash, bytes))?;
+        Ok(found.map(|found| found.row))
+    }
+
+    fn locate_staged(&self, asked: &[Asked<'_>], newest: &mut [Option<Found>]) -> Result<()> {
+        if !self.delta.is_empty() {
+            for (asked, newest) in asked.iter().zip(newest.iter_mut()) {
+                *newest = asked.key.with_bytes(|bytes| self.locate_in_delta(asked.hash, bytes))?;
             }
         }
-        drop(view);
-        wanted()
-            .map(|(key, hash)| {
-                key.with_bytes(|bytes| self.locate(hash, bytes)).map(|found| found.map(|found| found.row))
-            })
-            .collect()
+        let view = self.view.load();
+        for asked in asked {
+            view.runs.iter().for_each(|loaded| loaded.run.prefetch(asked.hash));
+        }
+        let mut candidates: Vec<Candidate<'_>> = Vec::with_capacity(asked.len());
+        for loaded in &view.runs {
+            candidates.clear();
+            let newer = |found: &Option<Found>| found.as_ref().is_some_and(|f| f.row.age.stamp > loaded.run.max_stamp());
+            for (position, (asked, _)) in asked.iter().zip(newest.iter()).enumerate().filter(|(_, (_, n))| !newer(n)) {
+                let mut failed = None;
+                loaded.run.find(asked.hash, &mut |run_row| match candidate(loaded, run_row, position) {
+                    Ok(found) => candidates.extend(found),
+                    Err(error) => failed = Some(error),
+                })?;
+                if let Some(error) = failed {
+                    return Err(error);
+                }
+            }
+            for candidate in &candidates {
+                let (Some(asked), Some(newest)) = (asked.get(candidate.position), newest.get_mut(candidate.position))
+                else {
+                    continue;
+                };
+                let same = asked.key.with_bytes(|bytes| candidate.batch.columns.key(candidate.within) == Some(bytes));
+                if same && newest.as_ref().is_none_or(|found| candidate.age() > found.row.age) {
+                    *newest = Some(Found { row: candidate.row(), entry: None });
+                }
+            }
+        }
+        Ok(())
     }
 
     fn locate_in_delta(&self, hash: u64, key: &[u8]) -> Result<Option<Found>> {
@@ -98,7 +137,7 @@ impl Core {
 /// The newest of `newest` and the rows of `key` in `runs`, which are sorted by their newest stamp. The inner error is
 /// a run that is damaged.
 fn locate_in_runs<'a>(
-    runs: &'a [std::sync::Arc<LoadedRun>],
+    runs: &'a [Arc<LoadedRun>],
     hash: u64,
     key: &[u8],
     mut newest: Option<Found>,
@@ -143,16 +182,42 @@ fn run_row_of(loaded: &LoadedRun, run_row: u64) -> Result<Option<Row>> {
     }
 }
 
-/// Asks for the bytes of a key that will be compared.
-fn prefetch_key(loaded: &LoadedRun, run_row: u64) {
-    if let Some((number, row)) = loaded.run.resolve(run_row)
-        && let Some(segment) = loaded.segments.get(number)
-        && let Some((batch, within)) = segment.locate(row)
-        && let Ok(batch) = segment.batch(batch)
-    {
-        match &batch.columns.keys {
-            KeyColumn::U64(data) => prefetch_read(data, within * 8),
-            KeyColumn::Variable { offsets, .. } => prefetch_read(offsets, within * 4),
-        }
+/// A key of a batch.
+struct Asked<'a> {
+    key: KeyRef<'a>,
+    hash: u64,
+}
+
+/// A row whose tag matched.
+struct Candidate<'a> {
+    /// Of the key in the batch.
+    position: usize,
+    batch: &'a Arc<Batch>,
+    within: usize,
+    segment_row: u32,
+    lane: u16,
+}
+
+impl Candidate<'_> {
+    fn age(&self) -> Age {
+        Age { stamp: self.batch.frame.stamp, lane: self.lane, order: u64::from(self.segment_row) }
     }
+
+    fn row(&self) -> Row {
+        Row { holder: Holder::Batch(Arc::clone(self.batch)), row: self.within, age: self.age() }
+    }
+}
+
+/// The row behind a run row, after asking for the bytes of its key.
+#[inline]
+fn candidate(loaded: &LoadedRun, run_row: u64, position: usize) -> Result<Option<Candidate<'_>>> {
+    let Some((number, segment_row)) = loaded.run.resolve(run_row) else { return Ok(None) };
+    let Some(segment) = loaded.segments.get(number) else { return Ok(None) };
+    let Some((batch, within)) = segment.locate(segment_row) else { return Ok(None) };
+    let batch = segment.batch(batch)?;
+    match &batch.columns.keys {
+        KeyColumn::U64(data) => prefetch_read(data, within * 8),
+        KeyColumn::Variable { offsets, .. } => prefetch_read(offsets, within * 4),
+    }
+    Ok(Some(Candidate { position, batch, within, segment_row, lane: segment.id.lane }))
 }
