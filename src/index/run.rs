@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::run_layout::{
     BUCKET_LEN_BYTES, BUCKETS_OFFSET, Bucket, COVERED_LEN_BYTES, Covered, EMPTY, FAR, FOOTER_LEN_BYTES, Footer, MAGIC,
-    PAGE_BUCKETS, SLOTS, home, tag,
+    PAGE_BUCKETS, home, tag,
 };
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
@@ -105,10 +105,13 @@ impl Run {
             if distance == 0 {
                 reach = bucket.overflow();
             }
-            for slot in 0..SLOTS {
-                if bucket.tag(slot) == tag && bucket.row(slot) != EMPTY {
-                    found(bucket.row(slot));
+            let mut slots = bucket.matching(tag);
+            while slots != 0 {
+                let row = bucket.row(slots.trailing_zeros() as usize);
+                if row != EMPTY {
+                    found(row);
                 }
+                slots &= slots - 1;
             }
             let last = if reach == FAR { !bucket.is_full() } else { distance >= reach };
             if last {

@@ -32,6 +32,7 @@ pub(crate) const FOOTER_LEN_BYTES: usize = 160;
 pub(crate) const COVERED_LEN_BYTES: usize = 40;
 
 const TAG_BITS: usize = 10;
+const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
 const ROW_BITS: usize = 36;
 const OVERFLOW_AT: usize = SLOTS * TAG_BITS;
 const ROWS_AT: usize = OVERFLOW_AT + 6;
@@ -39,7 +40,7 @@ const ROWS_AT: usize = OVERFLOW_AT + 6;
 /// The tag of a hash: its low bits, as the bucket is chosen by the high ones.
 #[inline]
 pub(crate) const fn tag(hash: u64) -> u64 {
-    hash & ((1 << TAG_BITS) - 1)
+    hash & TAG_MASK
 }
 
 /// The home bucket of a hash among `buckets`: keeps the order of hashes.
@@ -97,9 +98,22 @@ impl Bucket {
     }
 
     /// Tag of `slot`.
-    #[inline]
+    #[cfg(test)]
     pub(crate) fn tag(&self, slot: usize) -> u64 {
         self.get(slot * TAG_BITS, TAG_BITS)
+    }
+
+    /// The slots whose tag is `tag`, a bit each. Empty slots have tags too.
+    #[inline]
+    pub(crate) fn matching(&self, tag: u64) -> u32 {
+        let [low, high, ..] = self.0;
+        let mut tags = u128::from(low) | u128::from(high) << 64;
+        let mut slots = 0;
+        for slot in 0..SLOTS {
+            slots |= u32::from(tags as u64 & TAG_MASK == tag) << slot;
+            tags >>= TAG_BITS;
+        }
+        slots
     }
 
     /// Row of `slot`, or [`EMPTY`].

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::core::{Core, LoadedRun};
 use super::rows::{Age, Holder, Row};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::index::delta::Entry;
-use crate::key::{KeyRef, Keys};
+use crate::key::KeyRef;
 use crate::prefetch::prefetch_read;
 use crate::segment::batch::Batch;
-use crate::segment::columns::KeyColumn;
+use crate::segment::columns::{Columns, KeyColumn, LeafColumn};
 
 /// A row that was found.
 #[derive(Debug, Clone)]
@@ -50,30 +50,31 @@ impl Core {
         }
     }
 
-    /// The newest rows of the keys at `wanted` positions, in their order: as [`Core::locate`], in stages over the whole
-    /// batch so that waits for memory overlap (asking for buckets, then for keys, then comparing).
-    pub(crate) fn locate_batch(&self, keys: Keys<'_>, hashes: &[u64], wanted: &[usize]) -> Vec<Result<Option<Row>>> {
-        let asked: Vec<Asked<'_>> =
-            wanted.iter().filter_map(|at| Some(Asked { key: keys.get(*at)?, hash: *hashes.get(*at)? })).collect();
-        let mut newest: Vec<Option<Found>> = Vec::new();
-        newest.resize_with(asked.len(), || None);
-        let staged = self.locate_staged(&asked, &mut newest);
-        if staged.is_err() {
+    /// The newest rows of `asked`, in their order: as [`Core::locate`], in stages over the whole batch so that waits for
+    /// memory overlap (asking for buckets, then for keys, then comparing).
+    pub(crate) fn locate_batch(&self, asked: &[Asked<'_>]) -> Located {
+        let mut located = Located { rows: Vec::new(), errors: Vec::new() };
+        located.rows.resize_with(asked.len(), || None);
+        if self.locate_staged(asked, &mut located.rows).is_err() {
             // One by one, so that damage is an answer of its own key only.
-            return asked.iter().map(|asked| self.locate_one(asked)).collect();
+            for ((position, asked), row) in asked.iter().enumerate().zip(&mut located.rows) {
+                match asked.key.with_bytes(|bytes| self.locate(asked.hash, bytes)) {
+                    Ok(found) => *row = found.map(|found| found.row),
+                    Err(error) => {
+                        *row = None;
+                        located.errors.push((position, error));
+                    }
+                }
+            }
         }
-        newest.into_iter().map(|found| Ok(found.map(|found| found.row))).collect()
+        located
     }
 
-    fn locate_one(&self, asked: &Asked<'_>) -> Result<Option<Row>> {
-        let found = asked.key.with_bytes(|bytes| self.locate(asked.hash, bytes))?;
-        Ok(found.map(|found| found.row))
-    }
-
-    fn locate_staged(&self, asked: &[Asked<'_>], newest: &mut [Option<Found>]) -> Result<()> {
+    fn locate_staged(&self, asked: &[Asked<'_>], newest: &mut [Option<Row>]) -> Result<()> {
         if !self.delta.is_empty() {
             for (asked, newest) in asked.iter().zip(newest.iter_mut()) {
-                *newest = asked.key.with_bytes(|bytes| self.locate_in_delta(asked.hash, bytes))?;
+                let found = asked.key.with_bytes(|bytes| self.locate_in_delta(asked.hash, bytes))?;
+                *newest = found.map(|found| found.row);
             }
         }
         let view = self.view.load();
@@ -83,7 +84,7 @@ impl Core {
         let mut candidates: Vec<Candidate<'_>> = Vec::with_capacity(asked.len());
         for loaded in &view.runs {
             candidates.clear();
-            let newer = |found: &Option<Found>| found.as_ref().is_some_and(|f| f.row.age.stamp > loaded.run.max_stamp());
+            let newer = |row: &Option<Row>| row.as_ref().is_some_and(|row| row.age.stamp > loaded.run.max_stamp());
             for (position, (asked, _)) in asked.iter().zip(newest.iter()).enumerate().filter(|(_, (_, n))| !newer(n)) {
                 let mut failed = None;
                 loaded.run.find(asked.hash, &mut |run_row| match candidate(loaded, run_row, position) {
@@ -100,8 +101,8 @@ impl Core {
                     continue;
                 };
                 let same = asked.key.with_bytes(|bytes| candidate.batch.columns.key(candidate.within) == Some(bytes));
-                if same && newest.as_ref().is_none_or(|found| candidate.age() > found.row.age) {
-                    *newest = Some(Found { row: candidate.row(), entry: None });
+                if same && newest.as_ref().is_none_or(|row| candidate.age() > row.age) {
+                    *newest = Some(candidate.row());
                 }
             }
         }
@@ -182,10 +183,30 @@ fn run_row_of(loaded: &LoadedRun, run_row: u64) -> Result<Option<Row>> {
     }
 }
 
+/// Asks for the first cache lines of a row; the hardware follows from there.
+#[inline]
+pub(crate) fn prefetch_row(columns: &Columns, row: usize) {
+    const LINE: usize = 64;
+    const LINES: usize = 8;
+    if let Some(LeafColumn::Fixed { width, data }) = columns.leaves.first() {
+        let start = row.saturating_mul(*width);
+        for line in 0..width.div_ceil(LINE).min(LINES) {
+            prefetch_read(data, start + line * LINE);
+        }
+    }
+}
+
 /// A key of a batch.
-struct Asked<'a> {
-    key: KeyRef<'a>,
-    hash: u64,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub key: KeyRef<'a>,
+    pub hash: u64,
+}
+
+/// The rows of a batch of keys, tombstones included, and the positions at which damage hides the answer.
+pub(crate) struct Located {
+    pub rows: Vec<Option<Row>>,
+    pub errors: Vec<(usize, Error)>,
 }
 
 /// A row whose tag matched.

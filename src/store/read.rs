@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::core::{Core, Counters};
+use super::lookup::{Asked, Located, prefetch_row};
 use super::options::HotFill;
 use super::rows::{Holder, PendingBatch, Row};
 use crate::codec::{Codec, Decoder};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::key::Keys;
-use crate::prefetch::prefetch_read;
 use crate::schema::{Dims, LeafKind};
 use crate::segment::build::cast_tensor;
 use crate::segment::columns::{LeafBytes, LeafColumn, offset_at};
@@ -131,40 +131,45 @@ pub(crate) fn fill_hot(core: &Core, pending: &Arc<PendingBatch>) {
 }
 
 impl Core {
-    /// Finds the newest rows of `keys`; looks once for what other writers committed if some are missing. Damage is an
-    /// answer of its own key only.
-    fn find_rows(&self, keys: Keys<'_>, hashes: &[u64]) -> Result<Vec<Result<Option<Row>>>> {
-        let wanted: Vec<usize> = (0..hashes.len()).collect();
-        let mut rows = self.locate_batch(keys, hashes, &wanted);
-        let missing: Vec<usize> =
-            rows.iter().enumerate().filter(|(_, row)| matches!(row, Ok(None))).map(|(position, _)| position).collect();
-        if !missing.is_empty() && self.refresh_if_due()? {
-            for (position, row) in missing.iter().zip(self.locate_batch(keys, hashes, &missing)) {
-                if let Some(slot) = rows.get_mut(*position) {
+    /// Finds the newest rows of `asked`; looks once for what other writers committed if some are missing. Deleted keys
+    /// have no row.
+    fn find_rows(&self, asked: &[Asked<'_>]) -> Result<Located> {
+        let mut located = self.locate_batch(asked);
+        let damaged = |located: &Located, at: usize| located.errors.iter().any(|(position, _)| *position == at);
+        if located.rows.iter().any(Option::is_none) && self.refresh_if_due()? {
+            let missing: Vec<usize> = (0..asked.len())
+                .filter(|at| matches!(located.rows.get(*at), Some(None)) && !damaged(&located, *at))
+                .collect();
+            let again: Vec<Asked<'_>> = missing.iter().filter_map(|at| asked.get(*at).copied()).collect();
+            let second = self.locate_batch(&again);
+            for (at, row) in missing.iter().zip(second.rows) {
+                if let Some(slot) = located.rows.get_mut(*at) {
                     *slot = row;
                 }
             }
+            let errors = second.errors.into_iter();
+            located.errors.extend(errors.filter_map(|(at, error)| Some((*missing.get(at)?, error))));
         }
-        for row in &mut rows {
-            if matches!(row, Ok(Some(found)) if found.is_tombstone()) {
-                *row = Ok(None);
+        for row in &mut located.rows {
+            if row.as_ref().is_some_and(Row::is_tombstone) {
+                *row = None;
             }
         }
-        Ok(rows)
+        Ok(located)
     }
 
-    /// The hashes of `keys`, or `None` if the store holds nothing yet.
+    /// The keys with their hashes, or `None` if the store holds nothing yet.
     ///
     /// # Errors
     /// [`Error::KeyKind`] if they are of another kind than the store's.
-    fn hash_keys(&self, keys: Keys<'_>) -> Result<Option<Vec<u64>>> {
+    fn ask<'k>(&self, keys: Keys<'k>) -> Result<Option<Vec<Asked<'k>>>> {
         let Some(kind) = keys.check()? else { return Ok(None) };
         if self.key_kind().is_none() {
             self.refresh_if_due()?;
         }
         let Some(expected) = self.key_kind() else { return Ok(None) };
         expected.expect(kind)?;
-        Ok(Some(keys.iter().map(|key| self.hasher.hash_key(key)).collect()))
+        Ok(Some(keys.iter().map(|key| Asked { key, hash: self.hasher.hash_key(key) }).collect()))
     }
 
     fn count(&self, found: usize, missing: usize, damaged: usize) {
@@ -175,49 +180,54 @@ impl Core {
 
     /// Values of `keys`, each with its own fate.
     pub(crate) fn get_batch(&self, keys: Keys<'_>) -> Result<Vec<Lookup>> {
-        let Some(hashes) = self.hash_keys(keys)? else {
+        let Some(asked) = self.ask(keys)? else {
             self.count(0, keys.len(), 0);
             return Ok((0..keys.len()).map(|_| Ok(None)).collect());
         };
         let epoch = self.epoch.load(Ordering::SeqCst);
-        let hot: Vec<Option<Value>> = match &self.hot {
-            None => Vec::new(),
+        let mut values: Vec<Lookup> = match &self.hot {
+            None => (0..asked.len()).map(|_| Ok(None)).collect(),
             Some(hot) => {
-                keys.iter().zip(&hashes).map(|(key, hash)| key.with_bytes(|bytes| hot.get(*hash, bytes))).collect()
+                asked.iter().map(|asked| Ok(asked.key.with_bytes(|bytes| hot.get(asked.hash, bytes)))).collect()
             }
         };
-        let values = if !hot.is_empty() && hot.iter().all(Option::is_some) {
-            hot.into_iter().map(Ok).collect()
-        } else {
-            let rows = self.find_rows(keys, &hashes)?;
+        let cold: Vec<usize> =
+            values.iter().enumerate().filter(|(_, value)| matches!(value, Ok(None))).map(|(at, _)| at).collect();
+        if !cold.is_empty() {
+            let wanted: Vec<Asked<'_>> = cold.iter().filter_map(|at| asked.get(*at).copied()).collect();
+            let located = self.find_rows(&wanted)?;
             let mut decoder = Decoder::new();
-            let mut hot = hot.into_iter();
-            rows.into_iter()
-                .map(|row| match (hot.next().flatten(), row?) {
-                    (Some(value), _) => Ok(Some(value)),
-                    (None, None) => Ok(None),
-                    (None, Some(row)) => {
-                        row.check(self.options.verify)?;
-                        let value = value_of(self, &row, &mut decoder)?;
-                        self.keep_hot(&row, &value, epoch);
-                        Ok(Some(value))
-                    }
-                })
-                .collect::<Vec<Lookup>>()
-        };
+            for (at, row) in cold.iter().zip(&located.rows) {
+                if let (Some(row), Some(slot)) = (row, values.get_mut(*at)) {
+                    *slot = self.read_row(row, &mut decoder, epoch).map(Some);
+                }
+            }
+            for (at, error) in located.errors {
+                if let Some(slot) = cold.get(at).and_then(|at| values.get_mut(*at)) {
+                    *slot = Err(error);
+                }
+            }
+        }
         let found = values.iter().filter(|value| matches!(value, Ok(Some(_)))).count();
         let damaged = values.iter().filter(|value| value.is_err()).count();
         self.count(found, values.len() - found - damaged, damaged);
         Ok(values)
     }
 
+    fn read_row(&self, row: &Row, decoder: &mut Decoder, epoch: u64) -> Result<Value> {
+        row.check(self.options.verify)?;
+        let value = value_of(self, row, decoder)?;
+        self.keep_hot(row, &value, epoch);
+        Ok(value)
+    }
+
     /// Which of `keys` are there.
     pub(crate) fn contains_batch(&self, keys: Keys<'_>) -> Result<Vec<bool>> {
-        match self.hash_keys(keys)? {
-            None => Ok(vec![false; keys.len()]),
-            Some(hashes) => {
-                self.find_rows(keys, &hashes)?.into_iter().map(|row| row.map(|row| row.is_some())).collect()
-            }
+        let Some(asked) = self.ask(keys)? else { return Ok(vec![false; keys.len()]) };
+        let located = self.find_rows(&asked)?;
+        match located.errors.into_iter().next() {
+            Some((_, error)) => Err(error),
+            None => Ok(located.rows.iter().map(Option::is_some).collect()),
         }
     }
 
@@ -239,38 +249,37 @@ impl Core {
     pub(crate) fn get_batch_into(&self, keys: Keys<'_>, target: &mut Target<'_>, found: &mut [bool]) -> Result<usize> {
         let width = target.check(keys.len(), found.len())?;
         found.fill(false);
-        let Some(hashes) = self.hash_keys(keys)? else {
+        let Some(asked) = self.ask(keys)? else {
             self.count(0, keys.len(), 0);
             return Ok(0);
         };
         if self.hot.is_some() {
             return self.get_batch_into_hot(keys, target, width, found);
         }
-        let rows = self.find_rows(keys, &hashes)?;
+        let Located { rows, errors: mut damaged } = self.find_rows(&asked)?;
+        if let Some(at) = damaged.iter().position(|(_, error)| !error.is_corrupt()) {
+            return Err(damaged.swap_remove(at).1);
+        }
         let mut copier = Copier { core: self, decoder: Decoder::new(), checked: None };
-        let mut damaged = Vec::new();
         let mut hits = 0;
         let (dtype, shape) = (target.dtype, target.shape);
         let places = target.places(width, keys.len());
-        for (position, (place, flag)) in places.zip(found).enumerate() {
-            if let Some(Ok(Some(next))) = rows.get(position + 1) {
-                prefetch_row(next, width);
+        for (position, ((place, flag), row)) in places.zip(found).zip(&rows).enumerate() {
+            if let Some(Some(next)) = rows.get(position + 1) {
+                prefetch_row(next.columns(), next.row);
             }
-            match rows.get(position) {
-                Some(Ok(Some(row))) => match copier.copy(row, dtype, shape, place, position) {
-                    Ok(()) => {
-                        *flag = true;
-                        hits += 1;
-                    }
-                    Err(error) if error.is_corrupt() => damaged.push((position, error)),
-                    Err(error) => return Err(error),
-                },
-                Some(Err(error)) if error.is_corrupt() => damaged.push((position, error.clone())),
-                Some(Err(error)) => return Err(error.clone()),
-                _ => {}
+            let Some(row) = row else { continue };
+            match copier.copy(row, dtype, shape, place, position) {
+                Ok(()) => {
+                    *flag = true;
+                    hits += 1;
+                }
+                Err(error) if error.is_corrupt() => damaged.push((position, error)),
+                Err(error) => return Err(error),
             }
         }
         self.count(hits, rows.len() - hits - damaged.len(), damaged.len());
+        damaged.sort_by_key(|(position, _)| *position);
         if damaged.is_empty() { Ok(hits) } else { Err(Error::DamagedRows { rows: damaged }) }
     }
 
@@ -312,19 +321,6 @@ fn describe(value: &Value) -> String {
 
 fn mismatch(position: usize, dtype: Dtype, shape: &[usize], found: String) -> Error {
     Error::Mismatch { position, expected: format!("a {dtype} tensor of shape {shape:?}"), found }
-}
-
-/// Asks for the first cache lines of a row; the hardware follows from there.
-#[inline]
-fn prefetch_row(row: &Row, width: usize) {
-    const LINE: usize = 64;
-    const LINES: usize = 8;
-    if let Some(LeafColumn::Fixed { width: stride, data }) = row.columns().leaves.first() {
-        let start = row.row.saturating_mul(*stride);
-        for line in 0..width.div_ceil(LINE).min(LINES) {
-            prefetch_read(data, start + line * LINE);
-        }
-    }
 }
 
 /// The caller's buffer.
