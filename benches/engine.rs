@@ -33,12 +33,8 @@ struct Settings {
 }
 
 fn settings() -> Fallible<Settings> {
-    let mut settings = Settings {
-        rows: 1_000_000,
-        row_bytes: 3072,
-        dir: std::env::temp_dir().join("tensorcask-bench"),
-        report: None,
-    };
+    let mut settings =
+        Settings { rows: 1_000_000, row_bytes: 3072, dir: std::env::temp_dir().join("tensorcask-bench"), report: None };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
@@ -136,7 +132,9 @@ fn raw_gather(map: &[u8], numbers: &[usize], row_bytes: usize, out: &mut [u8]) {
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: a prefetch reads nothing architecturally and cannot fault.
                     unsafe {
-                        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(byte).cast());
+                        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
+                            std::ptr::from_ref(byte).cast(),
+                        );
                     }
                     let _ = byte;
                 }
@@ -165,7 +163,12 @@ fn percentiles(histogram: &Histogram<u64>) -> String {
 }
 
 /// Gathers from the store and from the raw map in turn; returns the ratio of medians and both histograms.
-fn gather(reader: &Reader, map: &[u8], settings: &Settings, rounds: usize) -> Fallible<(f64, Histogram<u64>, Histogram<u64>)> {
+fn gather(
+    reader: &Reader,
+    map: &[u8],
+    settings: &Settings,
+    rounds: usize,
+) -> Fallible<(f64, Histogram<u64>, Histogram<u64>)> {
     let row_bytes = settings.row_bytes;
     let mut ours = Histogram::<u64>::new(3)?;
     let mut raw = Histogram::<u64>::new(3)?;
@@ -193,7 +196,8 @@ fn gather(reader: &Reader, map: &[u8], settings: &Settings, rounds: usize) -> Fa
 
 /// The child: loads, flushes, says so, and goes on putting until it is killed.
 fn be_killed(dir: &str) -> Fallible {
-    let (rows, row_bytes) = (std::env::var("TENSORCASK_BENCH_ROWS")?.parse()?, std::env::var("TENSORCASK_BENCH_ROW_BYTES")?.parse()?);
+    let (rows, row_bytes) =
+        (std::env::var("TENSORCASK_BENCH_ROWS")?.parse()?, std::env::var("TENSORCASK_BENCH_ROW_BYTES")?.parse()?);
     let store = Store::open(dir, "killed")?;
     load(&store, rows, row_bytes)?;
     println!("loaded");
@@ -224,11 +228,7 @@ fn killed(settings: &Settings, table: &mut Table) -> Fallible {
     let store = Store::open(&dir, "killed")?;
     let elapsed = begin.elapsed();
     let report = store.open_report();
-    table.add(
-        "open after kill -9 (no run was written)",
-        format!("{:.1} ms", elapsed.as_secs_f64() * 1e3),
-        "≤ 500 ms",
-    );
+    table.add("open after kill -9 (no run was written)", format!("{:.1} ms", elapsed.as_secs_f64() * 1e3), "≤ 500 ms");
     table.add("  rows indexed anew / recovered", format!("{} / {}", report.rows_indexed, report.rows_recovered), "");
     if store.len()? < settings.rows as u64 {
         return Err("rows that were flushed are missing after kill -9".into());
@@ -251,7 +251,11 @@ fn open_times(settings: &Settings, table: &mut Table) -> Fallible {
         reader.record(begin.elapsed().as_nanos() as u64)?;
         drop(opened);
     }
-    table.add("open after a clean close, warm, p50 of 11", format!("{:.2} ms", writer.value_at_quantile(0.5) as f64 / 1e6), "≤ 5 ms");
+    table.add(
+        "open after a clean close, warm, p50 of 11",
+        format!("{:.2} ms", writer.value_at_quantile(0.5) as f64 / 1e6),
+        "≤ 5 ms",
+    );
     table.add("  as a reader", format!("{:.2} ms", reader.value_at_quantile(0.5) as f64 / 1e6), "");
     Ok(())
 }
@@ -267,7 +271,11 @@ fn reads(settings: &Settings, raw: &Path, table: &mut Table) -> Fallible {
         gather(&reader, &map, settings, (settings.rows * 3 / GATHER).max(1))?;
         let (ratio, ours, raw) = gather(&reader, &map, settings, 4000)?;
         let bar = if verify == Verify::FirstRead { "≤ 2.0 ×" } else { "" };
-        table.add(&format!("get_batch_into, {GATHER} random keys, warm, {verify:?} / raw gather"), format!("{ratio:.2} ×"), bar);
+        table.add(
+            &format!("get_batch_into, {GATHER} random keys, warm, {verify:?} / raw gather"),
+            format!("{ratio:.2} ×"),
+            bar,
+        );
         table.add("  p50 / p99 / p99.9", percentiles(&ours), "");
         table.add("  raw p50 / p99 / p99.9", percentiles(&raw), "");
         if verify == Verify::FirstRead {
@@ -300,8 +308,16 @@ fn main() -> Fallible {
     store.close()?;
     let close_time = begin.elapsed();
     let gigabytes = (settings.rows * settings.row_bytes) as f64 / 1e9;
-    table.add("load in batches of 2,048, flushed / write + fdatasync", format!("{:.2} ×", load_time.as_secs_f64() / raw_time.as_secs_f64()), "");
-    table.add("  load / raw", format!("{:.2} / {:.2} GB/s", gigabytes / load_time.as_secs_f64(), gigabytes / raw_time.as_secs_f64()), "");
+    table.add(
+        "load in batches of 2,048, flushed / write + fdatasync",
+        format!("{:.2} ×", load_time.as_secs_f64() / raw_time.as_secs_f64()),
+        "",
+    );
+    table.add(
+        "  load / raw",
+        format!("{:.2} / {:.2} GB/s", gigabytes / load_time.as_secs_f64(), gigabytes / raw_time.as_secs_f64()),
+        "",
+    );
     table.add("close: seal, merge the index", format!("{:.0} ms", close_time.as_secs_f64() * 1e3), "");
     let disk = folder_bytes(&settings.dir.join("bench"))?;
     let overhead = (disk as f64 - (settings.rows * settings.row_bytes) as f64) / settings.rows as f64;
@@ -320,7 +336,10 @@ fn main() -> Fallible {
 
 fn write_report(path: &Path, settings: &Settings, table: &Table) -> Fallible {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).map_or("", |name| name.trim_start_matches(['\t', ' ', ':']));
+    let cpu = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .map_or("", |name| name.trim_start_matches(['\t', ' ', ':']));
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cores = std::thread::available_parallelism()?;
     let mut text = String::new();

@@ -36,8 +36,8 @@ fn mix(hash: u64) -> u64 {
 }
 
 impl Delta {
-    /// An empty table for about `capacity_keys` keys. A shard reserves its share, and a quarter more, at its first
-    /// insertion, so that it never stalls to grow while it is within its bound.
+    /// An empty table for about `capacity_keys` keys. A shard that holds an eighth of its share reserves all of it, and
+    /// a quarter more, so that growing never moves more than that eighth at a time.
     pub(crate) fn new(capacity_keys: usize) -> Self {
         let share = capacity_keys / SHARDS;
         Self {
@@ -58,8 +58,12 @@ impl Delta {
         let mixed = mix(hash);
         let Some(shard) = self.shard(mixed) else { return };
         let mut table = shard.write();
-        if table.capacity() == 0 {
-            table.reserve(self.shard_capacity, |entry| mix(entry.hash));
+        if table.len() == table.capacity() {
+            // Small stores stay small; from an eighth of its share on, a shard takes all of it at once.
+            let len = table.len();
+            let more =
+                if len < self.shard_capacity / 8 { len.max(14) } else { self.shard_capacity.saturating_sub(len) };
+            table.reserve(more.max(1), |entry| mix(entry.hash));
         }
         table.insert_unique(mixed, Entry { hash, slot, row }, |entry| mix(entry.hash));
         drop(table);

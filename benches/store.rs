@@ -1,0 +1,193 @@
+//! Criterion benches of the store: what a flush, a put, a get and an open cost as the store grows, each beside its
+//! control in the same group.
+//!
+//! `cargo bench --bench store`; `TENSORCASK_BENCH_ROWS` bounds the largest store (default 1,000,000 rows of 3,072 B: 3 GB
+//! in `TENSORCASK_BENCH_DIR`, by default a file system in memory where there is one, since a disk that is still busy
+//! with the gigabytes of the load would be what is measured). `cargo bench --bench engine` measures on disk.
+#![expect(
+    missing_docs,
+    clippy::expect_used,
+    reason = "criterion makes public items; a bench stops at the first failure"
+)]
+
+use std::fs::File;
+use std::hint::black_box;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use tensorcask::{Durability, Options, Reader, Result, Store};
+
+/// Rows that are read and flushed: 3,072 B.
+const DIMS: usize = 768;
+/// Rows that lie in the store to which others are flushed: 64 B, so that a million of them fit memory that the machine
+/// has touched before. On a virtual machine a page's first touch costs ten times the write, and only the largest store
+/// would meet it.
+const SMALL_DIMS: usize = 16;
+const FLUSH_ROWS: usize = 2048;
+
+fn sizes() -> Vec<u64> {
+    let most = std::env::var("TENSORCASK_BENCH_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(1_000_000);
+    [1_000, 100_000, 1_000_000].into_iter().filter(|size| *size <= most).collect()
+}
+
+fn folder() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let parent = match std::env::var_os("TENSORCASK_BENCH_DIR") {
+        Some(dir) => dir.into(),
+        None if memory.is_dir() => memory.to_path_buf(),
+        None => std::env::temp_dir(),
+    };
+    tempfile::tempdir_in(parent).expect("a temporary folder")
+}
+
+/// A store that writes when it is told to, so that a flush is all of its own work, and that neither seals nor merges
+/// within a measurement: `cargo bench --bench engine` has those.
+fn open(dir: &Path, module: &str) -> Result<Store> {
+    Options::new()
+        .segment_bytes(8 << 30)
+        .segment_rows(1 << 24)
+        .delta_keys(1 << 22)
+        .flush_every(1 << 20, 1 << 30)
+        .flush_interval(Duration::from_secs(3600))
+        .open(dir, module)
+}
+
+fn grow(store: &Store, rows: u64, dims: usize) -> Result<()> {
+    let values = vec![0.5_f32; FLUSH_ROWS * dims];
+    for start in (0..rows).step_by(FLUSH_ROWS) {
+        let keys: Vec<u64> = (start..rows.min(start + FLUSH_ROWS as u64)).collect();
+        store.put_rows(&keys, &[dims], values.get(..keys.len() * dims).unwrap_or(&values))?;
+        store.flush_with(Durability::Buffered)?;
+    }
+    store.flush()
+}
+
+/// A store of `size` rows that has flushed a few batches.
+fn warm(store: &Store, size: u64, values: &[f32]) -> Result<()> {
+    grow(store, size, SMALL_DIMS)?;
+    (1..4).try_for_each(|turn| flush_once(store, turn << 20, values, Durability::Buffered).map(|_| ()))
+}
+
+/// Puts and flushes 2,048 new rows; returns the time.
+fn flush_once(store: &Store, first: u64, values: &[f32], durability: Durability) -> Result<Duration> {
+    let keys: Vec<u64> = (0..FLUSH_ROWS as u64).map(|key| (1 << 40) + first * FLUSH_ROWS as u64 + key).collect();
+    let begin = Instant::now();
+    store.put_rows(&keys, &[DIMS], values)?;
+    store.flush_with(durability)?;
+    Ok(begin.elapsed())
+}
+
+/// Flush cost must not grow with the store: the bar is 1.3 × between the smallest and the largest.
+fn flush(c: &mut Criterion) {
+    let values = vec![0.25_f32; FLUSH_ROWS * DIMS];
+    for durability in [Durability::Buffered, Durability::SyncData] {
+        let mut group = c.benchmark_group(format!("flush 2,048 rows, {durability:?}"));
+        group.throughput(Throughput::Bytes((FLUSH_ROWS * DIMS * 4) as u64));
+        group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
+        let bytes: &[u8] = bytemuck_bytes(&values);
+        group.bench_function("control: write to a file", |b| {
+            let dir = folder();
+            let mut file = File::create(dir.path().join("raw")).expect("a file");
+            b.iter(|| {
+                file.write_all(bytes).expect("a write");
+                if durability == Durability::SyncData {
+                    file.sync_data().expect("a sync");
+                }
+            });
+        });
+        for size in sizes() {
+            let dir = folder();
+            let mut store = open(dir.path(), "m").expect("a store");
+            warm(&store, size, &values).expect("rows");
+            let mut flushed = 0;
+            group.bench_function(BenchmarkId::new("store", size), |b| {
+                b.iter_custom(|iterations| {
+                    let mut total = Duration::ZERO;
+                    for _ in 0..iterations {
+                        // The store is made anew before it has grown by much.
+                        if flushed * FLUSH_ROWS as u64 > size.max(400_000) / 8 {
+                            store.close().expect("a close");
+                            std::fs::remove_dir_all(dir.path().join("m")).expect("a removal");
+                            store = open(dir.path(), "m").expect("a store");
+                            warm(&store, size, &values).expect("rows");
+                            flushed = 0;
+                        }
+                        total += flush_once(&store, flushed, &values, durability).expect("a flush");
+                        flushed += 1;
+                    }
+                    total
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+fn bytemuck_bytes(values: &[f32]) -> &[u8] {
+    // The crate under test converts: a view's data are its bytes.
+    tensorcask::TensorView::from_slice(&[FLUSH_ROWS * DIMS], values).map_or(&[], |view| view.data())
+}
+
+fn reads(c: &mut Criterion) {
+    for size in sizes() {
+        let dir = folder();
+        let store = open(dir.path(), "m").expect("a store");
+        grow(&store, size, DIMS).expect("rows");
+        store.close().expect("a close");
+        let reader = Reader::open(dir.path(), "m").expect("a reader");
+
+        let mut group = c.benchmark_group(format!("256 random keys of {size}"));
+        group.throughput(Throughput::Elements(256));
+        let mut out = vec![0.0_f32; 256 * DIMS];
+        let mut found = vec![false; 256];
+        let mut state = 1_u64;
+        let mut keys = || -> Vec<u64> {
+            (0..256)
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    (state >> 33) % size
+                })
+                .collect()
+        };
+        group.bench_function("control: copies within memory", |b| {
+            let source = vec![0.5_f32; 64 * 256 * DIMS];
+            let mut turn = 0;
+            b.iter(|| {
+                turn = (turn + 1) % 64;
+                let start = turn * 256 * DIMS;
+                out.copy_from_slice(black_box(&source).get(start..start + 256 * DIMS).unwrap_or(&[]));
+            });
+        });
+        group.bench_function("get_batch_into", |b| {
+            b.iter_batched(
+                &mut keys,
+                |keys| reader.get_batch_into(&keys, &[DIMS], &mut out, &mut found),
+                criterion::BatchSize::SmallInput,
+            );
+        });
+        group.bench_function("contains_batch", |b| {
+            b.iter_batched(&mut keys, |keys| reader.contains_batch(&keys), criterion::BatchSize::SmallInput);
+        });
+        group.bench_function("get_batch_into, all missing", |b| {
+            b.iter_batched(
+                || keys().iter().map(|key| key + (1 << 50)).collect::<Vec<u64>>(),
+                |keys| reader.get_batch_into(&keys, &[DIMS], &mut out, &mut found),
+                criterion::BatchSize::SmallInput,
+            );
+        });
+        group.finish();
+
+        let mut group = c.benchmark_group(format!("open {size}"));
+        group.sample_size(20);
+        group.bench_function("reader", |b| b.iter(|| Reader::open(dir.path(), "m")));
+        group.bench_function("writer, and close", |b| {
+            b.iter(|| Store::open(dir.path(), "m").and_then(|store| store.close()))
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(benches, flush, reads);
+criterion_main!(benches);
