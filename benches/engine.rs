@@ -22,8 +22,11 @@ type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 
 const BATCH: usize = 2048;
 const GATHER: usize = 256;
-/// Marks the child process that is killed.
+/// Marks a child process, and tells it what to do and where.
 const CHILD: &str = "TENSORCASK_BENCH_CHILD";
+const DIR: &str = "TENSORCASK_BENCH_DIR";
+const ROWS: &str = "TENSORCASK_BENCH_ROWS";
+const ROW_BYTES: &str = "TENSORCASK_BENCH_ROW_BYTES";
 
 struct Settings {
     rows: usize,
@@ -194,10 +197,77 @@ fn gather(
     Ok((ours.value_at_quantile(0.5) as f64 / raw.value_at_quantile(0.5) as f64, ours, raw))
 }
 
+/// Flushes of 2,048 rows to the loaded store and writes of the same bytes to a file, in turn.
+fn flushes(settings: &Settings, table: &mut Table) -> Fallible {
+    let store = Options::new().flush_every(1 << 20, 1 << 30).open(&settings.dir, "bench")?;
+    let mut file = File::create(settings.dir.join("control.bin"))?;
+    let mut buffer = Vec::new();
+    for (durability, name) in [(Durability::Buffered, "write"), (Durability::SyncData, "write + fdatasync")] {
+        let (mut ours, mut raw) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);
+        for turn in 0..30_u64 {
+            fill(turn as usize, settings.row_bytes, &mut buffer);
+            let first = 1 << 50 | (durability as u64) << 40 | turn << 20;
+            let keys: Vec<u64> = (first..first + BATCH as u64).collect();
+            let begin = Instant::now();
+            store.put_rows_bytes(&keys, tensorcask::Dtype::U8, &[settings.row_bytes], &buffer)?;
+            store.flush_with(durability)?;
+            ours.record(begin.elapsed().as_nanos() as u64)?;
+            let begin = Instant::now();
+            file.write_all(&buffer)?;
+            if durability == Durability::SyncData {
+                file.sync_data()?;
+            }
+            raw.record(begin.elapsed().as_nanos() as u64)?;
+        }
+        let ratio = ours.value_at_quantile(0.5) as f64 / raw.value_at_quantile(0.5) as f64;
+        table.add(&format!("put and flush 2,048 rows, {durability:?} / {name}"), format!("{ratio:.2} ×"), "");
+        table.add("  p50 / p99 / p99.9", percentiles(&ours), "");
+    }
+    store.close()?;
+    Ok(())
+}
+
+/// A child that opens the store, reads every row, and says how much anonymous memory that took.
+fn measure_memory(dir: &str) -> Fallible {
+    let (rows, row_bytes): (usize, usize) = (std::env::var(ROWS)?.parse()?, std::env::var(ROW_BYTES)?.parse()?);
+    let mut out = vec![1_u8; GATHER * row_bytes];
+    let mut found = vec![true; GATHER];
+    let mut keys = vec![1_u64; GATHER];
+    let before = anonymous_bytes()?;
+    let reader = Reader::open(dir, "bench")?;
+    let opened = anonymous_bytes()?;
+    for start in (0..rows - rows % GATHER).step_by(GATHER) {
+        keys.iter_mut().zip(start as u64..).for_each(|(key, number)| *key = number);
+        reader.get_batch_into_bytes(&keys, tensorcask::Dtype::U8, &[row_bytes], &mut out, &mut found)?;
+    }
+    let read = anonymous_bytes()?;
+    println!("{} {} {}", opened.saturating_sub(before), read.saturating_sub(before), black_box(out.len()));
+    drop(reader);
+    Ok(())
+}
+
+fn memory(settings: &Settings, table: &mut Table) -> Fallible {
+    let output = child(settings, "memory", &settings.dir)?.stdout(Stdio::piped()).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let numbers: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let [opened, read, ..] = numbers.as_slice() else { return Err(format!("the child said {text:?}").into()) };
+    let a_key = |bytes: f64| format!("{:.2} B a key", bytes / settings.rows as f64);
+    table.add("anonymous memory of an open reader", a_key(*opened), "");
+    table.add("  after all rows were read and checked", a_key(*read), "≤ 2 B a key");
+    Ok(())
+}
+
+/// This program again, as a child that does `task` in `dir`.
+fn child(settings: &Settings, task: &str, dir: &Path) -> Fallible<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.env(CHILD, task).env(DIR, dir).env(ROWS, settings.rows.to_string());
+    command.env(ROW_BYTES, settings.row_bytes.to_string());
+    Ok(command)
+}
+
 /// The child: loads, flushes, says so, and goes on putting until it is killed.
 fn be_killed(dir: &str) -> Fallible {
-    let (rows, row_bytes) =
-        (std::env::var("TENSORCASK_BENCH_ROWS")?.parse()?, std::env::var("TENSORCASK_BENCH_ROW_BYTES")?.parse()?);
+    let (rows, row_bytes) = (std::env::var(ROWS)?.parse()?, std::env::var(ROW_BYTES)?.parse()?);
     let store = Store::open(dir, "killed")?;
     load(&store, rows, row_bytes)?;
     println!("loaded");
@@ -212,12 +282,7 @@ fn be_killed(dir: &str) -> Fallible {
 
 fn killed(settings: &Settings, table: &mut Table) -> Fallible {
     let dir = settings.dir.join("killed");
-    let mut child = Command::new(std::env::current_exe()?)
-        .env(CHILD, &dir)
-        .env("TENSORCASK_BENCH_ROWS", settings.rows.to_string())
-        .env("TENSORCASK_BENCH_ROW_BYTES", settings.row_bytes.to_string())
-        .stdout(Stdio::piped())
-        .spawn()?;
+    let mut child = child(settings, "killed", &dir)?.stdout(Stdio::piped()).spawn()?;
     let stdout = child.stdout.take().ok_or("no stdout")?;
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line)?;
@@ -264,7 +329,6 @@ fn reads(settings: &Settings, raw: &Path, table: &mut Table) -> Fallible {
     let file = File::open(raw)?;
     // SAFETY: the file is this benchmark's own, and nothing changes it.
     let map = unsafe { memmap2::Mmap::map(&file)? };
-    let before = anonymous_bytes()?;
     for verify in [Verify::FirstRead, Verify::Always, Verify::Never] {
         let reader = Options::new().verify(verify).open_reader(&settings.dir, "bench")?;
         // Once through everything: pages are mapped and first reads are checked in both.
@@ -278,21 +342,14 @@ fn reads(settings: &Settings, raw: &Path, table: &mut Table) -> Fallible {
         );
         table.add("  p50 / p99 / p99.9", percentiles(&ours), "");
         table.add("  raw p50 / p99 / p99.9", percentiles(&raw), "");
-        if verify == Verify::FirstRead {
-            let anonymous = anonymous_bytes()?.saturating_sub(before);
-            table.add(
-                "anonymous memory of an open reader, all rows read",
-                format!("{:.2} B a key", anonymous as f64 / settings.rows as f64),
-                "≤ 2 B a key",
-            );
-        }
     }
     Ok(())
 }
 
 fn main() -> Fallible {
-    if let Ok(dir) = std::env::var(CHILD) {
-        return be_killed(&dir);
+    if let Ok(task) = std::env::var(CHILD) {
+        let dir = std::env::var(DIR)?;
+        return if task == "memory" { measure_memory(&dir) } else { be_killed(&dir) };
     }
     let settings = settings()?;
     let _ = std::fs::remove_dir_all(&settings.dir);
@@ -323,14 +380,15 @@ fn main() -> Fallible {
     let overhead = (disk as f64 - (settings.rows * settings.row_bytes) as f64) / settings.rows as f64;
     table.add("disk over the raw bytes, index included", format!("{overhead:.1} B a row"), "≤ 60 B a row");
     open_times(&settings, &mut table)?;
+    memory(&settings, &mut table)?;
     reads(&settings, &raw, &mut table)?;
+    flushes(&settings, &mut table)?;
     std::fs::remove_file(&raw)?;
     std::fs::remove_dir_all(settings.dir.join("bench"))?;
     killed(&settings, &mut table)?;
     if let Some(path) = &settings.report {
         write_report(path, &settings, &table)?;
     }
-    let _ = Durability::SyncData;
     Ok(())
 }
 
