@@ -425,6 +425,7 @@ fn recover_active(core: &Core, lane: &mut Lane, id: SegmentId, report: &mut Open
             if scan::salvage(&*file, seed, 0, len_bytes)?.is_empty() {
                 // Killed while it made the file: nothing was ever committed to it.
                 report.bytes_cut += len_bytes;
+                report.notes.push(format!("removed {}, to which nothing was committed", described.display()));
                 return core.storage.remove(&path);
             }
             return damaged(core, lane, id, &path, error, report);

@@ -381,9 +381,11 @@ impl Inner {
             return Ok(());
         }
         shared.queue.close();
-        match self.thread.lock().take() {
+        let thread = self.thread.lock().take();
+        match thread {
             Some(thread) => drop(thread.join()),
-            None => shared.step(),
+            None if shared.core.options.synchronous && shared.is_open() => shared.step(),
+            None => {}
         }
         if let Some(merger) = shared.merger.lock().take() {
             drop(merger.join());
@@ -540,6 +542,10 @@ impl Shared {
             _ => Err(Error::Closed),
         };
         self.queue.finish(work, result);
+    }
+
+    fn is_open(&self) -> bool {
+        self.lane.lock().is_some()
     }
 
     fn delta_is_full(&self) -> bool {
