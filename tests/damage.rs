@@ -194,7 +194,8 @@ fn one_damaged_row_fails_alone() {
     for verify in [Verify::FirstRead, Verify::Always] {
         let reader = options().verify(verify).open_reader_on(Arc::new(storage.clone())).unwrap();
         let (mut out, mut found) = (vec![-1.0_f32; 100 * 256], vec![false; 100]);
-        let Err(Error::DamagedRows { rows: damaged }) = reader.get_batch_into(&keys, &[256], &mut out, &mut found) else {
+        let Err(Error::DamagedRows { rows: damaged }) = reader.get_batch_into(&keys, &[256], &mut out, &mut found)
+        else {
             panic!("the damage was not seen");
         };
         assert_eq!(damaged.iter().map(|(position, _)| *position).collect::<Vec<_>>(), [50]);

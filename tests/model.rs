@@ -111,8 +111,7 @@ impl Harness {
             }
             Op::PutRows(numbers, seed) => {
                 let keys = self.keys(numbers);
-                let rows: Vec<f32> =
-                    (0..keys.len() * 4).map(|i| f32::from(*seed) + (i / 4) as f32 / 64.0).collect();
+                let rows: Vec<f32> = (0..keys.len() * 4).map(|i| f32::from(*seed) + (i / 4) as f32 / 64.0).collect();
                 self.store().put_rows(&keys, &[4], &rows).unwrap();
                 let values = rows.chunks(4).map(|row| Value::Tensor(Tensor::from_slice(&[4], row).unwrap()));
                 self.model.extend(keys.into_iter().zip(values));
@@ -135,8 +134,7 @@ impl Harness {
             Op::Scan(from, to) => {
                 let (from, to) = (key(self.kind, *from), key(self.kind, *to));
                 let found = self.store().scan_range(&from, &to).unwrap();
-                let expected: Vec<Key> =
-                    self.model.keys().filter(|key| **key >= from && **key < to).cloned().collect();
+                let expected: Vec<Key> = self.model.keys().filter(|key| **key >= from && **key < to).cloned().collect();
                 assert_eq!(found, expected);
             }
             Op::Flush => self.store().flush().unwrap(),
@@ -182,7 +180,8 @@ impl Harness {
 
 fn run(ops: &[Op], storage: Arc<dyn Storage>, kind: Kind, options: Options) {
     // Small enough for seals, runs and merges to happen all the time.
-    let options = options.segment_rows(64).delta_keys(100).flush_every(16, 2048).refresh_interval(std::time::Duration::ZERO);
+    let options =
+        options.segment_rows(64).delta_keys(100).flush_every(16, 2048).refresh_interval(std::time::Duration::ZERO);
     let store = Some(options.clone().open_on(Arc::clone(&storage)).unwrap());
     let mut harness = Harness { storage, options, kind, store, model: BTreeMap::new() };
     ops.iter().for_each(|op| harness.apply(op));

@@ -1,0 +1,51 @@
+//! `tensorcask stats`
+
+use std::path::PathBuf;
+
+use crate::output::{Failure, Output, bytes};
+
+/// Arguments of `stats`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The store's folder.
+    store: PathBuf,
+}
+
+/// Shows sizes, the index, and what opening found.
+pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
+    let reader = crate::reader(&arguments.store)?;
+    let keys = reader.len()?;
+    let stats = reader.stats()?;
+    let report = reader.open_report();
+    let human = || {
+        let rows = [
+            ("keys", format!("{keys} ({})", stats.key_kind.unwrap_or("none yet"))),
+            (
+                "segments",
+                format!("{} sealed, {} rows, {} tombstones", stats.segments, stats.rows_sealed, stats.tombstones),
+            ),
+            (
+                "on disk",
+                format!("{} in segments, {} in index runs", bytes(stats.segment_bytes), bytes(stats.run_bytes)),
+            ),
+            ("index", format!("{} runs of {} keys, {} keys in memory", stats.runs, stats.run_keys, stats.delta_keys)),
+            ("damaged files", format!("{} in quarantine, {} in place", stats.quarantined, stats.bad_files)),
+            (
+                "opened in",
+                format!("{:.2} ms, {} rows indexed anew", report.elapsed.as_secs_f64() * 1e3, report.rows_indexed),
+            ),
+            ("store", stats.store.clone()),
+        ];
+        let lines: Vec<String> = rows.iter().map(|(name, figure)| format!("{name:<14} {figure}")).collect();
+        lines.join("\n")
+    };
+    let json = || {
+        let mut json = serde_json::to_value(&stats).unwrap_or_default();
+        if let Some(object) = json.as_object_mut() {
+            object.insert("keys".into(), keys.into());
+            object.insert("open_ms".into(), (report.elapsed.as_secs_f64() * 1e3).into());
+        }
+        json
+    };
+    output.line(human, json)
+}
