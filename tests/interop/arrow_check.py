@@ -1,0 +1,85 @@
+"""Opens every sealed segment of a store with pyarrow and polars, and compares what they see with what was put.
+
+`arrow_check.py STORE EXPECTED`: EXPECTED has one JSON object a row that was put: key, column, dtype, shape and bytes.
+"""
+
+import base64
+import json
+import os
+import sys
+
+import numpy
+import polars
+import pyarrow
+import pyarrow.ipc
+
+NUMPY = {
+    "BOOL": "u1", "U8": "u1", "I8": "i1", "U16": "u2", "I16": "i2", "U32": "u4", "I32": "i4", "U64": "u8", "I64": "i8",
+    "F16": "f2", "F32": "f4", "F64": "f8", "BF16": "u2", "C64": "f4",
+}  # fmt: skip
+
+
+def key_of(key):
+    return key.hex() if isinstance(key, bytes) else key
+
+
+def main(store, expected_path):
+    expected = {}
+    for line in open(expected_path, encoding="utf-8"):
+        row = json.loads(line)
+        expected[(row["key"], row["column"])] = row
+    seen = set()
+    extension_types = 0
+    for name in sorted(os.listdir(os.path.join(store, "segments"))):
+        if not name.endswith(".arrow"):
+            continue
+        path = os.path.join(store, "segments", name)
+        table = pyarrow.ipc.open_file(pyarrow.memory_map(path)).read_all()
+        table.validate(full=True)
+        keys = [key_of(key) for key in table.column("key").to_pylist()]
+        frame = polars.read_ipc(path, memory_map=False)
+        assert [key_of(key) for key in frame["key"].to_list()] == keys, name
+        for column in table.column_names[2:]:
+            field = table.schema.field(column)
+            whole = table.column(column).combine_chunks()
+            if isinstance(field.type, pyarrow.FixedShapeTensorType):
+                extension_types += 1
+                arrays = list(whole.to_numpy_ndarray())
+            elif pyarrow.types.is_fixed_size_list(field.type):
+                flat = whole.values.to_numpy(zero_copy_only=False)
+                arrays = list(flat.reshape(len(keys), -1)) if len(flat) else [flat] * len(keys)
+            elif pyarrow.types.is_struct(field.type):
+                arrays = [numpy.asarray(row["data"]) for row in whole.to_pylist()]
+            else:
+                arrays = None
+            scalars = frame[column].to_list() if arrays is None else None
+            polars_rows = None if arrays is None or pyarrow.types.is_struct(field.type) else frame[column].to_list()
+            for at, key in enumerate(keys):
+                row = expected.get((key, column))
+                if row is None:
+                    continue
+                seen.add((key, column))
+                if arrays is None:
+                    value = whole[at].as_py()
+                    value = base64.b64encode(value).decode() if isinstance(value, bytes) else value
+                    assert value == row["scalar"], (name, key, column)
+                    other = scalars[at]
+                    assert (base64.b64encode(other).decode() if isinstance(other, bytes) else other) == row["scalar"]
+                    continue
+                data = base64.b64decode(row["data"])
+                wanted = numpy.frombuffer(data, NUMPY.get(row["dtype"], "u1"))
+                shape = row["shape"] + [2] if row["dtype"] == "C64" else row["shape"]
+                array = numpy.asarray(arrays[at], dtype=wanted.dtype)
+                assert array.tobytes() == wanted.tobytes(), (name, key, column, array, wanted)
+                if isinstance(field.type, pyarrow.FixedShapeTensorType):
+                    assert list(array.shape) == shape, (name, key, column, array.shape, shape)
+                if polars_rows is not None:
+                    flat = numpy.asarray(polars_rows[at], dtype=wanted.dtype).reshape(-1)
+                    assert numpy.array_equal(flat, wanted, equal_nan=wanted.dtype.kind == "f"), (name, key, column)
+    assert seen == set(expected), f"not seen: {sorted(set(expected) - seen)[:5]}"
+    assert extension_types > 0, "pyarrow saw no fixed_shape_tensor"
+    print(f"{len(seen)} values seen alike by pyarrow {pyarrow.__version__} and polars {polars.__version__}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
