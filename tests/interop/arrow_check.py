@@ -23,6 +23,10 @@ def key_of(key):
     return key.hex() if isinstance(key, bytes) else key
 
 
+def storage(type):
+    return type.storage_type if isinstance(type, pyarrow.BaseExtensionType) else type
+
+
 def main(store, expected_path):
     expected = {}
     for line in open(expected_path, encoding="utf-8"):
@@ -37,23 +41,28 @@ def main(store, expected_path):
         table = pyarrow.ipc.open_file(pyarrow.memory_map(path)).read_all()
         table.validate(full=True)
         keys = [key_of(key) for key in table.column("key").to_pylist()]
-        frame = polars.read_ipc(path, memory_map=False)
-        assert [key_of(key) for key in frame["key"].to_list()] == keys, name
+        # polars: "not yet implemented: Cannot read zero sized arrays from IPC".
+        zero_sized = any(pyarrow.types.is_fixed_size_list(t) and t.list_size == 0 for t in map(storage, table.schema.types))
+        frame = None if zero_sized else polars.read_ipc(path)
+        if frame is not None:
+            assert [key_of(key) for key in frame["key"].to_list()] == keys, name
         for column in table.column_names[2:]:
             field = table.schema.field(column)
             whole = table.column(column).combine_chunks()
+            kind = storage(field.type)
             if isinstance(field.type, pyarrow.FixedShapeTensorType):
                 extension_types += 1
                 arrays = list(whole.to_numpy_ndarray())
-            elif pyarrow.types.is_fixed_size_list(field.type):
+            elif pyarrow.types.is_fixed_size_list(kind):
                 flat = whole.values.to_numpy(zero_copy_only=False)
                 arrays = list(flat.reshape(len(keys), -1)) if len(flat) else [flat] * len(keys)
-            elif pyarrow.types.is_struct(field.type):
+            elif pyarrow.types.is_struct(kind):
+                # Tensors whose shapes differ; whether pyarrow knows the extension depends on its version.
+                whole = whole if whole.type == kind else whole.storage
                 arrays = [numpy.asarray(row["data"]) for row in whole.to_pylist()]
             else:
                 arrays = None
-            scalars = frame[column].to_list() if arrays is None else None
-            polars_rows = None if arrays is None or pyarrow.types.is_struct(field.type) else frame[column].to_list()
+            rows = None if frame is None or pyarrow.types.is_struct(kind) else frame[column].to_list()
             for at, key in enumerate(keys):
                 row = expected.get((key, column))
                 if row is None:
@@ -63,7 +72,7 @@ def main(store, expected_path):
                     value = whole[at].as_py()
                     value = base64.b64encode(value).decode() if isinstance(value, bytes) else value
                     assert value == row["scalar"], (name, key, column)
-                    other = scalars[at]
+                    other = rows[at]
                     assert (base64.b64encode(other).decode() if isinstance(other, bytes) else other) == row["scalar"]
                     continue
                 data = base64.b64decode(row["data"])
@@ -73,8 +82,8 @@ def main(store, expected_path):
                 assert array.tobytes() == wanted.tobytes(), (name, key, column, array, wanted)
                 if isinstance(field.type, pyarrow.FixedShapeTensorType):
                     assert list(array.shape) == shape, (name, key, column, array.shape, shape)
-                if polars_rows is not None:
-                    flat = numpy.asarray(polars_rows[at], dtype=wanted.dtype).reshape(-1)
+                if rows is not None:
+                    flat = numpy.asarray(rows[at], dtype=wanted.dtype).reshape(-1)
                     assert numpy.array_equal(flat, wanted, equal_nan=wanted.dtype.kind == "f"), (name, key, column)
     assert seen == set(expected), f"not seen: {sorted(set(expected) - seen)[:5]}"
     assert extension_types > 0, "pyarrow saw no fixed_shape_tensor"
