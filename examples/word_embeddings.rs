@@ -43,7 +43,8 @@ fn import(model: &Path, cache_dir: &Path) -> Fallible<usize> {
 fn nearest(words: &[String], table: &[f32], dims: usize, word: &[f32]) -> Vec<(f32, String)> {
     let norm = |row: &[f32]| row.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-9);
     let cosine = |row: &[f32]| row.iter().zip(word).map(|(a, b)| a * b).sum::<f32>() / norm(row) / norm(word);
-    let mut scored: Vec<_> = words.iter().zip(table.chunks(dims)).map(|(name, row)| (cosine(row), name.clone())).collect();
+    let mut scored: Vec<_> =
+        words.iter().zip(table.chunks(dims)).map(|(name, row)| (cosine(row), name.clone())).collect();
     scored.sort_by(|a, b| b.0.total_cmp(&a.0));
     scored.into_iter().skip(1).take(5).collect()
 }

@@ -1,0 +1,134 @@
+//! Files of every format version ever written stay readable: `tests/golden/v1` was written by this test, once, with
+//! `TENSORCASK_WRITE_GOLDEN=1 cargo test --test golden`, and is opened for ever.
+
+use std::path::{Path, PathBuf};
+
+use tensorcask::io::Durability;
+use tensorcask::{Codec, Dtype, Key, Options, Reader, Recovery, Store, Tensor, Value};
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1")
+}
+
+fn tensor(dtype: Dtype, shape: &[usize], seed: usize) -> Value {
+    let len = dtype.tensor_len_bytes(shape).unwrap();
+    Value::Tensor(Tensor::new(dtype, shape, (0..len).map(|i| (i * 29 + seed * 13) as u8).collect::<Vec<_>>()).unwrap())
+}
+
+fn tree(i: usize) -> Value {
+    match i % 4 {
+        0 => tensor(Dtype::ALL[i % Dtype::ALL.len()], &[2, 4], i),
+        1 => Value::Map(vec![
+            ("x".into(), tensor(Dtype::F32, &[3], i)),
+            ("y".into(), Value::Tuple(vec![Value::Int(i as i64), Value::Null, Value::Bool(i % 8 == 1)])),
+        ]),
+        2 => tensor(Dtype::BF16, &[i % 11, 3], i),
+        _ => Value::List(vec![Value::Float(i as f64 * 0.1), Value::Str(format!("s{i}")), Value::Bytes(vec![i as u8; i % 5].into())]),
+    }
+}
+
+/// What each store holds, by module id: keys and values, with deleted keys left out.
+fn contents(module: &str) -> Vec<(Key, Value)> {
+    match module {
+        "strings" => (0..80).filter(|i| i % 10 != 9).map(|i| (Key::Str(format!("k/{i:03}")), tree(i + i % 10 / 8 * 100))).collect(),
+        "numbers" => (0..300_u64).map(|i| (Key::U64(i * 7), tensor(Dtype::F32, &[4], i as usize))).collect(),
+        "packed" => (0..60_u8).map(|i| (Key::Bytes(vec![i, 255 - i]), tensor(Dtype::F64, &[16], i.into()))).collect(),
+        _ => (0..20).map(|i| (Key::Str(format!("open/{i}")), tree(i))).collect(),
+    }
+}
+
+const MODULES: [&str; 4] = ["strings", "numbers", "packed", "active"];
+
+fn write(dir: &Path) {
+    let options = || Options::new().segment_rows(64).flush_every(16, 1 << 20).durability(Durability::Buffered);
+    for module in MODULES {
+        let codec = if module == "packed" { Codec::ShuffleZstd { level: 3 } } else { Codec::None };
+        let store = options().codec(codec).open(dir, module).unwrap();
+        if module == "strings" {
+            // Overwritten and deleted later.
+            for i in 0..80 {
+                store.put(&format!("k/{i:03}"), &tree(i)).unwrap();
+            }
+            store.flush().unwrap();
+            let gone: Vec<String> = (0..80).filter(|i| i % 10 == 9).map(|i| format!("k/{i:03}")).collect();
+            assert_eq!(store.delete_batch(&gone).unwrap(), 8);
+        }
+        for (key, value) in contents(module) {
+            if store.get(&key).unwrap().as_ref() != Some(&value) {
+                store.put(&key, &value).unwrap();
+            }
+        }
+        store.flush().unwrap();
+        store.merge_index().unwrap();
+        if module == "active" {
+            // As a writer that was killed leaves it.
+            let copy = dir.join("copy");
+            copy_folder(&dir.join(module), &copy);
+            drop(store);
+            std::fs::remove_dir_all(dir.join(module)).unwrap();
+            std::fs::rename(copy, dir.join(module)).unwrap();
+        } else {
+            store.close().unwrap();
+            drop(store);
+            let store = options().open(dir, module).unwrap();
+            store.merge_index().unwrap();
+            store.close().unwrap();
+        }
+        std::fs::remove_dir_all(dir.join(module).join("lanes")).unwrap();
+        std::fs::remove_dir_all(dir.join(module).join("quarantine")).unwrap();
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.metadata().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn check(reader: &Reader, module: &str) {
+    let expected = contents(module);
+    assert_eq!(reader.len().unwrap(), expected.len() as u64, "{module}");
+    for (key, value) in &expected {
+        assert_eq!(reader.get(key).unwrap().as_ref(), Some(value), "{module}: {key}");
+    }
+    let report = reader.verify(&mut |_, _| {}).unwrap();
+    assert!(report.is_clean(), "{report:?}");
+}
+
+#[test]
+fn version_1_opens() {
+    if std::env::var_os("TENSORCASK_WRITE_GOLDEN").is_some() {
+        let _ = std::fs::remove_dir_all(golden());
+        write(&golden());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    copy_folder(&golden(), dir.path());
+    for module in MODULES {
+        let reader = Options::new().recovery(Recovery::Strict).open_reader(dir.path(), module).unwrap();
+        check(&reader, module);
+        if module == "strings" {
+            assert!(reader.stats().unwrap().tombstones > 0);
+            assert_eq!(reader.scan_prefix("k/00").unwrap().len(), 9);
+        }
+        if module != "active" {
+            assert!(reader.stats().unwrap().runs > 0, "{module}");
+        }
+        let store = Options::new().recovery(Recovery::Strict).open(dir.path(), module).unwrap();
+        assert!(store.open_report().is_clean(), "{:?}", store.open_report());
+        check(&store, module);
+        // And it can be gone on with.
+        let (key, value) = contents(module).swap_remove(0);
+        store.delete(&key).unwrap();
+        store.put(&key, &value).unwrap();
+        store.close().unwrap();
+        drop(store);
+        check(&Store::open(dir.path(), module).unwrap(), module);
+    }
+}
