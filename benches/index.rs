@@ -2,7 +2,7 @@
 //! delta and in a run, for keys that are there and keys that are not, as the store grows.
 //!
 //! `cargo bench --bench index`; `TENSORCASK_BENCH_ROWS` bounds the largest store (default 1,000,000).
-#![expect(missing_docs, clippy::expect_used, reason = "criterion makes public items; a bench stops at the first failure")]
+#![expect(clippy::expect_used, reason = "a bench stops at the first failure")]
 
 use std::collections::HashMap;
 use std::hint::black_box;
@@ -59,7 +59,11 @@ fn lookups(c: &mut Criterion) {
                 );
             });
             group.bench_function(BenchmarkId::new("hit", size), |b| {
-                b.iter_batched(|| keys(0), |keys| store.get_batch_into(&keys, &[], &mut out, &mut found), BatchSize::SmallInput);
+                b.iter_batched(
+                    || keys(0),
+                    |keys| store.get_batch_into(&keys, &[], &mut out, &mut found),
+                    BatchSize::SmallInput,
+                );
             });
             group.bench_function(BenchmarkId::new("miss", size), |b| {
                 b.iter_batched(|| keys(1 << 50), |keys| store.contains_batch(&keys), BatchSize::SmallInput);

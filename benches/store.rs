@@ -4,11 +4,7 @@
 //! `cargo bench --bench store`; `TENSORCASK_BENCH_ROWS` bounds the largest store (default 1,000,000 rows of 3,072 B: 3 GB
 //! in `TENSORCASK_BENCH_DIR`, by default a file system in memory where there is one, since a disk that is still busy
 //! with the gigabytes of the load would be what is measured). `cargo bench --bench engine` measures on disk.
-#![expect(
-    missing_docs,
-    clippy::expect_used,
-    reason = "criterion makes public items; a bench stops at the first failure"
-)]
+#![expect(clippy::expect_used, reason = "a bench stops at the first failure")]
 
 use std::fs::File;
 use std::hint::black_box;

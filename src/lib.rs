@@ -78,3 +78,8 @@ pub use crate::store::verify::{Damage, VerifyReport};
 pub use crate::store::writer::Store;
 pub use crate::tensor::{Element, Tensor, TensorView};
 pub use crate::value::{AsValue, Value, ValueView};
+
+/// The examples in the README are compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

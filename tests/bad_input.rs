@@ -1,4 +1,5 @@
 //! Bad input is a typed error that says what to do; nothing is written half, nothing is lost.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
 
 use std::process::Command;
 
@@ -86,19 +87,22 @@ fn newer_formats_are_refused() {
     drop(store);
     let identity = dir.path().join("m/store.json");
     let json = std::fs::read_to_string(&identity).unwrap();
-    std::fs::write(&identity, json.replace("\"format\":1", "\"format\":2")).unwrap();
+    let store_id = json.split("\"store\":\"").nth(1).unwrap().split('"').next().unwrap();
+    let crc = crc32fast::hash(format!("2 {store_id} 0").as_bytes());
+    std::fs::write(&identity, format!("{{\"format\":2,\"store\":\"{store_id}\",\"hash\":0,\"crc32\":{crc}}}")).unwrap();
     says(Store::open(dir.path(), "m"), &["version 2", "version 1", "newer"]);
     std::fs::write(&identity, json).unwrap();
-    // The version in the seal, which is looked at before its checksum.
     let segment = std::fs::read_dir(dir.path().join("m/segments")).unwrap().next().unwrap().unwrap().path();
-    let mut bytes = std::fs::read(&segment).unwrap();
-    let at = bytes.windows(8).rposition(|window| window == b"TCSEAL\r\n").unwrap();
-    bytes[at + 8] = 9;
-    std::fs::write(&segment, &bytes).unwrap();
+    let good = std::fs::read(&segment).unwrap();
+    let at = good.windows(8).rposition(|window| window == b"TCSEAL\r\n").unwrap();
+    let mut newer = good.clone();
+    newer[at + 8] = 9;
+    let crc = crc32fast::hash(&newer[at..at + 252]).to_le_bytes();
+    newer[at + 252..at + 256].copy_from_slice(&crc);
+    std::fs::write(&segment, &newer).unwrap();
     says(Store::open(dir.path(), "m"), &["version 9"]);
     says(Reader::open(dir.path(), "m"), &["version 9"]);
-    bytes[at + 8] = 1;
-    std::fs::write(&segment, &bytes).unwrap();
+    std::fs::write(&segment, &good).unwrap();
     assert_eq!(Store::open(dir.path(), "m").unwrap().len().unwrap(), 2);
 }
 

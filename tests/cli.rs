@@ -1,5 +1,6 @@
 //! The command line tool, as a script would use it.
 #![cfg(feature = "cli")]
+#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
 
 use std::path::Path;
 use std::process::{Command, Output};

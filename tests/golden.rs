@@ -1,5 +1,10 @@
 //! Files of every format version ever written stay readable: `tests/golden/v1` was written by this test, once, with
 //! `TENSORCASK_WRITE_GOLDEN=1 cargo test --test golden`, and is opened for ever.
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test stops at the first thing that is not as expected"
+)]
 
 use std::path::{Path, PathBuf};
 
@@ -23,14 +28,21 @@ fn tree(i: usize) -> Value {
             ("y".into(), Value::Tuple(vec![Value::Int(i as i64), Value::Null, Value::Bool(i % 8 == 1)])),
         ]),
         2 => tensor(Dtype::BF16, &[i % 11, 3], i),
-        _ => Value::List(vec![Value::Float(i as f64 * 0.1), Value::Str(format!("s{i}")), Value::Bytes(vec![i as u8; i % 5].into())]),
+        _ => Value::List(vec![
+            Value::Float(i as f64 * 0.1),
+            Value::Str(format!("s{i}")),
+            Value::Bytes(vec![i as u8; i % 5].into()),
+        ]),
     }
 }
 
 /// What each store holds, by module id: keys and values, with deleted keys left out.
 fn contents(module: &str) -> Vec<(Key, Value)> {
     match module {
-        "strings" => (0..80).filter(|i| i % 10 != 9).map(|i| (Key::Str(format!("k/{i:03}")), tree(i + i % 10 / 8 * 100))).collect(),
+        "strings" => (0..80)
+            .filter(|i| i % 10 != 9)
+            .map(|i| (Key::Str(format!("k/{i:03}")), tree(i + i % 10 / 8 * 100)))
+            .collect(),
         "numbers" => (0..300_u64).map(|i| (Key::U64(i * 7), tensor(Dtype::F32, &[4], i as usize))).collect(),
         "packed" => (0..60_u8).map(|i| (Key::Bytes(vec![i, 255 - i]), tensor(Dtype::F64, &[16], i.into()))).collect(),
         _ => (0..20).map(|i| (Key::Str(format!("open/{i}")), tree(i))).collect(),

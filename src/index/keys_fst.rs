@@ -22,6 +22,9 @@ pub(crate) fn build<K: AsRef<[u8]>>(keys: impl IntoIterator<Item = (K, u32)>) ->
     builder.into_inner().map_err(failed)
 }
 
+/// Sees each key and its row, and says whether to go on.
+pub(crate) type KeyVisitor<'a> = dyn FnMut(&[u8], u32) -> Result<ControlFlow<()>> + 'a;
+
 /// A block of ordered keys.
 #[derive(Debug)]
 pub(crate) struct KeysFst {
@@ -47,12 +50,7 @@ impl KeysFst {
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the block is malformed, and what `found` returns.
-    pub(crate) fn range(
-        &self,
-        lower: Bound<&[u8]>,
-        upper: Bound<&[u8]>,
-        found: &mut dyn FnMut(&[u8], u32) -> Result<ControlFlow<()>>,
-    ) -> Result<()> {
+    pub(crate) fn range(&self, lower: Bound<&[u8]>, upper: Bound<&[u8]>, found: &mut KeyVisitor<'_>) -> Result<()> {
         let walked = guarded(|| {
             let range = match lower {
                 Bound::Included(key) => self.map.range().ge(key),

@@ -41,7 +41,7 @@ impl Run {
         if !bytes.starts_with(MAGIC) {
             return Err(Error::corrupt(path, 0, "expected an index run, found other bytes"));
         }
-        let footer_offset = bytes.len().checked_sub(FOOTER_LEN_BYTES).unwrap_or_default();
+        let footer_offset = bytes.len().saturating_sub(FOOTER_LEN_BYTES);
         let footer = Footer::decode(bytes.get(footer_offset..).unwrap_or(&[]), &path, footer_offset as u64)?;
         // The footer's numbers were found to add up to the file's length.
         let (pages_at, covered_at) = (footer.pages_offset as usize, footer.covered_offset as usize);

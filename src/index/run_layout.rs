@@ -261,14 +261,14 @@ impl Footer {
             None => 0,
         };
         let version = four();
-        if version > RUN_VERSION {
-            return Err(Error::NewerFormat { path: path.into(), found: version, supported: RUN_VERSION });
-        }
         let checks_out = record
             .split_last_chunk::<4>()
             .is_some_and(|(body, crc)| crc32(body) == u32::from_le_bytes(*crc) && record.len() == FOOTER_LEN_BYTES);
         if !checks_out || version == 0 {
             return Err(corrupt("the checksum of the footer does not match its bytes"));
+        }
+        if version > RUN_VERSION {
+            return Err(Error::NewerFormat { path: path.into(), found: version, supported: RUN_VERSION });
         }
         let mut footer = Self { hash_id: four() as u8, ..Self::default() };
         for bytes in footer.store.as_chunks_mut::<4>().0 {
@@ -316,14 +316,14 @@ mod tests {
         let mut bucket = Bucket::empty();
         for slot in 0..SLOTS {
             assert_eq!(bucket.row(slot), EMPTY);
-            bucket.fill(slot, (slot as u64 * 93) & 1023, 0xABC_DEF0_1230 + slot as u64 & (EMPTY - 1));
+            bucket.fill(slot, (slot as u64 * 93) & 1023, (0xABC_DEF0_1230 + slot as u64) & (EMPTY - 1));
         }
         bucket.reach(5);
         bucket.reach(2);
         let bucket = Bucket::from_bytes(&bucket.to_bytes());
         for slot in 0..SLOTS {
             assert_eq!(bucket.tag(slot), (slot as u64 * 93) & 1023);
-            assert_eq!(bucket.row(slot), 0xABC_DEF0_1230 + slot as u64 & (EMPTY - 1));
+            assert_eq!(bucket.row(slot), (0xABC_DEF0_1230 + slot as u64) & (EMPTY - 1));
         }
         assert_eq!(bucket.overflow(), 5);
         assert!(bucket.is_full());

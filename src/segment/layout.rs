@@ -259,12 +259,12 @@ impl Seal {
         }
         let mut take = Take(record.get(SEAL_MAGIC.len()..).unwrap_or(&[]));
         let version = take.u32();
-        // Before the checksum: a newer version may have a seal of another size.
-        if version > FORMAT_VERSION {
-            return Err(Error::NewerFormat { path: path.into(), found: version, supported: FORMAT_VERSION });
-        }
+        // Size and checksum are the same in every version, so that a flipped bit in the number is not taken for one.
         if record.len() != SEAL_LEN_BYTES || !checks_out(record) {
             return Err(corrupt("the seal's checksum does not match its bytes".into()));
+        }
+        if version > FORMAT_VERSION {
+            return Err(Error::NewerFormat { path: path.into(), found: version, supported: FORMAT_VERSION });
         }
         let _len = take.u32();
         let mut seal = Self { store: take.array(), lane: take.u16(), ..Self::default() };

@@ -13,10 +13,11 @@ use super::maintain::{memory_run, open_run, remembered_live, uncovered};
 use super::options::{Lane as LaneChoice, Options, Recovery};
 use super::report::OpenReport;
 use super::salvage;
-use crate::checksum::segment_seed;
+use crate::checksum::{crc32, segment_seed};
 use crate::error::{Error, Result};
 use crate::io::{Durability, LockGuard, Storage};
 use crate::names::{self, SegmentId, SegmentName};
+use crate::segment::layout::FORMAT_VERSION;
 use crate::segment::reader::Segment;
 use crate::segment::scan::{self, Prefix, Rest, read_front};
 use crate::segment::writer::{SegmentWriter, StoreIdentity};
@@ -40,6 +41,13 @@ struct IdentityFile {
     format: u32,
     store: uuid::Uuid,
     hash: u8,
+    crc32: u32,
+}
+
+impl IdentityFile {
+    fn checksum(&self) -> u32 {
+        crc32(format!("{} {} {}", self.format, self.store, self.hash).as_bytes())
+    }
 }
 
 /// Sealed segments, and the files that do not check out.
@@ -76,29 +84,33 @@ fn load(storage: &dyn Storage, sealed: &[SegmentId]) -> Result<Loaded> {
     Ok(loaded)
 }
 
-/// The identity that most of the store's files have, or that its identity file says.
+/// What the identity file says; `None` if it is missing or damaged.
+fn read_identity(storage: &dyn Storage) -> Result<Option<StoreIdentity>> {
+    let file = match storage.open(Path::new(IDENTITY), 0) {
+        Ok(file) => file,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let len = usize::try_from(file.len_bytes()?).unwrap_or(usize::MAX).min(4096);
+    let Ok(found) = serde_json::from_slice::<IdentityFile>(&file.bytes(0, len)?) else { return Ok(None) };
+    if found.crc32 != found.checksum() {
+        return Ok(None);
+    }
+    if found.format > FORMAT_VERSION {
+        let path = storage.describe(Path::new(IDENTITY));
+        return Err(Error::NewerFormat { path, found: found.format, supported: FORMAT_VERSION });
+    }
+    Ok(Some(StoreIdentity { store: found.store, hash_id: found.hash }))
+}
+
+/// The identity of the store: what its file says, or, if that is no use, any segment.
 fn find_identity(
     storage: &dyn Storage,
     segments: &[Arc<Segment>],
     active: &[SegmentId],
 ) -> Result<Option<StoreIdentity>> {
-    match storage.open(Path::new(IDENTITY), 0) {
-        Ok(file) => {
-            let len = usize::try_from(file.len_bytes()?).unwrap_or(usize::MAX).min(4096);
-            // A damaged identity file is no loss: every segment knows its store.
-            if let Ok(found) = serde_json::from_slice::<IdentityFile>(&file.bytes(0, len)?) {
-                if found.format > crate::segment::layout::FORMAT_VERSION {
-                    return Err(Error::NewerFormat {
-                        path: storage.describe(Path::new(IDENTITY)),
-                        found: found.format,
-                        supported: crate::segment::layout::FORMAT_VERSION,
-                    });
-                }
-                return Ok(Some(StoreIdentity { store: found.store, hash_id: found.hash }));
-            }
-        }
-        Err(error) if error.is_not_found() => {}
-        Err(error) => return Err(error),
+    if let Some(identity) = read_identity(storage)? {
+        return Ok(Some(identity));
     }
     if let Some(segment) = segments.first() {
         let header = &segment.front.header;
@@ -116,8 +128,8 @@ fn find_identity(
 }
 
 fn write_identity(storage: &dyn Storage, identity: StoreIdentity, durability: Durability) -> Result<()> {
-    let contents =
-        IdentityFile { format: crate::segment::layout::FORMAT_VERSION, store: identity.store, hash: identity.hash_id };
+    let mut contents = IdentityFile { format: FORMAT_VERSION, store: identity.store, hash: identity.hash_id, crc32: 0 };
+    contents.crc32 = contents.checksum();
     let json = serde_json::to_vec(&contents).map_err(|error| Error::invalid(format!("identity: {error}")))?;
     let temporary = PathBuf::from(format!("{IDENTITY}.tmp"));
     match storage.remove(&temporary) {
@@ -180,7 +192,7 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
         Some(identity) => identity,
         None => StoreIdentity { store: uuid::Uuid::new_v4(), hash_id: options.hash_bits },
     };
-    if storage.open(Path::new(IDENTITY), 0).is_err() {
+    if read_identity(&*storage)?.is_none() {
         write_identity(&*storage, identity, options.durability)?;
     }
     let core = Core::new(storage, options, identity, false)?;

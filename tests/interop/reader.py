@@ -400,7 +400,8 @@ def check_run(path, segments):
 
 def main(store):
     identity = json.load(open(os.path.join(store, "store.json")))
-    check(identity["format"] == 1, "a newer format")
+    text = f"{identity['format']} {identity['store']} {identity['hash']}"
+    check(crc32(text.encode()) == identity["crc32"] and identity["format"] == 1, "store.json")
     segments = {}
     folder = os.path.join(store, "segments")
     for name in sorted(os.listdir(folder)):

@@ -133,8 +133,8 @@ fn write_safetensors(path: &Path, batches: &mut Batches<'_>, progress: &mut dyn 
                 items.into_iter().try_for_each(|(part, item)| collect(format!("{name}/{part}"), item, tensors))?;
             }
             Value::List(items) | Value::Tuple(items) => {
-                let items = items.into_iter().enumerate();
-                items.map(|(at, item)| collect(format!("{name}/{at}"), item, tensors)).collect::<Result<(), _>>()?;
+                let mut items = items.into_iter().enumerate();
+                items.try_for_each(|(at, item)| collect(format!("{name}/{at}"), item, tensors))?;
             }
             _ => {
                 return Err(Failure::input(format!(

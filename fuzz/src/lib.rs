@@ -1,0 +1,158 @@
+//! The bodies of the fuzz targets, so that `cargo test` can replay them without a fuzzer.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use tensorcask::io::Storage;
+use tensorcask::io::fault::FaultStorage;
+use tensorcask::io::memory::MemoryStorage;
+use tensorcask::{Options, Value};
+
+fn options() -> Options {
+    Options::new().synchronous(true).segment_rows(12).delta_keys(20).flush_every(4, 1 << 16)
+}
+
+/// Reads everything there is, every way there is.
+fn read_all(storage: &MemoryStorage) {
+    if let Ok(reader) = options().open_reader_on(Arc::new(storage.power_loss())) {
+        let keys: Vec<_> = reader.keys().take(1000).filter_map(Result::ok).collect();
+        let _ = reader.get_batch(&keys);
+        let _ = reader.scan_range("", "\u{10FFFF}");
+        let _ = reader.len();
+        let _ = reader.verify(&mut |_, _| {});
+    }
+    if let Ok(store) = options().open_on(Arc::new(storage.clone())) {
+        let keys: Vec<_> = store.keys().take(1000).filter_map(Result::ok).collect();
+        let _ = store.get_batch(&keys);
+        let _ = store.merge_index();
+        let _ = store.close();
+    }
+}
+
+/// Any bytes as a sealed segment, an active segment, or a run: never a panic, never a hang.
+pub fn open_segment(data: &[u8]) {
+    let Some((kind, bytes)) = data.split_first() else { return };
+    let storage = MemoryStorage::new();
+    for folder in ["", "segments", "runs", "lanes", "quarantine"] {
+        let _ = storage.create_dir(Path::new(folder));
+    }
+    let path = match kind % 3 {
+        0 => "segments/0000-0000000001.arrow",
+        1 => "segments/0000-0000000001.arrow.open",
+        _ => "runs/0000-0000000001.run",
+    };
+    let _ = storage.write(path, bytes);
+    read_all(&storage);
+}
+
+fn value(seed: u8) -> Value {
+    match seed % 3 {
+        0 => Value::Int(seed.into()),
+        1 => Value::Str("v".repeat(seed.into())),
+        _ => Value::Tensor(
+            tensorcask::Tensor::from_slice(&[usize::from(seed % 7)], &vec![f32::from(seed); usize::from(seed % 7)])
+                .expect("the shape fits"),
+        ),
+    }
+}
+
+fn key(number: u8) -> String {
+    format!("key {}", number % 64)
+}
+
+/// A valid store with bytes changed: what is read is right, or an error, or was reported as lost.
+pub fn mutate_store(data: &[u8]) {
+    let storage = MemoryStorage::new();
+    {
+        let store = options().open_on(Arc::new(storage.clone())).expect("a store in memory");
+        for number in 0..40 {
+            store.put(&key(number), &value(number)).expect("a put in memory");
+        }
+        store.close().expect("a close in memory");
+    }
+    let files: Vec<(String, u64)> = ["segments", "runs"]
+        .iter()
+        .flat_map(|folder| {
+            let entries = storage.list(Path::new(folder)).expect("a folder");
+            entries.into_iter().map(move |entry| (format!("{folder}/{}", entry.name), entry.len_bytes))
+        })
+        .collect();
+    // Five bytes a change: which file, where in it (two bytes, scaled), what to flip, and whether to cut there.
+    for change in data.chunks_exact(5).take(8) {
+        let [file, high, low, flip, cut] = change else { continue };
+        let (path, len) = &files[usize::from(*file) % files.len()];
+        let offset = (u64::from(*high) << 8 | u64::from(*low)) * len / 65_536;
+        let _ = storage.corrupt(path, offset, *flip);
+        if *cut == 255 {
+            let _ = storage.truncate(path, offset);
+        }
+    }
+    let copy = storage.power_loss();
+    let store = options().open_on(Arc::new(copy)).expect("quiet recovery opens");
+    for number in 0..40 {
+        match store.get(&key(number)) {
+            Ok(Some(found)) => assert_eq!(found, value(number)),
+            Ok(None) => assert!(!store.open_report().is_clean() || !store.open_report().notes.is_empty()),
+            Err(error) => assert!(error.is_corrupt(), "{error}"),
+        }
+    }
+    read_all(&storage);
+}
+
+/// Operations on a store whose disk fails after a while, against a map: the store answers as the map does until it
+/// says that it failed, and afterwards has what was flushed.
+pub fn operations(data: &[u8]) {
+    let Some((countdown, script)) = data.split_first() else { return };
+    let memory = MemoryStorage::new();
+    let faulty = FaultStorage::new(Arc::new(memory.clone()));
+    let mut store = options().open_on(Arc::new(faulty.clone())).expect("a store in memory");
+    if *countdown < 200 {
+        faulty.faults().fail_after_operations(u64::from(*countdown));
+    }
+    let mut model: BTreeMap<String, Value> = BTreeMap::new();
+    let mut flushed = model.clone();
+    let mut touched: Vec<String> = Vec::new();
+    for step in script.chunks_exact(3).take(200) {
+        let [op, number, seed] = step else { continue };
+        let name = key(*number);
+        let done = match op % 8 {
+            0..=3 => store.put(&name, &value(*seed)).map(|()| {
+                model.insert(name.clone(), value(*seed));
+                touched.push(name);
+            }),
+            4 => store.delete(&name).map(|_| {
+                model.remove(&name);
+                touched.push(name);
+            }),
+            5 => store.flush().map(|()| {
+                flushed = model.clone();
+                touched.clear();
+            }),
+            6 => store.close().and_then(|()| {
+                flushed = model.clone();
+                touched.clear();
+                store = options().open_on(Arc::new(faulty.clone()))?;
+                Ok(())
+            }),
+            _ => {
+                assert_eq!(store.get(&name).expect("reads go on"), model.get(&name).cloned());
+                Ok(())
+            }
+        };
+        if done.is_err() {
+            touched.push(key(*number));
+            break;
+        }
+    }
+    faulty.faults().clear();
+    drop(store);
+    let store = options().open_on(Arc::new(memory)).expect("it opens again");
+    for number in 0..64 {
+        let name = key(number);
+        let found = store.get(&name).expect("nothing is damaged");
+        if !touched.contains(&name) {
+            assert_eq!(found, flushed.get(&name).cloned(), "{name}");
+        }
+    }
+}
