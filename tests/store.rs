@@ -74,3 +74,32 @@ fn rows_go_in_and_out_in_one_piece() {
     assert!(store.verify(&mut |_, _| {}).unwrap().is_clean());
     assert_eq!(Dtype::ALL.len(), 22);
 }
+
+#[test]
+fn handles_can_be_shared_between_threads() {
+    fn shared<T: Send + Sync + Clone>() {}
+    shared::<Store>();
+    shared::<tensorcask::Reader>();
+}
+
+#[test]
+fn readers_bound_their_index_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Options::new().segment_rows(200).open(dir.path(), "m").unwrap();
+    store.put(0_u64, &Value::Int(0)).unwrap();
+    store.flush().unwrap();
+    let reader = Options::new().delta_keys(500).open_reader(dir.path(), "m").unwrap();
+    for round in 0..10 {
+        for key in 0..300_u64 {
+            store.put(round * 200 + key, &Value::Int(round as i64)).unwrap();
+        }
+        store.flush().unwrap();
+        assert!(reader.refresh().unwrap());
+        assert_eq!(reader.len().unwrap(), store.len().unwrap());
+        for key in 0..round * 200 + 300 {
+            assert_eq!(reader.get(key).unwrap(), store.get(key).unwrap(), "{key}");
+        }
+    }
+    let stats = reader.stats().unwrap();
+    assert!(stats.delta_keys < 1000 && stats.runs == 1, "{stats:?}");
+}

@@ -82,6 +82,7 @@ pub(crate) struct Core {
     pub hot: Option<HotTier<Value>>,
     /// Counts up before rows are superseded: tells a reader that what it read may be old.
     pub epoch: AtomicU64,
+    newest_stamp: AtomicU64,
     pub counters: Counters,
     /// Whether no writer is attached.
     pub read_only: bool,
@@ -111,6 +112,7 @@ impl Core {
             live: LiveCount::default(),
             hot: (options.hot_bytes > 0).then(|| HotTier::new(options.hot_bytes, options.hot_policy)),
             epoch: AtomicU64::new(0),
+            newest_stamp: AtomicU64::new(0),
             counters: Counters::default(),
             read_only,
             options,
@@ -172,7 +174,15 @@ impl Core {
         if !self.may_hold(hash) {
             return enter();
         }
-        let Ok(Some(new)) = fetch() else { return };
+        let new = match fetch() {
+            Ok(Some(new)) => new,
+            Ok(None) => return,
+            // The row enters unweighed: whoever looks its key up must learn of the damage, and not get an older row.
+            Err(_) => {
+                enter();
+                return self.live.set(None);
+            }
+        };
         let Some(key) = new.key() else { return };
         let found = match self.locate(hash, key) {
             Ok(Some(found)) => found,
@@ -208,9 +218,14 @@ impl Core {
         Ok(())
     }
 
-    /// The newest stamp of anything published.
+    /// Notes a commit stamp that was seen, so that this handle's own are later.
+    pub(crate) fn saw_stamp(&self, stamp: u64) {
+        self.newest_stamp.fetch_max(stamp, Ordering::Relaxed);
+    }
+
+    /// The newest stamp seen.
     pub(crate) fn newest_stamp(&self) -> u64 {
-        self.view.load().segments.values().map(|segment| segment.seal.last_stamp).max().unwrap_or(0)
+        self.newest_stamp.load(Ordering::Relaxed)
     }
 }
 

@@ -194,13 +194,13 @@ pub(crate) fn uncovered(view: &View) -> Vec<Arc<Segment>> {
 }
 
 /// Merges all sealed segments that no run covers, and the newest runs as sizes demand, into one new run of `lane`.
-/// `complete`: nothing but sealed segments exists, so the count of live keys can be written down. Returns whether
-/// there was anything to merge. O(rows merged), sequential.
+/// If nothing but sealed segments exists, the count of live keys is written down. Returns whether there was anything to
+/// merge. O(rows merged), sequential.
 ///
 /// # Errors
 /// IO errors. The store is as before then: runs are derived, and nothing depends on one that was not published.
-pub(crate) fn build_run(core: &Core, lane: u16, complete: bool) -> Result<bool> {
-    let view = core.view.load_full();
+pub(crate) fn build_run(core: &Core, lane: u16) -> Result<bool> {
+    let (view, live) = state(core);
     let fresh = uncovered(&view);
     if fresh.is_empty() {
         return Ok(false);
@@ -216,7 +216,6 @@ pub(crate) fn build_run(core: &Core, lane: u16, complete: bool) -> Result<bool> 
     segments.sort_by_key(|segment| segment.id);
     let covers_all = absorbed.len() == view.runs.len();
     let known = fingerprint(view.segments.values());
-    let live = if complete { core.live.get() } else { None };
 
     let id = next_run_id(core, lane)?;
     let temporary = names::temporary_run(id);
@@ -237,6 +236,22 @@ pub(crate) fn build_run(core: &Core, lane: u16, complete: bool) -> Result<bool> 
     }
     core.counters.runs_built.fetch_add(1, Ordering::Relaxed);
     Ok(true)
+}
+
+/// The view, and the count of live keys if it is that of the view: nothing waits, and no segment is active.
+fn state(core: &Core) -> (Arc<View>, Option<u64>) {
+    // No refresh and no put changes either meanwhile.
+    let _known = core.known.lock();
+    let _admission = core.admission();
+    let view = core.view.load_full();
+    let sealed = core
+        .slots
+        .read()
+        .sorted()
+        .iter()
+        .all(|(_, slot)| slot.source.segment().is_some_and(|id| view.segments.contains_key(&id)));
+    let live = if sealed { core.live.get() } else { None };
+    (view, live)
 }
 
 fn next_run_id(core: &Core, lane: u16) -> Result<SegmentId> {

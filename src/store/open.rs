@@ -338,7 +338,10 @@ fn publish_segments(core: &Core, segments: Vec<Arc<Segment>>, report: &mut OpenR
     for segment in segments {
         match core.check_belongs(&segment.front, segment.described()) {
             Ok(()) if replaced.contains(&segment.id) => {}
-            Ok(()) => whole.push(segment),
+            Ok(()) => {
+                core.saw_stamp(segment.seal.last_stamp);
+                whole.push(segment);
+            }
             Err(error) if core.options.recovery == Recovery::Strict => return Err(error),
             Err(error) => {
                 core.known.lock().bad(segment.id);

@@ -109,6 +109,7 @@ impl Core {
         }
         let segment = Arc::new(Segment::open(&*self.storage, &names::sealed(id), id)?);
         self.check_belongs(&segment.front, segment.described())?;
+        self.saw_stamp(segment.seal.last_stamp);
         self.change_view(|view| {
             view.segments.insert(id, Arc::clone(&segment));
         });
@@ -166,6 +167,7 @@ impl Core {
         path: &Arc<Path>,
         frame: Frame,
     ) -> Result<Arc<Batch>> {
+        self.saw_stamp(frame.stamp);
         let message = file.bytes(frame.offset, frame.message_len_bytes() as usize)?;
         let batch = Arc::new(Batch::parse(path, &front.schema, frame, &message, false)?);
         let source = Source::Committed { segment: front.header.id(), batch: Arc::clone(&batch), first: 0 };

@@ -397,7 +397,7 @@ impl Inner {
         let Some(mut lane) = shared.lane.lock().take() else { return Ok(()) };
         lane.seal_all(&shared.core)?;
         if worth_a_run(&shared.core) {
-            build_run(&shared.core, lane.number, true)?;
+            build_run(&shared.core, lane.number)?;
         }
         shared.merge_failure()
     }
@@ -527,9 +527,11 @@ impl Shared {
         let work = self.queue.take_work();
         self.work_on(&mut lane, &work);
         if !work.closing && self.delta_is_full() {
-            let merged = self.seal_for_merge(&mut lane).and_then(|()| self.merge());
-            drop(lane);
-            self.note_merge(merged);
+            match self.seal_for_merge(&mut lane) {
+                Ok(true) => self.note_merge(self.merge()),
+                Ok(false) => {}
+                Err(error) => self.queue.fail(error),
+            }
         }
     }
 
@@ -552,14 +554,22 @@ impl Shared {
         self.core.delta.len() >= self.core.options.delta_keys.max(1)
     }
 
-    /// Only what is sealed can go into a run.
-    fn seal_for_merge(&self, lane: &mut Option<Lane>) -> Result<()> {
-        lane.as_mut().map_or(Ok(()), |lane| lane.seal_all(&self.core))
+    /// Seals the lane's active segments, since only what is sealed can go into a run. Returns whether a merge is worth
+    /// it: what fills the delta may be rows that other lanes have not sealed yet.
+    fn seal_for_merge(&self, lane: &mut Option<Lane>) -> Result<bool> {
+        let Some(lane) = lane else { return Ok(false) };
+        let sealed: u64 = uncovered(&self.core.view.load()).iter().map(|segment| u64::from(segment.rows())).sum();
+        let active: u64 = lane.actives.iter().map(|active| active.writer.rows()).sum();
+        if sealed + active < self.core.options.delta_keys as u64 / 4 {
+            return Ok(false);
+        }
+        lane.seal_all(&self.core)?;
+        Ok(true)
     }
 
     fn merge(&self) -> Result<()> {
         let _merging = self.merging.lock();
-        build_run(&self.core, self.lane_number, false).map(|_| ())
+        build_run(&self.core, self.lane_number).map(|_| ())
     }
 
     fn note_merge(&self, merged: Result<()>) {
@@ -584,9 +594,10 @@ impl Shared {
                 return;
             }
         }
-        if let Err(error) = self.seal_for_merge(&mut self.lane.lock()) {
-            self.queue.fail(error);
-            return;
+        match self.seal_for_merge(&mut self.lane.lock()) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => return self.queue.fail(error),
         }
         let shared = Arc::clone(self);
         let thread = std::thread::Builder::new().name("tensorcask-merge".into()).spawn(move || {
