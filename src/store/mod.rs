@@ -2,7 +2,7 @@
 //!
 //! [`core::Core`] is what readers and writers share: the published view of segments and runs, the delta, and the
 //! slots its entries point to. [`lookup`] finds rows in it, [`read`] turns them into values. [`lane`] is the writer's
-//! side of the files, [`writer`] the queue before it. [`open`] recovers, [`refresh`] follows other writers,
+//! side of the files, [`pending`] the queue before it, [`worker`] the thread between them. [`open`] recovers, [`refresh`] follows other writers,
 //! [`maintain`] builds runs.
 
 pub(crate) mod core;
@@ -22,4 +22,5 @@ pub(crate) mod rows;
 pub(crate) mod salvage;
 pub(crate) mod stats;
 pub(crate) mod verify;
+pub(crate) mod worker;
 pub(crate) mod writer;
