@@ -81,6 +81,29 @@ fn something_else_in_the_way() {
 }
 
 #[test]
+fn a_read_only_folder_can_be_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, store) = open();
+    store.close().unwrap();
+    drop(store);
+    let root = dir.path().join("m");
+    let mode = |mode: u32| {
+        for folder in ["segments", "runs", "lanes", "quarantine", ""] {
+            std::fs::set_permissions(root.join(folder), std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    mode(0o555);
+    if std::fs::write(root.join("probe"), "").is_ok() {
+        println!("\n*** this user may write everywhere: the read-only folder was NOT tested ***\n");
+    } else {
+        std::fs::remove_file(root.join("lanes/0000.lock")).unwrap_err();
+        says(Options::new().lane(Lane::Number(7)).open(dir.path(), "m"), &["make it writable", "Reader::open"]);
+    }
+    assert_eq!(Reader::open(dir.path(), "m").unwrap().len().unwrap(), 2);
+    mode(0o755);
+}
+
+#[test]
 fn newer_formats_are_refused() {
     let (dir, store) = open();
     store.close().unwrap();
