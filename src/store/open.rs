@@ -382,18 +382,19 @@ fn load_runs(core: &Core, lane: Option<u16>, report: &mut OpenReport) -> Result<
             None => useless.push(id),
         }
     }
+    report.runs_dropped = useless.len();
     fitting.sort_by_key(|run| std::cmp::Reverse(run.run.keys()));
     let mut taken: HashSet<SegmentId> = HashSet::new();
     let mut chosen = Vec::new();
     for run in fitting {
         if run.segments.iter().any(|segment| taken.contains(&segment.id)) {
+            // Whole, but another one covers its rows: lanes merge each other's segments.
             useless.extend(run.name);
         } else {
             taken.extend(run.segments.iter().map(|segment| segment.id));
             chosen.push(Arc::new(run));
         }
     }
-    report.runs_dropped = useless.len();
     for id in useless.into_iter().filter(|id| Some(id.lane) == lane) {
         core.storage.remove(&names::run(id))?;
     }
