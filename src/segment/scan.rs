@@ -86,7 +86,12 @@ pub(crate) fn read_front(path: &Path, file: &dyn ReadFile, expected: SegmentId) 
         return Err(corrupt("expected the schema's frame, found the end of the file"));
     }
     let frame = Frame::decode(&file.copy(frame_offset, FRAME_LEN_BYTES)?)
-        .filter(|frame| frame.offset == HEADER_OFFSET && u64::from(frame.metadata_len_bytes) == metadata)
+        .filter(|frame| {
+            frame.offset == HEADER_OFFSET
+                && u64::from(frame.metadata_len_bytes) == metadata
+                && frame.rows == 0
+                && frame.body_len_bytes == 0
+        })
         .ok_or_else(|| corrupt("the schema's frame does not check out"))?;
     if crc32(&bytes) != frame.structure_crc {
         return Err(corrupt("the schema's checksum does not match its bytes"));
