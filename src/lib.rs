@@ -55,6 +55,8 @@ mod schema;
 mod segment;
 mod store;
 mod tensor;
+#[cfg(feature = "torch")]
+pub mod torch;
 mod value;
 
 pub use bytes::Bytes;

@@ -1,0 +1,208 @@
+//! What tells one module from another: its weights, its arguments, its version.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+use tch::{Tensor, nn};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::convert::{host, kind, shape_of};
+use super::error::torch;
+use super::key::Canonical;
+use super::memory;
+use crate::error::{Error, Result};
+
+/// The named variables of a module: weights and buffers.
+#[derive(Debug, Default)]
+pub struct Variables(Vec<(String, Tensor)>);
+
+impl Variables {
+    /// Of a module that has none, or whose variables are not to be looked at.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Names and tensors, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// The variable of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.iter().find(|(found, _)| *found == name).map(|(_, tensor)| tensor)
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Refuses variables that an optimizer could change.
+    ///
+    /// # Errors
+    /// [`Error::Trainable`].
+    pub(super) fn check_frozen(&self) -> Result<()> {
+        let mut trainable = self.iter().filter(|(_, tensor)| tensor.requires_grad()).map(|(name, _)| name);
+        match trainable.next() {
+            None => Ok(()),
+            Some(first) => Err(Error::Trainable { first: first.to_owned(), count: 1 + trainable.count() }),
+        }
+    }
+
+    /// A cheap sign of change: libtorch counts the writes to a tensor, and a tensor that was exchanged lies elsewhere.
+    pub(super) fn sign(&self) -> u64 {
+        self.iter().fold(0, |sign, (_, tensor)| {
+            let version = tensor.f_internal_version().unwrap_or(0).cast_unsigned();
+            (sign.rotate_left(5) ^ version ^ (tensor.data_ptr().addr() as u64)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        })
+    }
+
+    /// A digest of each variable's dtype, shape and bytes. O(bytes).
+    ///
+    /// # Errors
+    /// [`Error::Torch`] if a variable cannot be read.
+    pub(super) fn fingerprint(&self) -> Result<BTreeMap<String, String>> {
+        let one = |(name, tensor): (&str, &Tensor)| {
+            let host = host(tensor)?;
+            let digest = xxh3_128(memory::bytes(&host)?);
+            Ok((name.to_owned(), format!("{:?} {:?} {digest:032x}", kind(&host)?, shape_of(&host))))
+        };
+        self.iter().map(one).collect()
+    }
+
+    /// Writes the variables, and nothing of the cache, to a file that `VarStore::load` reads: `.safetensors` by that
+    /// ending, libtorch's own format by any other.
+    pub(super) fn save(&self, path: &std::path::Path) -> Result<()> {
+        if path.extension().is_some_and(|ending| ending == "safetensors") {
+            let named: Vec<(&str, Tensor)> =
+                self.iter().map(|(name, t)| Ok((name, host(t)?))).collect::<Result<_>>()?;
+            Tensor::write_safetensors(&named, path).map_err(torch("save variables"))
+        } else {
+            Tensor::save_multi(&self.iter().collect::<Vec<_>>(), path).map_err(torch("save variables"))
+        }
+    }
+
+    /// Reads every variable from a file that [`Variables::save`] or `VarStore::save` wrote.
+    pub(super) fn load(&self, path: &std::path::Path) -> Result<()> {
+        let action = "load variables";
+        let named = if path.extension().is_some_and(|ending| ending == "safetensors") {
+            Tensor::read_safetensors(path).map_err(torch(action))?
+        } else {
+            Tensor::load_multi(path).map_err(torch(action))?
+        };
+        let found: HashMap<String, Tensor> = named.into_iter().collect();
+        // All or nothing: a checkpoint of another module must not leave half of this one changed.
+        for (name, variable) in self.iter() {
+            let fits = found.get(name).map(|tensor| tensor.size() == variable.size());
+            if fits != Some(true) {
+                let found = found.get(name).map_or("no such variable".to_owned(), |t| format!("{:?}", t.size()));
+                return Err(Error::invalid(format!(
+                    "{} does not fit the module: expected {name} of shape {:?}, found {found}",
+                    path.display(),
+                    variable.size()
+                )));
+            }
+        }
+        let _guard = tch::no_grad_guard();
+        for (name, variable) in self.iter() {
+            if let Some(tensor) = found.get(name) {
+                variable.shallow_clone().f_copy_(tensor).map_err(torch(action))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl From<Vec<(String, Tensor)>> for Variables {
+    fn from(mut variables: Vec<(String, Tensor)>) -> Self {
+        variables.sort_by(|a, b| a.0.cmp(&b.0));
+        Self(variables)
+    }
+}
+
+impl From<HashMap<String, Tensor>> for Variables {
+    fn from(variables: HashMap<String, Tensor>) -> Self {
+        variables.into_iter().collect::<Vec<_>>().into()
+    }
+}
+
+impl From<&nn::VarStore> for Variables {
+    fn from(variables: &nn::VarStore) -> Self {
+        variables.variables().into()
+    }
+}
+
+/// Everything that decides whether an output of yesterday is still an output of this module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Identity {
+    /// The version of the way in which outputs become values.
+    pub encoding: u32,
+    /// The caller's.
+    pub version: String,
+    /// The caller's constructor arguments.
+    pub arguments: BTreeMap<String, String>,
+    /// Instances that are not to share.
+    pub instance: String,
+    /// Whether `weights` counts.
+    pub weights_count: bool,
+    /// A digest a variable.
+    pub weights: BTreeMap<String, String>,
+}
+
+/// The version of the encoding that `tree` describes.
+pub(super) const ENCODING: u32 = 1;
+
+impl Identity {
+    /// The folder's name: 128 bits, in hexadecimal.
+    pub(super) fn name(&self) -> String {
+        let pairs = |mut parts: Canonical, map: &BTreeMap<String, String>| {
+            parts = parts.part(&(map.len() as u64).to_le_bytes());
+            map.iter().fold(parts, |parts, (name, value)| parts.part(name.as_bytes()).part(value.as_bytes()))
+        };
+        let mut parts = Canonical::new("identity").part(&self.encoding.to_le_bytes());
+        parts = parts.part(self.version.as_bytes()).part(self.instance.as_bytes());
+        parts = pairs(parts, &self.arguments);
+        if self.weights_count {
+            parts = pairs(parts.part(b"weights"), &self.weights);
+        }
+        format!("{:032x}", parts.hash())
+    }
+
+    /// How `other` differs, one line a part.
+    pub(super) fn differences(&self, other: &Self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut plain = |what: &str, ours: &str, theirs: &str| {
+            if ours != theirs {
+                lines.push(format!("{what}: {ours:?} here, {theirs:?} there"));
+            }
+        };
+        plain("encoding", &self.encoding.to_string(), &other.encoding.to_string());
+        plain("version", &self.version, &other.version);
+        plain("instance", &self.instance, &other.instance);
+        let maps = [("argument", &self.arguments, &other.arguments), ("weights", &self.weights, &other.weights)];
+        for (what, ours, theirs) in maps {
+            let names: std::collections::BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+            for name in names {
+                match (ours.get(name), theirs.get(name)) {
+                    (Some(a), Some(b)) if a != b => lines.push(format!("{what} {name}: {a} here, {b} there")),
+                    (Some(a), None) => lines.push(format!("{what} {name}: {a} here, none there")),
+                    (None, Some(b)) => lines.push(format!("{what} {name}: none here, {b} there")),
+                    _ => {}
+                }
+            }
+        }
+        if self.weights_count != other.weights_count {
+            lines.push(format!("weights count: {} here, {} there", self.weights_count, other.weights_count));
+        }
+        lines
+    }
+}

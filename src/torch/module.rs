@@ -1,0 +1,170 @@
+//! What can be wrapped: functions, `nn::Module`s, `nn::ModuleT`s, TorchScript modules, and types of the user's.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+use tch::{CModule, IValue, Tensor, nn};
+
+use super::error::{invalid, torch};
+use super::fingerprint::Variables;
+use super::input::{Argument, Inputs};
+use super::output::{IntoOutput, Output};
+use crate::error::Result;
+
+/// What a wrapped object says of itself; options that the caller sets go first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The folder that its outputs are kept in.
+    pub module_id: Option<String>,
+    /// A version of its code.
+    pub version: Option<String>,
+    /// What it was constructed with.
+    pub arguments: BTreeMap<String, String>,
+}
+
+/// A computation whose outputs never change for the same inputs: what [`super::CachedModule`] wraps.
+///
+/// Implement it for a type of your own to give it settings; functions and modules have adapters in
+/// [`super::CacheOptions`].
+pub trait Compute: Send {
+    /// The output for a batch. Called without gradients, by one thread at a time.
+    ///
+    /// # Errors
+    /// The computation's own; nothing is kept then.
+    fn compute(&self, inputs: &Inputs) -> Result<Output>;
+
+    /// The output in training mode, which is neither looked up nor kept. By default the same computation.
+    ///
+    /// # Errors
+    /// As [`Compute::compute`].
+    fn compute_training(&self, inputs: &Inputs) -> Result<Output> {
+        self.compute(inputs)
+    }
+
+    /// Weights and buffers, for the fingerprint and the check that they are frozen.
+    fn variables(&self) -> Variables {
+        Variables::none()
+    }
+
+    /// What it says of itself.
+    fn settings(&self) -> Settings {
+        Settings::default()
+    }
+}
+
+/// The one tensor of a call.
+fn only(inputs: &Inputs) -> Result<&Tensor> {
+    let mut arguments = inputs.sorted().into_iter();
+    match (arguments.next(), arguments.next()) {
+        (Some((None, Argument::Tensor(tensor))), None) => Ok(tensor),
+        _ => Err(invalid(
+            "the wrapped module takes one tensor, but other arguments were passed: wrap a function of &Inputs",
+        )),
+    }
+}
+
+/// A function of one tensor.
+pub(super) struct OfTensor<F>(pub F);
+
+impl<F: Fn(&Tensor) -> O + Send, O: IntoOutput> Compute for OfTensor<F> {
+    fn compute(&self, inputs: &Inputs) -> Result<Output> {
+        (self.0)(only(inputs)?).into_output()
+    }
+}
+
+/// A function of all arguments.
+pub(super) struct OfInputs<F>(pub F);
+
+impl<F: Fn(&Inputs) -> O + Send, O: IntoOutput> Compute for OfInputs<F> {
+    fn compute(&self, inputs: &Inputs) -> Result<Output> {
+        (self.0)(inputs).into_output()
+    }
+}
+
+/// Anything, with variables of the caller's.
+pub(super) struct WithVariables<C> {
+    pub inner: C,
+    pub variables: Mutex<Variables>,
+}
+
+impl<C: Compute> Compute for WithVariables<C> {
+    fn compute(&self, inputs: &Inputs) -> Result<Output> {
+        self.inner.compute(inputs)
+    }
+
+    fn compute_training(&self, inputs: &Inputs) -> Result<Output> {
+        self.inner.compute_training(inputs)
+    }
+
+    fn variables(&self) -> Variables {
+        let variables = self.variables.lock();
+        variables.iter().map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect::<Vec<_>>().into()
+    }
+
+    fn settings(&self) -> Settings {
+        self.inner.settings()
+    }
+}
+
+/// A module with an evaluation mode: always evaluated in it.
+pub(super) struct OfModuleT<M>(pub M);
+
+impl<M: nn::ModuleT> Compute for OfModuleT<M> {
+    fn compute(&self, inputs: &Inputs) -> Result<Output> {
+        Ok(self.0.forward_t(only(inputs)?, false).into())
+    }
+
+    fn compute_training(&self, inputs: &Inputs) -> Result<Output> {
+        Ok(self.0.forward_t(only(inputs)?, true).into())
+    }
+}
+
+/// A TorchScript module, in evaluation mode and frozen.
+pub(super) struct OfScript {
+    module: CModule,
+    /// Of the code, the parameters and the buffers: of the module as TorchScript would save it.
+    archive: String,
+}
+
+impl OfScript {
+    pub(super) fn new(mut module: CModule) -> Result<Self> {
+        module.f_set_eval().map_err(torch("set a TorchScript module to evaluation"))?;
+        for (_, parameter) in module.named_parameters().map_err(torch("list the parameters of a TorchScript module"))? {
+            // The module is ours from here on: nothing trains it.
+            let _frozen = parameter.f_set_requires_grad(false).map_err(torch("freeze a parameter"))?;
+        }
+        let archive = archive_digest(&module)?;
+        Ok(Self { module, archive })
+    }
+}
+
+/// libtorch writes its archives the same for the same module under the same file name.
+fn archive_digest(module: &CModule) -> Result<String> {
+    let folder = super::space::TemporaryFolder::new(None)?;
+    let path = folder.path().join("module.pt");
+    module.save(&path).map_err(torch("save a TorchScript module to be fingerprinted"))?;
+    let bytes = std::fs::read(&path).map_err(|error| crate::Error::io("read", &path, error))?;
+    Ok(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&bytes)))
+}
+
+impl Compute for OfScript {
+    fn compute(&self, inputs: &Inputs) -> Result<Output> {
+        let mut arguments = Vec::new();
+        for (name, argument) in inputs.sorted() {
+            if let Some(name) = name {
+                return Err(invalid(format!("TorchScript modules take arguments by position, but {name:?} was named")));
+            }
+            arguments.push(IValue::from(argument));
+        }
+        self.module.forward_is(&arguments).map_err(torch("run a TorchScript module"))?.try_into()
+    }
+
+    fn variables(&self) -> Variables {
+        self.module.named_parameters().unwrap_or_default().into()
+    }
+
+    fn settings(&self) -> Settings {
+        let arguments = BTreeMap::from([("TorchScript archive".to_owned(), self.archive.clone())]);
+        Settings { arguments, ..Settings::default() }
+    }
+}

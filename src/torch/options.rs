@@ -1,0 +1,396 @@
+//! How a module is wrapped.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tch::{CModule, Device, Tensor, nn};
+
+use super::cache::CachedModule;
+use super::error::invalid;
+use super::fingerprint::Variables;
+use super::input::Inputs;
+use super::key::{Content, Ids};
+use super::module::{Compute, OfInputs, OfModuleT, OfScript, OfTensor, WithVariables};
+use super::output::IntoOutput;
+use super::rank::Rank;
+use super::space::Place;
+use super::tree::Ragged;
+use crate::codec::Codec;
+use crate::dtype::Dtype;
+use crate::error::Result;
+use crate::hot::HotPolicy;
+use crate::store::options::{HotFill, Options};
+
+/// What the fingerprint of the weights does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Weights {
+    /// It is part of the identity: other weights never meet these outputs.
+    #[default]
+    Check,
+    /// It is recorded but does not count: outputs of other weights are served, with a warning
+    /// ([`CachedModule::warnings`]).
+    Ignore,
+}
+
+/// Computing a share of the hits again, and comparing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Verification {
+    /// The share of hits, 0 to 1.
+    pub rate: f64,
+    /// Relative tolerance.
+    pub relative: f64,
+    /// Absolute tolerance.
+    pub absolute: f64,
+    /// Whether a difference is an error; otherwise a warning.
+    pub fails: bool,
+}
+
+impl Verification {
+    /// This share of hits, with tolerances that allow for sums in another order (1e-3 relative, 1e-5 absolute); a
+    /// difference is an error.
+    #[must_use]
+    pub const fn rate(rate: f64) -> Self {
+        Self { rate, relative: 1e-3, absolute: 1e-5, fails: true }
+    }
+}
+
+pub(super) type IdsFrom = Arc<dyn Fn(&Inputs) -> Result<Ids> + Send + Sync>;
+
+/// Options of a [`CachedModule`].
+///
+/// ```
+/// # fn main() -> tensorcask::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// use tch::{Device, Kind, Tensor};
+/// use tensorcask::torch::CacheOptions;
+///
+/// let square = CacheOptions::in_folder(dir.path(), "square").wrap_fn(|x: &Tensor| x * x)?;
+/// let x = Tensor::from_slice(&[1.0_f32, 2.0, 3.0]).reshape([3, 1]);
+/// let first = square.forward(&x)?.into_tensor()?;
+/// let second = square.forward(&x)?.into_tensor()?;
+/// assert!(first.equal(&second));
+/// assert_eq!((square.counts().misses, square.counts().hits), (3, 3));
+/// # square.close()
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct CacheOptions {
+    pub(super) place: Place,
+    pub(super) module_id: Option<String>,
+    pub(super) version: Option<String>,
+    pub(super) arguments: BTreeMap<String, String>,
+    pub(super) instance: String,
+    pub(super) weights: Weights,
+    pub(super) enforce_stateless: bool,
+    pub(super) content: Content,
+    pub(super) ids_from: Option<IdsFrom>,
+    pub(super) ragged: Ragged,
+    pub(super) map_location: Option<Device>,
+    pub(super) pinned: bool,
+    pub(super) verification: Option<Verification>,
+    pub(super) recompute_damaged: bool,
+    pub(super) memory_bytes: usize,
+    pub(super) memory_device: Option<Device>,
+    pub(super) disk_bytes: Option<u64>,
+    pub(super) rank: Option<Rank>,
+    pub(super) writer_rank: Option<u16>,
+    pub(super) engine: Options,
+}
+
+impl fmt::Debug for CacheOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = f.debug_struct("CacheOptions");
+        f.field("place", &self.place).field("module_id", &self.module_id).field("version", &self.version);
+        f.field("arguments", &self.arguments).field("weights", &self.weights).finish_non_exhaustive()
+    }
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {
+        $($(#[$doc])* #[must_use] pub fn $name(mut self, $name: $type) -> Self { self.$name = $name; self })*
+    };
+}
+
+impl CacheOptions {
+    /// Outputs kept in `place`.
+    #[must_use]
+    pub fn new(place: Place) -> Self {
+        // A miss costs a computation, so looking for what other ranks committed is cheap by comparison.
+        let engine = Options::new().refresh_interval(Duration::ZERO);
+        Self {
+            place,
+            module_id: None,
+            version: None,
+            arguments: BTreeMap::new(),
+            instance: String::new(),
+            weights: Weights::default(),
+            enforce_stateless: true,
+            content: Content::default(),
+            ids_from: None,
+            ragged: Ragged::default(),
+            map_location: None,
+            pinned: false,
+            verification: None,
+            recompute_damaged: true,
+            memory_bytes: 0,
+            memory_device: None,
+            disk_bytes: None,
+            rank: None,
+            writer_rank: None,
+            engine,
+        }
+    }
+
+    /// Outputs of `module_id` kept in `folder`, for good.
+    #[must_use]
+    pub fn in_folder(folder: impl Into<PathBuf>, module_id: impl Into<String>) -> Self {
+        Self::new(Place::Folder(folder.into())).module_id(module_id)
+    }
+
+    /// Outputs kept in memory.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self::new(Place::Memory)
+    }
+
+    /// Outputs kept in a temporary folder that is removed with the last handle.
+    #[must_use]
+    pub fn temporary() -> Self {
+        Self::new(Place::Temporary(None))
+    }
+
+    setters! {
+        /// Refuses modules with variables that require gradients, in training and in evaluation (default: on).
+        enforce_stateless: bool;
+        /// What other weights do to the identity (default: [`Weights::Check`]).
+        weights: Weights;
+        /// How much of each sample a content key covers (default: all of it).
+        content: Content;
+        /// What becomes of tensors whose shapes differ between samples (default: a list).
+        ragged: Ragged;
+        /// Puts results that are read or computed into page-locked memory, for quick copies to a GPU (default: off).
+        /// Needs CUDA.
+        pinned: bool;
+        /// Computes damaged rows again, with a warning, rather than failing (default: on).
+        recompute_damaged: bool;
+        /// Bytes of outputs held in memory (default: 0; the system's page cache holds what was read). Stops when
+        /// full. With a [`CacheOptions::memory_device`], of tensors on that device.
+        memory_bytes: usize;
+    }
+
+    /// The folder that outputs are kept in; wrapped modules with the same id and identity share them.
+    #[must_use]
+    pub fn module_id(mut self, module_id: impl Into<String>) -> Self {
+        self.module_id = Some(module_id.into());
+        self
+    }
+
+    /// A version of the module's code: another version never meets these outputs.
+    #[must_use]
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into());
+        self
+    }
+
+    /// Something that the module was constructed with: another value never meets these outputs.
+    #[must_use]
+    pub fn argument(mut self, name: impl Into<String>, value: impl ToString) -> Self {
+        self.arguments.insert(name.into(), value.to_string());
+        self
+    }
+
+    /// A name for this instance: instances of other names do not share outputs, though everything else is the same.
+    #[must_use]
+    pub fn instance(mut self, instance: impl Into<String>) -> Self {
+        self.instance = instance.into();
+        self
+    }
+
+    /// Derives the ids from the inputs of each call that passes none.
+    #[must_use]
+    pub fn ids_from(mut self, ids: impl Fn(&Inputs) -> Result<Ids> + Send + Sync + 'static) -> Self {
+        self.ids_from = Some(Arc::new(ids));
+        self
+    }
+
+    /// The device that results come back on (default: that of the first input).
+    #[must_use]
+    pub fn map_location(mut self, device: impl Into<Option<Device>>) -> Self {
+        self.map_location = device.into();
+        self
+    }
+
+    /// Computes a share of the hits again and compares (default: off).
+    #[must_use]
+    pub fn verify(mut self, verification: impl Into<Option<Verification>>) -> Self {
+        self.verification = verification.into();
+        self
+    }
+
+    /// The device that [`CacheOptions::memory_bytes`] of single-tensor outputs are held on (default: the CPU, as the
+    /// store keeps them).
+    #[must_use]
+    pub fn memory_device(mut self, device: impl Into<Option<Device>>) -> Self {
+        self.memory_device = device.into();
+        self
+    }
+
+    /// Bytes that the outputs of this identity may take on disk, or in memory for a store in memory (default: no
+    /// cap). At the cap nothing more is kept and what is kept stays, so that each epoch finds the same samples.
+    /// Measured, not exact: rows waiting to be written and other ranks' are seen a little later.
+    #[must_use]
+    pub fn disk_bytes(mut self, bytes: impl Into<Option<u64>>) -> Self {
+        self.disk_bytes = bytes.into();
+        self
+    }
+
+    /// How outputs are packed on disk (default: not).
+    #[must_use]
+    pub fn codec(mut self, codec: Codec) -> Self {
+        self.engine = self.engine.codec(codec);
+        self
+    }
+
+    /// Keeps wider floats as this dtype: F16, BF16 or F32 (default: as they are). Results come back in it, or, with
+    /// [`CacheOptions::restore_dtype`], rounded through it; on a miss as on a hit.
+    #[must_use]
+    pub fn cache_dtype(mut self, dtype: impl Into<Option<Dtype>>) -> Self {
+        self.engine = self.engine.store_as(dtype);
+        self
+    }
+
+    /// Gives down-cast results back in the dtype of the module (default: off).
+    #[must_use]
+    pub fn restore_dtype(mut self, restore_dtype: bool) -> Self {
+        self.engine = self.engine.restore_dtype(restore_dtype);
+        self
+    }
+
+    /// The process of a distributed job that this is (default: [`Rank::from_env`]).
+    #[must_use]
+    pub fn rank(mut self, rank: Rank) -> Self {
+        self.rank = Some(rank);
+        self
+    }
+
+    /// The only rank that writes; the others read, and compute what is missing without keeping it (default: all
+    /// ranks write, each in a lane of its own).
+    #[must_use]
+    pub fn writer_rank(mut self, rank: impl Into<Option<u16>>) -> Self {
+        self.writer_rank = rank.into();
+        self
+    }
+
+    /// The store's own options, changed by `change`: segment sizes, durability, verification of checksums.
+    #[must_use]
+    pub fn engine(mut self, change: impl FnOnce(Options) -> Options) -> Self {
+        self.engine = change(self.engine);
+        self
+    }
+
+    /// The store's options with what the layer's own options say.
+    pub(super) fn engine_options(&self) -> Options {
+        let options = self.engine.clone();
+        if self.memory_bytes == 0 || self.memory_device.is_some() {
+            return options;
+        }
+        options.hot_bytes(self.memory_bytes).hot_policy(HotPolicy::StopWhenFull).hot_fill(HotFill::OnReadAndWrite)
+    }
+
+    pub(super) fn check(&self) -> Result<()> {
+        if self.pinned && !tch::Cuda::is_available() {
+            return Err(invalid("pinned output buffers need CUDA, and there is no CUDA device: leave `pinned` off"));
+        }
+        if let Some(Verification { rate, relative, absolute, .. }) = self.verification
+            && !((0.0..=1.0).contains(&rate) && relative >= 0.0 && absolute >= 0.0)
+        {
+            return Err(invalid(format!(
+                "a verification rate of {rate} with tolerances {relative} and {absolute}: the rate is between 0 and \
+                 1, tolerances are not negative"
+            )));
+        }
+        if self.memory_device.is_some() && self.memory_bytes == 0 {
+            return Err(invalid("a memory_device was given without memory_bytes: say how much it may hold"));
+        }
+        Ok(())
+    }
+
+    /// Wraps a computation of your own type.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] for unusable options or without a module id, [`crate::Error::Trainable`] for modules that are
+    /// not frozen, and the errors of opening a store.
+    pub fn wrap(self, compute: impl Compute + 'static) -> Result<CachedModule> {
+        CachedModule::new(self, Box::new(compute))
+    }
+
+    /// Wraps a function of one tensor.
+    ///
+    /// # Errors
+    /// As [`CacheOptions::wrap`].
+    pub fn wrap_fn<O: IntoOutput + 'static>(self, f: impl Fn(&Tensor) -> O + Send + 'static) -> Result<CachedModule> {
+        self.wrap(OfTensor(f))
+    }
+
+    /// Wraps a function of several tensors and plain arguments.
+    ///
+    /// # Errors
+    /// As [`CacheOptions::wrap`].
+    pub fn wrap_inputs_fn<O: IntoOutput + 'static>(
+        self,
+        f: impl Fn(&Inputs) -> O + Send + 'static,
+    ) -> Result<CachedModule> {
+        self.wrap(OfInputs(f))
+    }
+
+    /// [`CacheOptions::wrap_inputs_fn`] for a function that uses variables: they are fingerprinted and have to be frozen.
+    ///
+    /// # Errors
+    /// As [`CacheOptions::wrap`].
+    pub fn wrap_inputs_fn_with<O: IntoOutput + 'static>(
+        self,
+        variables: impl Into<Variables>,
+        f: impl Fn(&Inputs) -> O + Send + 'static,
+    ) -> Result<CachedModule> {
+        self.wrap(WithVariables { inner: OfInputs(f), variables: Mutex::new(variables.into()) })
+    }
+
+    /// Wraps a module. `variables` are its weights and buffers, most simply `&var_store`: they are fingerprinted and
+    /// have to be frozen.
+    ///
+    /// # Errors
+    /// As [`CacheOptions::wrap`].
+    pub fn wrap_module(
+        self,
+        module: impl nn::Module + 'static,
+        variables: impl Into<Variables>,
+    ) -> Result<CachedModule> {
+        let inner = OfTensor(move |xs: &Tensor| module.forward(xs));
+        self.wrap(WithVariables { inner, variables: Mutex::new(variables.into()) })
+    }
+
+    /// Wraps a module that behaves differently in training. Only evaluation is cached.
+    ///
+    /// # Errors
+    /// As [`CacheOptions::wrap`].
+    pub fn wrap_module_t(
+        self,
+        module: impl nn::ModuleT + 'static,
+        variables: impl Into<Variables>,
+    ) -> Result<CachedModule> {
+        self.wrap(WithVariables { inner: OfModuleT(module), variables: Mutex::new(variables.into()) })
+    }
+
+    /// Wraps a TorchScript module. It is set to evaluation and frozen; its code, parameters and buffers are
+    /// fingerprinted.
+    ///
+    /// # Errors
+    /// As [`CacheOptions::wrap`].
+    pub fn wrap_script(self, module: CModule) -> Result<CachedModule> {
+        self.wrap(OfScript::new(module)?)
+    }
+}

@@ -1,0 +1,55 @@
+//! Makes what was just computed look as if it had been read: with `store_as` in force, a miss and a hit of the same
+//! sample are the same bits.
+
+use bytes::Bytes;
+
+use crate::dtype::Dtype;
+use crate::error::Result;
+use crate::schema::stored_dtype;
+use crate::segment::build::cast_tensor;
+use crate::value::Value;
+
+/// What becomes of floats on the way through the store.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rounding {
+    pub store_as: Option<Dtype>,
+    pub restore: bool,
+}
+
+impl Rounding {
+    /// Whether anything is changed at all.
+    pub(super) const fn is_exact(self) -> bool {
+        self.store_as.is_none()
+    }
+
+    /// The value as it will be read.
+    pub(super) fn value(self, value: Value) -> Result<Value> {
+        let all = |items: Vec<Value>| items.into_iter().map(|item| self.value(item)).collect::<Result<Vec<_>>>();
+        Ok(match value {
+            Value::Tensor(tensor) => Value::Tensor(self.tensor(tensor)?),
+            Value::List(items) => Value::List(all(items)?),
+            Value::Tuple(items) => Value::Tuple(all(items)?),
+            Value::Map(items) => {
+                let item = |(name, item)| Ok((name, self.value(item)?));
+                Value::Map(items.into_iter().map(item).collect::<Result<_>>()?)
+            }
+            plain => plain,
+        })
+    }
+
+    fn tensor(self, tensor: crate::Tensor) -> Result<crate::Tensor> {
+        let source = tensor.dtype();
+        let stored = stored_dtype(source, self.store_as);
+        if stored == source {
+            return Ok(tensor);
+        }
+        let mut bytes = Vec::new();
+        cast_tensor(source, stored, tensor.data(), &mut bytes)?;
+        if !self.restore {
+            return crate::Tensor::new(stored, tensor.shape(), Bytes::from(bytes));
+        }
+        let mut restored = Vec::new();
+        cast_tensor(stored, source, &bytes, &mut restored)?;
+        crate::Tensor::new(source, tensor.shape(), Bytes::from(restored))
+    }
+}

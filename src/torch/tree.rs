@@ -1,0 +1,349 @@
+//! From a module's output to one value a sample, and back to a batch.
+//!
+//! A row is stored as the tree that the module gave, without the batch dimension. Two things that a value cannot say
+//! by itself are maps with one reserved name: `$each` holds a row of an [`Output::Each`], `$complex` a tensor whose
+//! complex kind has no dtype, as its real view. A map's own names that start with `$` get another `$`.
+
+use bytes::Bytes;
+use tch::{Kind, Tensor};
+
+use super::convert::{dtype_of, empty, host, kind, kind_of, shape_of, stored_dtype};
+use super::error::{invalid, torch};
+use super::memory;
+use super::output::Output;
+use crate::dtype::Dtype;
+use crate::error::Result;
+use crate::value::Value;
+
+const EACH: &str = "$each";
+const COMPLEX: &str = "$complex";
+
+/// What becomes of tensors whose shapes differ between the samples of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Ragged {
+    /// They come back one by one, as [`Output::Each`].
+    #[default]
+    List,
+    /// They come back as one tensor, padded at the end of each dimension with this value.
+    Pad(f64),
+}
+
+/// Checks that everything in `output` that has a batch dimension has this one.
+///
+/// # Errors
+/// [`crate::Error::Invalid`] that says where it does not.
+pub(super) fn check_batch(output: &Output, batch: usize) -> Result<()> {
+    fn walk(output: &Output, batch: usize, path: &mut Vec<String>) -> Result<()> {
+        let at = |path: &[String]| if path.is_empty() { "the output".to_owned() } else { path.join(".") };
+        match output {
+            Output::Tensor(tensor) => match tensor.size().first() {
+                Some(&first) if usize::try_from(first) == Ok(batch) => Ok(()),
+                first => Err(invalid(format!(
+                    "{} has first dimension {}, but {batch} samples were computed: each sample needs a row of its own",
+                    at(path),
+                    first.map_or("none".to_owned(), ToString::to_string)
+                ))),
+            },
+            Output::Each(rows) if rows.len() == batch => Ok(()),
+            Output::Each(rows) => Err(invalid(format!(
+                "{} has {} rows, but {batch} samples were computed: each sample needs a row of its own",
+                at(path),
+                rows.len()
+            ))),
+            Output::Map(items) => items.iter().try_for_each(|(name, item)| {
+                path.push(name.clone());
+                walk(item, batch, path)?;
+                path.truncate(path.len().saturating_sub(1));
+                Ok(())
+            }),
+            Output::List(items) | Output::Tuple(items) => items.iter().enumerate().try_for_each(|(number, item)| {
+                path.push(number.to_string());
+                walk(item, batch, path)?;
+                path.truncate(path.len().saturating_sub(1));
+                Ok(())
+            }),
+            _ => Ok(()),
+        }
+    }
+    walk(output, batch, &mut Vec::new())
+}
+
+fn marked(mark: &str, value: Value) -> Value {
+    Value::Map(vec![(mark.to_owned(), value)])
+}
+
+/// The value under `mark`, if that is all there is.
+fn unmarked<'a>(value: &'a Value, mark: &str) -> Option<&'a Value> {
+    match value {
+        Value::Map(items) => match items.as_slice() {
+            [(name, item)] if name == mark => Some(item),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// A tensor's bytes as something that has a dtype.
+struct Leaf {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Bytes,
+    complex: bool,
+}
+
+impl Leaf {
+    fn new(tensor: &Tensor) -> Result<Self> {
+        let mut tensor = host(tensor)?;
+        let complex = matches!(kind(&tensor)?, Kind::ComplexHalf | Kind::ComplexDouble);
+        if complex {
+            tensor = tensor.f_view_as_real().and_then(|t| t.f_contiguous()).map_err(torch("view a complex tensor"))?;
+        }
+        let dtype = stored_dtype(&tensor)?;
+        Ok(Self { dtype, shape: shape_of(&tensor), bytes: Bytes::copy_from_slice(memory::bytes(&tensor)?), complex })
+    }
+
+    fn value(&self, shape: &[usize], bytes: Bytes) -> Result<Value> {
+        let tensor = Value::Tensor(crate::Tensor::new(self.dtype, shape, bytes)?);
+        Ok(if self.complex { marked(COMPLEX, tensor) } else { tensor })
+    }
+
+    /// One value for each index of the first dimension.
+    fn rows(&self, batch: usize) -> Result<Vec<Value>> {
+        let shape = self.shape.get(1..).unwrap_or_default();
+        let width = self.bytes.len().checked_div(batch).unwrap_or(0);
+        (0..batch).map(|row| self.value(shape, self.bytes.slice(row * width..(row + 1) * width))).collect()
+    }
+}
+
+/// One value a sample. Copies each tensor once; rows share the copy. O(bytes).
+///
+/// # Errors
+/// [`crate::Error::Invalid`] for kinds that cannot be stored.
+pub(super) fn split(output: &Output, batch: usize) -> Result<Vec<Value>> {
+    let columns = |items: &[Output]| items.iter().map(|item| split(item, batch)).collect::<Result<Vec<_>>>();
+    let plain = |value: Value| Ok(vec![value; batch]);
+    match output {
+        Output::Tensor(tensor) => Leaf::new(tensor)?.rows(batch),
+        Output::Each(rows) => rows.iter().map(|row| Ok(marked(EACH, whole(row)?))).collect(),
+        Output::List(items) => Ok(transpose(columns(items)?, batch).map(Value::List).collect()),
+        Output::Tuple(items) => Ok(transpose(columns(items)?, batch).map(Value::Tuple).collect()),
+        Output::Map(items) => {
+            let names: Vec<String> = items.iter().map(|(name, _)| escaped(name)).collect();
+            let columns = items.iter().map(|(_, item)| split(item, batch)).collect::<Result<Vec<_>>>()?;
+            let row = |row: Vec<Value>| Value::Map(names.iter().cloned().zip(row).collect());
+            Ok(transpose(columns, batch).map(row).collect())
+        }
+        Output::Null => plain(Value::Null),
+        Output::Bool(flag) => plain(Value::Bool(*flag)),
+        Output::Int(number) => plain(Value::Int(*number)),
+        Output::Float(number) => plain(Value::Float(*number)),
+        Output::Str(text) => plain(Value::Str(text.clone())),
+    }
+}
+
+fn escaped(name: &str) -> String {
+    if name.starts_with('$') { format!("${name}") } else { name.to_owned() }
+}
+
+fn unescaped(name: &str) -> String {
+    name.strip_prefix('$').unwrap_or(name).to_owned()
+}
+
+/// Columns to rows.
+fn transpose(columns: Vec<Vec<Value>>, batch: usize) -> impl Iterator<Item = Vec<Value>> {
+    let mut columns: Vec<_> = columns.into_iter().map(Vec::into_iter).collect();
+    (0..batch).map(move |_| columns.iter_mut().filter_map(Iterator::next).collect())
+}
+
+/// A tree without a batch dimension.
+fn whole(output: &Output) -> Result<Value> {
+    let all = |items: &[Output]| items.iter().map(whole).collect::<Result<Vec<_>>>();
+    Ok(match output {
+        Output::Tensor(tensor) => {
+            let leaf = Leaf::new(tensor)?;
+            leaf.value(&leaf.shape, leaf.bytes.clone())?
+        }
+        Output::Each(_) => return Err(invalid("the rows of an Each cannot themselves be an Each")),
+        Output::List(items) => Value::List(all(items)?),
+        Output::Tuple(items) => Value::Tuple(all(items)?),
+        Output::Map(items) => {
+            let item = |(name, item): &(String, Output)| Ok((escaped(name), whole(item)?));
+            Value::Map(items.iter().map(item).collect::<Result<_>>()?)
+        }
+        Output::Null => Value::Null,
+        Output::Bool(flag) => Value::Bool(*flag),
+        Output::Int(number) => Value::Int(*number),
+        Output::Float(number) => Value::Float(*number),
+        Output::Str(text) => Value::Str(text.clone()),
+    })
+}
+
+/// The way back from [`whole`].
+fn unwhole(value: &Value) -> Result<Output> {
+    let all = |items: &[Value]| items.iter().map(unwhole).collect::<Result<Vec<_>>>();
+    if let Some(Value::Tensor(tensor)) = unmarked(value, COMPLEX) {
+        return complex(Tensor::try_from(tensor)?).map(Output::Tensor);
+    }
+    Ok(match value {
+        Value::Tensor(tensor) => Output::Tensor(tensor.try_into()?),
+        Value::Null => Output::Null,
+        Value::Bool(flag) => Output::Bool(*flag),
+        Value::Int(number) => Output::Int(*number),
+        Value::Float(number) => Output::Float(*number),
+        Value::Str(text) => Output::Str(text.clone()),
+        Value::Bytes(_) => return Err(invalid("the store holds a byte string, which no module's output is")),
+        Value::List(items) => Output::List(all(items)?),
+        Value::Tuple(items) => Output::Tuple(all(items)?),
+        Value::Map(items) => {
+            let item = |(name, item): &(String, Value)| Ok((unescaped(name), unwhole(item)?));
+            Output::Map(items.iter().map(item).collect::<Result<_>>()?)
+        }
+    })
+}
+
+fn complex(real: Tensor) -> Result<Tensor> {
+    real.f_view_as_complex().map_err(torch("view a complex tensor"))
+}
+
+/// One batch from one value a sample, on the CPU. O(bytes).
+///
+/// # Errors
+/// [`crate::Error::Invalid`] if a plain value differs between samples.
+pub(super) fn join(rows: &[&Value], ragged: Ragged) -> Result<Output> {
+    let Some(first) = rows.first() else { return Ok(Output::Each(Vec::new())) };
+    if let Some(inner) = every(rows, |row| unmarked(row, EACH)) {
+        return match (ragged, tensors(&inner)) {
+            (Ragged::Pad(value), Some(tensors)) => stack(&tensors, Some(value)),
+            _ => inner.into_iter().map(unwhole).collect::<Result<_>>().map(Output::Each),
+        };
+    }
+    if let Some(inner) = every(rows, |row| unmarked(row, COMPLEX))
+        && let Some(tensors) = tensors(&inner)
+    {
+        return Ok(match stack(&tensors, pad_of(ragged))? {
+            Output::Tensor(real) => Output::Tensor(complex(real)?),
+            _ => Output::Each(rows.iter().map(|row| unwhole(row)).collect::<Result<_>>()?),
+        });
+    }
+    if let Some(tensors) = tensors(rows) {
+        return stack(&tensors, pad_of(ragged));
+    }
+    match first {
+        Value::Tensor(_) | Value::Bytes(_) => each(rows),
+        Value::Map(items) => {
+            let alike = |row: &&Value| {
+                matches!(row, Value::Map(other)
+                if other.len() == items.len() && other.iter().zip(items).all(|(a, b)| a.0 == b.0))
+            };
+            if !rows.iter().all(alike) {
+                return each(rows);
+            }
+            let column = |number: usize| join(&nth(rows, number), ragged);
+            let names = items.iter().enumerate();
+            names
+                .map(|(number, (name, _))| Ok((unescaped(name), column(number)?)))
+                .collect::<Result<_>>()
+                .map(Output::Map)
+        }
+        Value::List(items) if rows.iter().all(|row| matches!(row, Value::List(o) if o.len() == items.len())) => {
+            (0..items.len()).map(|number| join(&nth(rows, number), ragged)).collect::<Result<_>>().map(Output::List)
+        }
+        Value::Tuple(items) if rows.iter().all(|row| matches!(row, Value::Tuple(o) if o.len() == items.len())) => {
+            (0..items.len()).map(|number| join(&nth(rows, number), ragged)).collect::<Result<_>>().map(Output::Tuple)
+        }
+        Value::List(_) | Value::Tuple(_) => each(rows),
+        plain => match rows.iter().find(|row| !same(row, plain)) {
+            None => unwhole(plain),
+            Some(other) => Err(invalid(format!(
+                "a plain value of the output is {plain:?} for one sample and {other:?} for another: what differs from \
+                 sample to sample has to be a tensor or an Output::Each, and what depends on the batch cannot be kept"
+            ))),
+        },
+    }
+}
+
+/// Plain values are the same if their bits are: NaN is NaN.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Float(a), Value::Float(b)) => a.to_bits() == b.to_bits(),
+        _ => a == b,
+    }
+}
+
+fn every<'a, T>(rows: &[&'a Value], f: impl Fn(&'a Value) -> Option<T>) -> Option<Vec<T>> {
+    rows.iter().map(|row| f(row)).collect()
+}
+
+fn each(rows: &[&Value]) -> Result<Output> {
+    let row = |row: &&Value| unwhole(unmarked(row, EACH).unwrap_or(row));
+    rows.iter().map(row).collect::<Result<_>>().map(Output::Each)
+}
+
+fn nth<'a>(rows: &[&'a Value], number: usize) -> Vec<&'a Value> {
+    let item = |row: &&'a Value| match row {
+        Value::Map(items) => items.get(number).map(|(_, item)| item),
+        Value::List(items) | Value::Tuple(items) => items.get(number),
+        _ => None,
+    };
+    rows.iter().filter_map(item).collect()
+}
+
+/// The rows as tensors of one dtype and rank, if they all are.
+fn tensors<'a>(rows: &[&'a Value]) -> Option<Vec<&'a crate::Tensor>> {
+    let tensors: Vec<_> = rows.iter().map(|row| row.as_tensor()).collect::<Option<_>>()?;
+    let first = tensors.first()?;
+    let alike = |t: &&crate::Tensor| t.dtype() == first.dtype() && t.shape().len() == first.shape().len();
+    tensors.iter().all(alike).then_some(tensors)
+}
+
+const fn pad_of(ragged: Ragged) -> Option<f64> {
+    match ragged {
+        Ragged::List => None,
+        Ragged::Pad(value) => Some(value),
+    }
+}
+
+/// One tensor if shapes are the same, or made the same by padding; else each by itself.
+fn stack(rows: &[&crate::Tensor], pad: Option<f64>) -> Result<Output> {
+    let Some(first) = rows.first() else { return Ok(Output::Each(Vec::new())) };
+    let unknown = || invalid(format!("libtorch has no kind for {} through tch", first.dtype()));
+    let kind = kind_of(first.dtype()).ok_or_else(unknown)?;
+    debug_assert_eq!(dtype_of(kind), Some(first.dtype()));
+    if rows.iter().all(|row| row.shape() == first.shape()) {
+        let shape: Vec<usize> = [&[rows.len()], first.shape()].concat();
+        let mut tensor = empty(kind, &shape)?;
+        let width = first.data().len();
+        if width > 0 {
+            let places = memory::bytes_mut(&mut tensor)?.chunks_exact_mut(width);
+            places.zip(rows).for_each(|(place, row)| place.copy_from_slice(row.data()));
+        }
+        return Ok(Output::Tensor(tensor));
+    }
+    let Some(value) = pad else {
+        return rows
+            .iter()
+            .map(|row| Tensor::try_from(*row).map(Output::Tensor))
+            .collect::<Result<_>>()
+            .map(Output::Each);
+    };
+    padded(rows, kind, value).map(Output::Tensor)
+}
+
+fn padded(rows: &[&crate::Tensor], kind: Kind, value: f64) -> Result<Tensor> {
+    let action = "pad outputs to one shape";
+    let rank = rows.first().map_or(0, |row| row.shape().len());
+    let longest = |dim: usize| rows.iter().filter_map(|row| row.shape().get(dim)).max().copied().unwrap_or(0);
+    let shape: Vec<usize> = std::iter::once(rows.len()).chain((0..rank).map(longest)).collect();
+    let mut tensor = empty(kind, &shape)?;
+    let _filled = tensor.f_fill_(value).map_err(torch(action))?;
+    for (number, row) in rows.iter().enumerate() {
+        let number = i64::try_from(number).unwrap_or(i64::MAX);
+        let mut place = tensor.f_select(0, number).map_err(torch(action))?;
+        for (dim, &len) in row.shape().iter().enumerate() {
+            let (dim, len) = (i64::try_from(dim).unwrap_or(i64::MAX), i64::try_from(len).unwrap_or(i64::MAX));
+            place = place.f_narrow(dim, 0, len).map_err(torch(action))?;
+        }
+        place.f_copy_(&Tensor::try_from(*row)?).map_err(torch(action))?;
+    }
+    Ok(tensor)
+}

@@ -1,0 +1,77 @@
+//! Why a sample is missing.
+
+use std::fmt;
+
+use super::cache::CachedModule;
+use super::error::invalid;
+use super::input::Inputs;
+use super::key::{BatchKeys, IntoIds};
+use crate::error::Result;
+
+/// Where a sample is, if not where it was looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WhyMiss {
+    /// Whether the sample is kept after all.
+    pub kept: bool,
+    /// Other identities of the same module id that keep it, each with what differs.
+    pub elsewhere: Vec<Elsewhere>,
+}
+
+/// Another identity that keeps a sample.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// The parts that differ, one line each; empty if its record cannot be read.
+    pub differences: Vec<String>,
+}
+
+impl fmt::Display for WhyMiss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kept {
+            return f.write_str("it is kept");
+        }
+        if self.elsewhere.is_empty() {
+            return f.write_str("it was never kept under this module id");
+        }
+        for (number, elsewhere) in self.elsewhere.iter().enumerate() {
+            let separator = if number == 0 { "" } else { "; or " };
+            write!(f, "{separator}it is kept for another identity: {}", elsewhere.differences.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl CachedModule {
+    /// Tells why the sample of an id is missing: which part of the identity differs from those that keep it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] unless one id is given; the store's.
+    pub fn why_miss(&self, id: impl IntoIds) -> Result<WhyMiss> {
+        self.why(&BatchKeys::by_id(id.into_ids()?, None, 0)?)
+    }
+
+    /// [`CachedModule::why_miss`] by content, for a batch of one.
+    ///
+    /// # Errors
+    /// As [`CachedModule::why_miss`].
+    pub fn why_miss_content(&self, inputs: impl Into<Inputs>) -> Result<WhyMiss> {
+        self.why(&self.keys_of(&inputs.into())?)
+    }
+
+    fn why(&self, keys: &BatchKeys) -> Result<WhyMiss> {
+        let Some(key) = keys.get(0).filter(|_| keys.len() == 1) else {
+            return Err(invalid(format!("{} samples were asked about: ask about one", keys.len())));
+        };
+        let spaces = self.inner_spaces()?;
+        let reader = spaces.space(keys.kind())?.reader()?;
+        let kept = reader.map_or(Ok(false), |reader| reader.contains(&key))?;
+        let ours = self.identity()?;
+        let mut elsewhere = Vec::new();
+        for (record, reader) in spaces.siblings(keys.kind())? {
+            if reader.contains(&key)? {
+                let differences = record.map(|record| ours.differences(&record)).unwrap_or_default();
+                elsewhere.push(Elsewhere { differences });
+            }
+        }
+        Ok(WhyMiss { kept, elsewhere })
+    }
+}
