@@ -143,6 +143,11 @@ impl Error {
         Self::Invalid { what: what.into() }
     }
 
+    /// An error of a wrapped function's own.
+    pub fn compute(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Compute { source: Arc::from(source.into()) }
+    }
+
     /// Whether bytes on disk are damaged (rather than missing, refused or unreachable).
     #[must_use]
     pub fn is_corrupt(&self) -> bool {

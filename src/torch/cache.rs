@@ -506,6 +506,7 @@ impl Inner {
             if !mine.is_empty() {
                 let computed = self.compute(&mut |at| load(at), &mine)?;
                 self.keep(spaces, space, keys, &mine, &computed.output)?;
+                add(&self.counters.misses, mine.len());
                 let as_it_is = self.rounding.is_exact() && self.options.ragged == Ragged::List && spaces.held.is_none();
                 if mine.len() == keys.len() && as_it_is {
                     return Ok(Some(computed.output));
@@ -555,7 +556,6 @@ impl Inner {
 
     /// Puts computed rows into the store, which copies them: nothing of the caller's is kept.
     fn keep(&self, spaces: &Spaces, space: &Space, keys: &BatchKeys, at: &[usize], output: &Output) -> Result<()> {
-        add(&self.counters.misses, at.len());
         let Some(store) = space.store() else {
             add(&self.counters.not_kept, at.len());
             return Ok(());

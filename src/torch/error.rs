@@ -1,7 +1,5 @@
 //! What libtorch and wrapped modules report, as errors of this crate.
 
-use std::sync::Arc;
-
 use tch::TchError;
 
 use crate::error::Error;
@@ -21,7 +19,9 @@ pub(super) fn invalid(what: impl Into<String>) -> Error {
     Error::invalid(what)
 }
 
-/// The wrapped computation's own error.
-pub(super) fn failed(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::Compute { source: Arc::from(source.into()) }
+impl From<TchError> for Error {
+    /// What libtorch says inside of a wrapped function.
+    fn from(error: TchError) -> Self {
+        torch("run a wrapped function")(error)
+    }
 }

@@ -75,9 +75,9 @@ impl<F: Fn(&Tensor) -> O + Send, O: IntoOutput> Compute for OfTensor<F> {
 /// A function of all arguments.
 pub(super) struct OfInputs<F>(pub F);
 
-impl<F: Fn(&Inputs) -> O + Send, O: IntoOutput> Compute for OfInputs<F> {
+impl<F: Fn(&Inputs) -> Result<O> + Send, O: Into<Output>> Compute for OfInputs<F> {
     fn compute(&self, inputs: &Inputs) -> Result<Output> {
-        (self.0)(inputs).into_output()
+        (self.0)(inputs).map(Into::into)
     }
 }
 

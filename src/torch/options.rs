@@ -15,7 +15,7 @@ use super::fingerprint::Variables;
 use super::input::Inputs;
 use super::key::{Content, Ids};
 use super::module::{Compute, OfInputs, OfModuleT, OfScript, OfTensor, WithVariables};
-use super::output::IntoOutput;
+use super::output::{IntoOutput, Output};
 use super::rank::Rank;
 use super::space::Place;
 use super::tree::Ragged;
@@ -336,13 +336,13 @@ impl CacheOptions {
         self.wrap(OfTensor(f))
     }
 
-    /// Wraps a function of several tensors and plain arguments.
+    /// Wraps a function of several tensors and plain arguments. Errors of its own become [`crate::Error::compute`].
     ///
     /// # Errors
     /// As [`CacheOptions::wrap`].
-    pub fn wrap_inputs_fn<O: IntoOutput + 'static>(
+    pub fn wrap_inputs_fn<O: Into<Output> + 'static>(
         self,
-        f: impl Fn(&Inputs) -> O + Send + 'static,
+        f: impl Fn(&Inputs) -> Result<O> + Send + 'static,
     ) -> Result<CachedModule> {
         self.wrap(OfInputs(f))
     }
@@ -351,10 +351,10 @@ impl CacheOptions {
     ///
     /// # Errors
     /// As [`CacheOptions::wrap`].
-    pub fn wrap_inputs_fn_with<O: IntoOutput + 'static>(
+    pub fn wrap_inputs_fn_with<O: Into<Output> + 'static>(
         self,
         variables: impl Into<Variables>,
-        f: impl Fn(&Inputs) -> O + Send + 'static,
+        f: impl Fn(&Inputs) -> Result<O> + Send + 'static,
     ) -> Result<CachedModule> {
         self.wrap(WithVariables { inner: OfInputs(f), variables: Mutex::new(variables.into()) })
     }

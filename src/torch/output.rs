@@ -2,7 +2,7 @@
 
 use tch::{Device, IValue, Kind, Tensor};
 
-use super::error::{failed, invalid, torch};
+use super::error::{invalid, torch};
 use crate::error::{Error, Result};
 
 /// The output of a module for a batch.
@@ -163,7 +163,7 @@ impl<O: IntoOutput, E: Into<Box<dyn std::error::Error + Send + Sync>>> IntoOutpu
             Ok(output) => output.into_output(),
             Err(error) => Err(match error.into().downcast::<Error>() {
                 Ok(ours) => *ours,
-                Err(theirs) => failed(theirs),
+                Err(theirs) => Error::compute(theirs),
             }),
         }
     }

@@ -351,6 +351,11 @@ impl Spaces {
             if path == *folder {
                 continue;
             }
+            // What this process has put there need not be in files yet.
+            if let Some(spaces) = opened_here(&path) {
+                found.extend(spaces.space(kind)?.reader()?.map(|reader| (read_json(&path.join(IDENTITY)), reader)));
+                continue;
+            }
             match Options::new().open_reader(&path, kind.name()) {
                 Ok(reader) => found.push((read_json(&path.join(IDENTITY)), reader)),
                 Err(error) if error.is_not_found() => {}
@@ -372,6 +377,11 @@ impl Drop for Spaces {
             tracing::warn!(%error, "the mean time of a sample could not be recorded");
         }
     }
+}
+
+/// A handle of this process on the identity in `folder`.
+fn opened_here(folder: &Path) -> Option<Arc<Spaces>> {
+    OPEN.lock().iter().find(|((open, _), _)| open == folder).and_then(|(_, spaces)| spaces.upgrade())
 }
 
 /// The identity recorded in `folder`, if there is one that can be read.
