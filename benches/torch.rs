@@ -1,0 +1,374 @@
+//! What the torch layer costs, and what it saves: each figure beside its control, measured in turn in the same run.
+//!
+//! `scripts/with-torch cargo bench --features torch --bench torch -- [--rows 100000] [--dir DIR] [--report FILE]`
+//!
+//! One thread computes and reads, so that ratios do not depend on the number of cores.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tch::nn::{self, Module};
+use tch::{Device, Kind, Tensor};
+use tensorcask::Reader;
+use tensorcask::torch::{CacheOptions, CachedModule, Variables};
+
+type Fallible<T = ()> = Result<T, Box<dyn Error>>;
+
+const BATCH: usize = 256;
+const DIMS: i64 = 768;
+/// Marks a child process, and tells it where to look.
+const CHILD: &str = "TENSORCASK_TORCH_BENCH_CHILD";
+
+struct Settings {
+    rows: usize,
+    rounds: usize,
+    dir: PathBuf,
+    report: Option<PathBuf>,
+}
+
+fn settings() -> Fallible<Settings> {
+    let dir = std::env::temp_dir().join("tensorcask-torch-bench");
+    let mut settings = Settings { rows: 100_000, rounds: 200, dir, report: None };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--rows" => settings.rows = value()?.parse()?,
+            "--dir" => settings.dir = value()?.into(),
+            "--report" => settings.report = Some(value()?.into()),
+            "--test" => (settings.rows, settings.rounds) = (2000, 5),
+            "--bench" => {}
+            other => return Err(format!("{other} is no option: --rows, --dir, --report, --test").into()),
+        }
+    }
+    settings.rows = settings.rows.max(2 * BATCH);
+    Ok(settings)
+}
+
+/// A line of the report.
+struct Figure {
+    what: String,
+    control: String,
+    ratio: f64,
+    spread: (f64, f64),
+    wanted: String,
+}
+
+/// Times `subject` and `control` in turn and gives the quartiles of the ratios of neighbours: subject over control.
+fn paired(
+    rounds: usize,
+    mut control: impl FnMut() -> Fallible,
+    mut subject: impl FnMut() -> Fallible,
+) -> Fallible<([f64; 3], Duration, Duration)> {
+    let mut ratios = Vec::new();
+    let (mut controls, mut subjects) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let begin = Instant::now();
+        control()?;
+        let middle = Instant::now();
+        subject()?;
+        let (first, second) = (middle - begin, middle.elapsed());
+        ratios.push(second.as_secs_f64() / first.as_secs_f64());
+        controls.push(first);
+        subjects.push(second);
+    }
+    ratios.sort_by(f64::total_cmp);
+    controls.sort();
+    subjects.sort();
+    let at = |share: usize| ratios.get(ratios.len() * share / 4).copied().unwrap_or(f64::NAN);
+    let median = |times: &[Duration]| times.get(times.len() / 2).copied().unwrap_or_default();
+    Ok(([at(1), at(2), at(3)], median(&controls), median(&subjects)))
+}
+
+fn micros(time: Duration) -> String {
+    format!("{:.1} µs", time.as_secs_f64() * 1e6)
+}
+
+/// Ids in an order that no cache line or page foresees.
+fn scattered(rows: usize, round: usize) -> Vec<u64> {
+    (0..BATCH).map(|at| (((at + round * BATCH) * 1_000_003) % rows) as u64).collect()
+}
+
+/// A function of one small tensor that gives 768 numbers.
+fn wide(dir: &Path) -> Fallible<CachedModule> {
+    Ok(CacheOptions::in_folder(dir, "wide")
+        .wrap_fn(|x: &Tensor| x * Tensor::ones([1, DIMS], (Kind::Float, Device::Cpu)))?)
+}
+
+fn hits(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
+    let module = wide(&settings.dir)?;
+    let all: Vec<u64> = (0..settings.rows as u64).collect();
+    for chunk in all.chunks(4096) {
+        let x = Tensor::from_slice(&chunk.iter().map(|&id| id as i64).collect::<Vec<_>>()).to_kind(Kind::Float);
+        module.forward_with_ids(&x.unsqueeze(1), chunk)?;
+    }
+    module.close()?;
+    let module = wide(&settings.dir)?;
+    let folder = module.folder().ok_or("a store on disk has a folder")?;
+    let reader = Reader::open(folder, "u64")?;
+    let x = Tensor::zeros([BATCH as i64, 1], (Kind::Float, Device::Cpu));
+    let mut buffer = vec![0.0_f32; BATCH * DIMS as usize];
+    let mut found = vec![false; BATCH];
+    // Both see every row before anything is timed.
+    for round in 0..settings.rows.div_ceil(BATCH) {
+        let ids = scattered(settings.rows, round);
+        reader.get_batch_into(&ids, &[DIMS as usize], &mut buffer, &mut found)?;
+        black_box(module.forward_with_ids(&x, &ids)?);
+    }
+    let mut rounds = (0..).zip(std::iter::repeat(()));
+    let mut round = 0;
+    let (quartiles, control, subject) = paired(
+        settings.rounds,
+        || {
+            round = rounds.next().map_or(0, |(round, ())| round);
+            let ids = scattered(settings.rows, round);
+            assert_eq!(reader.get_batch_into(&ids, &[DIMS as usize], &mut buffer, &mut found)?, BATCH);
+            black_box(&buffer);
+            Ok(())
+        },
+        {
+            let mut round = 7;
+            let (module, x) = (&module, &x);
+            move || {
+                round += 1;
+                let ids = scattered(settings.rows, round);
+                black_box(module.forward_with_ids(x, &ids)?);
+                Ok(())
+            }
+        },
+    )?;
+    let misses = module.counts().misses;
+    if misses > 0 {
+        return Err(format!("{misses} misses where all should be hits").into());
+    }
+    figures.push(Figure {
+        what: format!("a batch of {BATCH} hits of 768 f32, by ids ({})", micros(subject)),
+        control: format!("get_batch_into of the same keys into a buffer used again ({})", micros(control)),
+        ratio: quartiles[1],
+        spread: (quartiles[0], quartiles[2]),
+        wanted: "≤ 1.3".into(),
+    });
+    Ok(())
+}
+
+fn hashing(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
+    let module =
+        CacheOptions::in_memory().module_id("images").wrap_fn(|x: &Tensor| x.flatten(1, -1).narrow(1, 0, 4))?;
+    let images = Tensor::randn([64, 3, 224, 224], (Kind::Float, Device::Cpu));
+    let bytes = 64 * 3 * 224 * 224 * 4;
+    let copy = images.zeros_like();
+    black_box(module.forward(&images)?);
+    let (quartiles, control, subject) = paired(
+        settings.rounds.min(60),
+        || {
+            copy.shallow_clone().f_copy_(&images)?;
+            Ok(())
+        },
+        || {
+            black_box(module.forward(&images)?);
+            Ok(())
+        },
+    )?;
+    let rate = |time: Duration| format!("{:.1} GB/s", bytes as f64 / time.as_secs_f64() / 1e9);
+    figures.push(Figure {
+        what: format!("64 hits by content of 3 × 224 × 224 f32: {} of input", rate(subject)),
+        control: format!("copying the same bytes: {}", rate(control)),
+        ratio: quartiles[1],
+        spread: (quartiles[0], quartiles[2]),
+        wanted: "≥ 5 GB/s".into(),
+    });
+    Ok(())
+}
+
+/// Keeps a core busy for one millisecond a sample.
+fn slow(x: &Tensor) -> Tensor {
+    let until = Instant::now() + Duration::from_millis(x.size().first().copied().unwrap_or(0).unsigned_abs());
+    while Instant::now() < until {
+        std::hint::spin_loop();
+    }
+    x * Tensor::ones([1, DIMS], (Kind::Float, Device::Cpu))
+}
+
+fn misses(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
+    for content in [false, true] {
+        let name = if content { "slow-by-content" } else { "slow-by-ids" };
+        let module = CacheOptions::in_folder(&settings.dir, name).wrap_fn(slow)?;
+        let samples = 64_u64;
+        let mut from = 0_u64;
+        let make = |from: u64| {
+            let numbers = Tensor::arange_start(from as i64, (from + samples) as i64, (Kind::Float, Device::Cpu));
+            numbers.unsqueeze(1) * Tensor::ones([1, 3072], (Kind::Float, Device::Cpu))
+        };
+        let narrow = |x: &Tensor| x.narrow(1, 0, 1);
+        let (quartiles, control, subject) = paired(
+            settings.rounds.min(20),
+            || {
+                let x = make(1 << 20);
+                let _guard = tch::no_grad_guard();
+                black_box(slow(&narrow(&x)));
+                Ok(())
+            },
+            || {
+                from += samples;
+                let x = make(from);
+                let ids: Vec<u64> = (from..from + samples).collect();
+                let output =
+                    if content { module.forward(&narrow(&x)) } else { module.forward_with_ids(&narrow(&x), &ids) };
+                black_box(output?);
+                Ok(())
+            },
+        )?;
+        if module.counts().hits > 0 {
+            return Err("hits where all should be misses".into());
+        }
+        figures.push(Figure {
+            what: format!(
+                "{samples} misses of 1 ms each, {} ({})",
+                if content { "by content" } else { "by ids" },
+                micros(subject)
+            ),
+            control: format!("the module itself ({})", micros(control)),
+            ratio: quartiles[1],
+            spread: (quartiles[0], quartiles[2]),
+            wanted: "≤ 1.05".into(),
+        });
+    }
+    Ok(())
+}
+
+/// A perceptron of 3.07 MFLOP a sample, whose weights are the same in every process.
+fn perceptron() -> (nn::Sequential, nn::VarStore) {
+    tch::manual_seed(1);
+    let mut variables = nn::VarStore::new(Device::Cpu);
+    let root = variables.root();
+    let network = nn::seq()
+        .add(nn::linear(&root / "first", DIMS, 1000, Default::default()))
+        .add_fn(|x| x.relu())
+        .add(nn::linear(&root / "second", 1000, DIMS, Default::default()));
+    variables.freeze();
+    (network, variables)
+}
+
+fn cached_perceptron(dir: &Path) -> Fallible<CachedModule> {
+    let (network, variables) = perceptron();
+    Ok(CacheOptions::in_folder(dir, "perceptron").wrap_module(network, Variables::from(&variables))?)
+}
+
+const EPOCH: i64 = 8192;
+
+fn samples() -> Tensor {
+    (Tensor::arange(EPOCH, (Kind::Float, Device::Cpu)).unsqueeze(1) + Tensor::arange(DIMS, (Kind::Float, Device::Cpu)))
+        .sin()
+}
+
+/// An epoch through the cache: seconds, and whether all were hits.
+fn epoch(module: &CachedModule, samples: &Tensor, by_ids: bool) -> Fallible<f64> {
+    let before = module.counts().misses;
+    let begin = Instant::now();
+    for from in (0..EPOCH).step_by(BATCH) {
+        let batch = samples.narrow(0, from, BATCH as i64);
+        let output = if by_ids {
+            let ids: Vec<u64> = (from as u64..from as u64 + BATCH as u64).collect();
+            module.forward_with_ids(&batch, &ids)
+        } else {
+            module.forward(&batch)
+        };
+        black_box(output?);
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    if module.counts().misses > before { Err("an epoch of hits had misses".into()) } else { Ok(seconds) }
+}
+
+fn small_module(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
+    let (network, _variables) = perceptron();
+    let module = cached_perceptron(&settings.dir)?;
+    let samples = samples();
+    let compute = || {
+        let _guard = tch::no_grad_guard();
+        for from in (0..EPOCH).step_by(BATCH) {
+            black_box(network.forward(&samples.narrow(0, from, BATCH as i64)));
+        }
+    };
+    for by_ids in [true, false] {
+        let _first_epoch = epoch(&module, &samples, by_ids);
+        module.flush()?;
+        let (quartiles, ..) = paired(
+            settings.rounds.min(15),
+            || {
+                compute();
+                Ok(())
+            },
+            || epoch(&module, &samples, by_ids).map(|_| ()),
+        )?;
+        let way = if by_ids { "by ids" } else { "by content" };
+        figures.push(Figure {
+            what: format!("epoch 2 of a module of 3 MFLOP a sample, {way}"),
+            control: "computing it".into(),
+            ratio: 1.0 / quartiles[1],
+            spread: (1.0 / quartiles[2], 1.0 / quartiles[0]),
+            wanted: "≥ 3 times as fast".into(),
+        });
+        let mut speedups = Vec::new();
+        for _ in 0..settings.rounds.min(7) {
+            let begin = Instant::now();
+            compute();
+            let control = begin.elapsed().as_secs_f64();
+            let child = Command::new(std::env::current_exe()?).env(CHILD, &settings.dir).arg(way).output()?;
+            let text = String::from_utf8(child.stdout)?;
+            let seconds = text.lines().find_map(|line| line.strip_prefix("seconds ")).ok_or("the child failed")?;
+            speedups.push(control / seconds.parse::<f64>()?);
+        }
+        speedups.sort_by(f64::total_cmp);
+        let at = |share: usize| speedups.get(speedups.len() * share / 4).copied().unwrap_or(f64::NAN);
+        figures.push(Figure {
+            what: format!("the same in a new process, {way}, opening and fingerprint included"),
+            control: "computing it".into(),
+            ratio: at(2),
+            spread: (at(1), at(3)),
+            wanted: "≥ 2 times as fast".into(),
+        });
+    }
+    Ok(())
+}
+
+/// The new process: opens the store and reads an epoch.
+fn child(dir: &Path) -> Fallible {
+    let samples = samples();
+    let by_ids = std::env::args().any(|argument| argument == "by ids");
+    // What a training script has done anyway by then: libtorch is loaded and its allocator warm.
+    black_box(samples.sum(Kind::Float));
+    let begin = Instant::now();
+    let module = cached_perceptron(dir)?;
+    epoch(&module, &samples, by_ids)?;
+    println!("seconds {}", begin.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn main() -> Fallible {
+    tch::set_num_threads(1);
+    if let Some(dir) = std::env::var_os(CHILD) {
+        return child(Path::new(&dir));
+    }
+    let settings = settings()?;
+    let _former = std::fs::remove_dir_all(&settings.dir);
+    std::fs::create_dir_all(&settings.dir)?;
+    let mut figures = Vec::new();
+    hits(&settings, &mut figures)?;
+    hashing(&settings, &mut figures)?;
+    misses(&settings, &mut figures)?;
+    small_module(&settings, &mut figures)?;
+    let mut table = String::from("| what | control | ratio | quartiles | wanted |\n| --- | --- | --- | --- | --- |\n");
+    for Figure { what, control, ratio, spread, wanted } in figures {
+        writeln!(table, "| {what} | {control} | {ratio:.3} | {:.3}–{:.3} | {wanted} |", spread.0, spread.1)?;
+    }
+    println!("{table}");
+    if let Some(path) = &settings.report {
+        std::fs::write(path, &table)?;
+    }
+    std::fs::remove_dir_all(&settings.dir)?;
+    Ok(())
+}
