@@ -3,10 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tensorcask::io::Storage;
 use tensorcask::io::memory::MemoryStorage;
-use tensorcask::{Error, Options, Recovery, Tensor, Value, Verify};
+use tensorcask::{Error, Options, Recovery, Store, Tensor, Value, Verify};
 
 const ROWS: usize = 60;
 
@@ -208,4 +209,116 @@ fn one_damaged_row_fails_alone() {
     }
     let reader = options().verify(Verify::Never).open_reader_on(Arc::new(storage)).unwrap();
     assert!(reader.get(50_u64).unwrap().is_some());
+}
+
+/// A store that stays open, with one batch for each of the integer keys 0, 1, 2; and where each batch's message starts
+/// in its active segment.
+fn growing() -> (MemoryStorage, Store, Vec<u64>) {
+    let storage = MemoryStorage::new();
+    let store = options().open_on(Arc::new(storage.clone())).unwrap();
+    let starts = (0..3_u64).map(|key| {
+        store.put(key, &Value::Int(key as i64)).unwrap();
+        store.flush().unwrap();
+        let bytes = storage.read(ACTIVE).unwrap();
+        // What the newest frame says of its message's place.
+        let place = bytes.get(bytes.len() - 56..).and_then(|frame| frame.first_chunk::<8>());
+        u64::from_le_bytes(*place.unwrap())
+    });
+    let starts = starts.collect();
+    (storage, store, starts)
+}
+
+const ACTIVE: &str = "segments/0000-0000000001.arrow.open";
+
+#[test]
+fn a_reader_takes_no_damage_in_an_active_segment_for_its_end() {
+    for position in [0, 6, 40, 200] {
+        let (storage, store, starts) = growing();
+        let what = format!("byte {position} of the second batch");
+        let strict = options().recovery(Recovery::Strict).refresh_interval(Duration::from_secs(3600));
+        let early = strict.clone().open_reader_on(Arc::new(storage.clone())).unwrap();
+        storage.corrupt(ACTIVE, starts[1] + position, 0x15).unwrap();
+        assert!(strict.open_reader_on(Arc::new(storage.clone())).unwrap_err().is_corrupt(), "{what}");
+        early.refresh().unwrap();
+        assert_eq!(early.get(1_u64).unwrap(), Some(Value::Int(1)), "what was taken in before stays");
+
+        let reader = options().open_reader_on(Arc::new(storage.clone())).unwrap();
+        assert_eq!(reader.get(0_u64).unwrap(), Some(Value::Int(0)), "{what}");
+        assert_eq!(reader.get(2_u64).unwrap(), Some(Value::Int(2)), "{what}");
+        let [found] = reader.open_report().quarantined.as_slice() else { panic!("{:?}", reader.open_report()) };
+        assert_eq!((found.rows_saved, &found.moved_to), (2, &None), "{what}");
+        assert!(!reader.open_report().is_clean());
+        assert_eq!(reader.stats().unwrap().bad_files, 1);
+        let [damage] = reader.verify(&mut |_, _| {}).unwrap().damage.try_into().unwrap();
+        assert_eq!(damage.rows, 1, "{what}");
+        // And it goes on from there.
+        store.put(3_u64, &Value::Int(3)).unwrap();
+        store.flush().unwrap();
+        reader.refresh().unwrap();
+        assert_eq!(reader.get(3_u64).unwrap(), Some(Value::Int(3)), "{what}");
+        assert_eq!(reader.verify(&mut |_, _| {}).unwrap().damage.len(), 1);
+        // Sealed, the batch is there to be found damaged.
+        store.close().unwrap();
+        reader.refresh().unwrap();
+        assert!(reader.get(1_u64).unwrap_err().is_corrupt());
+    }
+}
+
+#[test]
+fn damage_that_a_refresh_finds_is_no_miss() {
+    let (storage, store, _) = growing();
+    let open = |recovery| {
+        let options = options().recovery(recovery).refresh_interval(Duration::from_secs(3600));
+        options.open_reader_on(Arc::new(storage.clone())).unwrap()
+    };
+    let (strict, quiet) = (open(Recovery::Strict), open(Recovery::Quiet));
+    let start = storage.read(ACTIVE).unwrap().len() as u64;
+    for key in 3..5_u64 {
+        store.put(key, &Value::Int(key as i64)).unwrap();
+        store.flush().unwrap();
+    }
+    storage.corrupt(ACTIVE, start + 6, 0x15).unwrap();
+    // Not only the refresh, but every lookup that is not answered by what was taken in.
+    for _ in 0..2 {
+        assert!(strict.refresh().unwrap_err().is_corrupt());
+        assert!(strict.get(4_u64).unwrap_err().is_corrupt());
+        assert!(strict.contains(9_u64).unwrap_err().is_corrupt());
+        assert_eq!(strict.get(2_u64).unwrap(), Some(Value::Int(2)));
+    }
+    let report = strict.verify(&mut |_, _| {}).unwrap();
+    assert!(!report.is_clean());
+    assert!(quiet.refresh().unwrap());
+    assert_eq!(quiet.get(4_u64).unwrap(), Some(Value::Int(4)));
+    assert_eq!(quiet.stats().unwrap().bad_files, 1);
+    assert_eq!(quiet.verify(&mut |_, _| {}).unwrap().damage.len(), 1);
+}
+
+#[test]
+fn a_damaged_front_with_batches_behind_it_is_no_empty_segment() {
+    let (storage, _store, _) = growing();
+    storage.corrupt(ACTIVE, 100, 0x15).unwrap();
+    let strict = options().recovery(Recovery::Strict).open_reader_on(Arc::new(storage.clone()));
+    assert!(strict.unwrap_err().is_corrupt());
+    let reader = options().open_reader_on(Arc::new(storage.clone())).unwrap();
+    assert!(!reader.open_report().is_clean());
+    assert_eq!(reader.stats().unwrap().bad_files, 1);
+}
+
+#[test]
+fn a_torn_tail_is_the_end() {
+    let (storage, store, starts) = growing();
+    let whole = storage.read(ACTIVE).unwrap();
+    for keep in starts[2] + 1..whole.len() as u64 {
+        if keep % 29 != 0 && keep + 1 != whole.len() as u64 {
+            continue;
+        }
+        let copy = storage.power_loss();
+        copy.truncate(ACTIVE, keep).unwrap();
+        let strict = options().recovery(Recovery::Strict);
+        let reader = strict.open_reader_on(Arc::new(copy.clone())).unwrap();
+        assert!(!reader.refresh().unwrap());
+        assert_eq!(reader.get(2_u64).unwrap(), None, "{keep} bytes");
+        assert!(reader.open_report().is_clean());
+    }
+    drop(store);
 }

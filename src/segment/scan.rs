@@ -49,6 +49,8 @@ pub(crate) struct Prefix {
     pub frames: Vec<Frame>,
     /// Where the next message would start.
     pub end_offset: u64,
+    /// Bytes of the file that were looked at.
+    pub len_bytes: u64,
     pub rest: Rest,
 }
 
@@ -144,8 +146,10 @@ pub(crate) fn walk(file: &dyn ReadFile, seed: u32, mut offset: u64, mut first_ro
                 first_row += u64::from(frame.rows);
                 frames.push(frame);
             }
-            Err(_) if offset >= end => return Ok(Prefix { frames, end_offset: offset, rest: Rest::Nothing }),
-            Err(why) => return Ok(Prefix { frames, end_offset: offset, rest: Rest::Torn { why } }),
+            Err(why) => {
+                let rest = if offset >= end { Rest::Nothing } else { Rest::Torn { why } };
+                return Ok(Prefix { frames, end_offset: offset, len_bytes: end, rest });
+            }
         }
     }
 }
@@ -193,9 +197,9 @@ fn next_frame(file: &dyn ReadFile, seed: u32, offset: u64, first_row: u64, end: 
 pub(crate) fn recover(path: &Arc<Path>, file: &dyn ReadFile, front: &Front) -> Result<Prefix> {
     let start = front.frame.end_offset();
     let mut prefix = walk(file, front.seed, start, 0)?;
-    let end = file.len_bytes()?;
-    let beyond = salvage(file, front.seed, prefix.end_offset, end)?;
-    if let (Rest::Torn { why }, true) = (&prefix.rest, beyond.iter().any(|frame| frame.offset >= prefix.end_offset)) {
+    if let Rest::Torn { why } = &prefix.rest
+        && !beyond(file, front.seed, &prefix)?.is_empty()
+    {
         prefix.rest = Rest::Damaged { why: why.clone() };
         return Ok(prefix);
     }
@@ -216,6 +220,45 @@ pub(crate) fn recover(path: &Arc<Path>, file: &dyn ReadFile, front: &Front) -> R
     Ok(prefix)
 }
 
+/// The frames that lie behind the end of `prefix` and make what is between them damage, in order; none if the rest is a
+/// torn tail. O(bytes behind the end).
+fn beyond(file: &dyn ReadFile, seed: u32, prefix: &Prefix) -> Result<Vec<Frame>> {
+    let mut found = salvage(file, seed, prefix.end_offset, prefix.len_bytes)?;
+    let mut end = prefix.end_offset;
+    found.retain(|frame| {
+        let follows = frame.offset >= end;
+        end = if follows { frame.end_offset() } else { end };
+        follows
+    });
+    Ok(found)
+}
+
+/// What follows the point at which a walk of another writer's segment stopped.
+#[derive(Debug)]
+pub(crate) enum Ahead {
+    /// A torn tail, or a batch that is not written to its end.
+    Nothing,
+    /// The batch that was not whole is so by now.
+    More,
+    /// Damage, and these frames behind it.
+    Damage(Vec<Frame>),
+}
+
+/// Looks behind `prefix`, which ended before row `rows` and short of the file's end, while a writer may be appending.
+/// O(bytes behind the end).
+///
+/// # Errors
+/// Only if the file cannot be read.
+pub(crate) fn look_ahead(file: &dyn ReadFile, seed: u32, prefix: &Prefix, rows: u64) -> Result<Ahead> {
+    let frames = beyond(file, seed, prefix)?;
+    if frames.is_empty() {
+        return Ok(Ahead::Nothing);
+    }
+    // Batches are appended one after another: now that a later one was seen, this one is whole, or it is damaged.
+    let again = next_frame(file, seed, prefix.end_offset, rows, file.len_bytes()?)?;
+    Ok(if again.is_ok() { Ahead::More } else { Ahead::Damage(frames) })
+}
+
 /// All frames of this segment whose batches' structure checks out, wherever they lie between `from` and `end`: for
 /// what is left of a damaged file. O(bytes).
 ///
@@ -228,7 +271,8 @@ pub(crate) fn salvage(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Re
     let mut at = from.next_multiple_of(8);
     while at + FRAME_LEN_BYTES as u64 <= end {
         let len = (end - at).min(WINDOW);
-        let window = file.bytes(at, len as usize)?;
+        // Copies, since nobody has committed these bytes: a successor of the writer may cut them off meanwhile.
+        let window = file.copy(at, len as usize)?;
         for (position, chunk) in window.chunks_exact(8).enumerate() {
             let start = position * 8;
             if chunk != Frame::magic() {
@@ -237,8 +281,7 @@ pub(crate) fn salvage(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Re
             let frame = window.get(start..start + FRAME_LEN_BYTES).and_then(Frame::decode);
             let Some(frame) = frame else { continue };
             let in_place = frame.frame_offset() == at + start as u64 && frame.seed == seed && frame.rows > 0;
-            if in_place && crc32(&file.bytes(frame.offset, frame.structure_len_bytes as usize)?) == frame.structure_crc
-            {
+            if in_place && crc32(&file.copy(frame.offset, frame.structure_len_bytes as usize)?) == frame.structure_crc {
                 found.push(frame);
             }
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use super::live::LiveCount;
@@ -78,6 +78,8 @@ pub(crate) struct Core {
     /// What is known of the segments folder. Held during a refresh, a seal, and the publishing of a run.
     pub known: Mutex<Known>,
     pub last_refresh: Mutex<Instant>,
+    /// Why the last refresh did not take in everything.
+    pub refresh_failed: ArcSwapOption<Error>,
     pub live: LiveCount,
     pub hot: Option<HotTier<Value>>,
     /// Counts up before rows are superseded: tells a reader that what it read may be old.
@@ -109,6 +111,7 @@ impl Core {
             admission: Mutex::new(()),
             known: Mutex::default(),
             last_refresh: Mutex::new(Instant::now()),
+            refresh_failed: ArcSwapOption::empty(),
             live: LiveCount::default(),
             hot: (options.hot_bytes > 0).then(|| HotTier::new(options.hot_bytes, options.hot_policy)),
             epoch: AtomicU64::new(0),

@@ -1,17 +1,16 @@
 //! Opening: what is on disk is looked at, recovered, and published. There is no manifest to read; the sealed footers
 //! and the commit frames say everything.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use std::collections::HashSet;
 
 use super::core::{Core, LoadedRun};
 use super::lane::{Active, Lane};
 use super::maintain::{memory_run, open_run, remembered_live, uncovered};
 use super::options::{Lane as LaneChoice, Options, Recovery};
-use super::report::OpenReport;
+use super::report::{OpenReport, Quarantined};
 use super::salvage;
 use crate::checksum::{crc32, segment_seed};
 use crate::error::{Error, Result};
@@ -162,7 +161,7 @@ pub(crate) fn open_reader(storage: Arc<dyn Storage>, options: Options) -> Result
             return Err(error);
         }
         core.known.lock().bad(id);
-        report.quarantined.push(super::report::Quarantined {
+        report.quarantined.push(Quarantined {
             path: core.storage.describe(&names::sealed(id)),
             moved_to: None,
             why: error.to_string(),
@@ -228,6 +227,7 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
 }
 
 fn finish_report(core: &Core, report: &mut OpenReport, start: Instant) {
+    report.quarantined.extend(core.known.lock().in_place());
     let view = core.view.load();
     report.segments = view.segments.len();
     report.runs = view.runs.len();

@@ -5,19 +5,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use super::core::Core;
 use super::maintain::{memory_run, publish_run, uncovered};
 use super::options::Recovery;
+use super::report::Quarantined;
 use super::rows::Source;
+use crate::checksum::segment_seed;
 use crate::error::{Error, Result};
 use crate::io::ReadFile;
 use crate::names::{self, SegmentId, SegmentName};
 use crate::segment::batch::Batch;
 use crate::segment::layout::Frame;
 use crate::segment::reader::Segment;
-use crate::segment::scan::{Front, read_front, walk};
+use crate::segment::scan::{Ahead, Front, Rest, look_ahead, read_front, salvage, walk};
 use crate::segment::writer::SegmentWriter;
 
 /// An active segment of another writer.
@@ -28,6 +31,10 @@ struct Followed {
     described: Arc<Path>,
     end_offset: u64,
     rows: u64,
+    /// Length of the file when what lies behind `end_offset` was last searched, in vain.
+    searched: Option<u64>,
+    /// Whether batches of it were left out.
+    damaged: bool,
 }
 
 /// What is known of the segments folder beside the view.
@@ -36,8 +43,46 @@ pub(crate) struct Known {
     /// Segments that this handle writes or has written; it publishes them itself.
     own: HashSet<SegmentId>,
     followed: HashMap<SegmentId, Followed>,
+    /// Active segments without a whole front, and how long they were when nothing was found in them.
+    begun: HashMap<SegmentId, u64>,
     /// Files that do not check out, so that they are not tried again at every miss.
     bad: HashSet<SegmentId>,
+    /// What refreshes left out for damage.
+    damage: Vec<FoundDamage>,
+}
+
+/// A damaged place of another writer's file.
+#[derive(Debug, Clone)]
+pub(crate) struct FoundDamage {
+    pub error: Error,
+    /// Rows that are lost by it, as far as is known.
+    pub rows_lost: u64,
+    /// Rows of the file that are served.
+    pub rows_served: u64,
+}
+
+impl FoundDamage {
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.error.path().unwrap_or(Path::new(""))
+    }
+}
+
+impl Followed {
+    /// Goes on behind a batch.
+    fn passed(&mut self, frame: Frame) {
+        self.end_offset = frame.end_offset();
+        self.rows = frame.first_row + u64::from(frame.rows);
+        self.searched = None;
+    }
+}
+
+/// Whether a file failed to be read because its lane's next writer cut a torn tail off while it was looked at.
+fn was_cut(error: &Error) -> bool {
+    match error {
+        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::UnexpectedEof,
+        error => error.is_corrupt(),
+    }
 }
 
 impl Known {
@@ -53,25 +98,56 @@ impl Known {
 
     /// How many files do not check out.
     pub(crate) fn bad_files(&self) -> usize {
-        self.bad.len()
+        self.bad.len() + self.followed.values().filter(|followed| followed.damaged).count()
+    }
+
+    /// What refreshes left out for damage.
+    pub(crate) fn damage(&self) -> &[FoundDamage] {
+        &self.damage
+    }
+
+    /// The same, as opening reports it.
+    pub(crate) fn in_place(&self) -> impl Iterator<Item = Quarantined> {
+        self.damage.iter().map(|damage| Quarantined {
+            path: damage.path().to_path_buf(),
+            moved_to: None,
+            why: damage.error.to_string(),
+            rows_saved: damage.rows_served,
+        })
     }
 }
 
 impl Core {
     /// Refreshes if the last time is long enough ago. Returns whether there was anything new.
+    ///
+    /// # Errors
+    /// As [`Core::refresh`]; that of the last refresh, if it is not due: what could not be looked at may hold the key
+    /// that is missing.
     pub(crate) fn refresh_if_due(&self) -> Result<bool> {
-        {
-            let Some(mut last) = self.last_refresh.try_lock() else { return Ok(false) };
-            if last.elapsed() < self.options.refresh_interval {
-                return Ok(false);
+        let due = self.last_refresh.try_lock().is_some_and(|mut last| {
+            let due = last.elapsed() >= self.options.refresh_interval;
+            if due {
+                *last = Instant::now();
             }
-            *last = Instant::now();
+            due
+        });
+        if due {
+            return self.refresh();
         }
-        self.refresh()
+        match &*self.refresh_failed.load() {
+            Some(error) => Err(Error::clone(error)),
+            None => Ok(false),
+        }
     }
 
     /// Takes in what others committed. O(files), and O(rows) of what is new.
     pub(crate) fn refresh(&self) -> Result<bool> {
+        let result = self.take_in();
+        self.refresh_failed.store(result.as_ref().err().cloned().map(Arc::new));
+        result
+    }
+
+    fn take_in(&self) -> Result<bool> {
         let mut known = self.known.lock();
         *self.last_refresh.lock() = Instant::now();
         self.counters.refreshes.fetch_add(1, Ordering::Relaxed);
@@ -90,11 +166,13 @@ impl Core {
                 Ok(new) => changed |= new,
                 // Renamed or removed since it was listed: the next refresh sees what it became.
                 Err((_, error)) if error.is_not_found() => {}
+                // Tried again by the next refresh: until it works, a key that is missing may be in there.
+                Err((_, error)) if self.options.recovery == Recovery::Strict || !error.is_corrupt() => {
+                    return Err(error);
+                }
                 Err((id, error)) => {
                     known.bad(id);
-                    if self.options.recovery == Recovery::Strict || !error.is_corrupt() {
-                        return Err(error);
-                    }
+                    known.damage.push(FoundDamage { error, rows_lost: 0, rows_served: 0 });
                 }
             }
         }
@@ -133,30 +211,87 @@ impl Core {
     }
 
     fn follow(&self, known: &mut Known, id: SegmentId) -> Result<bool> {
-        let followed = match known.followed.entry(id) {
-            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                let path = names::active(id);
-                let described: Arc<Path> = self.storage.describe(&path).into();
-                let file = self.storage.open(&path, self.options.segment_bytes + SegmentWriter::overhead_bytes())?;
-                let front = match read_front(&described, &*file, id) {
-                    Ok(front) => front,
-                    // Its writer has just begun, or has died: its lane's next writer will tell.
-                    Err(Error::Corrupt { .. }) => return Ok(false),
-                    Err(error) => return Err(error),
-                };
-                self.check_belongs(&front, &described)?;
-                let end_offset = front.frame.end_offset();
-                entry.insert(Followed { front, file, described, end_offset, rows: 0 })
-            }
+        let Known { followed, begun, damage, .. } = known;
+        let followed = match followed.entry(id) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => match self.follow_front(begun, id)? {
+                Some(front) => entry.insert(front),
+                None => return Ok(false),
+            },
         };
-        let prefix = walk(&*followed.file, followed.front.seed, followed.end_offset, followed.rows)?;
-        for frame in &prefix.frames {
-            self.admit_batch(&followed.front, &*followed.file, &followed.described, *frame)?;
-            followed.end_offset = frame.end_offset();
-            followed.rows += u64::from(frame.rows);
+        let mut new = false;
+        loop {
+            let seed = followed.front.seed;
+            let prefix = match walk(&*followed.file, seed, followed.end_offset, followed.rows) {
+                Err(error) if was_cut(&error) => return Ok(new),
+                prefix => prefix?,
+            };
+            for frame in &prefix.frames {
+                self.admit_batch(&followed.front, &*followed.file, &followed.described, *frame)?;
+                followed.passed(*frame);
+                new = true;
+            }
+            let Rest::Torn { why } = &prefix.rest else { return Ok(new) };
+            if followed.searched == Some(prefix.len_bytes) {
+                return Ok(new);
+            }
+            let frames = match look_ahead(&*followed.file, seed, &prefix, followed.rows) {
+                Err(error) if was_cut(&error) => return Ok(new),
+                Err(error) => return Err(error),
+                Ok(Ahead::More) => continue,
+                Ok(Ahead::Nothing) => {
+                    followed.searched = Some(prefix.len_bytes);
+                    return Ok(new);
+                }
+                Ok(Ahead::Damage(frames)) => frames,
+            };
+            let error = Error::corrupt(&*followed.described, prefix.end_offset, why.clone());
+            if self.options.recovery == Recovery::Strict {
+                return Err(error);
+            }
+            damage.push(self.pass_damage(followed, &frames, error));
+            new = true;
         }
-        Ok(!prefix.frames.is_empty())
+    }
+
+    /// Takes in the batches behind a damaged place.
+    fn pass_damage(&self, followed: &mut Followed, frames: &[Frame], error: Error) -> FoundDamage {
+        let mut rows_lost = 0;
+        for frame in frames {
+            rows_lost += frame.first_row.saturating_sub(followed.rows);
+            if self.admit_batch(&followed.front, &*followed.file, &followed.described, *frame).is_err() {
+                rows_lost += u64::from(frame.rows);
+            }
+            followed.passed(*frame);
+        }
+        followed.damaged = true;
+        FoundDamage { error, rows_lost, rows_served: followed.rows.saturating_sub(rows_lost) }
+    }
+
+    /// The front of an active segment; `None` if nothing was committed to it yet.
+    fn follow_front(&self, begun: &mut HashMap<SegmentId, u64>, id: SegmentId) -> Result<Option<Followed>> {
+        let path = names::active(id);
+        let described: Arc<Path> = self.storage.describe(&path).into();
+        let file = self.storage.open(&path, self.options.segment_bytes + SegmentWriter::overhead_bytes())?;
+        let len_bytes = file.len_bytes()?;
+        let mut front = read_front(&described, &*file, id);
+        if let Err(Error::Corrupt { .. }) = &front {
+            // Its writer has just begun, or has died: its lane's next writer will tell. Unless batches follow.
+            if begun.get(&id) == Some(&len_bytes) {
+                return Ok(None);
+            }
+            let seed = segment_seed(self.identity.store.as_bytes(), id);
+            if salvage(&*file, seed, 0, len_bytes)?.is_empty() {
+                begun.insert(id, len_bytes);
+                return Ok(None);
+            }
+            // The front was written before them: it is whole by now, or damaged.
+            front = read_front(&described, &*file, id);
+        }
+        let front = front?;
+        self.check_belongs(&front, &described)?;
+        let end_offset = front.frame.end_offset();
+        Ok(Some(Followed { front, file, described, end_offset, rows: 0, searched: None, damaged: false }))
     }
 
     /// Enters the rows of one committed batch into the delta.
@@ -197,5 +332,39 @@ impl Core {
         let segments = absorbed.iter().flat_map(|run| run.segments.iter().cloned()).chain(fresh).collect();
         publish_run(self, Arc::new(memory_run(self, segments, false)?), &absorbed);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::Storage;
+    use crate::io::memory::MemoryStorage;
+    use crate::store::open::open_reader;
+    use crate::{Options, Value};
+
+    #[test]
+    fn a_torn_tail_is_searched_once_for_each_length_and_followed_when_it_is_whole() {
+        const PATH: &str = "segments/0000-0000000001.arrow.open";
+        let storage = MemoryStorage::new();
+        let store = Options::new().synchronous(true).open_on(Arc::new(storage.clone())).unwrap();
+        for key in 0..2_u64 {
+            store.put(key, &Value::Int(1)).unwrap();
+            store.flush().unwrap();
+        }
+        let whole = storage.read(PATH).unwrap();
+        let copy = storage.power_loss();
+        let len = whole.len() as u64 - 50;
+        let mut writer = copy.open_append(Path::new(PATH), len).unwrap();
+        let (core, _) = open_reader(Arc::new(copy.clone()), Options::new().recovery(Recovery::Strict)).unwrap();
+        let searched = || core.known.lock().followed.values().map(|followed| followed.searched).collect::<Vec<_>>();
+        let rows = || core.known.lock().followed.values().map(|followed| followed.rows).sum::<u64>();
+        assert_eq!((searched(), rows()), (vec![Some(len)], 1));
+        assert!(!core.refresh().unwrap());
+        for (from, to) in [(len, len + 20), (len + 20, whole.len() as u64)] {
+            writer.append(&[std::io::IoSlice::new(&whole[from as usize..to as usize])]).unwrap();
+            assert_eq!(core.refresh().unwrap(), to == whole.len() as u64);
+        }
+        assert_eq!((searched(), rows()), (vec![None], 2));
     }
 }

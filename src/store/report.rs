@@ -35,11 +35,11 @@ pub struct OpenReport {
 pub struct Quarantined {
     /// Where it was.
     pub path: PathBuf,
-    /// Where it is now; `None` where the reader may not move it.
+    /// Where it is now; `None` where it was not moved: by a reader, or by a writer of another lane.
     pub moved_to: Option<PathBuf>,
     /// What is wrong with it.
     pub why: String,
-    /// Rows of it that check out, and were copied to a new segment (a writer), or cannot be served (a reader).
+    /// Rows of it that check out: copied to a new segment if it was moved, else served from where they are.
     pub rows_saved: u64,
 }
 

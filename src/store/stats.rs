@@ -38,7 +38,7 @@ pub struct Stats {
     pub delta_bytes: usize,
     /// Files in quarantine.
     pub quarantined: usize,
-    /// Segment files that do not check out and could not be moved.
+    /// Segment files of which something does not check out and that could not be moved.
     pub bad_files: usize,
     /// Keys that were read and there.
     pub hits: u64,

@@ -1,7 +1,7 @@
 //! Reading and checking everything.
 
 use std::ops::{Bound, ControlFlow};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::core::Core;
@@ -43,17 +43,25 @@ impl VerifyReport {
         self.damage.is_empty()
     }
 
-    fn add(&mut self, path: &std::path::Path, what: impl Into<String>, rows: u64) {
+    fn add(&mut self, path: &Path, what: impl Into<String>, rows: u64) {
         self.damage.push(Damage { path: path.to_path_buf(), what: what.into(), rows });
     }
 }
 
 /// Checks every committed byte of the store.
 pub(crate) fn verify(core: &Core, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport> {
-    core.refresh()?;
+    let mut report = VerifyReport::default();
+    match core.refresh() {
+        Err(error) if error.is_corrupt() => {
+            report.add(error.path().unwrap_or(Path::new("")), error.to_string(), 0);
+        }
+        refreshed => drop(refreshed?),
+    }
+    for found in core.known.lock().damage() {
+        report.add(found.path(), found.error.to_string(), found.rows_lost);
+    }
     let slots = core.slots.read().sorted();
     let view = core.view.load_full();
-    let mut report = VerifyReport::default();
     let unsealed: Vec<Arc<Batch>> = slots
         .into_iter()
         .filter_map(|(_, slot)| match slot.source {
@@ -86,7 +94,7 @@ fn verify_batch(batch: &Batch, report: &mut VerifyReport) {
     if let Some(first) = damaged.first() {
         let error =
             batch.corrupt(*first, &format!("the checksums of {} row(s) of the batch do not match", damaged.len()));
-        report.add(error.path().unwrap_or(std::path::Path::new("")), error.to_string(), damaged.len() as u64);
+        report.add(error.path().unwrap_or(Path::new("")), error.to_string(), damaged.len() as u64);
     }
 }
 

@@ -22,8 +22,10 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
         bar.set_position(done);
     })?;
     bar.finish_and_clear();
-    let unreadable = &reader.open_report().quarantined;
-    for file in unreadable {
+    // What the check found again is listed once.
+    let again = |path: &PathBuf| report.damage.iter().any(|damage| damage.path == *path);
+    let unreadable: Vec<_> = reader.open_report().quarantined.iter().filter(|file| !again(&file.path)).collect();
+    for file in &unreadable {
         output.line(|| file.why.clone(), || json!({ "path": file.path, "what": file.why }))?;
     }
     for damage in &report.damage {
