@@ -106,6 +106,16 @@ pub(crate) fn lane_lock(lane: u16) -> PathBuf {
     Path::new(LANES).join(format!("{lane:04}.lock"))
 }
 
+/// Path of a lane's marks of what is on the medium.
+pub(crate) fn lane_marks(lane: u16) -> PathBuf {
+    Path::new(LANES).join(format!("{lane:04}.synced"))
+}
+
+/// Path of marks that are being written anew.
+pub(crate) fn temporary_lane_marks(lane: u16) -> PathBuf {
+    Path::new(LANES).join(format!("{lane:04}.synced{TEMPORARY_SUFFIX}"))
+}
+
 /// Path in quarantine for the `attempt`-th file called `name`.
 pub(crate) fn quarantined(name: &str, attempt: u32) -> PathBuf {
     let name = if attempt == 0 { name.to_owned() } else { format!("{name}.{attempt}") };

@@ -6,8 +6,9 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use tensorcask::io::Storage;
 use tensorcask::io::memory::MemoryStorage;
-use tensorcask::{Dtype, Options, Reader, Recovery, Store};
+use tensorcask::{Dtype, Durability, Options, Reader, Recovery, Store};
 
 const DIMS: usize = 24;
 
@@ -84,6 +85,19 @@ fn power_loss_keeps_what_was_flushed() {
         }
         let store = options().recovery(Recovery::Strict).open_on(Arc::new(partly.clone())).unwrap();
         check(&store, promised);
+        // All of it does, with holes: pages reach the medium in any order.
+        let mut unsynced = Vec::new();
+        let holes = storage.power_loss_keeping(|path, synced, len| {
+            unsynced.push((path.to_owned(), synced, len));
+            len
+        });
+        for (path, synced, len) in unsynced.into_iter().filter(|(_, synced, len)| synced < len) {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+            holes.corrupt(path, synced + (seed >> 33) % (len - synced), 0x15).unwrap();
+        }
+        let strict = options().recovery(Recovery::Strict);
+        strict.clone().open_reader_on(Arc::new(holes.clone())).unwrap();
+        check(&strict.open_on(Arc::new(holes)).unwrap(), promised);
         // And the store goes on from there.
         store.put_rows(&[500_u64], &[DIMS], &row(500, 1)).unwrap();
         store.close().unwrap();
@@ -102,7 +116,7 @@ fn holes_in_values_cut_the_tail() {
     store.put_rows(&[1_u64], &[DIMS], &row(1, 0)).unwrap();
     store.flush().unwrap();
     store.put_rows(&[2_u64], &[DIMS], &row(2, 0)).unwrap();
-    store.flush_with(tensorcask::Durability::Buffered).unwrap();
+    store.flush_with(Durability::Buffered).unwrap();
     // The frame of the second batch is whole, its last value is not, as when pages reach the medium out of order.
     let copy = storage.power_loss_keeping(|_, _, len| len);
     let path = "segments/0000-0000000001.arrow.open";
@@ -112,6 +126,131 @@ fn holes_in_values_cut_the_tail() {
     assert!(store.open_report().bytes_cut > 0);
     assert!(store.contains(1).unwrap());
     assert!(!store.contains(2).unwrap());
+}
+
+const ACTIVE: &str = "segments/0000-0000000001.arrow.open";
+const MARKS: &str = "lanes/0000.synced";
+
+/// One batch for each key of `batches`, flushed as it says beside it; and where the batches end.
+fn batches(batches: &[(u64, Durability)]) -> (MemoryStorage, Vec<usize>) {
+    let storage = MemoryStorage::new();
+    let store = options().flush_every(1 << 20, 1 << 30).open_on(Arc::new(storage.clone())).unwrap();
+    let end = |(key, durability): &(u64, Durability)| {
+        store.put_rows(&[*key], &[DIMS], &row(*key, 0)).unwrap();
+        store.flush_with(*durability).unwrap();
+        storage.read(ACTIVE).unwrap().len()
+    };
+    let ends = batches.iter().map(end).collect();
+    let copy = storage.power_loss_keeping(|_, _, len| len);
+    // The name too, although nobody may have synced it.
+    copy.write(ACTIVE, &storage.read(ACTIVE).unwrap()).unwrap();
+    (copy, ends)
+}
+
+#[test]
+fn a_hole_before_a_whole_batch_that_was_never_synced_is_a_torn_tail() {
+    use Durability::{Buffered, SyncData};
+    for synced in [0, 1, 2] {
+        let all = (0..5).map(|key| (key, if key < synced { SyncData } else { Buffered })).collect::<Vec<_>>();
+        let (storage, ends) = batches(&all);
+        for lose_marks in [false, true] {
+            let copy = storage.power_loss();
+            if lose_marks {
+                copy.truncate(MARKS, 0).unwrap();
+            }
+            // In the message and in the frame of the second batch that nobody was promised.
+            let (start, end) = (ends[synced as usize], ends[synced as usize + 1]);
+            for at in [start + 6, start + 200, end - 20] {
+                let copy = copy.power_loss();
+                copy.corrupt(ACTIVE, at as u64, 0x15).unwrap();
+                let strict = options().recovery(Recovery::Strict);
+                let reader = strict.clone().open_reader_on(Arc::new(copy.clone())).unwrap();
+                let store = strict.open_on(Arc::new(copy.clone())).unwrap();
+                assert!(store.open_report().bytes_cut > 0);
+                for reader in [&reader, &*store] {
+                    for key in 0..5 {
+                        assert_eq!(reader.contains(key).unwrap(), key <= synced, "{key} of {synced} at {at}");
+                    }
+                }
+                store.put_rows(&[9_u64], &[DIMS], &row(9, 0)).unwrap();
+                store.close().unwrap();
+                assert!(store.contains(9).unwrap());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hole_in_what_was_synced_is_damage() {
+    use Durability::{Buffered, SyncData};
+    // Three batches that one sync made durable, and one that none did.
+    let (storage, ends) = batches(&[(0, Buffered), (1, Buffered), (2, SyncData), (3, Buffered)]);
+    for lose_marks in [false, true] {
+        for at in (0..ends[2]).step_by(13) {
+            let copy = storage.power_loss();
+            // Without the last batch, whose frame says the same.
+            copy.truncate(ACTIVE, if lose_marks { storage.read(ACTIVE).unwrap().len() } else { ends[2] } as u64)
+                .unwrap();
+            if lose_marks {
+                copy.truncate(MARKS, 0).unwrap();
+            }
+            copy.corrupt(ACTIVE, at as u64, 0x15).unwrap();
+            // Nothing is missing without a word: it is there, or opening fails, or reading it does.
+            let strict = options().recovery(Recovery::Strict);
+            if let Ok(reader) = strict.clone().open_reader_on(Arc::new(copy.clone())) {
+                assert!((0..3_u64).all(|key| !matches!(reader.get(key), Ok(None))), "byte {at}");
+            }
+            if let Ok(store) = strict.open_on(Arc::new(copy.clone())) {
+                assert!((0..3_u64).all(|key| !matches!(store.get(key), Ok(None))), "byte {at}");
+            }
+            // Whoever does not ask for that gets the others.
+            let store = options().open_on(Arc::new(copy)).unwrap();
+            let served = (0..3_u64).filter(|key| matches!(store.get(*key), Ok(Some(_)))).count();
+            let whole = at < ends[0] || served == 2;
+            assert!(whole || served == 3, "byte {at}: {served}");
+        }
+    }
+}
+
+#[test]
+fn without_marks_a_whole_batch_behind_a_hole_makes_it_damage() {
+    let (storage, ends) = batches(&[(0, Durability::SyncData), (1, Durability::Buffered), (2, Durability::Buffered)]);
+    storage.remove(MARKS.as_ref()).unwrap();
+    storage.corrupt(ACTIVE, ends[0] as u64 + 6, 0x15).unwrap();
+    let strict = options().recovery(Recovery::Strict);
+    assert!(strict.clone().open_reader_on(Arc::new(storage.clone())).unwrap_err().is_corrupt());
+    assert!(strict.open_on(Arc::new(storage)).unwrap_err().is_corrupt());
+}
+
+#[test]
+fn a_file_that_lost_its_synced_end_is_damaged() {
+    let (storage, ends) = batches(&[(0, Durability::SyncData), (1, Durability::SyncData)]);
+    for keep in [20, ends[0] - 50, ends[0], ends[0] + 50, ends[1] - 1] {
+        let copy = storage.power_loss();
+        copy.truncate(ACTIVE, keep as u64).unwrap();
+        let strict = options().recovery(Recovery::Strict);
+        assert!(strict.clone().open_reader_on(Arc::new(copy.clone())).unwrap_err().is_corrupt(), "{keep}");
+        assert!(strict.open_on(Arc::new(copy.clone())).unwrap_err().is_corrupt(), "{keep}");
+        let reader = options().open_reader_on(Arc::new(copy.clone())).unwrap();
+        assert!(!reader.open_report().is_clean(), "{keep}");
+        let store = options().open_on(Arc::new(copy)).unwrap();
+        assert_eq!(store.open_report().quarantined.len(), 1, "{keep}");
+        assert_eq!(store.contains(0).unwrap(), keep >= ends[0], "{keep}");
+    }
+}
+
+#[test]
+fn marks_are_written_anew_before_they_are_many() {
+    let storage = MemoryStorage::new();
+    let store = options().segment_rows(1 << 20).delta_keys(1 << 20).open_on(Arc::new(storage.clone())).unwrap();
+    for key in 0..4200_u64 {
+        store.put_rows(&[key], &[DIMS], &row(key, 0)).unwrap();
+        store.flush().unwrap();
+    }
+    assert!(storage.read(MARKS).unwrap().len() < 4097 * 24);
+    let copy = storage.power_loss_keeping(|_, _, len| len);
+    copy.corrupt(ACTIVE, copy.read(ACTIVE).unwrap().len() as u64 - 10, 1).unwrap();
+    assert!(options().recovery(Recovery::Strict).open_on(Arc::new(copy)).unwrap_err().is_corrupt());
 }
 
 const CHILD: &str = "TENSORCASK_CRASH_CHILD";

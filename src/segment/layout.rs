@@ -90,7 +90,8 @@ pub(crate) struct Frame {
     pub first_row: u64,
     /// When the batch was committed: microseconds since 1970, never less than any stamp before it in the lane.
     pub stamp: u64,
-    /// The newest stamp of the lane that was known to be on the medium when this frame was written.
+    /// Batches of the lane with a stamp up to this were on the medium when this frame was written: the newest such
+    /// stamp of the segment.
     pub durable_stamp: u64,
     /// Where the message starts in the file.
     pub offset: u64,

@@ -1,7 +1,8 @@
 //! What a segment file says of itself, read from the front: the header, and the committed prefix of its batches.
 //!
-//! As in leveldb's log reader, a torn tail (nothing valid after it) is the normal end of a file whose writer was
-//! killed; a bad batch with a valid frame somewhere behind it is damage.
+//! As in leveldb's log reader, a torn tail is the normal end of a file whose writer was killed, or whose machine lost
+//! power: then with holes, and with whole batches behind them. A bad batch that is known to have been on the medium is
+//! damage.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -39,7 +40,7 @@ pub(crate) enum Rest {
     Nothing,
     /// Bytes that no frame commits.
     Torn { why: String },
-    /// A batch that does not check out although a later frame does.
+    /// A batch that does not check out although it was on the medium.
     Damaged { why: String },
 }
 
@@ -52,6 +53,16 @@ pub(crate) struct Prefix {
     /// Bytes of the file that were looked at.
     pub len_bytes: u64,
     pub rest: Rest,
+}
+
+impl Prefix {
+    /// Why it ends where it does.
+    pub(crate) fn why(&self) -> String {
+        match &self.rest {
+            Rest::Nothing => "batches that were there are missing".into(),
+            Rest::Torn { why } | Rest::Damaged { why } => why.clone(),
+        }
+    }
 }
 
 /// Bytes of prefix and metadata that a message at `offset` claims, if they lie in the file.
@@ -190,21 +201,20 @@ fn next_frame(file: &dyn ReadFile, seed: u32, offset: u64, first_row: u64, end: 
 
 /// The committed prefix of a whole active segment after a crash: walked, searched for frames behind its end, and, of
 /// batches that were not known to be on the medium, checked row by row, so that a hole that power loss left in the
-/// values cuts the tail instead of serving damaged rows.
+/// values cuts the tail instead of serving damaged rows. `synced`: how many bytes were on the medium, if it is known.
 ///
 /// # Errors
 /// Only if the file cannot be read.
-pub(crate) fn recover(path: &Arc<Path>, file: &dyn ReadFile, front: &Front) -> Result<Prefix> {
+pub(crate) fn recover(path: &Arc<Path>, file: &dyn ReadFile, front: &Front, synced: Option<u64>) -> Result<Prefix> {
     let start = front.frame.end_offset();
     let mut prefix = walk(file, front.seed, start, 0)?;
-    if let Rest::Torn { why } = &prefix.rest
-        && !beyond(file, front.seed, &prefix)?.is_empty()
-    {
-        prefix.rest = Rest::Damaged { why: why.clone() };
+    let stamp = prefix.frames.last().map_or(0, |frame| frame.stamp);
+    if lost(file, front.seed, &prefix, stamp, synced)?.is_some() {
+        prefix.rest = Rest::Damaged { why: prefix.why() };
         return Ok(prefix);
     }
     let durable = prefix.frames.iter().map(|frame| frame.durable_stamp).max().unwrap_or(0);
-    let unsure = prefix.frames.partition_point(|frame| frame.stamp <= durable);
+    let unsure = prefix.frames.partition_point(|frame| frame.stamp <= durable || Some(frame.end_offset()) <= synced);
     for number in unsure..prefix.frames.len() {
         let Some(frame) = prefix.frames.get(number).copied() else { break };
         let message = file.bytes(frame.offset, frame.message_len_bytes() as usize)?;
@@ -220,9 +230,18 @@ pub(crate) fn recover(path: &Arc<Path>, file: &dyn ReadFile, front: &Front) -> R
     Ok(prefix)
 }
 
-/// The frames that lie behind the end of `prefix` and make what is between them damage, in order; none if the rest is a
-/// torn tail. O(bytes behind the end).
-fn beyond(file: &dyn ReadFile, seed: u32, prefix: &Prefix) -> Result<Vec<Frame>> {
+/// Whether what follows `prefix`, whose last batch is of `stamp`, is damage, and the frames that lie there, in order;
+/// `None` if it is a torn tail. O(bytes behind the prefix).
+///
+/// It is damage if something that was on the medium is missing: a mark says so, or a later frame of the segment. Without
+/// marks nothing rules out that a batch with a whole one behind it was synced.
+fn lost(
+    file: &dyn ReadFile,
+    seed: u32,
+    prefix: &Prefix,
+    stamp: u64,
+    synced: Option<u64>,
+) -> Result<Option<Vec<Frame>>> {
     let mut found = salvage(file, seed, prefix.end_offset, prefix.len_bytes)?;
     let mut end = prefix.end_offset;
     found.retain(|frame| {
@@ -230,7 +249,11 @@ fn beyond(file: &dyn ReadFile, seed: u32, prefix: &Prefix) -> Result<Vec<Frame>>
         end = if follows { frame.end_offset() } else { end };
         follows
     });
-    Ok(found)
+    let damage = match synced {
+        Some(synced) => synced > prefix.end_offset || found.iter().any(|frame| frame.durable_stamp > stamp),
+        None => !found.is_empty(),
+    };
+    Ok(damage.then_some(found))
 }
 
 /// What follows the point at which a walk of another writer's segment stopped.
@@ -244,17 +267,21 @@ pub(crate) enum Ahead {
     Damage(Vec<Frame>),
 }
 
-/// Looks behind `prefix`, which ended before row `rows` and short of the file's end, while a writer may be appending.
-/// O(bytes behind the end).
+/// Looks behind `prefix`, which ended before row `rows` with a batch of `stamp`, while a writer may be appending.
+/// `synced` as for [`recover`]. O(bytes behind the end).
 ///
 /// # Errors
 /// Only if the file cannot be read.
-pub(crate) fn look_ahead(file: &dyn ReadFile, seed: u32, prefix: &Prefix, rows: u64) -> Result<Ahead> {
-    let frames = beyond(file, seed, prefix)?;
-    if frames.is_empty() {
-        return Ok(Ahead::Nothing);
-    }
-    // Batches are appended one after another: now that a later one was seen, this one is whole, or it is damaged.
+pub(crate) fn look_ahead(
+    file: &dyn ReadFile,
+    seed: u32,
+    prefix: &Prefix,
+    (rows, stamp): (u64, u64),
+    synced: Option<u64>,
+) -> Result<Ahead> {
+    let Some(frames) = lost(file, seed, prefix, stamp, synced)? else { return Ok(Ahead::Nothing) };
+    // Batches are appended, and synced, one after another: now that a later one was seen, this one is whole, or it is
+    // damaged.
     let again = next_frame(file, seed, prefix.end_offset, rows, file.len_bytes()?)?;
     Ok(if again.is_ok() { Ahead::More } else { Ahead::Damage(frames) })
 }

@@ -145,6 +145,11 @@ impl SegmentWriter {
         &self.schema
     }
 
+    /// [`segment_seed`].
+    pub(crate) fn seed(&self) -> u32 {
+        self.seed
+    }
+
     /// Rows so far.
     pub(crate) fn rows(&self) -> u64 {
         self.rows

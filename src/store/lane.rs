@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::core::{Core, Counters};
+use super::marks::{Mark, Marks};
 use super::rows::{PendingBatch, Source};
 use crate::error::{Error, Result};
 use crate::index::block;
@@ -35,6 +36,30 @@ pub(crate) struct Active {
     pub batches: Vec<Arc<Batch>>,
     /// Whether anything was written since the last sync.
     pub dirty: bool,
+    /// Stamp of its newest batch that is on the medium.
+    durable_stamp: u64,
+    /// Bytes of it that are on the medium, if any batch is.
+    synced_len_bytes: u64,
+}
+
+impl Active {
+    /// What `writer` goes on with: nothing of it is known to be on the medium.
+    pub(crate) fn new(writer: SegmentWriter) -> Self {
+        let (pairs, batches) = (Vec::new(), Vec::new());
+        Self { writer, pairs, batches, dirty: true, durable_stamp: 0, synced_len_bytes: 0 }
+    }
+
+    /// The same with what a former writer's mark said.
+    pub(crate) fn marked(mut self, synced: Option<u64>) -> Self {
+        self.synced_len_bytes = synced.unwrap_or(0);
+        self
+    }
+
+    fn mark(&self) -> Option<Mark> {
+        let (id, seed) = (self.writer.id(), self.writer.seed());
+        let len_bytes = self.synced_len_bytes;
+        (len_bytes > 0).then_some(Mark { sequence: id.sequence, len_bytes, seed })
+    }
 }
 
 /// One lane, held by its lock.
@@ -44,10 +69,10 @@ pub(crate) struct Lane {
     pub next_sequence: u64,
     /// Stamp of the newest commit.
     pub last_stamp: u64,
-    /// Stamp up to which everything is on the medium.
-    pub durable_stamp: u64,
     /// Least recently used first.
     pub actives: Vec<Active>,
+    /// Once the lane is open.
+    pub marks: Option<Marks>,
     /// Whether a name was made in the segments folder since it was last synced.
     pub names_dirty: bool,
     /// Held for as long as the lane is.
@@ -81,12 +106,11 @@ impl Lane {
         let rows: usize = group.iter().map(|(_, pending)| pending.columns.rows).sum();
         let len_bytes: usize = group.iter().map(|(_, pending)| pending.len_bytes).sum();
         let stamp = self.next_stamp(core);
-        let durable_stamp = self.durable_stamp;
         let active = self.active_for(core, &schema, rows, len_bytes)?;
         let parts: Vec<&Columns> = group.iter().map(|(_, pending)| &pending.columns).collect();
         let first_row = active.writer.rows() as u32;
         let before = active.writer.len_bytes();
-        let batch = Arc::new(active.writer.append(&parts, stamp, durable_stamp)?);
+        let batch = Arc::new(active.writer.append(&parts, stamp, active.durable_stamp)?);
         active.dirty = true;
         active.batches.push(Arc::clone(&batch));
         let hashes = group.iter().flat_map(|(_, pending)| pending.hashes.iter());
@@ -142,7 +166,7 @@ impl Lane {
         let writer = SegmentWriter::create(&core.storage, core.identity, id, &path, schema, capacity)?;
         self.names_dirty = true;
         core.known.lock().own(id);
-        Ok(Active { writer, pairs: Vec::new(), batches: Vec::new(), dirty: true })
+        Ok(Active::new(writer))
     }
 
     /// The next segment's name.
@@ -185,13 +209,30 @@ impl Lane {
         }
         for active in self.actives.iter_mut().filter(|active| active.dirty) {
             active.writer.sync(durability)?;
-            active.dirty = false;
         }
         if self.names_dirty {
             core.storage.sync_dir(Path::new(names::SEGMENTS))?;
             self.names_dirty = false;
         }
-        self.durable_stamp = self.last_stamp;
+        let mut marks = Vec::new();
+        for active in self.actives.iter_mut().filter(|active| active.dirty) {
+            active.dirty = false;
+            // A segment without batches is nothing to be missed.
+            let Some(newest) = active.batches.last() else { continue };
+            active.durable_stamp = newest.frame.stamp;
+            active.synced_len_bytes = active.writer.len_bytes();
+            marks.extend(active.mark());
+        }
+        match &mut self.marks {
+            Some(file) if !file.is_full() => file.append(&marks),
+            _ => self.write_marks(core),
+        }
+    }
+
+    /// Writes the lane's marks anew, without those of segments that are active no more.
+    pub(crate) fn write_marks(&mut self, core: &Core) -> Result<()> {
+        let marks: Vec<Mark> = self.actives.iter().filter_map(Active::mark).collect();
+        self.marks = Some(Marks::create(&*core.storage, self.number, &marks, core.options.durability)?);
         Ok(())
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! [`core::Core`] is what readers and writers share: the published view of segments and runs, the delta, and the
 //! slots its entries point to. [`lookup`] finds rows in it, [`read`] turns them into values. [`lane`] is the writer's
-//! side of the files, [`pending`] the queue before it, [`worker`] the thread between them. [`open`] recovers, [`refresh`] follows other writers,
-//! [`maintain`] builds runs.
+//! side of the files, [`pending`] the queue before it, [`worker`] the thread between them. [`open`] opens,
+//! [`recover`] goes on with what a writer left, [`refresh`] follows other writers, [`maintain`] builds runs.
 
 pub(crate) mod core;
 pub(crate) mod keys;
@@ -11,11 +11,13 @@ pub(crate) mod lane;
 pub(crate) mod live;
 pub(crate) mod lookup;
 pub(crate) mod maintain;
+pub(crate) mod marks;
 pub(crate) mod open;
 pub(crate) mod options;
 pub(crate) mod pending;
 pub(crate) mod read;
 pub(crate) mod reader;
+pub(crate) mod recover;
 pub(crate) mod refresh;
 pub(crate) mod report;
 pub(crate) mod rows;

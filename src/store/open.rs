@@ -7,19 +7,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::core::{Core, LoadedRun};
-use super::lane::{Active, Lane};
+use super::lane::Lane;
 use super::maintain::{memory_run, open_run, remembered_live, uncovered};
 use super::options::{Lane as LaneChoice, Options, Recovery};
+use super::recover::recover_active;
 use super::report::{OpenReport, Quarantined};
 use super::salvage;
-use crate::checksum::{crc32, segment_seed};
+use crate::checksum::crc32;
 use crate::error::{Error, Result};
 use crate::io::{Durability, LockGuard, Storage};
 use crate::names::{self, SegmentId, SegmentName};
 use crate::segment::layout::FORMAT_VERSION;
 use crate::segment::reader::Segment;
-use crate::segment::scan::{self, Prefix, Rest, read_front};
-use crate::segment::writer::{SegmentWriter, StoreIdentity};
+use crate::segment::scan::read_front;
+use crate::segment::writer::StoreIdentity;
 
 /// Where a new store keeps what it is called.
 const IDENTITY: &str = "store.json";
@@ -199,8 +200,8 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
         number,
         next_sequence: next_sequence(&core, number, &listing)?,
         last_stamp: 0,
-        durable_stamp: 0,
         actives: Vec::new(),
+        marks: None,
         names_dirty: true,
         _lock: lock,
     };
@@ -219,6 +220,7 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
     for id in listing.active.iter().filter(|id| id.lane == number) {
         recover_active(&core, &mut lane, *id, &mut report)?;
     }
+    lane.write_marks(&core)?;
     drop(opening);
     core.refresh()?;
     lane.last_stamp = lane.last_stamp.max(core.newest_stamp());
@@ -423,77 +425,4 @@ fn index_uncovered(core: &Core, report: &mut OpenReport) -> Result<()> {
     let run = Arc::new(run);
     core.change_view(|view| view.runs.push(Arc::clone(&run)));
     Ok(())
-}
-
-/// Goes on with an active segment of this lane, whose writer is gone.
-fn recover_active(core: &Core, lane: &mut Lane, id: SegmentId, report: &mut OpenReport) -> Result<()> {
-    let path = names::active(id);
-    let described: Arc<Path> = core.storage.describe(&path).into();
-    let file = core.storage.open(&path, 0)?;
-    let len_bytes = file.len_bytes()?;
-    let front = match read_front(&described, &*file, id).and_then(|front| {
-        core.check_belongs(&front, &described)?;
-        Ok(front)
-    }) {
-        Ok(front) => front,
-        Err(error @ Error::Corrupt { .. }) => {
-            let seed = segment_seed(core.identity.store.as_bytes(), id);
-            if scan::salvage(&*file, seed, 0, len_bytes)?.is_empty() {
-                // Killed while it made the file: nothing was ever committed to it.
-                report.bytes_cut += len_bytes;
-                report.notes.push(format!("removed {}, to which nothing was committed", described.display()));
-                return core.storage.remove(&path);
-            }
-            return damaged(core, lane, id, &path, error, report);
-        }
-        Err(error) => return Err(error),
-    };
-    let prefix = scan::recover(&described, &*file, &front)?;
-    drop(file);
-    if let Rest::Damaged { why } = &prefix.rest {
-        return damaged(core, lane, id, &path, Error::corrupt(&*described, prefix.end_offset, why.clone()), report);
-    }
-    report.bytes_cut += len_bytes - prefix.end_offset;
-    if prefix.frames.is_empty() {
-        return core.storage.remove(&path);
-    }
-    core.known.lock().own(id);
-    let active = resume(core, &front, &prefix, &described)?;
-    lane.last_stamp = lane.last_stamp.max(prefix.frames.last().map_or(0, |frame| frame.stamp));
-    report.rows_recovered += active.writer.rows();
-    lane.actives.push(active);
-    Ok(())
-}
-
-fn damaged(
-    core: &Core,
-    lane: &mut Lane,
-    id: SegmentId,
-    path: &Path,
-    error: Error,
-    report: &mut OpenReport,
-) -> Result<()> {
-    match core.options.recovery {
-        Recovery::Strict => Err(error),
-        Recovery::Quiet => salvage::quarantine(core, lane, id, path, &error, report),
-    }
-}
-
-fn resume(core: &Core, front: &scan::Front, prefix: &Prefix, described: &Arc<Path>) -> Result<Active> {
-    let capacity = (core.options.segment_bytes + SegmentWriter::overhead_bytes()).max(prefix.end_offset);
-    let writer = SegmentWriter::resume(&core.storage, front, prefix, capacity)?;
-    let mut active = Active { writer, pairs: Vec::new(), batches: Vec::new(), dirty: true };
-    let file = core.storage.open(&names::active(front.header.id()), capacity)?;
-    for frame in &prefix.frames {
-        let batch = core.admit_batch(front, &*file, described, *frame)?;
-        for row in 0..frame.rows {
-            let key = batch
-                .columns
-                .key(row as usize)
-                .ok_or_else(|| batch.corrupt(row as usize, "the key is out of bounds"))?;
-            active.pairs.push((core.hasher.hash(key), frame.first_row as u32 + row));
-        }
-        active.batches.push(batch);
-    }
-    Ok(active)
 }

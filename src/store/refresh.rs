@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::core::Core;
 use super::maintain::{memory_run, publish_run, uncovered};
+use super::marks;
 use super::options::Recovery;
 use super::report::Quarantined;
 use super::rows::Source;
@@ -20,7 +21,7 @@ use crate::names::{self, SegmentId, SegmentName};
 use crate::segment::batch::Batch;
 use crate::segment::layout::Frame;
 use crate::segment::reader::Segment;
-use crate::segment::scan::{Ahead, Front, Rest, look_ahead, read_front, salvage, walk};
+use crate::segment::scan::{Ahead, Front, Prefix, Rest, look_ahead, read_front, salvage, walk};
 use crate::segment::writer::SegmentWriter;
 
 /// An active segment of another writer.
@@ -31,8 +32,12 @@ struct Followed {
     described: Arc<Path>,
     end_offset: u64,
     rows: u64,
+    /// Stamp of the last batch.
+    stamp: u64,
     /// Length of the file when what lies behind `end_offset` was last searched, in vain.
     searched: Option<u64>,
+    /// Whether it was ever searched there.
+    looked: bool,
     /// Whether batches of it were left out.
     damaged: bool,
 }
@@ -73,7 +78,14 @@ impl Followed {
     fn passed(&mut self, frame: Frame) {
         self.end_offset = frame.end_offset();
         self.rows = frame.first_row + u64::from(frame.rows);
+        self.stamp = frame.stamp;
         self.searched = None;
+    }
+
+    /// Notes that what lies behind the last batch was searched.
+    fn looked(&mut self, prefix: &Prefix) {
+        self.searched = Some(prefix.len_bytes);
+        self.looked = true;
     }
 }
 
@@ -231,23 +243,33 @@ impl Core {
                 followed.passed(*frame);
                 new = true;
             }
-            let Rest::Torn { why } = &prefix.rest else { return Ok(new) };
-            if followed.searched == Some(prefix.len_bytes) {
+            // What was cut off at the end of a batch is seen when the file is first looked at.
+            if followed.searched == Some(prefix.len_bytes) || (prefix.rest == Rest::Nothing && followed.looked) {
                 return Ok(new);
             }
-            let frames = match look_ahead(&*followed.file, seed, &prefix, followed.rows) {
+            let synced = marks::synced(&*self.storage, seed, id)?;
+            let frames = match look_ahead(&*followed.file, seed, &prefix, (followed.rows, followed.stamp), synced) {
                 Err(error) if was_cut(&error) => return Ok(new),
                 Err(error) => return Err(error),
                 Ok(Ahead::More) => continue,
                 Ok(Ahead::Nothing) => {
-                    followed.searched = Some(prefix.len_bytes);
+                    followed.looked(&prefix);
                     return Ok(new);
                 }
                 Ok(Ahead::Damage(frames)) => frames,
             };
-            let error = Error::corrupt(&*followed.described, prefix.end_offset, why.clone());
+            let error = Error::corrupt(&*followed.described, prefix.end_offset, prefix.why());
             if self.options.recovery == Recovery::Strict {
                 return Err(error);
+            }
+            let known = std::mem::replace(&mut followed.damaged, true);
+            if frames.is_empty() {
+                // Its writer may go on behind the damage.
+                followed.looked(&prefix);
+                if !known {
+                    damage.push(FoundDamage { error, rows_lost: 0, rows_served: followed.rows });
+                }
+                return Ok(new);
             }
             damage.push(self.pass_damage(followed, &frames, error));
             new = true;
@@ -264,7 +286,6 @@ impl Core {
             }
             followed.passed(*frame);
         }
-        followed.damaged = true;
         FoundDamage { error, rows_lost, rows_served: followed.rows.saturating_sub(rows_lost) }
     }
 
@@ -281,7 +302,8 @@ impl Core {
                 return Ok(None);
             }
             let seed = segment_seed(self.identity.store.as_bytes(), id);
-            if salvage(&*file, seed, 0, len_bytes)?.is_empty() {
+            let synced = marks::synced(&*self.storage, seed, id)?.unwrap_or(0);
+            if synced == 0 && salvage(&*file, seed, 0, len_bytes)?.is_empty() {
                 begun.insert(id, len_bytes);
                 return Ok(None);
             }
@@ -291,7 +313,17 @@ impl Core {
         let front = front?;
         self.check_belongs(&front, &described)?;
         let end_offset = front.frame.end_offset();
-        Ok(Some(Followed { front, file, described, end_offset, rows: 0, searched: None, damaged: false }))
+        Ok(Some(Followed {
+            front,
+            file,
+            described,
+            end_offset,
+            rows: 0,
+            stamp: 0,
+            searched: None,
+            looked: false,
+            damaged: false,
+        }))
     }
 
     /// Enters the rows of one committed batch into the delta.

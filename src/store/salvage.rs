@@ -15,7 +15,8 @@ use crate::segment::scan::{read_front, salvage};
 use crate::segment::writer::SegmentWriter;
 
 /// Copies the whole rows of the damaged file at `path` to a new segment that replaces it, then moves the file to
-/// quarantine. In this order: a crash in between leaves the file where it was, replaced.
+/// quarantine. In this order: a crash in between leaves the file where it was, replaced. Returns the new segment, which
+/// is published, but not indexed.
 pub(crate) fn quarantine(
     core: &Core,
     lane: &mut Lane,
@@ -23,10 +24,11 @@ pub(crate) fn quarantine(
     path: &Path,
     error: &Error,
     report: &mut OpenReport,
-) -> Result<()> {
+) -> Result<Option<Arc<Segment>>> {
     let saved = save_rows(core, lane, id, path)?;
     core.known.lock().bad(id);
-    move_away(core, path, error, saved, report)
+    move_away(core, path, error, saved.as_ref().map_or(0, |segment| u64::from(segment.rows())), report)?;
+    Ok(saved)
 }
 
 /// Moves a file to quarantine under a name that is free there.
@@ -51,13 +53,13 @@ pub(crate) fn move_away(core: &Core, path: &Path, error: &Error, saved: u64, rep
     Ok(())
 }
 
-fn save_rows(core: &Core, lane: &mut Lane, id: SegmentId, path: &Path) -> Result<u64> {
+fn save_rows(core: &Core, lane: &mut Lane, id: SegmentId, path: &Path) -> Result<Option<Arc<Segment>>> {
     let described: Arc<Path> = core.storage.describe(path).into();
     let file = core.storage.open(path, 0)?;
     // Without its structure no row of it can be understood.
-    let Ok(front) = read_front(&described, &*file, id) else { return Ok(0) };
+    let Ok(front) = read_front(&described, &*file, id) else { return Ok(None) };
     if core.check_belongs(&front, &described).is_err() {
-        return Ok(0);
+        return Ok(None);
     }
     let mut whole = Vec::new();
     for frame in salvage(&*file, front.seed, front.frame.end_offset(), file.len_bytes()?)? {
@@ -70,13 +72,13 @@ fn save_rows(core: &Core, lane: &mut Lane, id: SegmentId, path: &Path) -> Result
         }
     }
     if whole.is_empty() {
-        return Ok(0);
+        return Ok(None);
     }
     let new_id = lane.next_id();
     let temporary = names::temporary_segment(new_id);
     let capacity = file.len_bytes()? * 2 + SegmentWriter::overhead_bytes();
     let writer = SegmentWriter::create(&core.storage, core.identity, new_id, &temporary, &front.schema, capacity)?;
-    let mut active = Active { writer, pairs: Vec::new(), batches: Vec::new(), dirty: true };
+    let mut active = Active::new(writer);
     for (stamp, columns) in &whole {
         let first = active.writer.rows() as u32;
         let batch = active.writer.append(&[columns], *stamp, 0)?;
@@ -85,11 +87,10 @@ fn save_rows(core: &Core, lane: &mut Lane, id: SegmentId, path: &Path) -> Result
         active.batches.push(Arc::new(batch));
         lane.last_stamp = lane.last_stamp.max(*stamp);
     }
-    let saved = active.writer.rows();
     seal_active(core, active, vec![id])?;
     let segment = Arc::new(Segment::open(&*core.storage, &names::sealed(new_id), new_id)?);
     core.change_view(|view| {
         view.segments.insert(new_id, Arc::clone(&segment));
     });
-    Ok(saved)
+    Ok(Some(segment))
 }
