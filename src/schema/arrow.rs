@@ -112,8 +112,12 @@ fn tensor_type(dtype: Dtype, shape: &Dims, codec: Codec) -> (DataType, HashMap<S
         Dims::Fixed(_) => DataType::Binary,
         Dims::Variable { rank } => {
             let data = if codec == Codec::None {
-                metadata.insert("ARROW:extension:name".into(), "arrow.variable_shape_tensor".into());
-                metadata.insert("ARROW:extension:metadata".into(), "{}".into());
+                // The extension wants as many elements as the product of the row's shape: the parts of complex numbers
+                // and packed elements are not that many.
+                if dtype != Dtype::C64 && dtype.bits() >= 8 {
+                    metadata.insert("ARROW:extension:name".into(), "arrow.variable_shape_tensor".into());
+                    metadata.insert("ARROW:extension:metadata".into(), "{}".into());
+                }
                 DataType::List(element)
             } else {
                 DataType::Binary
@@ -150,5 +154,24 @@ fn element_type(dtype: Dtype) -> DataType {
         Dtype::F64 => DataType::Float64,
         // One byte an element, or packed.
         _ => DataType::UInt8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extensions_are_named_where_lengths_and_shapes_agree() {
+        for &dtype in Dtype::ALL {
+            let extension = |shape, codec| tensor_type(dtype, &shape, codec).1.remove("ARROW:extension:name");
+            let packed = dtype.bits() < 8;
+            let fixed = extension(Dims::Fixed(vec![4, 8]), Codec::None);
+            assert_eq!(fixed.as_deref(), (!packed).then_some("arrow.fixed_shape_tensor"), "{dtype}");
+            let variable = extension(Dims::Variable { rank: 2 }, Codec::None);
+            let counted = !packed && dtype != Dtype::C64;
+            assert_eq!(variable.as_deref(), counted.then_some("arrow.variable_shape_tensor"), "{dtype}");
+            assert_eq!(extension(Dims::Variable { rank: 2 }, Codec::Zstd { level: 1 }), None);
+        }
     }
 }
