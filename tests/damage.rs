@@ -322,3 +322,36 @@ fn a_torn_tail_is_the_end() {
     }
     drop(store);
 }
+
+#[test]
+fn verify_checks_frames_and_the_end_of_the_stream() {
+    let (storage, store, _) = growing();
+    store.close().unwrap();
+    let path = "segments/0000-0000000001.arrow";
+    let bytes = storage.read(path).unwrap();
+    let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    // Frames that lie behind their messages; those of the table do not.
+    let in_place = |at: &usize| {
+        bytes[*at..].starts_with(b"TCFRAME1")
+            && number(at + 40) + (number(at + 48) & 0xFFFF_FFFF) + number(at + 64) == *at as u64
+    };
+    let frames: Vec<usize> = (0..bytes.len() - 96).step_by(8).filter(in_place).collect();
+    assert_eq!(frames.len(), 4, "the schema's, and one for each key");
+    let end = frames[3] + 96;
+    let opened = options().open_reader_on(Arc::new(storage.clone())).unwrap();
+    assert!(opened.verify(&mut |_, _| {}).unwrap().is_clean());
+    for at in frames.iter().flat_map(|frame| [*frame, frame + 50, frame + 95]).chain([end, end + 7]) {
+        storage.corrupt(path, at as u64, 0x15).unwrap();
+        assert_eq!(opened.verify(&mut |_, _| {}).unwrap().damage.len(), 1, "byte {at}");
+        let reader = options().open_reader_on(Arc::new(storage.clone())).unwrap();
+        if at >= frames[1] {
+            // No row needs these bytes.
+            assert_eq!(reader.verify(&mut |_, _| {}).unwrap().damage.len(), 1, "byte {at}");
+            assert!((0..3_u64).all(|key| reader.contains(key).unwrap()));
+        } else {
+            assert!(!reader.open_report().is_clean(), "byte {at}");
+        }
+        storage.corrupt(path, at as u64, 0x15).unwrap();
+    }
+    assert!(opened.verify(&mut |_, _| {}).unwrap().is_clean());
+}

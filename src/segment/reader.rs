@@ -6,7 +6,9 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::batch::Batch;
-use super::layout::{ARROW_TRAILER, FRAME_LEN_BYTES, Frame, Part, SEAL_LEN_BYTES, Seal, TRAILER_LEN_BYTES};
+use super::layout::{
+    ARROW_TRAILER, END_OF_STREAM, FRAME_LEN_BYTES, Frame, Part, SEAL_LEN_BYTES, Seal, TRAILER_LEN_BYTES,
+};
 use super::scan::{Front, read_front};
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
@@ -185,6 +187,30 @@ impl Segment {
         };
         let within = row - self.first_rows.get(number)?;
         (u64::from(row) < self.seal.rows).then_some((number, within as usize))
+    }
+
+    /// Checks again what opening read, and what reading does not need: the frames behind the messages, and the end of the
+    /// stream. O(batches).
+    pub(crate) fn check_structure(&self) -> Vec<Error> {
+        let mut checks = vec![
+            read_front(&self.described, &*self.file, self.id).map(drop),
+            read_seal(&self.described, &*self.file, self.len_bytes).map(drop),
+            self.part(self.seal.frames, "the frame table").map(drop),
+            self.part(self.seal.replaces, "the list of replaced segments").map(drop),
+            self.part(self.seal.footer, "the Arrow footer").map(drop),
+        ];
+        let in_place = |offset: u64, expected: &[u8], name: &str| match self.file.bytes(offset, expected.len()) {
+            Ok(bytes) if bytes == expected => Ok(()),
+            Ok(_) => Err(self.corrupt(offset, format!("{name} is not as it was written"))),
+            Err(error) => Err(error),
+        };
+        let mut end = self.front.frame.end_offset();
+        for (number, frame) in self.frames.iter().enumerate() {
+            checks.push(in_place(frame.frame_offset(), &frame.encode(), &format!("the frame of batch {number}")));
+            end = frame.end_offset();
+        }
+        checks.push(in_place(end, &END_OF_STREAM, "the end of the stream"));
+        checks.into_iter().filter_map(Result::err).collect()
     }
 
     /// The sorted hash block, checked.

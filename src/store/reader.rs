@@ -185,7 +185,7 @@ impl Reader {
         super::stats::stats(&self.core)
     }
 
-    /// Reads and checks every byte that is sealed or committed: structure, row checksums, index blocks, FSTs and
+    /// Reads and checks every byte that is sealed or committed: structure, frames, row checksums, index blocks, FSTs and
     /// runs. `progress` is called with the rows done and the rows in all. O(bytes).
     ///
     /// # Errors

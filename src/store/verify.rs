@@ -100,6 +100,9 @@ fn verify_batch(batch: &Batch, report: &mut VerifyReport) {
 
 fn verify_segment(core: &Core, segment: &Segment, report: &mut VerifyReport, progress: &mut dyn FnMut(u64)) {
     let path = segment.described();
+    for error in segment.check_structure() {
+        report.add(path, error.to_string(), 0);
+    }
     let mut pairs = Vec::with_capacity(segment.rows() as usize);
     let mut whole = true;
     for (number, frame) in segment.frames().iter().enumerate() {
