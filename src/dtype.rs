@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::error::{Error, Result};
+
 macro_rules! dtypes {
     ($($(#[$doc:meta])* $variant:ident = $name:literal, $bits:literal;)*) => {
         /// The type of a tensor's elements.
@@ -97,6 +99,22 @@ impl Dtype {
         let elements = shape.iter().try_fold(1_usize, |product, &dim| product.checked_mul(dim))?;
         let bits = elements.checked_mul(self.bits())?;
         bits.is_multiple_of(8).then_some(bits / 8)
+    }
+
+    /// Checks that `data` is made of elements: every byte is of all dtypes but [`Dtype::Bool`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for booleans other than 0 and 1: what other programs make of them differs.
+    pub(crate) fn check_elements(self, data: &[u8]) -> Result<()> {
+        // All bytes at once, so that it costs next to nothing.
+        if self != Self::Bool || data.iter().fold(0, |all, byte| all | byte) <= 1 {
+            return Ok(());
+        }
+        let (position, byte) = data.iter().enumerate().find(|(_, byte)| **byte > 1).unwrap_or((0, &0));
+        Err(Error::invalid(format!(
+            "byte {position} of a BOOL tensor is {byte}: booleans are stored as 0 or 1; convert them, or put the tensor \
+             as U8"
+        )))
     }
 
     /// Bytes of the smallest unit that is stored and shuffled as one: the element, a part of a complex number, or a

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use tensorcask::{Dtype, Error, Key, Lane, Options, Reader, Store, Tensor, Value};
+use tensorcask::{Codec, Dtype, Error, Key, Lane, Options, Reader, Store, Tensor, Value};
 
 fn open() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
@@ -58,6 +58,28 @@ fn keys_are_of_one_kind() {
     says(store.put(7_u64, &Value::Int(1)), &["keys are str"]);
     says(store.put(&"k".repeat(70_000), &Value::Int(1)), &["length of a key", "65536"]);
     assert_eq!(store.len().unwrap(), 2);
+}
+
+#[test]
+fn booleans_are_0_or_1() {
+    for codec in [Codec::None, Codec::Zstd { level: 1 }] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Options::new().codec(codec).open(dir.path(), "m").unwrap();
+        let good = Tensor::new(Dtype::Bool, &[2, 2], vec![0, 1, 1, 0]).unwrap();
+        let bad = Tensor::new(Dtype::Bool, &[2, 2], vec![0, 1, 2, 0]).unwrap();
+        let words = ["byte 2", "BOOL", "is 2", "U8"];
+        says(store.put("a", &bad), &words);
+        let nested = Value::List(vec![Value::Int(1), bad.into()]);
+        says(store.put_batch(&["a", "b"], &[good.clone().into(), nested]), &words);
+        says(store.put_rows_bytes(&["a", "b"], Dtype::Bool, &[2], &[0, 1, 255, 0]), &["byte 2", "is 255"]);
+        store.flush().unwrap();
+        assert!(store.is_empty().unwrap());
+        assert_eq!(store.stats().unwrap().bytes_written, 0);
+        store.put("a", &good).unwrap();
+        store.put_rows_bytes(&["b", "c"], Dtype::Bool, &[2], &[0, 1, 1, 0]).unwrap();
+        assert_eq!(store.get("a").unwrap(), Some(Value::Tensor(good)));
+        store.close().unwrap();
+    }
 }
 
 #[test]

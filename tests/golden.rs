@@ -15,6 +15,7 @@ fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1")
 }
 
+/// Booleans other than 0 and 1 among them, which were not refused when version 1 was new: readers serve them as they are.
 fn tensor(dtype: Dtype, shape: &[usize], seed: usize) -> Value {
     let len = dtype.tensor_len_bytes(shape).unwrap();
     Value::Tensor(Tensor::new(dtype, shape, (0..len).map(|i| (i * 29 + seed * 13) as u8).collect::<Vec<_>>()).unwrap())
@@ -136,7 +137,7 @@ fn version_1_opens() {
         assert!(store.open_report().is_clean(), "{:?}", store.open_report());
         check(&store, module);
         // And it can be gone on with.
-        let (key, value) = contents(module).swap_remove(0);
+        let (key, value) = contents(module).swap_remove(1);
         store.delete(&key).unwrap();
         store.put(&key, &value).unwrap();
         store.close().unwrap();

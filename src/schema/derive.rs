@@ -23,7 +23,7 @@ pub(crate) enum LeafValue<'a> {
 ///
 /// # Errors
 /// [`Error::TooLarge`] for too deep trees, too many leaves or dimensions; [`Error::Invalid`] for a map that has a
-/// name twice.
+/// name twice, or booleans other than 0 and 1.
 pub(crate) fn derive<'a>(
     value: &ValueView<'a>,
     key: KeyKind,
@@ -90,6 +90,7 @@ impl<'a> Walk<'a> {
             return Err(too_large("the number of dimensions of a tensor", tensor.shape().len(), MAX_RANK));
         }
         let source = tensor.dtype();
+        source.check_elements(tensor.data())?;
         let dtype = stored_dtype(source, self.store_as);
         Ok(LeafKind::Tensor {
             dtype,

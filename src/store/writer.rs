@@ -107,7 +107,8 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// [`Error::KeyKind`], [`Error::TooLarge`], [`Error::Invalid`] for values that cannot be stored;
+    /// [`Error::KeyKind`], [`Error::TooLarge`], [`Error::Invalid`] for values that cannot be stored (a map with a name
+    /// twice, a byte of a BOOL tensor that is not 0 or 1);
     /// [`Error::Poisoned`], [`Error::Closed`], [`Error::ReadOnly`] if the handle cannot write.
     pub fn put<'a>(&self, key: impl Into<KeyRef<'a>>, value: impl Into<ValueView<'a>>) -> Result<()> {
         self.put_batch(&[key.into()], &[value.into()])
@@ -201,6 +202,7 @@ impl Store {
                 rows.len()
             )));
         }
+        dtype.check_elements(rows)?;
         let shared = &self.inner.shared;
         let Some(kind) = shared.begin(keys)? else { return Ok(()) };
         shared.check_len(width)?;
