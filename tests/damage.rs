@@ -355,3 +355,24 @@ fn verify_checks_frames_and_the_end_of_the_stream() {
     }
     assert!(opened.verify(&mut |_, _| {}).unwrap().is_clean());
 }
+
+#[test]
+fn a_sealed_segment_counts_and_an_active_copy_of_it_does_not() {
+    let (storage, store, starts) = growing();
+    let active = storage.read(ACTIVE).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let sealed = storage.read("segments/0000-0000000001.arrow").unwrap();
+    // An older copy, a damaged one.
+    storage.write(ACTIVE, &active).unwrap();
+    storage.corrupt(ACTIVE, starts[1] + 40, 0x15).unwrap();
+    let strict = || options().recovery(Recovery::Strict);
+    for _ in 0..2 {
+        let reader = strict().open_reader_on(Arc::new(storage.clone())).unwrap();
+        let store = strict().open_on(Arc::new(storage.clone())).unwrap();
+        assert!(reader.open_report().is_clean() && store.open_report().is_clean());
+        assert_eq!((reader.len().unwrap(), store.len().unwrap()), (3, 3));
+        store.close().unwrap();
+    }
+    assert_eq!(storage.read("segments/0000-0000000001.arrow").unwrap(), sealed);
+}

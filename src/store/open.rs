@@ -217,7 +217,8 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
     }
     load_runs(&core, Some(number), &mut report)?;
     index_uncovered(&core, &mut report)?;
-    for id in listing.active.iter().filter(|id| id.lane == number) {
+    // An active file beside a sealed one of its name is a copy from elsewhere: sealing renames.
+    for id in listing.active.iter().filter(|id| id.lane == number && !listing.sealed.contains(id)) {
         recover_active(&core, &mut lane, *id, &mut report)?;
     }
     lane.write_marks(&core)?;

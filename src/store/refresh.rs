@@ -169,7 +169,11 @@ impl Core {
                 SegmentName::Sealed(id) if !known.own.contains(&id) && !known.bad.contains(&id) => {
                     self.take_sealed(&mut known, id).map_err(|error| (id, error))
                 }
-                SegmentName::Active(id) if !known.own.contains(&id) && !known.bad.contains(&id) => {
+                SegmentName::Active(id)
+                    if !known.own.contains(&id)
+                        && !known.bad.contains(&id)
+                        && !self.view.load().segments.contains_key(&id) =>
+                {
                     self.follow(&mut known, id).map_err(|error| (id, error))
                 }
                 _ => Ok(false),
