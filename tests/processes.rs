@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
-use tensorcask::{Lane, Options, Reader, Store, Value};
+use tensorcask::{Lane, Options, Reader, Recovery, Store, Value};
 
 const ROLE: &str = "TENSORCASK_PROCESS_ROLE";
 const DIR: &str = "TENSORCASK_PROCESS_DIR";
@@ -92,6 +92,40 @@ fn a_reader_follows_a_writer() {
     assert_eq!(ask(950), 902);
     drop(stdin);
     assert!(reader.wait().unwrap().success());
+}
+
+#[test]
+fn damage_behind_a_writer_that_still_writes_is_no_miss() {
+    use std::os::unix::fs::FileExt;
+    for at in [6, 40] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path(), "m").unwrap();
+        let path = dir.path().join("m/segments/0000-0000000001.arrow.open");
+        let mut starts = Vec::new();
+        for key in 0..3_u64 {
+            starts.push(std::fs::metadata(&path).map_or(0, |file| file.len()));
+            store.put(key, &Value::Int(key as i64)).unwrap();
+            store.flush().unwrap();
+        }
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, starts[1] + at).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x15], starts[1] + at).unwrap();
+        let strict = Options::new().recovery(Recovery::Strict).open_reader(dir.path(), "m");
+        assert!(strict.unwrap_err().is_corrupt());
+        let reader = Reader::open(dir.path(), "m").unwrap();
+        assert_eq!(reader.get(2_u64).unwrap(), Some(Value::Int(2)));
+        assert!(!reader.open_report().is_clean());
+        store.put(3_u64, &Value::Int(3)).unwrap();
+        store.flush().unwrap();
+        reader.refresh().unwrap();
+        assert_eq!(reader.get(3_u64).unwrap(), Some(Value::Int(3)));
+        // The last batch too: that it was synced is known, although nothing lies behind it.
+        let end = std::fs::metadata(&path).unwrap().len();
+        file.write_all_at(&[0xFF], end - 1).unwrap();
+        let reader = Reader::open(dir.path(), "m").unwrap();
+        assert_eq!(reader.verify(&mut |_, _| {}).unwrap().damage.len(), 2);
+    }
 }
 
 #[test]

@@ -38,8 +38,8 @@ struct Followed {
     searched: Option<u64>,
     /// Whether it was ever searched there.
     looked: bool,
-    /// Whether batches of it were left out.
-    damaged: bool,
+    /// Where batches of it were last left out.
+    damaged_at: Option<u64>,
 }
 
 /// What is known of the segments folder beside the view.
@@ -110,7 +110,7 @@ impl Known {
 
     /// How many files do not check out.
     pub(crate) fn bad_files(&self) -> usize {
-        self.bad.len() + self.followed.values().filter(|followed| followed.damaged).count()
+        self.bad.len() + self.followed.values().filter(|followed| followed.damaged_at.is_some()).count()
     }
 
     /// What refreshes left out for damage.
@@ -266,7 +266,7 @@ impl Core {
             if self.options.recovery == Recovery::Strict {
                 return Err(error);
             }
-            let known = std::mem::replace(&mut followed.damaged, true);
+            let known = followed.damaged_at.replace(prefix.end_offset) == Some(prefix.end_offset);
             if frames.is_empty() {
                 // Its writer may go on behind the damage.
                 followed.looked(&prefix);
@@ -326,7 +326,7 @@ impl Core {
             stamp: 0,
             searched: None,
             looked: false,
-            damaged: false,
+            damaged_at: None,
         }))
     }
 
