@@ -209,7 +209,7 @@ fn misses(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
             || {
                 let x = make(1 << 20);
                 let _guard = tch::no_grad_guard();
-                black_box(slow(&narrow(&x)));
+                let _output = black_box(slow(&narrow(&x)));
                 Ok(())
             },
             || {
@@ -290,7 +290,7 @@ fn small_module(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
     let compute = || {
         let _guard = tch::no_grad_guard();
         for from in (0..EPOCH).step_by(BATCH) {
-            black_box(network.forward(&samples.narrow(0, from, BATCH as i64)));
+            let _output = black_box(network.forward(&samples.narrow(0, from, BATCH as i64)));
         }
     };
     for by_ids in [true, false] {
@@ -340,7 +340,7 @@ fn child(dir: &Path) -> Fallible {
     let samples = samples();
     let by_ids = std::env::args().any(|argument| argument == "by ids");
     // What a training script has done anyway by then: libtorch is loaded and its allocator warm.
-    black_box(samples.sum(Kind::Float));
+    let _sum = black_box(samples.sum(Kind::Float));
     let begin = Instant::now();
     let module = cached_perceptron(dir)?;
     epoch(&module, &samples, by_ids)?;

@@ -122,19 +122,20 @@ impl<M: nn::ModuleT> Compute for OfModuleT<M> {
 /// A TorchScript module, in evaluation mode and frozen.
 pub(super) struct OfScript {
     module: CModule,
+    method: String,
     /// Of the code, the parameters and the buffers: of the module as TorchScript would save it.
     archive: String,
 }
 
 impl OfScript {
-    pub(super) fn new(mut module: CModule) -> Result<Self> {
+    pub(super) fn new(mut module: CModule, method: &str) -> Result<Self> {
         module.f_set_eval().map_err(torch("set a TorchScript module to evaluation"))?;
         for (_, parameter) in module.named_parameters().map_err(torch("list the parameters of a TorchScript module"))? {
             // The module is ours from here on: nothing trains it.
             let _frozen = parameter.f_set_requires_grad(false).map_err(torch("freeze a parameter"))?;
         }
         let archive = archive_digest(&module)?;
-        Ok(Self { module, archive })
+        Ok(Self { module, method: method.to_owned(), archive })
     }
 }
 
@@ -156,7 +157,8 @@ impl Compute for OfScript {
             }
             arguments.push(IValue::from(argument));
         }
-        self.module.forward_is(&arguments).map_err(torch("run a TorchScript module"))?.try_into()
+        let output = self.module.method_is(&self.method, &arguments).map_err(torch("run a TorchScript module"))?;
+        output.try_into()
     }
 
     fn variables(&self) -> Variables {
@@ -164,7 +166,8 @@ impl Compute for OfScript {
     }
 
     fn settings(&self) -> Settings {
-        let arguments = BTreeMap::from([("TorchScript archive".to_owned(), self.archive.clone())]);
+        let arguments = [("TorchScript archive", &self.archive), ("TorchScript method", &self.method)];
+        let arguments = arguments.map(|(name, value)| (name.to_owned(), value.clone())).into();
         Settings { arguments, ..Settings::default() }
     }
 }

@@ -391,6 +391,14 @@ impl CacheOptions {
     /// # Errors
     /// As [`CacheOptions::wrap`].
     pub fn wrap_script(self, module: CModule) -> Result<CachedModule> {
-        self.wrap(OfScript::new(module)?)
+        self.wrap_script_method(module, "forward")
+    }
+
+    /// [`CacheOptions::wrap_script`] for another method than `forward`.
+    ///
+    /// # Errors
+    /// As [`CacheOptions::wrap`].
+    pub fn wrap_script_method(self, module: CModule, method: &str) -> Result<CachedModule> {
+        self.wrap(OfScript::new(module, method)?)
     }
 }
