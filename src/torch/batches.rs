@@ -127,7 +127,7 @@ impl Batches {
         if let Some(seed) = self.shuffle {
             fastrand::Rng::with_seed(seed).shuffle(&mut order);
         }
-        let (sender, receiver) = sync_channel(self.ahead);
+        let (sender, receiver) = sync_channel(self.ahead.min(order.len()));
         let Self { module, device, batch_size, drop_last, mut load, .. } = self;
         let read = move || {
             for chunk in order.chunks(batch_size) {

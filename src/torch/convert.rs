@@ -70,6 +70,10 @@ fn dims(shape: &[usize]) -> Result<Vec<i64>> {
 /// for the device.
 pub(super) fn host(tensor: &Tensor) -> Result<Tensor> {
     let action = "copy a tensor to the CPU";
+    let kind = kind(tensor)?;
+    if matches!(kind, Kind::QInt8 | Kind::QUInt8 | Kind::QInt32) {
+        return Err(invalid(format!("a {kind:?} tensor's bytes do not tell its scale: pass tensor.dequantize()")));
+    }
     let mut host = tensor.f_detach().map_err(torch(action))?;
     if host.is_sparse() || host.is_mkldnn() {
         host = host.f_to_dense(None::<Kind>, false).map_err(torch(action))?;
@@ -81,6 +85,17 @@ pub(super) fn host(tensor: &Tensor) -> Result<Tensor> {
     host = host.f_resolve_conj().map_err(torch(action))?;
     host = host.f_resolve_neg().map_err(torch(action))?;
     host.f_contiguous().map_err(torch(action))
+}
+
+/// A copy of its own on the same device: dense, detached, sharing nothing.
+pub(super) fn own(tensor: &Tensor) -> Result<Tensor> {
+    let action = "copy a tensor";
+    let mut tensor = tensor.f_detach().map_err(torch(action))?;
+    if tensor.is_sparse() || tensor.is_mkldnn() {
+        tensor = tensor.f_to_dense(None::<Kind>, false).map_err(torch(action))?;
+    }
+    let kind = kind(&tensor)?;
+    tensor.f_to_device_(tensor.device(), kind, false, true).map_err(torch(action))
 }
 
 /// An uninitialised tensor on the CPU.

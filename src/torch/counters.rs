@@ -74,16 +74,14 @@ macro_rules! counters {
     ($($name:ident),*) => {
         /// The counters, shared by threads.
         #[derive(Debug, Default)]
-        pub(super) struct Counters { $(pub $name: AtomicU64,)* pub compute_ns: AtomicU64 }
+        pub(super) struct Counters { $(pub $name: AtomicU64,)* pub compute_ns: AtomicU64, pub saved_ns: AtomicU64 }
 
         impl Counters {
-            /// The counts; with `mean_s`, the mean seconds of computation a sample.
-            #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
-            pub(super) fn counts(&self, mean_s: f64) -> Counts {
+            /// The counts.
+            pub(super) fn counts(&self) -> Counts {
                 let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-                let compute_s = Duration::from_nanos(get(&self.compute_ns)).as_secs_f64();
-                let saved_s = get(&self.hits) as f64 * mean_s;
-                Counts { $($name: get(&self.$name),)* compute_s, saved_s }
+                let seconds = |counter: &AtomicU64| Duration::from_nanos(get(counter)).as_secs_f64();
+                Counts { $($name: get(&self.$name),)* compute_s: seconds(&self.compute_ns), saved_s: seconds(&self.saved_ns) }
             }
         }
     };
@@ -92,6 +90,17 @@ counters! { hits, misses, duplicates, waited, not_kept, damaged, verified, bypas
 
 pub(super) fn add(counter: &AtomicU64, count: usize) {
     counter.fetch_add(count as u64, Ordering::Relaxed);
+}
+
+impl Counters {
+    /// Hits, each of which saved `mean_s` seconds of computation.
+    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
+    pub(super) fn hit(&self, samples: usize, len_bytes: usize, mean_s: f64) {
+        add(&self.hits, samples);
+        add(&self.read_bytes, len_bytes);
+        let saved = Duration::try_from_secs_f64(samples as f64 * mean_s).unwrap_or_default();
+        self.saved_ns.fetch_add(u64::try_from(saved.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
 }
 
 impl Counts {

@@ -3,14 +3,17 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
-use tch::{Tensor, nn};
-use xxhash_rust::xxh3::xxh3_128;
+use tch::{Kind, Tensor, nn};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::convert::{host, kind, shape_of};
 use super::error::torch;
 use super::key::Canonical;
 use super::memory;
 use crate::error::{Error, Result};
+
+/// Variables of up to this many elements are read at every call.
+const SMALL_ELEMENTS: usize = 4096;
 
 /// The named variables of a module: weights and buffers.
 #[derive(Debug, Default)]
@@ -58,12 +61,33 @@ impl Variables {
         }
     }
 
-    /// A cheap sign of change: libtorch counts the writes to a tensor, and a tensor that was exchanged lies elsewhere.
+    /// A cheap sign of change. libtorch counts the writes to a tensor, and one that was exchanged lies elsewhere (see
+    /// [`Variables::pins`]); the running statistics of a batch normalisation are written without being counted, but they
+    /// are small, and small variables on the CPU are read whole.
     pub(super) fn sign(&self) -> u64 {
-        self.iter().fold(0, |sign, (_, tensor)| {
-            let version = tensor.f_internal_version().unwrap_or(0).cast_unsigned();
-            (sign.rotate_left(5) ^ version ^ (tensor.data_ptr().addr() as u64)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-        })
+        let mut sign = 0_u64;
+        let mut mix = |part: u64| sign = (sign.rotate_left(5) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        for (_, tensor) in self.iter() {
+            mix(tensor.f_internal_version().unwrap_or(0).cast_unsigned());
+            mix(tensor.f_kind().map_or(0, |kind| kind as u64));
+            tensor.size().iter().for_each(|&dim| mix(dim.cast_unsigned()));
+            if tensor.is_sparse() || tensor.is_mkldnn() {
+                continue;
+            }
+            tensor.stride().iter().for_each(|&stride| mix(stride.cast_unsigned()));
+            mix(tensor.data_ptr().addr() as u64);
+            if tensor.numel() <= SMALL_ELEMENTS
+                && let Ok(bytes) = memory::bytes(tensor)
+            {
+                mix(xxh3_64(bytes));
+            }
+        }
+        sign
+    }
+
+    /// Handles that keep the storage of every variable alive, so that none that replaces it can lie at its address.
+    pub(super) fn pins(&self) -> Vec<Tensor> {
+        self.iter().filter_map(|(_, tensor)| tensor.f_detach().ok()).collect()
     }
 
     /// A digest of each variable's dtype, shape and bytes. O(bytes).
@@ -72,9 +96,19 @@ impl Variables {
     /// [`Error::Torch`] if a variable cannot be read.
     pub(super) fn fingerprint(&self) -> Result<BTreeMap<String, String>> {
         let one = |(name, tensor): (&str, &Tensor)| {
-            let host = host(tensor)?;
+            if !tensor.defined() {
+                return Err(Error::invalid(format!("the variable {name:?} is undefined: leave it out")));
+            }
+            let of = kind(tensor)?;
+            let host = match of {
+                // Scale and zero point are not among the bytes.
+                Kind::QInt8 | Kind::QUInt8 | Kind::QInt32 => {
+                    host(&tensor.f_dequantize().map_err(torch("dequantize a variable"))?)?
+                }
+                _ => host(tensor)?,
+            };
             let digest = xxh3_128(memory::bytes(&host)?);
-            Ok((name.to_owned(), format!("{:?} {:?} {digest:032x}", kind(&host)?, shape_of(&host))))
+            Ok((name.to_owned(), format!("{of:?} {:?} {digest:032x}", shape_of(&host))))
         };
         self.iter().map(one).collect()
     }
@@ -152,6 +186,8 @@ pub(super) struct Identity {
     pub arguments: BTreeMap<String, String>,
     /// Instances that are not to share.
     pub instance: String,
+    /// The dtype that wider floats are kept as, or nothing.
+    pub cache_dtype: String,
     /// Whether `weights` counts.
     pub weights_count: bool,
     /// A digest a variable.
@@ -170,6 +206,7 @@ impl Identity {
         };
         let mut parts = Canonical::new("identity").part(&self.encoding.to_le_bytes());
         parts = parts.part(self.version.as_bytes()).part(self.instance.as_bytes());
+        parts = parts.part(self.cache_dtype.as_bytes());
         parts = pairs(parts, &self.arguments);
         if self.weights_count {
             parts = pairs(parts.part(b"weights"), &self.weights);
@@ -188,6 +225,7 @@ impl Identity {
         plain("encoding", &self.encoding.to_string(), &other.encoding.to_string());
         plain("version", &self.version, &other.version);
         plain("instance", &self.instance, &other.instance);
+        plain("cache_dtype", &self.cache_dtype, &other.cache_dtype);
         let maps = [("argument", &self.arguments, &other.arguments), ("weights", &self.weights, &other.weights)];
         for (what, ours, theirs) in maps {
             let names: std::collections::BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();

@@ -1,16 +1,19 @@
 //! Single flight: what one thread is computing, the others wait for.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::ThreadId;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::error::{Error, Result};
 use crate::key::Key;
 
-/// The keys that are being computed.
+/// The keys that are being computed, and by whom.
 #[derive(Debug, Default)]
 pub(super) struct Flight {
-    keys: Mutex<HashSet<Key>>,
+    keys: Mutex<HashMap<Key, ThreadId>>,
     landed: Condvar,
     landings: AtomicU64,
 }
@@ -31,15 +34,36 @@ impl Flight {
     /// Claims those of `keys` that nobody else computes. Returns the claim and, for each key, whether it was got.
     pub(super) fn claim(&self, keys: &[Key]) -> (Claim<'_>, Vec<bool>) {
         let mut flying = self.keys.lock();
-        let got: Vec<bool> = keys.iter().map(|key| flying.insert(key.clone())).collect();
+        let thread = std::thread::current().id();
+        let mut claim = |key: &Key| match flying.entry(key.clone()) {
+            Entry::Vacant(free) => {
+                free.insert(thread);
+                true
+            }
+            Entry::Occupied(_) => false,
+        };
+        let got: Vec<bool> = keys.iter().map(&mut claim).collect();
         let keys = keys.iter().zip(&got).filter(|(_, got)| **got).map(|(key, _)| key.clone()).collect();
         (Claim { flight: self, keys }, got)
     }
 
     /// Waits until none of `keys` is being computed.
-    pub(super) fn wait(&self, keys: &[Key]) {
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is this thread that computes one: it would wait for itself.
+    pub(super) fn wait(&self, keys: &[Key]) -> Result<()> {
+        let thread = std::thread::current().id();
         let mut flying = self.keys.lock();
-        while keys.iter().any(|key| flying.contains(key)) {
+        loop {
+            let mut owners = keys.iter().filter_map(|key| flying.get(key)).peekable();
+            if owners.peek().is_none() {
+                return Ok(());
+            }
+            if owners.any(|owner| *owner == thread) {
+                return Err(Error::invalid(
+                    "a computation, or the loading of its inputs, asked for the very sample that it is to make",
+                ));
+            }
             self.landed.wait(&mut flying);
         }
     }
@@ -47,6 +71,9 @@ impl Flight {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
+        if self.keys.is_empty() {
+            return;
+        }
         let mut flying = self.flight.keys.lock();
         for key in &self.keys {
             flying.remove(key);
@@ -71,7 +98,7 @@ mod tests {
                 let (other, got) = flight.claim(&keys);
                 assert_eq!(got, [false, true]);
                 drop(other);
-                flight.wait(&keys[..1]);
+                flight.wait(&keys[..1]).unwrap();
                 flight.landings()
             });
             while flight.landings() == 0 {
@@ -80,6 +107,8 @@ mod tests {
             drop(claim);
             assert_eq!(waiter.join().unwrap(), 2);
         });
-        flight.wait(&keys);
+        flight.wait(&keys).unwrap();
+        let (_claim, _) = flight.claim(&keys);
+        assert!(flight.wait(&keys).is_err());
     }
 }

@@ -66,19 +66,12 @@ impl Rows {
         }
     }
 
-    /// Takes in the rows that `other`, of the keys at `at`, has.
-    pub(super) fn take(&mut self, at: &[usize], other: Self) -> Result<()> {
-        for (&to, value) in at.iter().zip(other.into_values()?) {
-            if let Some(value) = value {
-                self.set(to, value)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes in computed rows.
-    pub(super) fn take_computed(&mut self, at: &[usize], values: Vec<Value>) -> Result<()> {
-        at.iter().zip(values).try_for_each(|(&to, value)| self.set(to, value))
+    /// Takes in rows for the places `at`.
+    pub(super) fn take(&mut self, at: &[usize], values: impl IntoIterator<Item = Option<Value>>) -> Result<()> {
+        at.iter()
+            .zip(values)
+            .filter_map(|(&to, value)| Some((to, value?)))
+            .try_for_each(|(to, value)| self.set(to, value))
     }
 
     fn set(&mut self, at: usize, value: Value) -> Result<()> {
@@ -134,7 +127,8 @@ impl Rows {
         Ok(())
     }
 
-    fn into_values(self) -> Result<Vec<Option<Value>>> {
+    /// One value a row, where there is one.
+    pub(super) fn into_values(self) -> Result<Vec<Option<Value>>> {
         let (batch, dtype, shape, found) = match self {
             Self::Values(values) => return Ok(values),
             Self::Stacked { batch, dtype, shape, found } => (batch, dtype, shape, found),
@@ -161,11 +155,13 @@ impl Rows {
 
     /// The batch, all of whose rows are there, on the CPU.
     pub(super) fn finish(self, ragged: Ragged) -> Result<Output> {
+        let missing = || invalid("a row of the batch is missing");
         match self {
-            Self::Stacked { batch, .. } => Ok(Output::Tensor(batch)),
+            Self::Stacked { batch, found, .. } if found.iter().all(|found| *found) => Ok(Output::Tensor(batch)),
+            Self::Stacked { .. } => Err(missing()),
             Self::Values(values) => {
                 let rows: Option<Vec<&Value>> = values.iter().map(Option::as_ref).collect();
-                join(&rows.ok_or_else(|| invalid("a row of the batch is missing"))?, ragged)
+                join(&rows.ok_or_else(missing)?, ragged)
             }
         }
     }

@@ -31,8 +31,12 @@ pub(super) struct Held {
     tier: HotTier<Row>,
 }
 
+/// One tier serves all kinds of keys: the integer 97 is not the string "a".
 fn hashed<T>(key: &Key, f: impl FnOnce(u64, &[u8]) -> T) -> T {
-    key.as_ref().with_bytes(|bytes| f(xxh3_64(bytes), bytes))
+    let key = key.as_ref();
+    let mut bytes = key.kind().name().as_bytes().to_vec();
+    key.with_bytes(|key| bytes.extend_from_slice(key));
+    f(xxh3_64(&bytes), &bytes)
 }
 
 impl Held {
@@ -45,7 +49,9 @@ impl Held {
         let row = |at: usize| keys.get(at).and_then(|key| hashed(&key, |hash, bytes| self.tier.get(hash, bytes)));
         let Some(rows) = (0..keys.len()).map(row).collect::<Option<Vec<_>>>() else { return Ok(None) };
         let rows: Vec<Tensor> = rows.iter().map(|row| row.0.lock().shallow_clone()).collect();
-        let alike = |row: &Tensor| rows.first().is_some_and(|first| first.size() == row.size());
+        let alike = |row: &Tensor| {
+            rows.first().is_some_and(|first| first.size() == row.size() && first.f_kind().ok() == row.f_kind().ok())
+        };
         if rows.is_empty() || !rows.iter().all(alike) {
             return Ok(None);
         }
@@ -62,9 +68,9 @@ impl Held {
             }
             let row = batch.f_get(i64::try_from(at).unwrap_or(i64::MAX)).map_err(torch(action))?;
             // A copy of its own: neither the caller's writes nor the rest of the batch are held with it.
-            let row = row.f_detach().and_then(|row| row.f_to_device(self.device)).map_err(torch(action))?;
-            let mut own = row.f_zeros_like().map_err(torch(action))?;
-            own.f_copy_(&row).map_err(torch(action))?;
+            let kind = row.f_kind().map_err(torch(action))?;
+            let own = row.f_detach().and_then(|row| row.f_to_device_(self.device, kind, false, true));
+            let own = own.map_err(torch(action))?;
             if !hashed(&key, |hash, bytes| self.tier.insert(hash, bytes, Row(Arc::new(Mutex::new(own))))) {
                 return Ok(());
             }

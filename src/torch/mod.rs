@@ -50,9 +50,12 @@ mod module;
 mod options;
 mod output;
 mod rank;
+mod resolve;
 mod rounding;
 mod space;
 mod tree;
+mod verify;
+mod watch;
 mod why;
 
 pub use self::batches::{Batch, BatchIter, Batches};

@@ -20,6 +20,8 @@ pub struct Settings {
     pub version: Option<String>,
     /// What it was constructed with.
     pub arguments: BTreeMap<String, String>,
+    /// Digests of weights that are not among its variables, by name.
+    pub weights: BTreeMap<String, String>,
 }
 
 /// A computation whose outputs never change for the same inputs: what [`super::CachedModule`] wraps.
@@ -42,8 +44,11 @@ pub trait Compute: Send {
     }
 
     /// Weights and buffers, for the fingerprint and the check that they are frozen.
-    fn variables(&self) -> Variables {
-        Variables::none()
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    fn variables(&self) -> Result<Variables> {
+        Ok(Variables::none())
     }
 
     /// What it says of itself.
@@ -96,9 +101,9 @@ impl<C: Compute> Compute for WithVariables<C> {
         self.inner.compute_training(inputs)
     }
 
-    fn variables(&self) -> Variables {
+    fn variables(&self) -> Result<Variables> {
         let variables = self.variables.lock();
-        variables.iter().map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect::<Vec<_>>().into()
+        Ok(variables.iter().map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect::<Vec<_>>().into())
     }
 
     fn settings(&self) -> Settings {
@@ -161,13 +166,16 @@ impl Compute for OfScript {
         output.try_into()
     }
 
-    fn variables(&self) -> Variables {
-        self.module.named_parameters().unwrap_or_default().into()
+    fn variables(&self) -> Result<Variables> {
+        let parameters = self.module.named_parameters();
+        parameters.map(Into::into).map_err(torch("list the parameters of a TorchScript module"))
     }
 
     fn settings(&self) -> Settings {
-        let arguments = [("TorchScript archive", &self.archive), ("TorchScript method", &self.method)];
-        let arguments = arguments.map(|(name, value)| (name.to_owned(), value.clone())).into();
-        Settings { arguments, ..Settings::default() }
+        Settings {
+            arguments: [("TorchScript method".to_owned(), self.method.clone())].into(),
+            weights: [("TorchScript archive".to_owned(), self.archive.clone())].into(),
+            ..Settings::default()
+        }
     }
 }

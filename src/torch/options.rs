@@ -28,7 +28,9 @@ use crate::store::options::{HotFill, Options};
 /// What the fingerprint of the weights does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Weights {
-    /// It is part of the identity: other weights never meet these outputs.
+    /// It is part of the identity: other weights never meet these outputs. Weights that change while the module is
+    /// wrapped are noticed at the next call by libtorch's count of writes, and after a call in training mode; writes
+    /// that bypass that count (through `Tensor::data`) are not, but for small variables on the CPU.
     #[default]
     Check,
     /// It is recorded but does not count: outputs of other weights are served, with a warning
@@ -177,8 +179,8 @@ impl CacheOptions {
         pinned: bool;
         /// Computes damaged rows again, with a warning, rather than failing (default: on).
         recompute_damaged: bool;
-        /// Bytes of outputs held in memory (default: 0; the system's page cache holds what was read). Stops when
-        /// full. With a [`CacheOptions::memory_device`], of tensors on that device.
+        /// Bytes of outputs held in memory for each kind of key (default: 0; the system's page cache holds what was
+        /// read). Stops when full. With a [`CacheOptions::memory_device`], of tensors on that device.
         memory_bytes: usize;
     }
 
@@ -232,7 +234,7 @@ impl CacheOptions {
     }
 
     /// The device that [`CacheOptions::memory_bytes`] of single-tensor outputs are held on (default: the CPU, as the
-    /// store keeps them).
+    /// store keeps them). Not with [`Ragged::Pad`], whose rows depend on the batch.
     #[must_use]
     pub fn memory_device(mut self, device: impl Into<Option<Device>>) -> Self {
         self.memory_device = device.into();
@@ -301,7 +303,10 @@ impl CacheOptions {
         options.hot_bytes(self.memory_bytes).hot_policy(HotPolicy::StopWhenFull).hot_fill(HotFill::OnReadAndWrite)
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(super) fn check(&self, rank: Rank) -> Result<()> {
+        if let Some(writer) = self.writer_rank.filter(|writer| *writer >= rank.world_size) {
+            return Err(invalid(format!("rank {writer} is to write, but there are {} processes", rank.world_size)));
+        }
         if self.pinned && !tch::Cuda::is_available() {
             return Err(invalid("pinned output buffers need CUDA, and there is no CUDA device: leave `pinned` off"));
         }

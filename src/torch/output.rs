@@ -1,6 +1,6 @@
 //! What a wrapped module gives: a tensor, or a tree of tensors and plain values.
 
-use tch::{Device, IValue, Kind, Tensor};
+use tch::{Device, IValue, Tensor};
 
 use super::error::{invalid, torch};
 use crate::error::{Error, Result};
@@ -233,26 +233,4 @@ impl TryFrom<IValue> for Output {
             other => return Err(invalid(format!("a TorchScript output {other:?} cannot be stored"))),
         })
     }
-}
-
-/// Whether two numbers' tensors agree: equal kinds and shapes, and elements within the tolerance; NaN equals NaN.
-/// Returns the largest difference where they do not.
-pub(super) fn difference(a: &Tensor, b: &Tensor, relative: f64, absolute: f64) -> Result<Option<String>> {
-    let action = "compare outputs";
-    let kinds = (a.f_kind().map_err(torch(action))?, b.f_kind().map_err(torch(action))?);
-    if kinds.0 != kinds.1 || a.size() != b.size() {
-        return Ok(Some(format!("{:?} {:?} against {:?} {:?}", kinds.0, a.size(), kinds.1, b.size())));
-    }
-    let wide = if matches!(kinds.0, Kind::ComplexFloat | Kind::ComplexDouble | Kind::ComplexHalf) {
-        Kind::ComplexDouble
-    } else {
-        Kind::Double
-    };
-    let (a, b) = (a.f_to_kind(wide).map_err(torch(action))?, b.f_to_kind(wide).map_err(torch(action))?);
-    if a.f_allclose(&b, relative, absolute, true).map_err(torch(action))? {
-        return Ok(None);
-    }
-    let largest = a.f_sub(&b).and_then(|d| d.f_abs()).and_then(|d| d.f_max()).map_err(torch(action))?;
-    let largest = largest.f_double_value(&[]).map_err(torch(action))?;
-    Ok(Some(format!("elements differ by up to {largest:e}")))
 }

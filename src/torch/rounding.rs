@@ -3,6 +3,9 @@
 
 use bytes::Bytes;
 
+use super::convert::{dtype_of, kind, kind_of};
+use super::error::torch;
+use super::output::Output;
 use crate::dtype::Dtype;
 use crate::error::Result;
 use crate::schema::stored_dtype;
@@ -34,6 +37,18 @@ impl Rounding {
                 Value::Map(items.into_iter().map(item).collect::<Result<_>>()?)
             }
             plain => plain,
+        })
+    }
+
+    /// A batch of no rows as it will be read.
+    pub(super) fn empty(self, output: &Output) -> Result<Output> {
+        output.try_map(&mut |tensor| {
+            let source = dtype_of(kind(tensor)?);
+            let stored = source.map(|source| stored_dtype(source, self.store_as)).filter(|_| !self.restore);
+            match stored.and_then(kind_of) {
+                Some(kind) => tensor.f_to_kind(kind).map_err(torch("convert an empty batch")),
+                None => Ok(tensor.shallow_clone()),
+            }
         })
     }
 

@@ -19,7 +19,7 @@ use super::held::Held;
 use super::rank::Rank;
 use crate::error::{Error, Result};
 use crate::io::memory::MemoryStorage;
-use crate::key::KeyKind;
+use crate::key::{Key, KeyKind};
 use crate::store::options::{Lane, Options};
 use crate::store::reader::Reader;
 use crate::store::writer::Store;
@@ -192,7 +192,7 @@ impl Spaces {
         if let Some(spaces) = open.get(&(folder.clone(), settings.clone())).and_then(Weak::upgrade) {
             return Ok(spaces);
         }
-        if opening.writes {
+        if opening.writes && recorded(&folder).is_none() {
             write_json(&folder.join(IDENTITY), identity)?;
         }
         let spaces = Arc::new(Self::new(opening, Some(folder.clone()), temporary));
@@ -217,15 +217,18 @@ impl Spaces {
         spaces
     }
 
-    /// The store for keys of `kind`; makes it if need be.
-    pub(super) fn space(&self, kind: KeyKind) -> Result<Arc<Space>> {
+    fn slot(&self, kind: KeyKind) -> &Mutex<Option<Arc<Space>>> {
         let [strings, integers, bytes] = &self.stores;
-        let slot = match kind {
+        match kind {
             KeyKind::Str => strings,
             KeyKind::U64 => integers,
             KeyKind::Bytes => bytes,
-        };
-        let mut slot = slot.lock();
+        }
+    }
+
+    /// The store for keys of `kind`; makes it if need be.
+    pub(super) fn space(&self, kind: KeyKind) -> Result<Arc<Space>> {
+        let mut slot = self.slot(kind).lock();
         if let Some(space) = &*slot {
             return Ok(Arc::clone(space));
         }
@@ -279,12 +282,20 @@ impl Spaces {
         Ok(())
     }
 
-    /// Keys in all stores that are open.
+    /// The store for keys of `kind`, if there is one.
+    fn existing(&self, kind: KeyKind) -> Result<Option<Arc<Space>>> {
+        let opened = self.slot(kind).lock().clone();
+        let there = || self.folder.as_ref().is_some_and(|folder| folder.join(kind.name()).is_dir());
+        if opened.is_none() && there() { self.space(kind).map(Some) } else { Ok(opened) }
+    }
+
+    /// Keys in all stores.
     pub(super) fn len(&self) -> Result<u64> {
         let mut keys = 0;
         for kind in [KeyKind::Str, KeyKind::U64, KeyKind::Bytes] {
-            let there = self.folder.as_ref().is_none_or(|folder| folder.join(kind.name()).is_dir());
-            if there && let Some(reader) = self.space(kind)?.reader()? {
+            if let Some(space) = self.existing(kind)?
+                && let Some(reader) = space.reader()?
+            {
                 keys += reader.len()?;
             }
         }
@@ -331,6 +342,13 @@ impl Spaces {
         self.mean_s.store(mean.to_bits(), Ordering::Relaxed);
     }
 
+    /// Starts from what another identity of the module took.
+    pub(super) fn expect_mean(&self, mean_s: f64) {
+        if self.mean_s() == 0.0 {
+            self.mean_s.store(mean_s.to_bits(), Ordering::Relaxed);
+        }
+    }
+
     fn write_timing(&self) -> Result<()> {
         match &self.folder {
             Some(folder) if self.opening.writes && self.mean_s() > 0.0 => {
@@ -340,32 +358,22 @@ impl Spaces {
         }
     }
 
-    /// The other identities of this module: their records, and a reader for keys of `kind` where there is one.
-    pub(super) fn siblings(&self, kind: KeyKind) -> Result<Vec<(Option<Identity>, Reader)>> {
+    /// The other identities of this module that keep `key`, by what is recorded of them.
+    pub(super) fn siblings(&self, key: &Key) -> Result<Vec<Option<Identity>>> {
         let Some(folder) = &self.folder else { return Ok(Vec::new()) };
         let Some(module) = folder.parent() else { return Ok(Vec::new()) };
         let list = std::fs::read_dir(module).map_err(|error| Error::io("list", module, error))?;
         let mut found = Vec::new();
         for entry in list {
             let path = entry.map_err(|error| Error::io("list", module, error))?.path();
-            if path == *folder {
-                continue;
-            }
-            // What this process has put there need not be in files yet.
-            if let Some(spaces) = opened_here(&path) {
-                found.extend(spaces.space(kind)?.reader()?.map(|reader| (read_json(&path.join(IDENTITY)), reader)));
-                continue;
-            }
-            match Options::new().open_reader(&path, kind.name()) {
-                Ok(reader) => found.push((read_json(&path.join(IDENTITY)), reader)),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
+            if path != *folder && path.is_dir() && keeps(&path, key)? {
+                found.push(recorded(&path));
             }
         }
         Ok(found)
     }
 
-    /// The identity that was recorded when the folder was made.
+    /// The folder of the identity; `None` in memory.
     pub(super) fn folder(&self) -> Option<&Path> {
         self.folder.as_deref()
     }
@@ -379,9 +387,26 @@ impl Drop for Spaces {
     }
 }
 
-/// A handle of this process on the identity in `folder`.
-fn opened_here(folder: &Path) -> Option<Arc<Spaces>> {
-    OPEN.lock().iter().find(|((open, _), _)| open == folder).and_then(|(_, spaces)| spaces.upgrade())
+/// Whether the identity in `folder` keeps `key`, in files or in a handle of this process.
+fn keeps(folder: &Path, key: &Key) -> Result<bool> {
+    let kind = key.as_ref().kind();
+    let open = OPEN.lock();
+    let here: Vec<_> = open.iter().filter(|((open, _), _)| open == folder).filter_map(|(_, s)| s.upgrade()).collect();
+    drop(open);
+    for spaces in here {
+        // What this process has put there need not be in files yet.
+        if let Some(space) = spaces.slot(kind).lock().clone()
+            && let Some(reader) = space.reader()?
+            && reader.contains(key)?
+        {
+            return Ok(true);
+        }
+    }
+    match Options::new().open_reader(folder, kind.name()) {
+        Ok(reader) => reader.contains(key),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The identity recorded in `folder`, if there is one that can be read.

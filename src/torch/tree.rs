@@ -202,7 +202,25 @@ fn unwhole(value: &Value) -> Result<Output> {
 }
 
 fn complex(real: Tensor) -> Result<Tensor> {
-    real.f_view_as_complex().map_err(torch("view a complex tensor"))
+    // Down-casting may have left a kind that no complex kind has parts of.
+    let real = if kind(&real)? == Kind::BFloat16 { real.f_to_kind(Kind::Float) } else { Ok(real) };
+    real.and_then(|real| real.f_view_as_complex()).map_err(torch("view a complex tensor"))
+}
+
+/// [`join`] for tensors of complex kinds without a dtype; `inner` are their real views.
+fn join_complex(rows: &[&Value], inner: &[&Value], ragged: Ragged) -> Result<Output> {
+    let Some(tensors) = tensors(inner) else { return each(rows) };
+    if tensors.iter().all(|row| tensors.first().is_some_and(|first| row.shape() == first.shape())) {
+        return match stack(&tensors, None)? {
+            Output::Tensor(real) => complex(real).map(Output::Tensor),
+            other => Ok(other),
+        };
+    }
+    let rows = tensors.iter().map(|row| complex(Tensor::try_from(*row)?)).collect::<Result<Vec<_>>>()?;
+    match ragged {
+        Ragged::List => Ok(Output::each(rows)),
+        Ragged::Pad(value) => padded(&rows, value).map(Output::Tensor),
+    }
 }
 
 /// One batch from one value a sample, on the CPU. O(bytes).
@@ -212,38 +230,36 @@ fn complex(real: Tensor) -> Result<Tensor> {
 pub(super) fn join(rows: &[&Value], ragged: Ragged) -> Result<Output> {
     let Some(first) = rows.first() else { return Ok(Output::Each(Vec::new())) };
     if let Some(inner) = every(rows, |row| unmarked(row, EACH)) {
-        return match (ragged, tensors(&inner)) {
-            (Ragged::Pad(value), Some(tensors)) => stack(&tensors, Some(value)),
-            _ => inner.into_iter().map(unwhole).collect::<Result<_>>().map(Output::Each),
-        };
+        let pads = matches!(ragged, Ragged::Pad(_));
+        let complex = || every(&inner, |row| unmarked(row, COMPLEX));
+        if pads && (tensors(&inner).is_some() || complex().is_some()) {
+            return join(&inner, ragged);
+        }
+        return inner.into_iter().map(unwhole).collect::<Result<_>>().map(Output::Each);
     }
-    if let Some(inner) = every(rows, |row| unmarked(row, COMPLEX))
-        && let Some(tensors) = tensors(&inner)
-    {
-        return Ok(match stack(&tensors, pad_of(ragged))? {
-            Output::Tensor(real) => Output::Tensor(complex(real)?),
-            _ => Output::Each(rows.iter().map(|row| unwhole(row)).collect::<Result<_>>()?),
-        });
+    if let Some(inner) = every(rows, |row| unmarked(row, COMPLEX)) {
+        return join_complex(rows, &inner, ragged);
     }
     if let Some(tensors) = tensors(rows) {
         return stack(&tensors, pad_of(ragged));
     }
+    if rows.iter().any(|row| std::mem::discriminant(*row) != std::mem::discriminant(*first)) {
+        return each(rows);
+    }
     match first {
         Value::Tensor(_) | Value::Bytes(_) => each(rows),
         Value::Map(items) => {
-            let alike = |row: &&Value| {
-                matches!(row, Value::Map(other)
-                if other.len() == items.len() && other.iter().zip(items).all(|(a, b)| a.0 == b.0))
-            };
-            if !rows.iter().all(alike) {
-                return each(rows);
+            // The order of names may change from call to call, as a hash map's does.
+            let alike = |row: &&Value| matches!(row, Value::Map(other) if other.len() == items.len());
+            let column = |name: &str| every(rows, |row| row.get(name));
+            let columns: Option<Vec<_>> = items.iter().map(|(name, _)| Some((name, column(name)?))).collect();
+            match columns.filter(|_| rows.iter().all(alike)) {
+                Some(columns) => {
+                    let join = |(name, column): (&String, Vec<&Value>)| Ok((unescaped(name), join(&column, ragged)?));
+                    columns.into_iter().map(join).collect::<Result<_>>().map(Output::Map)
+                }
+                None => each(rows),
             }
-            let column = |number: usize| join(&nth(rows, number), ragged);
-            let names = items.iter().enumerate();
-            names
-                .map(|(number, (name, _))| Ok((unescaped(name), column(number)?)))
-                .collect::<Result<_>>()
-                .map(Output::Map)
         }
         Value::List(items) if rows.iter().all(|row| matches!(row, Value::List(o) if o.len() == items.len())) => {
             (0..items.len()).map(|number| join(&nth(rows, number), ragged)).collect::<Result<_>>().map(Output::List)
@@ -281,7 +297,6 @@ fn each(rows: &[&Value]) -> Result<Output> {
 
 fn nth<'a>(rows: &[&'a Value], number: usize) -> Vec<&'a Value> {
     let item = |row: &&'a Value| match row {
-        Value::Map(items) => items.get(number).map(|(_, item)| item),
         Value::List(items) | Value::Tuple(items) => items.get(number),
         _ => None,
     };
@@ -319,31 +334,44 @@ fn stack(rows: &[&crate::Tensor], pad: Option<f64>) -> Result<Output> {
         }
         return Ok(Output::Tensor(tensor));
     }
-    let Some(value) = pad else {
-        return rows
-            .iter()
-            .map(|row| Tensor::try_from(*row).map(Output::Tensor))
-            .collect::<Result<_>>()
-            .map(Output::Each);
-    };
-    padded(rows, kind, value).map(Output::Tensor)
+    let rows = rows.iter().map(|row| Tensor::try_from(*row)).collect::<Result<Vec<_>>>()?;
+    match pad {
+        None => Ok(Output::each(rows)),
+        Some(value) => padded(&rows, value).map(Output::Tensor),
+    }
 }
 
-fn padded(rows: &[&crate::Tensor], kind: Kind, value: f64) -> Result<Tensor> {
+/// One element of `value`, if the kind can hold it.
+fn filler(kind: Kind, value: f64) -> Result<Tensor> {
+    let action = "make the value that outputs are padded with";
+    let wide = Tensor::f_from_slice(&[value]).and_then(|wide| wide.f_reshape([]));
+    let filler = wide.and_then(|wide| wide.f_to_kind(kind)).map_err(torch(action))?;
+    let back = filler.f_to_kind(Kind::ComplexDouble).and_then(|back| back.f_view_as_real()).map_err(torch(action))?;
+    let back = back.f_double_value(&[0]).map_err(torch(action))?;
+    let integer = matches!(kind, Kind::Uint8 | Kind::Int8 | Kind::Int16 | Kind::Int | Kind::Int64 | Kind::Bool);
+    if integer && back != value {
+        return Err(invalid(format!(
+            "outputs of kind {kind:?} cannot be padded with {value}: choose a value it can hold"
+        )));
+    }
+    Ok(filler)
+}
+
+fn padded(rows: &[Tensor], value: f64) -> Result<Tensor> {
     let action = "pad outputs to one shape";
-    let rank = rows.first().map_or(0, |row| row.shape().len());
-    let longest = |dim: usize| rows.iter().filter_map(|row| row.shape().get(dim)).max().copied().unwrap_or(0);
-    let shape: Vec<usize> = std::iter::once(rows.len()).chain((0..rank).map(longest)).collect();
+    let Some(first) = rows.first() else { return Err(invalid("no rows to pad")) };
+    let kind = kind(first)?;
+    let sizes: Vec<Vec<usize>> = rows.iter().map(shape_of).collect();
+    let longest = |dim: usize| sizes.iter().filter_map(|size| size.get(dim)).max().copied().unwrap_or(0);
+    let shape: Vec<usize> = std::iter::once(rows.len()).chain((0..first.dim()).map(longest)).collect();
     let mut tensor = empty(kind, &shape)?;
-    let _filled = tensor.f_fill_(value).map_err(torch(action))?;
+    tensor.f_copy_(&filler(kind, value)?).map_err(torch(action))?;
     for (number, row) in rows.iter().enumerate() {
-        let number = i64::try_from(number).unwrap_or(i64::MAX);
-        let mut place = tensor.f_select(0, number).map_err(torch(action))?;
-        for (dim, &len) in row.shape().iter().enumerate() {
-            let (dim, len) = (i64::try_from(dim).unwrap_or(i64::MAX), i64::try_from(len).unwrap_or(i64::MAX));
-            place = place.f_narrow(dim, 0, len).map_err(torch(action))?;
+        let mut place = tensor.f_select(0, i64::try_from(number).unwrap_or(i64::MAX)).map_err(torch(action))?;
+        for (dim, len) in row.size().into_iter().enumerate() {
+            place = place.f_narrow(i64::try_from(dim).unwrap_or(i64::MAX), 0, len).map_err(torch(action))?;
         }
-        place.f_copy_(&Tensor::try_from(*row)?).map_err(torch(action))?;
+        place.f_copy_(row).map_err(torch(action))?;
     }
     Ok(tensor)
 }

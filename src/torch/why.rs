@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::cache::CachedModule;
 use super::error::invalid;
+use super::fingerprint::Identity;
 use super::input::Inputs;
 use super::key::{BatchKeys, IntoIds};
 use crate::error::Result;
@@ -64,14 +65,10 @@ impl CachedModule {
         let spaces = self.inner_spaces()?;
         let reader = spaces.space(keys.kind())?.reader()?;
         let kept = reader.map_or(Ok(false), |reader| reader.contains(&key))?;
-        let ours = self.identity()?;
-        let mut elsewhere = Vec::new();
-        for (record, reader) in spaces.siblings(keys.kind())? {
-            if reader.contains(&key)? {
-                let differences = record.map(|record| ours.differences(&record)).unwrap_or_default();
-                elsewhere.push(Elsewhere { differences });
-            }
-        }
+        let ours = self.identity();
+        let differences = |record: Option<Identity>| record.map(|record| ours.differences(&record)).unwrap_or_default();
+        let siblings = spaces.siblings(&key)?.into_iter();
+        let elsewhere = siblings.map(|record| Elsewhere { differences: differences(record) }).collect();
         Ok(WhyMiss { kept, elsewhere })
     }
 }

@@ -7,8 +7,10 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
+mod changes;
 mod content;
 mod devices;
+mod edges;
 mod hits;
 mod identity;
 mod outputs;

@@ -131,6 +131,7 @@ fn unusable_options() {
     assert!(wrap(CacheOptions::temporary().module_id("a/b")).contains("path separator"));
     assert!(wrap(options().verify(Verification::rate(1.5))).contains("the rate is between 0 and 1"));
     assert!(wrap(options().memory_device(tch::Device::Cpu)).contains("without memory_bytes"));
+    assert!(wrap(options().rank(Rank::ALONE).writer_rank(1)).contains("rank 1 is to write, but there are 1 processes"));
     if !tch::Cuda::is_available() {
         assert!(wrap(options().pinned(true)).contains("need CUDA"));
     }
@@ -149,14 +150,14 @@ fn an_augmentation_frozen_by_mistake_is_caught() {
     };
     let call = |module: &CachedModule| module.forward_with_ids(&rows(0, 10, 2), &ids(0, 10));
     let strict = module(Verification::rate(0.2));
-    for _ in 0..3 {
+    for _ in 0..31 {
         call(&strict).unwrap();
     }
-    assert_eq!(strict.counts().verified, 4);
+    assert!((30..=90).contains(&strict.counts().verified), "{} of 300 at a rate of 0.2", strict.counts().verified);
     *noise.lock().unwrap() = 1e-7;
     call(&strict).unwrap();
     *noise.lock().unwrap() = 0.5;
-    let error = call(&strict).unwrap_err();
+    let error = (0..100).find_map(|_| call(&strict).err()).unwrap();
     assert!(matches!(&error, Error::NotReproducible { .. }), "{error}");
     assert!(error.to_string().contains("differ by up to 5e-1"), "{error}");
     *noise.lock().unwrap() = 0.0;

@@ -1,0 +1,123 @@
+//! Weights that change while a module is wrapped, and what the caller is warned of.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tch::Tensor;
+
+use super::counters::add;
+use super::fingerprint::{Identity, Variables};
+use super::input::Inputs;
+use super::options::Weights;
+use super::output::Output;
+use super::resolve::Inner;
+use super::space::{Place, Spaces, recorded};
+use crate::error::Result;
+
+/// Warnings that are kept.
+const MOST_WARNINGS: usize = 100;
+
+/// The variables, and what they were when they were last fingerprinted.
+pub(super) struct Watched {
+    pub variables: Variables,
+    pub sign: u64,
+    pub identity: Identity,
+    /// See [`Variables::pins`].
+    pub pins: Vec<Tensor>,
+}
+
+impl Inner {
+    pub(super) fn sign(&self, variables: &Variables) -> u64 {
+        if variables.is_empty() { 0 } else { variables.sign() ^ self.trainings.load(Ordering::Relaxed).rotate_left(32) }
+    }
+
+    /// Past the cache.
+    pub(super) fn bypass(&self, inputs: &Inputs, training: bool) -> Result<Output> {
+        if self.options.enforce_stateless {
+            self.weights.lock().variables.check_frozen()?;
+        }
+        add(&self.counters.bypassed, 1);
+        let compute = self.compute.lock();
+        if !training {
+            return compute.compute(inputs);
+        }
+        let output = compute.compute_training(inputs);
+        self.trainings.fetch_add(1, Ordering::Relaxed);
+        output
+    }
+
+    /// Notices weights that were changed since they were fingerprinted, and moves to their identity. Returns the sign
+    /// of those that are in force.
+    pub(super) fn check_weights(&self) -> Result<u64> {
+        let mut watched = self.weights.lock();
+        if self.options.enforce_stateless {
+            watched.variables.check_frozen()?;
+        }
+        let sign = self.sign(&watched.variables);
+        if sign == watched.sign {
+            return Ok(sign);
+        }
+        let identity = identify(&self.base, &watched.variables)?;
+        let mut former = None;
+        if identity.name() != watched.identity.name() {
+            let current = self.spaces();
+            // What was computed with the former weights is not to be lost silently.
+            current.flush()?;
+            let next = self.open(&identity)?;
+            next.expect_mean(current.mean_s());
+            tracing::info!(module = %self.opening.module_id, identity = identity.name(), "the weights were changed");
+            former = Some(std::mem::replace(&mut *self.spaces.write(), next));
+        }
+        self.compare_record(&identity);
+        watched.pins = watched.variables.pins();
+        (watched.sign, watched.identity) = (sign, identity);
+        drop(watched);
+        // Closing may take a while: nobody is to wait for it.
+        drop(former);
+        Ok(sign)
+    }
+
+    fn open(&self, identity: &Identity) -> Result<Arc<Spaces>> {
+        if matches!(self.opening.place, Place::Folder(_)) {
+            return Spaces::open(&self.opening, identity);
+        }
+        let mut fleeting = self.fleeting.lock();
+        if let Some(spaces) = fleeting.get(&identity.name()) {
+            return Ok(Arc::clone(spaces));
+        }
+        let spaces = Spaces::open(&self.opening, identity)?;
+        fleeting.insert(identity.name(), Arc::clone(&spaces));
+        Ok(spaces)
+    }
+
+    pub(super) fn warn(&self, warning: String) {
+        tracing::warn!(module = %self.opening.module_id, "{warning}");
+        let mut warnings = self.warnings.lock();
+        if warnings.len() < MOST_WARNINGS && !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
+    /// With [`Weights::Ignore`], warns when the outputs that are there were computed with other weights.
+    pub(super) fn compare_record(&self, identity: &Identity) {
+        if self.options.weights == Weights::Check {
+            return;
+        }
+        let Some(record) = self.spaces().folder().and_then(recorded) else { return };
+        let differences = identity.differences(&record);
+        if let Some(first) = differences.first() {
+            let more = differences.len() - 1;
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            self.warn(format!(
+                "outputs were computed with other weights and are served all the same, as the options say: {first}{more}"
+            ));
+        }
+    }
+}
+
+/// The identity of a module with these variables.
+pub(super) fn identify(base: &Identity, variables: &Variables) -> Result<Identity> {
+    let mut identity = base.clone();
+    identity.weights.extend(variables.fingerprint()?);
+    Ok(identity)
+}
