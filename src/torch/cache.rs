@@ -99,8 +99,8 @@ impl CachedModule {
     /// plain arguments; or by the ids that [`CacheOptions::ids_from`] derives.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for arguments that are no batch, [`Error::Trainable`], [`Error::Compute`] from a wrapped function,
-    /// [`Error::NotReproducible`] from verification, and the store's errors. A failed computation keeps nothing.
+    /// [`crate::Error::Invalid`] for arguments that are no batch, [`crate::Error::Trainable`], [`crate::Error::Compute`] from a wrapped function,
+    /// [`crate::Error::NotReproducible`] from verification, and the store's errors. A failed computation keeps nothing.
     pub fn forward(&self, inputs: impl Into<Inputs>) -> Result<Output> {
         self.call(inputs).run()
     }
@@ -108,7 +108,7 @@ impl CachedModule {
     /// The output for a batch, found by ids: one a sample.
     ///
     /// # Errors
-    /// As [`CachedModule::forward`]; [`Error::Invalid`] if there are not as many ids as samples.
+    /// As [`CachedModule::forward`]; [`crate::Error::Invalid`] if there are not as many ids as samples.
     pub fn forward_with_ids(&self, inputs: impl Into<Inputs>, ids: impl IntoIds) -> Result<Output> {
         self.call(inputs).ids(ids).run()
     }
@@ -251,7 +251,7 @@ impl CachedModule {
     /// without buffers: keep the module's own file.
     ///
     /// # Errors
-    /// [`Error::Torch`].
+    /// [`crate::Error::Torch`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.inner.weights.lock().variables.save(path.as_ref())
     }
@@ -260,7 +260,7 @@ impl CachedModule {
     /// ones are not met, and are there again when those are loaded again.
     ///
     /// # Errors
-    /// [`Error::Torch`]; [`Error::Invalid`] if the file holds another module's variables: nothing is changed then.
+    /// [`crate::Error::Torch`]; [`crate::Error::Invalid`] if the file holds another module's variables: nothing is changed then.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<()> {
         // Not while a computation uses them.
         let _compute = self.inner.compute.lock();

@@ -37,7 +37,7 @@ fn running_statistics_that_a_training_pass_moves() {
         let config = nn::BatchNormConfig { ws_init: nn::Init::Const(1.0), ..Default::default() };
         let norm = nn::batch_norm1d(variables.root(), features, config);
         variables.freeze();
-        let options = CacheOptions::in_folder(dir.path(), &format!("norm-{features}"));
+        let options = CacheOptions::in_folder(dir.path(), format!("norm-{features}"));
         (options.wrap_module_t(norm, &variables).unwrap(), variables)
     };
     // Few features, whose statistics are read at every call, and many, whose are not.

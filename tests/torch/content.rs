@@ -118,7 +118,7 @@ fn arguments_count_by_place_name_and_type() {
 #[test]
 fn the_order_of_names_does_not_count() {
     let (module, seen) = watched();
-    let x = || Inputs::new().with(&rows(0, 1, 2));
+    let x = || Inputs::new().with(rows(0, 1, 2));
     module.forward(x().named("layer", 1).named("depth", 2)).unwrap();
     module.forward(x().named("depth", 2).named("layer", 1)).unwrap();
     assert_eq!(seen.calls(), 1);

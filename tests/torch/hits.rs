@@ -114,7 +114,7 @@ fn several_inputs_are_sliced_together() {
         .unwrap();
     let call = |from: i64, count: i64| {
         let mask = Tensor::from_slice(&[1.0_f32, 0.0]).repeat([count]).narrow(0, from % 2, count).reshape([count, 1]);
-        let inputs = Inputs::new().with(&rows(from, count, 2)).with(&rows(from + 100, count, 2)).named("mask", &mask);
+        let inputs = Inputs::new().with(rows(from, count, 2)).with(rows(from + 100, count, 2)).named("mask", &mask);
         let output = module.forward_with_ids(&inputs, &ids(from as u64, count as u64)).unwrap().into_tensor().unwrap();
         assert_same(&output, &(rows(from, count, 2) * 10 + rows(from + 100, count, 2) * mask));
     };

@@ -59,17 +59,11 @@ fn outputs_that_are_no_rows() {
     check(|x| Output::each([x.get(0)]), "the output has 1 rows, but 3 samples");
     check(|x| Output::Each(vec![Output::Each(Vec::new()), x.get(0).into(), x.get(1).into()]), "cannot themselves be");
     check(|x| x.quantize_per_tensor(0.1, 0, Kind::QInt8).into(), "QInt8");
-    check(|x| Output::Map(vec![("a".into(), x.into_output()), ("a".into(), x.into_output())]), "");
+    check(|x| Output::Map(vec![("a".into(), same(x)), ("a".into(), same(x))]), "");
 }
 
-trait IntoTestOutput {
-    fn into_output(&self) -> Output;
-}
-
-impl IntoTestOutput for Tensor {
-    fn into_output(&self) -> Output {
-        Output::Tensor(self.shallow_clone())
-    }
+fn same(x: &Tensor) -> Output {
+    Output::Tensor(x.shallow_clone())
 }
 
 #[test]
