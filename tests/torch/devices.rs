@@ -42,5 +42,6 @@ fn on_cuda() {
         let output = module.forward_with_ids(&x, &ids(0, 64)).unwrap().into_tensor().unwrap();
         assert_eq!((output.device(), output.kind()), (Device::Cpu, Kind::Float));
         assert!(Tensor::is_pinned(&output, device));
+        assert_same(&output, &expected.to_device(Device::Cpu));
     }
 }
