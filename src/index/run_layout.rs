@@ -88,12 +88,16 @@ impl Bucket {
         (low | high) & ((1 << bits) - 1)
     }
 
+    #[inline]
     fn set(&mut self, at: usize, bits: usize, value: u64) {
-        for bit in 0..bits {
-            if let Some(word) = self.0.get_mut((at + bit) / 64) {
-                let mask = 1_u64 << ((at + bit) % 64);
-                *word = if value >> bit & 1 == 1 { *word | mask } else { *word & !mask };
-            }
+        let (number, shift, mask) = (at / 64, at % 64, (1 << bits) - 1);
+        if let Some(word) = self.0.get_mut(number) {
+            *word = *word & !(mask << shift) | (value & mask) << shift;
+        }
+        if shift + bits > 64
+            && let Some(word) = self.0.get_mut(number + 1)
+        {
+            *word = *word & !(mask >> (64 - shift)) | (value & mask) >> (64 - shift);
         }
     }
 

@@ -114,3 +114,32 @@ fn memory_tiers_hold_what_they_may() {
     module.forward_with_ids(&rows(0, 50, 100), &ids(0, 50)).unwrap();
     assert_eq!(module.held().0, held);
 }
+
+#[test]
+fn failures_of_the_disk_surface() {
+    let dir = tempfile::tempdir().unwrap();
+    let (module, _) = doubling_with(CacheOptions::in_folder(dir.path(), "m").engine(|engine| engine.segment_rows(4)));
+    module.forward_with_ids(&rows(0, 3, 2), &ids(0, 3)).unwrap();
+    module.flush().unwrap();
+    // Somebody takes the files away under the writer: the active segment cannot be sealed any more.
+    let segments = module.folder().unwrap().join("u64/segments");
+    std::fs::remove_dir_all(&segments).unwrap();
+    std::fs::create_dir(&segments).unwrap();
+    let mut failed = None;
+    for at in 1..20_u64 {
+        let call = module.forward_with_ids(&rows(4 * at as i64, 4, 2), &ids(4 * at, 4));
+        failed = call.err().or_else(|| module.flush().err());
+        if failed.is_some() {
+            break;
+        }
+    }
+    assert!(matches!(failed, Some(tensorcask::Error::Poisoned { .. })), "{failed:?}");
+    // And at every call that wants to keep something from then on; what is known is served.
+    let next = module.forward_with_ids(&rows(100, 1, 2), &ids(100, 1));
+    assert!(matches!(next, Err(tensorcask::Error::Poisoned { .. })));
+    assert!(module.flush().is_err());
+    let known = module.forward_with_ids(&rows(0, 3, 2), &ids(0, 3)).unwrap().into_tensor().unwrap();
+    assert_same(&known, &(rows(0, 3, 2) * 2 + 1));
+    module.set_enabled(false);
+    module.forward(&rows(100, 1, 2)).unwrap();
+}

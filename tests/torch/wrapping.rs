@@ -157,3 +157,42 @@ fn epochs_are_summed_up() {
     assert!(second.to_string().starts_with("4 hits, 0 misses (100.0 % hits)"), "{second}");
     assert!(format!("{module:?}").contains("CachedModule"));
 }
+
+const LOGS: &str = "TENSORCASK_TORCH_LOGS";
+
+/// Not a test of its own: a process has one subscriber.
+#[test]
+fn logging_process() {
+    if std::env::var_os(LOGS).is_none() {
+        return;
+    }
+    assert!(tensorcask::torch::init_logging().unwrap());
+    assert!(!tensorcask::torch::init_logging().unwrap());
+    let (module, _) = doubling();
+    for _ in 0..2 {
+        module.forward(&rows(0, 3, 2)).unwrap();
+        module.end_epoch();
+    }
+}
+
+#[test]
+fn logs_go_where_the_environment_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let logged = |level: &str| {
+        let file = dir.path().join(level);
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "wrapping::logging_process", "--test-threads=1"])
+            .envs([(LOGS, "yes"), ("TENSORCASK_LOG", level)])
+            .env("TENSORCASK_LOG_FILE", &file)
+            .output()
+            .unwrap();
+        (child.status.success(), std::fs::read_to_string(file).unwrap_or_default())
+    };
+    let (done, lines) = logged("info");
+    assert!(
+        done && lines.contains("epoch 1: 0 hits, 3 misses") && lines.contains("epoch 2: 3 hits, 0 misses"),
+        "{lines}"
+    );
+    assert_eq!(logged("error"), (true, String::new()));
+    assert!(!logged("tensorcask=loud").0);
+}
