@@ -264,10 +264,15 @@ impl Core {
         let mut hits = 0;
         let (dtype, shape) = (target.dtype, target.shape);
         let places = target.places(width, keys.len());
-        for (position, ((place, flag), row)) in places.zip(found).zip(&rows).enumerate() {
-            if let Some(Some(next)) = rows.get(position + 1) {
+        let ask = |position: usize| {
+            if let Some(Some(next)) = rows.get(position) {
                 prefetch_row(next.columns(), next.row);
             }
+        };
+        let ahead = rows_ahead(width);
+        (0..ahead).for_each(ask);
+        for (position, ((place, flag), row)) in places.zip(found).zip(&rows).enumerate() {
+            ask(position + ahead);
             let Some(row) = row else { continue };
             match copier.copy(row, dtype, shape, place, position) {
                 Ok(()) => {
@@ -310,6 +315,12 @@ impl Core {
         }
         if damaged.is_empty() { Ok(hits) } else { Err(Error::DamagedRows { rows: damaged }) }
     }
+}
+
+/// How many rows ahead of the copy are asked for: copying a small row takes less time than waiting for the next.
+fn rows_ahead(width: usize) -> usize {
+    const AHEAD_BYTES: usize = 2048;
+    (AHEAD_BYTES / width.max(1)).clamp(1, 16)
 }
 
 fn describe(value: &Value) -> String {
