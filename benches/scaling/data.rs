@@ -1,0 +1,205 @@
+//! Keys, rows, and the raw control; what the system says of this process and of the disk.
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
+
+use memmap2::{Mmap, MmapMut};
+
+use crate::Fallible;
+
+const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// The finaliser of splitmix64: every output has exactly one input.
+pub(crate) fn mix(counter: u64) -> u64 {
+    let mixed = counter.wrapping_add(GOLDEN);
+    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}
+
+/// A pseudo-random number generator that needs no crate: splitmix64.
+pub(crate) struct Random(pub u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(GOLDEN);
+        mix(self.0)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
+    }
+}
+
+/// Writes the row that belongs to `key`.
+pub(crate) fn write_row(key: u64, row: &mut [u8]) {
+    for (word, part) in (1_u64..).zip(row.chunks_mut(8)) {
+        let value = mix(key ^ word.wrapping_mul(GOLDEN)).to_le_bytes();
+        part.iter_mut().zip(value).for_each(|(byte, value)| *byte = value);
+    }
+}
+
+/// Keys of the counters from `start` up to and without `end`, and their rows.
+pub(crate) fn make_rows(start: u64, end: u64, row_bytes: usize, keys: &mut Vec<u64>, rows: &mut Vec<u8>) {
+    keys.clear();
+    keys.extend((start..end).map(mix));
+    rows.resize(keys.len() * row_bytes, 0);
+    keys.iter().zip(rows.chunks_exact_mut(row_bytes)).for_each(|(key, row)| write_row(*key, row));
+}
+
+/// Fails unless every row is that of its key.
+pub(crate) fn check_rows(keys: &[u64], rows: &[u8], row_bytes: usize, scratch: &mut Vec<u8>) -> Fallible {
+    scratch.resize(row_bytes, 0);
+    for (key, row) in keys.iter().zip(rows.chunks_exact(row_bytes)) {
+        write_row(*key, scratch);
+        if row != scratch.as_slice() {
+            return Err(format!("key {key:016x} has another row than was put").into());
+        }
+    }
+    Ok(())
+}
+
+/// Rows in the order of their counters in plain memory: what a lookup by known row number costs.
+pub(crate) struct Control {
+    memory: Memory,
+    path: PathBuf,
+    rows: u64,
+    row_bytes: usize,
+}
+
+enum Memory {
+    File(Option<Mmap>),
+    Anonymous(MmapMut),
+}
+
+impl Control {
+    /// A control that will hold `most_rows`, in a file if the disk has room for it beside the store.
+    pub(crate) fn new(dir: &Path, most_rows: u64, row_bytes: usize) -> Fallible<Self> {
+        let needed = most_rows * row_bytes as u64;
+        // A key, checksums, the index, and an index run beside the one that takes its place.
+        let store = most_rows * (row_bytes as u64 + 42);
+        let free = free_bytes(dir)?;
+        if free < store {
+            return Err(format!("{most_rows} keys need about {store} bytes of disk, and {free} are free").into());
+        }
+        let memory = if free > store + needed + (store + needed) / 4 {
+            Memory::File(None)
+        } else {
+            Memory::Anonymous(MmapMut::map_anon(usize::try_from(needed)?)?)
+        };
+        Ok(Self { memory, path: dir.join("control.bin"), rows: 0, row_bytes })
+    }
+
+    /// What the rows lie in.
+    pub(crate) fn place(&self) -> &'static str {
+        match self.memory {
+            Memory::File(_) => "a memory map of a plain file",
+            Memory::Anonymous(_) => "an anonymous array",
+        }
+    }
+
+    /// Grows the control to `rows`, and touches every page of it.
+    pub(crate) fn grow(&mut self, rows: u64) -> Fallible {
+        const CHUNK: u64 = 1 << 16;
+        let row_bytes = self.row_bytes;
+        let (mut keys, mut made) = (Vec::new(), Vec::new());
+        let starts = (self.rows..rows).step_by(CHUNK as usize);
+        match &mut self.memory {
+            Memory::File(map) => {
+                *map = None;
+                let mut file = BufWriter::new(File::options().create(true).append(true).open(&self.path)?);
+                for start in starts {
+                    make_rows(start, rows.min(start + CHUNK), row_bytes, &mut keys, &mut made);
+                    file.write_all(&made)?;
+                }
+                let file = file.into_inner()?;
+                // So that its write-back does not fall into what is measured next.
+                file.sync_data()?;
+                let file = File::open(&self.path)?;
+                // SAFETY: the file is this benchmark's own, and nothing changes it while it is mapped.
+                *map = Some(unsafe { Mmap::map(&file)? });
+            }
+            Memory::Anonymous(memory) => {
+                for start in starts {
+                    make_rows(start, rows.min(start + CHUNK), row_bytes, &mut keys, &mut made);
+                    let at = start as usize * row_bytes;
+                    memory.get_mut(at..at + made.len()).ok_or("the array is too short")?.copy_from_slice(&made);
+                }
+            }
+        }
+        self.rows = rows;
+        let touched: u64 = self.bytes()?.iter().step_by(4096).map(|byte| u64::from(*byte)).sum();
+        std::hint::black_box(touched);
+        Ok(())
+    }
+
+    /// All rows.
+    pub(crate) fn bytes(&self) -> Fallible<&[u8]> {
+        let all: &[u8] = match &self.memory {
+            Memory::File(map) => map.as_ref().ok_or("the control was not written")?,
+            Memory::Anonymous(memory) => memory,
+        };
+        Ok(all.get(..self.rows as usize * self.row_bytes).ok_or("the control is too short")?)
+    }
+}
+
+/// Copies rows with known numbers, asking for the next while one is copied.
+pub(crate) fn raw_gather(all: &[u8], numbers: &[u64], row_bytes: usize, out: &mut [u8]) {
+    for (position, (number, place)) in numbers.iter().zip(out.chunks_exact_mut(row_bytes)).enumerate() {
+        if let Some(next) = numbers.get(position + 1) {
+            for line in 0..row_bytes.div_ceil(64).min(8) {
+                prefetch(all, *next as usize * row_bytes + line * 64);
+            }
+        }
+        let start = *number as usize * row_bytes;
+        if let Some(row) = all.get(start..start + row_bytes) {
+            place.copy_from_slice(row);
+        }
+    }
+}
+
+fn prefetch(all: &[u8], at: usize) {
+    let Some(byte) = all.get(at) else { return };
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing architecturally and cannot fault.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(byte).cast());
+    }
+    let _ = byte;
+}
+
+/// Free bytes of the file system of `path`.
+pub(crate) fn free_bytes(path: &Path) -> Fallible<u64> {
+    let file_system = rustix::fs::statvfs(path)?;
+    Ok(file_system.f_bavail * file_system.f_frsize)
+}
+
+/// Resident anonymous and file-backed memory of this process, in bytes.
+pub(crate) fn resident_bytes() -> Fallible<(u64, u64)> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let field = |name: &str| -> Fallible<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("a field is missing")?;
+        let kilobytes: u64 = line.split_whitespace().next().ok_or("a number is missing")?.parse()?;
+        Ok(kilobytes * 1024)
+    };
+    Ok((field("RssAnon:")?, field("RssFile:")?))
+}
+
+/// Page faults of this process so far that had to wait for the disk.
+pub(crate) fn major_faults() -> Fallible<u64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let (_, after_name) = stat.rsplit_once(')').ok_or("/proc/self/stat has no name")?;
+    Ok(after_name.split_whitespace().nth(9).ok_or("/proc/self/stat is too short")?.parse()?)
+}
+
+/// Bytes of all files under `path`.
+pub(crate) fn folder_bytes(path: &Path) -> Fallible<u64> {
+    let mut total = 0;
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        total += if metadata.is_dir() { folder_bytes(&entry.path())? } else { metadata.len() };
+    }
+    Ok(total)
+}

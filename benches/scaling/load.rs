@@ -1,0 +1,289 @@
+//! Loading: how fast, how long a put pauses, and what goes on while the index is merged.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+use serde::Serialize;
+use tensorcask::{Options, Store};
+
+use crate::data::{Random, check_rows, make_rows, mix, resident_bytes};
+use crate::statistics::{Percentiles, histogram};
+use crate::{Fallible, GATHER, MODULE, Settings};
+
+/// Rows of a put while loading.
+pub(crate) const PUT: u64 = 2048;
+/// Rows of a put while merges run: of smaller puts more fall into a short merge.
+pub(crate) const SMALL_PUT: u64 = 256;
+/// Stretches of a load in which a tenfold of keys comes.
+const STRETCHES: u32 = 12;
+const ENOUGH: u64 = 20_000;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A part of a load that ends with a flush.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Stretch {
+    pub keys_before: u64,
+    pub keys: u64,
+    pub put_seconds: f64,
+    pub flush_seconds: f64,
+    /// Rows that wait in memory when the last put of the stretch returned.
+    pub waiting_rows: usize,
+}
+
+impl Stretch {
+    fn rows(&self) -> f64 {
+        (self.keys - self.keys_before) as f64
+    }
+
+    pub(crate) fn puts_per_second(&self) -> f64 {
+        self.rows() / self.put_seconds
+    }
+
+    pub(crate) fn flushed_per_second(&self) -> f64 {
+        self.rows() / (self.put_seconds + self.flush_seconds)
+    }
+}
+
+/// The load up to one step.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Load {
+    pub stretches: Vec<Stretch>,
+    /// Milliseconds of a put.
+    pub put_ms: Percentiles,
+    pub put_ms_in_merges: Percentiles,
+    pub merges: usize,
+    pub longest_merge_seconds: f64,
+    pub most_runs: usize,
+    pub most_delta_keys: usize,
+    pub most_delta_bytes: usize,
+    pub most_waiting_rows: usize,
+    pub most_waiting_bytes: usize,
+    pub most_anonymous_bytes: u64,
+    pub close_seconds: f64,
+}
+
+/// Puts and gets in turn while merges run.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Merging {
+    pub delta_keys: usize,
+    pub keys_after: u64,
+    pub merges: usize,
+    pub longest_merge_seconds: f64,
+    /// Microseconds of a put, during merges and between them.
+    pub put_us: Percentiles,
+    pub put_us_between: Percentiles,
+    /// Microseconds of a batch of gets.
+    pub get_us: Percentiles,
+    pub get_us_between: Percentiles,
+}
+
+/// Sees when the engine's merge thread lives: exact, and nothing in the engine has to know of it.
+struct Watcher {
+    merging: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<f64>>,
+}
+
+impl Watcher {
+    fn start() -> Fallible<Self> {
+        let (merging, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (flag, end) = (Arc::clone(&merging), Arc::clone(&stop));
+        let thread = std::thread::Builder::new().name("watcher".into()).spawn(move || {
+            let mut seconds = Vec::new();
+            let mut since: Option<Instant> = None;
+            while !end.load(Ordering::Relaxed) {
+                let now = merges();
+                flag.store(now, Ordering::Relaxed);
+                match since {
+                    None if now => since = Some(Instant::now()),
+                    Some(start) if !now => {
+                        seconds.push(start.elapsed().as_secs_f64());
+                        since = None;
+                    }
+                    _ => {}
+                }
+                std::thread::sleep(Duration::from_micros(1500));
+            }
+            seconds.extend(since.map(|start| start.elapsed().as_secs_f64()));
+            seconds
+        })?;
+        Ok(Self { merging, stop, thread })
+    }
+
+    fn merging(&self) -> bool {
+        self.merging.load(Ordering::Relaxed)
+    }
+
+    /// The seconds of every merge seen.
+    fn finish(self) -> Fallible<Vec<f64>> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().map_err(|_| "the watcher panicked".into())
+    }
+}
+
+/// Whether a thread with the name of the engine's merge thread lives. Names are cut at fifteen bytes.
+fn merges() -> bool {
+    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return false };
+    tasks
+        .flatten()
+        .any(|task| std::fs::read(task.path().join("comm")).is_ok_and(|name| name.starts_with(b"tensorcask-merg")))
+}
+
+fn longest(seconds: &[f64]) -> f64 {
+    seconds.iter().copied().fold(0.0, f64::max)
+}
+
+/// The numbers of keys at which stretches end.
+fn ends(from: u64, to: u64) -> Vec<u64> {
+    let factor = 10_f64.powf(1.0 / f64::from(STRETCHES));
+    let mut ends = vec![to];
+    let mut end = to;
+    loop {
+        end = (end as f64 / factor) as u64;
+        if end <= from + from / 10 || end < 10_000 {
+            ends.reverse();
+            return ends;
+        }
+        ends.push(end);
+    }
+}
+
+/// Loads from `from` keys to `to`, and closes.
+pub(crate) fn load(settings: &Settings, from: u64, to: u64, bar: &ProgressBar) -> Fallible<Load> {
+    let store = Store::open(&settings.dir, MODULE)?;
+    let watcher = Watcher::start()?;
+    let (mut put_ms, mut in_merges) = (histogram()?, histogram()?);
+    let mut load = Load {
+        stretches: Vec::new(),
+        put_ms: Percentiles::default(),
+        put_ms_in_merges: Percentiles::default(),
+        merges: 0,
+        longest_merge_seconds: 0.0,
+        most_runs: 0,
+        most_delta_keys: 0,
+        most_delta_bytes: 0,
+        most_waiting_rows: 0,
+        most_waiting_bytes: 0,
+        most_anonymous_bytes: 0,
+        close_seconds: 0.0,
+    };
+    let (mut keys, mut rows) = (Vec::new(), Vec::new());
+    let mut start = from;
+    for end in ends(from, to) {
+        let keys_before = start;
+        let mut put_seconds = 0.0;
+        while start < end {
+            let next = end.min(start + PUT);
+            make_rows(start, next, settings.row_bytes, &mut keys, &mut rows);
+            let merging = watcher.merging();
+            let begin = Instant::now();
+            store.put_rows(&keys, &[settings.row_bytes], &rows)?;
+            let elapsed = begin.elapsed();
+            put_seconds += elapsed.as_secs_f64();
+            put_ms.record(elapsed.as_nanos() as u64)?;
+            if merging || watcher.merging() {
+                in_merges.record(elapsed.as_nanos() as u64)?;
+            }
+            start = next;
+            if (start / PUT).is_multiple_of(64) {
+                sample(&store, &mut load)?;
+                bar.set_position(start);
+            }
+        }
+        let (waiting_rows, _) = store.waiting();
+        let begin = Instant::now();
+        store.flush()?;
+        let flush_seconds = begin.elapsed().as_secs_f64();
+        sample(&store, &mut load)?;
+        load.stretches.push(Stretch { keys_before, keys: end, put_seconds, flush_seconds, waiting_rows });
+    }
+    let begin = Instant::now();
+    store.close()?;
+    load.close_seconds = begin.elapsed().as_secs_f64();
+    let merges = watcher.finish()?;
+    (load.merges, load.longest_merge_seconds) = (merges.len(), longest(&merges));
+    load.put_ms = Percentiles::of(&put_ms, 1e6);
+    load.put_ms_in_merges = Percentiles::of(&in_merges, 1e6);
+    bar.set_position(to);
+    Ok(load)
+}
+
+/// Notes how far what is bounded has grown.
+fn sample(store: &Store, load: &mut Load) -> Fallible {
+    let (stats, (rows, bytes)) = (store.stats()?, store.waiting());
+    load.most_runs = load.most_runs.max(stats.runs);
+    load.most_delta_keys = load.most_delta_keys.max(stats.delta_keys);
+    load.most_delta_bytes = load.most_delta_bytes.max(stats.delta_bytes);
+    load.most_waiting_rows = load.most_waiting_rows.max(rows);
+    load.most_waiting_bytes = load.most_waiting_bytes.max(bytes);
+    load.most_anonymous_bytes = load.most_anonymous_bytes.max(resident_bytes()?.0);
+    Ok(())
+}
+
+/// Puts and gets in turn on one thread, with so small a bound of the delta that merges run all the while.
+pub(crate) fn merging(settings: &Settings, from: u64, bar: &ProgressBar) -> Fallible<Merging> {
+    let delta_keys = usize::try_from(from / 8)?.clamp(1024, 1 << 20);
+    let store = Options::new().delta_keys(delta_keys).open(&settings.dir, MODULE)?;
+    let watcher = Watcher::start()?;
+    // Puts and gets, between merges and during them.
+    let mut seen = [[histogram()?, histogram()?], [histogram()?, histogram()?]];
+    let (mut keys, mut rows, mut scratch) = (Vec::new(), Vec::new(), Vec::new());
+    let mut out = vec![0_u8; GATHER * settings.row_bytes];
+    let mut found = vec![false; GATHER];
+    let mut random = Random(from);
+    let (begun, mut end) = (Instant::now(), from);
+    // The store grows by four times at most, so that the next step still has something to load.
+    while begun.elapsed() < PATIENCE && end < from * 5 {
+        make_rows(end, end + SMALL_PUT, settings.row_bytes, &mut keys, &mut rows);
+        let was_merging = watcher.merging();
+        let begin = Instant::now();
+        store.put_rows(&keys, &[settings.row_bytes], &rows)?;
+        let put = begin.elapsed();
+        end += SMALL_PUT;
+        let is_merging = watcher.merging();
+        keys.clear();
+        keys.extend((0..GATHER).map(|_| mix(random.below(end))));
+        let begin = Instant::now();
+        let hits = store.get_batch_into(&keys, &[settings.row_bytes], &mut out, &mut found)?;
+        let get = begin.elapsed();
+        if hits != GATHER {
+            return Err(format!("{} keys of {GATHER} are missing while merges run", GATHER - hits).into());
+        }
+        check_rows(&keys, &out, settings.row_bytes, &mut scratch)?;
+        for (histograms, elapsed, during) in
+            [(0, put, was_merging || is_merging), (1, get, is_merging || watcher.merging())]
+        {
+            let of = seen.get_mut(histograms).and_then(|both| both.get_mut(usize::from(during)));
+            of.ok_or("no histogram")?.record(elapsed.as_nanos() as u64)?;
+        }
+        bar.set_message(format!("merging, {end} keys"));
+        if seen.iter().all(|[_, during]| during.len() >= ENOUGH) {
+            break;
+        }
+    }
+    store.close()?;
+    let merges = watcher.finish()?;
+    let [[put_between, put], [get_between, get]] = &seen;
+    Ok(Merging {
+        delta_keys,
+        keys_after: end,
+        merges: merges.len(),
+        longest_merge_seconds: longest(&merges),
+        put_us: Percentiles::of(put, 1e3),
+        put_us_between: Percentiles::of(put_between, 1e3),
+        get_us: Percentiles::of(get, 1e3),
+        get_us_between: Percentiles::of(get_between, 1e3),
+    })
+}
+
+/// Removes what a former run left.
+pub(crate) fn clear(dir: &Path) -> Fallible {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(std::fs::create_dir_all(dir)?),
+    }
+}

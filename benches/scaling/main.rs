@@ -1,0 +1,120 @@
+//! How the store's costs grow with the number of keys: one store that is loaded tenfold again and again, and measured
+//! at each step beside a raw control.
+//!
+//! `cargo bench --bench scaling -- [--max-keys 1e7] [--row-bytes 16] [--dir DIR] [--out reports] [--batches 20000]`
+//!
+//! Nothing is asserted but that every row read is the one that was put. Times depend on the machine; what says
+//! something of the store is how they grow, and their ratio to a control that is measured in turn with them.
+#![expect(unsafe_code, reason = "the raw control reads a memory map, and asks for its next row")]
+
+mod data;
+mod load;
+mod measure;
+mod plot;
+mod report;
+mod statistics;
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use data::Control;
+
+type Fallible<T = ()> = Result<T, Box<dyn Error>>;
+
+/// Keys of a measured batch.
+const GATHER: usize = 256;
+const MODULE: &str = "scaling";
+/// Marks a child process.
+const CHILD: &str = "TENSORCASK_BENCH_CHILD";
+
+struct Settings {
+    max_keys: u64,
+    row_bytes: usize,
+    dir: PathBuf,
+    out: PathBuf,
+    batches: usize,
+}
+
+/// Everything measured at one number of keys.
+#[derive(Debug, Clone, Serialize)]
+struct Step {
+    keys: u64,
+    load: load::Load,
+    rest: measure::Rest,
+    merging: load::Merging,
+}
+
+fn settings() -> Fallible<Settings> {
+    let dir = std::env::temp_dir().join("tensorcask-scaling");
+    let mut settings = Settings { max_keys: 10_000_000, row_bytes: 16, dir, out: "reports".into(), batches: 20_000 };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
+        match argument.as_str() {
+            "--max-keys" => settings.max_keys = value()?.parse::<f64>()? as u64,
+            "--row-bytes" => settings.row_bytes = value()?.parse()?,
+            "--dir" => settings.dir = value()?.into(),
+            "--out" => settings.out = value()?.into(),
+            "--batches" => settings.batches = value()?.parse()?,
+            "--bench" | "--test" => {}
+            other => {
+                let known = "--max-keys, --row-bytes, --dir, --out, --batches";
+                return Err(format!("{other} is no option: {known}").into());
+            }
+        }
+    }
+    if settings.row_bytes == 0 || settings.max_keys < 1000 || settings.batches < statistics::BLOCK {
+        return Err("give at least 1,000 keys, rows of a byte, and 100 batches".into());
+    }
+    Ok(settings)
+}
+
+/// The powers of ten from 1e5 on, and the largest number of keys.
+fn sizes(max_keys: u64) -> Vec<u64> {
+    let powers = std::iter::successors(Some(100_000_u64), |keys| keys.checked_mul(10));
+    powers.take_while(|keys| *keys < max_keys).chain([max_keys]).collect()
+}
+
+fn main() -> Fallible {
+    let settings = settings()?;
+    if std::env::var_os(CHILD).is_some() {
+        return measure::measure_memory(&settings);
+    }
+    load::clear(&settings.dir)?;
+    let result = climb(&settings);
+    // Also after a failure: what lies there is large.
+    std::fs::remove_dir_all(&settings.dir)?;
+    result
+}
+
+fn climb(settings: &Settings) -> Fallible {
+    // A last step may begin with what the merges of the one before it have put.
+    let mut control = Control::new(&settings.dir, settings.max_keys, settings.row_bytes)?;
+    let machine = report::Machine::of(settings, &control)?;
+    let bar = ProgressBar::new(settings.max_keys);
+    bar.set_style(ProgressStyle::with_template(
+        "{elapsed_precise} {wide_bar} {human_pos}/{human_len} keys, {eta} to go {msg}",
+    )?);
+    let (mut steps, mut loaded) = (Vec::new(), 0);
+    for keys in sizes(settings.max_keys) {
+        if keys <= loaded {
+            continue;
+        }
+        bar.set_message("loading");
+        let load = load::load(settings, loaded, keys, &bar)?;
+        let rest = measure::rest(settings, keys, &mut control, &bar)?;
+        let merging = load::merging(settings, keys, &bar)?;
+        loaded = merging.keys_after;
+        let step = Step { keys, load, rest, merging };
+        bar.suspend(|| println!("{}", report::line(&step)));
+        steps.push(step);
+        // What was measured so far is not lost if the next step fails or takes too long.
+        report::write(settings, &machine, &steps)?;
+    }
+    bar.finish_and_clear();
+    println!("\nwritten to {}", settings.out.display());
+    Ok(())
+}

@@ -1,0 +1,399 @@
+//! What is written: tables, raw numbers, pictures.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use serde::Serialize;
+
+use crate::data::Control;
+use crate::load::{PUT, SMALL_PUT};
+use crate::measure::Series;
+use crate::statistics::{BLOCK, Percentiles, Slope, slope};
+use crate::{Fallible, GATHER, Settings, Step};
+
+/// Where and of what it was measured.
+#[derive(Debug, Serialize)]
+pub(crate) struct Machine {
+    cpu: String,
+    cores: usize,
+    memory_bytes: u64,
+    kernel: String,
+    file_system: String,
+    commit: String,
+    control: &'static str,
+}
+
+/// How times grow with keys.
+#[derive(Debug, Serialize)]
+struct Slopes {
+    hit: Option<Slope>,
+    miss: Option<Slope>,
+    raw: Option<Slope>,
+    hit_over_raw: Option<Slope>,
+    miss_over_raw: Option<Slope>,
+}
+
+impl Machine {
+    pub(crate) fn of(settings: &Settings, control: &Control) -> Fallible<Self> {
+        let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+        let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let memory = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap_or_default();
+        let kilobytes: u64 = memory.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0);
+        Ok(Self {
+            cpu: cpu.trim_start_matches(['\t', ' ', ':']).to_owned(),
+            cores: std::thread::available_parallelism()?.get(),
+            memory_bytes: kilobytes * 1024,
+            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            file_system: file_system(&settings.dir).unwrap_or_else(|| "an unknown file system".into()),
+            commit: commit().unwrap_or_else(|| "unknown".into()),
+            control: control.place(),
+        })
+    }
+}
+
+/// The kind of the file system that holds `path`: that of the longest mount point before it.
+fn file_system(path: &Path) -> Option<String> {
+    let path = path.canonicalize().ok()?;
+    let mounts = std::fs::read_to_string("/proc/mounts").ok()?;
+    let mounts = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        Some((fields.next()?, fields.next()?))
+    });
+    let holding = mounts.filter(|(point, _)| path.starts_with(point));
+    // Of mounts at one point the last covers the others.
+    holding.max_by_key(|(point, _)| point.len()).map(|(_, kind)| kind.to_owned())
+}
+
+fn commit() -> Option<String> {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
+        String::from_utf8(output.stdout).ok().map(|text| text.trim().to_owned())
+    };
+    let changed = !git(&["status", "--porcelain", "--untracked-files=no", "--", "src", "benches"])?.is_empty();
+    Some(format!("{}{}", git(&["rev-parse", "--short", "HEAD"])?, if changed { " with changes" } else { "" }))
+}
+
+impl Slopes {
+    fn of(steps: &[Step]) -> Self {
+        let of = |series: fn(&Step) -> &Series| {
+            let blocks: Vec<_> = steps.iter().map(|step| (step.keys, series(step).blocks.as_slice())).collect();
+            slope(&blocks)
+        };
+        // Batches of one turn were measured side by side, so their noise is shared and leaves the ratio.
+        let over_raw = |series: fn(&Step) -> &Series| {
+            let ratios: Vec<(u64, Vec<f64>)> = steps
+                .iter()
+                .map(|step| {
+                    let pairs = series(step).blocks.iter().zip(&step.rest.raw.blocks);
+                    (step.keys, pairs.map(|(ours, raw)| ours - raw).collect())
+                })
+                .collect();
+            let blocks: Vec<_> = ratios.iter().map(|(keys, blocks)| (*keys, blocks.as_slice())).collect();
+            slope(&blocks)
+        };
+        Self {
+            hit: of(|step| &step.rest.hit),
+            miss: of(|step| &step.rest.miss),
+            raw: of(|step| &step.rest.raw),
+            hit_over_raw: over_raw(|step| &step.rest.hit),
+            miss_over_raw: over_raw(|step| &step.rest.miss),
+        }
+    }
+}
+
+/// A number of keys in words that fit a table.
+fn keys(count: u64) -> String {
+    let exponent = (count.max(1) as f64).log10().floor();
+    let mantissa = (count as f64 / 10_f64.powf(exponent) * 100.0).round() / 100.0;
+    format!("{mantissa}e{exponent}")
+}
+
+/// Keys a second over the last stretch of a load, flush included.
+fn last_throughput(step: &Step) -> f64 {
+    step.load.stretches.last().map_or(f64::NAN, crate::load::Stretch::flushed_per_second)
+}
+
+/// One step in a line.
+pub(crate) fn line(step: &Step) -> String {
+    let rest = &step.rest;
+    let (hit, miss, raw) = (rest.hit.ns.p50, rest.miss.ns.p50, rest.raw.ns.p50);
+    format!(
+        "{:>6} keys: hit {hit:.1} ns, miss {miss:.1} ns, raw {raw:.1} ns a key ({:.2} ×, {:.2} ×); {:.2} M keys/s put and \
+         flushed; open {:.2} ms; {:.1} B a key on disk",
+        keys(step.keys),
+        hit / raw,
+        miss / raw,
+        last_throughput(step) / 1e6,
+        rest.open_ms[0],
+        rest.disk_bytes as f64 / step.keys as f64,
+    )
+}
+
+/// Writes everything into `settings.out`.
+pub(crate) fn write(settings: &Settings, machine: &Machine, steps: &[Step]) -> Fallible {
+    std::fs::create_dir_all(&settings.out)?;
+    let slopes = Slopes::of(steps);
+    std::fs::write(settings.out.join("scaling.md"), markdown(settings, machine, steps, &slopes)?)?;
+    #[derive(Serialize)]
+    struct Raw<'a> {
+        machine: &'a Machine,
+        row_bytes: usize,
+        batch: usize,
+        batches: usize,
+        slopes: &'a Slopes,
+        steps: &'a [Step],
+    }
+    let (row_bytes, batches) = (settings.row_bytes, settings.batches);
+    let raw = Raw { machine, row_bytes, batch: GATHER, batches, slopes: &slopes, steps };
+    let mut json = rounded(serde_json::to_value(&raw)?).to_string();
+    json.push('\n');
+    std::fs::write(settings.out.join("scaling.json"), json)?;
+    std::fs::write(settings.out.join("scaling.csv"), csv(steps)?)?;
+    crate::plot::write(&settings.out, steps)
+}
+
+/// The same with six digits of each number that is not whole: more were not measured.
+fn rounded(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let digits = number.as_f64().map(|number| format!("{number:.5e}"));
+            digits.and_then(|digits| digits.parse::<f64>().ok()).map_or(Value::Null, Value::from)
+        }
+        Value::Array(items) => items.into_iter().map(rounded).collect(),
+        Value::Object(items) => items.into_iter().map(|(name, item)| (name, rounded(item))).collect(),
+        other => other,
+    }
+}
+
+fn csv(steps: &[Step]) -> Fallible<String> {
+    let mut text = String::from("keys,what,statistic,value\n");
+    for step in steps {
+        let (at, rest, load, merging) = (step.keys, &step.rest, &step.load, &step.merging);
+        for (what, of) in [
+            ("hit_ns", &rest.hit.ns),
+            ("miss_ns", &rest.miss.ns),
+            ("raw_ns", &rest.raw.ns),
+            ("put_ms", &load.put_ms),
+            ("put_in_merges_ms", &load.put_ms_in_merges),
+            ("merging_put_us", &merging.put_us),
+            ("merging_put_between_us", &merging.put_us_between),
+            ("merging_get_us", &merging.get_us),
+            ("merging_get_between_us", &merging.get_us_between),
+        ] {
+            let statistics = [("p50", of.p50), ("p99", of.p99), ("p99.9", of.p999), ("max", of.max), ("mean", of.mean)];
+            for (statistic, value) in statistics {
+                writeln!(text, "{at},{what},{statistic},{value:.4}")?;
+            }
+            writeln!(text, "{at},{what},count,{}", of.count)?;
+        }
+        for (statistic, value) in ["median", "lowest", "highest"].into_iter().zip(rest.open_ms) {
+            writeln!(text, "{at},open_ms,{statistic},{value:.4}")?;
+        }
+        let memory = rest.memory;
+        for (what, value) in [
+            ("disk_bytes", rest.disk_bytes),
+            ("run_bytes", rest.run_bytes),
+            ("anonymous_bytes_opened", memory.opened_anonymous),
+            ("anonymous_bytes_read", memory.read_anonymous),
+            ("file_bytes_read", memory.read_file),
+            ("anonymous_bytes_loading", load.most_anonymous_bytes),
+        ] {
+            writeln!(text, "{at},{what},value,{value}")?;
+        }
+        for stretch in &load.stretches {
+            writeln!(text, "{},put_keys_per_second,stretch,{:.0}", stretch.keys, stretch.puts_per_second())?;
+            writeln!(text, "{},flushed_keys_per_second,stretch,{:.0}", stretch.keys, stretch.flushed_per_second())?;
+        }
+    }
+    Ok(text)
+}
+
+fn markdown(settings: &Settings, machine: &Machine, steps: &[Step], slopes: &Slopes) -> Fallible<String> {
+    let mut text = String::new();
+    let (most, row_bytes) = (keys(steps.last().map_or(0, |step| step.keys)), settings.row_bytes);
+    writeln!(text, "# How costs grow with the number of keys\n")?;
+    writeln!(
+        text,
+        "Written by `cargo bench --bench scaling -- --max-keys {} --row-bytes {row_bytes}`, up to {most} keys, at commit {}. \
+         {}, {} cores, {:.0} GiB of memory, Linux {}, {}. Keys are `u64`, not in sequence; rows are {row_bytes} B and a \
+         function of their key, and every row read was compared. The raw control gathers rows with known numbers out of \
+         {}, the next row asked for while one is copied, in turn with the store. Options are the defaults.\n",
+        keys(settings.max_keys),
+        machine.commit,
+        machine.cpu,
+        machine.cores,
+        machine.memory_bytes as f64 / (1_u64 << 30) as f64,
+        machine.kernel,
+        machine.file_system,
+        machine.control,
+    )?;
+    reads(&mut text, settings, steps)?;
+    growth(&mut text, settings, slopes)?;
+    loading(&mut text, steps)?;
+    merging(&mut text, steps)?;
+    at_rest(&mut text, steps, row_bytes)?;
+    Ok(text)
+}
+
+fn reads(text: &mut String, settings: &Settings, steps: &[Step]) -> Fallible {
+    let batches = settings.batches;
+    writeln!(text, "## Reads\n")?;
+    writeln!(
+        text,
+        "Nanoseconds a key of `get_batch_into` with {GATHER} random keys, warm, {batches} batches of each kind in turn. \
+         *Tenths*: the lowest and the highest median of the tenths of a series. *Faults*: page faults that waited for the \
+         disk meanwhile.\n\n![latency](scaling-latency.svg)\n"
+    )?;
+    writeln!(text, "| keys | runs | | p50 | p99 | p99.9 | max | tenths | p50 / raw | faults |")?;
+    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
+    for step in steps {
+        let rest = &step.rest;
+        for (name, series) in [("hit", &rest.hit), ("miss", &rest.miss), ("raw", &rest.raw)] {
+            let (Percentiles { p50, p99, p999, max, .. }, [low, high]) = (series.ns, series.medians);
+            let first = name == "hit";
+            writeln!(
+                text,
+                "| {} | {} | {name} | {p50:.1} | {p99:.1} | {p999:.1} | {max:.0} | {low:.1} – {high:.1} | {} | {} |",
+                if first { keys(step.keys) } else { String::new() },
+                if first { rest.runs.to_string() } else { String::new() },
+                if name == "raw" { String::new() } else { format!("{:.2} ×", p50 / rest.raw.ns.p50) },
+                if first { rest.major_faults.to_string() } else { String::new() },
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn growth(text: &mut String, settings: &Settings, slopes: &Slopes) -> Fallible {
+    writeln!(text, "\n## Is it O(1)?\n")?;
+    writeln!(
+        text,
+        "Least-squares slope of log(time a key) against log(keys); 0 is O(1), 1 is linear. The 95 % interval is a \
+         bootstrap over blocks of {BLOCK} of the {} batches of each size: it holds the noise of this run, and not that the \
+         law may be no straight line. The raw control has no index: its slope is that of caches and page tables, and the \
+         slope of the ratio is what the store adds.\n",
+        settings.batches
+    )?;
+    writeln!(text, "| | slope | 95 % interval | time for ten times the keys |\n| --- | --- | --- | --- |")?;
+    for (name, slope) in [
+        ("hit", slopes.hit),
+        ("miss", slopes.miss),
+        ("raw", slopes.raw),
+        ("hit / raw", slopes.hit_over_raw),
+        ("miss / raw", slopes.miss_over_raw),
+    ] {
+        let Some(Slope { slope, low, high }) = slope else { continue };
+        writeln!(text, "| {name} | {slope:.3} | {low:.3} – {high:.3} | × {:.2} |", 10_f64.powf(slope))?;
+    }
+    Ok(())
+}
+
+fn loading(text: &mut String, steps: &[Step]) -> Fallible {
+    writeln!(text, "\n## Loading\n")?;
+    writeln!(
+        text,
+        "`put_rows` of {PUT} rows, in stretches that end with a `flush` (`fdatasync`); making the rows is not counted. \
+         *Throughput* is that of the last stretch before the size was reached; pauses and merges are of the whole load since \
+         the size before. *Close* seals and merges the index.\n\n![throughput](scaling-throughput.svg)\n"
+    )?;
+    writeln!(
+        text,
+        "| keys | throughput, keys/s | its flush, ms | put p50, ms | p99.9, ms | longest, ms | merges | longest, s | most \
+         keys in memory | most rows waiting | close, s |"
+    )?;
+    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
+    for step in steps {
+        let load = &step.load;
+        writeln!(
+            text,
+            "| {} | {:.0} | {:.0} | {:.2} | {:.1} | {:.0} | {} | {:.2} | {} | {} | {:.2} |",
+            keys(step.keys),
+            last_throughput(step),
+            load.stretches.last().map_or(f64::NAN, |of| of.flush_seconds * 1e3),
+            load.put_ms.p50,
+            load.put_ms.p999,
+            load.put_ms.max,
+            load.merges,
+            load.longest_merge_seconds,
+            load.most_delta_keys,
+            load.most_waiting_rows,
+            load.close_seconds,
+        )?;
+    }
+    Ok(())
+}
+
+fn merging(text: &mut String, steps: &[Step]) -> Fallible {
+    writeln!(text, "\n## While the index is merged\n")?;
+    writeln!(
+        text,
+        "A put of {SMALL_PUT} rows and a batch of {GATHER} random gets in turn on one thread, while the store's own thread \
+         merges; `delta_keys` is an eighth of the keys (1,048,576 at most), so that merges come one after another. \
+         Microseconds a call; *between* are the calls with no merge running.\n"
+    )?;
+    writeln!(
+        text,
+        "| keys | merges | longest, s | | calls | p50 | p99.9 | max | p99.9 / p50 | p50 between | p99.9 between |"
+    )?;
+    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
+    for step in steps {
+        let of = &step.merging;
+        for (name, during, between) in [("put", of.put_us, of.put_us_between), ("get", of.get_us, of.get_us_between)] {
+            let first = name == "put";
+            let blank = |text: String| if first { text } else { String::new() };
+            writeln!(
+                text,
+                "| {} | {} | {} | {name} | {} | {:.0} | {:.0} | {:.0} | {:.1} × | {:.0} | {:.0} |",
+                blank(keys(step.keys)),
+                blank(of.merges.to_string()),
+                blank(format!("{:.2}", of.longest_merge_seconds)),
+                during.count,
+                during.p50,
+                during.p999,
+                during.max,
+                during.tail(),
+                between.p50,
+                between.p999,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn at_rest(text: &mut String, steps: &[Step], row_bytes: usize) -> Fallible {
+    writeln!(text, "\n## Opening, memory, disk\n")?;
+    writeln!(
+        text,
+        "*Open*: after a clean close, in the same process, median of nine (lowest – highest). Memory is that of a process of \
+         its own that opens a reader and reads every row. *Over the rows*: disk less the bytes of the rows; it holds the \
+         8 B of the key.\n\n![opening](scaling-open.svg)\n\n![space](scaling-space.svg)\n"
+    )?;
+    writeln!(
+        text,
+        "| keys | segments | open, ms | first read of all, ns a key | RssAnon opened, B a key | RssAnon all read, B a key | \
+         RssFile all read, B a key | RssAnon loading, highest | disk, B a key | over the rows, B a key |"
+    )?;
+    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
+    for step in steps {
+        let (rest, count) = (&step.rest, step.keys as f64);
+        let [median, low, high] = rest.open_ms;
+        let rows = count * row_bytes as f64;
+        writeln!(
+            text,
+            "| {} | {} | {median:.2} ({low:.2} – {high:.2}) | {:.0} | {:.2} | {:.2} | {:.1} | {:.0} MiB | {:.1} | {:.1} |",
+            keys(step.keys),
+            rest.segments,
+            rest.first_read_ns,
+            rest.memory.opened_anonymous as f64 / count,
+            rest.memory.read_anonymous as f64 / count,
+            rest.memory.read_file as f64 / count,
+            step.load.most_anonymous_bytes as f64 / f64::from(1 << 20),
+            rest.disk_bytes as f64 / count,
+            (rest.disk_bytes as f64 - rows) / count,
+        )?;
+    }
+    Ok(())
+}
