@@ -193,6 +193,13 @@ pub(crate) fn major_faults() -> Fallible<u64> {
     Ok(after_name.split_whitespace().nth(9).ok_or("/proc/self/stat is too short")?.parse()?)
 }
 
+/// How often the kernel gave this thread's core to somebody else.
+pub(crate) fn preempted() -> Fallible<u64> {
+    let status = std::fs::read_to_string("/proc/thread-self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"));
+    Ok(line.ok_or("no context switches in /proc/thread-self/status")?.trim().parse()?)
+}
+
 /// Bytes of all files under `path`.
 pub(crate) fn folder_bytes(path: &Path) -> Fallible<u64> {
     let mut total = 0;

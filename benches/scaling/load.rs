@@ -66,6 +66,14 @@ pub(crate) struct Load {
     pub close_seconds: f64,
 }
 
+impl Load {
+    /// Keys a second of all stretches, their flushes included.
+    pub(crate) fn keys_per_second(&self) -> f64 {
+        let seconds: f64 = self.stretches.iter().map(|of| of.put_seconds + of.flush_seconds).sum();
+        self.stretches.iter().map(Stretch::rows).sum::<f64>() / seconds
+    }
+}
+
 /// Puts and gets in turn while merges run.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Merging {
@@ -224,8 +232,9 @@ fn sample(store: &Store, load: &mut Load) -> Fallible {
     Ok(())
 }
 
-/// Puts and gets in turn on one thread, with so small a bound of the delta that merges run all the while.
-pub(crate) fn merging(settings: &Settings, from: u64, bar: &ProgressBar) -> Fallible<Merging> {
+/// Puts and gets in turn on one thread, with so small a bound of the delta that merges run all the while. The
+/// store grows to `most` keys at most.
+pub(crate) fn merging(settings: &Settings, from: u64, most: u64, bar: &ProgressBar) -> Fallible<Merging> {
     let delta_keys = usize::try_from(from / 8)?.clamp(1024, 1 << 20);
     let store = Options::new().delta_keys(delta_keys).open(&settings.dir, MODULE)?;
     let watcher = Watcher::start()?;
@@ -236,8 +245,7 @@ pub(crate) fn merging(settings: &Settings, from: u64, bar: &ProgressBar) -> Fall
     let mut found = vec![false; GATHER];
     let mut random = Random(from);
     let (begun, mut end) = (Instant::now(), from);
-    // The store grows by four times at most, so that the next step still has something to load.
-    while begun.elapsed() < PATIENCE && end < from * 5 {
+    while begun.elapsed() < PATIENCE && end < most {
         make_rows(end, end + SMALL_PUT, settings.row_bytes, &mut keys, &mut rows);
         let was_merging = watcher.merging();
         let begin = Instant::now();

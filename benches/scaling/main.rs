@@ -91,7 +91,6 @@ fn main() -> Fallible {
 }
 
 fn climb(settings: &Settings) -> Fallible {
-    // A last step may begin with what the merges of the one before it have put.
     let mut control = Control::new(&settings.dir, settings.max_keys, settings.row_bytes)?;
     let machine = report::Machine::of(settings, &control)?;
     let bar = ProgressBar::new(settings.max_keys);
@@ -99,14 +98,14 @@ fn climb(settings: &Settings) -> Fallible {
         "{elapsed_precise} {wide_bar} {human_pos}/{human_len} keys, {eta} to go {msg}",
     )?);
     let (mut steps, mut loaded) = (Vec::new(), 0);
-    for keys in sizes(settings.max_keys) {
-        if keys <= loaded {
-            continue;
-        }
+    let sizes = sizes(settings.max_keys);
+    for (number, &keys) in sizes.iter().enumerate() {
         bar.set_message("loading");
         let load = load::load(settings, loaded, keys, &bar)?;
         let rest = measure::rest(settings, keys, &mut control, &bar)?;
-        let merging = load::merging(settings, keys, &bar)?;
+        // Something has to be left for the next step to load.
+        let most = sizes.get(number + 1).map_or(keys * 5, |next| keys + (next - keys) / 2);
+        let merging = load::merging(settings, keys, most, &bar)?;
         loaded = merging.keys_after;
         let step = Step { keys, load, rest, merging };
         bar.suspend(|| println!("{}", report::line(&step)));

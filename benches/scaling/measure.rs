@@ -9,7 +9,9 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 use tensorcask::{Reader, Store};
 
-use crate::data::{Control, Random, check_rows, folder_bytes, major_faults, mix, raw_gather, resident_bytes};
+use crate::data::{
+    Control, Random, check_rows, folder_bytes, major_faults, mix, preempted, raw_gather, resident_bytes,
+};
 use crate::statistics::{Percentiles, block_means, histogram, spread};
 use crate::{CHILD, Fallible, GATHER, MODULE, Settings};
 
@@ -34,6 +36,8 @@ pub(crate) struct Rest {
     pub raw: Series,
     /// Page faults that waited for the disk while the three series were measured.
     pub major_faults: u64,
+    /// How often the kernel took the core away meanwhile: what others did to the tail.
+    pub preempted: u64,
 }
 
 /// Resident memory of a process that opened the store and read every row, less what it had before.
@@ -92,9 +96,9 @@ pub(crate) fn rest(settings: &Settings, keys: u64, control: &mut Control, bar: &
         return Err(format!("the store counts {} keys, not {keys}", store.len()?).into());
     }
     let first_read_ns = read_all(&store, keys, settings.row_bytes)?;
-    let faults = major_faults()?;
+    let (faults, switches) = (major_faults()?, preempted()?);
     let [hit, raw, miss] = reads(settings, keys, &store, control)?;
-    let major_faults = major_faults()? - faults;
+    let (major_faults, preempted) = (major_faults()? - faults, preempted()? - switches);
     store.close()?;
     Ok(Rest {
         runs: stats.runs,
@@ -108,6 +112,7 @@ pub(crate) fn rest(settings: &Settings, keys: u64, control: &mut Control, bar: &
         miss: miss.series()?,
         raw: raw.series()?,
         major_faults,
+        preempted,
     })
 }
 

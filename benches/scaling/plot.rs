@@ -15,7 +15,9 @@ const OURS: RGBColor = RGBColor(0, 114, 178);
 const RAW: RGBColor = RGBColor(213, 94, 0);
 const OTHER: RGBColor = RGBColor(0, 158, 115);
 const GREY: RGBColor = RGBColor(110, 110, 110);
-const SIZE: (u32, u32) = (760, 520);
+const SIZE: (u32, u32) = (900, 480);
+/// Room on the right for names.
+const LEGEND: u32 = 270;
 const FONT: &str = "sans-serif";
 
 /// How a line is drawn.
@@ -172,14 +174,15 @@ fn memory(steps: &[Step]) -> Chart<'static> {
     }
 }
 
-/// A number as on an axis: `1e5`, `200`, `0.05`.
-fn axis(value: f64) -> String {
+/// A number as on an axis: `1e5`, `200`, `0.05`; nothing unless it begins with one of `digits`, so that labels of a
+/// logarithmic axis do not run into one another.
+fn axis(value: f64, digits: &[f64]) -> String {
+    let exponent = (value.log10() + 1e-9).floor();
+    let digit = (value / 10_f64.powf(exponent)).round();
     match value {
-        value if value >= 1e4 => {
-            let exponent = value.log10().floor();
-            format!("{}e{exponent}", (value / 10_f64.powf(exponent) * 10.0).round() / 10.0)
-        }
-        value => format!("{value}"),
+        _ if !digits.contains(&digit) => String::new(),
+        value if value >= 1e4 => format!("{digit}e{exponent}"),
+        value => format!("{}", (value * 1e6).round() / 1e6),
     }
 }
 
@@ -193,10 +196,12 @@ fn draw(area: &Area<'_>, chart: &Chart<'_>, top: Option<f64>) -> Fallible {
         return Ok(());
     }
     let (low, high) = (chart.from.unwrap_or(low / 1.6), top.unwrap_or(high * 1.6));
+    // Over many decades only their starts have names.
+    let y_digits: &[f64] = if high / low > 300.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
     let mut context = ChartBuilder::on(area)
         .caption(chart.title, (FONT, 20))
         .margin(14)
-        .margin_right(30)
+        .margin_right(LEGEND)
         .x_label_area_size(46)
         .y_label_area_size(70)
         .build_cartesian_2d((first / 1.3..last * 1.3).log_scale(), (low..high).log_scale())?;
@@ -207,9 +212,9 @@ fn draw(area: &Area<'_>, chart: &Chart<'_>, top: Option<f64>) -> Fallible {
         .axis_desc_style((FONT, 16))
         .label_style((FONT, 14))
         .bold_line_style(GREY.mix(0.35))
-        .light_line_style(GREY.mix(0.12))
-        .x_label_formatter(&|value| axis(*value))
-        .y_label_formatter(&|value| axis(*value))
+        .light_line_style(TRANSPARENT)
+        .x_label_formatter(&|value| axis(*value, &[1.0]))
+        .y_label_formatter(&|value| axis(*value, y_digits))
         .draw()?;
     for line in &chart.lines {
         let style = line.colour.stroke_width(2);
@@ -224,21 +229,18 @@ fn draw(area: &Area<'_>, chart: &Chart<'_>, top: Option<f64>) -> Fallible {
     legend(area, chart)
 }
 
-/// Names beside short strokes, at the upper left.
+/// Names beside short strokes, on the right of the chart.
 fn legend(area: &Area<'_>, chart: &Chart<'_>) -> Fallible {
-    const ROW: i32 = 20;
-    let (x, y) = (100, 56);
-    let longest = chart.lines.iter().map(|line| line.name.len()).max().unwrap_or(0) as i32;
-    let (right, bottom) = (x + 56 + longest * 8, y + ROW * chart.lines.len() as i32 + 4);
-    area.draw(&Rectangle::new([(x - 8, y - 6), (right, bottom)], WHITE.mix(0.85).filled()))?;
+    const ROW: i32 = 22;
+    let (x, y) = (SIZE.0 as i32 - LEGEND as i32 + 14, 60);
     for (number, line) in (0..).zip(&chart.lines) {
-        let middle = y + ROW * number + ROW / 2 - 2;
-        let (dash, gap) = match line.stroke {
+        let middle = y + ROW * number;
+        let (dash, step) = match line.stroke {
             Stroke::Solid => (36, 36),
             Stroke::Dashed => (8, 13),
             Stroke::Dotted => (2, 6),
         };
-        for start in (0..36).step_by(gap) {
+        for start in (0..36).step_by(step) {
             let ends = vec![(x + start, middle), (x + (start + dash).min(36), middle)];
             area.draw(&PathElement::new(ends, line.colour.stroke_width(2)))?;
         }

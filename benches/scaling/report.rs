@@ -245,10 +245,11 @@ fn reads(text: &mut String, settings: &Settings, steps: &[Step]) -> Fallible {
         text,
         "Nanoseconds a key of `get_batch_into` with {GATHER} random keys, warm, {batches} batches of each kind in turn. \
          *Tenths*: the lowest and the highest median of the tenths of a series. *Faults*: page faults that waited for the \
-         disk meanwhile.\n\n![latency](scaling-latency.svg)\n"
+         disk meanwhile. *Preempted*: how often another program got the core meanwhile, which is in the tails and the \
+         maxima; a batch that takes longer is hit more often.\n\n![latency](scaling-latency.svg)\n"
     )?;
-    writeln!(text, "| keys | runs | | p50 | p99 | p99.9 | max | tenths | p50 / raw | faults |")?;
-    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
+    writeln!(text, "| keys | runs | | p50 | p99 | p99.9 | max | tenths | p50 / raw | faults | preempted |")?;
+    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
     for step in steps {
         let rest = &step.rest;
         for (name, series) in [("hit", &rest.hit), ("miss", &rest.miss), ("raw", &rest.raw)] {
@@ -256,11 +257,12 @@ fn reads(text: &mut String, settings: &Settings, steps: &[Step]) -> Fallible {
             let first = name == "hit";
             writeln!(
                 text,
-                "| {} | {} | {name} | {p50:.1} | {p99:.1} | {p999:.1} | {max:.0} | {low:.1} – {high:.1} | {} | {} |",
+                "| {} | {} | {name} | {p50:.1} | {p99:.1} | {p999:.1} | {max:.0} | {low:.1} – {high:.1} | {} | {} | {} |",
                 if first { keys(step.keys) } else { String::new() },
                 if first { rest.runs.to_string() } else { String::new() },
                 if name == "raw" { String::new() } else { format!("{:.2} ×", p50 / rest.raw.ns.p50) },
                 if first { rest.major_faults.to_string() } else { String::new() },
+                if first { rest.preempted.to_string() } else { String::new() },
             )?;
         }
     }
@@ -301,18 +303,19 @@ fn loading(text: &mut String, steps: &[Step]) -> Fallible {
     )?;
     writeln!(
         text,
-        "| keys | throughput, keys/s | its flush, ms | put p50, ms | p99.9, ms | longest, ms | merges | longest, s | most \
+        "| keys | throughput, keys/s | its flush, ms | of the whole load, keys/s | put p50, ms | p99.9, ms | longest, ms | merges | longest, s | most \
          keys in memory | most rows waiting | close, s |"
     )?;
-    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
+    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
     for step in steps {
         let load = &step.load;
         writeln!(
             text,
-            "| {} | {:.0} | {:.0} | {:.2} | {:.1} | {:.0} | {} | {:.2} | {} | {} | {:.2} |",
+            "| {} | {:.0} | {:.0} | {:.0} | {:.2} | {:.1} | {:.0} | {} | {:.2} | {} | {} | {:.2} |",
             keys(step.keys),
             last_throughput(step),
             load.stretches.last().map_or(f64::NAN, |of| of.flush_seconds * 1e3),
+            load.keys_per_second(),
             load.put_ms.p50,
             load.put_ms.p999,
             load.put_ms.max,
