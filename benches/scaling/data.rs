@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use memmap2::{Mmap, MmapMut};
 
@@ -191,6 +192,26 @@ pub(crate) fn major_faults() -> Fallible<u64> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let (_, after_name) = stat.rsplit_once(')').ok_or("/proc/self/stat has no name")?;
     Ok(after_name.split_whitespace().nth(9).ok_or("/proc/self/stat is too short")?.parse()?)
+}
+
+/// A call's time: on the clock, and of that what this thread had the core for, in nanoseconds. On a machine that others
+/// use too, the tail of the first is theirs.
+#[derive(Clone, Copy)]
+pub(crate) struct Elapsed {
+    pub wall: u64,
+    pub core: u64,
+}
+
+/// Calls `work` and says how long that took.
+pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, Elapsed) {
+    let core = || {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    };
+    let (core_begin, begin) = (core(), Instant::now());
+    let done = work();
+    let wall = begin.elapsed().as_nanos() as u64;
+    (done, Elapsed { wall, core: core() - core_begin })
 }
 
 /// How often the kernel gave this thread's core to somebody else.

@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 use tensorcask::{Options, Store};
 
-use crate::data::{Random, check_rows, make_rows, mix, resident_bytes};
+use crate::data::{Random, check_rows, make_rows, mix, resident_bytes, timed};
 use crate::statistics::{Percentiles, histogram};
 use crate::{Fallible, GATHER, MODULE, Settings};
 
@@ -84,9 +84,12 @@ pub(crate) struct Merging {
     /// Microseconds of a put, during merges and between them.
     pub put_us: Percentiles,
     pub put_us_between: Percentiles,
+    /// Of the time on the core during merges: without what other programs took, and without waits for locks.
+    pub put_core_us: Percentiles,
     /// Microseconds of a batch of gets.
     pub get_us: Percentiles,
     pub get_us_between: Percentiles,
+    pub get_core_us: Percentiles,
 }
 
 /// Sees when the engine's merge thread lives: exact, and nothing in the engine has to know of it.
@@ -238,8 +241,8 @@ pub(crate) fn merging(settings: &Settings, from: u64, most: u64, bar: &ProgressB
     let delta_keys = usize::try_from(from / 8)?.clamp(1024, 1 << 20);
     let store = Options::new().delta_keys(delta_keys).open(&settings.dir, MODULE)?;
     let watcher = Watcher::start()?;
-    // Puts and gets, between merges and during them.
-    let mut seen = [[histogram()?, histogram()?], [histogram()?, histogram()?]];
+    // Puts and gets: between merges, during them, and the time on the core during them.
+    let mut seen = [[histogram()?, histogram()?, histogram()?], [histogram()?, histogram()?, histogram()?]];
     let (mut keys, mut rows, mut scratch) = (Vec::new(), Vec::new(), Vec::new());
     let mut out = vec![0_u8; GATHER * settings.row_bytes];
     let mut found = vec![false; GATHER];
@@ -248,16 +251,14 @@ pub(crate) fn merging(settings: &Settings, from: u64, most: u64, bar: &ProgressB
     while begun.elapsed() < PATIENCE && end < most {
         make_rows(end, end + SMALL_PUT, settings.row_bytes, &mut keys, &mut rows);
         let was_merging = watcher.merging();
-        let begin = Instant::now();
-        store.put_rows(&keys, &[settings.row_bytes], &rows)?;
-        let put = begin.elapsed();
+        let (done, put) = timed(|| store.put_rows(&keys, &[settings.row_bytes], &rows));
+        done?;
         end += SMALL_PUT;
         let is_merging = watcher.merging();
         keys.clear();
         keys.extend((0..GATHER).map(|_| mix(random.below(end))));
-        let begin = Instant::now();
-        let hits = store.get_batch_into(&keys, &[settings.row_bytes], &mut out, &mut found)?;
-        let get = begin.elapsed();
+        let (hits, get) = timed(|| store.get_batch_into(&keys, &[settings.row_bytes], &mut out, &mut found));
+        let hits = hits?;
         if hits != GATHER {
             return Err(format!("{} keys of {GATHER} are missing while merges run", GATHER - hits).into());
         }
@@ -265,17 +266,20 @@ pub(crate) fn merging(settings: &Settings, from: u64, most: u64, bar: &ProgressB
         for (histograms, elapsed, during) in
             [(0, put, was_merging || is_merging), (1, get, is_merging || watcher.merging())]
         {
-            let of = seen.get_mut(histograms).and_then(|both| both.get_mut(usize::from(during)));
-            of.ok_or("no histogram")?.record(elapsed.as_nanos() as u64)?;
+            let of = seen.get_mut(histograms).ok_or("no histogram")?;
+            of.get_mut(usize::from(during)).ok_or("no histogram")?.record(elapsed.wall)?;
+            if during {
+                of.get_mut(2).ok_or("no histogram")?.record(elapsed.core)?;
+            }
         }
         bar.set_message(format!("merging, {end} keys"));
-        if seen.iter().all(|[_, during]| during.len() >= ENOUGH) {
+        if seen.iter().all(|[_, during, _]| during.len() >= ENOUGH) {
             break;
         }
     }
     store.close()?;
     let merges = watcher.finish()?;
-    let [[put_between, put], [get_between, get]] = &seen;
+    let [[put_between, put, put_core], [get_between, get, get_core]] = &seen;
     Ok(Merging {
         delta_keys,
         keys_after: end,
@@ -283,8 +287,10 @@ pub(crate) fn merging(settings: &Settings, from: u64, most: u64, bar: &ProgressB
         longest_merge_seconds: longest(&merges),
         put_us: Percentiles::of(put, 1e3),
         put_us_between: Percentiles::of(put_between, 1e3),
+        put_core_us: Percentiles::of(put_core, 1e3),
         get_us: Percentiles::of(get, 1e3),
         get_us_between: Percentiles::of(get_between, 1e3),
+        get_core_us: Percentiles::of(get_core, 1e3),
     })
 }
 

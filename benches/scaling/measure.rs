@@ -4,13 +4,12 @@ use std::hint::black_box;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use hdrhistogram::Histogram;
 use indicatif::ProgressBar;
 use serde::Serialize;
 use tensorcask::{Reader, Store};
 
 use crate::data::{
-    Control, Random, check_rows, folder_bytes, major_faults, mix, preempted, raw_gather, resident_bytes,
+    Control, Elapsed, Random, check_rows, folder_bytes, major_faults, mix, preempted, raw_gather, resident_bytes, timed,
 };
 use crate::statistics::{Percentiles, block_means, histogram, spread};
 use crate::{CHILD, Fallible, GATHER, MODULE, Settings};
@@ -53,6 +52,8 @@ pub(crate) struct Memory {
 pub(crate) struct Series {
     /// Nanoseconds a key.
     pub ns: Percentiles,
+    /// The same of the time on the core: without what other programs took.
+    pub core_ns: Percentiles,
     /// The lowest and the highest median of the tenths of the series.
     pub medians: [f64; 2],
     /// Means of the logarithms of blocks of neighbouring batches: what slopes are fitted to.
@@ -60,24 +61,42 @@ pub(crate) struct Series {
 }
 
 #[derive(Default)]
-struct Timed(Vec<f64>);
+struct Timed {
+    wall: Vec<f64>,
+    core: Vec<f64>,
+}
 
 impl Timed {
-    fn add(&mut self, start: Instant) {
-        self.0.push(start.elapsed().as_nanos() as f64 / GATHER as f64);
+    fn add(&mut self, elapsed: Elapsed) {
+        self.wall.push(elapsed.wall as f64 / GATHER as f64);
+        self.core.push(elapsed.core as f64 / GATHER as f64);
+    }
+
+    fn clear(&mut self) {
+        self.wall.clear();
+        self.core.clear();
     }
 
     fn series(&self) -> Fallible<Series> {
-        let mut all: Histogram<u64> = histogram()?;
-        for value in &self.0 {
-            // In thousandths of a nanosecond: a key takes few of them.
-            all.record((value * 1000.0) as u64)?;
-        }
-        let tenth = self.0.len().div_ceil(10).max(1);
-        let medians: Vec<f64> = self.0.chunks(tenth).map(|part| spread(part)[0]).collect();
+        let tenth = self.wall.len().div_ceil(10).max(1);
+        let medians: Vec<f64> = self.wall.chunks(tenth).map(|part| spread(part)[0]).collect();
         let [_, low, high] = spread(&medians);
-        Ok(Series { ns: Percentiles::of(&all, 1000.0), medians: [low, high], blocks: block_means(&self.0) })
+        Ok(Series {
+            ns: percentiles(&self.wall)?,
+            core_ns: percentiles(&self.core)?,
+            medians: [low, high],
+            blocks: block_means(&self.wall),
+        })
     }
+}
+
+fn percentiles(values: &[f64]) -> Fallible<Percentiles> {
+    let mut all = histogram()?;
+    for value in values {
+        // In thousandths of a nanosecond: a key takes few of them.
+        all.record((value * 1000.0) as u64)?;
+    }
+    Ok(Percentiles::of(&all, 1000.0))
 }
 
 /// Measures a closed store of `keys` keys.
@@ -161,7 +180,7 @@ fn reads(settings: &Settings, keys: u64, store: &Store, control: &Control) -> Fa
     // The first tenth only warms up.
     for turn in 0..settings.batches + settings.batches / 10 {
         if turn == settings.batches / 10 {
-            [&mut hit, &mut raw, &mut miss].into_iter().for_each(|timed| timed.0.clear());
+            [&mut hit, &mut raw, &mut miss].into_iter().for_each(Timed::clear);
         }
         // Which comes first changes, so that none always finds the caches as the same other one left them.
         for kind in 0..3 {
@@ -171,26 +190,25 @@ fn reads(settings: &Settings, keys: u64, store: &Store, control: &Control) -> Fa
             match (turn + kind) % 3 {
                 0 => {
                     asked.extend(numbers.iter().map(|number| mix(*number)));
-                    let begin = Instant::now();
-                    let hits = store.get_batch_into(&asked, &[row_bytes], &mut out, &mut found)?;
-                    hit.add(begin);
+                    let (hits, elapsed) = timed(|| store.get_batch_into(&asked, &[row_bytes], &mut out, &mut found));
+                    hit.add(elapsed);
+                    let hits = hits?;
                     if hits != GATHER {
                         return Err(format!("{} of {GATHER} keys are missing", GATHER - hits).into());
                     }
                     check_rows(&asked, &out, row_bytes, &mut scratch)?;
                 }
                 1 => {
-                    let begin = Instant::now();
-                    raw_gather(all, &numbers, row_bytes, &mut out);
-                    raw.add(begin);
+                    let ((), elapsed) = timed(|| raw_gather(all, &numbers, row_bytes, &mut out));
+                    raw.add(elapsed);
                     asked.extend(numbers.iter().map(|number| mix(*number)));
                     check_rows(&asked, black_box(&out), row_bytes, &mut scratch)?;
                 }
                 _ => {
                     asked.extend(numbers.iter().map(|number| mix(number + ABSENT)));
-                    let begin = Instant::now();
-                    let hits = store.get_batch_into(&asked, &[row_bytes], &mut out, &mut found)?;
-                    miss.add(begin);
+                    let (hits, elapsed) = timed(|| store.get_batch_into(&asked, &[row_bytes], &mut out, &mut found));
+                    miss.add(elapsed);
+                    let hits = hits?;
                     if hits != 0 {
                         return Err(format!("{hits} keys that were never put are there").into());
                     }

@@ -28,6 +28,9 @@ enum Stroke {
     Dotted,
 }
 
+/// A percentile: its name, how its line is drawn, and how it is read.
+type Kind = (&'static str, Stroke, fn(&Percentiles) -> f64);
+
 struct Line {
     name: String,
     colour: RGBColor,
@@ -93,7 +96,7 @@ fn latency<'a>(title: &'a str, name: &str, steps: &[Step], of: impl Fn(&Step) ->
         steps.iter().map(|step| (step.keys as f64, at(&series(step)))).collect()
     };
     let (ours, raw) = (|step: &Step| of(step).ns, |step: &Step| step.rest.raw.ns);
-    let kinds: [(&str, Stroke, fn(&Percentiles) -> f64); 3] = [
+    let kinds: [Kind; 3] = [
         ("p99.9", Stroke::Dotted, |of| of.p999),
         ("p99", Stroke::Dashed, |of| of.p99),
         ("p50", Stroke::Solid, |of| of.p50),
