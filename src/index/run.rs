@@ -98,7 +98,7 @@ impl Run {
         let mut distance = 0;
         loop {
             let bucket = match self.bucket(first + distance)? {
-                Some(bucket) => bucket,
+                Some(bytes) => Bucket::from_bytes(bytes),
                 // Behind the last spill bucket.
                 None => return Ok(()),
             };
@@ -121,14 +121,15 @@ impl Run {
         }
     }
 
+    /// Bytes, not a [`Bucket`]: that is copied into the answer and out of it, at places that make the processor wait.
     #[inline]
-    fn bucket(&self, number: u64) -> Result<Option<Bucket>> {
+    fn bucket(&self, number: u64) -> Result<Option<&[u8; BUCKET_LEN_BYTES]>> {
         let start = number as usize * BUCKET_LEN_BYTES;
         let Some(bytes) = self.buckets.get(start..).and_then(<[u8]>::first_chunk::<BUCKET_LEN_BYTES>) else {
             return Ok(None);
         };
         self.check_page(number / PAGE_BUCKETS)?;
-        Ok(Some(Bucket::from_bytes(bytes)))
+        Ok(Some(bytes))
     }
 
     /// Compares the checksum of a page of buckets when it is first touched.
