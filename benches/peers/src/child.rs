@@ -1,0 +1,188 @@
+//! The process of one engine. It does what lines on its standard input ask for, and answers each with a line of numbers.
+
+use std::io::{BufRead, Write};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Fallible;
+use crate::engine::{self, Engine, EngineId, Opening};
+use crate::rows::{self, GATHER, Random};
+
+/// Holds the task of a child, and makes the program one.
+pub const TASK: &str = "TENSORCASK_PEERS_TASK";
+
+/// Batches that are read before those that are timed: the slices of other engines emptied the processor's caches.
+const RUN_UP: usize = 4;
+
+/// What a child is started with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Task {
+    /// The engine.
+    pub engine: EngineId,
+    /// Its store.
+    pub opening: Opening,
+}
+
+/// The task of this process, if it is a child.
+///
+/// # Errors
+/// If the variable holds something else.
+pub fn task() -> Fallible<Option<Task>> {
+    match std::env::var(TASK) {
+        Ok(text) => Ok(Some(serde_json::from_str(&text)?)),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Serves until the end of the standard input.
+///
+/// # Errors
+/// Of the standard streams. Those of the engine are answers.
+pub fn serve(task: &Task) -> Fallible {
+    let mut child = Child { task, engine: None, keys: Vec::new(), out: vec![0; GATHER * task.opening.row_bytes] };
+    let mut stdout = std::io::stdout();
+    for line in std::io::stdin().lock().lines() {
+        let answer = match child.answer(&line?) {
+            Ok(numbers) => numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(" "),
+            Err(error) => format!("error: {error}").replace('\n', " "),
+        };
+        writeln!(stdout, "{answer}")?;
+        stdout.flush()?;
+    }
+    child.engine.map_or(Ok(()), Engine::close)
+}
+
+struct Child<'a> {
+    task: &'a Task,
+    engine: Option<Box<dyn Engine>>,
+    keys: Vec<u64>,
+    out: Vec<u8>,
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Child<'_> {
+    fn answer(&mut self, line: &str) -> Fallible<Vec<u64>> {
+        let mut words = line.split_whitespace();
+        let command = words.next().unwrap_or_default();
+        let numbers = words.map(str::parse).collect::<Result<Vec<u64>, _>>()?;
+        match (command, numbers.as_slice()) {
+            ("load", []) => self.load(),
+            ("open", []) => Ok(vec![self.open()?]),
+            ("warm", []) => self.warm(),
+            ("read", [seed, batches]) => Ok(vec![self.slice(*seed, *batches, true)?]),
+            ("miss", [seed, batches]) => Ok(vec![self.slice(*seed, *batches, false)?]),
+            ("memory", []) => Ok(vec![anonymous_bytes()?]),
+            _ => Err(format!("a child was asked for {line:?}").into()),
+        }
+    }
+
+    /// Nanoseconds of all batches, of closing, and bytes on disk then.
+    fn load(&mut self) -> Fallible<Vec<u64>> {
+        let opening = &self.task.opening;
+        let batch = rows::load_batch(opening.row_bytes);
+        let order = rows::load_order(opening.rows, opening.order);
+        let mut engine = engine::create(self.task.engine, opening)?;
+        let (mut values, mut spent) = (Vec::new(), Duration::ZERO);
+        for numbers in order.chunks(batch) {
+            self.keys.clear();
+            self.keys.extend(numbers.iter().map(|number| rows::key(*number as usize)));
+            rows::fill(&self.keys, opening.row_bytes, &mut values);
+            let begin = Instant::now();
+            engine.load(&self.keys, &values)?;
+            spent += begin.elapsed();
+        }
+        let begin = Instant::now();
+        engine.close()?;
+        let closing = begin.elapsed();
+        Ok(vec![nanos(spent), nanos(closing), engine::disk_bytes(&opening.dir)?])
+    }
+
+    /// Nanoseconds from nothing to the first row: some engines leave work for the first read.
+    fn open(&mut self) -> Fallible<u64> {
+        if let Some(engine) = self.engine.take() {
+            engine.close()?;
+        }
+        let opening = &self.task.opening;
+        let key = [rows::key(opening.rows / 2)];
+        let begin = Instant::now();
+        let mut engine = engine::open(self.task.engine, opening)?;
+        let mut spent = begin.elapsed();
+        engine.place(&key)?;
+        let out = self.out.get_mut(..opening.row_bytes).ok_or("rows are longer than batches")?;
+        let begin = Instant::now();
+        let found = engine.get_batch(&key, out)?;
+        spent += begin.elapsed();
+        if found != 1 {
+            return Err("the first row is missing".into());
+        }
+        rows::check(&key, opening.row_bytes, out, true)?;
+        self.engine = Some(engine);
+        Ok(nanos(spent))
+    }
+
+    /// Reads and checks every byte once, so that caches are as full as they get.
+    fn warm(&mut self) -> Fallible<Vec<u64>> {
+        let (row_bytes, rows) = (self.task.opening.row_bytes, self.task.opening.rows);
+        for start in (0..rows).step_by(GATHER) {
+            self.keys.clear();
+            self.keys.extend((start..(start + GATHER).min(rows)).map(rows::key));
+            self.timed_batch(true)?;
+            let read = self.out.get(..self.keys.len() * row_bytes).ok_or("a batch is too long")?;
+            rows::check(&self.keys, row_bytes, read, true)?;
+        }
+        Ok(Vec::new())
+    }
+
+    /// Nanoseconds of `batches` reads of random keys, all there or all absent.
+    fn slice(&mut self, seed: u64, batches: u64, present: bool) -> Fallible<u64> {
+        let opening = &self.task.opening;
+        let mut random = Random(seed);
+        let mut spent = Duration::ZERO;
+        for batch in 0..RUN_UP + usize::try_from(batches)? {
+            self.keys.clear();
+            for _ in 0..GATHER {
+                let number = random.below(opening.rows);
+                self.keys.push(if present { rows::key(number) } else { rows::absent_key(number) });
+            }
+            let elapsed = self.timed_batch(present)?;
+            if batch >= RUN_UP {
+                spent += elapsed;
+            }
+            if present {
+                rows::check(&self.keys, opening.row_bytes, &self.out, false)?;
+            }
+        }
+        Ok(nanos(spent))
+    }
+
+    fn timed_batch(&mut self, present: bool) -> Fallible<Duration> {
+        if self.engine.is_none() {
+            self.open()?;
+        }
+        let engine = self.engine.as_mut().ok_or("the engine is not open")?;
+        engine.place(&self.keys)?;
+        let out = self.out.get_mut(..self.keys.len() * self.task.opening.row_bytes).ok_or("a batch is too long")?;
+        // A row that an engine said to have found, but did not copy, must not pass for the one of an earlier batch.
+        out.iter_mut().step_by(self.task.opening.row_bytes).for_each(|byte| *byte = !*byte);
+        let begin = Instant::now();
+        let found = engine.get_batch(&self.keys, out)?;
+        let elapsed = begin.elapsed();
+        let expected = if present { self.keys.len() } else { 0 };
+        if found != expected {
+            return Err(format!("{found} rows were found, not {expected}").into());
+        }
+        Ok(elapsed)
+    }
+}
+
+/// Memory of this process that no file stands behind.
+fn anonymous_bytes() -> Fallible<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).ok_or("no RssAnon in /proc/self/status")?;
+    let kilobytes: u64 = line.split_whitespace().nth(1).ok_or("no number in RssAnon")?.parse()?;
+    Ok(kilobytes * 1024)
+}

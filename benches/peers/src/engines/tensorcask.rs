@@ -1,0 +1,62 @@
+//! This project, with default options.
+
+use ::tensorcask::{Dtype, Durability, Options, Reader, Store};
+
+use crate::Fallible;
+use crate::engine::{Engine, Opening};
+
+const MODULE: &str = "peers";
+
+enum Handle {
+    Store(Store),
+    Reader(Reader),
+}
+
+/// tensorcask; rows are `F32` tensors of one dimension.
+pub struct Tensorcask {
+    handle: Handle,
+    shape: [usize; 1],
+    durability: Durability,
+    found: Vec<bool>,
+}
+
+impl Tensorcask {
+    /// Opens the store for writing, or as a reader.
+    ///
+    /// # Errors
+    /// tensorcask's.
+    pub fn open(opening: &Opening, create: bool) -> Fallible<Self> {
+        let handle = if create {
+            Handle::Store(Options::new().open(&opening.dir, MODULE)?)
+        } else {
+            Handle::Reader(Options::new().open_reader(&opening.dir, MODULE)?)
+        };
+        let durability = if opening.durable { Durability::SyncData } else { Durability::Buffered };
+        Ok(Self { handle, shape: [opening.row_bytes / 4], durability, found: Vec::new() })
+    }
+}
+
+impl Engine for Tensorcask {
+    fn load(&mut self, keys: &[u64], rows: &[u8]) -> Fallible {
+        let Handle::Store(store) = &self.handle else { return Err("opened for reading".into()) };
+        store.put_rows_bytes(keys, Dtype::F32, &self.shape, rows)?;
+        // `put` returns before anything is written; `Buffered` is what a plain write of the peers promises.
+        Ok(store.flush_with(self.durability)?)
+    }
+
+    fn get_batch(&mut self, keys: &[u64], out: &mut [u8]) -> Fallible<usize> {
+        let reader = match &self.handle {
+            Handle::Store(store) => store,
+            Handle::Reader(reader) => reader,
+        };
+        self.found.resize(keys.len(), false);
+        Ok(reader.get_batch_into_bytes(keys, Dtype::F32, &self.shape, out, &mut self.found)?)
+    }
+
+    fn close(self: Box<Self>) -> Fallible {
+        match self.handle {
+            Handle::Store(store) => Ok(store.close()?),
+            Handle::Reader(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! tensorcask and other embedded stores side by side: one trait, one set of workloads, one process an engine.
+//!
+//! `cargo run --release --manifest-path benches/peers/Cargo.toml -- --help` explains the program.
+
+pub mod child;
+pub mod engine;
+pub mod engines;
+pub mod machine;
+pub mod parent;
+pub mod plot;
+pub mod report;
+pub mod results;
+pub mod rows;
+pub mod settings;
+
+/// The result of everything here: a benchmark stops at the first error and says what it was.
+pub type Fallible<T = ()> = Result<T, Box<dyn std::error::Error>>;

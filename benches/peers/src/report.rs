@@ -1,0 +1,221 @@
+//! The report as Markdown.
+
+use std::fmt::Write as _;
+
+use crate::Fallible;
+use crate::engine::{EngineId, Order};
+use crate::results::{Measure, Quartiles, Results};
+
+const OURS: EngineId = EngineId::Tensorcask;
+const ORDERS: [(Order, &str); 2] = [(Order::Sorted, "in order"), (Order::Shuffled, "shuffled")];
+
+const METHOD: &str = "\
+Keys are `u64`, values are rows of random bits. Every engine runs in a process of its own. Each is loaded some times, all
+in turns, with a `sync` of the file system before each load. Then all are open at once, and in each round every process
+is asked for one slice: batches of 256 random keys, the same for all engines. What is read is checked, outside of the
+time measured: all bytes of all rows once before reading is measured, and the first and last eight of every row read.
+
+A figure is the median of the rounds, with quartiles in brackets. **× raw** and **× tensorcask** are medians of the
+ratios of each round. Below 1.00 × tensorcask the peer wins: those are bold; a `~` says that the quartiles of the ratio
+lie on both sides of 1, so that neither wins.
+
+- **raw** is no engine but the limit: rows are copied from a memory map at places that are known, and the next is asked
+  for while one is copied; the load is a `write` of the same values (and an `fdatasync`). It has no keys.
+- **bitcask** is what people write by hand: a hash map of offsets over an append-only file, read with `pread`, and
+  **bitcask-mmap** the same over a memory map. They have no checksums, do not recover from a torn write, hold all keys in
+  memory, and read the headers of all records when they are opened.
+- *In order* and *shuffled* are orders of the keys at the load; reads are random in both.
+- *Load, buffered*: when a batch returns, the end of the process does not lose it. redb has no such level: its
+  `Durability::None` lives in the process until the next durable commit. *To the end of close* adds making everything
+  durable, and waiting for background work (compactions of RocksDB and fjall, sealing and the index of tensorcask).
+- *Load, each batch durable*: when a batch returns, power loss does not lose it. In-order loads of fjall and RocksDB ingest
+  sorted files, which is durable in both loads.
+- *Open* ends with the first row that is read; files are in the page cache.
+- *Disk* counts blocks that are allocated, after close. *Memory* is anonymous memory of the process after all reads. The
+  caches of redb, fjall and RocksDB were made large enough for all rows, as their documentation advises for data that
+  fits memory, so their memory is a choice; the page cache, which the others read from, is not in it.
+";
+
+const SETTINGS: [(&str, &str); 7] = [
+    ("tensorcask", "default options; read through `Reader`, with checksums compared at the first read of a row"),
+    ("LMDB", "map of 256 GiB, integer keys, `MDB_APPEND` in order, `MDB_NOSYNC` when buffered, batches sorted by key"),
+    ("redb", "cache twice the data; `Durability::Immediate` or `None`, batches sorted by key"),
+    ("fjall", "cache twice the data, no compression, ingestion in order, separated values from 1 KiB on"),
+    (
+        "RocksDB",
+        "the settings of `OptimizeForPointLookup` with a cache twice the data, no compression, ingested files in order, \
+         BlobDB from 1 KiB on, a compaction after the load, `MultiGet`",
+    ),
+    (
+        "SQLite",
+        "WAL, `synchronous` FULL or OFF, memory map, integer primary key, pages of 16 KiB for large rows, batches sorted \
+         by key, one transaction and prepared statement a batch",
+    ),
+    ("bitcask", "hashbrown's default map; one `write` a batch"),
+];
+
+/// The whole report.
+///
+/// # Errors
+/// None; writing to a string does not fail.
+pub fn markdown(results: &Results) -> Fallible<String> {
+    let mut text = String::from("# Peers, side by side\n\n");
+    head(results, &mut text)?;
+    text.push_str("\n## Where peers win\n\n");
+    wins(results, &mut text)?;
+    text.push_str("\n## All ratios\n\n");
+    summary(results, &mut text)?;
+    text.push_str("\n## What is measured\n\n");
+    text.push_str(METHOD);
+    text.push_str("\nSettings, each with its source in `benches/peers/src/engines/`:\n\n");
+    for (name, what) in SETTINGS {
+        writeln!(text, "- {name}: {what}.")?;
+    }
+    for row_bytes in &results.settings.row_bytes {
+        for measure in Measure::ALL {
+            table(results, *row_bytes, measure, &mut text)?;
+        }
+    }
+    Ok(text)
+}
+
+fn head(results: &Results, text: &mut String) -> Fallible {
+    let (machine, settings) = (&results.machine, &results.settings);
+    let sizes: Vec<String> = settings
+        .row_bytes
+        .iter()
+        .map(|bytes| {
+            format!("{} rows of {bytes} B in batches of {}", settings.rows(*bytes), crate::rows::load_batch(*bytes))
+        })
+        .collect();
+    let versions: Vec<String> = machine.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    writeln!(
+        text,
+        "Written by `cargo run --release --manifest-path benches/peers/Cargo.toml` on {} at commit {}. {}, {} cores, \
+         {} GiB; Linux {}, {}; load average before the run {} (the machine is shared). {}. {}; {} loads, {} rounds of {} \
+         batches. {}.",
+        machine.date,
+        machine.commit,
+        machine.cpu,
+        machine.cores,
+        machine.memory_gib,
+        machine.kernel,
+        machine.file_system,
+        machine.load_before,
+        machine.compiler,
+        sizes.join(", "),
+        settings.loads,
+        settings.rounds,
+        settings.batches,
+        versions.join(", "),
+    )?;
+    writeln!(text, "\nRaw numbers: [peers.json](peers.json). Plots:")?;
+    let plots: Vec<String> =
+        Measure::ALL.iter().map(|measure| format!("[{0}](peers-{0}.svg)", measure.name())).collect();
+    writeln!(text, "{}.", plots.join(", "))?;
+    Ok(())
+}
+
+/// Peers: all engines but the control and this project.
+fn peers(results: &Results) -> impl Iterator<Item = EngineId> {
+    results.settings.engines.iter().copied().filter(|engine| ![EngineId::Raw, OURS].contains(engine))
+}
+
+fn wins(results: &Results, text: &mut String) -> Fallible {
+    let mut lines = String::new();
+    for row_bytes in &results.settings.row_bytes {
+        for measure in Measure::ALL {
+            for (order, name) in ORDERS {
+                let mut winners: Vec<(f64, String)> = peers(results)
+                    .filter_map(|engine| Some((engine, results.ratio(engine, OURS, *row_bytes, order, measure)?)))
+                    .filter(|(_, ratio)| ratio.median < 1.0)
+                    .map(|(engine, ratio)| (ratio.median, format!("{engine} {}", times(ratio))))
+                    .collect();
+                winners.sort_by(|one, other| one.0.total_cmp(&other.0));
+                if !winners.is_empty() {
+                    let winners: Vec<String> = winners.into_iter().map(|(_, text)| text).collect();
+                    writeln!(lines, "- {}, {row_bytes} B, {name}: {}", measure.title(), winners.join(", "))?;
+                }
+            }
+        }
+    }
+    if lines.is_empty() {
+        lines.push_str("Nowhere in this run.\n");
+    } else {
+        text.push_str("Ratios to tensorcask; smaller is better, `~` is a tie.\n\n");
+    }
+    text.push_str(&lines);
+    Ok(())
+}
+
+/// A ratio in a cell, with what it means.
+fn times(ratio: Quartiles) -> String {
+    let figure = if ratio.median < 100.0 { format!("{:.2}", ratio.median) } else { format!("{:.0}", ratio.median) };
+    let tie = ratio.low < 1.0 && ratio.high > 1.0;
+    match (tie, ratio.median < 1.0) {
+        (true, _) => format!("~{figure} ×"),
+        (false, true) => format!("**{figure} ×**"),
+        (false, false) => format!("{figure} ×"),
+    }
+}
+
+fn summary(results: &Results, text: &mut String) -> Fallible {
+    text.push_str("Each engine's time or space over tensorcask's, from the tables below.\n");
+    for row_bytes in &results.settings.row_bytes {
+        for (order, name) in ORDERS {
+            writeln!(text, "\n{row_bytes} B, loaded {name}:\n")?;
+            let names: Vec<&str> = Measure::ALL.iter().map(|measure| measure.name()).collect();
+            writeln!(text, "| engine | {} |", names.join(" | "))?;
+            writeln!(text, "| --- |{}", " ---: |".repeat(names.len()))?;
+            for engine in results.settings.engines.iter().filter(|engine| **engine != OURS) {
+                let cells = Measure::ALL
+                    .iter()
+                    .map(|measure| results.ratio(*engine, OURS, *row_bytes, order, *measure).map_or("–".into(), times));
+                writeln!(text, "| {engine} | {} |", cells.collect::<Vec<_>>().join(" | "))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A figure with as many places as it deserves.
+fn figure(value: f64) -> String {
+    if value >= 100.0 {
+        format!("{value:.0}")
+    } else if value >= 10.0 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.2}")
+    }
+}
+
+fn table(results: &Results, row_bytes: usize, measure: Measure, text: &mut String) -> Fallible {
+    let (unit, share) = measure.unit();
+    writeln!(text, "\n## {row_bytes} B: {}\n", measure.title())?;
+    writeln!(text, "| engine | in order, {unit} | × raw | × tensorcask | shuffled, {unit} | × raw | × tensorcask |")?;
+    writeln!(text, "| --- | ---: | ---: | ---: | ---: | ---: | ---: |")?;
+    for engine in &results.settings.engines {
+        let mut cells = Vec::new();
+        for (order, _) in ORDERS {
+            let samples = results.samples(*engine, row_bytes, order, measure);
+            cells.push(Quartiles::of(samples).map_or("–".into(), |quartiles| {
+                let Quartiles { low, median, high } = quartiles;
+                if samples.len() == 1 {
+                    return figure(median / share);
+                }
+                format!("{} [{}–{}]", figure(median / share), figure(low / share), figure(high / share))
+            }));
+            let raw = results.ratio(*engine, EngineId::Raw, row_bytes, order, measure);
+            cells.push(raw.map_or("–".into(), |ratio| format!("{} ×", figure(ratio.median))));
+            cells.push(
+                results
+                    .ratio(*engine, OURS, row_bytes, order, measure)
+                    .map_or("–".into(), |ratio| if *engine == OURS { "1".into() } else { times(ratio) }),
+            );
+        }
+        if cells.iter().any(|cell| cell != "–") {
+            writeln!(text, "| {engine} | {} |", cells.join(" | "))?;
+        }
+    }
+    Ok(())
+}

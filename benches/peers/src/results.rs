@@ -1,0 +1,173 @@
+//! What was measured, and how it is summed up.
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{EngineId, Order};
+use crate::machine::Machine;
+use crate::settings::Settings;
+
+/// What a series measures. Times are nanoseconds a row, of opening nanoseconds, of space bytes a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Measure {
+    /// Batches of random keys that are there.
+    Read,
+    /// Batches of random keys that are not.
+    Miss,
+    /// Loading, each batch written to the operating system.
+    LoadBuffered,
+    /// The same up to the end of `close`: durable, and background work done.
+    LoadClosed,
+    /// Loading, each batch durable.
+    LoadDurable,
+    /// Opening, and reading one row.
+    Open,
+    /// Space on disk over the bytes of the rows.
+    Disk,
+    /// Anonymous memory of the reading process.
+    Memory,
+}
+
+impl Measure {
+    /// All, as reports list them.
+    pub const ALL: [Self; 8] = [
+        Self::Read,
+        Self::Miss,
+        Self::LoadBuffered,
+        Self::LoadClosed,
+        Self::LoadDurable,
+        Self::Open,
+        Self::Disk,
+        Self::Memory,
+    ];
+
+    /// A heading.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Read => "warm batched reads",
+            Self::Miss => "misses",
+            Self::LoadBuffered => "load, buffered",
+            Self::LoadClosed => "load, buffered, to the end of close",
+            Self::LoadDurable => "load, each batch durable",
+            Self::Open => "open to the first row",
+            Self::Disk => "disk",
+            Self::Memory => "anonymous memory",
+        }
+    }
+
+    /// The short form, of files and columns.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Miss => "miss",
+            Self::LoadBuffered => "load-buffered",
+            Self::LoadClosed => "load-closed",
+            Self::LoadDurable => "load-durable",
+            Self::Open => "open",
+            Self::Disk => "disk",
+            Self::Memory => "memory",
+        }
+    }
+
+    /// The unit, and what samples are divided by to be of it.
+    #[must_use]
+    pub fn unit(self) -> (&'static str, f64) {
+        match self {
+            Self::Open => ("ms", 1e6),
+            Self::Disk | Self::Memory => ("B a row", 1.0),
+            _ => ("ns a row", 1.0),
+        }
+    }
+}
+
+/// The samples of one engine in one workload.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Series {
+    /// The engine.
+    pub engine: EngineId,
+    /// Bytes of a row.
+    pub row_bytes: usize,
+    /// The order of the load.
+    pub order: Order,
+    /// What was measured.
+    pub measure: Measure,
+    /// One a round; the same position is the same round for all engines.
+    pub samples: Vec<f64>,
+}
+
+/// A run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Results {
+    /// Where it ran.
+    pub machine: Machine,
+    /// What it was asked.
+    pub settings: Settings,
+    /// What it found.
+    pub series: Vec<Series>,
+}
+
+/// The middle and both quartiles.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quartiles {
+    /// A quarter lies below.
+    pub low: f64,
+    /// Half lies below.
+    pub median: f64,
+    /// Three quarters lie below.
+    pub high: f64,
+}
+
+impl Quartiles {
+    /// Of some samples; `None` of none.
+    #[must_use]
+    pub fn of(samples: &[f64]) -> Option<Self> {
+        let mut sorted = samples.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let at = |share: f64| -> Option<f64> {
+            let place = share * sorted.len().checked_sub(1)? as f64;
+            let (below, above) = (sorted.get(place.floor() as usize)?, sorted.get(place.ceil() as usize)?);
+            Some(below + (above - below) * place.fract())
+        };
+        Some(Self { low: at(0.25)?, median: at(0.5)?, high: at(0.75)? })
+    }
+}
+
+impl Results {
+    /// The samples of an engine in a workload, added if there are none yet.
+    pub fn push(&mut self, engine: EngineId, row_bytes: usize, order: Order, measure: Measure, sample: f64) {
+        let series = self.series.iter_mut().find(|series| {
+            (series.engine, series.row_bytes, series.order, series.measure) == (engine, row_bytes, order, measure)
+        });
+        match series {
+            Some(series) => series.samples.push(sample),
+            None => self.series.push(Series { engine, row_bytes, order, measure, samples: vec![sample] }),
+        }
+    }
+
+    /// The samples of an engine in a workload.
+    #[must_use]
+    pub fn samples(&self, engine: EngineId, row_bytes: usize, order: Order, measure: Measure) -> &[f64] {
+        let series = self.series.iter().find(|series| {
+            (series.engine, series.row_bytes, series.order, series.measure) == (engine, row_bytes, order, measure)
+        });
+        series.map_or(&[], |series| &series.samples)
+    }
+
+    /// How many times as much `engine` takes as `base`, round by round.
+    #[must_use]
+    pub fn ratio(
+        &self,
+        engine: EngineId,
+        base: EngineId,
+        row_bytes: usize,
+        order: Order,
+        measure: Measure,
+    ) -> Option<Quartiles> {
+        let ours = self.samples(engine, row_bytes, order, measure);
+        let theirs = self.samples(base, row_bytes, order, measure);
+        let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
+        Quartiles::of(&ratios)
+    }
+}

@@ -1,0 +1,117 @@
+//! What a run measures, from the command line.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Fallible;
+use crate::engine::EngineId;
+
+/// The answer to `--help`.
+pub const HELP: &str = "\
+Measures tensorcask beside LMDB, redb, fjall, RocksDB, SQLite, a Bitcask as one writes it by hand, and the machine's
+limits, and writes reports/peers.md, peers.json and peers-*.svg.
+
+  cargo run --release --manifest-path benches/peers/Cargo.toml -- [OPTIONS]
+
+Each engine runs in a process of its own. All are loaded in turn, then all are open at once and are asked for one slice
+of measurements after another, so that a noisy machine is noisy for all of them. Every row that is read is checked.
+
+  --keys N           rows of each workload (default: 1000000 of 128 B, 200000 of 3072 B)
+  --row-bytes N,N    sizes of rows, multiples of 8 (default: 128,3072)
+  --engines A,B      which engines (default: all); raw and tensorcask are what the others are compared with
+  --loads N          loads of each workload and engine (default: 3)
+  --rounds N         slices of reads and of misses of each engine (default: 40)
+  --batches N        batches of 256 keys in a slice (default: 32)
+  --dir DIR          where stores are kept while they are measured (default: tensorcask-peers in the temporary folder);
+                     takes a few times 10 GB with default sizes, and is removed afterwards
+  --out DIR          where reports go (default: the project's reports/)
+  --from FILE        measures nothing, and writes the report of an earlier run's peers.json anew
+  --help             this
+
+Without RocksDB, which builds for many minutes and needs libclang: --no-default-features, before the two dashes.
+";
+
+/// The options of a run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Settings {
+    /// Rows of each workload, if not the default of its size.
+    pub keys: Option<usize>,
+    /// Sizes of rows.
+    pub row_bytes: Vec<usize>,
+    /// Engines, in the order of tables.
+    pub engines: Vec<EngineId>,
+    /// Loads of each workload and engine.
+    pub loads: usize,
+    /// Slices of reads.
+    pub rounds: usize,
+    /// Batches in a slice.
+    pub batches: usize,
+    /// Where stores are kept.
+    #[serde(skip)]
+    pub dir: PathBuf,
+    /// Where reports go.
+    #[serde(skip)]
+    pub out: PathBuf,
+    /// An earlier run to report.
+    #[serde(skip)]
+    pub from: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Rows of a workload.
+    #[must_use]
+    pub fn rows(&self, row_bytes: usize) -> usize {
+        self.keys.unwrap_or(if row_bytes < 1024 { 1_000_000 } else { 200_000 })
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            keys: None,
+            row_bytes: vec![128, 3072],
+            engines: EngineId::ALL.to_vec(),
+            loads: 3,
+            rounds: 40,
+            batches: 32,
+            dir: std::env::temp_dir().join("tensorcask-peers"),
+            out: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../reports")),
+            from: None,
+        }
+    }
+}
+
+/// Reads the command line; `None` asks for [`HELP`].
+///
+/// # Errors
+/// An option that is none, or a value that does not fit it.
+pub fn parse(mut arguments: impl Iterator<Item = String>) -> Fallible<Option<Settings>> {
+    let mut settings = Settings::default();
+    while let Some(argument) = arguments.next() {
+        if argument == "--help" || argument == "-h" {
+            return Ok(None);
+        }
+        let value = arguments.next().ok_or_else(|| format!("{argument} needs a value; --help lists options"))?;
+        match argument.as_str() {
+            "--keys" => settings.keys = Some(value.parse()?),
+            "--row-bytes" => settings.row_bytes = value.split(',').map(str::parse).collect::<Result<_, _>>()?,
+            "--engines" => settings.engines = value.split(',').map(str::parse).collect::<Result<_, _>>()?,
+            "--loads" => settings.loads = value.parse()?,
+            "--rounds" => settings.rounds = value.parse()?,
+            "--batches" => settings.batches = value.parse()?,
+            "--dir" => settings.dir = value.into(),
+            "--out" => settings.out = value.into(),
+            "--from" => settings.from = Some(value.into()),
+            other => return Err(format!("{other} is no option; --help lists them").into()),
+        }
+    }
+    if settings.row_bytes.iter().any(|bytes| *bytes == 0 || bytes % 8 != 0) {
+        return Err("rows are multiples of 8 bytes".into());
+    }
+    let least = settings.keys.unwrap_or(usize::MAX).min(settings.loads).min(settings.rounds).min(settings.batches);
+    if least == 0 || u32::try_from(settings.keys.unwrap_or(0)).is_err() {
+        return Err("--keys, --loads, --rounds and --batches are at least 1, and keys at most 4294967295".into());
+    }
+    Ok(Some(settings))
+}
