@@ -91,12 +91,14 @@ fn versions() -> Vec<(String, String)> {
         "rusqlite",
         "libsqlite3-sys",
     ];
-    let mut versions = Vec::new();
+    let mut versions: Vec<(String, String)> = Vec::new();
     let mut lines = include_str!("../Cargo.lock").lines();
     while let Some(line) = lines.next() {
         let Some(name) = line.strip_prefix("name = ").map(|name| name.trim_matches('"')) else { continue };
         let version = lines.next().and_then(|line| line.strip_prefix("version = "));
         if let (true, Some(version)) = (named.contains(&name), version) {
+            // The lock file is sorted; of several versions the newest is ours, others are those of other crates.
+            versions.retain(|(other, _)| other != name);
             versions.push((name.to_owned(), version.trim_matches('"').to_owned()));
         }
     }

@@ -123,7 +123,7 @@ impl Workload<'_> {
         let engines = &self.settings.engines;
         let mut children = engines.iter().map(|engine| self.start(*engine, false)).collect::<Fallible<Vec<_>>>()?;
         let (rounds, batches) = (self.settings.rounds, self.settings.batches);
-        let slice = (batches * GATHER) as f64;
+        let batch = GATHER as f64;
         self.rounds(&mut children, results, Measure::Open, OPENS, &|_| "open".into(), 1.0)?;
         for child in &mut children {
             child.ask("warm")?;
@@ -131,8 +131,8 @@ impl Workload<'_> {
         let mut all = |measure: Measure, rounds: usize, line: &dyn Fn(usize) -> String, share: f64| -> Fallible {
             self.rounds(&mut children, results, measure, rounds, line, share)
         };
-        all(Measure::Read, rounds, &|round| format!("read {} {batches}", 2 * round + 100), slice)?;
-        all(Measure::Miss, rounds, &|round| format!("miss {} {batches}", 2 * round + 101), slice)?;
+        all(Measure::Read, rounds, &|round| format!("read {} {batches}", 2 * round + 100), batch)?;
+        all(Measure::Miss, rounds, &|round| format!("miss {} {batches}", 2 * round + 101), batch)?;
         all(Measure::Memory, 1, &|_| "memory".into(), self.rows() as f64)?;
         children.into_iter().try_for_each(Asked::end)
     }

@@ -15,6 +15,8 @@ in turns, with a `sync` of the file system before each load. Then all are open a
 is asked for one slice: batches of 256 random keys, the same for all engines. What is read is checked, outside of the
 time measured: all bytes of all rows once before reading is measured, and the first and last eight of every row read.
 
+The sample of a slice is its median batch, so that an engine whose slices last longer is not interrupted more often.
+
 A figure is the median of the rounds, with quartiles in brackets. **× raw** and **× tensorcask** are medians of the
 ratios of each round. Below 1.00 × tensorcask the peer wins: those are bold; a `~` says that the quartiles of the ratio
 lie on both sides of 1, so that neither wins.
@@ -24,6 +26,7 @@ lie on both sides of 1, so that neither wins.
 - **bitcask** is what people write by hand: a hash map of offsets over an append-only file, read with `pread`, and
   **bitcask-mmap** the same over a memory map. They have no checksums, do not recover from a torn write, hold all keys in
   memory, and read the headers of all records when they are opened.
+- A miss of tensorcask includes the look, at most once a second, for what other processes have written.
 - *In order* and *shuffled* are orders of the keys at the load; reads are random in both.
 - *Load, buffered*: when a batch returns, the end of the process does not lose it. redb has no such level: its
   `Durability::None` lives in the process until the next durable commit. *To the end of close* adds making everything
@@ -159,6 +162,16 @@ fn times(ratio: Quartiles) -> String {
     }
 }
 
+/// The cell of an engine beside tensorcask's. The control wins nothing: it is no engine.
+fn beside(engine: EngineId, ratio: Option<Quartiles>) -> String {
+    match (engine, ratio) {
+        (_, None) => "–".into(),
+        (OURS, _) => "1".into(),
+        (EngineId::Raw, Some(ratio)) => format!("{} ×", figure(ratio.median)),
+        (_, Some(ratio)) => times(ratio),
+    }
+}
+
 fn summary(results: &Results, text: &mut String) -> Fallible {
     text.push_str("Each engine's time or space over tensorcask's, from the tables below.\n");
     for row_bytes in &results.settings.row_bytes {
@@ -170,7 +183,7 @@ fn summary(results: &Results, text: &mut String) -> Fallible {
             for engine in results.settings.engines.iter().filter(|engine| **engine != OURS) {
                 let cells = Measure::ALL
                     .iter()
-                    .map(|measure| results.ratio(*engine, OURS, *row_bytes, order, *measure).map_or("–".into(), times));
+                    .map(|measure| beside(*engine, results.ratio(*engine, OURS, *row_bytes, order, *measure)));
                 writeln!(text, "| {engine} | {} |", cells.collect::<Vec<_>>().join(" | "))?;
             }
         }
@@ -207,11 +220,7 @@ fn table(results: &Results, row_bytes: usize, measure: Measure, text: &mut Strin
             }));
             let raw = results.ratio(*engine, EngineId::Raw, row_bytes, order, measure);
             cells.push(raw.map_or("–".into(), |ratio| format!("{} ×", figure(ratio.median))));
-            cells.push(
-                results
-                    .ratio(*engine, OURS, row_bytes, order, measure)
-                    .map_or("–".into(), |ratio| if *engine == OURS { "1".into() } else { times(ratio) }),
-            );
+            cells.push(beside(*engine, results.ratio(*engine, OURS, row_bytes, order, measure)));
         }
         if cells.iter().any(|cell| cell != "–") {
             writeln!(text, "| {engine} | {} |", cells.join(" | "))?;

@@ -77,7 +77,6 @@ impl Engine for Fjall {
 
     fn close(self: Box<Self>) -> Fallible {
         if self.writes {
-            self.rows.rotate_memtable_and_wait()?;
             self.database.persist(PersistMode::SyncAll)?;
             // Compactions start a moment after what caused them.
             let mut quiet = 0;

@@ -6,9 +6,7 @@
 //! survive the end of the process. Page size and the rest cannot be chosen. Two-phase commit and quick repair stay off,
 //! as they are by default.
 
-use ::redb::{
-    Builder, Database, Durability, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, TableDefinition,
-};
+use ::redb::{Builder, Database, Durability, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, TableDefinition};
 
 use super::copy_row;
 use crate::Fallible;

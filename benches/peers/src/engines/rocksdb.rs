@@ -91,7 +91,7 @@ impl Engine for Rocksdb {
         for (key, row) in pairs {
             batch.put(key, row);
         }
-        Ok(self.db.write_opt(&batch, &self.write)?)
+        Ok(self.db.write_opt(batch, &self.write)?)
     }
 
     fn get_batch(&mut self, keys: &[u64], out: &mut [u8]) -> Fallible<usize> {
