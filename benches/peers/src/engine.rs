@@ -35,8 +35,8 @@ pub enum EngineId {
 }
 
 impl EngineId {
-    /// All of them that this build has, the control first.
-    pub const ALL: &[Self] = &[
+    /// All of them, the control first.
+    pub const ALL: [Self; 9] = [
         Self::Raw,
         Self::Tensorcask,
         Self::Bitcask,
@@ -44,10 +44,16 @@ impl EngineId {
         Self::Lmdb,
         Self::Redb,
         Self::Fjall,
-        #[cfg(feature = "rocksdb")]
         Self::Rocksdb,
         Self::Sqlite,
     ];
+
+    /// Those that this build has.
+    #[must_use]
+    pub fn built() -> Vec<Self> {
+        let has = |id: &Self| cfg!(feature = "rocksdb") || *id != Self::Rocksdb;
+        Self::ALL.into_iter().filter(has).collect()
+    }
 
     /// Its name, as in options and tables.
     #[must_use]
@@ -82,8 +88,9 @@ impl FromStr for EngineId {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        Self::ALL.iter().copied().find(|id| id.name() == name).ok_or_else(|| {
-            let names: Vec<&str> = Self::ALL.iter().map(|id| id.name()).collect();
+        let built = Self::built();
+        built.iter().copied().find(|id| id.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = built.iter().map(|id| id.name()).collect();
             format!("{name} is no engine of this build: {}", names.join(", "))
         })
     }

@@ -15,9 +15,8 @@ in turns, with a `sync` of the file system before each load. Then all are open a
 is asked for one slice: batches of 256 random keys, the same for all engines. What is read is checked, outside of the
 time measured: all bytes of all rows once before reading is measured, and the first and last eight of every row read.
 
-The sample of a slice is its median batch, so that an engine whose slices last longer is not interrupted more often.
-
-A figure is the median of the rounds, with quartiles in brackets. **× raw** and **× tensorcask** are medians of the
+The sample of a slice is its median batch, so that an engine whose slices last longer is not interrupted more often. A
+figure is the median of the rounds, with quartiles in brackets. **× raw** and **× tensorcask** are medians of the
 ratios of each round. Below 1.00 × tensorcask the peer wins: those are bold; a `~` says that the quartiles of the ratio
 lie on both sides of 1, so that neither wins.
 
@@ -91,7 +90,13 @@ fn head(results: &Results, text: &mut String) -> Fallible {
             format!("{} rows of {bytes} B in batches of {}", settings.rows(*bytes), crate::rows::load_batch(*bytes))
         })
         .collect();
-    let versions: Vec<String> = machine.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+    let measured = |name: &str| settings.engines.contains(&EngineId::Rocksdb) || !name.contains("rocksdb");
+    let versions: Vec<String> = machine
+        .versions
+        .iter()
+        .filter(|(name, _)| measured(name))
+        .map(|(name, version)| format!("{name} {version}"))
+        .collect();
     writeln!(
         text,
         "Written by `cargo run --release --manifest-path benches/peers/Cargo.toml` on {} at commit {}. {}, {} cores, \
@@ -112,6 +117,11 @@ fn head(results: &Results, text: &mut String) -> Fallible {
         settings.batches,
         versions.join(", "),
     )?;
+    let missing: Vec<&str> =
+        EngineId::ALL.iter().filter(|id| !settings.engines.contains(id)).map(|id| id.name()).collect();
+    if !missing.is_empty() {
+        writeln!(text, "\n**Not in this run:** {}.", missing.join(", "))?;
+    }
     writeln!(text, "\nRaw numbers: [peers.json](peers.json). Plots:")?;
     let plots: Vec<String> =
         Measure::ALL.iter().map(|measure| format!("[{0}](peers-{0}.svg)", measure.name())).collect();

@@ -135,8 +135,10 @@ impl Quartiles {
 }
 
 impl Results {
-    /// The samples of an engine in a workload, added if there are none yet.
+    /// Adds a sample.
     pub fn push(&mut self, engine: EngineId, row_bytes: usize, order: Order, measure: Measure, sample: f64) {
+        // Fractions of a picosecond mean nothing, and would be most of the file.
+        let sample = (sample * 1000.0).round() / 1000.0;
         let series = self.series.iter_mut().find(|series| {
             (series.engine, series.row_bytes, series.order, series.measure) == (engine, row_bytes, order, measure)
         });

@@ -71,7 +71,7 @@ impl Default for Settings {
         Self {
             keys: None,
             row_bytes: vec![128, 3072],
-            engines: EngineId::ALL.to_vec(),
+            engines: EngineId::built(),
             loads: 3,
             rounds: 40,
             batches: 32,
