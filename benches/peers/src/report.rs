@@ -24,7 +24,8 @@ lie on both sides of 1, so that neither wins.
   for while one is copied; the load is a `write` of the same values (and an `fdatasync`). It has no keys.
 - **bitcask** is what people write by hand: a hash map of offsets over an append-only file, read with `pread`, and
   **bitcask-mmap** the same over a memory map. They have no checksums, do not recover from a torn write, hold all keys in
-  memory, and read the headers of all records when they are opened.
+  memory, and read the headers of all records when they are opened. At the load both do the same: what lies between
+  their figures there is the noise of this machine.
 - A miss of tensorcask includes the look, at most once a second, for what other processes have written.
 - *In order* and *shuffled* are orders of the keys at the load; reads are random in both.
 - *Load, buffered*: when a batch returns, the end of the process does not lose it. redb has no such level: its
