@@ -4,8 +4,8 @@
 //!
 //! - `cache_size`: "more [than a quarter of memory] if the data set fully fits into memory".
 //! - keys in big-endian form, as the README advises for integers.
-//! - `Keyspace::start_ingestion` for keys that come in order: "prefer this method over singular inserts or write batches
-//!   for maximum bulk load speed". It is durable when it ends, whether that was asked for or not.
+//! - `Keyspace::start_ingestion` for keys that come in order: "prefer this method over singular inserts or write
+//!   batches/transactions for maximum bulk load speed". It is durable when it ends, whether that was asked for or not.
 //! - `with_kv_separation` for rows of at least its threshold of 1 KiB: "for large blob use cases".
 //! - no compression: the crate is built without lz4.
 

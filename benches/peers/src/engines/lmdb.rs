@@ -2,11 +2,12 @@
 //!
 //! Settings, from the documentation of `lmdb.h` (<http://www.lmdb.tech/doc/group__mdb.html>):
 //!
-//! - `mdb_env_set_mapsize`: "should be as large as possible", since it bounds the database; it costs address space.
+//! - `mdb_env_set_mapsize`: "should be chosen as large as possible, to accommodate future growth of the database"; it
+//!   costs address space only.
 //! - `MDB_INTEGERKEY` (heed's `IntegerComparator`): keys of one size in native byte order.
 //! - `MDB_APPEND`: "allows fast bulk loading when keys are already known to be in the correct order".
-//! - `MDB_NOSYNC` for loads that need not survive power loss: "the ACI of ACID stays, if the file system preserves write
-//!   order and MDB_WRITEMAP is not used"; so there is no `MDB_WRITEMAP`.
+//! - `MDB_NOSYNC` for loads that need not survive power loss. The header says that transactions then lose durability
+//!   only, if the file system keeps the order of writes and `MDB_WRITEMAP` is not used; so it is not.
 //! - `MDB_NORDAHEAD` is left off: it is for databases larger than memory.
 
 use heed::byteorder::NativeEndian;

@@ -4,7 +4,7 @@
 //!
 //! - `OptimizeForPointLookup` ("if you don't need to keep the data sorted, i.e. you'll never use an iterator"): a hash
 //!   index in blocks, Bloom filters of 10 bits a key, a block cache of the given size; here one in which the data fits.
-//! - `IncreaseParallelism` ("by default RocksDB uses only one background thread").
+//! - `IncreaseParallelism` (by default there is one background thread for flushes and compactions).
 //! - BlobDB for rows of 3 KB ("large-value use cases"), with the block cache as blob cache.
 //! - "Creating and Ingesting SST files" for keys that come in order: the fastest bulk load. It is durable when it ends,
 //!   whether that was asked for or not. Otherwise one `WriteBatch` a batch, `WriteOptions::sync` if durable.
