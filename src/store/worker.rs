@@ -117,6 +117,7 @@ impl Shared {
     /// Makes rows readable and hands them to the writer.
     pub(crate) fn put(&self, columns: Columns) -> Result<()> {
         let core = &self.core;
+        self.wait_for_merge();
         let hashes: Vec<u64> =
             (0..columns.rows).map(|row| columns.key(row).map_or(0, |key| core.hasher.hash(key))).collect();
         let len_bytes = columns.len_bytes() + hashes.len() * 8;
@@ -140,6 +141,15 @@ impl Shared {
             self.step();
         }
         Ok(())
+    }
+
+    /// Keeps the delta near its bound: at twice the bound, puts wait for the merge that runs. The writer thread does not,
+    /// so that what was put before can be flushed meanwhile.
+    fn wait_for_merge(&self) {
+        let options = &self.core.options;
+        if !options.synchronous && self.core.delta.len() >= options.delta_keys.max(1).saturating_mul(2) {
+            drop(self.merging.lock());
+        }
     }
 
     /// Enters rows into the delta. The caller holds the admission lock.
@@ -230,14 +240,14 @@ impl Shared {
         }
     }
 
-    /// Starts a merge in the background when the delta has grown to its bound, and waits for it only at twice that.
+    /// Starts a merge in the background when the delta has grown to its bound, unless one is running.
     fn bound_delta(self: &Arc<Self>) {
         if !self.delta_is_full() || self.queue.failure().is_some() {
             return;
         }
         let mut merger = self.merger.lock();
         if let Some(running) = merger.take() {
-            if !running.is_finished() && self.core.delta.len() < self.core.options.delta_keys.saturating_mul(2) {
+            if !running.is_finished() {
                 *merger = Some(running);
                 return;
             }
