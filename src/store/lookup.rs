@@ -20,6 +20,12 @@ pub(crate) struct Found {
 }
 
 impl Core {
+    /// Asks for what looking up each hash touches first.
+    pub(crate) fn prefetch(&self, hashes: &[u64]) {
+        let view = self.view.load();
+        view.runs.iter().for_each(|loaded| hashes.iter().for_each(|hash| loaded.run.prefetch(*hash)));
+    }
+
     /// Whether anything in the index has this hash (or, in a run, its tag).
     pub(crate) fn may_hold(&self, hash: u64) -> bool {
         let mut any = false;
@@ -78,8 +84,8 @@ impl Core {
             }
         }
         let view = self.view.load();
-        for asked in asked {
-            view.runs.iter().for_each(|loaded| loaded.run.prefetch(asked.hash));
+        for loaded in &view.runs {
+            asked.iter().for_each(|asked| loaded.run.prefetch(asked.hash));
         }
         let mut candidates: Vec<Candidate<'_>> = Vec::with_capacity(asked.len());
         for loaded in &view.runs {

@@ -24,6 +24,9 @@ use crate::value::ValueView;
 /// every row has its own shape.
 const FIXED_SHAPES: usize = 4;
 
+/// Rows of a put whose places in the index are asked for together: their waits for memory overlap.
+const ASKED_AHEAD: usize = 32;
+
 /// What the writer thread sees.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -159,10 +162,11 @@ impl Shared {
         let tombstone = columns.schema.is_tombstones();
         core.epoch.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         let slot = core.add_slot(Source::Pending(Arc::clone(pending)), columns.rows as u32)?;
-        for (row, hash) in pending.hashes.iter().enumerate() {
-            core.admit(*hash, slot, row as u32, tombstone, || {
-                Source::Pending(Arc::clone(pending)).row(slot, row as u32)
-            });
+        for (first, hashes) in (0_u32..).step_by(ASKED_AHEAD).zip(pending.hashes.chunks(ASKED_AHEAD)) {
+            core.prefetch(hashes);
+            for (row, hash) in (first..).zip(hashes) {
+                core.admit(*hash, slot, row, tombstone, || Source::Pending(Arc::clone(pending)).row(slot, row));
+            }
         }
         if core.hot.is_some() && !tombstone && core.options.hot_fill != HotFill::OnRead {
             super::read::fill_hot(core, pending);
