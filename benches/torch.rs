@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tch::nn::{self, Module};
 use tch::{Device, Kind, Tensor};
 use tensorcask::Reader;
-use tensorcask::torch::{CacheOptions, CachedModule, Variables};
+use tensorcask::torch::{CacheOptions, CachedModule, Inputs, Variables};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -93,10 +93,14 @@ fn scattered(rows: usize, round: usize) -> Vec<u64> {
     (0..BATCH).map(|at| (((at + round * BATCH) * 1_000_003) % rows) as u64).collect()
 }
 
-/// A function of one small tensor that gives 768 numbers.
+/// A function of one small tensor that gives 768 numbers, with as many weights to look at as a small encoder has.
 fn wide(dir: &Path) -> Fallible<CachedModule> {
-    Ok(CacheOptions::in_folder(dir, "wide")
-        .wrap_fn(|x: &Tensor| x * Tensor::ones([1, DIMS], (Kind::Float, Device::Cpu)))?)
+    let ones = |shape: &[i64]| Tensor::ones(shape, (Kind::Float, Device::Cpu));
+    let weights = (0..100).map(|n| (format!("{n:02}"), if n % 2 == 0 { ones(&[384]) } else { ones(&[384, 384]) }));
+    let weights = Variables::from(weights.collect::<Vec<_>>());
+    let options = CacheOptions::in_folder(dir, "wide");
+    let forward = |inputs: &Inputs| Ok(inputs.tensor(0)? * Tensor::ones([1, DIMS], (Kind::Float, Device::Cpu)));
+    Ok(options.wrap_inputs_fn_with(weights, forward)?)
 }
 
 fn hits(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {

@@ -2,7 +2,7 @@
 //!
 //! Put a frozen backbone before a training loop and its outputs are computed again every epoch, though they never
 //! change. A [`Store`] keeps each sample's output under a stable key, on disk, and gives a batch of them back in less
-//! than twice the time of a raw copy: across epochs, processes and crashes.
+//! than twice the time of a raw copy (rows of 3 KB): across epochs, processes and crashes.
 //!
 //! ```
 //! # fn main() -> tensorcask::Result<()> {

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use tch::{Kind, Tensor};
 
-use super::convert::{dtype_of, empty, host, kind, kind_of, shape_of, stored_dtype};
+use super::convert::{empty, host, kind, kind_of, shape_of, stored_dtype};
 use super::error::{invalid, torch};
 use super::memory;
 use super::output::Output;
@@ -323,7 +323,6 @@ fn stack(rows: &[&crate::Tensor], pad: Option<f64>) -> Result<Output> {
     let Some(first) = rows.first() else { return Ok(Output::Each(Vec::new())) };
     let unknown = || invalid(format!("libtorch has no kind for {} through tch", first.dtype()));
     let kind = kind_of(first.dtype()).ok_or_else(unknown)?;
-    debug_assert_eq!(dtype_of(kind), Some(first.dtype()));
     if rows.iter().all(|row| row.shape() == first.shape()) {
         let shape: Vec<usize> = [&[rows.len()], first.shape()].concat();
         let mut tensor = empty(kind, &shape)?;
