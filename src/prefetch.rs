@@ -4,13 +4,25 @@
 /// Asks for the cache line at `offset` of `bytes`. Does nothing beyond the end, or where there is no such instruction.
 #[inline]
 pub(crate) fn prefetch_read(bytes: &[u8], offset: usize) {
+    prefetch_item(bytes, offset);
+}
+
+/// Asks for the first cache line of `items[index]`, likewise.
+#[inline]
+pub(crate) fn prefetch_item<T>(items: &[T], index: usize) {
+    if let Some(item) = items.get(index) {
+        prefetch_ref(item);
+    }
+}
+
+/// Asks for the first cache line of `item`.
+#[inline]
+pub(crate) fn prefetch_ref<T>(item: &T) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    if let Some(byte) = bytes.get(offset) {
-        // SAFETY: a prefetch reads nothing architecturally and cannot fault; the pointer is in bounds all the same.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(byte).cast())
-        };
+    // SAFETY: a prefetch reads nothing architecturally and cannot fault; the pointer is that of a reference all the same.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(item).cast());
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = (bytes, offset);
+    let _ = item;
 }

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use super::run_layout::{
-    BUCKET_LEN_BYTES, BUCKETS_OFFSET, Bucket, COVERED_LEN_BYTES, Covered, EMPTY, FAR, FOOTER_LEN_BYTES, Footer, MAGIC,
-    PAGE_BUCKETS, home, tag,
+    BUCKET_LEN_BYTES, BUCKETS_OFFSET, BucketView, COVERED_LEN_BYTES, Covered, EMPTY, FAR, FOOTER_LEN_BYTES, Footer,
+    MAGIC, PAGE_BUCKETS, TAG_BITS, home, tag,
 };
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
@@ -24,8 +24,6 @@ pub(crate) struct Run {
     buckets: Bytes,
     page_crcs: Bytes,
     covered: Vec<Covered>,
-    /// Run row of the first row of each covered segment.
-    starts: Vec<u64>,
     max_stamp: u64,
     /// A bit for each page whose checksum was compared.
     verified: Box<[AtomicU64]>,
@@ -55,12 +53,7 @@ impl Run {
             ));
         }
         let covered: Vec<Covered> = list.as_chunks::<COVERED_LEN_BYTES>().0.iter().map(Covered::decode).collect();
-        let mut starts = Vec::with_capacity(covered.len());
-        let mut rows = 0_u64;
-        for segment in &covered {
-            starts.push(rows);
-            rows = rows.saturating_add(segment.rows);
-        }
+        let rows = covered.iter().fold(0_u64, |rows, segment| rows.saturating_add(segment.rows));
         if rows >= EMPTY {
             return Err(Error::corrupt(
                 path,
@@ -76,7 +69,6 @@ impl Run {
             footer,
             page_crcs,
             covered,
-            starts,
         })
     }
 
@@ -98,7 +90,7 @@ impl Run {
         let mut distance = 0;
         loop {
             let bucket = match self.bucket(first + distance)? {
-                Some(bytes) => Bucket::from_bytes(bytes),
+                Some(bytes) => BucketView(bytes),
                 // Behind the last spill bucket.
                 None => return Ok(()),
             };
@@ -107,7 +99,7 @@ impl Run {
             }
             let mut slots = bucket.matching(tag);
             while slots != 0 {
-                let row = bucket.row(slots.trailing_zeros() as usize);
+                let row = bucket.row(slots.trailing_zeros() as usize / TAG_BITS);
                 if row != EMPTY {
                     found(row);
                 }
@@ -121,7 +113,6 @@ impl Run {
         }
     }
 
-    /// Bytes, not a [`Bucket`]: that is copied into the answer and out of it, at places that make the processor wait.
     #[inline]
     fn bucket(&self, number: u64) -> Result<Option<&[u8; BUCKET_LEN_BYTES]>> {
         let start = number as usize * BUCKET_LEN_BYTES;
@@ -161,14 +152,6 @@ impl Run {
             let offset = BUCKETS_OFFSET + start as u64;
             Err(Error::corrupt(&self.path, offset, "the checksum of a page of buckets does not match its bytes"))
         }
-    }
-
-    /// The covered segment (its position in the list) and the row in it that `run_row` is.
-    #[inline]
-    pub(crate) fn resolve(&self, run_row: u64) -> Option<(usize, u32)> {
-        let position = self.starts.partition_point(|start| *start <= run_row).checked_sub(1)?;
-        let row = run_row - self.starts.get(position)?;
-        (row < self.covered.get(position)?.rows).then_some((position, u32::try_from(row).ok()?))
     }
 
     /// Compares the checksums of all pages. O(bytes).
@@ -273,12 +256,6 @@ mod tests {
             .map(|key| rows_of(&run, xxhash_rust::xxh3::xxh3_64(&key.to_le_bytes())).unwrap().len())
             .sum();
         assert!(proposed < 1500, "{proposed}");
-    }
-
-    #[test]
-    fn rows_resolve_through_the_list() {
-        let run = Run::open("x".into(), run_of(&mut hashes(10, u64::MAX), 10).into()).unwrap();
-        assert_eq!((run.resolve(0), run.resolve(9), run.resolve(10)), (Some((0, 0)), Some((0, 9)), None));
     }
 
     #[test]

@@ -31,11 +31,23 @@ pub(crate) const FOOTER_LEN_BYTES: usize = 160;
 /// Bytes of an entry of the coverage list.
 pub(crate) const COVERED_LEN_BYTES: usize = 40;
 
-const TAG_BITS: usize = 10;
+pub(crate) const TAG_BITS: usize = 10;
 const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
 const ROW_BITS: usize = 36;
 const OVERFLOW_AT: usize = SLOTS * TAG_BITS;
 const ROWS_AT: usize = OVERFLOW_AT + 6;
+
+/// The lowest bit of every tag, the highest, and those below the highest.
+const ONES: u128 = {
+    let (mut ones, mut slot) = (0, 0);
+    while slot < SLOTS {
+        ones |= 1 << (slot * TAG_BITS);
+        slot += 1;
+    }
+    ones
+};
+const TOPS: u128 = ONES << (TAG_BITS - 1);
+const BELOW_TOPS: u128 = TOPS - ONES;
 
 /// The tag of a hash: its low bits, as the bucket is chosen by the high ones.
 #[inline]
@@ -61,16 +73,6 @@ impl Bucket {
         bucket
     }
 
-    /// The bucket in 64 bytes.
-    #[inline]
-    pub(crate) fn from_bytes(bytes: &[u8; BUCKET_LEN_BYTES]) -> Self {
-        let mut words = [0; 8];
-        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
-            *word = u64::from_le_bytes(*bytes);
-        }
-        Self(words)
-    }
-
     /// Its bytes.
     pub(crate) fn to_bytes(self) -> [u8; BUCKET_LEN_BYTES] {
         let mut bytes = [0; BUCKET_LEN_BYTES];
@@ -78,14 +80,6 @@ impl Bucket {
             *target = word.to_le_bytes();
         }
         bytes
-    }
-
-    #[inline]
-    fn get(&self, at: usize, bits: usize) -> u64 {
-        let (word, shift) = (at / 64, at % 64);
-        let low = self.0.get(word).copied().unwrap_or(0) >> shift;
-        let high = if shift + bits > 64 { self.0.get(word + 1).copied().unwrap_or(0) << (64 - shift) } else { 0 };
-        (low | high) & ((1 << bits) - 1)
     }
 
     #[inline]
@@ -101,23 +95,43 @@ impl Bucket {
         }
     }
 
-    /// Tag of `slot`.
-    #[cfg(test)]
-    pub(crate) fn tag(&self, slot: usize) -> u64 {
-        self.get(slot * TAG_BITS, TAG_BITS)
+    /// Fills `slot`.
+    pub(crate) fn fill(&mut self, slot: usize, tag: u64, row: u64) {
+        self.set(slot * TAG_BITS, TAG_BITS, tag);
+        self.set(ROWS_AT + slot * ROW_BITS, ROW_BITS, row);
     }
 
-    /// The slots whose tag is `tag`, a bit each. Empty slots have tags too.
-    #[inline]
-    pub(crate) fn matching(&self, tag: u64) -> u32 {
-        let [low, high, ..] = self.0;
-        let mut tags = u128::from(low) | u128::from(high) << 64;
-        let mut slots = 0;
-        for slot in 0..SLOTS {
-            slots |= u32::from(tags as u64 & TAG_MASK == tag) << slot;
-            tags >>= TAG_BITS;
+    /// Notes that a row at home here went `distance` buckets on.
+    pub(crate) fn reach(&mut self, distance: u64) {
+        if distance > BucketView(&self.to_bytes()).overflow() {
+            self.set(OVERFLOW_AT, 6, distance.min(FAR));
         }
-        slots
+    }
+}
+
+/// A bucket as it lies in a file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BucketView<'a>(pub &'a [u8; BUCKET_LEN_BYTES]);
+
+impl BucketView<'_> {
+    /// `bits` bits from bit `at` on: at most 36, so that one unaligned word has them all, or the last one has.
+    #[inline]
+    fn get(&self, at: usize, bits: usize) -> u64 {
+        let byte = (at / 8).min(BUCKET_LEN_BYTES - 8);
+        let word = self.0.get(byte..).and_then(<[u8]>::first_chunk::<8>).map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        word >> (at - byte * 8) & ((1 << bits) - 1)
+    }
+
+    /// The slots whose tag is `tag`: a bit each, [`TAG_BITS`] apart, the first at `TAG_BITS - 1`. Empty slots have tags
+    /// too.
+    ///
+    /// All eleven are compared at once within a register: of a lane that is zero, and of no other, adding all ones but
+    /// the top bit leaves the top bit clear (Hacker's Delight, 6-1).
+    #[inline]
+    pub(crate) fn matching(&self, tag: u64) -> u128 {
+        let tags = self.0.first_chunk::<16>().map_or(0, |bytes| u128::from_le_bytes(*bytes));
+        let differing = (tags ^ (ONES * u128::from(tag))) & (TOPS | BELOW_TOPS);
+        !((differing & BELOW_TOPS) + BELOW_TOPS | differing) & TOPS
     }
 
     /// Row of `slot`, or [`EMPTY`].
@@ -130,19 +144,6 @@ impl Bucket {
     #[inline]
     pub(crate) fn overflow(&self) -> u64 {
         self.get(OVERFLOW_AT, 6)
-    }
-
-    /// Fills `slot`.
-    pub(crate) fn fill(&mut self, slot: usize, tag: u64, row: u64) {
-        self.set(slot * TAG_BITS, TAG_BITS, tag);
-        self.set(ROWS_AT + slot * ROW_BITS, ROW_BITS, row);
-    }
-
-    /// Notes that a row at home here went `distance` buckets on.
-    pub(crate) fn reach(&mut self, distance: u64) {
-        if distance > self.overflow() {
-            self.set(OVERFLOW_AT, 6, distance.min(FAR));
-        }
     }
 
     /// Whether every slot has a row. Slots fill in order.
@@ -317,19 +318,44 @@ mod tests {
 
     #[test]
     fn buckets_keep_every_bit() {
+        let tag_of = |slot: usize| (slot as u64 * 93) & TAG_MASK;
+        let row_of = |slot: usize| (0xABC_DEF0_1230 + slot as u64) & (EMPTY - 1);
         let mut bucket = Bucket::empty();
-        for slot in 0..SLOTS {
-            assert_eq!(bucket.row(slot), EMPTY);
-            bucket.fill(slot, (slot as u64 * 93) & 1023, (0xABC_DEF0_1230 + slot as u64) & (EMPTY - 1));
-        }
+        let bytes = bucket.to_bytes();
+        assert!((0..SLOTS).all(|slot| BucketView(&bytes).row(slot) == EMPTY));
+        (0..SLOTS).for_each(|slot| bucket.fill(slot, tag_of(slot), row_of(slot)));
         bucket.reach(5);
         bucket.reach(2);
-        let bucket = Bucket::from_bytes(&bucket.to_bytes());
+        let bytes = bucket.to_bytes();
+        let view = BucketView(&bytes);
         for slot in 0..SLOTS {
-            assert_eq!(bucket.tag(slot), (slot as u64 * 93) & 1023);
-            assert_eq!(bucket.row(slot), (0xABC_DEF0_1230 + slot as u64) & (EMPTY - 1));
+            assert_eq!(view.row(slot), row_of(slot));
+            assert_eq!(view.matching(tag_of(slot)), 1 << (slot * TAG_BITS + TAG_BITS - 1));
         }
-        assert_eq!(bucket.overflow(), 5);
-        assert!(bucket.is_full());
+        assert_eq!(view.overflow(), 5);
+        assert!(view.is_full());
+    }
+
+    #[test]
+    fn tags_match_like_one_by_one() {
+        let mut state = 1_u64;
+        for round in 0..2000_u64 {
+            let mut bucket = Bucket::empty();
+            let mut tags = [0; SLOTS];
+            for (slot, tag) in tags.iter_mut().enumerate() {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                // Few different ones, and such that neighbours carry into each other if they can.
+                *tag = [0, 1, 0x1FF, 0x200, 0x3FF, state >> 54][(state >> 33) as usize % 6];
+                bucket.fill(slot, *tag, round);
+            }
+            let bytes = bucket.to_bytes();
+            for tag in tags.iter().copied().chain([0, 1, 0x1FF, 0x200, 0x3FF]) {
+                let expected: Vec<usize> = (0..SLOTS).filter(|slot| tags[*slot] == tag).collect();
+                let matching = BucketView(&bytes).matching(tag);
+                let found: Vec<usize> =
+                    (0..128).filter(|bit| matching >> bit & 1 == 1).map(|bit| bit / TAG_BITS).collect();
+                assert_eq!(found, expected, "{tags:?}");
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::checksum::crc32_from;
+use crate::prefetch::prefetch_read;
 use crate::schema::RowSchema;
 
 /// The keys of a batch.
@@ -90,9 +91,41 @@ impl KeyColumn {
             }
         }
     }
+
+    /// Asks for what says where the key in `row` is: the key itself, where all are of one length.
+    #[inline]
+    pub(crate) fn prefetch(&self, row: usize) {
+        match self {
+            Self::U64(data) => prefetch_read(data, row * 8),
+            Self::Variable { offsets, .. } => prefetch_read(offsets, row * 4),
+        }
+    }
+
+    /// Asks for the key in `row` if that was not what [`KeyColumn::prefetch`] asked for.
+    #[inline]
+    pub(crate) fn prefetch_variable(&self, row: usize) {
+        if let Self::Variable { offsets, data } = self
+            && let Some(start) = offset_at(offsets, row)
+        {
+            prefetch_read(data, start);
+        }
+    }
 }
 
 impl LeafColumn {
+    /// Asks for the first cache lines of `row`; the hardware follows from there.
+    #[inline]
+    pub(crate) fn prefetch(&self, row: usize) {
+        const LINE: usize = 64;
+        const LINES: usize = 8;
+        if let Self::Fixed { width, data } = self {
+            let start = row.saturating_mul(*width);
+            for line in 0..width.div_ceil(LINE).min(LINES) {
+                prefetch_read(data, start + line * LINE);
+            }
+        }
+    }
+
     /// The stored bytes of `row`.
     #[inline]
     pub(crate) fn get(&self, row: usize) -> Option<LeafBytes<'_>> {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
+use super::directory::Directory;
 use super::live::LiveCount;
 use super::options::Options;
 use super::refresh::Known;
@@ -31,6 +32,21 @@ pub(crate) struct LoadedRun {
     pub name: Option<SegmentId>,
     /// In the order of the run's coverage list.
     pub segments: Vec<Arc<Segment>>,
+    /// Made when a row is first looked for, so that opening stays O(segments).
+    directory: OnceLock<Directory>,
+}
+
+impl LoadedRun {
+    /// `run`, whose rows are those of `segments`.
+    pub(crate) fn new(run: Run, name: Option<SegmentId>, segments: Vec<Arc<Segment>>) -> Self {
+        Self { run, name, segments, directory: OnceLock::new() }
+    }
+
+    /// The batches of its rows.
+    #[inline]
+    pub(crate) fn directory(&self) -> &Directory {
+        self.directory.get_or_init(|| Directory::new(&self.segments))
+    }
 }
 
 /// What is published: replaced as a whole, so that a reader sees one state from the start of a call to its end.
@@ -168,7 +184,7 @@ impl Core {
         slot: u32,
         row: u32,
         tombstone: bool,
-        fetch: impl FnOnce() -> Result<Option<Row>>,
+        fetch: impl FnOnce() -> Result<Option<Row<'static>>>,
     ) {
         let enter = || {
             self.delta.insert(hash, slot, row);
@@ -195,7 +211,7 @@ impl Core {
                 return self.live.set(None);
             }
         };
-        if found.row.age >= new.age {
+        if found.row.age() >= new.age() {
             return;
         }
         self.epoch.fetch_add(1, Ordering::SeqCst);

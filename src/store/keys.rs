@@ -37,7 +37,7 @@ fn live_key(core: &Core, number: u32, slot: &Slot, row: u32) -> Result<Option<Ke
     let newest = core.locate(core.hasher.hash(bytes), bytes)?;
     // Rows that wait change their age when they are committed; the place in their segment does not tell them apart.
     let current = newest.is_some_and(|newest| {
-        newest.row.age == found.age || (newest.entry == Some((number, row)) && found.age.stamp == u64::MAX)
+        newest.row.age() == found.age() || (newest.entry == Some((number, row)) && found.age().stamp == u64::MAX)
     });
     Ok(current.then(|| found.columns().schema.key.decode(bytes)).flatten())
 }

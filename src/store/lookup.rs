@@ -2,21 +2,65 @@
 
 use std::sync::Arc;
 
-use super::core::{Core, LoadedRun};
-use super::rows::{Age, Holder, Row};
+use super::core::{Core, LoadedRun, View};
+use super::directory::{RowPlace, SealedRow};
+use super::rows::{Holder, Row, Source};
 use crate::error::{Error, Result};
 use crate::index::delta::Entry;
 use crate::key::KeyRef;
-use crate::prefetch::prefetch_read;
-use crate::segment::batch::Batch;
-use crate::segment::columns::{Columns, KeyColumn, LeafColumn};
+use crate::segment::columns::KeyColumn;
+
+/// Keys that go through the stages of a lookup together: enough for their waits for memory to overlap, and few enough
+/// for what was asked for to be there still when its stage comes.
+const GROUP: usize = 128;
 
 /// A row that was found.
 #[derive(Debug, Clone)]
-pub(crate) struct Found {
-    pub row: Row,
+pub(crate) struct Found<'v> {
+    pub row: Row<'v>,
     /// Its entry in the delta, if it was found there: (slot, row).
     pub entry: Option<(u32, u32)>,
+}
+
+/// A key of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub key: KeyRef<'a>,
+    pub hash: u64,
+}
+
+/// The rows of a batch of keys, tombstones included, and the positions at which damage hides the answer.
+pub(crate) struct Located<'v> {
+    pub rows: Vec<Option<Row<'v>>>,
+    pub errors: Vec<(usize, Error)>,
+}
+
+impl<'v> Located<'v> {
+    /// Positions that have neither a row nor damage.
+    pub(crate) fn missing(&self) -> Vec<usize> {
+        let damaged = |at: usize| self.errors.iter().any(|(position, _)| *position == at);
+        self.rows.iter().enumerate().filter(|(at, row)| row.is_none() && !damaged(*at)).map(|(at, _)| at).collect()
+    }
+
+    /// Takes in what was found for the keys at `positions`.
+    pub(crate) fn add(&mut self, positions: &[usize], found: Located<'v>) {
+        for (at, row) in positions.iter().zip(found.rows) {
+            if let Some(slot) = self.rows.get_mut(*at) {
+                *slot = row;
+            }
+        }
+        let errors = found.errors.into_iter();
+        self.errors.extend(errors.filter_map(|(at, error)| Some((*positions.get(at)?, error))));
+    }
+
+    /// Deleted keys have no row.
+    pub(crate) fn forget_deleted(&mut self) {
+        for row in &mut self.rows {
+            if row.as_ref().is_some_and(Row::is_tombstone) {
+                *row = None;
+            }
+        }
+    }
 }
 
 impl Core {
@@ -40,7 +84,7 @@ impl Core {
     ///
     /// # Errors
     /// [`crate::Error::Corrupt`] if a batch that may hold the key does not check out.
-    pub(crate) fn locate(&self, hash: u64, key: &[u8]) -> Result<Option<Found>> {
+    pub(crate) fn locate(&self, hash: u64, key: &[u8]) -> Result<Option<Found<'static>>> {
         loop {
             let newest = self.locate_in_delta(hash, key)?;
             let view = self.view.load();
@@ -56,66 +100,66 @@ impl Core {
         }
     }
 
-    /// The newest rows of `asked`, in their order: as [`Core::locate`], in stages over the whole batch so that waits for
-    /// memory overlap (asking for buckets, then for keys, then comparing).
-    pub(crate) fn locate_batch(&self, asked: &[Asked<'_>]) -> Located {
-        let mut located = Located { rows: Vec::new(), errors: Vec::new() };
-        located.rows.resize_with(asked.len(), || None);
-        if self.locate_staged(asked, &mut located.rows).is_err() {
-            // One by one, so that damage is an answer of its own key only.
-            for ((position, asked), row) in asked.iter().enumerate().zip(&mut located.rows) {
-                match asked.key.with_bytes(|bytes| self.locate(asked.hash, bytes)) {
-                    Ok(found) => *row = found.map(|found| found.row),
-                    Err(error) => {
-                        *row = None;
-                        located.errors.push((position, error));
-                    }
-                }
+    /// What the delta knows of `asked`: the first half of a lookup, to be followed by [`Core::locate_in_view`] with a
+    /// view that is loaded after it.
+    pub(crate) fn newest_in_delta(&self, asked: &[Asked<'_>]) -> Result<Vec<Option<Row<'static>>>> {
+        let mut rows = Vec::new();
+        rows.resize_with(asked.len(), || None);
+        if self.delta.is_empty() {
+            return Ok(rows);
+        }
+        let mut entries: Vec<(usize, Entry)> = Vec::with_capacity(asked.len());
+        for (position, asked) in asked.iter().enumerate() {
+            self.delta.find(asked.hash, &mut |entry| entries.push((position, entry)));
+        }
+        // The lock is held to copy references, not while rows are read.
+        let slots = self.slots.read();
+        let sources: Vec<Option<Source>> =
+            entries.iter().map(|(_, entry)| slots.get(entry.slot).map(|slot| slot.source.clone())).collect();
+        drop(slots);
+        for ((position, entry), source) in entries.iter().zip(&sources) {
+            // A slot that is gone was merged into a run, which the view that is loaded next has.
+            let Some(source) = source else { continue };
+            let (Some(asked), Some(newest)) = (asked.get(*position), rows.get_mut(*position)) else { continue };
+            if let Some(row) = source.row(entry.slot, entry.row)?
+                && asked.key.with_bytes(|bytes| row.key() == Some(bytes))
+                && newest.as_ref().is_none_or(|found: &Row<'_>| row.age() > found.age())
+            {
+                *newest = Some(row);
             }
+        }
+        Ok(rows)
+    }
+
+    /// The newest rows of `asked`, in their order: as [`Core::locate`], in stages over groups of keys so that waits for
+    /// memory overlap. `delta` is what [`Core::newest_in_delta`] said before `view` was loaded.
+    pub(crate) fn locate_in_view<'v>(
+        &self,
+        view: &'v View,
+        asked: &[Asked<'_>],
+        delta: Result<Vec<Option<Row<'static>>>>,
+    ) -> Located<'v> {
+        if let Ok(found) = delta {
+            let mut rows: Vec<Option<Row<'v>>> = found;
+            let mut stages = Stages::default();
+            let groups = asked.chunks(GROUP).zip(rows.chunks_mut(GROUP));
+            if groups.map(|(asked, rows)| stages.locate(&view.runs, asked, rows)).all(|located| located.is_ok()) {
+                return Located { rows, errors: Vec::new() };
+            }
+        }
+        // One by one, so that damage is an answer of its own key only.
+        let mut located = Located { rows: Vec::with_capacity(asked.len()), errors: Vec::new() };
+        for (position, asked) in asked.iter().enumerate() {
+            let found = asked.key.with_bytes(|bytes| self.locate(asked.hash, bytes)).unwrap_or_else(|error| {
+                located.errors.push((position, error));
+                None
+            });
+            located.rows.push(found.map(|found| found.row));
         }
         located
     }
 
-    fn locate_staged(&self, asked: &[Asked<'_>], newest: &mut [Option<Row>]) -> Result<()> {
-        if !self.delta.is_empty() {
-            for (asked, newest) in asked.iter().zip(newest.iter_mut()) {
-                let found = asked.key.with_bytes(|bytes| self.locate_in_delta(asked.hash, bytes))?;
-                *newest = found.map(|found| found.row);
-            }
-        }
-        let view = self.view.load();
-        for loaded in &view.runs {
-            asked.iter().for_each(|asked| loaded.run.prefetch(asked.hash));
-        }
-        let mut candidates: Vec<Candidate<'_>> = Vec::with_capacity(asked.len());
-        for loaded in &view.runs {
-            candidates.clear();
-            let newer = |row: &Option<Row>| row.as_ref().is_some_and(|row| row.age.stamp > loaded.run.max_stamp());
-            for (position, (asked, _)) in asked.iter().zip(newest.iter()).enumerate().filter(|(_, (_, n))| !newer(n)) {
-                let mut failed = None;
-                loaded.run.find(asked.hash, &mut |run_row| match candidate(loaded, run_row, position) {
-                    Ok(found) => candidates.extend(found),
-                    Err(error) => failed = Some(error),
-                })?;
-                if let Some(error) = failed {
-                    return Err(error);
-                }
-            }
-            for candidate in &candidates {
-                let (Some(asked), Some(newest)) = (asked.get(candidate.position), newest.get_mut(candidate.position))
-                else {
-                    continue;
-                };
-                let same = asked.key.with_bytes(|bytes| candidate.batch.columns.key(candidate.within) == Some(bytes));
-                if same && newest.as_ref().is_none_or(|row| candidate.age() > row.age) {
-                    *newest = Some(candidate.row());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn locate_in_delta(&self, hash: u64, key: &[u8]) -> Result<Option<Found>> {
+    fn locate_in_delta(&self, hash: u64, key: &[u8]) -> Result<Option<Found<'static>>> {
         if self.delta.is_empty() {
             return Ok(None);
         }
@@ -125,7 +169,7 @@ impl Core {
             None => first = Some(entry),
             Some(_) => more.push(entry),
         });
-        let mut newest: Option<Found> = None;
+        let mut newest: Option<Found<'static>> = None;
         for entry in first.into_iter().chain(more) {
             // The lock is held to copy a reference, not while rows are read.
             let source = self.slots.read().get(entry.slot).map(|slot| slot.source.clone());
@@ -133,7 +177,7 @@ impl Core {
             let Some(row) = source.map(|source| source.row(entry.slot, entry.row)).transpose()?.flatten() else {
                 continue;
             };
-            if row.key() == Some(key) && newest.as_ref().is_none_or(|found| row.age > found.row.age) {
+            if row.key() == Some(key) && newest.as_ref().is_none_or(|found| row.age() > found.row.age()) {
                 newest = Some(Found { row, entry: Some((entry.slot, entry.row)) });
             }
         }
@@ -147,26 +191,26 @@ fn locate_in_runs<'a>(
     runs: &'a [Arc<LoadedRun>],
     hash: u64,
     key: &[u8],
-    mut newest: Option<Found>,
-) -> Result<Result<Option<Found>, &'a LoadedRun>> {
+    mut newest: Option<Found<'static>>,
+) -> Result<Result<Option<Found<'static>>, &'a LoadedRun>> {
     for loaded in runs {
-        if newest.as_ref().is_some_and(|found| found.row.age.stamp > loaded.run.max_stamp()) {
+        if newest.as_ref().is_some_and(|found| found.row.age().stamp > loaded.run.max_stamp()) {
             break;
         }
         let mut failed = None;
-        let probed = loaded.run.find(hash, &mut |run_row| {
-            if failed.is_some() {
-                return;
-            }
-            match run_row_of(loaded, run_row) {
-                Ok(Some(row)) if row.key() == Some(key) => {
-                    if newest.as_ref().is_none_or(|found| row.age > found.row.age) {
-                        newest = Some(Found { row, entry: None });
-                    }
+        let row_of = |run_row| match loaded.directory().place(run_row) {
+            Some(place) => loaded.directory().sealed(&loaded.segments, place).map(Some),
+            None => Ok(None),
+        };
+        let probed = loaded.run.find(hash, &mut |run_row| match row_of(run_row) {
+            Ok(Some(sealed)) if sealed.batch.columns.key(sealed.row) == Some(key) => {
+                let row = Row { holder: Holder::Batch(Arc::clone(sealed.batch), sealed.lane), row: sealed.row };
+                if newest.as_ref().is_none_or(|found| row.age() > found.row.age()) {
+                    newest = Some(Found { row, entry: None });
                 }
-                Ok(_) => {}
-                Err(error) => failed = Some(error),
             }
+            Ok(_) => {}
+            Err(error) => failed = Some(error),
         });
         if probed.is_err() {
             return Ok(Err(loaded));
@@ -179,72 +223,90 @@ fn locate_in_runs<'a>(
     Ok(Ok(newest))
 }
 
-fn run_row_of(loaded: &LoadedRun, run_row: u64) -> Result<Option<Row>> {
-    match loaded.run.resolve(run_row) {
-        Some((number, row)) => match loaded.segments.get(number) {
-            Some(segment) => Row::of_segment(segment, row),
-            None => Ok(None),
-        },
-        None => Ok(None),
-    }
+/// The stages of a lookup in runs, and what passes from one to the next beside the position in the group. Each stage asks
+/// for what the next one reads.
+#[derive(Debug, Default)]
+struct Stages<'v> {
+    places: Vec<(u32, RowPlace)>,
+    candidates: Vec<(u32, SealedRow<'v>)>,
 }
 
-/// Asks for the first cache lines of a row; the hardware follows from there.
-#[inline]
-pub(crate) fn prefetch_row(columns: &Columns, row: usize) {
-    const LINE: usize = 64;
-    const LINES: usize = 8;
-    if let Some(LeafColumn::Fixed { width, data }) = columns.leaves.first() {
-        let start = row.saturating_mul(*width);
-        for line in 0..width.div_ceil(LINE).min(LINES) {
-            prefetch_read(data, start + line * LINE);
+impl<'v> Stages<'v> {
+    /// Puts the newest rows of a group of keys into `newest`.
+    fn locate(
+        &mut self,
+        runs: &'v [Arc<LoadedRun>],
+        asked: &[Asked<'_>],
+        newest: &mut [Option<Row<'v>>],
+    ) -> Result<()> {
+        for loaded in runs {
+            asked.iter().for_each(|asked| loaded.run.prefetch(asked.hash));
+        }
+        for loaded in runs {
+            self.match_tags(loaded, asked, newest)?;
+            self.find_batches(loaded)?;
+            self.ask_for_keys();
+            self.compare_keys(asked, newest);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn match_tags(&mut self, loaded: &'v LoadedRun, asked: &[Asked<'_>], newest: &[Option<Row<'v>>]) -> Result<()> {
+        let directory = loaded.directory();
+        self.places.clear();
+        for (position, (asked, newest)) in (0_u32..).zip(asked.iter().zip(newest)) {
+            // What was found is newer than all that this run holds.
+            if newest.as_ref().is_some_and(|row| row.age().stamp > loaded.run.max_stamp()) {
+                continue;
+            }
+            loaded.run.find(asked.hash, &mut |run_row| {
+                self.places.extend(directory.place(run_row).map(|place| (position, place)));
+            })?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn find_batches(&mut self, loaded: &'v LoadedRun) -> Result<()> {
+        let directory = loaded.directory();
+        self.candidates.clear();
+        for (position, place) in &self.places {
+            let sealed = directory.sealed(&loaded.segments, *place)?;
+            sealed.batch.prefetch();
+            self.candidates.push((*position, sealed));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn ask_for_keys(&self) {
+        self.candidates.iter().for_each(|(_, sealed)| sealed.batch.prefetch_row(sealed.row));
+        self.candidates.iter().for_each(|(_, sealed)| sealed.batch.columns.keys.prefetch_variable(sealed.row));
+    }
+
+    #[inline]
+    fn compare_keys(&self, asked: &[Asked<'_>], newest: &mut [Option<Row<'v>>]) {
+        for (position, sealed) in &self.candidates {
+            let position = *position as usize;
+            let (Some(asked), Some(newest)) = (asked.get(position), newest.get_mut(position)) else { continue };
+            if holds(&sealed.batch.columns.keys, sealed.row, asked.key) {
+                let row = Row { holder: Holder::Viewed(sealed.batch, sealed.lane), row: sealed.row };
+                if newest.as_ref().is_none_or(|found| row.age() > found.age()) {
+                    *newest = Some(row);
+                }
+            }
         }
     }
 }
 
-/// A key of a batch.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked<'a> {
-    pub key: KeyRef<'a>,
-    pub hash: u64,
-}
-
-/// The rows of a batch of keys, tombstones included, and the positions at which damage hides the answer.
-pub(crate) struct Located {
-    pub rows: Vec<Option<Row>>,
-    pub errors: Vec<(usize, Error)>,
-}
-
-/// A row whose tag matched.
-struct Candidate<'a> {
-    /// Of the key in the batch.
-    position: usize,
-    batch: &'a Arc<Batch>,
-    within: usize,
-    segment_row: u32,
-    lane: u16,
-}
-
-impl Candidate<'_> {
-    fn age(&self) -> Age {
-        Age { stamp: self.batch.frame.stamp, lane: self.lane, order: u64::from(self.segment_row) }
-    }
-
-    fn row(&self) -> Row {
-        Row { holder: Holder::Batch(Arc::clone(self.batch)), row: self.within, age: self.age() }
-    }
-}
-
-/// The row behind a run row, after asking for the bytes of its key.
+/// Whether `key` stands in `row`.
 #[inline]
-fn candidate(loaded: &LoadedRun, run_row: u64, position: usize) -> Result<Option<Candidate<'_>>> {
-    let Some((number, segment_row)) = loaded.run.resolve(run_row) else { return Ok(None) };
-    let Some(segment) = loaded.segments.get(number) else { return Ok(None) };
-    let Some((batch, within)) = segment.locate(segment_row) else { return Ok(None) };
-    let batch = segment.batch(batch)?;
-    match &batch.columns.keys {
-        KeyColumn::U64(data) => prefetch_read(data, within * 8),
-        KeyColumn::Variable { offsets, .. } => prefetch_read(offsets, within * 4),
+fn holds(keys: &KeyColumn, row: usize, key: KeyRef<'_>) -> bool {
+    match (keys, key) {
+        (KeyColumn::U64(data), KeyRef::U64(number)) => {
+            data.as_chunks::<8>().0.get(row).is_some_and(|bytes| u64::from_le_bytes(*bytes) == number)
+        }
+        _ => key.with_bytes(|bytes| keys.get(row) == Some(bytes)),
     }
-    Ok(Some(Candidate { position, batch, within, segment_row, lane: segment.id.lane }))
 }

@@ -50,7 +50,7 @@ impl Sources {
         Some((self.slots.get(position)?, u32::try_from(within).ok()?))
     }
 
-    fn row(&self, row: u64) -> Result<Option<Row>> {
+    fn row(&self, row: u64) -> Result<Option<Row<'static>>> {
         match self.at(row) {
             Some(((number, slot), within)) => slot.source.row(*number, within),
             None => Ok(None),
@@ -69,7 +69,7 @@ impl Sources {
     /// Of rows that share a hash, keeps the newest of each key. A row that cannot be read stays: whoever looks it up
     /// must learn of the damage.
     pub(crate) fn keep_newest(&self, rows: &mut Vec<u64>) -> Result<()> {
-        let mut newest: Vec<(Option<Row>, u64)> = Vec::with_capacity(rows.len());
+        let mut newest: Vec<(Option<Row<'static>>, u64)> = Vec::with_capacity(rows.len());
         for &number in rows.iter() {
             let Ok(Some(row)) = self.row(number) else {
                 newest.push((None, number));
@@ -78,7 +78,7 @@ impl Sources {
             let same = newest.iter_mut().find(|(kept, _)| kept.as_ref().is_some_and(|kept| kept.key() == row.key()));
             match same {
                 Some(kept) => {
-                    if kept.0.as_ref().map_or(Age::OLDEST, |kept| kept.age) < row.age {
+                    if kept.0.as_ref().map_or(Age::OLDEST, Row::age) < row.age() {
                         *kept = (Some(row), number);
                     }
                 }
@@ -178,7 +178,7 @@ pub(crate) fn memory_run(core: &Core, segments: Vec<Arc<Segment>>, covers_all: b
         Ok(())
     })?;
     let run = Run::open("(index run in memory)".into(), Bytes::from(bytes))?;
-    Ok(LoadedRun { run, name: None, segments })
+    Ok(LoadedRun::new(run, None, segments))
 }
 
 /// The count of live keys that a run remembers, if the state it knew is that of `segments`.
@@ -226,7 +226,7 @@ pub(crate) fn build_run(core: &Core, lane: u16) -> Result<bool> {
     let path = names::run(id);
     core.storage.rename(&temporary, &path)?;
     let run = open_run(core, &path)?;
-    publish_run(core, Arc::new(LoadedRun { run, name: Some(id), segments }), &absorbed);
+    publish_run(core, Arc::new(LoadedRun::new(run, Some(id), segments)), &absorbed);
     if core.options.durability > Durability::Buffered {
         core.storage.sync_dir(Path::new(names::RUNS))?;
     }

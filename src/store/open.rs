@@ -381,7 +381,7 @@ fn load_runs(core: &Core, lane: Option<u16>, report: &mut OpenReport) -> Result<
             (segment.seal.crc == covered.seal_crc && segment.seal.rows == covered.rows).then(|| Arc::clone(segment))
         });
         match covered.collect::<Option<Vec<_>>>() {
-            Some(segments) => fitting.push(LoadedRun { run, name: Some(id), segments }),
+            Some(segments) => fitting.push(LoadedRun::new(run, Some(id), segments)),
             None => useless.push(id),
         }
     }

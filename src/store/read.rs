@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::core::{Core, Counters};
-use super::lookup::{Asked, Located, prefetch_row};
+use super::lookup::{Asked, Located};
 use super::options::HotFill;
 use super::rows::{Holder, PendingBatch, Row};
 use crate::codec::{Codec, Decoder};
@@ -22,17 +22,18 @@ use crate::value::Value;
 /// One answer of [`crate::Reader::get_batch`]: damage of one row does not hide the others.
 pub type Lookup = Result<Option<Value>>;
 
-impl Row {
+impl Row<'_> {
     fn corrupt(&self, what: &str) -> Error {
         match &self.holder {
-            Holder::Batch(batch) => batch.corrupt(self.row, what),
-            Holder::Pending(_) => Error::invalid(format!("a row that waits to be written: {what}")),
+            Holder::Batch(batch, _) => batch.corrupt(self.row, what),
+            Holder::Viewed(batch, _) => batch.corrupt(self.row, what),
+            Holder::Pending(..) => Error::invalid(format!("a row that waits to be written: {what}")),
         }
     }
 }
 
 /// The shape of a tensor leaf in one row, and the bytes it takes decoded: bounded before anything is allocated.
-fn shape_of(row: &Row, dtype: Dtype, shape: &Dims, dims: &[u8], most_bytes: usize) -> Result<(Vec<usize>, usize)> {
+fn shape_of(row: &Row<'_>, dtype: Dtype, shape: &Dims, dims: &[u8], most_bytes: usize) -> Result<(Vec<usize>, usize)> {
     let shape = match shape {
         Dims::Fixed(shape) => shape.clone(),
         Dims::Variable { rank } => (0..*rank)
@@ -51,7 +52,7 @@ fn shape_of(row: &Row, dtype: Dtype, shape: &Dims, dims: &[u8], most_bytes: usiz
     Ok((shape, len))
 }
 
-fn tensor_of(core: &Core, row: &Row, kind: &LeafKind, leaf: LeafBytes<'_>, decoder: &mut Decoder) -> Result<Value> {
+fn tensor_of(core: &Core, row: &Row<'_>, kind: &LeafKind, leaf: LeafBytes<'_>, decoder: &mut Decoder) -> Result<Value> {
     let (LeafKind::Tensor { dtype, shape, source_dtype, codec }, LeafBytes::Bytes { column, start, end, dims }) =
         (kind, leaf)
     else {
@@ -81,7 +82,7 @@ fn tensor_of(core: &Core, row: &Row, kind: &LeafKind, leaf: LeafBytes<'_>, decod
 }
 
 /// The value in `row`, whose checksum was compared. Unpacked tensors share the segment's memory.
-pub(crate) fn value_of(core: &Core, row: &Row, decoder: &mut Decoder) -> Result<Value> {
+pub(crate) fn value_of(core: &Core, row: &Row<'_>, decoder: &mut Decoder) -> Result<Value> {
     let columns = row.columns();
     let schema = Arc::clone(&columns.schema);
     schema.assemble(&mut |number| {
@@ -123,7 +124,7 @@ pub(crate) fn fill_hot(core: &Core, pending: &Arc<PendingBatch>) {
     let Some(hot) = &core.hot else { return };
     let mut decoder = Decoder::new();
     for (row, hash) in pending.hashes.iter().enumerate() {
-        let row = Row { holder: Holder::Pending(Arc::clone(pending)), row, age: super::rows::Age::OLDEST };
+        let row = Row { holder: Holder::Pending(Arc::clone(pending), 0), row };
         if let (Some(key), Ok(value)) = (row.key(), value_of(core, &row, &mut decoder)) {
             hot.insert(*hash, key, detached(&value));
         }
@@ -131,31 +132,23 @@ pub(crate) fn fill_hot(core: &Core, pending: &Arc<PendingBatch>) {
 }
 
 impl Core {
-    /// Finds the newest rows of `asked`; looks once for what other writers committed if some are missing. Deleted keys
-    /// have no row.
-    fn find_rows(&self, asked: &[Asked<'_>]) -> Result<Located> {
-        let mut located = self.locate_batch(asked);
-        let damaged = |located: &Located, at: usize| located.errors.iter().any(|(position, _)| *position == at);
-        if located.rows.iter().any(Option::is_none) && self.refresh_if_due()? {
-            let missing: Vec<usize> = (0..asked.len())
-                .filter(|at| matches!(located.rows.get(*at), Some(None)) && !damaged(&located, *at))
-                .collect();
-            let again: Vec<Asked<'_>> = missing.iter().filter_map(|at| asked.get(*at).copied()).collect();
-            let second = self.locate_batch(&again);
-            for (at, row) in missing.iter().zip(second.rows) {
-                if let Some(slot) = located.rows.get_mut(*at) {
-                    *slot = row;
-                }
-            }
-            let errors = second.errors.into_iter();
-            located.errors.extend(errors.filter_map(|(at, error)| Some((*missing.get(at)?, error))));
+    /// Calls `use_rows` with the newest rows of `asked`; looks once for what other writers committed if some are missing.
+    /// Deleted keys have no row. Rows are borrowed from the view, which is why they are passed and not returned.
+    fn with_rows<T>(&self, asked: &[Asked<'_>], use_rows: impl FnOnce(Located<'_>) -> T) -> Result<T> {
+        let delta = self.newest_in_delta(asked);
+        let view = self.view.load();
+        let mut located = self.locate_in_view(&view, asked, delta);
+        if located.rows.iter().all(Option::is_some) || !self.refresh_if_due()? {
+            located.forget_deleted();
+            return Ok(use_rows(located));
         }
-        for row in &mut located.rows {
-            if row.as_ref().is_some_and(Row::is_tombstone) {
-                *row = None;
-            }
-        }
-        Ok(located)
+        let missing = located.missing();
+        let again: Vec<Asked<'_>> = missing.iter().filter_map(|at| asked.get(*at).copied()).collect();
+        let delta = self.newest_in_delta(&again);
+        let newer_view = self.view.load();
+        located.add(&missing, self.locate_in_view(&newer_view, &again, delta));
+        located.forget_deleted();
+        Ok(use_rows(located))
     }
 
     /// The keys with their hashes, or `None` if the store holds nothing yet.
@@ -195,18 +188,19 @@ impl Core {
             values.iter().enumerate().filter(|(_, value)| matches!(value, Ok(None))).map(|(at, _)| at).collect();
         if !cold.is_empty() {
             let wanted: Vec<Asked<'_>> = cold.iter().filter_map(|at| asked.get(*at).copied()).collect();
-            let located = self.find_rows(&wanted)?;
-            let mut decoder = Decoder::new();
-            for (at, row) in cold.iter().zip(&located.rows) {
-                if let (Some(row), Some(slot)) = (row, values.get_mut(*at)) {
-                    *slot = self.read_row(row, &mut decoder, epoch).map(Some);
+            self.with_rows(&wanted, |located| {
+                let mut decoder = Decoder::new();
+                for (at, row) in cold.iter().zip(&located.rows) {
+                    if let (Some(row), Some(slot)) = (row, values.get_mut(*at)) {
+                        *slot = self.read_row(row, &mut decoder, epoch).map(Some);
+                    }
                 }
-            }
-            for (at, error) in located.errors {
-                if let Some(slot) = cold.get(at).and_then(|at| values.get_mut(*at)) {
-                    *slot = Err(error);
+                for (at, error) in located.errors {
+                    if let Some(slot) = cold.get(at).and_then(|at| values.get_mut(*at)) {
+                        *slot = Err(error);
+                    }
                 }
-            }
+            })?;
         }
         let found = values.iter().filter(|value| matches!(value, Ok(Some(_)))).count();
         let damaged = values.iter().filter(|value| value.is_err()).count();
@@ -214,7 +208,7 @@ impl Core {
         Ok(values)
     }
 
-    fn read_row(&self, row: &Row, decoder: &mut Decoder, epoch: u64) -> Result<Value> {
+    fn read_row(&self, row: &Row<'_>, decoder: &mut Decoder, epoch: u64) -> Result<Value> {
         row.check(self.options.verify)?;
         let value = value_of(self, row, decoder)?;
         self.keep_hot(row, &value, epoch);
@@ -224,16 +218,15 @@ impl Core {
     /// Which of `keys` are there.
     pub(crate) fn contains_batch(&self, keys: Keys<'_>) -> Result<Vec<bool>> {
         let Some(asked) = self.ask(keys)? else { return Ok(vec![false; keys.len()]) };
-        let located = self.find_rows(&asked)?;
-        match located.errors.into_iter().next() {
+        self.with_rows(&asked, |located| match located.errors.into_iter().next() {
             Some((_, error)) => Err(error),
             None => Ok(located.rows.iter().map(Option::is_some).collect()),
-        }
+        })?
     }
 
     /// Keeps what was read in the hot tier, unless a put may have superseded it since `epoch`. A put counts the epoch
     /// up before it removes the old value, so one of the two removes it.
-    fn keep_hot(&self, row: &Row, value: &Value, epoch: u64) {
+    fn keep_hot(&self, row: &Row<'_>, value: &Value, epoch: u64) {
         let (Some(hot), Some(key)) = (&self.hot, row.key()) else { return };
         if self.options.hot_fill == HotFill::OnWrite || self.epoch.load(Ordering::SeqCst) != epoch {
             return;
@@ -256,17 +249,28 @@ impl Core {
         if self.hot.is_some() {
             return self.get_batch_into_hot(keys, target, width, found);
         }
-        let Located { rows, errors: mut damaged } = self.find_rows(&asked)?;
+        self.with_rows(&asked, |located| self.copy_rows(located, target, width, found))?
+    }
+
+    /// Copies what was located into the buffer, asking for rows ahead of the copy.
+    fn copy_rows(
+        &self,
+        located: Located<'_>,
+        target: &mut Target<'_>,
+        width: usize,
+        found: &mut [bool],
+    ) -> Result<usize> {
+        let Located { rows, errors: mut damaged } = located;
         if let Some(at) = damaged.iter().position(|(_, error)| !error.is_corrupt()) {
             return Err(damaged.swap_remove(at).1);
         }
         let mut copier = Copier { core: self, decoder: Decoder::new(), checked: None };
         let mut hits = 0;
         let (dtype, shape) = (target.dtype, target.shape);
-        let places = target.places(width, keys.len());
+        let places = target.places(width, rows.len());
         let ask = |position: usize| {
             if let Some(Some(next)) = rows.get(position) {
-                prefetch_row(next.columns(), next.row);
+                next.prefetch();
             }
         };
         let ahead = rows_ahead(width);
@@ -384,7 +388,7 @@ struct Copier<'a> {
 }
 
 impl Copier<'_> {
-    fn copy(&mut self, row: &Row, dtype: Dtype, shape: &[usize], place: &mut [u8], position: usize) -> Result<()> {
+    fn copy(&mut self, row: &Row<'_>, dtype: Dtype, shape: &[usize], place: &mut [u8], position: usize) -> Result<()> {
         row.check(self.core.options.verify)?;
         let columns = row.columns();
         // The common case: unpacked rows of one shape, as they are.

@@ -40,35 +40,59 @@ pub(crate) struct Age {
     pub order: u64,
 }
 
-/// A row's batch, kept alive.
+/// A row's batch: kept alive, or borrowed from the view that it was found in (counting owners would cost a write to
+/// memory that all readers share, for every row). Beside it the slot, or the lane: with them it says how new a row is.
 #[derive(Debug, Clone)]
-pub(crate) enum Holder {
-    Pending(Arc<PendingBatch>),
-    Batch(Arc<Batch>),
+pub(crate) enum Holder<'v> {
+    Pending(Arc<PendingBatch>, u32),
+    Batch(Arc<Batch>, u16),
+    Viewed(&'v Batch, u16),
 }
 
 /// One row.
 #[derive(Debug, Clone)]
-pub(crate) struct Row {
-    pub holder: Holder,
+pub(crate) struct Row<'v> {
+    pub holder: Holder<'v>,
     pub row: usize,
-    pub age: Age,
 }
 
-impl Row {
+impl Row<'_> {
     /// The columns that the row is in.
     #[inline]
     pub(crate) fn columns(&self) -> &Columns {
         match &self.holder {
-            Holder::Pending(pending) => &pending.columns,
-            Holder::Batch(batch) => &batch.columns,
+            Holder::Pending(pending, _) => &pending.columns,
+            Holder::Batch(batch, _) => &batch.columns,
+            Holder::Viewed(batch, _) => &batch.columns,
         }
+    }
+
+    /// How new the row is.
+    #[inline]
+    pub(crate) fn age(&self) -> Age {
+        let (batch, lane) = match &self.holder {
+            Holder::Pending(_, slot) => {
+                let order = u64::from(*slot) << 32 | self.row as u64;
+                return Age { stamp: u64::MAX, lane: u16::MAX, order };
+            }
+            Holder::Batch(batch, lane) => (&**batch, *lane),
+            Holder::Viewed(batch, lane) => (*batch, *lane),
+        };
+        Age { stamp: batch.frame.stamp, lane, order: batch.frame.first_row + self.row as u64 }
     }
 
     /// The canonical bytes of the key.
     #[inline]
     pub(crate) fn key(&self) -> Option<&[u8]> {
         self.columns().key(self.row)
+    }
+
+    /// Asks for the row's bytes.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        if let Some(leaf) = self.columns().leaves.first() {
+            leaf.prefetch(self.row);
+        }
     }
 
     /// Whether the row says that its key was deleted.
@@ -81,17 +105,19 @@ impl Row {
     #[inline]
     pub(crate) fn check(&self, verify: Verify) -> Result<()> {
         match &self.holder {
-            Holder::Pending(_) => Ok(()),
-            Holder::Batch(batch) => batch.check_row(self.row, verify),
+            Holder::Pending(..) => Ok(()),
+            Holder::Batch(batch, _) => batch.check_row(self.row, verify),
+            Holder::Viewed(batch, _) => batch.check_row(self.row, verify),
         }
     }
+}
 
+impl Row<'static> {
     /// The row of a sealed segment, if there is one.
     pub(crate) fn of_segment(segment: &Segment, row: u32) -> Result<Option<Self>> {
         let Some((number, within)) = segment.locate(row) else { return Ok(None) };
         let batch = segment.batch(number)?;
-        let age = Age { stamp: batch.frame.stamp, lane: segment.id.lane, order: u64::from(row) };
-        Ok(Some(Self { holder: Holder::Batch(Arc::clone(batch)), row: within, age }))
+        Ok(Some(Self { holder: Holder::Batch(Arc::clone(batch), segment.id.lane), row: within }))
     }
 }
 
@@ -107,18 +133,14 @@ impl Source {
 
     /// Row `row` of slot `slot`.
     #[inline]
-    pub(crate) fn row(&self, slot: u32, row: u32) -> Result<Option<Row>> {
+    pub(crate) fn row(&self, slot: u32, row: u32) -> Result<Option<Row<'static>>> {
         match self {
             Self::Pending(pending) => {
-                let order = u64::from(slot) << 32 | u64::from(row);
-                let age = Age { stamp: u64::MAX, lane: u16::MAX, order };
-                Ok(Some(Row { holder: Holder::Pending(Arc::clone(pending)), row: row as usize, age }))
+                Ok(Some(Row { holder: Holder::Pending(Arc::clone(pending), slot), row: row as usize }))
             }
             Self::Committed { segment, batch, first } => {
-                let within = *first as usize + row as usize;
-                let order = batch.frame.first_row + within as u64;
-                let age = Age { stamp: batch.frame.stamp, lane: segment.lane, order };
-                Ok(Some(Row { holder: Holder::Batch(Arc::clone(batch)), row: within, age }))
+                let row = *first as usize + row as usize;
+                Ok(Some(Row { holder: Holder::Batch(Arc::clone(batch), segment.lane), row }))
             }
             Self::Sealed(segment) => Row::of_segment(segment, row),
         }

@@ -1,0 +1,161 @@
+//! From a row of a run to its batch, in a few steps that do not grow with the store.
+//!
+//! A run numbers the rows of its segments one after another. A lookup needs the batch that a number falls in; searching
+//! segments and then batches costs branches that the processor cannot guess. Here all batches of a run stand in one table,
+//! and numbers are cut into equal cells that remember the batch they begin in: batches of one size need one look.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::error::{Error, Result};
+use crate::prefetch::prefetch_item;
+use crate::segment::batch::Batch;
+use crate::segment::reader::Segment;
+
+/// How many cells stand for one batch, at least: finer cells begin in the batch that is looked for more often.
+const CELLS_PER_BATCH: usize = 4;
+/// Batches of one cell that are looked through in order; more are searched by halves.
+const FEW_BATCHES: usize = 4;
+
+/// A batch of a run, by its segment's position in the run and its number in the segment. Kept here once it was parsed,
+/// one step away.
+#[derive(Debug)]
+struct Place {
+    batch: OnceLock<Arc<Batch>>,
+    segment: u32,
+    number: u32,
+    lane: u16,
+}
+
+/// Where a row is: the position of its batch in the directory, and the row in the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RowPlace {
+    batch: u32,
+    row: u32,
+}
+
+/// A row of a sealed segment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SealedRow<'v> {
+    pub batch: &'v Arc<Batch>,
+    /// Row in the batch.
+    pub row: usize,
+    pub lane: u16,
+}
+
+/// The batches of a run.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    places: Box<[Place]>,
+    /// Run row of the first row of each batch, and the end of rows.
+    starts: Box<[u64]>,
+    /// For each 2^`shift` rows, the batch that the first of them is in.
+    cells: Box<[u32]>,
+    shift: u32,
+}
+
+impl Directory {
+    /// The directory of rows that are numbered through `segments`. O(batches).
+    pub(crate) fn new(segments: &[Arc<Segment>]) -> Self {
+        let batches = segments.iter().map(|segment| segment.frames().len()).sum();
+        let (mut places, mut starts) = (Vec::with_capacity(batches), Vec::with_capacity(batches + 1));
+        let mut start = 0_u64;
+        for (position, segment) in (0_u32..).zip(segments) {
+            for (number, frame) in (0_u32..).zip(segment.frames()) {
+                starts.push(start + frame.first_row);
+                places.push(Place { batch: OnceLock::new(), segment: position, number, lane: segment.id.lane });
+            }
+            start += u64::from(segment.rows());
+        }
+        starts.push(start);
+        Self::of_places(places, starts)
+    }
+
+    fn of_places(places: Vec<Place>, starts: Vec<u64>) -> Self {
+        let rows = starts.last().copied().unwrap_or(0);
+        let rows_per_cell = (rows / (starts.len() * CELLS_PER_BATCH) as u64).max(1);
+        let shift = rows_per_cell.ilog2();
+        let mut at = 0;
+        let cells = (0..=rows >> shift).map(|cell| {
+            while starts.get(at + 1).is_some_and(|next| *next <= cell << shift) {
+                at += 1;
+            }
+            at as u32
+        });
+        Self { cells: cells.collect(), starts: starts.into(), places: places.into(), shift }
+    }
+
+    /// Where `run_row` is; `None` past the end. Asks for what [`Directory::sealed`] reads. Expected O(1).
+    #[inline]
+    pub(crate) fn place(&self, run_row: u64) -> Option<RowPlace> {
+        let cell = (run_row >> self.shift) as usize;
+        let mut at = *self.cells.get(cell)? as usize;
+        let last = self.cells.get(cell + 1).map_or(self.places.len(), |next| *next as usize);
+        if last > at + FEW_BATCHES {
+            at += self.starts.get(at..last)?.partition_point(|start| *start <= run_row).saturating_sub(1);
+        }
+        while *self.starts.get(at + 1)? <= run_row {
+            at += 1;
+        }
+        prefetch_item(&self.places, at);
+        let row = run_row.checked_sub(*self.starts.get(at)?)?;
+        Some(RowPlace { batch: at as u32, row: row as u32 })
+    }
+
+    /// The row at `place`. `segments` are those the directory was made for.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if its batch does not check out.
+    #[inline]
+    pub(crate) fn sealed<'v>(&'v self, segments: &[Arc<Segment>], place: RowPlace) -> Result<SealedRow<'v>> {
+        let Some(at) = self.places.get(place.batch as usize) else {
+            return Err(Error::invalid("a row was looked for in another run's directory"));
+        };
+        let batch = match at.batch.get() {
+            Some(batch) => batch,
+            None => at.load(segments)?,
+        };
+        Ok(SealedRow { batch, row: place.row as usize, lane: at.lane })
+    }
+}
+
+impl Place {
+    #[cold]
+    fn load(&self, segments: &[Arc<Segment>]) -> Result<&Arc<Batch>> {
+        let Some(segment) = segments.get(self.segment as usize) else {
+            return Err(Error::invalid("a row was looked for in another run's segments"));
+        };
+        let batch = segment.batch(self.number as usize)?;
+        Ok(self.batch.get_or_init(|| Arc::clone(batch)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A directory over batches of these many rows.
+    fn of(rows: &[u64]) -> Directory {
+        let place = |number| Place { batch: OnceLock::new(), segment: 0, number, lane: 0 };
+        let mut starts = vec![0];
+        rows.iter().for_each(|rows| starts.push(starts[starts.len() - 1] + rows));
+        Directory::of_places((0..rows.len() as u32).map(place).collect(), starts)
+    }
+
+    #[test]
+    fn finds_the_batch_of_every_row() {
+        let mut skewed = vec![1; 1000];
+        skewed.extend([100_000, 3, 1, 50_000]);
+        for sizes in [vec![], vec![1], vec![2048; 100], vec![7, 1, 1, 1, 1, 1, 1, 1, 900, 2], skewed] {
+            let directory = of(&sizes);
+            let mut run_row = 0;
+            for (batch, size) in (0_u32..).zip(&sizes) {
+                for row in 0..*size as u32 {
+                    assert_eq!(directory.place(run_row), Some(RowPlace { batch, row }), "{sizes:?}");
+                    run_row += 1;
+                }
+            }
+            assert_eq!(directory.place(run_row), None);
+            assert_eq!(directory.place(u64::MAX), None);
+        }
+    }
+}
