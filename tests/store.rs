@@ -103,3 +103,44 @@ fn readers_bound_their_index_too() {
     let stats = reader.stats().unwrap();
     assert!(stats.delta_keys < 1000 && stats.runs == 1, "{stats:?}");
 }
+
+#[test]
+fn merges_run_beside_one_another_and_beside_puts_and_reads() {
+    const KEYS: u64 = 60_000;
+    const BATCH: u64 = 512;
+    let dir = tempfile::tempdir().unwrap();
+    let options = || Options::new().delta_keys(1000).segment_rows(2000).durability(tensorcask::Durability::Buffered);
+    let store = options().open(dir.path(), "m").unwrap();
+    let value = |key: u64, round: u64| key << 8 | round;
+    for round in 0..3_u64 {
+        for start in (0..KEYS).step_by(BATCH as usize) {
+            let keys: Vec<u64> = (start..KEYS.min(start + BATCH)).collect();
+            let values: Vec<u64> = keys.iter().map(|key| value(*key, round)).collect();
+            store.put_rows(&keys, &[], &values).unwrap();
+            // Whatever is being merged meanwhile, the newest row of every key is found.
+            let asked: Vec<u64> = (0..64).map(|n| (start * 7919 + n * 104_729) % KEYS).collect();
+            let (mut out, mut found) = (vec![0; asked.len()], vec![false; asked.len()]);
+            store.get_batch_into(&asked, &[], &mut out, &mut found).unwrap();
+            for ((key, out), found) in asked.iter().zip(out).zip(found) {
+                let newest = if *key < start + BATCH { Some(round) } else { round.checked_sub(1) };
+                assert_eq!(found.then_some(out), newest.map(|round| value(*key, round)), "{key} in round {round}");
+            }
+        }
+        for key in (0..KEYS).step_by(1000) {
+            assert!(store.delete(key).unwrap());
+        }
+        assert_eq!(store.len().unwrap(), KEYS - KEYS / 1000);
+        // So that the next round starts from all keys.
+        for key in (0..KEYS).step_by(1000) {
+            store.put_rows(&[key], &[], &[value(key, round)]).unwrap();
+        }
+    }
+    store.close().unwrap();
+    let store = options().open(dir.path(), "m").unwrap();
+    let stats = store.stats().unwrap();
+    assert!(stats.runs <= 4 && stats.runs_built == 0, "{stats:?}");
+    assert_eq!(stats.keys, Some(KEYS));
+    assert_eq!(std::fs::read_dir(dir.path().join("m/runs")).unwrap().count(), stats.runs);
+    assert!(store.contains_batch(&(0..KEYS).collect::<Vec<_>>()).unwrap().iter().all(|there| *there));
+    assert!(store.verify(&mut |_, _| {}).unwrap().is_clean());
+}

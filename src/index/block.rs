@@ -2,12 +2,14 @@
 
 use bytes::Bytes;
 
+use super::sort::sort_by_hash;
+
 /// Bytes a row.
 const ROW_LEN_BYTES: usize = 12;
 
-/// Sorts (hash, row) pairs and lays them out: n hashes (`u64`), then n rows (`u32`). O(n log n).
-pub(crate) fn encode(pairs: &mut [(u64, u32)]) -> Vec<u8> {
-    pairs.sort_unstable();
+/// Sorts (hash, row) pairs and lays them out: n hashes (`u64`), then n rows (`u32`). O(n), as hashes are uniform.
+pub(crate) fn encode(pairs: &mut Vec<(u64, u32)>) -> Vec<u8> {
+    sort_by_hash(pairs, &mut Vec::new());
     let mut block = Vec::with_capacity(pairs.len() * ROW_LEN_BYTES);
     pairs.iter().for_each(|(hash, _)| block.extend_from_slice(&hash.to_le_bytes()));
     pairs.iter().for_each(|(_, row)| block.extend_from_slice(&row.to_le_bytes()));
@@ -39,24 +41,11 @@ impl HashBlock {
         self.rows.len() / 4
     }
 
-    /// The hash at `position`.
-    fn hash(&self, position: usize) -> Option<u64> {
-        let start = position.checked_mul(8)?;
-        self.hashes.get(start..start.checked_add(8)?)?.try_into().ok().map(u64::from_le_bytes)
-    }
-
-    /// The position of the first hash that is not below `hash`, from `from` on. O(log rows).
-    pub(crate) fn lower_bound(&self, from: usize, hash: u64) -> usize {
-        let (mut low, mut high) = (from, self.len());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.hash(middle).is_some_and(|found| found < hash) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        low
+    /// The position of the first hash from `from` on that is not below `bound`. O(distance): whoever asks reads what
+    /// lies between anyway, and a search over blocks that lie on cold pages would cost more.
+    pub(crate) fn end_below(&self, from: usize, bound: u64) -> usize {
+        let hashes = self.hashes.get(from * 8..).unwrap_or(&[]).as_chunks::<8>().0;
+        from + hashes.iter().take_while(|bytes| u64::from_le_bytes(**bytes) < bound).count()
     }
 
     /// (hash, row) pairs from position `from` up to and without `to`.
@@ -102,7 +91,7 @@ mod tests {
         let mut pairs = vec![(9, 0), (3, 1), (9, 2), (u64::MAX, 3)];
         let block = HashBlock::parse(encode(&mut pairs).into()).unwrap();
         assert_eq!(block.iter().collect::<Vec<_>>(), [(3, 1), (9, 0), (9, 2), (u64::MAX, 3)]);
-        assert_eq!((block.lower_bound(0, 9), block.lower_bound(0, 10), block.lower_bound(2, 0)), (1, 3, 2));
+        assert_eq!((block.end_below(0, 9), block.end_below(0, 10), block.end_below(2, 0)), (1, 3, 2));
         block.validate().unwrap();
         assert!(HashBlock::parse(Bytes::from_static(&[0; 13])).is_err());
         assert!(HashBlock::parse(Bytes::from_static(&[0; 24])).unwrap().validate().is_err());

@@ -1,7 +1,5 @@
 //! Writing a run: rows come in order of hash, so buckets leave in order, and memory is a window of a few.
 
-use std::collections::VecDeque;
-
 use super::run_layout::{
     BUCKET_LEN_BYTES, BUCKETS_OFFSET, Bucket, Covered, EMPTY, Footer, MAGIC, PAGE_BUCKETS, RUN_VERSION, SLOTS, home,
     tag,
@@ -11,6 +9,8 @@ use crate::error::{Error, Result};
 
 /// Bytes gathered before they are written.
 const WRITE_LEN_BYTES: usize = 1 << 20;
+/// Rows that have their bucket before their memory is used again.
+const MOST_TAKEN: usize = 1 << 12;
 
 /// What a run says of itself.
 #[derive(Debug, Clone)]
@@ -30,11 +30,16 @@ pub(crate) struct RunBuilder<'a> {
     buckets: u64,
     keys: u64,
     last_hash: u64,
-    /// Buckets that may still change, the first of them being number `base`.
-    window: VecDeque<(Bucket, usize)>,
+    /// The number of the bucket that comes next.
     base: u64,
+    /// (tag, row) of what has no bucket yet, from `taken` on: a bucket takes the first of them.
+    waiting: Vec<(u64, u64)>,
+    taken: usize,
+    /// Whether any of them is at home in bucket `base`; those are the last then.
+    at_home: bool,
+    /// Whole pages of 64 buckets, and the one that is being filled.
     buffer: Vec<u8>,
-    page: Vec<u8>,
+    page_start: usize,
     page_crcs: Vec<u32>,
 }
 
@@ -64,59 +69,60 @@ impl<'a> RunBuilder<'a> {
             buckets: (keys_upper_bound.saturating_mul(100) / 935).max(1) + 1,
             keys: 0,
             last_hash: 0,
-            window: VecDeque::new(),
             base: 0,
+            waiting: Vec::new(),
+            taken: 0,
+            at_home: false,
+            page_start: first_page.len(),
             buffer: first_page,
-            page: Vec::with_capacity(PAGE_BUCKETS as usize * BUCKET_LEN_BYTES),
             page_crcs: Vec::new(),
         })
     }
 
-    /// Adds a row. Hashes ascend. Amortised O(1).
+    /// Adds (hash, row) pairs. Hashes ascend. Amortised O(1) a pair.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the hash is below the last one; what the sink returns.
-    pub(crate) fn push(&mut self, hash: u64, row: u64) -> Result<()> {
-        if hash < self.last_hash || row >= EMPTY {
-            return Err(Error::invalid(format!(
-                "row {row} with hash {hash:x} does not follow hash {:x}",
-                self.last_hash
-            )));
+    /// [`Error::Invalid`] if a hash is below the one before; what the sink returns.
+    pub(crate) fn extend(&mut self, pairs: &[(u64, u64)]) -> Result<()> {
+        for &(hash, row) in pairs {
+            if hash < self.last_hash || row >= EMPTY {
+                return Err(Error::invalid(format!(
+                    "row {row} with hash {hash:x} does not follow hash {:x}",
+                    self.last_hash
+                )));
+            }
+            self.last_hash = hash;
+            // No later row has its home before this one's.
+            self.emit_before(home(hash, self.buckets))?;
+            self.waiting.push((tag(hash), row));
+            self.at_home = true;
         }
-        self.last_hash = hash;
-        self.keys += 1;
-        let home = home(hash, self.buckets);
-        // No later row has its home before this one's.
-        self.emit_before(home)?;
-        let mut at = 0;
-        while self.window.get(at).is_some_and(|(_, used)| *used == SLOTS) {
-            at += 1;
-        }
-        if at == self.window.len() {
-            self.window.push_back((Bucket::empty(), 0));
-        }
-        if let Some((bucket, used)) = self.window.get_mut(at) {
-            bucket.fill(*used, tag(hash), row);
-            *used += 1;
-        }
-        if let (Some((first, _)), true) = (self.window.front_mut(), at > 0) {
-            first.reach(at as u64);
-        }
+        self.keys += pairs.len() as u64;
         Ok(())
     }
 
-    /// Writes all buckets before `bucket`, so that it is the first of the window.
+    /// Writes all buckets before `bucket`.
     fn emit_before(&mut self, bucket: u64) -> Result<()> {
         while self.base < bucket {
-            let (first, _) = self.window.pop_front().unwrap_or((Bucket::empty(), 0));
-            self.emit(first)?;
+            self.emit()?;
         }
         Ok(())
     }
 
-    fn emit(&mut self, bucket: Bucket) -> Result<()> {
+    /// Writes the next bucket, with the first rows that wait. What remains has the next buckets to itself before later
+    /// rows, so it is known now how far the last of those at home here goes.
+    fn emit(&mut self) -> Result<()> {
+        let waiting = self.waiting.get(self.taken..).unwrap_or(&[]);
+        let (now, later) = waiting.split_at_checked(SLOTS).unwrap_or((waiting, &[]));
+        let reach = if self.at_home { later.len().div_ceil(SLOTS) as u64 } else { 0 };
+        self.buffer.extend_from_slice(&Bucket::packed(now, reach).to_bytes());
+        self.at_home = false;
+        self.taken += now.len();
+        if self.taken == self.waiting.len() || self.taken >= MOST_TAKEN.max(self.waiting.len() / 2) {
+            self.waiting.drain(..self.taken);
+            self.taken = 0;
+        }
         self.base += 1;
-        self.page.extend_from_slice(&bucket.to_bytes());
         if self.base.is_multiple_of(PAGE_BUCKETS) {
             self.end_page()?;
         }
@@ -124,15 +130,16 @@ impl<'a> RunBuilder<'a> {
     }
 
     fn end_page(&mut self) -> Result<()> {
-        if self.page.is_empty() {
+        let page = self.buffer.get(self.page_start..).unwrap_or(&[]);
+        if page.is_empty() {
             return Ok(());
         }
-        self.page_crcs.push(crc32(&self.page));
-        self.buffer.append(&mut self.page);
+        self.page_crcs.push(crc32(page));
         if self.buffer.len() >= WRITE_LEN_BYTES {
             (self.sink)(&self.buffer)?;
             self.buffer.clear();
         }
+        self.page_start = self.buffer.len();
         Ok(())
     }
 
@@ -142,8 +149,8 @@ impl<'a> RunBuilder<'a> {
     /// What the sink returns.
     pub(crate) fn finish(mut self, live_keys: u64) -> Result<u64> {
         self.emit_before(self.buckets)?;
-        while let Some((spilled, _)) = self.window.pop_front() {
-            self.emit(spilled)?;
+        while !self.waiting.is_empty() {
+            self.emit()?;
         }
         self.end_page()?;
         let crcs: Vec<u8> = self.page_crcs.iter().flat_map(|crc| crc.to_le_bytes()).collect();

@@ -1,60 +1,79 @@
 //! Bringing sorted hash blocks together, and deciding which runs to bring together.
 
 use super::block::HashBlock;
+use super::sort::sort_by_hash;
 use crate::error::Result;
 
-/// Entries that are brought together at a time: enough to make the reads sequential, few enough for the cache.
-const CHUNK_ENTRIES: u64 = 1 << 18;
+/// Entries that are brought together at a time: few enough for the cache.
+const CHUNK_ENTRIES: u64 = 1 << 15;
+/// Entries of each block in a chunk at the least: enough to make the reads sequential.
+const ENTRIES_A_BLOCK: u64 = 1 << 7;
 
-/// Calls `emit` with the (hash, run row) of all blocks in ascending order of hash. Each block comes with the run row
-/// of its first row. Rows that share a hash go through `resolve` first, which keeps those that survive.
+/// Calls `emit` with the (hash, run row) of all blocks, many at a time, in ascending order of hash. Each block comes with
+/// the run row of its first row. Rows that share a hash go through `resolve` first, which keeps those that survive.
 ///
 /// Hashes are uniform, so each range of them holds about as many entries: a range at a time is copied out of all
-/// blocks and sorted, which does not slow down with the number of blocks as a heap does. O(n log n), sequential.
+/// blocks and sorted, which does not slow down with the number of blocks as a heap does. O(n), sequential.
 pub(crate) fn merge_blocks(
     inputs: &[(HashBlock, u64)],
-    resolve: &mut dyn FnMut(u64, &mut Vec<u64>) -> Result<()>,
-    emit: &mut dyn FnMut(u64, u64) -> Result<()>,
+    resolve: &mut dyn FnMut(&mut Vec<u64>) -> Result<()>,
+    emit: &mut dyn FnMut(&[(u64, u64)]) -> Result<()>,
 ) -> Result<()> {
     let total: u64 = inputs.iter().map(|(block, _)| block.len() as u64).sum();
-    let chunks = total.div_ceil(CHUNK_ENTRIES).max(1);
+    let chunks = total.div_ceil(CHUNK_ENTRIES.max(inputs.len() as u64 * ENTRIES_A_BLOCK)).max(1);
     let mut positions = vec![0_usize; inputs.len()];
-    let mut entries: Vec<(u64, u64)> = Vec::new();
-    let mut sharing: Vec<u64> = Vec::new();
+    let (mut entries, mut scratch): (Vec<(u64, u64)>, Vec<(u64, u64)>) = Default::default();
     for chunk in 1..=chunks {
         // The first hash of the next range; the last range has no end.
         let bound = (chunk < chunks).then(|| ((u128::from(chunk) << 64) / u128::from(chunks)) as u64);
         entries.clear();
         for ((block, start), position) in inputs.iter().zip(&mut positions) {
-            let end = bound.map_or(block.len(), |bound| block.lower_bound(*position, bound));
+            let end = bound.map_or(block.len(), |bound| block.end_below(*position, bound));
             entries.extend(block.range(*position, end).map(|(hash, row)| (hash, start + u64::from(row))));
             *position = end;
         }
-        entries.sort_unstable();
-        for group in entries.chunk_by(|a, b| a.0 == b.0) {
-            match group {
-                [(hash, row)] => emit(*hash, *row)?,
-                [(hash, _), ..] => {
-                    sharing.clear();
-                    sharing.extend(group.iter().map(|(_, row)| *row));
-                    resolve(*hash, &mut sharing)?;
-                    sharing.iter().try_for_each(|row| emit(*hash, *row))?;
-                }
-                [] => {}
-            }
+        sort_by_hash(&mut entries, &mut scratch);
+        if entries.array_windows().any(|[a, b]| a.0 == b.0) {
+            resolve_shared(&entries, &mut scratch, resolve)?;
+            emit(&scratch)?;
+        } else {
+            emit(&entries)?;
         }
     }
     Ok(())
 }
 
-/// How many of the newest runs the next run takes in, so that sizes stay geometric and at most `max_runs` are left.
-/// `runs` are sizes from new to old. Each key is rewritten O(log n) times in all.
-pub(crate) fn plan_merge(runs: &[u64], fresh: u64, ratio: u64, max_runs: usize) -> usize {
+/// Copies `entries` to `kept`, without those that do not survive `resolve`.
+fn resolve_shared(
+    entries: &[(u64, u64)],
+    kept: &mut Vec<(u64, u64)>,
+    resolve: &mut dyn FnMut(&mut Vec<u64>) -> Result<()>,
+) -> Result<()> {
+    kept.clear();
+    let mut sharing: Vec<u64> = Vec::new();
+    for group in entries.chunk_by(|a, b| a.0 == b.0) {
+        match group {
+            [(hash, _), _, ..] => {
+                sharing.clear();
+                sharing.extend(group.iter().map(|(_, row)| *row));
+                resolve(&mut sharing)?;
+                kept.extend(sharing.iter().map(|row| (*hash, *row)));
+            }
+            _ => kept.extend_from_slice(group),
+        }
+    }
+    Ok(())
+}
+
+/// How many of the newest runs the next run takes in, up to `most_keys` in all: those that are no larger than what it
+/// has by then, and more if more than `max_runs` would be left. `runs` are sizes from new to old. Each key is rewritten
+/// O(log n) times in all: every time, it comes into a run that is twice as large.
+pub(crate) fn plan_merge(runs: &[u64], fresh: u64, most_keys: u64, max_runs: usize) -> usize {
     let mut size = fresh;
     let mut absorbed = 0;
     for &run in runs {
         let too_many = runs.len() - absorbed + 1 > max_runs;
-        if !too_many && run > size.saturating_mul(ratio) {
+        if !too_many && run > size || size.saturating_add(run) > most_keys {
             break;
         }
         size = size.saturating_add(run);
@@ -85,8 +104,8 @@ mod tests {
             }
             model.sort_unstable();
             let mut merged = Vec::new();
-            merge_blocks(&inputs, &mut |_, _| Ok(()), &mut |hash, row| {
-                merged.push((hash, row));
+            merge_blocks(&inputs, &mut |_| Ok(()), &mut |entries| {
+                merged.extend_from_slice(entries);
                 Ok(())
             })
             .unwrap();
@@ -96,16 +115,22 @@ mod tests {
 
     #[test]
     fn plans_keep_sizes_geometric() {
-        assert_eq!(plan_merge(&[], 10, 8, 4), 0);
-        assert_eq!(plan_merge(&[1000], 10, 8, 4), 0);
-        assert_eq!(plan_merge(&[70, 1000], 10, 8, 4), 1);
-        assert_eq!(plan_merge(&[70, 600], 10, 8, 4), 2);
+        const ANY: u64 = u64::MAX;
+        assert_eq!(plan_merge(&[], 10, ANY, 4), 0);
+        assert_eq!(plan_merge(&[11], 10, ANY, 4), 0);
+        assert_eq!(plan_merge(&[10, 1000], 10, ANY, 4), 1);
+        assert_eq!(plan_merge(&[10, 20, 40, 81], 10, ANY, 4), 3);
+        assert_eq!(plan_merge(&[10, 20, 40, 81], 10, 40, 4), 2);
+        assert_eq!(plan_merge(&[20, 40, 80, 160], 10, ANY, 4), 1);
         let mut runs: Vec<u64> = Vec::new();
+        let mut rewritten = 0;
         for _ in 0..1000 {
-            let absorbed = plan_merge(&runs, 10, 8, 4);
+            let absorbed = plan_merge(&runs, 10, ANY, 6);
             let size = 10 + runs.drain(..absorbed).sum::<u64>();
+            rewritten += size;
             runs.insert(0, size);
-            assert!(runs.len() <= 4);
+            assert!(runs.len() <= 6);
         }
+        assert!(rewritten < 6 * 10_000, "{rewritten}");
     }
 }

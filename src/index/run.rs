@@ -218,7 +218,7 @@ mod tests {
             Ok(())
         };
         let mut builder = RunBuilder::new(header, pairs.len() as u64, &mut sink).unwrap();
-        pairs.iter().for_each(|(hash, row)| builder.push(*hash, *row).unwrap());
+        builder.extend(pairs).unwrap();
         assert_eq!(builder.finish(42).unwrap(), pairs.len() as u64);
         bytes
     }

@@ -35,7 +35,8 @@ pub(crate) const TAG_BITS: usize = 10;
 const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
 const ROW_BITS: usize = 36;
 const OVERFLOW_AT: usize = SLOTS * TAG_BITS;
-const ROWS_AT: usize = OVERFLOW_AT + 6;
+const OVERFLOW_BITS: usize = 6;
+const ROWS_AT: usize = OVERFLOW_AT + OVERFLOW_BITS;
 
 /// The lowest bit of every tag, the highest, and those below the highest.
 const ONES: u128 = {
@@ -66,13 +67,6 @@ pub(crate) const fn home(hash: u64, buckets: u64) -> u64 {
 pub(crate) struct Bucket([u64; 8]);
 
 impl Bucket {
-    /// A bucket without rows.
-    pub(crate) fn empty() -> Self {
-        let mut bucket = Self([0; 8]);
-        (0..SLOTS).for_each(|slot| bucket.set(ROWS_AT + slot * ROW_BITS, ROW_BITS, EMPTY));
-        bucket
-    }
-
     /// Its bytes.
     pub(crate) fn to_bytes(self) -> [u8; BUCKET_LEN_BYTES] {
         let mut bytes = [0; BUCKET_LEN_BYTES];
@@ -82,30 +76,38 @@ impl Bucket {
         bytes
     }
 
+    /// A bucket of at most [`SLOTS`] (tag, row) pairs, whose rows at home went `reach` buckets on.
     #[inline]
-    fn set(&mut self, at: usize, bits: usize, value: u64) {
-        let (number, shift, mask) = (at / 64, at % 64, (1 << bits) - 1);
-        if let Some(word) = self.0.get_mut(number) {
-            *word = *word & !(mask << shift) | (value & mask) << shift;
+    pub(crate) fn packed(pairs: &[(u64, u64)], reach: u64) -> Self {
+        let mut words = Words::default();
+        let pair = |slot: usize| pairs.get(slot).copied().unwrap_or((0, EMPTY));
+        (0..SLOTS).for_each(|slot| words.push(pair(slot).0 & TAG_MASK, TAG_BITS));
+        words.push(reach.min(FAR), OVERFLOW_BITS);
+        (0..SLOTS).for_each(|slot| words.push(pair(slot).1 & EMPTY, ROW_BITS));
+        Self(words.words)
+    }
+}
+
+/// Eight words that fill up from the lowest bit of the first on.
+#[derive(Default)]
+struct Words {
+    words: [u64; 8],
+    bits: usize,
+}
+
+impl Words {
+    #[inline]
+    fn push(&mut self, value: u64, bits: usize) {
+        let (number, shift) = (self.bits / 64, self.bits % 64);
+        if let Some(word) = self.words.get_mut(number) {
+            *word |= value << shift;
         }
         if shift + bits > 64
-            && let Some(word) = self.0.get_mut(number + 1)
+            && let Some(word) = self.words.get_mut(number + 1)
         {
-            *word = *word & !(mask >> (64 - shift)) | (value & mask) >> (64 - shift);
+            *word |= value >> (64 - shift);
         }
-    }
-
-    /// Fills `slot`.
-    pub(crate) fn fill(&mut self, slot: usize, tag: u64, row: u64) {
-        self.set(slot * TAG_BITS, TAG_BITS, tag);
-        self.set(ROWS_AT + slot * ROW_BITS, ROW_BITS, row);
-    }
-
-    /// Notes that a row at home here went `distance` buckets on.
-    pub(crate) fn reach(&mut self, distance: u64) {
-        if distance > BucketView(&self.to_bytes()).overflow() {
-            self.set(OVERFLOW_AT, 6, distance.min(FAR));
-        }
+        self.bits += bits;
     }
 }
 
@@ -143,7 +145,7 @@ impl BucketView<'_> {
     /// How far the rows at home here went.
     #[inline]
     pub(crate) fn overflow(&self) -> u64 {
-        self.get(OVERFLOW_AT, 6)
+        self.get(OVERFLOW_AT, OVERFLOW_BITS)
     }
 
     /// Whether every slot has a row. Slots fill in order.
@@ -318,43 +320,37 @@ mod tests {
 
     #[test]
     fn buckets_keep_every_bit() {
-        let tag_of = |slot: usize| (slot as u64 * 93) & TAG_MASK;
-        let row_of = |slot: usize| (0xABC_DEF0_1230 + slot as u64) & (EMPTY - 1);
-        let mut bucket = Bucket::empty();
-        let bytes = bucket.to_bytes();
-        assert!((0..SLOTS).all(|slot| BucketView(&bytes).row(slot) == EMPTY));
-        (0..SLOTS).for_each(|slot| bucket.fill(slot, tag_of(slot), row_of(slot)));
-        bucket.reach(5);
-        bucket.reach(2);
-        let bytes = bucket.to_bytes();
-        let view = BucketView(&bytes);
-        for slot in 0..SLOTS {
-            assert_eq!(view.row(slot), row_of(slot));
-            assert_eq!(view.matching(tag_of(slot)), 1 << (slot * TAG_BITS + TAG_BITS - 1));
+        let pairs: Vec<(u64, u64)> =
+            (0..SLOTS as u64).map(|slot| ((slot * 93) & 1023, (0xABC_DEF0_1230 + slot) & (EMPTY - 1))).collect();
+        for filled in 0..=SLOTS {
+            let bytes = Bucket::packed(&pairs[..filled], 5).to_bytes();
+            let view = BucketView(&bytes);
+            for (slot, (tag, row)) in pairs.iter().enumerate() {
+                assert_eq!(view.row(slot), if slot < filled { *row } else { EMPTY });
+                assert_eq!(slots_of(view.matching(*tag)).contains(&slot), slot < filled || *tag == 0);
+            }
+            assert_eq!((view.overflow(), view.is_full()), (5, filled == SLOTS));
         }
-        assert_eq!(view.overflow(), 5);
-        assert!(view.is_full());
+        assert_eq!(BucketView(&Bucket::packed(&pairs, 1 << 20).to_bytes()).overflow(), FAR);
+    }
+
+    fn slots_of(matching: u128) -> Vec<usize> {
+        (0..128).filter(|bit| matching >> bit & 1 == 1).map(|bit| bit / TAG_BITS).collect()
     }
 
     #[test]
     fn tags_match_like_one_by_one() {
         let mut state = 1_u64;
-        for round in 0..2000_u64 {
-            let mut bucket = Bucket::empty();
-            let mut tags = [0; SLOTS];
-            for (slot, tag) in tags.iter_mut().enumerate() {
+        for _ in 0..2000 {
+            let tags: [u64; SLOTS] = std::array::from_fn(|_| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                // Few different ones, and such that neighbours carry into each other if they can.
-                *tag = [0, 1, 0x1FF, 0x200, 0x3FF, state >> 54][(state >> 33) as usize % 6];
-                bucket.fill(slot, *tag, round);
-            }
-            let bytes = bucket.to_bytes();
-            for tag in tags.iter().copied().chain([0, 1, 0x1FF, 0x200, 0x3FF]) {
+                // Few different ones, and such that neighbours would carry into each other.
+                [0, 1, 0x1FF, 0x200, 0x3FF, state >> 54][(state >> 33) as usize % 6]
+            });
+            let bytes = Bucket::packed(&tags.map(|tag| (tag, 7)), 3).to_bytes();
+            for tag in tags.into_iter().chain([0, 1, 0x1FF, 0x200, 0x3FF]) {
                 let expected: Vec<usize> = (0..SLOTS).filter(|slot| tags[*slot] == tag).collect();
-                let matching = BucketView(&bytes).matching(tag);
-                let found: Vec<usize> =
-                    (0..128).filter(|bit| matching >> bit & 1 == 1).map(|bit| bit / TAG_BITS).collect();
-                assert_eq!(found, expected, "{tags:?}");
+                assert_eq!(slots_of(BucketView(&bytes).matching(tag)), expected, "{tags:?}");
             }
         }
     }

@@ -81,8 +81,8 @@ fn count(core: &Core) -> Result<u64> {
         blocks.push((block, start));
     }
     let mut keys = 0_u64;
-    merge_blocks(&blocks, &mut |_, rows| sources.keep_newest(rows), &mut |_, row| {
-        keys += u64::from(!sources.is_tombstone(row));
+    merge_blocks(&blocks, &mut |rows| sources.keep_newest(rows), &mut |entries| {
+        keys += sources.count_values(entries);
         Ok(())
     })?;
     Ok(keys)

@@ -1,28 +1,26 @@
 //! Building runs: from the sorted index blocks of sealed segments to one file that finds their rows.
 
 use std::io::IoSlice;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
 use super::core::{Core, LoadedRun, View};
+use super::merges::{Merges, Purpose};
 use super::rows::{Age, Row, Slot, Source};
 use crate::error::{Error, Result};
 use crate::index::block::{self, HashBlock};
 use crate::index::build::{RunBuilder, RunHeader};
-use crate::index::merge::{merge_blocks, plan_merge};
+use crate::index::merge::merge_blocks;
 use crate::index::run::Run;
 use crate::index::run_layout::Covered;
-use crate::io::Durability;
+use crate::io::{AppendFile, Durability};
 use crate::names::{self, SegmentId};
 use crate::segment::reader::Segment;
 
-/// How many times larger a run may be than the next newer one.
-const MERGE_RATIO: u64 = 8;
-/// Most runs that a lookup may have to probe.
-const MAX_RUNS: usize = 4;
 /// Says in a run that the number of live keys was not known.
 const LIVE_UNKNOWN: u64 = u64::MAX;
 
@@ -32,6 +30,8 @@ pub(crate) struct Sources {
     slots: Vec<(u32, Slot)>,
     starts: Vec<u64>,
     end: u64,
+    /// The rows that say that their keys were deleted, in order: sources hold nothing else, or none.
+    tombstones: Vec<Range<u64>>,
 }
 
 impl Sources {
@@ -39,6 +39,9 @@ impl Sources {
     pub(crate) fn add(&mut self, number: u32, slot: Slot) -> u64 {
         let start = self.end;
         self.end += u64::from(slot.rows);
+        if slot.source.is_tombstones() {
+            self.tombstones.push(start..self.end);
+        }
         self.starts.push(start);
         self.slots.push((number, slot));
         start
@@ -57,13 +60,16 @@ impl Sources {
         }
     }
 
-    /// Whether a row says that its key was deleted. O(log sources).
-    pub(crate) fn is_tombstone(&self, row: u64) -> bool {
-        self.at(row).is_some_and(|((_, slot), _)| match &slot.source {
-            Source::Pending(pending) => pending.columns.schema.is_tombstones(),
-            Source::Committed { batch, .. } => batch.columns.schema.is_tombstones(),
-            Source::Sealed(segment) => segment.schema().is_tombstones(),
-        })
+    /// How many of `entries` do not say that their key was deleted. O(entries · log tombstone sources).
+    pub(crate) fn count_values(&self, entries: &[(u64, u64)]) -> u64 {
+        if self.tombstones.is_empty() {
+            return entries.len() as u64;
+        }
+        let is_value = |row: u64| {
+            let before = self.tombstones.partition_point(|rows| rows.start <= row).checked_sub(1);
+            before.and_then(|last| self.tombstones.get(last)).is_none_or(|rows| !rows.contains(&row))
+        };
+        entries.iter().filter(|(_, row)| is_value(*row)).count() as u64
     }
 
     /// Of rows that share a hash, keeps the newest of each key. A row that cannot be read stays: whoever looks it up
@@ -161,9 +167,9 @@ fn build(
     };
     let mut builder = RunBuilder::new(header, sources.end, sink)?;
     let mut values = 0_u64;
-    merge_blocks(&blocks, &mut |_, rows| sources.keep_newest(rows), &mut |hash, row| {
-        values += u64::from(!sources.is_tombstone(row));
-        builder.push(hash, row)
+    merge_blocks(&blocks, &mut |rows| sources.keep_newest(rows), &mut |entries| {
+        values += sources.count_values(entries);
+        builder.extend(entries)
     })?;
     let live = live.or(covers_all.then_some(values)).unwrap_or(LIVE_UNKNOWN);
     builder.finish(live)
@@ -193,40 +199,37 @@ pub(crate) fn uncovered(view: &View) -> Vec<Arc<Segment>> {
     view.segments.values().filter(|segment| !covered.contains(&segment.id)).cloned().collect()
 }
 
-/// Merges all sealed segments that no run covers, and the newest runs as sizes demand, into one new run of `lane`.
-/// If nothing but sealed segments exists, the count of live keys is written down. Returns whether there was anything to
-/// merge. O(rows merged), sequential.
+/// Merges all sealed segments that no run covers (but in a long merge), and runs as `purpose` says, into one new run of
+/// `lane`. If nothing but sealed segments exists, the count of live keys is written down. Returns whether there was
+/// anything to merge. O(rows merged), sequential.
 ///
 /// # Errors
 /// IO errors. The store is as before then: runs are derived, and nothing depends on one that was not published.
-pub(crate) fn build_run(core: &Core, lane: u16) -> Result<bool> {
+pub(crate) fn build_run(core: &Core, lane: u16, merges: &Merges, purpose: Purpose) -> Result<bool> {
     let (view, live) = state(core);
-    let fresh = uncovered(&view);
-    if fresh.is_empty() {
+    let fresh = if purpose == Purpose::Long { Vec::new() } else { uncovered(&view) };
+    if fresh.is_empty() && purpose == Purpose::Short {
         return Ok(false);
     }
-    let fresh_rows = fresh.iter().map(|segment| u64::from(segment.rows())).sum();
-    let sizes: Vec<u64> = view.runs.iter().map(|run| run.run.keys()).collect();
-    // Runs in memory only are always rewritten: they exist because a file is missing.
-    let volatile = view.runs.iter().rposition(|run| run.name.is_none()).map_or(0, |last| last + 1);
-    let absorbed = plan_merge(&sizes, fresh_rows, MERGE_RATIO, MAX_RUNS).max(volatile);
-    let absorbed: Vec<Arc<LoadedRun>> = view.runs.iter().take(absorbed).cloned().collect();
+    let claim = merges.claim(core, fresh.iter().map(|segment| u64::from(segment.rows())).sum(), purpose);
+    let absorbed = &claim.runs;
     let mut segments: Vec<Arc<Segment>> =
         absorbed.iter().flat_map(|run| run.segments.iter().cloned()).chain(fresh).collect();
+    if segments.is_empty() {
+        return Ok(false);
+    }
     segments.sort_by_key(|segment| segment.id);
-    let covers_all = absorbed.len() == view.runs.len();
+    let covers_all = segments.len() == view.segments.len();
     let known = fingerprint(view.segments.values());
 
-    let id = next_run_id(core, lane)?;
-    let temporary = names::temporary_run(id);
-    let mut file = core.storage.create(&temporary)?;
+    let (id, temporary, mut file) = create_run(core, lane)?;
     build(core, &segments, known, live, covers_all, &mut |bytes| file.append(&[IoSlice::new(bytes)]))?;
     file.sync(core.options.durability)?;
     drop(file);
     let path = names::run(id);
     core.storage.rename(&temporary, &path)?;
     let run = open_run(core, &path)?;
-    publish_run(core, Arc::new(LoadedRun::new(run, Some(id), segments)), &absorbed);
+    publish_run(core, Arc::new(LoadedRun::new(run, Some(id), segments)), absorbed);
     if core.options.durability > Durability::Buffered {
         core.storage.sync_dir(Path::new(names::RUNS))?;
     }
@@ -254,7 +257,10 @@ fn state(core: &Core) -> (Arc<View>, Option<u64>) {
     (view, live)
 }
 
-fn next_run_id(core: &Core, lane: u16) -> Result<SegmentId> {
+/// A new file for a run, under its temporary name.
+fn create_run(core: &Core, lane: u16) -> Result<(SegmentId, PathBuf, Box<dyn AppendFile>)> {
+    // Two merges at once do not take the same number.
+    let _known = core.known.lock();
     let entries = core.storage.list(Path::new(names::RUNS))?;
     let newest = entries
         .iter()
@@ -262,7 +268,10 @@ fn next_run_id(core: &Core, lane: u16) -> Result<SegmentId> {
         .filter(|id| id.lane == lane)
         .map(|id| id.sequence)
         .max();
-    Ok(SegmentId { lane, sequence: newest.map_or(1, |sequence| sequence + 1) })
+    let id = SegmentId { lane, sequence: newest.map_or(1, |sequence| sequence + 1) };
+    let temporary = names::temporary_run(id);
+    let file = core.storage.create(&temporary)?;
+    Ok((id, temporary, file))
 }
 
 /// Opens the run at `path`, whole.
@@ -288,6 +297,9 @@ pub(crate) fn publish_run(core: &Core, run: Arc<LoadedRun>, absorbed: &[Arc<Load
         .filter(|(_, slot)| slot.source.segment().is_some_and(|id| covered.contains(&id)))
         .map(|(number, _)| number)
         .collect();
+    if gone.is_empty() {
+        return;
+    }
     core.delta.prune(|entry| !gone.contains(&entry.slot));
     core.slots.write().retain(|number, _| !gone.contains(&number));
 }

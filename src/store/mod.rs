@@ -3,7 +3,8 @@
 //! [`core::Core`] is what readers and writers share: the published view of segments and runs, the delta, and the
 //! slots its entries point to. [`lookup`] finds rows in it ([`directory`]: from a run's row to its batch), [`read`] turns them into values. [`lane`] is the writer's
 //! side of the files, [`pending`] the queue before it, [`worker`] the thread between them. [`open`] opens,
-//! [`recover`] goes on with what a writer left, [`refresh`] follows other writers, [`maintain`] builds runs.
+//! [`recover`] goes on with what a writer left, [`refresh`] follows other writers, [`maintain`] builds runs, and [`merges`] chooses what
+//! goes into one.
 
 pub(crate) mod core;
 pub(crate) mod directory;
@@ -13,6 +14,7 @@ pub(crate) mod live;
 pub(crate) mod lookup;
 pub(crate) mod maintain;
 pub(crate) mod marks;
+pub(crate) mod merges;
 pub(crate) mod open;
 pub(crate) mod options;
 pub(crate) mod pending;

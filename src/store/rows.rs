@@ -131,6 +131,15 @@ impl Source {
         }
     }
 
+    /// Whether the rows say that their keys were deleted.
+    pub(crate) fn is_tombstones(&self) -> bool {
+        match self {
+            Self::Pending(pending) => pending.columns.schema.is_tombstones(),
+            Self::Committed { batch, .. } => batch.columns.schema.is_tombstones(),
+            Self::Sealed(segment) => segment.schema().is_tombstones(),
+        }
+    }
+
     /// Row `row` of slot `slot`.
     #[inline]
     pub(crate) fn row(&self, slot: u32, row: u32) -> Result<Option<Row<'static>>> {

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::core::{Core, Counters};
 use super::lane::Lane;
 use super::maintain::{build_run, uncovered};
+use super::merges::{Merges, Purpose};
 use super::options::HotFill;
 use super::pending::{Queue, Work};
 use super::rows::{PendingBatch, Source};
@@ -34,9 +35,12 @@ pub(crate) struct Shared {
     pub queue: Queue,
     pub lane: Mutex<Option<Lane>>,
     pub lane_number: u16,
-    /// One run is built at a time; nobody waits for it but `close`.
+    /// Held by the one merge that takes in what no run covers: puts may wait for it.
     pub merging: Mutex<()>,
+    pub merges: Merges,
     pub merger: Mutex<Option<JoinHandle<()>>>,
+    /// The thread of the merge that only `close` waits for.
+    pub long_merger: Mutex<Option<JoinHandle<()>>>,
     pub merge_failure: Mutex<Option<Error>>,
     pub schemas: Mutex<Schemas>,
     /// A forked child must not write into its parent's segments.
@@ -194,7 +198,7 @@ impl Shared {
         self.work_on(&mut lane, &work);
         if !work.closing && self.delta_is_full() {
             match self.seal_for_merge(&mut lane) {
-                Ok(true) => self.note_merge(self.merge()),
+                Ok(true) => self.note_merge(self.merge(Purpose::Rest)),
                 Ok(false) => {}
                 Err(error) => self.queue.fail(error),
             }
@@ -233,9 +237,15 @@ impl Shared {
         Ok(true)
     }
 
-    pub(crate) fn merge(&self) -> Result<()> {
+    pub(crate) fn merge(&self, purpose: Purpose) -> Result<()> {
         let _merging = self.merging.lock();
-        build_run(&self.core, self.lane_number).map(|_| ())
+        build_run(&self.core, self.lane_number, &self.merges, purpose).map(|_| ())
+    }
+
+    /// Brings large runs together, until there are few or the store closes.
+    fn merge_long(&self) -> Result<()> {
+        while self.queue.check().is_ok() && build_run(&self.core, self.lane_number, &self.merges, Purpose::Long)? {}
+        Ok(())
     }
 
     fn note_merge(&self, merged: Result<()>) {
@@ -265,19 +275,36 @@ impl Shared {
             Ok(false) => return,
             Err(error) => return self.queue.fail(error),
         }
+        *merger = self.spawn_merge("tensorcask-merge", |shared| {
+            let merged = shared.merge(Purpose::Short);
+            shared.start_long_merge();
+            merged
+        });
+    }
+
+    fn start_long_merge(self: &Arc<Self>) {
+        let mut merger = self.long_merger.lock();
+        match merger.take() {
+            Some(running) if !running.is_finished() => *merger = Some(running),
+            finished => {
+                drop(finished.map(JoinHandle::join));
+                *merger = self.spawn_merge("tensorcask-merge-runs", |shared| shared.merge_long());
+            }
+        }
+    }
+
+    fn spawn_merge(
+        self: &Arc<Self>,
+        name: &str,
+        merge: impl FnOnce(&Arc<Self>) -> Result<()> + Send + 'static,
+    ) -> Option<JoinHandle<()>> {
         let shared = Arc::clone(self);
-        let thread = std::thread::Builder::new().name("tensorcask-merge".into()).spawn(move || {
-            let merged = shared.merge();
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+            let merged = merge(&shared);
             shared.note_merge(merged);
         });
-        match thread {
-            Ok(thread) => *merger = Some(thread),
-            Err(error) => self.note_merge(Err(Error::io(
-                "start the merge thread of",
-                self.core.storage.describe(Path::new("")),
-                error,
-            ))),
-        }
+        let describe = || self.core.storage.describe(Path::new(""));
+        thread.map_err(|error| self.note_merge(Err(Error::io("start a merge thread of", describe(), error)))).ok()
     }
 
     pub(crate) fn merge_failure(&self) -> Result<()> {

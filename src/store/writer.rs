@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 
 use super::core::Counters;
-use super::maintain::build_run;
+use super::merges::{Merges, Purpose};
 use super::options::Options;
 use super::pending::Queue;
 use super::reader::Reader;
@@ -73,7 +73,9 @@ impl Store {
             lane_number: lane.number,
             lane: Mutex::new(Some(lane)),
             merging: Mutex::new(()),
+            merges: Merges::default(),
             merger: Mutex::new(None),
+            long_merger: Mutex::new(None),
             merge_failure: Mutex::new(None),
             schemas: Mutex::new(schemas),
             process_id: std::process::id(),
@@ -300,7 +302,7 @@ impl Store {
         let shared = &self.inner.shared;
         shared.check_process()?;
         shared.queue.check()?;
-        shared.merge()
+        shared.merge(Purpose::Rest)
     }
 
     /// Writes and seals everything, merges the index, and releases the lane. All clones of the handle are closed;
@@ -345,8 +347,10 @@ impl Inner {
             None if shared.core.options.synchronous && shared.is_open() => shared.step(),
             None => {}
         }
-        if let Some(merger) = shared.merger.lock().take() {
-            drop(merger.join());
+        // The short merge may start the long one.
+        for merger in [&shared.merger, &shared.long_merger] {
+            let merger = merger.lock().take();
+            drop(merger.map(JoinHandle::join));
         }
         if let Some(cause) = shared.queue.failure() {
             shared.lane.lock().take();
@@ -355,7 +359,7 @@ impl Inner {
         let Some(mut lane) = shared.lane.lock().take() else { return Ok(()) };
         lane.seal_all(&shared.core)?;
         if worth_a_run(&shared.core) {
-            build_run(&shared.core, lane.number)?;
+            shared.merge(Purpose::Rest)?;
         }
         shared.merge_failure()
     }

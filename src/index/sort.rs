@@ -1,0 +1,69 @@
+//! Sorting by hash: hashes are uniform, so that a hash alone tells about where its pair belongs.
+
+/// Pairs that share a bin, on average: few enough to be sorted by insertion, enough that the bins' counts stay in the
+/// cache.
+const PAIRS_A_BIN: usize = 4;
+
+/// Sorts pairs by hash, then by what comes with it: each pair is put into its bin of hashes, and bins are sorted.
+/// O(n) for uniform hashes, never worse than O(n log n). `scratch` is overwritten.
+pub(crate) fn sort_by_hash<T: Copy + Ord>(pairs: &mut Vec<(u64, T)>, scratch: &mut Vec<(u64, T)>) {
+    let low = pairs.iter().map(|(hash, _)| *hash).min().unwrap_or(0);
+    let high = pairs.iter().map(|(hash, _)| *hash).max().unwrap_or(0);
+    let bins = (pairs.len() / PAIRS_A_BIN).next_power_of_two();
+    if bins <= PAIRS_A_BIN || u32::try_from(pairs.len()).is_err() {
+        return pairs.sort_unstable();
+    }
+    // The highest bits in which hashes differ number the bins.
+    let shift = (u64::BITS - (high - low).leading_zeros()).saturating_sub(bins.ilog2());
+    let bin = |hash: u64| ((hash - low) >> shift) as usize;
+    let mut ends = vec![0_u32; bins];
+    for (hash, _) in pairs.iter() {
+        if let Some(count) = ends.get_mut(bin(*hash)) {
+            *count += 1;
+        }
+    }
+    let mut before = 0;
+    for count in &mut ends {
+        before += std::mem::replace(count, before);
+    }
+    scratch.clear();
+    scratch.extend_from_slice(pairs);
+    // Each bin's number is where its next pair goes; in the end, where the bin ends.
+    for pair in scratch.iter() {
+        if let Some(next) = ends.get_mut(bin(pair.0))
+            && let Some(place) = pairs.get_mut(*next as usize)
+        {
+            *place = *pair;
+            *next += 1;
+        }
+    }
+    let mut start = 0;
+    for end in ends {
+        if let Some(bin) = pairs.get_mut(start..end as usize).filter(|bin| bin.len() > 1) {
+            bin.sort_unstable();
+        }
+        start = end as usize;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sorts_as_the_standard_library_does() {
+        let hash = |row: u64| xxhash_rust::xxh3::xxh3_64(&row.to_le_bytes());
+        for (low, mask) in
+            [(0, u64::MAX), (0, 0), (0, 0xFF), (0, 0xFF << 56), (u64::MAX - 1000, 511), (1 << 63, 1 << 20)]
+        {
+            for len in [0, 1, 2, 15, 16, 17, 1000, 70_000_u32] {
+                let mut pairs: Vec<(u64, u32)> =
+                    (0..len).rev().map(|row| (low + (hash(u64::from(row)) & mask), row)).collect();
+                let mut expected = pairs.clone();
+                expected.sort_unstable();
+                sort_by_hash(&mut pairs, &mut Vec::new());
+                assert!(pairs == expected, "{len} pairs from {low:x}, mask {mask:x}");
+            }
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Merges that run beside one another: short ones, which keep the delta within its bound and which puts may have to wait
+//! for, and a long one, which brings large runs together and takes as long as it takes.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::core::{Core, LoadedRun};
+use crate::index::merge::plan_merge;
+
+/// Keys that a short merge takes in at most, in bounds of the delta: while it runs, puts fill at most one.
+const SHORT_DELTAS: u64 = 8;
+/// Most runs that a lookup has to probe while rows are put, but for those that come while a long merge runs.
+const MAX_RUNS: usize = 8;
+/// Most runs that closing, or merging on request, leaves.
+const MAX_RUNS_AT_REST: usize = 4;
+
+/// The runs that merges are taking in: no two merges take in the same.
+#[derive(Debug, Default)]
+pub(crate) struct Merges {
+    claimed: Mutex<Vec<Arc<LoadedRun>>>,
+}
+
+/// Runs that one merge takes in, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Claim<'a> {
+    merges: &'a Merges,
+    pub runs: Vec<Arc<LoadedRun>>,
+}
+
+/// What a merge is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Puts may wait for it.
+    Short,
+    /// Nobody waits for it, and it takes in runs only.
+    Long,
+    /// The caller wants few runs, and waits.
+    Rest,
+}
+
+impl Merges {
+    /// Claims the runs that a merge beside `fresh_rows` of segments without a run is to take in: none if that is enough
+    /// of a run by itself.
+    pub(crate) fn claim(&self, core: &Core, fresh_rows: u64, purpose: Purpose) -> Claim<'_> {
+        let mut claimed = self.claimed.lock();
+        let view = core.view.load_full();
+        let is_free = |run: &&Arc<LoadedRun>| !claimed.iter().any(|other| Arc::ptr_eq(run, other));
+        // From new to old, without a gap.
+        let busy = if purpose == Purpose::Long { view.runs.iter().take_while(|run| !is_free(run)).count() } else { 0 };
+        let free: Vec<Arc<LoadedRun>> = view.runs.iter().skip(busy).take_while(is_free).cloned().collect();
+        let sizes: Vec<u64> = free.iter().map(|run| run.run.keys()).collect();
+        let short = SHORT_DELTAS.saturating_mul(core.options.delta_keys as u64);
+        let planned = match (purpose, sizes.split_first()) {
+            (Purpose::Short, _) => plan_merge(&sizes, fresh_rows, short, MAX_RUNS),
+            (Purpose::Rest, _) if fresh_rows > 0 => plan_merge(&sizes, fresh_rows, u64::MAX, MAX_RUNS_AT_REST),
+            (_, None) => 0,
+            // The newest run stands for what is fresh: alone, there is nothing to bring together.
+            (_, Some((newest, older))) => {
+                let most = if purpose == Purpose::Long { MAX_RUNS } else { MAX_RUNS_AT_REST };
+                match plan_merge(older, *newest, u64::MAX, most) {
+                    0 => 0,
+                    more => more + 1,
+                }
+            }
+        };
+        // Runs in memory only are always rewritten: they exist because a file is missing.
+        let volatile = free.iter().rposition(|run| run.name.is_none()).map_or(0, |last| last + 1);
+        let runs: Vec<_> = free.into_iter().take(planned.max(volatile)).collect();
+        claimed.extend(runs.iter().cloned());
+        Claim { merges: self, runs }
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.merges.claimed.lock().retain(|run| !self.runs.iter().any(|own| Arc::ptr_eq(run, own)));
+    }
+}
