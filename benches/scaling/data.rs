@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -41,10 +42,10 @@ pub(crate) fn write_row(key: u64, row: &mut [u8]) {
     }
 }
 
-/// Keys of the counters from `start` up to and without `end`, and their rows.
-pub(crate) fn make_rows(start: u64, end: u64, row_bytes: usize, keys: &mut Vec<u64>, rows: &mut Vec<u8>) {
+/// Keys of `counters`, and their rows.
+pub(crate) fn make_keys_and_rows(counters: Range<u64>, row_bytes: usize, keys: &mut Vec<u64>, rows: &mut Vec<u8>) {
     keys.clear();
-    keys.extend((start..end).map(mix));
+    keys.extend(counters.map(mix));
     rows.resize(keys.len() * row_bytes, 0);
     keys.iter().zip(rows.chunks_exact_mut(row_bytes)).for_each(|(key, row)| write_row(*key, row));
 }
@@ -84,7 +85,7 @@ impl Control {
         if free < store {
             return Err(format!("{most_rows} keys need about {store} bytes of disk, and {free} are free").into());
         }
-        let memory = if free > store + needed + (store + needed) / 4 {
+        let memory = if free > store + needed + (store + needed) / 16 {
             Memory::File(None)
         } else {
             Memory::Anonymous(MmapMut::map_anon(usize::try_from(needed)?)?)
@@ -111,7 +112,7 @@ impl Control {
                 *map = None;
                 let mut file = BufWriter::new(File::options().create(true).append(true).open(&self.path)?);
                 for start in starts {
-                    make_rows(start, rows.min(start + CHUNK), row_bytes, &mut keys, &mut made);
+                    make_keys_and_rows(start..rows.min(start + CHUNK), row_bytes, &mut keys, &mut made);
                     file.write_all(&made)?;
                 }
                 let file = file.into_inner()?;
@@ -123,13 +124,18 @@ impl Control {
             }
             Memory::Anonymous(memory) => {
                 for start in starts {
-                    make_rows(start, rows.min(start + CHUNK), row_bytes, &mut keys, &mut made);
+                    make_keys_and_rows(start..rows.min(start + CHUNK), row_bytes, &mut keys, &mut made);
                     let at = start as usize * row_bytes;
                     memory.get_mut(at..at + made.len()).ok_or("the array is too short")?.copy_from_slice(&made);
                 }
             }
         }
         self.rows = rows;
+        self.touch()
+    }
+
+    /// Touches every page.
+    pub(crate) fn touch(&self) -> Fallible {
         let touched: u64 = self.bytes()?.iter().step_by(4096).map(|byte| u64::from(*byte)).sum();
         std::hint::black_box(touched);
         Ok(())

@@ -10,7 +10,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 use tensorcask::{Options, Store};
 
-use crate::data::{Random, check_rows, make_rows, mix, resident_bytes, timed};
+use crate::data::{Random, check_rows, make_keys_and_rows, mix, resident_bytes, timed};
 use crate::statistics::{Percentiles, histogram};
 use crate::{Fallible, GATHER, MODULE, Settings};
 
@@ -189,7 +189,7 @@ pub(crate) fn load(settings: &Settings, from: u64, to: u64, bar: &ProgressBar) -
         let mut put_seconds = 0.0;
         while start < end {
             let next = end.min(start + PUT);
-            make_rows(start, next, settings.row_bytes, &mut keys, &mut rows);
+            make_keys_and_rows(start..next, settings.row_bytes, &mut keys, &mut rows);
             let merging = watcher.merging();
             let begin = Instant::now();
             store.put_rows(&keys, &[settings.row_bytes], &rows)?;
@@ -249,7 +249,7 @@ pub(crate) fn merging(settings: &Settings, from: u64, most: u64, bar: &ProgressB
     let mut random = Random(from);
     let (begun, mut end) = (Instant::now(), from);
     while begun.elapsed() < PATIENCE && end < most {
-        make_rows(end, end + SMALL_PUT, settings.row_bytes, &mut keys, &mut rows);
+        make_keys_and_rows(end..end + SMALL_PUT, settings.row_bytes, &mut keys, &mut rows);
         let was_merging = watcher.merging();
         let (done, put) = timed(|| store.put_rows(&keys, &[settings.row_bytes], &rows));
         done?;

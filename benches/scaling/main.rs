@@ -1,7 +1,8 @@
 //! How the store's costs grow with the number of keys: one store that is loaded tenfold again and again, and measured
 //! at each step beside a raw control.
 //!
-//! `cargo bench --bench scaling -- [--max-keys 1e7] [--row-bytes 16] [--dir DIR] [--out reports] [--batches 20000]`
+//! `cargo bench --bench scaling -- [--max-keys 1e7] [--row-bytes 16] [--wide-rows 100000]
+//! [--batches 20000] [--dir DIR] [--out reports]`
 //!
 //! Nothing is asserted but that every row read is the one that was put. Times depend on the machine; what says
 //! something of the store is how they grow, and their ratio to a control that is measured in turn with them.
@@ -12,7 +13,9 @@ mod load;
 mod measure;
 mod plot;
 mod report;
+mod residency;
 mod statistics;
+mod wide;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -21,6 +24,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use data::Control;
+use wide::Wide;
 
 type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -33,6 +37,7 @@ const CHILD: &str = "TENSORCASK_BENCH_CHILD";
 struct Settings {
     max_keys: u64,
     row_bytes: usize,
+    wide_rows: u64,
     dir: PathBuf,
     out: PathBuf,
     batches: usize,
@@ -49,25 +54,34 @@ struct Step {
 
 fn settings() -> Fallible<Settings> {
     let dir = std::env::temp_dir().join("tensorcask-scaling");
-    let mut settings = Settings { max_keys: 10_000_000, row_bytes: 16, dir, out: "reports".into(), batches: 20_000 };
+    let mut settings = Settings {
+        max_keys: 10_000_000,
+        row_bytes: 16,
+        wide_rows: 100_000,
+        dir,
+        out: "reports".into(),
+        batches: 20_000,
+    };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
         match argument.as_str() {
             "--max-keys" => settings.max_keys = value()?.parse::<f64>()? as u64,
             "--row-bytes" => settings.row_bytes = value()?.parse()?,
+            "--wide-rows" => settings.wide_rows = value()?.parse()?,
             "--dir" => settings.dir = value()?.into(),
             "--out" => settings.out = value()?.into(),
             "--batches" => settings.batches = value()?.parse()?,
             "--bench" | "--test" => {}
             other => {
-                let known = "--max-keys, --row-bytes, --dir, --out, --batches";
+                let known = "--max-keys, --row-bytes, --wide-rows, --batches, --dir, --out";
                 return Err(format!("{other} is no option: {known}").into());
             }
         }
     }
-    if settings.row_bytes == 0 || settings.max_keys < 1000 || settings.batches < statistics::BLOCK {
-        return Err("give at least 1,000 keys, rows of a byte, and 100 batches".into());
+    let enough = settings.row_bytes > 0 && settings.wide_rows > 0 && settings.max_keys >= 1000;
+    if !enough || settings.batches < statistics::BLOCK {
+        return Err("give at least 1,000 keys, rows of a byte, a wide row, and 100 batches".into());
     }
     Ok(settings)
 }
@@ -92,6 +106,7 @@ fn main() -> Fallible {
 
 fn climb(settings: &Settings) -> Fallible {
     let mut control = Control::new(&settings.dir, settings.max_keys, settings.row_bytes)?;
+    let wide = Wide::new(settings)?;
     let machine = report::Machine::of(settings, &control)?;
     let bar = ProgressBar::new(settings.max_keys);
     bar.set_style(ProgressStyle::with_template(
@@ -102,7 +117,7 @@ fn climb(settings: &Settings) -> Fallible {
     for (number, &keys) in sizes.iter().enumerate() {
         bar.set_message("loading");
         let load = load::load(settings, loaded, keys, &bar)?;
-        let rest = measure::rest(settings, keys, &mut control, &bar)?;
+        let rest = measure::rest(settings, keys, &mut control, &wide, &bar)?;
         // Something has to be left for the next step to load.
         let most = sizes.get(number + 1).map_or(keys * 5, |next| keys + (next - keys) / 2);
         let merging = load::merging(settings, keys, most, &bar)?;

@@ -1,6 +1,7 @@
 //! What a loaded and closed store costs: opening, memory, disk, and reads beside the raw control.
 
 use std::hint::black_box;
+use std::ops::Range;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -11,7 +12,9 @@ use tensorcask::{Reader, Store};
 use crate::data::{
     Control, Elapsed, Random, check_rows, folder_bytes, major_faults, mix, preempted, raw_gather, resident_bytes, timed,
 };
+use crate::residency;
 use crate::statistics::{Percentiles, block_means, histogram, spread};
+use crate::wide::{WIDE_BYTES, Wide};
 use crate::{CHILD, Fallible, GATHER, MODULE, Settings};
 
 const OPENS: usize = 9;
@@ -28,12 +31,21 @@ pub(crate) struct Rest {
     pub disk_bytes: u64,
     pub run_bytes: u64,
     pub memory: Memory,
-    /// Nanoseconds a key of the first read of all rows in the order in which they were put, checksums included.
+    /// Nanoseconds a key of the first read of all rows in the order in which they were put, by two threads, checksums
+    /// included.
     pub first_read_ns: f64,
+    /// The share of the pages of runs, and of segments, that were in memory before the series were measured.
+    pub resident_runs: f64,
+    pub resident_segments: f64,
     pub hit: Series,
     pub miss: Series,
     pub raw: Series,
-    /// Page faults that waited for the disk while the three series were measured.
+    /// Only whether present keys are there: the index, and the comparison of keys.
+    pub contains: Series,
+    /// Wide rows.
+    pub wide: Series,
+    pub wide_raw: Series,
+    /// Page faults that waited for the disk while the series were measured.
     pub major_faults: u64,
     /// How often the kernel took the core away meanwhile: what others did to the tail.
     pub preempted: u64,
@@ -100,7 +112,13 @@ fn percentiles(values: &[f64]) -> Fallible<Percentiles> {
 }
 
 /// Measures a closed store of `keys` keys.
-pub(crate) fn rest(settings: &Settings, keys: u64, control: &mut Control, bar: &ProgressBar) -> Fallible<Rest> {
+pub(crate) fn rest(
+    settings: &Settings,
+    keys: u64,
+    control: &mut Control,
+    wide: &Wide,
+    bar: &ProgressBar,
+) -> Fallible<Rest> {
     bar.set_message("opening");
     let open_ms = opens(settings)?;
     let disk_bytes = folder_bytes(&settings.dir.join(MODULE))?;
@@ -111,12 +129,17 @@ pub(crate) fn rest(settings: &Settings, keys: u64, control: &mut Control, bar: &
     bar.set_message("reading");
     let store = Store::open(&settings.dir, MODULE)?;
     let stats = store.stats()?;
-    if store.len()? != keys {
-        return Err(format!("the store counts {} keys, not {keys}", store.len()?).into());
+    if store.len()? != keys + wide.rows() {
+        return Err(format!("the store counts {} keys, not {keys} and {} wide rows", store.len()?, wide.rows()).into());
     }
     let first_read_ns = read_all(&store, keys, settings.row_bytes)?;
+    let folder = settings.dir.join(MODULE);
+    residency::read_files(&folder.join("runs"))?;
+    control.touch()?;
+    let resident_runs = residency::resident_share(&folder.join("runs"))?;
+    let resident_segments = residency::resident_share(&folder.join("segments"))?;
     let (faults, switches) = (major_faults()?, preempted()?);
-    let [hit, raw, miss] = reads(settings, keys, &store, control)?;
+    let [hit, raw, miss, contains, of_wide, wide_raw] = Reads::new(settings, keys, &store, control, wide)?.measure()?;
     let (major_faults, preempted) = (major_faults()? - faults, preempted()? - switches);
     store.close()?;
     Ok(Rest {
@@ -127,9 +150,14 @@ pub(crate) fn rest(settings: &Settings, keys: u64, control: &mut Control, bar: &
         run_bytes: stats.run_bytes,
         memory,
         first_read_ns,
+        resident_runs,
+        resident_segments,
         hit: hit.series()?,
         miss: miss.series()?,
         raw: raw.series()?,
+        contains: contains.series()?,
+        wide: of_wide.series()?,
+        wide_raw: wide_raw.series()?,
         major_faults,
         preempted,
     })
@@ -146,77 +174,150 @@ fn opens(settings: &Settings) -> Fallible<[f64; 3]> {
     Ok(spread(&milliseconds))
 }
 
-/// Reads and checks all rows in the order in which they were put; nanoseconds a key, checks of this bench left out.
+/// Reads and checks all rows in the order in which they were put, by two threads; nanoseconds a key.
 fn read_all(reader: &Reader, keys: u64, row_bytes: usize) -> Fallible<f64> {
+    const THREADS: u64 = 2;
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        let parts = (0..THREADS).map(|part| keys * part / THREADS..keys * (part + 1) / THREADS);
+        let threads: Vec<_> = parts
+            .map(|counters| {
+                scope.spawn(move || read_part(reader, counters, row_bytes).map_err(|error| error.to_string()))
+            })
+            .collect();
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err("a reader panicked".into())))
+    })?;
+    Ok(begin.elapsed().as_secs_f64() * 1e9 / keys as f64)
+}
+
+fn read_part(reader: &Reader, counters: Range<u64>, row_bytes: usize) -> Fallible {
     const BATCH: u64 = 2048;
     let mut out = vec![0_u8; BATCH as usize * row_bytes];
     let mut found = vec![false; BATCH as usize];
     let (mut asked, mut scratch) = (Vec::new(), Vec::new());
-    let mut seconds = 0.0;
-    for start in (0..keys).step_by(BATCH as usize) {
+    for start in counters.clone().step_by(BATCH as usize) {
         asked.clear();
-        asked.extend((start..keys.min(start + BATCH)).map(mix));
+        asked.extend((start..counters.end.min(start + BATCH)).map(mix));
         let rows = out.get_mut(..asked.len() * row_bytes).ok_or("the buffer is too short")?;
         let found = found.get_mut(..asked.len()).ok_or("the mask is too short")?;
-        let begin = Instant::now();
         let hits = reader.get_batch_into(&asked, &[row_bytes], rows, found)?;
-        seconds += begin.elapsed().as_secs_f64();
-        if hits != asked.len() {
-            return Err(format!("{} of {} keys from counter {start} on are missing", asked.len() - hits, hits).into());
-        }
+        expect_hits(hits, asked.len())?;
         check_rows(&asked, rows, row_bytes, &mut scratch)?;
     }
-    Ok(seconds * 1e9 / keys as f64)
+    Ok(())
 }
 
-/// Batches of present keys, of rows with known numbers, and of absent keys, in turn.
-fn reads(settings: &Settings, keys: u64, store: &Store, control: &Control) -> Fallible<[Timed; 3]> {
-    let row_bytes = settings.row_bytes;
-    let (all, mut random) = (control.bytes()?, Random(keys));
-    let [mut hit, mut raw, mut miss]: [Timed; 3] = Default::default();
-    let mut out = vec![0_u8; GATHER * row_bytes];
-    let mut found = vec![false; GATHER];
-    let (mut asked, mut numbers, mut scratch) = (Vec::new(), Vec::new(), Vec::new());
-    // The first tenth only warms up.
-    for turn in 0..settings.batches + settings.batches / 10 {
-        if turn == settings.batches / 10 {
-            [&mut hit, &mut raw, &mut miss].into_iter().for_each(Timed::clear);
-        }
-        // Which comes first changes, so that none always finds the caches as the same other one left them.
-        for kind in 0..3 {
-            numbers.clear();
-            numbers.extend((0..GATHER).map(|_| random.below(keys)));
-            asked.clear();
-            match (turn + kind) % 3 {
-                0 => {
-                    asked.extend(numbers.iter().map(|number| mix(*number)));
-                    let (hits, elapsed) = timed(|| store.get_batch_into(&asked, &[row_bytes], &mut out, &mut found));
-                    hit.add(elapsed);
-                    let hits = hits?;
-                    if hits != GATHER {
-                        return Err(format!("{} of {GATHER} keys are missing", GATHER - hits).into());
-                    }
-                    check_rows(&asked, &out, row_bytes, &mut scratch)?;
-                }
-                1 => {
-                    let ((), elapsed) = timed(|| raw_gather(all, &numbers, row_bytes, &mut out));
-                    raw.add(elapsed);
-                    asked.extend(numbers.iter().map(|number| mix(*number)));
-                    check_rows(&asked, black_box(&out), row_bytes, &mut scratch)?;
-                }
-                _ => {
-                    asked.extend(numbers.iter().map(|number| mix(number + ABSENT)));
-                    let (hits, elapsed) = timed(|| store.get_batch_into(&asked, &[row_bytes], &mut out, &mut found));
-                    miss.add(elapsed);
-                    let hits = hits?;
-                    if hits != 0 {
-                        return Err(format!("{hits} keys that were never put are there").into());
-                    }
-                }
+fn expect_hits(hits: usize, expected: usize) -> Fallible {
+    if hits == expected { Ok(()) } else { Err(format!("{hits} keys were found, not {expected}").into()) }
+}
+
+/// Batches of several kinds in turn.
+struct Reads<'a> {
+    settings: &'a Settings,
+    keys: u64,
+    store: &'a Store,
+    all: &'a [u8],
+    wide: &'a Wide,
+    random: Random,
+    numbers: Vec<u64>,
+    asked: Vec<u64>,
+    out: Vec<u8>,
+    wide_out: Vec<u8>,
+    found: Vec<bool>,
+    scratch: Vec<u8>,
+}
+
+/// What is read: rows that are there, rows with known numbers, rows that are not there, keys alone, wide rows, wide rows
+/// with known numbers.
+const KINDS: usize = 6;
+
+impl<'a> Reads<'a> {
+    fn new(
+        settings: &'a Settings,
+        keys: u64,
+        store: &'a Store,
+        control: &'a Control,
+        wide: &'a Wide,
+    ) -> Fallible<Self> {
+        Ok(Self {
+            settings,
+            keys,
+            store,
+            all: control.bytes()?,
+            wide,
+            random: Random(keys),
+            numbers: Vec::new(),
+            asked: Vec::new(),
+            out: vec![0; GATHER * settings.row_bytes],
+            wide_out: Wide::buffer(),
+            found: vec![false; GATHER],
+            scratch: Vec::new(),
+        })
+    }
+
+    fn measure(mut self) -> Fallible<[Timed; KINDS]> {
+        let mut series: [Timed; KINDS] = Default::default();
+        let warm_up = self.settings.batches / 10;
+        for turn in 0..self.settings.batches + warm_up {
+            if turn == warm_up {
+                series.iter_mut().for_each(Timed::clear);
+            }
+            // Which comes first changes, so that none always finds the caches as the same other one left them.
+            for kind in (0..KINDS).map(|kind| (turn + kind) % KINDS) {
+                let elapsed = if kind < 4 { self.small(kind)? } else { self.wide(kind)? };
+                series.get_mut(kind).ok_or("no series")?.add(elapsed);
             }
         }
+        Ok(series)
     }
-    Ok([hit, raw, miss])
+
+    fn draw(&mut self, below: u64) {
+        self.numbers.clear();
+        self.numbers.extend((0..GATHER).map(|_| self.random.below(below)));
+    }
+
+    fn small(&mut self, kind: usize) -> Fallible<Elapsed> {
+        self.draw(self.keys);
+        let first = if kind == 2 { ABSENT } else { 0 };
+        self.asked.clear();
+        self.asked.extend(self.numbers.iter().map(|number| mix(first + number)));
+        let row_bytes = self.settings.row_bytes;
+        let Self { store, asked, out, found, numbers, all, .. } = self;
+        let (hits, elapsed) = match kind {
+            1 => {
+                let ((), elapsed) = timed(|| raw_gather(all, numbers, row_bytes, out));
+                (GATHER, elapsed)
+            }
+            3 => {
+                let (there, elapsed) = timed(|| store.contains_batch(&*asked));
+                (there?.iter().filter(|there| **there).count(), elapsed)
+            }
+            _ => {
+                let (hits, elapsed) = timed(|| store.get_batch_into(&*asked, &[row_bytes], out, found));
+                (hits?, elapsed)
+            }
+        };
+        expect_hits(hits, if kind == 2 { 0 } else { GATHER })?;
+        if kind < 2 {
+            check_rows(&self.asked, black_box(&self.out), row_bytes, &mut self.scratch)?;
+        }
+        Ok(elapsed)
+    }
+
+    fn wide(&mut self, kind: usize) -> Fallible<Elapsed> {
+        self.draw(self.wide.rows());
+        Wide::keys(&self.numbers, &mut self.asked);
+        let Self { store, asked, wide_out, found, numbers, wide, .. } = self;
+        let elapsed = if kind == 5 {
+            timed(|| wide.gather(numbers, wide_out)).1
+        } else {
+            let (hits, elapsed) = timed(|| store.get_batch_into(&*asked, &[WIDE_BYTES], wide_out, found));
+            expect_hits(hits?, GATHER)?;
+            elapsed
+        };
+        wide.check(numbers, black_box(wide_out))?;
+        Ok(elapsed)
+    }
 }
 
 /// Memory of a process of its own, since a process that loaded keeps what its allocator once had.

@@ -6,7 +6,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use crate::measure::Series;
+use crate::measure::{Rest, Series};
 use crate::statistics::Percentiles;
 use crate::{Fallible, Step};
 
@@ -62,15 +62,17 @@ pub(crate) fn write(folder: &Path, steps: &[Step]) -> Fallible {
     let most = most.map(|series| series.ns.p999).fold(1.0, f64::max) * 1.3;
     draw(
         &left,
-        &latency("Reads of present keys, a key of a batch of 256", "get", steps, |step| &step.rest.hit),
+        &latency("Reads of present keys, a key of a batch of 256", "get", steps, |rest| [&rest.hit, &rest.raw]),
         Some(most),
     )?;
     draw(
         &right,
-        &latency("Reads of absent keys, a key of a batch of 256", "miss", steps, |step| &step.rest.miss),
+        &latency("Reads of absent keys, a key of a batch of 256", "miss", steps, |rest| [&rest.miss, &rest.raw]),
         Some(most),
     )?;
     root.present()?;
+    let wide = latency("Reads of 3,072 B, a row of a batch of 256", "get", steps, |rest| [&rest.wide, &rest.wide_raw]);
+    single(&folder.join("scaling-wide.svg"), &wide)?;
     single(&folder.join("scaling-throughput.svg"), &throughput(steps))?;
     single(&folder.join("scaling-open.svg"), &open(steps))?;
     let path = folder.join("scaling-space.svg");
@@ -91,11 +93,11 @@ fn single(path: &Path, chart: &Chart<'_>) -> Fallible {
     Ok(())
 }
 
-fn latency<'a>(title: &'a str, name: &str, steps: &[Step], of: impl Fn(&Step) -> &Series) -> Chart<'a> {
+fn latency<'a>(title: &'a str, name: &str, steps: &[Step], of: impl Fn(&Rest) -> [&Series; 2]) -> Chart<'a> {
     let percentile = |series: &dyn Fn(&Step) -> Percentiles, at: fn(&Percentiles) -> f64| -> Vec<(f64, f64)> {
         steps.iter().map(|step| (step.keys as f64, at(&series(step)))).collect()
     };
-    let (ours, raw) = (|step: &Step| of(step).ns, |step: &Step| step.rest.raw.ns);
+    let (ours, raw) = (|step: &Step| of(&step.rest)[0].ns, |step: &Step| of(&step.rest)[1].ns);
     let kinds: [Kind; 3] = [
         ("p99.9", Stroke::Dotted, |of| of.p999),
         ("p99", Stroke::Dashed, |of| of.p99),

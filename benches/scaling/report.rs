@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use crate::data::Control;
 use crate::load::{PUT, SMALL_PUT};
-use crate::measure::Series;
+use crate::measure::{Rest, Series};
 use crate::statistics::{BLOCK, Percentiles, Slope, slope};
+use crate::wide::WIDE_BYTES;
 use crate::{Fallible, GATHER, Settings, Step};
 
 /// Where and of what it was measured.
@@ -30,6 +31,10 @@ struct Slopes {
     hit: Option<Slope>,
     miss: Option<Slope>,
     raw: Option<Slope>,
+    contains: Option<Slope>,
+    wide: Option<Slope>,
+    wide_raw: Option<Slope>,
+    wide_over_raw: Option<Slope>,
     hit_over_raw: Option<Slope>,
     miss_over_raw: Option<Slope>,
 }
@@ -82,11 +87,11 @@ impl Slopes {
             slope(&blocks)
         };
         // Batches of one turn were measured side by side, so their noise is shared and leaves the ratio.
-        let over_raw = |series: fn(&Step) -> &Series| {
+        let over = |series: fn(&Step) -> &Series, raw: fn(&Step) -> &Series| {
             let ratios: Vec<(u64, Vec<f64>)> = steps
                 .iter()
                 .map(|step| {
-                    let pairs = series(step).blocks.iter().zip(&step.rest.raw.blocks);
+                    let pairs = series(step).blocks.iter().zip(&raw(step).blocks);
                     (step.keys, pairs.map(|(ours, raw)| ours - raw).collect())
                 })
                 .collect();
@@ -97,8 +102,12 @@ impl Slopes {
             hit: of(|step| &step.rest.hit),
             miss: of(|step| &step.rest.miss),
             raw: of(|step| &step.rest.raw),
-            hit_over_raw: over_raw(|step| &step.rest.hit),
-            miss_over_raw: over_raw(|step| &step.rest.miss),
+            contains: of(|step| &step.rest.contains),
+            wide: of(|step| &step.rest.wide),
+            wide_raw: of(|step| &step.rest.wide_raw),
+            wide_over_raw: over(|step| &step.rest.wide, |step| &step.rest.wide_raw),
+            hit_over_raw: over(|step| &step.rest.hit, |step| &step.rest.raw),
+            miss_over_raw: over(|step| &step.rest.miss, |step| &step.rest.raw),
         }
     }
 }
@@ -120,11 +129,13 @@ pub(crate) fn line(step: &Step) -> String {
     let rest = &step.rest;
     let (hit, miss, raw) = (rest.hit.ns.p50, rest.miss.ns.p50, rest.raw.ns.p50);
     format!(
-        "{:>6} keys: hit {hit:.1} ns, miss {miss:.1} ns, raw {raw:.1} ns a key ({:.2} ×, {:.2} ×); {:.2} M keys/s put and \
-         flushed; open {:.2} ms; {:.1} B a key on disk",
+        "{:>6} keys: hit {hit:.1} ns, miss {miss:.1} ns, raw {raw:.1} ns a key ({:.2} ×, {:.2} ×); contains {:.1} ns; wide \
+         {:.2} × raw; {:.2} M keys/s put and flushed; open {:.2} ms; {:.1} B a key on disk",
         keys(step.keys),
         hit / raw,
         miss / raw,
+        rest.contains.ns.p50,
+        rest.wide.ns.p50 / rest.wide_raw.ns.p50,
         last_throughput(step) / 1e6,
         rest.open_ms[0],
         rest.disk_bytes as f64 / step.keys as f64,
@@ -140,13 +151,15 @@ pub(crate) fn write(settings: &Settings, machine: &Machine, steps: &[Step]) -> F
     struct Raw<'a> {
         machine: &'a Machine,
         row_bytes: usize,
+        wide_rows: u64,
         batch: usize,
         batches: usize,
         slopes: &'a Slopes,
         steps: &'a [Step],
     }
     let (row_bytes, batches) = (settings.row_bytes, settings.batches);
-    let raw = Raw { machine, row_bytes, batch: GATHER, batches, slopes: &slopes, steps };
+    let wide_rows = settings.wide_rows;
+    let raw = Raw { machine, row_bytes, wide_rows, batch: GATHER, batches, slopes: &slopes, steps };
     let mut json = rounded(serde_json::to_value(&raw)?).to_string();
     json.push('\n');
     std::fs::write(settings.out.join("scaling.json"), json)?;
@@ -179,6 +192,9 @@ fn csv(steps: &[Step]) -> Fallible<String> {
             ("miss_core_ns", &rest.miss.core_ns),
             ("raw_core_ns", &rest.raw.core_ns),
             ("raw_ns", &rest.raw.ns),
+            ("contains_ns", &rest.contains.ns),
+            ("wide_ns", &rest.wide.ns),
+            ("wide_raw_ns", &rest.wide_raw.ns),
             ("put_ms", &load.put_ms),
             ("put_in_merges_ms", &load.put_ms_in_merges),
             ("merging_put_us", &merging.put_us),
@@ -200,6 +216,8 @@ fn csv(steps: &[Step]) -> Fallible<String> {
         let memory = rest.memory;
         for (what, value) in [
             ("disk_bytes", rest.disk_bytes),
+            ("resident_runs_percent", (rest.resident_runs * 100.0) as u64),
+            ("resident_segments_percent", (rest.resident_segments * 100.0) as u64),
             ("run_bytes", rest.run_bytes),
             ("anonymous_bytes_opened", memory.opened_anonymous),
             ("anonymous_bytes_read", memory.read_anonymous),
@@ -239,7 +257,7 @@ fn markdown(settings: &Settings, machine: &Machine, steps: &[Step], slopes: &Slo
     growth(&mut text, settings, slopes)?;
     loading(&mut text, steps)?;
     merging(&mut text, steps)?;
-    at_rest(&mut text, steps, row_bytes)?;
+    at_rest(&mut text, settings, steps)?;
     Ok(text)
 }
 
@@ -249,34 +267,52 @@ fn reads(text: &mut String, settings: &Settings, steps: &[Step]) -> Fallible {
     writeln!(
         text,
         "Nanoseconds a key of `get_batch_into` with {GATHER} random keys, warm, {batches} batches of each kind in turn. \
+         *Contains* is `contains_batch` of keys that are there: the index and the comparison of keys, no rows. *Wide* is \
+         `get_batch_into` of {GATHER} random rows of {WIDE_BYTES} B, of which the same {} lie in the store at every size, \
+         put before all others, and *wide raw* their gather out of a memory map of a plain file: what grows is the index \
+         alone. *Resident*: the share of the pages of index runs, and of segments, that were in the page cache before (of a \
+         segment, a warm read touches neither the index block nor the row checksums). \
          *Tenths*: the lowest and the highest median of the tenths of a series. *Faults*: page faults that waited for the \
          disk meanwhile. *Preempted*: how often another program got the core meanwhile. That is in the tails and the \
          maxima (a batch that takes longer is hit more often), but not in *p99.9 on the core*, the processor time of the \
-         reading thread.\n\n![latency](scaling-latency.svg)\n"
+         reading thread.\n\n![latency](scaling-latency.svg)\n\n![wide rows](scaling-wide.svg)\n",
+        settings.wide_rows
     )?;
     writeln!(
         text,
-        "| keys | runs | | p50 | p99 | p99.9 | max | p99.9 on the core | tenths | p50 / raw | faults | preempted |"
+        "| keys | runs | resident | | p50 | p99 | p99.9 | max | p99.9 on the core | tenths | p50 / raw | faults | preempted |"
     )?;
-    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
+    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
     for step in steps {
         let rest = &step.rest;
-        for (name, series) in [("hit", &rest.hit), ("miss", &rest.miss), ("raw", &rest.raw)] {
+        for (name, series, raw) in [
+            ("hit", &rest.hit, Some(&rest.raw)),
+            ("miss", &rest.miss, Some(&rest.raw)),
+            ("raw", &rest.raw, None),
+            ("contains", &rest.contains, None),
+            ("wide", &rest.wide, Some(&rest.wide_raw)),
+            ("wide raw", &rest.wide_raw, None),
+        ] {
             let (Percentiles { p50, p99, p999, max, .. }, [low, high]) = (series.ns, series.medians);
             let first = name == "hit";
             writeln!(
                 text,
-                "| {} | {} | {name} | {p50:.1} | {p99:.1} | {p999:.1} | {max:.0} | {:.1} | {low:.1} – {high:.1} | {} | {} | {} |",
+                "| {} | {} | {} | {name} | {p50:.1} | {p99:.1} | {p999:.1} | {max:.0} | {:.1} | {low:.1} – {high:.1} | {} | {} | {} |",
                 if first { keys(step.keys) } else { String::new() },
                 if first { rest.runs.to_string() } else { String::new() },
+                if first { resident(rest) } else { String::new() },
                 series.core_ns.p999,
-                if name == "raw" { String::new() } else { format!("{:.2} ×", p50 / rest.raw.ns.p50) },
+                raw.map_or_else(String::new, |raw| format!("{:.2} ×", p50 / raw.ns.p50)),
                 if first { rest.major_faults.to_string() } else { String::new() },
                 if first { rest.preempted.to_string() } else { String::new() },
             )?;
         }
     }
     Ok(())
+}
+
+fn resident(rest: &Rest) -> String {
+    format!("{:.2} %, {:.1} %", rest.resident_runs * 100.0, rest.resident_segments * 100.0)
 }
 
 fn growth(text: &mut String, settings: &Settings, slopes: &Slopes) -> Fallible {
@@ -296,6 +332,10 @@ fn growth(text: &mut String, settings: &Settings, slopes: &Slopes) -> Fallible {
         ("raw", slopes.raw),
         ("hit / raw", slopes.hit_over_raw),
         ("miss / raw", slopes.miss_over_raw),
+        ("contains", slopes.contains),
+        ("wide", slopes.wide),
+        ("wide raw", slopes.wide_raw),
+        ("wide / raw", slopes.wide_over_raw),
     ] {
         let Some(Slope { slope, low, high }) = slope else { continue };
         writeln!(text, "| {name} | {slope:.3} | {low:.3} – {high:.3} | × {:.2} |", 10_f64.powf(slope))?;
@@ -381,27 +421,29 @@ fn merging(text: &mut String, steps: &[Step]) -> Fallible {
     Ok(())
 }
 
-fn at_rest(text: &mut String, steps: &[Step], row_bytes: usize) -> Fallible {
+fn at_rest(text: &mut String, settings: &Settings, steps: &[Step]) -> Fallible {
     writeln!(text, "\n## Opening, memory, disk\n")?;
     writeln!(
         text,
         "*Open*: after a clean close, in the same process, median of nine (lowest – highest). Memory is that of a process of \
-         its own that opens a reader and reads every row. *Over the rows*: disk less the bytes of the rows; it holds the \
+         its own that opens a reader and reads every row, by two threads; *disk* and *index runs* are per key with the wide rows left \
+         out as far as their values go. *Over the rows*: disk less the bytes of the rows; it holds the \
          8 B of the key.\n\n![opening](scaling-open.svg)\n\n![space](scaling-space.svg)\n"
     )?;
     writeln!(
         text,
         "| keys | segments | open, ms | first read of all, ns a key | RssAnon opened, B a key | RssAnon all read, B a key | \
-         RssFile all read, B a key | RssAnon loading, highest | disk, B a key | over the rows, B a key |"
+         RssFile all read, B a key | RssAnon loading, highest | disk, B a key | over the rows, B a key | index runs of it |"
     )?;
-    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
+    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
     for step in steps {
-        let (rest, count) = (&step.rest, step.keys as f64);
+        let (rest, count) = (&step.rest, (step.keys + settings.wide_rows) as f64);
         let [median, low, high] = rest.open_ms;
-        let rows = count * row_bytes as f64;
+        let wide = settings.wide_rows as f64 * WIDE_BYTES as f64;
+        let (disk, rows) = (rest.disk_bytes as f64 - wide, step.keys as f64 * settings.row_bytes as f64);
         writeln!(
             text,
-            "| {} | {} | {median:.2} ({low:.2} – {high:.2}) | {:.0} | {:.2} | {:.2} | {:.1} | {:.0} MiB | {:.1} | {:.1} |",
+            "| {} | {} | {median:.2} ({low:.2} – {high:.2}) | {:.0} | {:.2} | {:.2} | {:.1} | {:.0} MiB | {:.1} | {:.1} | {:.2} |",
             keys(step.keys),
             rest.segments,
             rest.first_read_ns,
@@ -409,8 +451,9 @@ fn at_rest(text: &mut String, steps: &[Step], row_bytes: usize) -> Fallible {
             rest.memory.read_anonymous as f64 / count,
             rest.memory.read_file as f64 / count,
             step.load.most_anonymous_bytes as f64 / f64::from(1 << 20),
-            rest.disk_bytes as f64 / count,
-            (rest.disk_bytes as f64 - rows) / count,
+            disk / count,
+            (disk - rows) / count,
+            rest.run_bytes as f64 / count,
         )?;
     }
     Ok(())

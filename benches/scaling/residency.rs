@@ -1,0 +1,43 @@
+//! How much of a folder's files lies in the page cache: a warm read is one that finds all that it touches there.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+use crate::Fallible;
+
+const PAGE: usize = 4096;
+
+/// Reads all files in `folder` once, in order.
+pub(crate) fn read_files(folder: &Path) -> Fallible {
+    let mut buffer = vec![0; 1 << 20];
+    for entry in std::fs::read_dir(folder)? {
+        let mut file = File::open(entry?.path())?;
+        while file.read(&mut buffer)? > 0 {}
+    }
+    Ok(())
+}
+
+/// The share of the pages of all files in `folder` that are in memory; 1 if there are none.
+pub(crate) fn resident_share(folder: &Path) -> Fallible<f64> {
+    let (mut resident, mut all) = (0, 0);
+    for entry in std::fs::read_dir(folder)? {
+        let file = File::open(entry?.path())?;
+        if file.metadata()?.len() == 0 {
+            continue;
+        }
+        // SAFETY: nothing is read through the map: it only says which pages of the file are asked for.
+        let map = unsafe { Mmap::map(&file)? };
+        let mut pages = vec![0_u8; map.len().div_ceil(PAGE)];
+        // SAFETY: the map is that long and starts on a page, and there is a byte for each of its pages.
+        let failed = unsafe { libc::mincore(map.as_ptr().cast_mut().cast(), map.len(), pages.as_mut_ptr()) };
+        if failed != 0 {
+            return Err(std::io::Error::last_os_error().into());
+        }
+        resident += pages.iter().filter(|page| **page & 1 != 0).count();
+        all += pages.len();
+    }
+    Ok(if all == 0 { 1.0 } else { resident as f64 / all as f64 })
+}
