@@ -80,7 +80,7 @@ impl Control {
     pub(crate) fn new(dir: &Path, most_rows: u64, row_bytes: usize) -> Fallible<Self> {
         let needed = most_rows * row_bytes as u64;
         // A key, checksums, the index, and an index run beside the one that takes its place.
-        let store = most_rows * (row_bytes as u64 + 42);
+        let store = most_rows * (row_bytes as u64 + 40);
         let free = free_bytes(dir)?;
         if free < store {
             return Err(format!("{most_rows} keys need about {store} bytes of disk, and {free} are free").into());

@@ -8,7 +8,7 @@ use super::sort::sort_by_hash;
 const ROW_LEN_BYTES: usize = 12;
 
 /// Sorts (hash, row) pairs and lays them out: n hashes (`u64`), then n rows (`u32`). O(n), as hashes are uniform.
-pub(crate) fn encode(pairs: &mut Vec<(u64, u32)>) -> Vec<u8> {
+pub(crate) fn encode(pairs: &mut [(u64, u32)]) -> Vec<u8> {
     sort_by_hash(pairs, &mut Vec::new());
     let mut block = Vec::with_capacity(pairs.len() * ROW_LEN_BYTES);
     pairs.iter().for_each(|(hash, _)| block.extend_from_slice(&hash.to_le_bytes()));

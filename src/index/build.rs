@@ -1,5 +1,6 @@
 //! Writing a run: rows come in order of hash, so buckets leave in order, and memory is a window of a few.
 
+use super::merge::HashRow;
 use super::run_layout::{
     BUCKET_LEN_BYTES, BUCKETS_OFFSET, Bucket, Covered, EMPTY, Footer, MAGIC, PAGE_BUCKETS, RUN_VERSION, SLOTS, home,
     tag,
@@ -83,7 +84,7 @@ impl<'a> RunBuilder<'a> {
     ///
     /// # Errors
     /// [`Error::Invalid`] if a hash is below the one before; what the sink returns.
-    pub(crate) fn extend(&mut self, pairs: &[(u64, u64)]) -> Result<()> {
+    pub(crate) fn extend(&mut self, pairs: &[HashRow]) -> Result<()> {
         for &(hash, row) in pairs {
             if hash < self.last_hash || row >= EMPTY {
                 return Err(Error::invalid(format!(

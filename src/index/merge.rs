@@ -9,6 +9,9 @@ const CHUNK_ENTRIES: u64 = 1 << 15;
 /// Entries of each block in a chunk at the least: enough to make the reads sequential.
 const ENTRIES_A_BLOCK: u64 = 1 << 7;
 
+/// A hash and a run row.
+pub(crate) type HashRow = (u64, u64);
+
 /// Calls `emit` with the (hash, run row) of all blocks, many at a time, in ascending order of hash. Each block comes with
 /// the run row of its first row. Rows that share a hash go through `resolve` first, which keeps those that survive.
 ///
@@ -17,12 +20,13 @@ const ENTRIES_A_BLOCK: u64 = 1 << 7;
 pub(crate) fn merge_blocks(
     inputs: &[(HashBlock, u64)],
     resolve: &mut dyn FnMut(&mut Vec<u64>) -> Result<()>,
-    emit: &mut dyn FnMut(&[(u64, u64)]) -> Result<()>,
+    emit: &mut dyn FnMut(&[HashRow]) -> Result<()>,
 ) -> Result<()> {
     let total: u64 = inputs.iter().map(|(block, _)| block.len() as u64).sum();
     let chunks = total.div_ceil(CHUNK_ENTRIES.max(inputs.len() as u64 * ENTRIES_A_BLOCK)).max(1);
     let mut positions = vec![0_usize; inputs.len()];
-    let (mut entries, mut scratch): (Vec<(u64, u64)>, Vec<(u64, u64)>) = Default::default();
+    let mut entries: Vec<HashRow> = Vec::new();
+    let mut scratch: Vec<HashRow> = Vec::new();
     for chunk in 1..=chunks {
         // The first hash of the next range; the last range has no end.
         let bound = (chunk < chunks).then(|| ((u128::from(chunk) << 64) / u128::from(chunks)) as u64);
@@ -45,8 +49,8 @@ pub(crate) fn merge_blocks(
 
 /// Copies `entries` to `kept`, without those that do not survive `resolve`.
 fn resolve_shared(
-    entries: &[(u64, u64)],
-    kept: &mut Vec<(u64, u64)>,
+    entries: &[HashRow],
+    kept: &mut Vec<HashRow>,
     resolve: &mut dyn FnMut(&mut Vec<u64>) -> Result<()>,
 ) -> Result<()> {
     kept.clear();
@@ -65,15 +69,25 @@ fn resolve_shared(
     Ok(())
 }
 
-/// How many of the newest runs the next run takes in, up to `most_keys` in all: those that are no larger than what it
-/// has by then, and more if more than `max_runs` would be left. `runs` are sizes from new to old. Each key is rewritten
-/// O(log n) times in all: every time, it comes into a run that is twice as large.
-pub(crate) fn plan_merge(runs: &[u64], fresh: u64, most_keys: u64, max_runs: usize) -> usize {
+/// How large runs may grow beside one another.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    /// How many times larger than the next newer one a run has to be, to be left alone.
+    pub ratio: u64,
+    /// Most runs that are left.
+    pub max_runs: usize,
+    /// Most keys that come into one run.
+    pub most_keys: u64,
+}
+
+/// How many of the newest runs the next run, of `fresh` keys before, takes in. `runs` are sizes from new to old. Each key is
+/// rewritten O(log n) times in all, as every time it comes into a run that is larger by a factor.
+pub(crate) fn plan_merge(runs: &[u64], fresh: u64, sizes: Sizes) -> usize {
     let mut size = fresh;
     let mut absorbed = 0;
     for &run in runs {
-        let too_many = runs.len() - absorbed + 1 > max_runs;
-        if !too_many && run > size || size.saturating_add(run) > most_keys {
+        let too_many = runs.len() - absorbed + 1 > sizes.max_runs;
+        if !too_many && run > size.saturating_mul(sizes.ratio) || size.saturating_add(run) > sizes.most_keys {
             break;
         }
         size = size.saturating_add(run);
@@ -115,22 +129,26 @@ mod tests {
 
     #[test]
     fn plans_keep_sizes_geometric() {
-        const ANY: u64 = u64::MAX;
-        assert_eq!(plan_merge(&[], 10, ANY, 4), 0);
-        assert_eq!(plan_merge(&[11], 10, ANY, 4), 0);
-        assert_eq!(plan_merge(&[10, 1000], 10, ANY, 4), 1);
-        assert_eq!(plan_merge(&[10, 20, 40, 81], 10, ANY, 4), 3);
-        assert_eq!(plan_merge(&[10, 20, 40, 81], 10, 40, 4), 2);
-        assert_eq!(plan_merge(&[20, 40, 80, 160], 10, ANY, 4), 1);
-        let mut runs: Vec<u64> = Vec::new();
-        let mut rewritten = 0;
-        for _ in 0..1000 {
-            let absorbed = plan_merge(&runs, 10, ANY, 6);
-            let size = 10 + runs.drain(..absorbed).sum::<u64>();
-            rewritten += size;
-            runs.insert(0, size);
-            assert!(runs.len() <= 6);
+        let sizes = |ratio, max_runs, most_keys| Sizes { ratio, max_runs, most_keys };
+        let even = sizes(1, 4, u64::MAX);
+        assert_eq!(plan_merge(&[], 10, even), 0);
+        assert_eq!(plan_merge(&[11], 10, even), 0);
+        assert_eq!(plan_merge(&[10, 1000], 10, even), 1);
+        assert_eq!(plan_merge(&[10, 20, 40, 81], 10, even), 3);
+        assert_eq!(plan_merge(&[10, 20, 40, 81], 10, sizes(1, 4, 40)), 2);
+        assert_eq!(plan_merge(&[20, 40, 80, 160], 10, even), 1);
+        assert_eq!(plan_merge(&[80, 730, 8000], 10, sizes(8, 4, u64::MAX)), 1);
+        for (ratio, max_runs, most_rewritten) in [(1, 6, 6), (8, 4, 16)] {
+            let mut runs: Vec<u64> = Vec::new();
+            let mut rewritten = 0;
+            for _ in 0..1000 {
+                let absorbed = plan_merge(&runs, 10, sizes(ratio, max_runs, u64::MAX));
+                let size = 10 + runs.drain(..absorbed).sum::<u64>();
+                rewritten += size;
+                runs.insert(0, size);
+                assert!(runs.len() <= max_runs);
+            }
+            assert!(rewritten < most_rewritten * 10_000, "{rewritten}");
         }
-        assert!(rewritten < 6 * 10_000, "{rewritten}");
     }
 }

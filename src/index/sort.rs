@@ -6,7 +6,7 @@ const PAIRS_A_BIN: usize = 4;
 
 /// Sorts pairs by hash, then by what comes with it: each pair is put into its bin of hashes, and bins are sorted.
 /// O(n) for uniform hashes, never worse than O(n log n). `scratch` is overwritten.
-pub(crate) fn sort_by_hash<T: Copy + Ord>(pairs: &mut Vec<(u64, T)>, scratch: &mut Vec<(u64, T)>) {
+pub(crate) fn sort_by_hash<T: Copy + Ord>(pairs: &mut [(u64, T)], scratch: &mut Vec<(u64, T)>) {
     let low = pairs.iter().map(|(hash, _)| *hash).min().unwrap_or(0);
     let high = pairs.iter().map(|(hash, _)| *hash).max().unwrap_or(0);
     let bins = (pairs.len() / PAIRS_A_BIN).next_power_of_two();

@@ -14,7 +14,7 @@ use super::rows::{Age, Row, Slot, Source};
 use crate::error::{Error, Result};
 use crate::index::block::{self, HashBlock};
 use crate::index::build::{RunBuilder, RunHeader};
-use crate::index::merge::merge_blocks;
+use crate::index::merge::{HashRow, merge_blocks};
 use crate::index::run::Run;
 use crate::index::run_layout::Covered;
 use crate::io::{AppendFile, Durability};
@@ -61,7 +61,7 @@ impl Sources {
     }
 
     /// How many of `entries` do not say that their key was deleted. O(entries · log tombstone sources).
-    pub(crate) fn count_values(&self, entries: &[(u64, u64)]) -> u64 {
+    pub(crate) fn count_values(&self, entries: &[HashRow]) -> u64 {
         if self.tombstones.is_empty() {
             return entries.len() as u64;
         }

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::core::{Core, LoadedRun};
-use crate::index::merge::plan_merge;
+use crate::index::merge::{Sizes, plan_merge};
 
 /// Keys that a short merge takes in at most, in bounds of the delta: while it runs, puts fill at most one.
 const SHORT_DELTAS: u64 = 8;
 /// Most runs that a lookup has to probe while rows are put, but for those that come while a long merge runs.
 const MAX_RUNS: usize = 8;
-/// Most runs that closing, or merging on request, leaves.
-const MAX_RUNS_AT_REST: usize = 4;
+/// Most runs that closing, or merging on request, leaves: whoever reads from then on pays for each run, with every key.
+pub(crate) const MAX_RUNS_AT_REST: usize = 3;
+const AT_REST: Sizes = Sizes { ratio: 8, max_runs: MAX_RUNS_AT_REST, most_keys: u64::MAX };
 
 /// The runs that merges are taking in: no two merges take in the same.
 #[derive(Debug, Default)]
@@ -50,19 +51,21 @@ impl Merges {
         let busy = if purpose == Purpose::Long { view.runs.iter().take_while(|run| !is_free(run)).count() } else { 0 };
         let free: Vec<Arc<LoadedRun>> = view.runs.iter().skip(busy).take_while(is_free).cloned().collect();
         let sizes: Vec<u64> = free.iter().map(|run| run.run.keys()).collect();
-        let short = SHORT_DELTAS.saturating_mul(core.options.delta_keys as u64);
-        let planned = match (purpose, sizes.split_first()) {
-            (Purpose::Short, _) => plan_merge(&sizes, fresh_rows, short, MAX_RUNS),
-            (Purpose::Rest, _) if fresh_rows > 0 => plan_merge(&sizes, fresh_rows, u64::MAX, MAX_RUNS_AT_REST),
-            (_, None) => 0,
-            // The newest run stands for what is fresh: alone, there is nothing to bring together.
-            (_, Some((newest, older))) => {
-                let most = if purpose == Purpose::Long { MAX_RUNS } else { MAX_RUNS_AT_REST };
-                match plan_merge(older, *newest, u64::MAX, most) {
-                    0 => 0,
-                    more => more + 1,
-                }
+        let plan = match purpose {
+            Purpose::Short => {
+                let most_keys = SHORT_DELTAS.saturating_mul(core.options.delta_keys as u64);
+                Sizes { ratio: 1, max_runs: MAX_RUNS, most_keys }
             }
+            Purpose::Long => Sizes { ratio: 1, max_runs: MAX_RUNS, most_keys: u64::MAX },
+            Purpose::Rest => AT_REST,
+        };
+        let planned = match sizes.split_first() {
+            // The newest run stands for what is fresh: alone, there is nothing to bring together.
+            Some((newest, older)) if fresh_rows == 0 => match plan_merge(older, *newest, plan) {
+                0 => 0,
+                more => more + 1,
+            },
+            _ => plan_merge(&sizes, fresh_rows, plan),
         };
         // Runs in memory only are always rewritten: they exist because a file is missing.
         let volatile = free.iter().rposition(|run| run.name.is_none()).map_or(0, |last| last + 1);

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 
 use super::core::{Core, Counters};
 use super::lane::Lane;
-use super::maintain::{build_run, uncovered};
-use super::merges::{Merges, Purpose};
+use super::maintain::{build_run, remembered_live, uncovered};
+use super::merges::{MAX_RUNS_AT_REST, Merges, Purpose};
 use super::options::HotFill;
 use super::pending::{Queue, Work};
 use super::rows::{PendingBatch, Source};
@@ -69,13 +69,19 @@ impl Schemas {
     }
 }
 
-/// Whether rows that no run covers are so many that indexing them at the next open would be felt.
+/// Whether to merge before closing: because rows that no run covers are so many that indexing them at the next open would be
+/// felt, because runs are too many, or because none of them says how many keys are alive.
 pub(crate) fn worth_a_run(core: &Core) -> bool {
     const FEW_ROWS: u64 = 4096;
     const FEW_SEGMENTS: usize = 8;
-    let uncovered = uncovered(&core.view.load());
+    let view = core.view.load();
+    let uncovered = uncovered(&view);
+    let covered = || view.runs.iter().flat_map(|run| run.segments.iter());
+    let counted = || view.runs.iter().any(|run| remembered_live(&run.run, covered()).is_some());
     uncovered.len() >= FEW_SEGMENTS
         || uncovered.iter().map(|segment| u64::from(segment.rows())).sum::<u64>() >= FEW_ROWS
+        || view.runs.len() > MAX_RUNS_AT_REST
+        || !view.runs.is_empty() && !counted()
 }
 
 impl Shared {
