@@ -206,7 +206,8 @@ pub(crate) fn uncovered(view: &View) -> Vec<Arc<Segment>> {
 /// # Errors
 /// IO errors. The store is as before then: runs are derived, and nothing depends on one that was not published.
 pub(crate) fn build_run(core: &Core, lane: u16, merges: &Merges, purpose: Purpose) -> Result<bool> {
-    let (view, live) = state(core);
+    // While rows are put, the count holds for no state that is sealed, and looking at all slots would keep puts waiting.
+    let (view, live) = if purpose == Purpose::Rest { state(core) } else { (core.view.load_full(), None) };
     let fresh = if purpose == Purpose::Long { Vec::new() } else { uncovered(&view) };
     if fresh.is_empty() && purpose == Purpose::Short {
         return Ok(false);
@@ -219,7 +220,7 @@ pub(crate) fn build_run(core: &Core, lane: u16, merges: &Merges, purpose: Purpos
         return Ok(false);
     }
     segments.sort_by_key(|segment| segment.id);
-    let covers_all = segments.len() == view.segments.len();
+    let covers_all = segments.iter().map(|segment| &segment.id).eq(view.segments.keys());
     let known = fingerprint(view.segments.values());
 
     let (id, temporary, mut file) = create_run(core, lane)?;
