@@ -12,6 +12,7 @@ pub mod report;
 pub mod results;
 pub mod rows;
 pub mod settings;
+pub mod targets;
 
 /// The result of everything here: a benchmark stops at the first error and says what it was.
 pub type Fallible<T = ()> = Result<T, Box<dyn std::error::Error>>;

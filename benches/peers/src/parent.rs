@@ -1,20 +1,28 @@
 //! The process that starts one child an engine, and asks them in turn.
+//!
+//! Loads are timed for all engines in turn, and each store is removed at once. Then each peer is loaded once more and
+//! read in turn with tensorcask and the control, three open stores at a time: all of them would not fit memory and disk.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::Fallible;
 use crate::child::{TASK, Task};
 use crate::engine::{EngineId, Opening, Order};
 use crate::machine::Machine;
-use crate::results::{Measure, Results};
+use crate::results::{Measure, Results, Workload};
 use crate::rows::GATHER;
 use crate::settings::Settings;
 use crate::{plot, report};
 
 /// Openings of each store.
-const OPENS: usize = 9;
+const OPENS: usize = 5;
+
+/// Engines that every peer is read beside.
+const BESIDE: [EngineId; 2] = [EngineId::Raw, EngineId::Tensorcask];
+
+const ORDERS: [Order; 2] = [Order::Sorted, Order::Shuffled];
 
 /// Measures, and writes the report.
 ///
@@ -42,125 +50,169 @@ pub fn measure(settings: &Settings) -> Fallible<Results> {
     let machine = Machine::here(&settings.dir)?;
     let mut results = Results { machine, settings: settings.clone(), series: Vec::new() };
     for row_bytes in &settings.row_bytes {
-        for order in [Order::Sorted, Order::Shuffled] {
-            let workload = Workload { settings, row_bytes: *row_bytes, order };
-            workload.loads(true, &mut results)?;
-            workload.loads(false, &mut results)?;
-            workload.reads(&mut results)?;
-            std::fs::remove_dir_all(&settings.dir)?;
-            std::fs::create_dir_all(&settings.dir)?;
+        let size = Size { settings, row_bytes: *row_bytes };
+        for durable in [true, false] {
+            size.loads(durable, &mut results)?;
+        }
+        for order in ORDERS {
+            size.reads(order, &mut results)?;
         }
     }
     std::fs::remove_dir_all(&settings.dir)?;
     Ok(results)
 }
 
-/// One size of rows, loaded in one order.
-struct Workload<'a> {
+/// Rows of one size.
+struct Size<'a> {
     settings: &'a Settings,
     row_bytes: usize,
-    order: Order,
 }
 
-impl Workload<'_> {
-    fn rows(&self) -> usize {
-        self.settings.rows(self.row_bytes)
+impl Size<'_> {
+    fn say(&self, order: Order, what: &str) {
+        eprintln!("{:>5} B, {order:?}: {what}", self.row_bytes);
     }
 
-    fn say(&self, what: &str) {
-        eprintln!("{:>5} B, {:?}: {what}", self.row_bytes, self.order);
+    fn workload(&self, order: Order, measure: Measure) -> Workload {
+        Workload { row_bytes: self.row_bytes, order, measure }
     }
 
-    fn dir(&self, engine: EngineId) -> PathBuf {
-        self.settings.dir.join(engine.name())
+    /// The numbers below `count`, from another one on in each round: what one engine leaves to the machine is not always
+    /// left to the same.
+    fn turns(round: usize, count: usize) -> impl Iterator<Item = usize> {
+        (0..count).map(move |turn| (turn + round) % count)
     }
 
-    fn start(&self, engine: EngineId, durable: bool) -> Fallible<Asked> {
-        let (row_bytes, rows, order) = (self.row_bytes, self.rows(), self.order);
-        let opening = Opening { dir: self.dir(engine), row_bytes, rows, order, durable };
-        Asked::start(Task { engine, opening })
+    fn start(&self, engine: EngineId, order: Order, rows: usize, durable: bool) -> Fallible<Asked> {
+        let dir = self.settings.dir.join(engine.name());
+        Asked::start(Task { engine, opening: Opening { dir, row_bytes: self.row_bytes, rows, order, durable } })
     }
 
-    /// The engines, from another one on in each round: what one leaves to the machine is not always left to the same.
-    fn turns(&self, round: usize) -> impl Iterator<Item = usize> + use<> {
-        let engines = self.settings.engines.len();
-        (0..engines).map(move |turn| (turn + round) % engines.max(1))
+    /// Loads a store anew: nanoseconds of all batches, of closing, and bytes on disk then.
+    fn load(&self, engine: EngineId, order: Order, rows: usize, durable: bool) -> Fallible<[f64; 3]> {
+        self.remove(engine)?;
+        std::fs::create_dir_all(self.settings.dir.join(engine.name()))?;
+        settle(&self.settings.dir)?;
+        let mut child = self.start(engine, order, rows, durable)?;
+        let answer = child.ask("load")?;
+        child.end()?;
+        let [load, close, bytes] = answer.as_slice() else { return Err("load has three numbers".into()) };
+        let seconds = (load + close) / 1e9;
+        self.say(order, &format!("{engine}: {rows} rows loaded and closed, durable {durable}, {seconds:.1} s"));
+        Ok([*load, *close, *bytes])
     }
 
-    /// Loads all engines some times. The stores of the last time are kept.
+    fn remove(&self, engine: EngineId) -> Fallible {
+        let dir = self.settings.dir.join(engine.name());
+        if dir.exists() {
+            std::fs::remove_dir_all(dir)?;
+        }
+        Ok(())
+    }
+
+    /// Loads all engines in both orders some times.
     fn loads(&self, durable: bool, results: &mut Results) -> Fallible {
-        let rows = self.rows() as f64;
+        let engines = &self.settings.engines;
+        let count = self.settings.load_rows(self.row_bytes);
+        let rows = count as f64;
         for round in 0..self.settings.loads {
-            for turn in self.turns(round) {
-                let Some(engine) = self.settings.engines.get(turn).copied() else { continue };
-                let dir = self.dir(engine);
-                if dir.exists() {
-                    std::fs::remove_dir_all(&dir)?;
-                }
-                std::fs::create_dir_all(&dir)?;
-                settle(&self.settings.dir)?;
-                let mut child = self.start(engine, durable)?;
-                let answer = child.ask("load")?;
-                let [load, close, bytes] = answer.as_slice() else { return Err("load has three numbers".into()) };
-                child.end()?;
-                self.say(&format!("{engine} loaded, durable {durable}, {:.0} ns a row", load / rows));
-                let mut push = |measure, sample| results.push(engine, self.row_bytes, self.order, measure, sample);
-                if durable {
-                    push(Measure::LoadDurable, load / rows);
-                } else {
-                    push(Measure::LoadBuffered, load / rows);
-                    push(Measure::LoadClosed, (load + close) / rows);
-                    push(Measure::Disk, bytes / rows);
+            for order in ORDERS {
+                for engine in Self::turns(round, engines.len()).filter_map(|turn| engines.get(turn).copied()) {
+                    let [load, close, _] = self.load(engine, order, count, durable)?;
+                    self.remove(engine)?;
+                    let mut push = |measure, sample| results.push(engine, None, self.workload(order, measure), sample);
+                    if durable {
+                        push(Measure::LoadDurable, load / rows);
+                    } else {
+                        push(Measure::LoadBuffered, load / rows);
+                        push(Measure::LoadClosed, (load + close) / rows);
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    /// Opens all engines at once, and reads from one after another.
-    fn reads(&self, results: &mut Results) -> Fallible {
+    /// Loads every engine once, and reads each peer in turn with those of [`BESIDE`].
+    fn reads(&self, order: Order, results: &mut Results) -> Fallible {
+        let rows = self.settings.rows(self.row_bytes);
+        let (beside, peers): (Vec<EngineId>, Vec<EngineId>) =
+            self.settings.engines.iter().partition(|engine| BESIDE.contains(engine));
+        let mut children = Vec::new();
+        for engine in beside {
+            children.push(self.ready(engine, order, rows, results)?);
+        }
+        if peers.is_empty() {
+            self.ask_all(order, &mut children, None, results)?;
+        }
+        for peer in peers {
+            children.push(self.ready(peer, order, rows, results)?);
+            self.ask_all(order, &mut children, Some(peer), results)?;
+            children.pop().map_or(Ok(()), Asked::end)?;
+            self.remove(peer)?;
+        }
+        for child in children {
+            let engine = child.engine;
+            child.end()?;
+            self.remove(engine)?;
+        }
+        Ok(())
+    }
+
+    /// A loaded engine.
+    fn ready(&self, engine: EngineId, order: Order, rows: usize, results: &mut Results) -> Fallible<Asked> {
+        let [.., bytes] = self.load(engine, order, rows, false)?;
+        results.push(engine, None, self.workload(order, Measure::Disk), bytes / rows as f64);
+        self.start(engine, order, rows, false)
+    }
+
+    /// Everything that is asked of open stores.
+    fn ask_all(
+        &self,
+        order: Order,
+        children: &mut [Asked],
+        beside: Option<EngineId>,
+        results: &mut Results,
+    ) -> Fallible {
         settle(&self.settings.dir)?;
-        let engines = &self.settings.engines;
-        let mut children = engines.iter().map(|engine| self.start(*engine, false)).collect::<Fallible<Vec<_>>>()?;
         let (rounds, batches) = (self.settings.rounds, self.settings.batches);
-        let batch = GATHER as f64;
-        self.rounds(&mut children, results, Measure::Open, OPENS, &|_| "open".into(), 1.0)?;
-        for child in &mut children {
+        let rows = self.settings.rows(self.row_bytes) as f64;
+        self.say(order, &beside.map_or("reads".into(), |peer| format!("reads beside {peer}")));
+        let mut ask = |children: &mut [Asked], measure, rounds, line: &dyn Fn(usize) -> String, share: f64| {
+            let workload = self.workload(order, measure);
+            let mut push = |engine, sample: f64| results.push(engine, beside, workload, sample / share);
+            ask_rounds(children, measure, rounds, line, &mut push)
+        };
+        ask(children, Measure::Open, OPENS, &|_| "open".into(), 1.0)?;
+        for child in children.iter_mut() {
             child.ask("warm")?;
         }
-        let mut all = |measure: Measure, rounds: usize, line: &dyn Fn(usize) -> String, share: f64| -> Fallible {
-            self.rounds(&mut children, results, measure, rounds, line, share)
-        };
-        all(Measure::Read, rounds, &|round| format!("read {} {batches}", 2 * round + 100), batch)?;
-        all(Measure::Miss, rounds, &|round| format!("miss {} {batches}", 2 * round + 101), batch)?;
-        all(Measure::Memory, 1, &|_| "memory".into(), self.rows() as f64)?;
-        children.into_iter().try_for_each(Asked::end)
+        let batch = GATHER as f64;
+        ask(children, Measure::Read, rounds, &|round| format!("read {} {batches}", 2 * round + 100), batch)?;
+        ask(children, Measure::Miss, rounds, &|round| format!("miss {} {batches}", 2 * round + 101), batch)?;
+        ask(children, Measure::Memory, 1, &|_| "memory".into(), rows)
     }
+}
 
-    /// Asks all children in turn, some rounds.
-    fn rounds(
-        &self,
-        children: &mut [Asked],
-        results: &mut Results,
-        measure: Measure,
-        rounds: usize,
-        line: &dyn Fn(usize) -> String,
-        share: f64,
-    ) -> Fallible {
-        self.say(measure.name());
-        for round in 0..rounds {
-            for turn in self.turns(round) {
-                let Some(child) = children.get_mut(turn) else { continue };
-                // The control misses nothing, and its memory is a list of places that nobody would keep.
-                if matches!(measure, Measure::Miss | Measure::Memory) && !child.engine.has_keys() {
-                    continue;
-                }
-                let sample = child.ask(&line(round))?.first().copied().ok_or("an answer is empty")?;
-                results.push(child.engine, self.row_bytes, self.order, measure, sample / share);
+/// Asks all children in turn, some rounds.
+fn ask_rounds(
+    children: &mut [Asked],
+    measure: Measure,
+    rounds: usize,
+    line: &dyn Fn(usize) -> String,
+    push: &mut dyn FnMut(EngineId, f64),
+) -> Fallible {
+    for round in 0..rounds {
+        for turn in Size::turns(round, children.len()) {
+            let Some(child) = children.get_mut(turn) else { continue };
+            // The control misses nothing, and its memory is a list of places that nobody would keep.
+            if matches!(measure, Measure::Miss | Measure::Memory) && !child.engine.has_keys() {
+                continue;
             }
+            push(child.engine, child.ask(&line(round))?.first().copied().ok_or("an answer is empty")?);
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// Waits until what was written before is on disk: one engine's writes are not another one's wait.

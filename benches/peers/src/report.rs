@@ -4,39 +4,46 @@ use std::fmt::Write as _;
 
 use crate::Fallible;
 use crate::engine::{EngineId, Order};
-use crate::results::{Measure, Quartiles, Results};
+use crate::results::{Measure, Quartiles, Results, Workload};
+use crate::targets;
 
-const OURS: EngineId = EngineId::Tensorcask;
-const ORDERS: [(Order, &str); 2] = [(Order::Sorted, "in order"), (Order::Shuffled, "shuffled")];
+pub(crate) const OURS: EngineId = EngineId::Tensorcask;
+pub(crate) const ORDERS: [(Order, &str); 2] = [(Order::Sorted, "in order"), (Order::Shuffled, "shuffled")];
 
 const METHOD: &str = "\
-Keys are `u64`, values are rows of random bits. Every engine runs in a process of its own. Each is loaded some times, all
-in turns, with a `sync` of the file system before each load. Then all are open at once, and in each round every process
-is asked for one slice: batches of 256 random keys, the same for all engines. What is read is checked, outside of the
-time measured: all bytes of all rows once before reading is measured, and the first and last eight of every row read.
+Keys are `u64`, values are rows of random bits. Every engine runs in a process of its own. Loads are timed some times, all
+engines and both orders in turns, with a `sync` of the file system before each. Then each peer is loaded once more, and
+read beside tensorcask and raw: the three are open at once, and in each round every process is asked for one slice:
+batches of 256 random keys, the same for all engines. What is read is checked, outside of the time measured: all bytes of
+all rows once before reading is measured, and the first and last eight of every row read.
 
 The sample of a slice is its median batch, so that an engine whose slices last longer is not interrupted more often. A
-figure is the median of the rounds, with quartiles in brackets. **× raw** and **× tensorcask** are medians of the
-ratios of each round. Below 1.00 × tensorcask the peer wins: those are bold; a `~` says that the quartiles of the ratio
-lie on both sides of 1, so that neither wins.
+figure is the median of the rounds, with quartiles in brackets; of raw and tensorcask, of the rounds beside all peers.
+**× raw** and **× tensorcask** are medians of the ratios of each round. Below 1.00 × tensorcask the peer wins: those are
+bold; a `~` says that the quartiles of the ratio lie on both sides of 1, so that neither wins.
 
 - **raw** is no engine but the limit: rows are copied from a memory map at places that are known, and the next is asked
   for while one is copied; the load is a `write` of the same values (and an `fdatasync`). It has no keys.
 - **bitcask** is what people write by hand: a hash map of offsets over an append-only file, read with `pread`, and
   **bitcask-mmap** the same over a memory map. They have no checksums, do not recover from a torn write, hold all keys in
-  memory, and read the headers of all records when they are opened. At the load both do the same: what lies between
-  their figures there is the noise of this machine.
-- A miss of tensorcask includes the look, at most once a second, for what other processes have written.
+  memory, know nothing of other processes, and read the headers of all records when they are opened: where they win, they
+  show a limit, what a lookup costs that does none of this. At the load both do the same: what lies between their figures
+  there is the noise of this machine.
+- A miss of tensorcask includes the look, at most once a second, for what other processes have written. Of the peers,
+  LMDB, redb and SQLite read in a transaction, which sees what others committed before it began; fjall and RocksDB belong
+  to one process, or see what was there when they were opened.
 - *In order* and *shuffled* are orders of the keys at the load; reads are random in both.
 - *Load, buffered*: when a batch returns, the end of the process does not lose it. redb has no such level: its
   `Durability::None` lives in the process until the next durable commit. *To the end of close* adds making everything
-  durable, and waiting for background work (compactions of RocksDB and fjall, sealing and the index of tensorcask).
+  durable, and waiting for background work (the compaction that RocksDB's documentation asks for after a load, those of
+  fjall, sealing and the index of tensorcask).
 - *Load, each batch durable*: when a batch returns, power loss does not lose it. In-order loads of fjall and RocksDB ingest
   sorted files, which is durable in both loads.
 - *Open* ends with the first row that is read; files are in the page cache.
 - *Disk* counts blocks that are allocated, after close. *Memory* is anonymous memory of the process after all reads. The
-  caches of redb, fjall and RocksDB were made large enough for all rows, as their documentation advises for data that
-  fits memory, so their memory is a choice; the page cache, which the others read from, is not in it.
+  caches of redb, fjall, RocksDB and SQLite (beyond its memory map of at most 2 GiB) were made large enough for all rows,
+  as documentation advises for data that fits memory, so their memory is a choice; the page cache, which the others read
+  from, is not in it.
 ";
 
 const SETTINGS: [(&str, &str); 7] = [
@@ -46,13 +53,15 @@ const SETTINGS: [(&str, &str); 7] = [
     ("fjall", "cache twice the data, no compression, ingestion in order, separated values from 1 KiB on"),
     (
         "RocksDB",
-        "the settings of `OptimizeForPointLookup` with a cache twice the data, no compression, ingested files in order, \
-         BlobDB from 1 KiB on, a compaction after the load, `MultiGet`",
+        "the settings of `OptimizeForPointLookup` with a HyperClockCache twice the data, no compression, ingested files in \
+         order, otherwise `PrepareForBulkLoad` and vector memtables, BlobDB from 1 KiB on with a blob cache twice the data, \
+         a compaction after the load, `MultiGet`",
     ),
     (
         "SQLite",
-        "WAL, `synchronous` FULL or OFF, memory map, integer primary key, pages of 16 KiB for large rows, batches sorted \
-         by key, one transaction and prepared statement a batch",
+        "WAL, checkpoints every 1 GiB and at the end, `synchronous` FULL or OFF, memory map (2 GiB at most), cache twice \
+         the data, integer primary key, pages of 16 KiB for large rows, batches sorted by key, one transaction and prepared \
+         statement a batch",
     ),
     ("bitcask", "hashbrown's default map; one `write` a batch"),
 ];
@@ -64,6 +73,8 @@ const SETTINGS: [(&str, &str); 7] = [
 pub fn markdown(results: &Results) -> Fallible<String> {
     let mut text = String::from("# Peers, side by side\n\n");
     head(results, &mut text)?;
+    text.push_str("\n## Targets\n\n");
+    targets::table(results, &mut text)?;
     text.push_str("\n## Where peers win\n\n");
     wins(results, &mut text)?;
     text.push_str("\n## All ratios\n\n");
@@ -88,7 +99,8 @@ fn head(results: &Results, text: &mut String) -> Fallible {
         .row_bytes
         .iter()
         .map(|bytes| {
-            format!("{} rows of {bytes} B in batches of {}", settings.rows(*bytes), crate::rows::load_batch(*bytes))
+            let (loaded, batch) = (settings.load_rows(*bytes), crate::rows::load_batch(*bytes));
+            format!("{} rows of {bytes} B, timed loads of {loaded} in batches of {batch}", settings.rows(*bytes))
         })
         .collect();
     let measured = |name: &str| settings.engines.contains(&EngineId::Rocksdb) || !name.contains("rocksdb");
@@ -112,7 +124,7 @@ fn head(results: &Results, text: &mut String) -> Fallible {
         machine.file_system,
         machine.load_before,
         machine.compiler,
-        sizes.join(", "),
+        sizes.join("; "),
         settings.loads,
         settings.rounds,
         settings.batches,
@@ -141,7 +153,9 @@ fn wins(results: &Results, text: &mut String) -> Fallible {
         for measure in Measure::ALL {
             for (order, name) in ORDERS {
                 let mut winners: Vec<(f64, String)> = peers(results)
-                    .filter_map(|engine| Some((engine, results.ratio(engine, OURS, *row_bytes, order, measure)?)))
+                    .filter_map(|engine| {
+                        Some((engine, results.ratio(engine, OURS, Workload { row_bytes: *row_bytes, order, measure })?))
+                    })
                     .filter(|(_, ratio)| ratio.median < 1.0)
                     .map(|(engine, ratio)| (ratio.median, format!("{engine} {}", times(ratio))))
                     .collect();
@@ -192,9 +206,10 @@ fn summary(results: &Results, text: &mut String) -> Fallible {
             writeln!(text, "| engine | {} |", names.join(" | "))?;
             writeln!(text, "| --- |{}", " ---: |".repeat(names.len()))?;
             for engine in results.settings.engines.iter().filter(|engine| **engine != OURS) {
-                let cells = Measure::ALL
-                    .iter()
-                    .map(|measure| beside(*engine, results.ratio(*engine, OURS, *row_bytes, order, *measure)));
+                let cells = Measure::ALL.iter().map(|measure| {
+                    let workload = Workload { row_bytes: *row_bytes, order, measure: *measure };
+                    beside(*engine, results.ratio(*engine, OURS, workload))
+                });
                 writeln!(text, "| {engine} | {} |", cells.collect::<Vec<_>>().join(" | "))?;
             }
         }
@@ -203,7 +218,7 @@ fn summary(results: &Results, text: &mut String) -> Fallible {
 }
 
 /// A figure with as many places as it deserves.
-fn figure(value: f64) -> String {
+pub(crate) fn figure(value: f64) -> String {
     if value >= 100.0 {
         format!("{value:.0}")
     } else if value >= 10.0 {
@@ -215,23 +230,25 @@ fn figure(value: f64) -> String {
 
 fn table(results: &Results, row_bytes: usize, measure: Measure, text: &mut String) -> Fallible {
     let (unit, share) = measure.unit();
-    writeln!(text, "\n## {row_bytes} B: {}\n", measure.title())?;
+    let settings = &results.settings;
+    let rows = if measure.is_load() { settings.load_rows(row_bytes) } else { settings.rows(row_bytes) };
+    writeln!(text, "\n## {row_bytes} B: {}, {rows} rows\n", measure.title())?;
     writeln!(text, "| engine | in order, {unit} | × raw | × tensorcask | shuffled, {unit} | × raw | × tensorcask |")?;
     writeln!(text, "| --- | ---: | ---: | ---: | ---: | ---: | ---: |")?;
-    for engine in &results.settings.engines {
+    for engine in &settings.engines {
         let mut cells = Vec::new();
         for (order, _) in ORDERS {
-            let samples = results.samples(*engine, row_bytes, order, measure);
-            cells.push(Quartiles::of(samples).map_or("–".into(), |quartiles| {
+            let workload = Workload { row_bytes, order, measure };
+            cells.push(results.quartiles(*engine, workload).map_or("–".into(), |quartiles| {
                 let Quartiles { low, median, high } = quartiles;
-                if samples.len() == 1 {
+                if low == high {
                     return figure(median / share);
                 }
                 format!("{} [{}–{}]", figure(median / share), figure(low / share), figure(high / share))
             }));
-            let raw = results.ratio(*engine, EngineId::Raw, row_bytes, order, measure);
+            let raw = results.ratio(*engine, EngineId::Raw, workload);
             cells.push(raw.map_or("–".into(), |ratio| format!("{} ×", figure(ratio.median))));
-            cells.push(beside(*engine, results.ratio(*engine, OURS, row_bytes, order, measure)));
+            cells.push(beside(*engine, results.ratio(*engine, OURS, workload)));
         }
         if cells.iter().any(|cell| cell != "–") {
             writeln!(text, "| {engine} | {} |", cells.join(" | "))?;

@@ -71,6 +71,12 @@ impl Measure {
         }
     }
 
+    /// Whether loads are what is measured, which have sizes of their own.
+    #[must_use]
+    pub fn is_load(self) -> bool {
+        matches!(self, Self::LoadBuffered | Self::LoadClosed | Self::LoadDurable)
+    }
+
     /// The unit, and what samples are divided by to be of it.
     #[must_use]
     pub fn unit(self) -> (&'static str, f64) {
@@ -82,18 +88,28 @@ impl Measure {
     }
 }
 
-/// The samples of one engine in one workload.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Series {
-    /// The engine.
-    pub engine: EngineId,
+/// What was measured, of what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workload {
     /// Bytes of a row.
     pub row_bytes: usize,
     /// The order of the load.
     pub order: Order,
     /// What was measured.
     pub measure: Measure,
-    /// One a round; the same position is the same round for all engines.
+}
+
+/// The samples of one engine in one workload.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Series {
+    /// The engine.
+    pub engine: EngineId,
+    /// The workload.
+    #[serde(flatten)]
+    pub workload: Workload,
+    /// The peer that was measured in turn with this engine; `None` if all engines took part in the rounds.
+    pub beside: Option<EngineId>,
+    /// One a round; the same position is the same round for all engines beside the same peer.
     pub samples: Vec<f64>,
 }
 
@@ -136,40 +152,49 @@ impl Quartiles {
 
 impl Results {
     /// Adds a sample.
-    pub fn push(&mut self, engine: EngineId, row_bytes: usize, order: Order, measure: Measure, sample: f64) {
+    pub fn push(&mut self, engine: EngineId, beside: Option<EngineId>, workload: Workload, sample: f64) {
         // Fractions of a picosecond mean nothing, and would be most of the file.
         let sample = (sample * 1000.0).round() / 1000.0;
-        let series = self.series.iter_mut().find(|series| {
-            (series.engine, series.row_bytes, series.order, series.measure) == (engine, row_bytes, order, measure)
-        });
+        let key = (engine, beside, workload);
+        let series = self.series.iter_mut().find(|series| (series.engine, series.beside, series.workload) == key);
         match series {
             Some(series) => series.samples.push(sample),
-            None => self.series.push(Series { engine, row_bytes, order, measure, samples: vec![sample] }),
+            None => self.series.push(Series { engine, workload, beside, samples: vec![sample] }),
         }
     }
 
-    /// The samples of an engine in a workload.
+    /// Quartiles of all samples of an engine in a workload.
     #[must_use]
-    pub fn samples(&self, engine: EngineId, row_bytes: usize, order: Order, measure: Measure) -> &[f64] {
-        let series = self.series.iter().find(|series| {
-            (series.engine, series.row_bytes, series.order, series.measure) == (engine, row_bytes, order, measure)
-        });
-        series.map_or(&[], |series| &series.samples)
+    pub fn quartiles(&self, engine: EngineId, workload: Workload) -> Option<Quartiles> {
+        let samples: Vec<f64> = self.of(engine, workload).flat_map(|series| series.samples.iter().copied()).collect();
+        Quartiles::of(&samples)
     }
 
     /// How many times as much `engine` takes as `base`, round by round.
     #[must_use]
-    pub fn ratio(
-        &self,
-        engine: EngineId,
-        base: EngineId,
-        row_bytes: usize,
-        order: Order,
-        measure: Measure,
-    ) -> Option<Quartiles> {
-        let ours = self.samples(engine, row_bytes, order, measure);
-        let theirs = self.samples(base, row_bytes, order, measure);
-        let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
+    pub fn ratio(&self, engine: EngineId, base: EngineId, workload: Workload) -> Option<Quartiles> {
+        self.pairs((engine, workload), (base, workload))
+    }
+
+    /// How many times as much `engine` takes where keys were loaded shuffled as where they were loaded in order, round
+    /// by round.
+    #[must_use]
+    pub fn shuffled_over_sorted(&self, engine: EngineId, row_bytes: usize, measure: Measure) -> Option<Quartiles> {
+        let side = |order| (engine, Workload { row_bytes, order, measure });
+        self.pairs(side(Order::Shuffled), side(Order::Sorted))
+    }
+
+    fn of(&self, engine: EngineId, workload: Workload) -> impl Iterator<Item = &Series> {
+        self.series.iter().filter(move |series| series.engine == engine && series.workload == workload)
+    }
+
+    fn pairs(&self, upper: (EngineId, Workload), lower: (EngineId, Workload)) -> Option<Quartiles> {
+        let mut ratios = Vec::new();
+        for series in self.of(upper.0, upper.1) {
+            let beside = self.of(lower.0, lower.1).filter(|other| other.beside == series.beside);
+            let lower = beside.flat_map(|other| &other.samples);
+            ratios.extend(series.samples.iter().zip(lower).map(|(upper, lower)| upper / lower));
+        }
         Quartiles::of(&ratios)
     }
 }

@@ -4,11 +4,14 @@
 //!
 //! - `OptimizeForPointLookup` ("if you don't need to keep the data sorted, i.e. you'll never use an iterator"): a hash
 //!   index in blocks, Bloom filters of 10 bits a key, a block cache of the given size; here one in which the data fits.
+//! - a HyperClockCache, "now generally recommended over LRUCache" (`cache.h`), for blocks.
 //! - `IncreaseParallelism` (by default there is one background thread for flushes and compactions).
-//! - BlobDB for rows of 3 KB ("large-value use cases"), with the block cache as blob cache.
+//! - BlobDB for rows of 3 KB ("large-value use cases"), with a blob cache; that cannot be a HyperClockCache.
 //! - "Creating and Ingesting SST files" for keys that come in order: the fastest bulk load. It is durable when it ends,
-//!   whether that was asked for or not. Otherwise one `WriteBatch` a batch, `WriteOptions::sync` if durable.
-//! - a manual compaction after the load, before reading.
+//!   whether that was asked for or not.
+//! - otherwise what the FAQ advises for loads: one writer, a `WriteBatch` a batch, a vector memtable, `PrepareForBulkLoad`
+//!   ("all data will be in level 0 without any automatic compaction"), and a manual compaction after the load;
+//!   `WriteOptions::sync` if durable.
 //! - no compression: the values are random bits.
 //! - reads with `MultiGet`.
 
@@ -16,7 +19,7 @@ use std::path::PathBuf;
 
 use ::rocksdb::{
     BlockBasedOptions, Cache, CompactOptions, DB, DBCompressionType, DataBlockIndexType, IngestExternalFileOptions,
-    Options, SstFileWriter, WaitForCompactOptions, WriteBatch, WriteOptions,
+    MemtableFactory, Options, SstFileWriter, WaitForCompactOptions, WriteBatch, WriteOptions,
 };
 
 use super::copy_row;
@@ -39,8 +42,9 @@ fn options(opening: &Opening, create: bool) -> Options {
     options.create_if_missing(create);
     options.set_compression_type(DBCompressionType::None);
     options.increase_parallelism(std::thread::available_parallelism().map_or(2, |cores| cores.get() as i32));
-    // What OptimizeForPointLookup sets, spelt out, because the cache is shared with the blobs.
-    let cache = Cache::new_lru_cache(opening.cache_bytes() as usize);
+    // What OptimizeForPointLookup sets, spelt out, because its cache is another one. 0: "recommended and default".
+    let cache_bytes = opening.cache_bytes() as usize;
+    let cache = Cache::new_hyper_clock_cache(cache_bytes, 0);
     let mut blocks = BlockBasedOptions::default();
     blocks.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
     blocks.set_data_block_hash_ratio(0.75);
@@ -52,7 +56,12 @@ fn options(opening: &Opening, create: bool) -> Options {
     if opening.row_bytes >= 1024 {
         options.set_enable_blob_files(true);
         options.set_min_blob_size(1024);
-        options.set_blob_cache(&cache);
+        options.set_blob_cache(&Cache::new_lru_cache(cache_bytes));
+    }
+    if create && opening.order == Order::Shuffled {
+        options.prepare_for_bulk_load();
+        options.set_memtable_factory(MemtableFactory::Vector);
+        options.set_allow_concurrent_memtable_write(false);
     }
     options
 }

@@ -7,7 +7,10 @@
 //! - an `INTEGER PRIMARY KEY` is the rowid (<https://sqlite.org/rowidtable.html>), so there is one B-tree.
 //! - `page_size` 16 KiB for rows of 3 KB: "a page size of 8192 or 16384 gives the best performance for large BLOB I/O"
 //!   (<https://sqlite.org/intern-v-extern-blob.html>); the default of 4 KiB for small ones.
-//! - `mmap_size` over the whole file (<https://sqlite.org/mmap.html>), and a page cache of 256 MiB for loads.
+//! - `mmap_size` over the whole file (<https://sqlite.org/mmap.html>); SQLite maps at most 2 GiB of it unless it is built
+//!   otherwise, so there is a page cache in which the data fits too.
+//! - checkpoints every 1 GiB and at the end, not every 1,000 pages: few checkpoints and a large WAL are what the
+//!   documentation advises for writing (<https://sqlite.org/wal.html#performance_considerations>).
 //! - one transaction and one prepared statement a batch (<https://sqlite.org/faq.html#q19>).
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
@@ -37,13 +40,15 @@ impl Sqlite {
             OpenFlags::SQLITE_OPEN_READ_ONLY
         };
         let connection = Connection::open_with_flags(path, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-        connection.execute_batch("PRAGMA mmap_size = 1099511627776;")?;
+        let cache_kib = opening.cache_bytes() >> 10;
+        connection.execute_batch(&format!("PRAGMA mmap_size = 1099511627776; PRAGMA cache_size = -{cache_kib};"))?;
         if create {
             let page = if opening.row_bytes < 1024 { 4096 } else { 16384 };
             let synchronous = if opening.durable { "FULL" } else { "OFF" };
+            let wal_pages = (1 << 30) / page;
             connection.execute_batch(&format!(
                 "PRAGMA page_size = {page}; PRAGMA journal_mode = WAL; PRAGMA synchronous = {synchronous};
-                 PRAGMA cache_size = -262144; CREATE TABLE rows (key INTEGER PRIMARY KEY, value BLOB NOT NULL);"
+                 PRAGMA wal_autocheckpoint = {wal_pages}; CREATE TABLE rows (key INTEGER PRIMARY KEY, value BLOB NOT NULL);"
             ))?;
         }
         Ok(Self { connection, row_bytes: opening.row_bytes, writes: create })

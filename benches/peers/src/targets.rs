@@ -1,0 +1,170 @@
+//! What tensorcask is meant to be worth beside each peer, and what a run found.
+
+use std::fmt::Write as _;
+
+use crate::Fallible;
+use crate::engine::{EngineId, Order};
+use crate::report::{ORDERS, OURS, figure};
+use crate::results::{Measure, Quartiles, Results, Workload};
+
+const LARGE: usize = 3072;
+const SMALL: usize = 128;
+
+/// How many times tensorcask's time a peer is meant to take, at least.
+struct Target {
+    row_bytes: usize,
+    measure: Measure,
+    orders: &'static [Order],
+    peers: &'static [(EngineId, f64)],
+}
+
+/// Both orders: reads are random in either.
+const BOTH: &[Order] = &[Order::Sorted, Order::Shuffled];
+
+const SHUFFLED: &[(EngineId, f64)] = &[
+    (EngineId::Lmdb, 5.0),
+    (EngineId::Redb, 5.0),
+    (EngineId::Sqlite, 5.0),
+    (EngineId::Rocksdb, 2.5),
+    (EngineId::Fjall, 2.5),
+];
+
+const fn shuffled(row_bytes: usize, measure: Measure) -> Target {
+    Target { row_bytes, measure, orders: &[Order::Shuffled], peers: SHUFFLED }
+}
+
+const fn sorted(measure: Measure) -> Target {
+    Target { row_bytes: SMALL, measure, orders: &[Order::Sorted], peers: &[(EngineId::Lmdb, 2.0)] }
+}
+
+const TARGETS: &[Target] = &[
+    Target {
+        row_bytes: LARGE,
+        measure: Measure::Read,
+        orders: BOTH,
+        peers: &[
+            (EngineId::Lmdb, 3.4),
+            (EngineId::Bitcask, 4.4),
+            (EngineId::Redb, 7.4),
+            (EngineId::Sqlite, 7.8),
+            (EngineId::Rocksdb, 10.0),
+            (EngineId::Fjall, 10.0),
+        ],
+    },
+    Target {
+        row_bytes: SMALL,
+        measure: Measure::Read,
+        orders: BOTH,
+        peers: &[
+            (EngineId::Lmdb, 10.0),
+            (EngineId::Bitcask, 10.0),
+            (EngineId::Redb, 16.0),
+            (EngineId::Rocksdb, 20.0),
+            (EngineId::Fjall, 20.0),
+        ],
+    },
+    sorted(Measure::LoadBuffered),
+    sorted(Measure::LoadDurable),
+    shuffled(SMALL, Measure::LoadBuffered),
+    shuffled(SMALL, Measure::LoadDurable),
+    shuffled(LARGE, Measure::LoadBuffered),
+    shuffled(LARGE, Measure::LoadDurable),
+];
+
+/// Peers that a miss is compared with: those that keep their keys in files, as tensorcask does.
+const STORES: [EngineId; 5] = [EngineId::Lmdb, EngineId::Redb, EngineId::Fjall, EngineId::Rocksdb, EngineId::Sqlite];
+
+const MISSES: f64 = 3.0;
+
+const HEAD: &str = "\
+What each peer is meant to take at least, as a multiple of tensorcask's time, and what it took (quartiles in brackets).
+Reads are meant at 1,000,000 keys for rows of 3,072 B and at 10,000,000 for rows of 128 B; the best peer of misses is the
+fastest of the five that keep their keys in files. `~` says that the target lies between the quartiles.
+
+| what | rows | peer | at least | in order | | shuffled | |
+| --- | ---: | --- | ---: | ---: | --- | ---: | --- |
+";
+
+/// The targets and what was found.
+///
+/// # Errors
+/// None; writing to a string does not fail.
+pub fn table(results: &Results, text: &mut String) -> Fallible {
+    text.push_str(HEAD);
+    for target in TARGETS {
+        for (peer, least) in target.peers {
+            let cells = ORDERS.map(|(order, _)| {
+                let workload = Workload { row_bytes: target.row_bytes, order, measure: target.measure };
+                let wanted = target.orders.contains(&order);
+                wanted.then(|| results.ratio(*peer, OURS, workload)).flatten()
+            });
+            line(results, target.row_bytes, target.measure, peer.name(), *least, &cells.map(|cell| (cell, "")), text)?;
+        }
+    }
+    for row_bytes in [SMALL, LARGE] {
+        let cells = ORDERS.map(|(order, _)| {
+            let workload = Workload { row_bytes, order, measure: Measure::Miss };
+            let ratios = STORES.iter().filter_map(|peer| Some((results.ratio(*peer, OURS, workload)?, peer.name())));
+            let best = ratios.min_by(|one, other| one.0.median.total_cmp(&other.0.median));
+            best.map_or((None, ""), |(ratio, name)| (Some(ratio), name))
+        });
+        line(results, row_bytes, Measure::Miss, "the best", MISSES, &cells, text)?;
+    }
+    orders(results, text)
+}
+
+/// A line of the table, unless none of it was measured. A cell has a ratio and whose it is.
+fn line(
+    results: &Results,
+    row_bytes: usize,
+    measure: Measure,
+    peer: &str,
+    least: f64,
+    cells: &[(Option<Quartiles>, &str); 2],
+    text: &mut String,
+) -> Fallible {
+    if cells.iter().all(|(ratio, _)| ratio.is_none()) {
+        return Ok(());
+    }
+    let settings = &results.settings;
+    let rows = if measure.is_load() { settings.load_rows(row_bytes) } else { settings.rows(row_bytes) };
+    let cells = cells.map(|(ratio, whose)| {
+        ratio.map_or("– | –".into(), |ratio| {
+            let verdict = verdict(ratio.median >= least, ratio, least);
+            format!("{whose} {} | {verdict}", bracketed(ratio)).trim().to_owned()
+        })
+    });
+    let what = measure.title();
+    writeln!(text, "| {what}, {row_bytes} B | {rows} | {peer} | {least:.1} × | {} |", cells.join(" | "))?;
+    Ok(())
+}
+
+fn bracketed(ratio: Quartiles) -> String {
+    format!("{} × [{}–{}]", figure(ratio.median), figure(ratio.low), figure(ratio.high))
+}
+
+fn verdict(met: bool, ratio: Quartiles, bound: f64) -> String {
+    let close = if ratio.low < bound && bound < ratio.high { "~" } else { "" };
+    format!("{close}{}", if met { "met" } else { "**not met**" })
+}
+
+/// Whether tensorcask cares in which order keys come.
+fn orders(results: &Results, text: &mut String) -> Fallible {
+    let measures = [Measure::LoadBuffered, Measure::LoadClosed, Measure::LoadDurable, Measure::Disk];
+    let mut lines = String::new();
+    for row_bytes in [SMALL, LARGE] {
+        for measure in measures {
+            if let Some(ratio) = results.shuffled_over_sorted(OURS, row_bytes, measure) {
+                // What is printed as 1.00 is no slower.
+                let verdict = verdict(ratio.median < 1.005, ratio, 1.0);
+                writeln!(lines, "| {}, {row_bytes} B | {} | {verdict} |", measure.title(), bracketed(ratio))?;
+            }
+        }
+    }
+    if !lines.is_empty() {
+        text.push_str("\nLoads in shuffled order are meant to be no slower and no larger than in order:\n\n");
+        text.push_str("| tensorcask | shuffled / in order | |\n| --- | ---: | --- |\n");
+        text.push_str(&lines);
+    }
+    Ok(())
+}
