@@ -10,6 +10,9 @@ use crate::targets;
 pub(crate) const OURS: EngineId = EngineId::Tensorcask;
 pub(crate) const ORDERS: [(Order, &str); 2] = [(Order::Sorted, "in order"), (Order::Shuffled, "shuffled")];
 
+/// Peers that are no stores, but show what a lookup costs that promises nothing.
+const LIMITS: [EngineId; 2] = [EngineId::Bitcask, EngineId::BitcaskMmap];
+
 const METHOD: &str = "\
 Keys are `u64`, values are rows of random bits. Every engine runs in a process of its own. Loads are timed some times, all
 engines and both orders in turns, with a `sync` of the file system before each. Then each peer is loaded once more, and
@@ -26,8 +29,8 @@ bold; a `~` says that the quartiles of the ratio lie on both sides of 1, so that
   for while one is copied; the load is a `write` of the same values (and an `fdatasync`). It has no keys.
 - **bitcask** is what people write by hand: a hash map of offsets over an append-only file, read with `pread`, and
   **bitcask-mmap** the same over a memory map. They have no checksums, do not recover from a torn write, hold all keys in
-  memory, know nothing of other processes, and read the headers of all records when they are opened: where they win, they
-  show a limit, what a lookup costs that does none of this. At the load both do the same: what lies between their figures
+  memory, know nothing of other processes, and read the headers of all records when they are opened: they show a limit,
+  what a lookup costs that does none of this. At the load both do the same: what lies between their figures
   there is the noise of this machine.
 - A miss of tensorcask includes the look, at most once a second, for what other processes have written. Of the peers,
   LMDB, redb and SQLite read in a transaction, which sees what others committed before it began; fjall and RocksDB belong
@@ -148,14 +151,34 @@ fn peers(results: &Results) -> impl Iterator<Item = EngineId> {
 }
 
 fn wins(results: &Results, text: &mut String) -> Fallible {
+    let (limits, stores): (Vec<EngineId>, Vec<EngineId>) = peers(results).partition(|engine| LIMITS.contains(engine));
+    let lines = lines_won(results, &stores)?;
+    if lines.is_empty() {
+        text.push_str("Nowhere in this run.\n");
+    } else {
+        text.push_str("Ratios to tensorcask; smaller is better, `~` is a tie.\n\n");
+    }
+    text.push_str(&lines);
+    let lines = lines_won(results, &limits)?;
+    if !lines.is_empty() {
+        text.push_str(
+            "\nThe hand-written Bitcasks keep all keys in memory and check nothing. Their figures are limits:\n\n",
+        );
+    }
+    text.push_str(&lines);
+    Ok(())
+}
+
+/// A line for each workload that any of `engines` wins.
+fn lines_won(results: &Results, engines: &[EngineId]) -> Fallible<String> {
     let mut lines = String::new();
     for row_bytes in &results.settings.row_bytes {
         for measure in Measure::ALL {
             for (order, name) in ORDERS {
-                let mut winners: Vec<(f64, String)> = peers(results)
-                    .filter_map(|engine| {
-                        Some((engine, results.ratio(engine, OURS, Workload { row_bytes: *row_bytes, order, measure })?))
-                    })
+                let workload = Workload { row_bytes: *row_bytes, order, measure };
+                let mut winners: Vec<(f64, String)> = engines
+                    .iter()
+                    .filter_map(|engine| Some((engine, results.ratio(*engine, OURS, workload)?)))
                     .filter(|(_, ratio)| ratio.median < 1.0)
                     .map(|(engine, ratio)| (ratio.median, format!("{engine} {}", times(ratio))))
                     .collect();
@@ -167,13 +190,7 @@ fn wins(results: &Results, text: &mut String) -> Fallible {
             }
         }
     }
-    if lines.is_empty() {
-        lines.push_str("Nowhere in this run.\n");
-    } else {
-        text.push_str("Ratios to tensorcask; smaller is better, `~` is a tie.\n\n");
-    }
-    text.push_str(&lines);
-    Ok(())
+    Ok(lines)
 }
 
 /// A ratio in a cell, with what it means.
