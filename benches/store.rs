@@ -1,18 +1,28 @@
 //! Criterion benches of the store: what a flush, a put, a get and an open cost as the store grows, each beside its
 //! control in the same group.
 //!
-//! `cargo bench --bench store`; `TENSORCASK_BENCH_ROWS` bounds the largest store (default 1,000,000 rows of 3,072 B: 3 GB
-//! in `TENSORCASK_BENCH_DIR`, by default a file system in memory where there is one, since a disk that is still busy
-//! with the gigabytes of the load would be what is measured). `cargo bench --bench engine` measures on disk.
+//! `cargo bench --bench store`; `TENSORCASK_BENCH_ROWS` bounds the largest store (default 100,000; 1,000,000 rows of
+//! 3,072 B and their control take 6 GB in `TENSORCASK_BENCH_DIR`, by default a file system in memory where there is one,
+//! since a disk that is still busy with the load would be what is measured). `cargo bench --bench engine` measures on disk.
 #![expect(clippy::expect_used, reason = "a bench stops at the first failure")]
+
+#[path = "support/folder.rs"]
+mod folder;
+#[path = "support/random.rs"]
+mod random;
+#[path = "support/raw.rs"]
+mod raw;
+#[path = "support/sizes.rs"]
+mod sizes;
 
 use std::fs::File;
 use std::hint::black_box;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use random::Random;
 use tensorcask::{Durability, Options, Reader, Result, Store};
 
 /// Rows that are read and flushed: 3,072 B.
@@ -22,20 +32,11 @@ const DIMS: usize = 768;
 /// would meet it.
 const SMALL_DIMS: usize = 16;
 const FLUSH_ROWS: usize = 2048;
+/// Keys of a read, a put or a delete.
+const GATHER: usize = 256;
 
 fn sizes() -> Vec<u64> {
-    let most = std::env::var("TENSORCASK_BENCH_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(1_000_000);
-    [1_000, 100_000, 1_000_000].into_iter().filter(|size| *size <= most).collect()
-}
-
-fn folder() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    let parent = match std::env::var_os("TENSORCASK_BENCH_DIR") {
-        Some(dir) => dir.into(),
-        None if memory.is_dir() => memory.to_path_buf(),
-        None => std::env::temp_dir(),
-    };
-    tempfile::tempdir_in(parent).expect("a temporary folder")
+    sizes::sizes(&[1_000, 100_000, 1_000_000], 100_000)
 }
 
 /// A store that writes when it is told to, so that a flush is all of its own work, and that neither seals nor merges
@@ -82,9 +83,9 @@ fn flush(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("flush 2,048 rows, {durability:?}"));
         group.throughput(Throughput::Bytes((FLUSH_ROWS * DIMS * 4) as u64));
         group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
-        let bytes: &[u8] = bytemuck_bytes(&values);
+        let bytes: &[u8] = bytemuck::cast_slice(&values);
         group.bench_function("control: write to a file", |b| {
-            let dir = folder();
+            let dir = folder::folder();
             let mut file = File::create(dir.path().join("raw")).expect("a file");
             b.iter(|| {
                 file.write_all(bytes).expect("a write");
@@ -94,7 +95,7 @@ fn flush(c: &mut Criterion) {
             });
         });
         for size in sizes() {
-            let dir = folder();
+            let dir = folder::folder();
             let mut store = open(dir.path(), "m").expect("a store");
             warm(&store, size, &values).expect("rows");
             let mut flushed = 0;
@@ -121,62 +122,61 @@ fn flush(c: &mut Criterion) {
     }
 }
 
-fn bytemuck_bytes(values: &[f32]) -> &[u8] {
-    // The crate under test converts: a view's data are its bytes.
-    tensorcask::TensorView::from_slice(&[FLUSH_ROWS * DIMS], values).map_or(&[], |view| view.data())
+/// The rows of `grow` in a plain file, mapped.
+fn control(dir: &Path, rows: u64) -> memmap2::Mmap {
+    let path = dir.join("control");
+    let mut file = BufWriter::new(File::create(&path).expect("a file"));
+    let row = [0.5_f32; DIMS];
+    (0..rows).for_each(|_| file.write_all(bytemuck::cast_slice(&row)).expect("a write"));
+    drop(file);
+    raw::map(&path).expect("a map")
 }
 
 fn reads(c: &mut Criterion) {
     for size in sizes() {
-        let dir = folder();
+        let dir = folder::folder();
         let store = open(dir.path(), "m").expect("a store");
         grow(&store, size, DIMS).expect("rows");
         store.close().expect("a close");
         let reader = Reader::open(dir.path(), "m").expect("a reader");
+        let map = control(dir.path(), size);
 
-        let mut group = c.benchmark_group(format!("256 random keys of {size}"));
-        group.throughput(Throughput::Elements(256));
-        let mut out = vec![0.0_f32; 256 * DIMS];
-        let mut found = vec![false; 256];
-        let mut state = 1_u64;
-        let mut keys = || -> Vec<u64> {
-            (0..256)
-                .map(|_| {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                    (state >> 33) % size
-                })
-                .collect()
-        };
-        group.bench_function("control: copies within memory", |b| {
-            let source = vec![0.5_f32; 64 * 256 * DIMS];
-            let mut turn = 0;
-            b.iter(|| {
-                turn = (turn + 1) % 64;
-                let start = turn * 256 * DIMS;
-                out.copy_from_slice(black_box(&source).get(start..start + 256 * DIMS).unwrap_or(&[]));
-            });
+        let mut group = c.benchmark_group(format!("{GATHER} random keys of {size}"));
+        group.throughput(Throughput::Elements(GATHER as u64));
+        let mut out = vec![0.0_f32; GATHER * DIMS];
+        let mut found = vec![false; GATHER];
+        let mut random = Random(size);
+        let mut keys = || -> Vec<u64> { (0..GATHER).map(|_| random.below(size)).collect() };
+        group.bench_function("control: raw gather", |b| {
+            let mut copied = vec![0_u8; GATHER * DIMS * 4];
+            b.iter_batched(
+                &mut keys,
+                |numbers| raw::gather(&map, &numbers, DIMS * 4, black_box(&mut copied)),
+                BatchSize::SmallInput,
+            );
         });
         group.bench_function("get_batch_into", |b| {
             b.iter_batched(
                 &mut keys,
                 |keys| reader.get_batch_into(&keys, &[DIMS], &mut out, &mut found),
-                criterion::BatchSize::SmallInput,
+                BatchSize::SmallInput,
             );
         });
         group.bench_function("contains_batch", |b| {
-            b.iter_batched(&mut keys, |keys| reader.contains_batch(&keys), criterion::BatchSize::SmallInput);
+            b.iter_batched(&mut keys, |keys| reader.contains_batch(&keys), BatchSize::SmallInput);
         });
         group.bench_function("get_batch_into, all missing", |b| {
             b.iter_batched(
                 || keys().iter().map(|key| key + (1 << 50)).collect::<Vec<u64>>(),
                 |keys| reader.get_batch_into(&keys, &[DIMS], &mut out, &mut found),
-                criterion::BatchSize::SmallInput,
+                BatchSize::SmallInput,
             );
         });
         group.finish();
 
         let mut group = c.benchmark_group(format!("open {size}"));
         group.sample_size(20);
+        group.bench_function("control: open and map a file", |b| b.iter(|| raw::map(&dir.path().join("control"))));
         group.bench_function("reader", |b| b.iter(|| Reader::open(dir.path(), "m")));
         group.bench_function("writer, and close", |b| {
             b.iter(|| Store::open(dir.path(), "m").and_then(|store| store.close()))
@@ -185,5 +185,40 @@ fn reads(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, flush, reads);
+/// What the caller of `put_rows` and `delete_batch` waits for: copies and the delta, not the disk.
+fn puts(c: &mut Criterion) {
+    let values = vec![0.25_f32; GATHER * DIMS];
+    let bytes = bytemuck::cast_slice(&values);
+    for size in sizes() {
+        let mut group = c.benchmark_group(format!("put and delete {GATHER} keys beside {size}"));
+        group.throughput(Throughput::Elements(GATHER as u64)).sample_size(20);
+        let mut copy = vec![0_u8; bytes.len()];
+        group.bench_function("control: copy of the rows", |b| b.iter(|| copy.copy_from_slice(black_box(bytes))));
+        let dir = folder::folder();
+        let store = open(dir.path(), "m").expect("a store");
+        grow(&store, size, SMALL_DIMS).expect("rows");
+        let mut first = 1 << 40;
+        // A turn each, timed apart: what is put is deleted, and both are written before they pile up.
+        let mut turn = |iterations: u64, deletes: bool| {
+            let mut total = Duration::ZERO;
+            for _ in 0..iterations {
+                let keys: Vec<u64> = (first..first + GATHER as u64).collect();
+                first += GATHER as u64;
+                let begin = Instant::now();
+                store.put_rows(&keys, &[DIMS], &values).expect("rows");
+                let put = begin.elapsed();
+                let begin = Instant::now();
+                assert_eq!(store.delete_batch(&keys).expect("keys"), GATHER);
+                total += if deletes { begin.elapsed() } else { put };
+                store.flush_with(Durability::Buffered).expect("a flush");
+            }
+            total
+        };
+        group.bench_function("put_rows", |b| b.iter_custom(|iterations| turn(iterations, false)));
+        group.bench_function("delete_batch", |b| b.iter_custom(|iterations| turn(iterations, true)));
+        group.finish();
+    }
+}
+
+criterion_group!(benches, flush, puts, reads);
 criterion_main!(benches);

@@ -12,8 +12,8 @@ use crate::reads::read_all;
 use crate::table::{Table, spread};
 use crate::{Fallible, GATHER, MODULE, Size, raw};
 
-/// Batches of a thread in a round: long enough that its start does not count.
-const BATCHES: usize = 32;
+/// Bytes that a thread reads in a round: they take milliseconds, beside which its start does not count.
+const SHARE_BYTES: usize = 32 << 20;
 
 /// The time until all of so many threads have gathered, each its own random rows.
 fn race(
@@ -27,7 +27,7 @@ fn race(
         let mut random = Random(mix(round << 8 | thread));
         let mut out = vec![1_u8; GATHER * size.row_bytes];
         let mut draw = || (0..GATHER).map(|_| random.below(size.settings.rows as u64)).collect();
-        let batches: Vec<Vec<u64>> = (0..BATCHES).map(|_| draw()).collect();
+        let batches: Vec<Vec<u64>> = (0..SHARE_BYTES / out.len()).map(|_| draw()).collect();
         barrier.wait();
         let begin = Instant::now();
         for numbers in &batches {
