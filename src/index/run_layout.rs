@@ -133,7 +133,7 @@ impl BucketView<'_> {
     pub(crate) fn matching(&self, tag: u64) -> u128 {
         let tags = self.0.first_chunk::<16>().map_or(0, |bytes| u128::from_le_bytes(*bytes));
         let differing = (tags ^ (ONES * u128::from(tag))) & (TOPS | BELOW_TOPS);
-        !((differing & BELOW_TOPS) + BELOW_TOPS | differing) & TOPS
+        !(((differing & BELOW_TOPS) + BELOW_TOPS) | differing) & TOPS
     }
 
     /// Row of `slot`, or [`EMPTY`].
