@@ -15,7 +15,19 @@ pub(crate) fn crc32(bytes: &[u8]) -> u32 {
 /// CRC-32 that continues from `seed`, as zlib's `crc32(bytes, seed)` does.
 #[inline]
 pub(crate) fn crc32_from(seed: u32, parts: &[&[u8]]) -> u32 {
-    let mut hasher = Hasher::new_with_initial(seed);
+    crc32_on(&crc32_start(seed), parts)
+}
+
+/// What [`crc32_on`] goes on from: for many checksums that begin alike.
+#[inline]
+pub(crate) fn crc32_start(seed: u32) -> Hasher {
+    Hasher::new_with_initial(seed)
+}
+
+/// [`crc32_from`] the seed of `start`.
+#[inline]
+pub(crate) fn crc32_on(start: &Hasher, parts: &[&[u8]]) -> u32 {
+    let mut hasher = start.clone();
     parts.iter().for_each(|part| hasher.update(part));
     hasher.finalize()
 }

@@ -40,6 +40,7 @@
 
 pub mod io;
 
+mod buffers;
 mod cast;
 mod checksum;
 mod codec;

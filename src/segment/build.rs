@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::columns::{Columns, KeyColumn, LeafColumn};
+use crate::buffers::Buffers;
 use crate::cast::{Scalar, cast};
 use crate::codec::{Codec, Encoder};
 use crate::dtype::Dtype;
@@ -46,6 +47,17 @@ impl KeyBuilder {
             }
         }
         Ok(())
+    }
+
+    /// Adds integer keys, which lie in memory as their canonical bytes do.
+    pub(crate) fn push_integers(&mut self, keys: &[u64]) -> Result<()> {
+        if cfg!(target_endian = "little")
+            && let Self::U64(data) = self
+        {
+            data.extend_from_slice(bytemuck::cast_slice(keys));
+            return Ok(());
+        }
+        keys.iter().try_for_each(|key| self.push_bytes(&key.to_le_bytes()))
     }
 
     /// Bytes of keys so far.
@@ -266,25 +278,39 @@ pub(crate) fn cast_tensor(from: Dtype, to: Dtype, input: &[u8], out: &mut Vec<u8
     }
 }
 
-/// The columns of rows that are one contiguous `[rows, …]` tensor: no work a row.
-pub(crate) fn contiguous(
-    schema: Arc<RowSchema>,
-    keys: KeyColumn,
-    rows: usize,
-    source: Dtype,
-    values: &[u8],
-) -> Result<Columns> {
-    let width = match schema.leaves.first().and_then(LeafKind::storage) {
-        Some(Storage::Fixed { width }) => width,
-        _ => return Err(Error::invalid("contiguous rows need one unpacked tensor of one shape")),
+/// The columns of rows that are one contiguous `[rows, …]` tensor of the stored dtype, without its data.
+///
+/// # Errors
+/// [`Error::Invalid`] if the rows of `schema` are not one unpacked tensor of one shape.
+pub(crate) fn without_data(schema: Arc<RowSchema>, keys: KeyColumn, rows: usize) -> Result<Columns> {
+    let width = match schema.leaves.as_slice() {
+        [leaf] => leaf.storage(),
+        _ => None,
     };
-    let stored = schema.single_tensor().map_or(source, |(dtype, _, _)| dtype);
-    let data = if stored == source {
-        Bytes::copy_from_slice(values)
-    } else {
-        let mut data = Vec::with_capacity(width * rows);
-        cast_tensor(source, stored, values, &mut data)?;
-        data.into()
-    };
-    Ok(Columns { schema, rows, keys, leaves: vec![LeafColumn::Fixed { width, data }] })
+    match width {
+        Some(Storage::Fixed { width }) => {
+            Ok(Columns { schema, rows, keys, leaves: vec![LeafColumn::Fixed { width, data: Bytes::new() }] })
+        }
+        _ => Err(Error::invalid("contiguous rows need one unpacked tensor of one shape")),
+    }
+}
+
+/// Adds the data to what [`without_data`] returned: a copy of `values`, which are of dtype `source`. No work a row.
+///
+/// # Errors
+/// [`Error::Invalid`] if they cannot be converted to the stored dtype.
+pub(crate) fn with_data(mut columns: Columns, source: Dtype, values: &[u8], buffers: &Arc<Buffers>) -> Result<Columns> {
+    let stored = columns.schema.single_tensor().map_or(source, |(dtype, _, _)| dtype);
+    for leaf in &mut columns.leaves {
+        if let LeafColumn::Fixed { width, data } = leaf {
+            *data = if stored == source {
+                buffers.copy(values)
+            } else {
+                let mut converted = Vec::with_capacity(*width * columns.rows);
+                cast_tensor(source, stored, values, &mut converted)?;
+                converted.into()
+            };
+        }
+    }
+    Ok(columns)
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::checksum::crc32_from;
+use crate::checksum::{crc32_from, crc32_on, crc32_start};
+use crate::key::KeyHasher;
 use crate::prefetch::prefetch_read;
 use crate::schema::RowSchema;
 
@@ -35,6 +36,65 @@ pub(crate) struct Columns {
     pub rows: usize,
     pub keys: KeyColumn,
     pub leaves: Vec<LeafColumn>,
+}
+
+/// Rows to be written: columns, of whose one leaf the data may still be in the caller's memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BatchPart<'a> {
+    pub columns: &'a Columns,
+    lent: Option<&'a [u8]>,
+}
+
+impl<'a> From<&'a Columns> for BatchPart<'a> {
+    fn from(columns: &'a Columns) -> Self {
+        Self { columns, lent: None }
+    }
+}
+
+impl<'a> BatchPart<'a> {
+    /// Columns of one leaf of fixed width, without its data, which are `values`.
+    pub(crate) fn lent(columns: &'a Columns, values: &'a [u8]) -> Self {
+        Self { columns, lent: Some(values) }
+    }
+
+    /// The data of leaf `leaf`.
+    pub(crate) fn data(&self, leaf: usize) -> Option<&'a [u8]> {
+        let (LeafColumn::Fixed { data, .. } | LeafColumn::Bits(data) | LeafColumn::Variable { data, .. }) =
+            self.columns.leaves.get(leaf)?;
+        Some(self.lent.unwrap_or(data))
+    }
+
+    /// Bytes of the rows in memory.
+    pub(crate) fn len_bytes(&self) -> usize {
+        self.columns.len_bytes() + self.lent.map_or(0, <[u8]>::len)
+    }
+
+    /// Appends [`Columns::row_crc`] of all rows to `crcs`. `None` if the columns are inconsistent. O(bytes).
+    pub(crate) fn row_crcs(&self, seed: u32, crcs: &mut Vec<u8>) -> Option<()> {
+        let columns = self.columns;
+        let [LeafColumn::Fixed { width, .. }] = columns.leaves.as_slice() else {
+            return (0..columns.rows).try_for_each(|row| {
+                crcs.extend_from_slice(&columns.row_crc(seed, row)?.to_le_bytes());
+                Some(())
+            });
+        };
+        let data = self.data(0)?;
+        // Integers are all as long: the checksum of that is the same for all rows.
+        let length = |key: &[u8]| u32::try_from(key.len()).ok().map(u32::to_le_bytes);
+        let integers = matches!(columns.keys, KeyColumn::U64(_)).then(|| length(&[0; 8])).flatten();
+        let integers = integers.map(|length| crc32_start(crc32_from(seed, &[&length])));
+        for row in 0..columns.rows {
+            let key = columns.key(row)?;
+            let start = row.checked_mul(*width)?;
+            let value = data.get(start..start.checked_add(*width)?)?;
+            let crc = match &integers {
+                Some(start) => crc32_on(start, &[key, value]),
+                None => crc32_from(seed, &[&length(key)?, key, value]),
+            };
+            crcs.extend_from_slice(&crc.to_le_bytes());
+        }
+        Some(())
+    }
 }
 
 /// The stored bytes of one leaf of one row.
@@ -152,6 +212,16 @@ impl Columns {
     #[inline]
     pub(crate) fn key(&self, row: usize) -> Option<&[u8]> {
         if row < self.rows { self.keys.get(row) } else { None }
+    }
+
+    /// The hashes of all keys.
+    pub(crate) fn hashes(&self, hasher: KeyHasher) -> Vec<u64> {
+        match &self.keys {
+            KeyColumn::U64(data) => data.as_chunks::<8>().0.iter().map(|key| hasher.hash(key)).collect(),
+            keys @ KeyColumn::Variable { .. } => {
+                (0..self.rows).map(|row| keys.get(row).map_or(0, |key| hasher.hash(key))).collect()
+            }
+        }
     }
 
     /// The stored bytes of leaf `leaf` in `row`.

@@ -4,6 +4,8 @@
 //! other buffers come first (so that one checksum covers them), and values go from the caller's copy to the file in
 //! one vectored write.
 
+use std::borrow::Cow;
+
 use arrow_ipc::convert::IpcSchemaEncoder;
 use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
 use arrow_ipc::{
@@ -13,7 +15,7 @@ use arrow_schema::Schema;
 use bytes::Bytes;
 use flatbuffers::FlatBufferBuilder;
 
-use super::columns::{Columns, KeyColumn, LeafBytes, LeafColumn, offset_at};
+use super::columns::{BatchPart, KeyColumn, LeafBytes, LeafColumn, offset_at};
 use super::layout::{CONTINUATION, Frame};
 use super::plan::{NodeRole, Plan, Role};
 use crate::checksum::crc32;
@@ -22,6 +24,7 @@ use crate::schema::{RowSchema, Storage};
 
 /// Buffers start on multiples of this, the most that arrow-rs asks for.
 const ALIGNMENT: usize = 64;
+const ZEROS: &[u8] = &[0; ALIGNMENT];
 /// Values start on a page, so that a row touches as few pages as it can.
 const PAGE: usize = 4096;
 /// From this many bytes of values on: below, the padding would cost more than it buys.
@@ -102,11 +105,11 @@ fn batch_flatbuffer(rows: usize, nodes: &[FieldNode], buffers: &[Buffer], body_l
 
 /// A batch ready to be written: `head`, then `values`, then its frame.
 #[derive(Debug)]
-pub(crate) struct EncodedBatch {
+pub(crate) struct EncodedBatch<'a> {
     /// Prefix, metadata, structure buffers and the padding before the values.
     pub head: Vec<u8>,
     /// The values and the padding between them.
-    pub values: Vec<Bytes>,
+    pub values: Vec<Cow<'a, [u8]>>,
     /// What the commit frame will say; stamps are the caller's.
     pub frame: Frame,
 }
@@ -115,9 +118,14 @@ pub(crate) struct EncodedBatch {
 ///
 /// # Errors
 /// [`Error::TooLarge`] if a column passes Arrow's 32-bit offsets, [`Error::Invalid`] if the parts are inconsistent.
-pub(crate) fn encode_batch(schema: &RowSchema, parts: &[&Columns], seed: u32, offset: u64) -> Result<EncodedBatch> {
+pub(crate) fn encode_batch<'a>(
+    schema: &RowSchema,
+    parts: &[BatchPart<'a>],
+    seed: u32,
+    offset: u64,
+) -> Result<EncodedBatch<'a>> {
     let plan = Plan::new(schema);
-    let rows: usize = parts.iter().map(|part| part.rows).sum();
+    let rows: usize = parts.iter().map(|part| part.columns.rows).sum();
     let rows_u32 = u32::try_from(rows).map_err(|_| too_large("the rows of a batch", rows as u64))?;
     let mut structures = Vec::new();
     let mut values = Vec::new();
@@ -136,7 +144,7 @@ pub(crate) fn encode_batch(schema: &RowSchema, parts: &[&Columns], seed: u32, of
     let draft = batch_flatbuffer(rows, &nodes, &vec![Buffer::new(1, 1); plan.buffers.len()], 1);
     let metadata_len = encapsulate(&draft, offset)?.len();
     let body_start = offset as usize + metadata_len;
-    let placed = place(&plan, &structures, &values, body_start)?;
+    let placed = place(&plan, &structures, values, body_start)?;
     let mut head = encapsulate(&batch_flatbuffer(rows, &nodes, &placed.buffers, placed.body_len), offset)?;
     if head.len() != metadata_len {
         return Err(Error::invalid("the size of a record batch's metadata depends on its numbers"));
@@ -159,56 +167,58 @@ pub(crate) fn encode_batch(schema: &RowSchema, parts: &[&Columns], seed: u32, of
     Ok(EncodedBatch { head, values: placed.pieces, frame })
 }
 
-struct Placed {
+struct Placed<'a> {
     buffers: Vec<Buffer>,
     structure_starts: Vec<usize>,
     values_start: usize,
-    pieces: Vec<Bytes>,
+    pieces: Vec<Cow<'a, [u8]>>,
     body_len: usize,
 }
 
 /// Gives every buffer its place in the body: structure first, values from a page boundary of the file on.
-fn place(plan: &Plan, structures: &[Vec<u8>], values: &[Vec<Bytes>], body_start: usize) -> Result<Placed> {
+fn place<'a>(
+    plan: &Plan,
+    structures: &[Vec<u8>],
+    values: Vec<Vec<Cow<'a, [u8]>>>,
+    body_start: usize,
+) -> Result<Placed<'a>> {
     let mut end = 0;
-    let mut structure_starts = Vec::with_capacity(structures.len());
+    let mut structure_places = Vec::with_capacity(structures.len());
     for structure in structures {
-        structure_starts.push(end);
+        structure_places.push((end, structure.len()));
         end = (end + structure.len()).next_multiple_of(ALIGNMENT);
     }
-    let values_len: usize = values.iter().flatten().map(Bytes::len).sum();
+    let values_len: usize = values.iter().flatten().map(|piece| piece.len()).sum();
     let page = if values_len >= PAGE_ALIGN_FROM { PAGE } else { ALIGNMENT };
     let values_start = (body_start + end).next_multiple_of(page) - body_start;
-    let mut value_starts = Vec::with_capacity(values.len());
+    let mut value_places = Vec::with_capacity(values.len());
     let mut pieces = Vec::new();
     end = values_start;
     for value in values {
-        value_starts.push(end);
-        let len: usize = value.iter().map(Bytes::len).sum();
+        let len: usize = value.iter().map(|piece| piece.len()).sum();
+        value_places.push((end, len));
         let padded = (end + len).next_multiple_of(ALIGNMENT);
-        pieces.extend(value.iter().cloned());
-        pieces.push(Bytes::from_static(&[0; ALIGNMENT]).slice(..padded - end - len));
+        pieces.extend(value);
+        pieces.push(Cow::Borrowed(ZEROS.get(..padded - end - len).unwrap_or(&[])));
         end = padded;
     }
-    let (mut structure, mut value) = (structure_starts.iter().zip(structures), value_starts.iter().zip(values));
+    let structure_starts = structure_places.iter().map(|(start, _)| *start).collect();
+    let (mut structure, mut value) = (structure_places.into_iter(), value_places.into_iter());
     let buffers = plan.buffers.iter().map(|role| {
-        let (start, len) = if role.is_value() {
-            value.next().map(|(start, pieces)| (*start, pieces.iter().map(Bytes::len).sum::<usize>()))?
-        } else {
-            structure.next().map(|(start, bytes)| (*start, bytes.len()))?
-        };
+        let (start, len) = if role.is_value() { value.next() } else { structure.next() }?;
         Some(Buffer::new(start as i64, len as i64))
     });
     let buffers = buffers.collect::<Option<Vec<_>>>().ok_or_else(|| Error::invalid("a batch lacks a buffer"))?;
     Ok(Placed { buffers, structure_starts, values_start, pieces, body_len: end })
 }
 
-fn node_len(node: NodeRole, rows: usize, parts: &[&Columns]) -> usize {
+fn node_len(node: NodeRole, rows: usize, parts: &[BatchPart<'_>]) -> usize {
     match node {
         NodeRole::Rows => rows,
         NodeRole::Times(elements) => rows * elements,
         NodeRole::Elements(leaf) => parts
             .iter()
-            .map(|part| match part.leaves.get(leaf) {
+            .map(|part| match part.columns.leaves.get(leaf) {
                 Some(LeafColumn::Variable { data, unit, .. }) => data.len() / unit,
                 _ => 0,
             })
@@ -237,42 +247,37 @@ fn join_offsets<'a>(parts: impl Iterator<Item = Option<(&'a Bytes, usize)>>, row
     Ok(joined)
 }
 
-fn structure_buffer(role: Role, parts: &[&Columns], seed: u32, rows: usize) -> Result<Vec<u8>> {
+fn structure_buffer(role: Role, parts: &[BatchPart<'_>], seed: u32, rows: usize) -> Result<Vec<u8>> {
     let mut buffer = Vec::new();
     match role {
         Role::Validity | Role::LeafData(_) => {}
         Role::KeyOffsets => {
-            let offsets = parts.iter().map(|part| match &part.keys {
-                KeyColumn::Variable { offsets, .. } => Some((offsets, part.rows)),
+            let offsets = parts.iter().map(|part| match &part.columns.keys {
+                KeyColumn::Variable { offsets, .. } => Some((offsets, part.columns.rows)),
                 KeyColumn::U64(_) => None,
             });
             return join_offsets(offsets, rows);
         }
         Role::LeafOffsets(leaf) => {
-            let offsets = parts.iter().map(|part| match part.leaves.get(leaf) {
-                Some(LeafColumn::Variable { offsets, .. }) => Some((offsets, part.rows)),
+            let offsets = parts.iter().map(|part| match part.columns.leaves.get(leaf) {
+                Some(LeafColumn::Variable { offsets, .. }) => Some((offsets, part.columns.rows)),
                 _ => None,
             });
             return join_offsets(offsets, rows);
         }
         Role::KeyIntegers | Role::KeyData => {
             for part in parts {
-                let (KeyColumn::U64(data) | KeyColumn::Variable { data, .. }) = &part.keys;
+                let (KeyColumn::U64(data) | KeyColumn::Variable { data, .. }) = &part.columns.keys;
                 buffer.extend_from_slice(data);
             }
         }
         Role::RowCrc => {
             buffer.reserve(rows * 4);
-            for part in parts {
-                for row in 0..part.rows {
-                    let crc = part.row_crc(seed, row).ok_or_else(inconsistent)?;
-                    buffer.extend_from_slice(&crc.to_le_bytes());
-                }
-            }
+            parts.iter().try_for_each(|part| part.row_crcs(seed, &mut buffer)).ok_or_else(inconsistent)?;
         }
         Role::LeafDims(leaf) => {
             for part in parts {
-                match part.leaves.get(leaf) {
+                match part.columns.leaves.get(leaf) {
                     Some(LeafColumn::Variable { dims, .. }) => buffer.extend_from_slice(dims),
                     _ => return Err(inconsistent()),
                 }
@@ -282,12 +287,13 @@ fn structure_buffer(role: Role, parts: &[&Columns], seed: u32, rows: usize) -> R
     Ok(buffer)
 }
 
-/// The bytes of a leaf in all parts, shared and not copied; bits of several parts have to be packed anew.
-fn value_pieces(role: Role, parts: &[&Columns], rows: usize) -> Result<Vec<Bytes>> {
+/// The bytes of a leaf in all parts, not copied; bits of several parts have to be packed anew.
+fn value_pieces<'a>(role: Role, parts: &[BatchPart<'a>], rows: usize) -> Result<Vec<Cow<'a, [u8]>>> {
     let Role::LeafData(leaf) = role else { return Ok(Vec::new()) };
-    if let (Some(LeafColumn::Bits(_)), true) = (parts.first().and_then(|part| part.leaves.get(leaf)), parts.len() > 1) {
+    let first = parts.first().and_then(|part| part.columns.leaves.get(leaf));
+    if let (Some(LeafColumn::Bits(_)), true) = (first, parts.len() > 1) {
         let mut bits = vec![0_u8; rows.div_ceil(8)];
-        let flags = parts.iter().flat_map(|part| (0..part.rows).map(|row| part.leaf(leaf, row)));
+        let flags = parts.iter().flat_map(|part| (0..part.columns.rows).map(|row| part.columns.leaf(leaf, row)));
         for (position, flag) in flags.enumerate() {
             if let (Some(LeafBytes::Bit(flag)), Some(byte)) = (flag, bits.get_mut(position / 8)) {
                 *byte |= u8::from(flag) << (position % 8);
@@ -295,15 +301,7 @@ fn value_pieces(role: Role, parts: &[&Columns], rows: usize) -> Result<Vec<Bytes
         }
         return Ok(vec![bits.into()]);
     }
-    parts
-        .iter()
-        .map(|part| match part.leaves.get(leaf) {
-            Some(LeafColumn::Fixed { data, .. } | LeafColumn::Bits(data) | LeafColumn::Variable { data, .. }) => {
-                Ok(data.clone())
-            }
-            None => Err(inconsistent()),
-        })
-        .collect()
+    parts.iter().map(|part| part.data(leaf).map(Cow::Borrowed).ok_or_else(inconsistent)).collect()
 }
 
 /// The bytes that a buffer of `role` must have in a batch of `rows`, where that does not depend on the data.

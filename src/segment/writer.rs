@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow_schema::Schema;
 
 use super::batch::Batch;
-use super::columns::Columns;
+use super::columns::BatchPart;
 use super::layout::{
     ARROW_MAGIC, ARROW_TRAILER, END_OF_STREAM, FORMAT_VERSION, FRAME_LEN_BYTES, Frame, Part, SEAL_LEN_BYTES, Seal,
 };
@@ -176,7 +176,7 @@ impl SegmentWriter {
     ///
     /// # Errors
     /// IO errors, after which the writer must be dropped; [`Error::TooLarge`] before anything is written.
-    pub(crate) fn append(&mut self, parts: &[&Columns], stamp: u64, durable_stamp: u64) -> Result<Batch> {
+    pub(crate) fn append(&mut self, parts: &[BatchPart<'_>], stamp: u64, durable_stamp: u64) -> Result<Batch> {
         let encoded = encode_batch(&self.schema, parts, self.seed, self.len_bytes())?;
         let frame = Frame { first_row: self.rows, stamp, durable_stamp, ..encoded.frame };
         let record = frame.encode();

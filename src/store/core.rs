@@ -20,6 +20,7 @@ use crate::index::run::Run;
 use crate::io::Storage;
 use crate::key::{KeyHasher, KeyKind};
 use crate::names::SegmentId;
+use crate::segment::columns::Columns;
 use crate::segment::reader::Segment;
 use crate::segment::writer::StoreIdentity;
 use crate::value::Value;
@@ -76,6 +77,15 @@ impl Counters {
     pub(crate) fn add(counter: &AtomicU64, by: usize) {
         counter.fetch_add(by as u64, Ordering::Relaxed);
     }
+}
+
+/// Rows of a put whose places in the runs are asked for together: their waits for memory overlap.
+const ASKED_AHEAD: usize = 32;
+
+/// Whether a run has the tag of `hash`. A damaged one may hold anything.
+fn in_runs(runs: &[Arc<LoadedRun>], hash: u64) -> bool {
+    let mut any = false;
+    runs.iter().any(|loaded| loaded.run.find(hash, &mut |_| any = true).is_err() || any)
 }
 
 /// The state of one open store in one process.
@@ -223,6 +233,58 @@ impl Core {
         if let Some(hot) = &self.hot {
             hot.remove(hash, key);
         }
+    }
+
+    /// Enters the rows of a put, which are newer than all others, as `slot`. Returns when each is the one that is read.
+    /// The caller holds [`Core::admission`].
+    ///
+    /// Most keys of a put are new. So rows go into the delta together, without a look at what they may supersede; only
+    /// those whose hash was there are weighed one by one. That keeps one entry a key however often it is overwritten.
+    /// Then the runs are asked, for the count of live keys alone: a row in them is older, and stays where it is.
+    pub(crate) fn admit_put(&self, hashes: &[u64], columns: &Columns, slot: u32, source: &Source) {
+        let tombstone = columns.schema.is_tombstones();
+        let mut taken = Vec::new();
+        self.delta.insert_new(hashes, slot, &mut taken);
+        let entered = hashes.len() - taken.len();
+        self.settle(hashes, columns, &taken, if tombstone { 0 } else { entered as i64 });
+        for row in taken {
+            if let Some(hash) = hashes.get(row as usize) {
+                self.admit(*hash, slot, row, tombstone, || source.row(slot, row));
+            }
+        }
+        if let Some(hot) = &self.hot {
+            // After the rows entered: whoever read older ones either sees this, or kept them before they are removed.
+            self.epoch.fetch_add(1, Ordering::SeqCst);
+            for (row, hash) in hashes.iter().enumerate() {
+                if let Some(key) = columns.key(row) {
+                    hot.remove(*hash, key);
+                }
+            }
+        }
+    }
+
+    /// Counts `entered` more live keys, less those that the runs have already. Rows of `taken` (ascending) are not
+    /// looked at.
+    fn settle(&self, hashes: &[u64], columns: &Columns, taken: &[u32], entered: i64) {
+        let view = self.view.load();
+        let mut superseded = 0;
+        if !view.runs.is_empty() {
+            for (first, chunk) in (0..).step_by(ASKED_AHEAD).zip(hashes.chunks(ASKED_AHEAD)) {
+                view.runs.iter().for_each(|loaded| chunk.iter().for_each(|hash| loaded.run.prefetch(*hash)));
+                for (row, hash) in (first..).zip(chunk) {
+                    if taken.binary_search(&row).is_ok() || !in_runs(&view.runs, *hash) {
+                        continue;
+                    }
+                    let Some(key) = columns.key(row as usize) else { continue };
+                    match self.locate_merged(*hash, key) {
+                        Ok(found) => superseded += i64::from(found.is_some_and(|row| !row.is_tombstone())),
+                        // Damage hides what the row supersedes.
+                        Err(_) => return self.live.set(None),
+                    }
+                }
+            }
+        }
+        self.live.add(entered - superseded);
     }
 
     /// Enters all rows of a sealed segment into the delta. O(rows).

@@ -15,7 +15,7 @@ use crate::key::KeyKind;
 use crate::names::{self, SegmentId};
 use crate::schema::RowSchema;
 use crate::segment::batch::Batch;
-use crate::segment::columns::Columns;
+use crate::segment::columns::BatchPart;
 use crate::segment::layout::Seal;
 use crate::segment::reader::Segment;
 use crate::segment::writer::{SealParts, SegmentWriter};
@@ -101,24 +101,9 @@ impl Lane {
     }
 
     fn commit_group(&mut self, core: &Core, group: &[&Waiting]) -> Result<()> {
-        let Some((_, first)) = group.first() else { return Ok(()) };
-        let schema = Arc::clone(&first.columns.schema);
-        let rows: usize = group.iter().map(|(_, pending)| pending.columns.rows).sum();
-        let len_bytes: usize = group.iter().map(|(_, pending)| pending.len_bytes).sum();
-        let stamp = self.next_stamp(core);
-        let active = self.active_for(core, &schema, rows, len_bytes)?;
-        let parts: Vec<&Columns> = group.iter().map(|(_, pending)| &pending.columns).collect();
-        let first_row = active.writer.rows() as u32;
-        let before = active.writer.len_bytes();
-        let batch = Arc::new(active.writer.append(&parts, stamp, active.durable_stamp)?);
-        active.dirty = true;
-        active.batches.push(Arc::clone(&batch));
-        let hashes = group.iter().flat_map(|(_, pending)| pending.hashes.iter());
-        active.pairs.extend(hashes.zip(first_row..).map(|(hash, row)| (*hash, row)));
-        Counters::add(&core.counters.batches_written, 1);
-        Counters::add(&core.counters.bytes_written, (active.writer.len_bytes() - before) as usize);
-
-        let segment = active.writer.id();
+        let parts: Vec<BatchPart<'_>> = group.iter().map(|(_, pending)| BatchPart::from(&pending.columns)).collect();
+        let hashes = group.iter().flat_map(|(_, pending)| &pending.hashes);
+        let (segment, batch) = self.write(core, &parts, hashes)?;
         let mut within = 0;
         let mut slots = core.slots.write();
         for (slot, pending) in group {
@@ -126,8 +111,43 @@ impl Lane {
             within += pending.columns.rows as u32;
         }
         drop(slots);
-        let full = active.writer.len_bytes() >= core.options.segment_bytes
-            || active.writer.rows() >= u64::from(core.options.segment_rows);
+        self.seal_full(core)
+    }
+
+    /// Writes rows of one structure, whose hashes these are, as one batch. [`Lane::seal_full`] has to follow, when the
+    /// rows are where they are looked up.
+    ///
+    /// # Errors
+    /// After an error the lane is finished.
+    pub(crate) fn write<'a>(
+        &mut self,
+        core: &Core,
+        parts: &[BatchPart<'_>],
+        hashes: impl Iterator<Item = &'a u64>,
+    ) -> Result<(SegmentId, Arc<Batch>)> {
+        let schema = parts.first().map(|part| Arc::clone(&part.columns.schema));
+        let schema = schema.ok_or_else(|| Error::invalid("a batch of no rows"))?;
+        let rows: usize = parts.iter().map(|part| part.columns.rows).sum();
+        let len_bytes: usize = parts.iter().map(BatchPart::len_bytes).sum();
+        let stamp = self.next_stamp(core);
+        let active = self.active_for(core, &schema, rows, len_bytes)?;
+        let first_row = active.writer.rows() as u32;
+        let before = active.writer.len_bytes();
+        let batch = Arc::new(active.writer.append(parts, stamp, active.durable_stamp)?);
+        active.dirty = true;
+        active.batches.push(Arc::clone(&batch));
+        active.pairs.extend(hashes.zip(first_row..).map(|(hash, row)| (*hash, row)));
+        Counters::add(&core.counters.batches_written, 1);
+        Counters::add(&core.counters.bytes_written, (active.writer.len_bytes() - before) as usize);
+        Ok((active.writer.id(), batch))
+    }
+
+    /// Seals the segment that was written last, if it has grown to its size.
+    pub(crate) fn seal_full(&mut self, core: &Core) -> Result<()> {
+        let full = self.actives.last().is_some_and(|active| {
+            active.writer.len_bytes() >= core.options.segment_bytes
+                || active.writer.rows() >= u64::from(core.options.segment_rows)
+        });
         if full { self.seal_last(core) } else { Ok(()) }
     }
 

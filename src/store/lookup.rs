@@ -64,12 +64,6 @@ impl<'v> Located<'v> {
 }
 
 impl Core {
-    /// Asks for what looking up each hash touches first.
-    pub(crate) fn prefetch(&self, hashes: &[u64]) {
-        let view = self.view.load();
-        view.runs.iter().for_each(|loaded| hashes.iter().for_each(|hash| loaded.run.prefetch(*hash)));
-    }
-
     /// Whether anything in the index has this hash (or, in a run, its tag).
     pub(crate) fn may_hold(&self, hash: u64) -> bool {
         let mut any = false;
@@ -85,8 +79,22 @@ impl Core {
     /// # Errors
     /// [`crate::Error::Corrupt`] if a batch that may hold the key does not check out.
     pub(crate) fn locate(&self, hash: u64, key: &[u8]) -> Result<Option<Found<'static>>> {
+        self.locate_after(hash, key, || self.locate_in_delta(hash, key))
+    }
+
+    /// The newest row of `key` that a run has: as [`Core::locate`], without a look at the delta.
+    pub(crate) fn locate_merged(&self, hash: u64, key: &[u8]) -> Result<Option<Row<'static>>> {
+        self.locate_after(hash, key, || Ok(None)).map(|found| found.map(|found| found.row))
+    }
+
+    fn locate_after(
+        &self,
+        hash: u64,
+        key: &[u8],
+        in_delta: impl Fn() -> Result<Option<Found<'static>>>,
+    ) -> Result<Option<Found<'static>>> {
         loop {
-            let newest = self.locate_in_delta(hash, key)?;
+            let newest = in_delta()?;
             let view = self.view.load();
             match locate_in_runs(&view.runs, hash, key, newest)? {
                 Ok(found) => return Ok(found),

@@ -9,6 +9,9 @@ use super::lane::Waiting;
 use crate::error::{Error, Result};
 use crate::io::Durability;
 
+/// After so long without work, the writer is at rest.
+const QUIET: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Default)]
 struct State {
     waiting: Vec<Waiting>,
@@ -23,6 +26,10 @@ struct State {
     asked: Option<Durability>,
     /// Up to which batch everything is written, by firmness.
     reached: [u64; 3],
+    /// Whether a flush followed what was put last.
+    flushed: bool,
+    /// Whether the writer thread is to look at the state of the store, though nothing is to be written.
+    look: bool,
     closing: bool,
     failed: Option<Error>,
 }
@@ -118,6 +125,7 @@ impl Queue {
         let mut state = self.state.lock();
         state.rows += waiting.1.columns.rows;
         state.pushed += 1;
+        state.flushed = false;
         state.oldest.get_or_insert_with(Instant::now);
         state.waiting.push(waiting);
         let enough = self.enough(&state);
@@ -132,35 +140,39 @@ impl Queue {
         state.rows >= self.flush_rows || state.bytes >= self.flush_bytes
     }
 
-    /// Waits for work, and takes it.
-    pub(crate) fn wait_for_work(&self) -> Work {
+    /// Waits until there is something to do: rows that are enough or old enough, a barrier, or the end.
+    /// Calls `quiet` when nothing was to be done for a while.
+    pub(crate) fn wait_for_work(&self, quiet: impl Fn()) {
         let mut state = self.state.lock();
         loop {
             let due = state.oldest.map(|oldest| oldest + self.flush_interval);
             let now = Instant::now();
             if self.enough(&state) && !state.waiting.is_empty()
                 || state.asked.is_some()
+                || state.look
                 || state.closing
                 || due.is_some_and(|due| due <= now)
             {
-                return Self::take(&mut state);
+                return;
             }
             match due {
                 Some(due) => {
                     self.work.wait_until(&mut state, due);
                 }
-                None => self.work.wait(&mut state),
+                None if self.work.wait_for(&mut state, QUIET).timed_out() => {
+                    quiet();
+                    self.work.wait(&mut state);
+                }
+                None => {}
             }
         }
     }
 
-    /// Takes what there is, without waiting.
+    /// Takes what there is. The caller holds the lane, so that batches are written in the order in which they came.
     pub(crate) fn take_work(&self) -> Work {
-        Self::take(&mut self.state.lock())
-    }
-
-    fn take(state: &mut State) -> Work {
+        let mut state = self.state.lock();
         state.rows = 0;
+        state.look = false;
         state.oldest = None;
         let waiting = std::mem::take(&mut state.waiting);
         let bytes = waiting.iter().map(|(_, pending)| pending.len_bytes).sum();
@@ -193,13 +205,38 @@ impl Queue {
         self.done.notify_all();
     }
 
-    /// Asks for a barrier behind everything that was pushed; returns what to wait for.
+    /// Asks for a barrier behind everything that was pushed; returns what to wait for. Whoever works next reaches it.
     pub(crate) fn ask(&self, durability: Durability) -> Result<u64> {
         let mut state = self.state.lock();
         state.check()?;
         state.asked = Some(state.asked.map_or(durability, |asked| asked.max(durability)));
-        self.work.notify_one();
+        state.flushed = state.pushed > 0;
         Ok(state.pushed)
+    }
+
+    /// Whether a flush followed what was put last, and all of it is written.
+    pub(crate) fn flushed(&self) -> Result<bool> {
+        let state = self.state.lock();
+        state.check()?;
+        Ok(state.flushed && state.committed == state.pushed)
+    }
+
+    /// Counts a batch that was written without the queue: it is behind those that were pushed meanwhile.
+    pub(crate) fn wrote(&self) {
+        let mut state = self.state.lock();
+        state.pushed += 1;
+        state.flushed = false;
+    }
+
+    /// Wakes the writer thread, to look for work.
+    pub(crate) fn wake(&self) {
+        self.work.notify_one();
+    }
+
+    /// Has the writer thread look after the store.
+    pub(crate) fn look(&self) {
+        self.state.lock().look = true;
+        self.work.notify_one();
     }
 
     /// Waits until the barrier is reached.

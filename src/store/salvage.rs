@@ -81,7 +81,7 @@ fn save_rows(core: &Core, lane: &mut Lane, id: SegmentId, path: &Path) -> Result
     let mut active = Active::new(writer);
     for (stamp, columns) in &whole {
         let first = active.writer.rows() as u32;
-        let batch = active.writer.append(&[columns], *stamp, 0)?;
+        let batch = active.writer.append(&[columns.into()], *stamp, 0)?;
         let keys = (0..columns.rows).filter_map(|row| columns.key(row));
         active.pairs.extend(keys.zip(first..).map(|(key, row)| (core.hasher.hash(key), row)));
         active.batches.push(Arc::new(batch));

@@ -14,25 +14,28 @@ use super::merges::{MAX_RUNS_AT_REST, Merges, Purpose};
 use super::options::HotFill;
 use super::pending::{Queue, Work};
 use super::rows::{PendingBatch, Source};
+use crate::buffers::Buffers;
 use crate::error::{Error, Result};
 use crate::key::{KeyKind, Keys};
 use crate::schema::RowSchema;
 use crate::segment::build::MAX_COLUMN_LEN_BYTES;
-use crate::segment::columns::Columns;
+use crate::segment::columns::{BatchPart, Columns};
 use crate::value::ValueView;
 
 /// Different shapes of one structure that get segments of their own; rows of further shapes share segments in which
 /// every row has its own shape.
 const FIXED_SHAPES: usize = 4;
 
-/// Rows of a put whose places in the index are asked for together: their waits for memory overlap.
-const ASKED_AHEAD: usize = 32;
+/// Bytes from which on rows may be written from the caller's memory. Fewer are gathered.
+const WORTH_LENDING: usize = 256 << 10;
 
 /// What the writer thread sees.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub core: Arc<Core>,
     pub queue: Queue,
+    /// For the values of rows that wait.
+    pub buffers: Arc<Buffers>,
     pub lane: Mutex<Option<Lane>>,
     pub lane_number: u16,
     /// Held by the one merge that takes in what no run covers: puts may wait for it.
@@ -131,29 +134,71 @@ impl Shared {
     pub(crate) fn put(&self, columns: Columns) -> Result<()> {
         let core = &self.core;
         self.wait_for_merge();
-        let hashes: Vec<u64> =
-            (0..columns.rows).map(|row| columns.key(row).map_or(0, |key| core.hasher.hash(key))).collect();
+        let hashes = columns.hashes(core.hasher);
         let len_bytes = columns.len_bytes() + hashes.len() * 8;
         while !self.queue.reserve(len_bytes, !core.options.synchronous)? {
             self.step();
         }
         Counters::add(&core.counters.rows_put, columns.rows);
         let pending = Arc::new(PendingBatch { columns, hashes, len_bytes });
-        // Held until the rows are in the queue: of two puts of one key, the one that is read is the one that is
-        // written last.
+        // Held from the queue to the index: of two puts of one key, the one that is read is the one that is written last.
         let admission = core.admission();
-        let enough = match self.admit(&pending) {
-            Ok(slot) => self.queue.push((slot, pending)),
+        let slot = match core.add_slot(Source::Pending(Arc::clone(&pending)), pending.columns.rows as u32) {
+            Ok(slot) => slot,
             Err(error) => {
                 self.queue.release(len_bytes);
                 return Err(error);
             }
         };
+        // The writer may begin while the rows enter the index: they are found by their slot, wherever they are.
+        let enough = self.queue.push((slot, Arc::clone(&pending)));
+        self.admit(slot, &pending);
         drop(admission);
         if enough && core.options.synchronous {
             self.step();
         }
         Ok(())
+    }
+
+    /// Writes rows from the caller's memory at once, if nothing waits before them and the caller is likely to wait for
+    /// that: it flushed the rows that it put last. Then a copy for the writer thread would be in vain. Returns whether it
+    /// did; `columns` lack the data of their one leaf, which are `values`.
+    ///
+    /// # Errors
+    /// Those of writing, which stop the writer.
+    pub(crate) fn put_lent(&self, columns: &Columns, values: &[u8]) -> Result<bool> {
+        let core = &self.core;
+        let fills_hot = core.hot.is_some() && core.options.hot_fill != HotFill::OnRead;
+        if values.len() < WORTH_LENDING || core.options.synchronous || fills_hot {
+            return Ok(false);
+        }
+        self.wait_for_merge();
+        let Some(mut guard) = self.lane.try_lock() else { return Ok(false) };
+        // With the lane in hand: whatever is put from now on is written later.
+        let (Some(lane), true) = (guard.as_mut(), self.queue.flushed()?) else { return Ok(false) };
+        let written = self.write_lent(lane, columns, values);
+        drop(guard);
+        if let Err(error) = written {
+            self.queue.fail(error);
+            self.queue.check()?;
+        }
+        Counters::add(&core.counters.rows_put, columns.rows);
+        self.queue.wrote();
+        Ok(true)
+    }
+
+    fn write_lent(&self, lane: &mut Lane, columns: &Columns, values: &[u8]) -> Result<()> {
+        let core = &self.core;
+        let hashes = columns.hashes(core.hasher);
+        let (segment, batch) = lane.write(core, &[BatchPart::lent(columns, values)], hashes.iter())?;
+        let source = Source::Committed { segment, batch, first: 0 };
+        let admission = core.admission();
+        let slot = core.add_slot(source.clone(), columns.rows as u32)?;
+        core.epoch.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        core.admit_put(&hashes, columns, slot, &source);
+        drop(admission);
+        // Only now: a run that had these rows already would make them look like rows that are put again.
+        lane.seal_full(core)
     }
 
     /// Keeps the delta near its bound: at twice the bound, puts wait for the merge that runs. The writer thread does not,
@@ -165,44 +210,59 @@ impl Shared {
         }
     }
 
-    /// Enters rows into the delta. The caller holds the admission lock.
-    fn admit(&self, pending: &Arc<PendingBatch>) -> Result<u32> {
+    /// Makes rows readable. The caller holds the admission lock.
+    fn admit(&self, slot: u32, pending: &Arc<PendingBatch>) {
         let core = &self.core;
         let columns = &pending.columns;
-        let tombstone = columns.schema.is_tombstones();
         core.epoch.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        let slot = core.add_slot(Source::Pending(Arc::clone(pending)), columns.rows as u32)?;
-        for (first, hashes) in (0_u32..).step_by(ASKED_AHEAD).zip(pending.hashes.chunks(ASKED_AHEAD)) {
-            core.prefetch(hashes);
-            for (row, hash) in (first..).zip(hashes) {
-                core.admit(*hash, slot, row, tombstone, || Source::Pending(Arc::clone(pending)).row(slot, row));
-            }
-        }
-        if core.hot.is_some() && !tombstone && core.options.hot_fill != HotFill::OnRead {
+        core.admit_put(&pending.hashes, columns, slot, &Source::Pending(Arc::clone(pending)));
+        if core.hot.is_some() && !columns.schema.is_tombstones() && core.options.hot_fill != HotFill::OnRead {
             super::read::fill_hot(core, pending);
         }
-        Ok(slot)
     }
 
     /// The writer thread.
     pub(crate) fn run(self: Arc<Self>) {
         loop {
-            let work = self.queue.wait_for_work();
-            let closing = work.closing;
-            self.work_on(&mut self.lane.lock(), &work);
-            if closing {
+            self.queue.wait_for_work(|| self.buffers.clear());
+            if self.work_once(&mut self.lane.lock()) {
                 return;
             }
             self.bound_delta();
         }
     }
 
+    /// Writes what waits; returns whether the store is closing. Work is taken with the lane in hand, so that it is done in
+    /// the order in which it was asked for, whichever thread does it.
+    fn work_once(&self, lane: &mut Option<Lane>) -> bool {
+        let work = self.queue.take_work();
+        self.work_on(lane, &work);
+        work.closing
+    }
+
+    /// Has a barrier that was asked for reached: on this thread if the lane is free, since handing over to the writer
+    /// thread and back takes longer than a small write; else by whoever has it.
+    pub(crate) fn reach_barrier(&self) {
+        if self.core.options.synchronous {
+            return self.step();
+        }
+        match self.lane.try_lock() {
+            Some(mut lane) => {
+                self.work_once(&mut lane);
+                drop(lane);
+                if self.delta_is_full() {
+                    self.queue.look();
+                }
+            }
+            None => self.queue.wake(),
+        }
+    }
+
     /// One step of the writer on the caller's thread.
     pub(crate) fn step(&self) {
         let mut lane = self.lane.lock();
-        let work = self.queue.take_work();
-        self.work_on(&mut lane, &work);
-        if !work.closing && self.delta_is_full() {
+        let closing = self.work_once(&mut lane);
+        if !closing && self.delta_is_full() {
             match self.seal_for_merge(&mut lane) {
                 Ok(true) => self.note_merge(self.merge(Purpose::Rest)),
                 Ok(false) => {}

@@ -14,13 +14,14 @@ use super::pending::Queue;
 use super::reader::Reader;
 use super::report::OpenReport;
 use super::worker::{Schemas, Shared, worth_a_run};
+use crate::buffers::Buffers;
 use crate::codec::Codec;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::io::{Durability, Storage};
 use crate::key::{KeyRef, Keys};
 use crate::schema::{RowSchema, derive, single_tensor_schema};
-use crate::segment::build::{ColumnsBuilder, KeyBuilder, MAX_COLUMN_LEN_BYTES, contiguous};
+use crate::segment::build::{ColumnsBuilder, KeyBuilder, MAX_COLUMN_LEN_BYTES, with_data, without_data};
 use crate::segment::columns::Columns;
 use crate::value::{AsValue, ValueView};
 
@@ -69,6 +70,7 @@ impl Store {
             schemas.intern(RowSchema::clone(active.writer.schema()));
         }
         let shared = Arc::new(Shared {
+            buffers: Buffers::new(options.flush_bytes.saturating_mul(2).min(options.buffer_bytes)),
             queue: Queue::new(options.flush_rows, options.flush_bytes, options.flush_interval, options.buffer_bytes),
             lane_number: lane.number,
             lane: Mutex::new(Some(lane)),
@@ -158,6 +160,9 @@ impl Store {
     /// The fast path: puts one contiguous `[keys, …row_shape]` tensor, a row a key. No allocation and no work a row
     /// beyond the key and its place in the index. If a key stands twice, the last row wins.
     ///
+    /// Copies the rows for the writer thread, and returns. Where the rows that were put last have been flushed, a batch of
+    /// 256 KiB or more is written from `rows` before this returns, since it is likely to be flushed as well.
+    ///
     /// ```
     /// # fn main() -> tensorcask::Result<()> {
     /// # let dir = tempfile::tempdir().unwrap();
@@ -212,13 +217,14 @@ impl Store {
         let schema = single_tensor_schema(kind, dtype, row_shape, options.store_as, options.codec)?;
         schema.check().map_err(Error::invalid)?;
         let schema = shared.schemas.lock().intern(schema);
-        if options.codec != Codec::None || schema.single_tensor().is_none() {
+        let stored = schema.single_tensor().map(|(dtype, _, _)| dtype);
+        let Some(stored) = stored.filter(|_| options.codec == Codec::None) else {
             let views = (0..keys.len()).map(|row| {
                 let row = rows.get(row * width..(row + 1) * width).unwrap_or(&[]);
                 crate::tensor::TensorView::new(dtype, row_shape, row).map(ValueView::Tensor)
             });
             return self.put_batch(keys, &views.collect::<Result<Vec<_>>>()?);
-        }
+        };
         // Chunks of about what the writer writes at once, so that the buffer's bound holds for any call.
         let most_bytes = options.flush_bytes.min(MAX_COLUMN_LEN_BYTES / 2);
         let most_rows = (most_bytes / width.max(8)).clamp(1, 1 << 20);
@@ -226,13 +232,20 @@ impl Store {
         while start < keys.len() {
             let mut end = start;
             let mut column = KeyBuilder::new(kind, most_rows.min(keys.len() - start));
+            if let Keys::U64(integers) = keys {
+                end = integers.len().min(start + most_rows);
+                column.push_integers(integers.get(start..end).unwrap_or(&[]))?;
+            }
             while let Some(key) = keys.get(end).filter(|_| end - start < most_rows && column.len_bytes() <= most_bytes)
             {
                 key.with_bytes(|bytes| column.push_bytes(bytes))?;
                 end += 1;
             }
             let values = rows.get(start * width..end * width).unwrap_or(&[]);
-            shared.put(contiguous(Arc::clone(&schema), column.finish(), end - start, dtype, values)?)?;
+            let columns = without_data(Arc::clone(&schema), column.finish(), end - start)?;
+            if stored != dtype || !shared.put_lent(&columns, values)? {
+                shared.put(with_data(columns, dtype, values, &shared.buffers)?)?;
+            }
             start = end;
         }
         Ok(())
@@ -287,9 +300,7 @@ impl Store {
         shared.check_process()?;
         Counters::add(&shared.core.counters.flushes, 1);
         let up_to = shared.queue.ask(durability)?;
-        if shared.core.options.synchronous {
-            shared.step();
-        }
+        shared.reach_barrier();
         shared.queue.wait_for_barrier(up_to, durability)?;
         shared.merge_failure()
     }
