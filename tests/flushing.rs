@@ -175,3 +175,19 @@ fn of_two_threads_puts_the_one_that_is_read_is_the_one_that_is_kept() {
     assert!(read(&store) == before);
     assert_eq!(store.len().unwrap(), ROWS);
 }
+
+#[test]
+fn a_writer_at_rest_wakes_for_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), "m").unwrap();
+    for turn in 0..2_u64 {
+        put(&store, &[turn], turn);
+        let begin = std::time::Instant::now();
+        while store.waiting() != (0, 0) {
+            assert!(begin.elapsed().as_secs() < 30, "nobody writes");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        // By then it has gone to rest.
+        std::thread::sleep(std::time::Duration::from_millis(1300 * (1 - turn)));
+    }
+}

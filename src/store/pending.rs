@@ -144,6 +144,7 @@ impl Queue {
     /// Calls `quiet` when nothing was to be done for a while.
     pub(crate) fn wait_for_work(&self, quiet: impl Fn()) {
         let mut state = self.state.lock();
+        let mut at_rest = false;
         loop {
             let due = state.oldest.map(|oldest| oldest + self.flush_interval);
             let now = Instant::now();
@@ -159,11 +160,14 @@ impl Queue {
                 Some(due) => {
                     self.work.wait_until(&mut state, due);
                 }
-                None if self.work.wait_for(&mut state, QUIET).timed_out() => {
-                    quiet();
-                    self.work.wait(&mut state);
+                None if at_rest => self.work.wait(&mut state),
+                None => {
+                    // Whether it timed out or not, something may have come before the lock was taken again.
+                    at_rest = self.work.wait_for(&mut state, QUIET).timed_out();
+                    if at_rest {
+                        quiet();
+                    }
                 }
-                None => {}
             }
         }
     }
