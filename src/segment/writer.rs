@@ -34,6 +34,37 @@ pub(crate) struct SealParts {
     pub replaces: Vec<SegmentId>,
 }
 
+const ZEROS: &[u8] = &[0; 8];
+
+/// What a seal puts behind the batches, without copying it together.
+struct Tail<'a> {
+    pieces: Vec<&'a [u8]>,
+    end_offset: u64,
+}
+
+impl<'a> Tail<'a> {
+    /// The end of the stream at `offset`, on a multiple of 8 as every message's end.
+    fn new(offset: u64) -> Self {
+        Self { pieces: vec![&END_OF_STREAM], end_offset: offset + END_OF_STREAM.len() as u64 }
+    }
+
+    /// Goes on at the next multiple of 8.
+    fn align(&mut self) {
+        let padding = (self.end_offset.next_multiple_of(8) - self.end_offset) as usize;
+        self.pieces.push(ZEROS.get(..padding).unwrap_or(&[]));
+        self.end_offset += padding as u64;
+    }
+
+    /// Adds a part; nothing is absent.
+    fn add(&mut self, bytes: &'a [u8]) -> Part {
+        self.align();
+        let part = Part::of(self.end_offset, bytes);
+        self.pieces.push(bytes);
+        self.end_offset += bytes.len() as u64;
+        if bytes.is_empty() { Part::default() } else { part }
+    }
+}
+
 /// The writer of an active segment. After an error it must be dropped: the file is finished.
 #[derive(Debug)]
 pub(crate) struct SegmentWriter {
@@ -210,20 +241,13 @@ impl SegmentWriter {
             })
             .collect();
         let footer = footer(&self.arrow, &self.frames)?;
-        let mut tail = END_OF_STREAM.to_vec();
-        let base = self.len_bytes();
-        let mut add = |bytes: &[u8]| {
-            tail.resize(tail.len().next_multiple_of(8), 0);
-            let part = Part::of(base + tail.len() as u64, bytes);
-            tail.extend_from_slice(bytes);
-            if bytes.is_empty() { Part::default() } else { part }
-        };
-        let index = add(&parts.index);
-        let keys = add(parts.keys.as_deref().unwrap_or(&[]));
-        let frames_part = add(&frames);
-        let replaces = add(&replaces);
-        tail.resize(tail.len().next_multiple_of(8), 0);
-        let footer_part = Part::of(base + (tail.len() + SEAL_LEN_BYTES) as u64, &footer);
+        let mut tail = Tail::new(self.len_bytes());
+        let index = tail.add(&parts.index);
+        let keys = tail.add(parts.keys.as_deref().unwrap_or(&[]));
+        let frames_part = tail.add(&frames);
+        let replaces = tail.add(&replaces);
+        tail.align();
+        let footer_part = Part::of(tail.end_offset + SEAL_LEN_BYTES as u64, &footer);
         let mut seal = Seal {
             store: *self.header.store.as_bytes(),
             lane: self.header.lane,
@@ -252,13 +276,9 @@ impl SegmentWriter {
                 limit: i32::MAX as u64,
             })?
             .to_le_bytes();
-        self.file.append(&[
-            IoSlice::new(&tail),
-            IoSlice::new(&record),
-            IoSlice::new(&footer),
-            IoSlice::new(&footer_len),
-            IoSlice::new(ARROW_TRAILER),
-        ])?;
+        let end: [&[u8]; 4] = [&record, &footer, &footer_len, ARROW_TRAILER];
+        let slices: Vec<IoSlice<'_>> = tail.pieces.into_iter().chain(end).map(IoSlice::new).collect();
+        self.file.append(&slices)?;
         self.file.sync(durability)?;
         self.storage.rename(&self.path, &self.sealed_path)?;
         if durability > Durability::Buffered {

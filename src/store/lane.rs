@@ -23,6 +23,9 @@ use crate::segment::writer::{SealParts, SegmentWriter};
 /// Most active segments of a lane: a store of more structures than this seals the least recently used one.
 const MAX_ACTIVE: usize = 8;
 
+/// Rows of a segment from which on its data are synced while its index is sorted.
+const SYNCED_AHEAD: usize = 1 << 14;
+
 /// A batch of rows that waits, and the slot that its rows are found by.
 pub(crate) type Waiting = (u32, Arc<PendingBatch>);
 
@@ -258,13 +261,28 @@ impl Lane {
 }
 
 /// Writes the index and the seal of an active segment.
-pub(crate) fn seal_active(core: &Core, mut active: Active, replaces: Vec<SegmentId>) -> Result<Seal> {
-    let keys = match active.writer.schema().key {
-        KeyKind::U64 => None,
-        KeyKind::Str | KeyKind::Bytes => Some(ordered_keys(&active.batches)?),
-    };
-    let parts = SealParts { index: block::encode(&mut active.pairs), keys, replaces };
-    active.writer.seal(&parts, core.options.durability)
+pub(crate) fn seal_active(core: &Core, active: Active, replaces: Vec<SegmentId>) -> Result<Seal> {
+    let durability = core.options.durability;
+    let Active { mut writer, mut pairs, batches, dirty, .. } = active;
+    let kind = writer.schema().key;
+    // What is written goes to the medium while the index is sorted, so that only the index is left for the last sync.
+    let ahead = dirty && durability > Durability::Buffered && !core.options.synchronous && pairs.len() >= SYNCED_AHEAD;
+    let (parts, synced) = std::thread::scope(|scope| {
+        let file = &mut writer;
+        let sync = move || file.sync(durability);
+        // Without a thread more, the last sync does it all.
+        let syncing =
+            ahead.then(|| std::thread::Builder::new().spawn_scoped(scope, sync)).and_then(std::io::Result::ok);
+        let keys = match kind {
+            KeyKind::U64 => Ok(None),
+            KeyKind::Str | KeyKind::Bytes => ordered_keys(&batches).map(Some),
+        };
+        let parts = keys.map(|keys| SealParts { index: block::encode(&mut pairs), keys, replaces });
+        let synced = syncing.map(std::thread::ScopedJoinHandle::join);
+        (parts, synced.and_then(std::thread::Result::ok).unwrap_or(Ok(())))
+    });
+    synced?;
+    writer.seal(&parts?, durability)
 }
 
 /// The keys of a segment in order, each with its newest row.
