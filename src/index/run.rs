@@ -14,6 +14,7 @@ use super::run_layout::{
 };
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
+use crate::io::residency::read_ahead;
 use crate::prefetch::prefetch_read;
 
 /// An open run.
@@ -45,6 +46,7 @@ impl Run {
         let (pages_at, covered_at) = (footer.pages_offset as usize, footer.covered_offset as usize);
         let page_crcs = bytes.slice(pages_at..covered_at);
         let list = bytes.slice(covered_at..footer_offset);
+        read_ahead(&page_crcs);
         if crc32(&page_crcs) != footer.pages_crc || crc32(&list) != footer.covered_crc {
             return Err(Error::corrupt(
                 path,
@@ -76,6 +78,12 @@ impl Run {
     #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {
         prefetch_read(&self.buckets, home(hash, self.footer.buckets) as usize * BUCKET_LEN_BYTES);
+    }
+
+    /// The home bucket of `hash`, without touching it.
+    pub(crate) fn bucket_bytes(&self, hash: u64) -> Option<&[u8]> {
+        let start = home(hash, self.footer.buckets) as usize * BUCKET_LEN_BYTES;
+        self.buckets.get(start..start + BUCKET_LEN_BYTES)
     }
 
     /// Calls `found` with every row whose tag is that of `hash`: the caller compares keys. Expected O(1).
@@ -159,6 +167,7 @@ impl Run {
     /// # Errors
     /// [`Error::Corrupt`] for the first page that is damaged.
     pub(crate) fn verify_all(&self) -> Result<()> {
+        read_ahead(&self.buckets);
         (0..self.footer.pages).try_for_each(|page| self.verify_page(page))
     }
 

@@ -40,6 +40,10 @@ impl GrowingMap {
         let len_bytes = file.metadata()?.len();
         let reserved = usize::try_from(len_bytes.max(capacity_bytes)).ok().filter(|&reserved| reserved > 0);
         let map = reserved.and_then(|reserved| MmapOptions::new().len(reserved).map_raw_read_only(&file).ok());
+        // By itself a fault reads all around it, megabytes where the disk is set to read that far ahead, for a row that
+        // is found by its hash. Whoever reads in order says so: `residency::read_ahead`. Advice only: it may be refused.
+        #[cfg(unix)]
+        let _advice_only = map.as_ref().map(|map| map.advise(memmap2::Advice::Random));
         let done_with_file = capacity_bytes == 0 && (map.is_some() || len_bytes == 0);
         let file = (!done_with_file).then_some(file);
         Ok(Self { map, file, seen_len_bytes: AtomicU64::new(len_bytes) })

@@ -17,6 +17,7 @@ pub mod disk;
 pub mod fault;
 pub mod memory;
 pub(crate) mod mmap;
+pub(crate) mod residency;
 
 use std::fmt::Debug;
 use std::io::IoSlice;

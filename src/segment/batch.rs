@@ -16,6 +16,7 @@ use super::message::{fixed_len, fixed_node_len};
 use super::plan::{Plan, Role};
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
+use crate::io::residency::read_ahead;
 use crate::key::KeyKind;
 use crate::prefetch::{prefetch_item, prefetch_ref};
 use crate::schema::{RowSchema, Storage};
@@ -81,6 +82,9 @@ impl Batch {
         let structure = message
             .get(..usize::try_from(frame.structure_len_bytes).unwrap_or(usize::MAX))
             .ok_or_else(|| corrupt("a batch's structure is longer than the batch".into()))?;
+        if check_structure {
+            read_ahead(structure);
+        }
         if check_structure && crc32(structure) != frame.structure_crc {
             return Err(corrupt("the checksum of a batch's keys and offsets does not match its bytes".into()));
         }
@@ -150,8 +154,26 @@ impl Batch {
         prefetch_item(&self.verified, row / 64);
     }
 
+    /// The file, for messages.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The checksum of `row`, without touching it, if [`Batch::check_row`] will compare it.
+    pub(crate) fn crc_to_compare(&self, row: usize, verify: Verify) -> Option<&[u8]> {
+        let compared = match verify {
+            Verify::Never => true,
+            Verify::Always => false,
+            Verify::FirstRead => {
+                self.verified.get(row / 64).is_some_and(|word| word.load(Ordering::Relaxed) >> (row % 64) & 1 == 1)
+            }
+        };
+        if compared { None } else { self.crcs.get(row * 4..row * 4 + 4) }
+    }
+
     /// The rows whose checksums do not match. O(bytes).
     pub(crate) fn damaged_rows(&self) -> Vec<usize> {
+        self.columns.leaves.iter().for_each(|leaf| read_ahead(leaf.data()));
         (0..self.columns.rows).filter(|&row| self.check_row(row, Verify::Always).is_err()).collect()
     }
 }

@@ -186,6 +186,13 @@ impl LeafColumn {
         }
     }
 
+    /// The values of all rows, one after another.
+    pub(crate) fn data(&self) -> &[u8] {
+        match self {
+            Self::Fixed { data, .. } | Self::Bits(data) | Self::Variable { data, .. } => data,
+        }
+    }
+
     /// The stored bytes of `row`.
     #[inline]
     pub(crate) fn get(&self, row: usize) -> Option<LeafBytes<'_>> {

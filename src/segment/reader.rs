@@ -12,6 +12,7 @@ use super::layout::{
 use super::scan::{Front, read_front};
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
+use crate::io::residency::read_ahead;
 use crate::io::{ReadFile, Storage};
 use crate::names::SegmentId;
 use crate::schema::RowSchema;
@@ -95,6 +96,7 @@ impl Segment {
     /// [`Error::Corrupt`] if it does not.
     fn part(&self, part: Part, name: &str) -> Result<Bytes> {
         let bytes = self.file.bytes(part.offset, part.len_bytes as usize)?;
+        read_ahead(&bytes);
         if crc32(&bytes) == part.crc {
             Ok(bytes)
         } else {
@@ -164,6 +166,20 @@ impl Segment {
             },
             None => Err(self.corrupt(0, format!("there is no batch {number}"))),
         }
+    }
+
+    /// Whether [`Segment::batch`] was asked for batch `number` before.
+    pub(crate) fn is_parsed(&self, number: usize) -> bool {
+        self.batches.get(number).is_some_and(|slot| slot.get().is_some())
+    }
+
+    /// What parsing batch `number` reads, without touching it where it is mapped.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it lies beyond the end of the file.
+    pub(crate) fn structure_bytes(&self, number: usize) -> Result<Bytes> {
+        let frame = self.frames.get(number).copied().unwrap_or_default();
+        self.file.bytes(frame.offset, frame.structure_len_bytes as usize)
     }
 
     #[cold]

@@ -8,6 +8,7 @@ use std::time::Instant;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
+use super::cold::ColdWatch;
 use super::directory::Directory;
 use super::live::LiveCount;
 use super::options::Options;
@@ -112,6 +113,7 @@ pub(crate) struct Core {
     pub epoch: AtomicU64,
     newest_stamp: AtomicU64,
     pub counters: Counters,
+    pub cold: ColdWatch,
     /// Whether no writer is attached.
     pub read_only: bool,
 }
@@ -143,6 +145,7 @@ impl Core {
             epoch: AtomicU64::new(0),
             newest_stamp: AtomicU64::new(0),
             counters: Counters::default(),
+            cold: ColdWatch::default(),
             read_only,
             options,
         })

@@ -101,6 +101,13 @@ impl Directory {
         Some(RowPlace { batch: at as u32, row: row as u32 })
     }
 
+    /// The segment's position in the run, the batch's number in it, and the row in that, of `run_row`: without parsing.
+    pub(crate) fn source(&self, run_row: u64) -> Option<(usize, usize, usize)> {
+        let place = self.place(run_row)?;
+        let batch = self.places.get(place.batch as usize)?;
+        Some((batch.segment as usize, batch.number as usize, place.row as usize))
+    }
+
     /// The row at `place`. `segments` are those the directory was made for.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 //! [`recover`] goes on with what a writer left, [`refresh`] follows other writers, [`maintain`] builds runs, and [`merges`] chooses what
 //! goes into one.
 
+pub(crate) mod cold;
 pub(crate) mod core;
 pub(crate) mod directory;
 pub(crate) mod keys;

@@ -135,6 +135,7 @@ impl Core {
     /// Calls `use_rows` with the newest rows of `asked`; looks once for what other writers committed if some are missing.
     /// Deleted keys have no row. Rows are borrowed from the view, which is why they are passed and not returned.
     fn with_rows<T>(&self, asked: &[Asked<'_>], use_rows: impl FnOnce(Located<'_>) -> T) -> Result<T> {
+        self.bring_in_index(asked)?;
         let delta = self.newest_in_delta(asked);
         let view = self.view.load();
         let mut located = self.locate_in_view(&view, asked, delta);
@@ -189,6 +190,7 @@ impl Core {
         if !cold.is_empty() {
             let wanted: Vec<Asked<'_>> = cold.iter().filter_map(|at| asked.get(*at).copied()).collect();
             self.with_rows(&wanted, |located| {
+                self.bring_in_rows(&wanted, &located.rows)?;
                 let mut decoder = Decoder::new();
                 for (at, row) in cold.iter().zip(&located.rows) {
                     if let (Some(row), Some(slot)) = (row, values.get_mut(*at)) {
@@ -200,7 +202,8 @@ impl Core {
                         *slot = Err(error);
                     }
                 }
-            })?;
+                Ok(())
+            })??;
         }
         let found = values.iter().filter(|value| matches!(value, Ok(Some(_)))).count();
         let damaged = values.iter().filter(|value| value.is_err()).count();
@@ -249,7 +252,10 @@ impl Core {
         if self.hot.is_some() {
             return self.get_batch_into_hot(keys, target, width, found);
         }
-        self.with_rows(&asked, |located| self.copy_rows(located, target, width, found))?
+        self.with_rows(&asked, |located| {
+            self.bring_in_rows(&asked, &located.rows)?;
+            self.copy_rows(located, target, width, found)
+        })?
     }
 
     /// Copies what was located into the buffer, asking for rows ahead of the copy.

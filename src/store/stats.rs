@@ -46,6 +46,8 @@ pub struct Stats {
     pub misses: u64,
     /// Keys that were read and damaged.
     pub damaged: u64,
+    /// Pages of 4 KiB that a batch wanted while they were not in memory, and that were read in together.
+    pub cold_pages: u64,
     /// Rows put.
     pub rows_put: u64,
     /// Batches written.
@@ -108,6 +110,7 @@ pub(crate) fn stats(core: &Core) -> Result<Stats> {
         hits: get(&counters.hits),
         misses: get(&counters.misses),
         damaged: get(&counters.damaged),
+        cold_pages: core.cold.pages_read(),
         rows_put: get(&counters.rows_put),
         batches_written: get(&counters.batches_written),
         bytes_written: get(&counters.bytes_written),

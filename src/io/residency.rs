@@ -1,0 +1,297 @@
+//! Which bytes of a map are in memory, and bringing in those that are not, many at a time.
+//!
+//! A page fault reads one place and waits for it, so rows that lie on disk and are faulted one by one take the disk's
+//! latency each. `madvise(MADV_WILLNEED)` starts a read and does not wait: given all ranges of a batch first, the disk
+//! works on them together. It needs no descriptor (sealed segments keep none) and fills the page cache, so that the
+//! next epoch finds the rows there. io_uring was measured against it and was no faster: see `reports/tuning.md`.
+//!
+//! `MADV_POPULATE_READ` then waits for the pages and maps them. Where a page cannot be read it returns an error, and
+//! the touch that would have raised SIGBUS is never made.
+//!
+//! Everything here takes slices, which are mapped as long as they live, wherever they are: asking about bytes on the
+//! heap finds them in memory. On systems other than Linux everything counts as being in memory.
+
+use std::io;
+
+/// Bytes that are about to be read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub bytes: &'a [u8],
+    /// Whose they are: the caller's number, for errors.
+    pub position: usize,
+}
+
+/// Whether all pages of `bytes` are in memory, as far as the system tells. One system call for each 2 MiB.
+pub(crate) fn is_resident(bytes: &[u8]) -> bool {
+    let mut missing = false;
+    let pages = Pages::of(bytes);
+    pages.each_missing(&mut |_| missing = true);
+    !missing
+}
+
+/// Brings in what of `wanted` is not in memory, all of it at once, and returns how many pages that were; sorts `wanted`
+/// by address. O(ranges log ranges), and two system calls a range that is missing.
+///
+/// # Errors
+/// The position of bytes that cannot be read, and why.
+pub(crate) fn bring_in(wanted: &mut [Wanted<'_>]) -> Result<usize, (usize, io::Error)> {
+    wanted.sort_unstable_by_key(|wanted| wanted.bytes.as_ptr());
+    let mut missing_pages = 0;
+    let mut late: Vec<&[Wanted<'_>]> = Vec::new();
+    for near in wanted.chunk_by(|one, next| Pages::of(one.bytes).is_near(Pages::of(next.bytes))) {
+        let before = missing_pages;
+        let all = near.iter().map(|wanted| Pages::of(wanted.bytes)).reduce(Pages::joined).unwrap_or_default();
+        all.each_missing(&mut |missing| {
+            missing_pages += missing.len_bytes() / PAGE_BYTES;
+            missing.start_reading();
+        });
+        if missing_pages > before {
+            late.push(near);
+        }
+    }
+    // Only now: waiting for the first range before the last is asked for would make the reads wait for each other.
+    for wanted in late.into_iter().flatten() {
+        Pages::of(wanted.bytes).wait().map_err(|error| (wanted.position, error))?;
+    }
+    Ok(missing_pages)
+}
+
+/// Starts to read what of `bytes` is not in memory, and does not wait: for bytes that are read from front to back. Maps
+/// of files are advised against reading ahead by themselves, see [`super::mmap`].
+pub(crate) fn read_ahead(bytes: &[u8]) {
+    let pages = Pages::of(bytes);
+    // One page is read by the first touch.
+    if pages.len_bytes() > PAGE_BYTES {
+        pages.each_missing(&mut Pages::start_reading);
+    }
+}
+
+/// The unit of residency. A system with larger pages refuses to tell about parts of one, and is believed to have all.
+const PAGE_BYTES: usize = 4096;
+/// Ranges that lie this close are asked about and read as one: reading 16 KiB more takes a disk less time than one more
+/// request.
+const NEAR_BYTES: usize = 4 * PAGE_BYTES;
+/// Pages that one `mincore` tells about.
+const PAGES_A_CALL: usize = 512;
+/// Bytes that one `MADV_WILLNEED` surely reads: the kernel cuts longer ones to the device's read-ahead, 128 KiB by
+/// default.
+const READ_BYTES: usize = 128 << 10;
+
+/// A range of addresses that starts and ends on page boundaries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Pages {
+    start: usize,
+    end: usize,
+}
+
+impl Pages {
+    fn of(bytes: &[u8]) -> Self {
+        let address = bytes.as_ptr().addr();
+        let start = address - address % PAGE_BYTES;
+        // Empty bytes lie in no page, but where they are: their neighbours by address must not reach to 0.
+        let end = if bytes.is_empty() { start } else { address.saturating_add(bytes.len()) };
+        Self { start, end: end.next_multiple_of(PAGE_BYTES) }
+    }
+
+    fn len_bytes(self) -> usize {
+        self.end.saturating_sub(self.start)
+    }
+
+    fn is_near(self, next: Self) -> bool {
+        next.start <= self.end.saturating_add(NEAR_BYTES)
+    }
+
+    fn joined(self, next: Self) -> Self {
+        Self { start: self.start.min(next.start), end: self.end.max(next.end) }
+    }
+
+    /// Pieces of at most `len_bytes`, in order.
+    fn pieces(self, len_bytes: usize) -> impl Iterator<Item = Self> {
+        (self.start..self.end)
+            .step_by(len_bytes)
+            .map(move |start| Self { start, end: start.saturating_add(len_bytes).min(self.end) })
+    }
+
+    /// Calls `missing` with each run of pages that are not in memory; runs that lie near each other come as one.
+    fn each_missing(self, missing: &mut impl FnMut(Self)) {
+        let mut run: Option<Self> = None;
+        for piece in self.pieces(PAGES_A_CALL * PAGE_BYTES) {
+            let mut flags = [0_u8; PAGES_A_CALL];
+            system::resident(piece, &mut flags);
+            for (page, flag) in piece.pieces(PAGE_BYTES).zip(flags) {
+                if flag & 1 == 1 {
+                    continue;
+                }
+                run = match run {
+                    Some(before) if before.is_near(page) => Some(before.joined(page)),
+                    before => {
+                        before.into_iter().for_each(&mut *missing);
+                        Some(page)
+                    }
+                };
+            }
+        }
+        run.into_iter().for_each(missing);
+    }
+
+    /// Asks the system to read the pages, and does not wait.
+    fn start_reading(self) {
+        self.pieces(READ_BYTES).for_each(system::start_reading);
+    }
+
+    /// Waits until the pages are in memory, and maps them.
+    fn wait(self) -> io::Result<()> {
+        if self.len_bytes() == 0 { Ok(()) } else { system::wait(self) }
+    }
+}
+
+#[cfg(all(target_os = "linux", not(miri)))]
+#[expect(unsafe_code, reason = "mincore and madvise take raw addresses; measured in benches/cold.rs")]
+mod system {
+    use std::io;
+    use std::ptr::without_provenance_mut;
+
+    use super::{PAGES_A_CALL, Pages};
+
+    /// Sets the lowest bit of the flag of each page that is in memory. None is set if the pages span a hole between two
+    /// maps; all are where the system refuses to say.
+    pub(super) fn resident(pages: Pages, flags: &mut [u8; PAGES_A_CALL]) {
+        debug_assert!(pages.len_bytes() <= PAGES_A_CALL * super::PAGE_BYTES);
+        // SAFETY: mincore reads no memory at the address, mapped or not (it fails with ENOMEM where nothing is mapped),
+        // and writes one byte a page of the range to `flags`, which has room for PAGES_A_CALL: `pieces` made the range.
+        let refused =
+            unsafe { libc::mincore(without_provenance_mut(pages.start), pages.len_bytes(), flags.as_mut_ptr()) } != 0;
+        if refused && io::Error::last_os_error().raw_os_error() != Some(libc::ENOMEM) {
+            flags.fill(1);
+        }
+    }
+
+    fn advise(pages: Pages, advice: libc::c_int) -> io::Result<()> {
+        // SAFETY: callers pass MADV_WILLNEED and MADV_POPULATE_READ. Neither changes what any address holds nor whether
+        // it may be accessed: they only bring pages in sooner, and fail where nothing is mapped.
+        match unsafe { libc::madvise(without_provenance_mut(pages.start), pages.len_bytes(), advice) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    pub(super) fn start_reading(pages: Pages) {
+        // Nothing is lost where it fails: the pages are waited for below, or faulted.
+        let _advice_only = advise(pages, libc::MADV_WILLNEED);
+    }
+
+    pub(super) fn wait(pages: Pages) -> io::Result<()> {
+        match advise(pages, libc::MADV_POPULATE_READ) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EFAULT | libc::EHWPOISON)) => {
+                Err(io::Error::other("a page cannot be read: the disk failed, or the file was cut short"))
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => Err(error),
+            // Before Linux 5.14 there is no such advice (EINVAL): the first touch waits then.
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(not(all(target_os = "linux", not(miri))))]
+mod system {
+    use std::io;
+
+    use super::{PAGES_A_CALL, Pages};
+
+    pub(super) fn resident(_pages: Pages, flags: &mut [u8; PAGES_A_CALL]) {
+        flags.fill(1);
+    }
+
+    pub(super) fn start_reading(_pages: Pages) {}
+
+    pub(super) fn wait(_pages: Pages) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[cfg(all(target_os = "linux", not(miri)))]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::io::Write;
+
+    const PAGES: usize = 600;
+
+    /// A file of [`PAGES`] pages, each full of its number, written to the disk, and its map.
+    fn map() -> (File, memmap2::Mmap) {
+        let mut file = tempfile::tempfile().unwrap();
+        for page in 0..PAGES {
+            file.write_all(&[page as u8; PAGE_BYTES]).unwrap();
+        }
+        file.sync_all().unwrap();
+        #[expect(unsafe_code, reason = "a map of the test's own")]
+        // SAFETY: nobody else has the file.
+        let map = unsafe { memmap2::Mmap::map(&file).unwrap() };
+        (file, map)
+    }
+
+    /// Drops the file from memory; `false` where the file system keeps it there.
+    fn drop_from_memory(file: &File, map: &memmap2::Mmap) -> bool {
+        rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        let dropped = !is_resident(map);
+        if !dropped {
+            eprintln!("NOT TESTED: this file system keeps all files in memory");
+        }
+        dropped
+    }
+
+    fn page(map: &[u8], number: usize) -> Wanted<'_> {
+        Wanted { bytes: &map[number * PAGE_BYTES + 100..][..8], position: number }
+    }
+
+    #[test]
+    fn what_is_missing_is_brought_in_and_nothing_else() {
+        let (file, map) = map();
+        assert!(is_resident(&map));
+        if !drop_from_memory(&file, &map) {
+            return;
+        }
+        let mut wanted = [page(&map, 599), page(&map, 7), page(&map, 300), page(&map, 7)];
+        assert_eq!(bring_in(&mut wanted).unwrap(), 3);
+        assert!(wanted.iter().all(|wanted| is_resident(wanted.bytes)));
+        assert!(![6, 8, 299, 598].into_iter().any(|number| is_resident(page(&map, number).bytes)));
+        assert_eq!(bring_in(&mut wanted).unwrap(), 0);
+        assert_eq!(wanted.map(|wanted| wanted.bytes[0]), [7, 7, 44, 87], "sorted by address");
+    }
+
+    #[test]
+    fn near_pages_are_read_as_one_and_long_ranges_whole() {
+        let (file, map) = map();
+        if !drop_from_memory(&file, &map) {
+            return;
+        }
+        assert_eq!(bring_in(&mut [page(&map, 10), page(&map, 14)]).unwrap(), 5);
+        assert!(is_resident(page(&map, 12).bytes));
+        let long = Wanted { bytes: &map[20 * PAGE_BYTES..], position: 0 };
+        assert_eq!(bring_in(&mut [long]).unwrap(), PAGES - 20);
+        assert!(is_resident(long.bytes) && !is_resident(&map));
+    }
+
+    #[test]
+    fn bytes_on_the_heap_are_in_memory() {
+        let heap = vec![1_u8; 3 * PAGE_BYTES];
+        assert!(is_resident(&heap) && is_resident(&[]));
+        assert_eq!(
+            bring_in(&mut [Wanted { bytes: &heap, position: 0 }, Wanted { bytes: &[], position: 1 }]).unwrap(),
+            0
+        );
+        assert_eq!(bring_in(&mut []).unwrap(), 0);
+        let among = [&heap[..9], &heap[9..9], &heap[9..]].map(|bytes| Wanted { bytes, position: 0 });
+        assert_eq!(bring_in(&mut among.clone()).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_page_that_cannot_be_read_is_an_error_and_no_signal() {
+        let (file, map) = map();
+        file.set_len(8 * PAGE_BYTES as u64).unwrap();
+        let (position, error) = bring_in(&mut [page(&map, 9), page(&map, 3)]).unwrap_err();
+        assert_eq!(position, 9);
+        assert!(error.to_string().contains("cannot be read"), "{error}");
+    }
+}
