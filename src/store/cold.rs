@@ -48,10 +48,15 @@ impl ColdWatch {
         self.pages_read.load(Ordering::Relaxed)
     }
 
+    /// Whether something was missing lately.
+    pub(crate) fn is_suspected(&self) -> bool {
+        self.suspicion.load(Ordering::Relaxed) > 0
+    }
+
     /// Whether a stage of a batch of `keys` is to be looked at whole: because something was missing lately, or because
     /// it is at one of a few positions, chosen by `salt`, which differs from batch to batch.
     fn suspects(&self, keys: usize, keys_a_look: usize, salt: u64, is_resident: impl Fn(usize) -> bool) -> bool {
-        if self.suspicion.load(Ordering::Relaxed) > 0 {
+        if self.is_suspected() {
             return true;
         }
         // The remainder decides whether a small batch is looked at, the rest where.

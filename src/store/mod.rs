@@ -9,6 +9,7 @@
 pub(crate) mod cold;
 pub(crate) mod core;
 pub(crate) mod directory;
+pub(crate) mod gather;
 pub(crate) mod keys;
 pub(crate) mod lane;
 pub(crate) mod live;

@@ -83,6 +83,7 @@ pub struct Options {
     pub(crate) hot_fill: HotFill,
     pub(crate) refresh_interval: Duration,
     pub(crate) allow_network: bool,
+    pub(crate) read_threads: usize,
     pub(crate) hash_bits: u8,
 }
 
@@ -110,6 +111,7 @@ impl Default for Options {
             hot_fill: HotFill::default(),
             refresh_interval: Duration::from_secs(1),
             allow_network: false,
+            read_threads: super::gather::default_threads(),
             hash_bits: 0,
         }
     }
@@ -188,6 +190,14 @@ impl Options {
     #[must_use]
     pub fn hot_bytes(mut self, hot_bytes: usize) -> Self {
         self.hot_bytes = hot_bytes;
+        self
+    }
+
+    /// Most threads that share one call of `get_batch_into`, the caller's among them (default: as many as there are
+    /// processors, at most 4; 1 for none but the caller's). Only calls of 8 MiB and more are shared.
+    #[must_use]
+    pub fn read_threads(mut self, threads: usize) -> Self {
+        self.read_threads = threads;
         self
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::core::{Core, Counters};
+use super::gather::{Part, in_parts};
 use super::lookup::{Asked, Located};
 use super::options::HotFill;
 use super::rows::{Holder, PendingBatch, Row};
@@ -252,28 +253,42 @@ impl Core {
         if self.hot.is_some() {
             return self.get_batch_into_hot(keys, target, width, found);
         }
-        self.with_rows(&asked, |located| {
-            self.bring_in_rows(&asked, &located.rows)?;
-            self.copy_rows(located, target, width, found)
-        })?
+        let (dtype, shape) = (target.dtype, target.shape);
+        let whole = Part { first: 0, asked: &asked, out: &mut *target.out, found };
+        // What lies on disk is asked for with one batch as a whole: the disk is slower than any copy.
+        let threads = if self.cold.is_suspected() { 1 } else { self.options.read_threads };
+        let copy = |part: Part<'_, '_>| {
+            self.with_rows(part.asked, |located| {
+                self.bring_in_rows(part.asked, &located.rows)?;
+                self.copy_rows(located, part, dtype, shape, width)
+            })?
+        };
+        let (mut hits, mut damaged) = (0, Vec::new());
+        for copied in in_parts(threads, width, whole, copy) {
+            let copied = copied?;
+            hits += copied.hits;
+            damaged.extend(copied.damaged);
+        }
+        self.count(hits, asked.len() - hits - damaged.len(), damaged.len());
+        if damaged.is_empty() { Ok(hits) } else { Err(Error::DamagedRows { rows: damaged }) }
     }
 
-    /// Copies what was located into the buffer, asking for rows ahead of the copy.
+    /// Copies what was located into its part of the buffer, asking for rows ahead of the copy.
     fn copy_rows(
         &self,
         located: Located<'_>,
-        target: &mut Target<'_>,
+        part: Part<'_, '_>,
+        dtype: Dtype,
+        shape: &[usize],
         width: usize,
-        found: &mut [bool],
-    ) -> Result<usize> {
+    ) -> Result<Copied> {
         let Located { rows, errors: mut damaged } = located;
         if let Some(at) = damaged.iter().position(|(_, error)| !error.is_corrupt()) {
             return Err(damaged.swap_remove(at).1);
         }
         let mut copier = Copier { core: self, decoder: Decoder::new(), checked: None };
         let mut hits = 0;
-        let (dtype, shape) = (target.dtype, target.shape);
-        let places = target.places(width, rows.len());
+        let places = places(part.out, width, rows.len());
         let ask = |position: usize| {
             if let Some(Some(next)) = rows.get(position) {
                 next.prefetch();
@@ -281,10 +296,10 @@ impl Core {
         };
         let ahead = rows_ahead(width);
         (0..ahead).for_each(ask);
-        for (position, ((place, flag), row)) in places.zip(found).zip(&rows).enumerate() {
+        for (position, ((place, flag), row)) in places.zip(part.found).zip(&rows).enumerate() {
             ask(position + ahead);
             let Some(row) = row else { continue };
-            match copier.copy(row, dtype, shape, place, position) {
+            match copier.copy(row, dtype, shape, place, part.first + position) {
                 Ok(()) => {
                     *flag = true;
                     hits += 1;
@@ -293,9 +308,9 @@ impl Core {
                 Err(error) => return Err(error),
             }
         }
-        self.count(hits, rows.len() - hits - damaged.len(), damaged.len());
         damaged.sort_by_key(|(position, _)| *position);
-        if damaged.is_empty() { Ok(hits) } else { Err(Error::DamagedRows { rows: damaged }) }
+        damaged.iter_mut().for_each(|(position, _)| *position += part.first);
+        Ok(Copied { hits, damaged })
     }
 
     fn get_batch_into_hot(
@@ -309,7 +324,7 @@ impl Core {
         let mut damaged = Vec::new();
         let mut hits = 0;
         let (dtype, shape) = (target.dtype, target.shape);
-        let places = target.places(width, keys.len());
+        let places = places(target.out, width, keys.len());
         for (position, ((value, place), flag)) in values.into_iter().zip(places).zip(found).enumerate() {
             match value {
                 Ok(Some(Value::Tensor(tensor))) if tensor.dtype() == dtype && tensor.shape() == shape => {
@@ -351,7 +366,7 @@ pub(crate) struct Target<'a> {
     pub out: &'a mut [u8],
 }
 
-impl<'a> Target<'a> {
+impl Target<'_> {
     /// Checks that the buffer and the mask fit `keys`; returns the bytes of a row.
     fn check(&self, keys: usize, mask: usize) -> Result<usize> {
         let (dtype, shape) = (self.dtype, self.shape);
@@ -374,16 +389,22 @@ impl<'a> Target<'a> {
         }
         Ok(width)
     }
+}
 
-    /// The place of each row. Rows of no bytes have places too.
-    fn places<'t>(&'t mut self, width: usize, rows: usize) -> impl Iterator<Item = &'t mut [u8]> + use<'t, 'a> {
-        let mut rest: &'t mut [u8] = self.out;
-        (0..rows).map(move |_| {
-            let (place, after) = std::mem::take(&mut rest).split_at_mut_checked(width).unwrap_or_default();
-            rest = after;
-            place
-        })
-    }
+/// The place of each row in `out`. Rows of no bytes have places too.
+fn places(out: &mut [u8], width: usize, rows: usize) -> impl Iterator<Item = &mut [u8]> {
+    let mut rest = out;
+    (0..rows).map(move |_| {
+        let (place, after) = std::mem::take(&mut rest).split_at_mut_checked(width).unwrap_or_default();
+        rest = after;
+        place
+    })
+}
+
+/// Rows of a part that were copied, and the positions in the batch of those that are damaged.
+struct Copied {
+    hits: usize,
+    damaged: Vec<(usize, Error)>,
 }
 
 /// Copies rows, remembering the structure that was found to fit.
