@@ -7,6 +7,14 @@ pub(crate) fn prefetch_read(bytes: &[u8], offset: usize) {
     prefetch_item(bytes, offset);
 }
 
+/// Asks for the first cache lines of `bytes`; the hardware follows from there.
+#[inline]
+pub(crate) fn prefetch_start(bytes: &[u8]) {
+    const LINE: usize = 64;
+    const LINES: usize = 8;
+    (0..bytes.len().min(LINES * LINE)).step_by(LINE).for_each(|offset| prefetch_item(bytes, offset));
+}
+
 /// Asks for the first cache line of `items[index]`, likewise.
 #[inline]
 pub(crate) fn prefetch_item<T>(items: &[T], index: usize) {

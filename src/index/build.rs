@@ -9,7 +9,7 @@ use crate::checksum::crc32;
 use crate::error::{Error, Result};
 
 /// Bytes gathered before they are written.
-const WRITE_LEN_BYTES: usize = 1 << 20;
+const WRITE_LEN_BYTES: usize = 2 << 20;
 /// Rows that have their bucket before their memory is used again.
 const MOST_TAKEN: usize = 1 << 12;
 

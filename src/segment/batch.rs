@@ -117,21 +117,17 @@ impl Batch {
     /// [`Error::Corrupt`] if it does not match.
     #[inline]
     pub(crate) fn check_row(&self, row: usize, verify: Verify) -> Result<()> {
-        let bit = 1_u64 << (row % 64);
-        let word = match verify {
-            Verify::Never => return Ok(()),
-            Verify::Always => None,
-            Verify::FirstRead => self.verified.get(row / 64),
-        };
-        if word.is_some_and(|word| word.load(Ordering::Relaxed) & bit != 0) {
+        if self.is_checked(row, verify) {
             return Ok(());
         }
         let expected = self.crcs.get(row * 4..row * 4 + 4);
         let found = self.columns.row_crc(self.frame.seed, row).map(u32::to_le_bytes);
         match (expected, found) {
             (Some(expected), Some(found)) if expected == found => {
-                if let Some(word) = word {
-                    word.fetch_or(bit, Ordering::Relaxed);
+                if verify == Verify::FirstRead
+                    && let Some(word) = self.verified.get(row / 64)
+                {
+                    word.fetch_or(1 << (row % 64), Ordering::Relaxed);
                 }
                 Ok(())
             }
@@ -159,16 +155,21 @@ impl Batch {
         &self.path
     }
 
-    /// The checksum of `row`, without touching it, if [`Batch::check_row`] will compare it.
-    pub(crate) fn crc_to_compare(&self, row: usize, verify: Verify) -> Option<&[u8]> {
-        let compared = match verify {
+    /// Whether [`Batch::check_row`] has nothing to compare any more.
+    #[inline]
+    pub(crate) fn is_checked(&self, row: usize, verify: Verify) -> bool {
+        match verify {
             Verify::Never => true,
             Verify::Always => false,
             Verify::FirstRead => {
                 self.verified.get(row / 64).is_some_and(|word| word.load(Ordering::Relaxed) >> (row % 64) & 1 == 1)
             }
-        };
-        if compared { None } else { self.crcs.get(row * 4..row * 4 + 4) }
+        }
+    }
+
+    /// The checksum of `row`, without touching it, if [`Batch::check_row`] will compare it.
+    pub(crate) fn crc_to_compare(&self, row: usize, verify: Verify) -> Option<&[u8]> {
+        if self.is_checked(row, verify) { None } else { self.crcs.get(row * 4..row * 4 + 4) }
     }
 
     /// The rows whose checksums do not match. O(bytes).

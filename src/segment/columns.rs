@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::checksum::{crc32_from, crc32_on, crc32_start};
 use crate::key::KeyHasher;
-use crate::prefetch::prefetch_read;
+use crate::prefetch::{prefetch_read, prefetch_start};
 use crate::schema::RowSchema;
 
 /// The keys of a batch.
@@ -173,16 +173,12 @@ impl KeyColumn {
 }
 
 impl LeafColumn {
-    /// Asks for the first cache lines of `row`; the hardware follows from there.
+    /// Asks for the first cache lines of `row`.
     #[inline]
     pub(crate) fn prefetch(&self, row: usize) {
-        const LINE: usize = 64;
-        const LINES: usize = 8;
         if let Self::Fixed { width, data } = self {
             let start = row.saturating_mul(*width);
-            for line in 0..width.div_ceil(LINE).min(LINES) {
-                prefetch_read(data, start + line * LINE);
-            }
+            data.get(start..start.saturating_add(*width)).into_iter().for_each(prefetch_start);
         }
     }
 

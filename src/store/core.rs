@@ -179,6 +179,16 @@ impl Core {
         });
     }
 
+    /// How many keys the delta may hold before they are merged. Each merge seals a segment, and opening takes O(segments):
+    /// a store of many keys takes up to four times as many at once as the options say.
+    pub(crate) fn delta_bound(&self) -> usize {
+        const MOST: usize = 4;
+        const RUN_KEYS_A_DELTA_KEY: u64 = 64;
+        let least = self.options.delta_keys.max(1);
+        let in_runs: u64 = self.view.load().runs.iter().map(|run| run.run.keys()).sum();
+        usize::try_from(in_runs / RUN_KEYS_A_DELTA_KEY).unwrap_or(usize::MAX).clamp(least, least.saturating_mul(MOST))
+    }
+
     /// A new slot for `source`.
     pub(crate) fn add_slot(&self, source: Source, rows: u32) -> Result<u32> {
         self.slots.write().add(source, rows).ok_or_else(|| Error::ReadOnly {

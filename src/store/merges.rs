@@ -53,7 +53,7 @@ impl Merges {
         let sizes: Vec<u64> = free.iter().map(|run| run.run.keys()).collect();
         let plan = match purpose {
             Purpose::Short => {
-                let most_keys = SHORT_DELTAS.saturating_mul(core.options.delta_keys as u64);
+                let most_keys = SHORT_DELTAS.saturating_mul(core.delta_bound() as u64);
                 Sizes { ratio: 1, max_runs: MAX_RUNS, most_keys }
             }
             Purpose::Long => Sizes { ratio: 1, max_runs: MAX_RUNS, most_keys: u64::MAX },

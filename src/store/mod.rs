@@ -1,12 +1,14 @@
 //! The store: the only room that joins segments, index and hot tier.
 //!
 //! [`core::Core`] is what readers and writers share: the published view of segments and runs, the delta, and the
-//! slots its entries point to. [`lookup`] finds rows in it ([`directory`]: from a run's row to its batch), [`read`] turns them into values. [`lane`] is the writer's
+//! slots its entries point to. [`lookup`] finds rows in it ([`directory`]: from a run's row to its batch), [`read`] turns them into values, [`copy`]
+//! into the caller's buffer. [`lane`] is the writer's
 //! side of the files, [`pending`] the queue before it, [`worker`] the thread between them. [`open`] opens,
 //! [`recover`] goes on with what a writer left, [`refresh`] follows other writers, [`maintain`] builds runs, and [`merges`] chooses what
 //! goes into one.
 
 pub(crate) mod cold;
+pub(crate) mod copy;
 pub(crate) mod core;
 pub(crate) mod directory;
 pub(crate) mod gather;

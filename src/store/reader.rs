@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::copy::Target;
 use super::core::Core;
 use super::keys::{KeysIter, scan};
 use super::options::Options;
-use super::read::{Lookup, Target};
+use super::read::Lookup;
 use super::report::OpenReport;
 use super::stats::Stats;
 use super::verify::VerifyReport;

@@ -101,6 +101,16 @@ impl Row<'_> {
         self.columns().schema.is_tombstones()
     }
 
+    /// Whether [`Row::check`] has nothing to compare any more.
+    #[inline]
+    pub(crate) fn is_checked(&self, verify: Verify) -> bool {
+        match &self.holder {
+            Holder::Pending(..) => true,
+            Holder::Batch(batch, _) => batch.is_checked(self.row, verify),
+            Holder::Viewed(batch, _) => batch.is_checked(self.row, verify),
+        }
+    }
+
     /// Compares the row's checksum, as the policy wants; rows in memory have none.
     #[inline]
     pub(crate) fn check(&self, verify: Verify) -> Result<()> {

@@ -204,8 +204,7 @@ impl Shared {
     /// Keeps the delta near its bound: at twice the bound, puts wait for the merge that runs. The writer thread does not,
     /// so that what was put before can be flushed meanwhile.
     fn wait_for_merge(&self) {
-        let options = &self.core.options;
-        if !options.synchronous && self.core.delta.len() >= options.delta_keys.max(1).saturating_mul(2) {
+        if !self.core.options.synchronous && self.core.delta.len() >= self.core.delta_bound().saturating_mul(2) {
             drop(self.merging.lock());
         }
     }
@@ -287,7 +286,7 @@ impl Shared {
     }
 
     fn delta_is_full(&self) -> bool {
-        self.core.delta.len() >= self.core.options.delta_keys.max(1)
+        self.core.delta.len() >= self.core.delta_bound()
     }
 
     /// Seals the lane's active segments, since only what is sealed can go into a run. Returns whether a merge is worth
@@ -296,7 +295,7 @@ impl Shared {
         let Some(lane) = lane else { return Ok(false) };
         let sealed: u64 = uncovered(&self.core.view.load()).iter().map(|segment| u64::from(segment.rows())).sum();
         let active: u64 = lane.actives.iter().map(|active| active.writer.rows()).sum();
-        if sealed + active < self.core.options.delta_keys as u64 / 4 {
+        if sealed + active < self.core.delta_bound() as u64 / 4 {
             return Ok(false);
         }
         lane.seal_all(&self.core)?;
