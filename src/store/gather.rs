@@ -5,6 +5,7 @@
 //! pool, and may borrow the caller's buffer.
 
 use std::num::NonZeroUsize;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -22,7 +23,9 @@ const MOST_THREADS: usize = 4;
 
 /// The number of threads that share a batch, if the caller does not choose.
 pub(crate) fn default_threads() -> usize {
-    thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MOST_THREADS)
+    // The system's answer comes from files.
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    *THREADS.get_or_init(|| thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MOST_THREADS))
 }
 
 /// Some of the rows of a batch, one after another.

@@ -230,6 +230,8 @@ pub(crate) fn build_run(core: &Core, lane: u16, merges: &Merges, purpose: Purpos
     let path = names::run(id);
     core.storage.rename(&temporary, &path)?;
     let run = open_run(core, &path)?;
+    // A put may still be entering rows of the run into the delta. Once it is done it cannot take them for older ones.
+    drop(core.admission());
     publish_run(core, Arc::new(LoadedRun::new(run, Some(id), segments)), absorbed);
     if core.options.durability > Durability::Buffered {
         core.storage.sync_dir(Path::new(names::RUNS))?;

@@ -74,6 +74,22 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
+    /// Goes on with the file as it is, if there is one: for a lane without active segments, of which all marks are stale.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn reopen(storage: &dyn Storage, lane: u16) -> Result<Option<Self>> {
+        let path = names::lane_marks(lane);
+        let len_bytes = match storage.open(&path, 0) {
+            Ok(file) => file.len_bytes()?,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let records = len_bytes / RECORD_LEN_BYTES as u64;
+        let file = storage.open_append(&path, records * RECORD_LEN_BYTES as u64)?;
+        Ok(Some(Self { file, records: records as usize }))
+    }
+
     /// Writes the file anew with `marks` and nothing else.
     ///
     /// # Errors

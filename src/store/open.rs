@@ -10,6 +10,7 @@ use super::core::{Core, LoadedRun};
 use super::gather::default_threads;
 use super::lane::Lane;
 use super::maintain::{memory_run, open_run, remembered_live, uncovered};
+use super::marks::Marks;
 use super::options::{Lane as LaneChoice, Options, Recovery};
 use super::recover::recover_active;
 use super::report::{OpenReport, Quarantined};
@@ -242,7 +243,11 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
     for id in listing.active.iter().filter(|id| id.lane == number && !listing.sealed.contains(id)) {
         recover_active(&core, &mut lane, *id, &mut report)?;
     }
-    lane.write_marks(&core)?;
+    // A new file is synced, so it is only made where marks have to be kept or none is there.
+    lane.marks = if lane.actives.is_empty() { Marks::reopen(&*core.storage, number)? } else { None };
+    if lane.marks.is_none() {
+        lane.write_marks(&core)?;
+    }
     drop(opening);
     core.refresh()?;
     lane.last_stamp = lane.last_stamp.max(core.newest_stamp());
