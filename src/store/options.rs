@@ -97,7 +97,7 @@ impl Default for Options {
             store_as: None,
             restore_dtype: false,
             segment_bytes: 256 << 20,
-            segment_rows: 1 << 20,
+            segment_rows: 1 << 22,
             delta_keys: 1 << 20,
             flush_rows: 8192,
             flush_bytes: 16 << 20,
@@ -143,7 +143,7 @@ impl Options {
         restore_dtype: bool;
         /// Size in bytes at which a segment is sealed (default: 256 MiB).
         segment_bytes: u64;
-        /// Rows at which a segment is sealed (default: 1,048,576).
+        /// Rows at which a segment is sealed (default: 4,194,304).
         segment_rows: u32;
         /// About how many keys the in-memory part of the index holds before it is merged to a run on disk
         /// (default: 1,048,576, which take 36 MiB).

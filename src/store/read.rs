@@ -202,7 +202,7 @@ impl Core {
                         *slot = Err(error);
                     }
                 }
-                Ok(())
+                Ok::<(), Error>(())
             })??;
         }
         let found = values.iter().filter(|value| matches!(value, Ok(Some(_)))).count();
