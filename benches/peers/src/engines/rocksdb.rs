@@ -18,8 +18,9 @@
 use std::path::PathBuf;
 
 use ::rocksdb::{
-    BlockBasedOptions, Cache, CompactOptions, DB, DBCompressionType, DataBlockIndexType, IngestExternalFileOptions,
-    MemtableFactory, Options, SstFileWriter, WaitForCompactOptions, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType,
+    DEFAULT_COLUMN_FAMILY_NAME, DataBlockIndexType, IngestExternalFileOptions, MemtableFactory, Options, SstFileWriter,
+    WaitForCompactOptions, WriteBatch, WriteOptions,
 };
 
 use super::copy_row;
@@ -74,7 +75,13 @@ impl Rocksdb {
     pub fn open(opening: &Opening, create: bool) -> Fallible<Self> {
         let options = options(opening, create);
         let path = opening.dir.join("db");
-        let db = if create { DB::open(&options, path)? } else { DB::open_for_read_only(&options, path, false)? };
+        // By name: `MultiGet` takes the handle of a family.
+        let families = [ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, options.clone())];
+        let db = if create {
+            DB::open_cf_descriptors(&options, path, families)?
+        } else {
+            DB::open_cf_descriptors_read_only(&options, path, families, false)?
+        };
         let mut write = WriteOptions::default();
         write.set_sync(opening.durable);
         let ingests = (opening.order == Order::Sorted).then(|| opening.dir.join("ingest.sst"));
@@ -104,7 +111,7 @@ impl Engine for Rocksdb {
     }
 
     fn get_batch(&mut self, keys: &[u64], out: &mut [u8]) -> Fallible<usize> {
-        let family = self.db.cf_handle("default").ok_or("there is no default column family")?;
+        let family = self.db.cf_handle(DEFAULT_COLUMN_FAMILY_NAME).ok_or("there is no default column family")?;
         let asked: Vec<[u8; 8]> = keys.iter().map(|key| key.to_be_bytes()).collect();
         let rows = self.db.batched_multi_get_cf(&family, &asked, false);
         let mut found = 0;
