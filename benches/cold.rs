@@ -11,13 +11,20 @@
     expect(clippy::indexing_slicing, reason = "a control that is wrong about its own rows should stop")
 )]
 
+#[cfg(target_os = "linux")]
+#[path = "support/pair.rs"]
+mod pair;
+#[cfg(target_os = "linux")]
+#[path = "support/random.rs"]
+mod random;
+
 #[cfg(not(target_os = "linux"))]
 fn main() {
     eprintln!("only on Linux");
 }
 
 #[cfg(target_os = "linux")]
-fn main() -> linux::Fallible {
+fn main() -> pair::Fallible {
     linux::main()
 }
 
@@ -25,7 +32,6 @@ fn main() -> linux::Fallible {
 mod linux {
     use std::fs::{File, OpenOptions};
     use std::hint::black_box;
-    use std::io::Write;
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::OpenOptionsExt;
     use std::path::{Path, PathBuf};
@@ -33,73 +39,17 @@ mod linux {
 
     use io_uring::{IoUring, opcode, types};
     use memmap2::{Advice, Mmap};
-    use tensorcask::{Dtype, Options, Reader};
+    use tensorcask::{Dtype, Reader};
 
-    pub type Fallible<T = ()> = Result<T, Box<dyn std::error::Error>>;
+    use super::pair::{Fallible, Settings, load, settings};
+    use super::random::Random;
 
-    const BATCH: usize = 2048;
     const GATHER: usize = 1024;
     const QUEUE_DEPTH: usize = 256;
     const PAGE: usize = 4096;
 
-    struct Settings {
-        rows: usize,
-        row_bytes: usize,
-        rounds: usize,
-        dir: PathBuf,
-    }
-
-    fn settings() -> Fallible<Settings> {
-        let dir = std::env::temp_dir().join("tensorcask-bench-cold");
-        let mut settings = Settings { rows: 1_000_000, row_bytes: 3072, rounds: 15, dir };
-        let mut arguments = std::env::args().skip(1);
-        while let Some(argument) = arguments.next() {
-            let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
-            match argument.as_str() {
-                "--rows" => settings.rows = value()?.parse()?,
-                "--row-bytes" => settings.row_bytes = value()?.parse()?,
-                "--rounds" => settings.rounds = value()?.parse()?,
-                "--dir" => settings.dir = value()?.into(),
-                "--bench" | "--test" => {}
-                other => return Err(format!("{other} is no option: --rows, --row-bytes, --rounds, --dir").into()),
-            }
-        }
-        Ok(settings)
-    }
-
-    /// A pseudo-random number generator that needs no crate: splitmix64.
-    struct Random(u64);
-
-    impl Random {
-        fn next(&mut self) -> u64 {
-            self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            mixed ^ (mixed >> 31)
-        }
-
-        fn numbers(&mut self, bound: usize) -> Vec<usize> {
-            (0..GATHER).map(|_| ((u128::from(self.next()) * bound as u128) >> 64) as usize).collect()
-        }
-    }
-
-    /// The rows in a store, and one after another in a file.
-    fn load(settings: &Settings) -> Fallible {
-        let store = Options::new().open(&settings.dir, "bench")?;
-        let mut raw = File::create(settings.dir.join("raw.bin"))?;
-        let mut random = Random(1);
-        let mut buffer = vec![0_u8; BATCH * settings.row_bytes];
-        for start in (0..settings.rows).step_by(BATCH) {
-            let keys: Vec<u64> = (start as u64..(start + BATCH).min(settings.rows) as u64).collect();
-            for word in buffer.chunks_mut(8) {
-                word.copy_from_slice(&random.next().to_le_bytes()[..word.len()]);
-            }
-            let bytes = &buffer[..keys.len() * settings.row_bytes];
-            store.put_rows_bytes(&keys, Dtype::U8, &[settings.row_bytes], bytes)?;
-            raw.write_all(bytes)?;
-        }
-        raw.sync_all()?;
-        Ok(store.close()?)
+    fn draw(random: &mut Random, rows: usize) -> Vec<usize> {
+        (0..GATHER).map(|_| random.below(rows as u64) as usize).collect()
     }
 
     /// The files of the store and the raw file, as they are mapped.
@@ -264,7 +214,7 @@ mod linux {
 
         /// One sample of `get_batch_into`, after dropping everything and whatever `before` does.
         fn ours(&mut self, samples: &mut Samples, before: impl FnOnce(&mut Self) -> Fallible) -> Fallible<Vec<usize>> {
-            let numbers = self.random.numbers(self.settings.rows);
+            let numbers = draw(&mut self.random, self.settings.rows);
             self.files.drop_from_memory()?;
             before(self)?;
             let files = Files { paths: self.files.paths.clone() };
@@ -282,8 +232,8 @@ mod linux {
         }
     }
 
-    pub fn main() -> Fallible {
-        let settings = settings()?;
+    pub(crate) fn main() -> Fallible {
+        let settings = settings("tensorcask-bench-cold", 15)?;
         let _ = std::fs::remove_dir_all(&settings.dir);
         std::fs::create_dir_all(&settings.dir)?;
         load(&settings)?;
@@ -314,7 +264,7 @@ mod linux {
         let [mut advised, mut faulted, mut faulted_around] = [(); 3].map(|()| Samples::default());
         for round in 0..rounds {
             let files = Files::below(&dir)?;
-            let numbers = bench.random.numbers(rows);
+            let numbers = draw(&mut bench.random, rows);
             files.drop_from_memory()?;
             control.take(&files, || read_direct(&mut ring, &direct, &mut blocks, &numbers, row_bytes))?;
 
@@ -326,7 +276,7 @@ mod linux {
                 Ok(())
             })?;
 
-            let numbers = bench.random.numbers(rows);
+            let numbers = draw(&mut bench.random, rows);
             files.drop_from_memory()?;
             map.advise(Advice::Random)?;
             advised.take(&files, || {
@@ -335,13 +285,13 @@ mod linux {
                 }
                 gather(&map, &numbers, &mut bench.out, row_bytes)
             })?;
-            let numbers = bench.random.numbers(rows);
+            let numbers = draw(&mut bench.random, rows);
             files.drop_from_memory()?;
             faulted.take(&files, || gather(&map, &numbers, &mut bench.out, row_bytes))?;
             // Seconds a sample.
             if round < 2 {
                 map.advise(Advice::Normal)?;
-                let numbers = bench.random.numbers(rows);
+                let numbers = draw(&mut bench.random, rows);
                 files.drop_from_memory()?;
                 faulted_around.take(&files, || gather(&map, &numbers, &mut bench.out, row_bytes))?;
             }

@@ -10,29 +10,9 @@ use memmap2::{Mmap, MmapMut};
 
 use crate::Fallible;
 
-const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-
-/// The finaliser of splitmix64: every output has exactly one input.
-pub(crate) fn mix(counter: u64) -> u64 {
-    let mixed = counter.wrapping_add(GOLDEN);
-    let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^ (mixed >> 31)
-}
-
-/// A pseudo-random number generator that needs no crate: splitmix64.
-pub(crate) struct Random(pub u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(GOLDEN);
-        mix(self.0)
-    }
-
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
-    }
-}
+pub(crate) use crate::random::{GOLDEN, Random, mix};
+pub(crate) use crate::raw::gather as raw_gather;
+pub(crate) use crate::system::{folder_bytes, resident_bytes};
 
 /// Writes the row that belongs to `key`.
 pub(crate) fn write_row(key: u64, row: &mut [u8]) {
@@ -118,9 +98,7 @@ impl Control {
                 let file = file.into_inner()?;
                 // So that its write-back does not fall into what is measured next.
                 file.sync_data()?;
-                let file = File::open(&self.path)?;
-                // SAFETY: the file is this benchmark's own, and nothing changes it while it is mapped.
-                *map = Some(unsafe { Mmap::map(&file)? });
+                *map = Some(crate::raw::map(&self.path)?);
             }
             Memory::Anonymous(memory) => {
                 for start in starts {
@@ -151,46 +129,10 @@ impl Control {
     }
 }
 
-/// Copies rows with known numbers, asking for the next while one is copied.
-pub(crate) fn raw_gather(all: &[u8], numbers: &[u64], row_bytes: usize, out: &mut [u8]) {
-    for (position, (number, place)) in numbers.iter().zip(out.chunks_exact_mut(row_bytes)).enumerate() {
-        if let Some(next) = numbers.get(position + 1) {
-            for line in 0..row_bytes.div_ceil(64).min(8) {
-                prefetch(all, *next as usize * row_bytes + line * 64);
-            }
-        }
-        let start = *number as usize * row_bytes;
-        if let Some(row) = all.get(start..start + row_bytes) {
-            place.copy_from_slice(row);
-        }
-    }
-}
-
-fn prefetch(all: &[u8], at: usize) {
-    let Some(byte) = all.get(at) else { return };
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing architecturally and cannot fault.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(byte).cast());
-    }
-    let _ = byte;
-}
-
 /// Free bytes of the file system of `path`.
 pub(crate) fn free_bytes(path: &Path) -> Fallible<u64> {
     let file_system = rustix::fs::statvfs(path)?;
     Ok(file_system.f_bavail * file_system.f_frsize)
-}
-
-/// Resident anonymous and file-backed memory of this process, in bytes.
-pub(crate) fn resident_bytes() -> Fallible<(u64, u64)> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let field = |name: &str| -> Fallible<u64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("a field is missing")?;
-        let kilobytes: u64 = line.split_whitespace().next().ok_or("a number is missing")?.parse()?;
-        Ok(kilobytes * 1024)
-    };
-    Ok((field("RssAnon:")?, field("RssFile:")?))
 }
 
 /// Page faults of this process so far that had to wait for the disk.
@@ -225,15 +167,4 @@ pub(crate) fn preempted() -> Fallible<u64> {
     let status = std::fs::read_to_string("/proc/thread-self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"));
     Ok(line.ok_or("no context switches in /proc/thread-self/status")?.trim().parse()?)
-}
-
-/// Bytes of all files under `path`.
-pub(crate) fn folder_bytes(path: &Path) -> Fallible<u64> {
-    let mut total = 0;
-    for entry in std::fs::read_dir(path)? {
-        let entry = entry?;
-        let metadata = entry.metadata()?;
-        total += if metadata.is_dir() { folder_bytes(&entry.path())? } else { metadata.len() };
-    }
-    Ok(total)
 }

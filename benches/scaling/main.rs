@@ -6,15 +6,20 @@
 //!
 //! Nothing is asserted but that every row read is the one that was put. Times depend on the machine; what says
 //! something of the store is how they grow, and their ratio to a control that is measured in turn with them.
-#![expect(unsafe_code, reason = "the raw control reads a memory map, and asks for its next row")]
 
 mod data;
 mod load;
 mod measure;
 mod plot;
+#[path = "../support/random.rs"]
+mod random;
+#[path = "../support/raw.rs"]
+mod raw;
 mod report;
 mod residency;
 mod statistics;
+#[path = "../support/system.rs"]
+mod system;
 mod wide;
 
 use std::error::Error;

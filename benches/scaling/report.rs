@@ -243,7 +243,7 @@ fn markdown(settings: &Settings, machine: &Machine, steps: &[Step], slopes: &Slo
         "Written by `cargo bench --bench scaling -- --max-keys {} --row-bytes {row_bytes}`, up to {most} keys, at commit {}. \
          {}, {} cores, {:.0} GiB of memory, Linux {}, {}. Keys are `u64`, not in sequence; rows are {row_bytes} B and a \
          function of their key, and every row read was compared. The raw control gathers rows with known numbers out of \
-         {}, the next row asked for while one is copied, in turn with the store. Options are the defaults.\n",
+         {}, the next rows asked for while one is copied, in turn with the store. Options are the defaults.\n",
         keys(settings.max_keys),
         machine.commit,
         machine.cpu,

@@ -1,4 +1,5 @@
 //! How much of a folder's files lies in the page cache: a warm read is one that finds all that it touches there.
+#![expect(unsafe_code, reason = "mincore takes a raw address")]
 
 use std::fs::File;
 use std::io::Read as _;

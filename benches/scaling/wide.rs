@@ -2,7 +2,6 @@
 //! say what an index costs, wide ones what is left of it where the copy is most of the work.
 
 use std::fs::File;
-use std::path::Path;
 
 use memmap2::Mmap;
 use tensorcask::Store;
@@ -37,7 +36,7 @@ impl Wide {
         }
         store.close()?;
         file.sync_data()?;
-        Ok(Self { control: map(&path)?, rows: settings.wide_rows })
+        Ok(Self { control: crate::raw::map(&path)?, rows: settings.wide_rows })
     }
 
     /// The number of rows.
@@ -71,10 +70,4 @@ impl Wide {
     pub(crate) fn buffer() -> Vec<u8> {
         vec![0; GATHER * WIDE_BYTES]
     }
-}
-
-fn map(path: &Path) -> Fallible<Mmap> {
-    let file = File::open(path)?;
-    // SAFETY: the file is this benchmark's own, and nothing changes it while it is mapped.
-    Ok(unsafe { Mmap::map(&file)? })
 }

@@ -1,6 +1,7 @@
 //! A pseudo-random number generator that needs no crate: splitmix64.
 
-const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+/// What a counter goes up by.
+pub(crate) const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// The generator's finaliser: every output has exactly one input.
 pub(crate) fn mix(counter: u64) -> u64 {
