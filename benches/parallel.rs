@@ -2,6 +2,8 @@
 //! raw gather with as many threads.
 //!
 //! `cargo bench --bench parallel -- [--rows 1000000] [--row-bytes 3072] [--rounds 200] [--dir DIR]`
+#[path = "support/large.rs"]
+mod large;
 #[path = "support/pair.rs"]
 mod pair;
 #[path = "support/random.rs"]
@@ -95,13 +97,14 @@ fn main() -> Fallible {
     let _ = std::fs::remove_dir_all(&settings.dir);
     std::fs::create_dir_all(&settings.dir)?;
     pair::load(&settings)?;
-    let map = raw::map(&settings.dir.join("raw.bin"))?;
+    let map = large::map(&settings.dir.join("raw.bin"))?;
     let row_bytes = settings.row_bytes;
     let ours = |threads| -> Fallible<Ours> {
         Ok(Ours { reader: Options::new().read_threads(threads).open_reader(&settings.dir, "bench")?, row_bytes })
     };
     let (one, split) = (ours(1)?, ours(2)?);
     let (raw, raw_split) = (Raw { map: &map, row_bytes }, Split(Raw { map: &map, row_bytes }));
+    one.reader.warm(u64::MAX)?;
     // Pages are mapped and first reads checked before anything is measured.
     let all: Vec<u64> = (0..settings.rows as u64).collect();
     for keys in all.chunks(2048) {

@@ -78,6 +78,7 @@ pub use crate::store::reader::Reader;
 pub use crate::store::report::{OpenReport, Quarantined};
 pub use crate::store::stats::{HotSize, Stats};
 pub use crate::store::verify::{Damage, VerifyReport};
+pub use crate::store::warm::Warmed;
 pub use crate::store::writer::Store;
 pub use crate::tensor::{Element, Tensor, TensorView};
 pub use crate::value::{AsValue, Value, ValueView};

@@ -56,6 +56,10 @@ fn rows_go_in_and_out() {
         "word/0998\tF32[3]\nword/0999\tF32[3]\n"
     );
     assert_eq!(ok(&["get", text(&store), "word/0001"]), "F32 [3] [1.5, 2.0, 2.5]\n");
+    assert!(ok(&["warm", text(&store)]).starts_with("in memory: "));
+    let warmed: serde_json::Value =
+        serde_json::from_str(&ok(&["warm", text(&store), "--limit-bytes", "100", "--format", "json"])).unwrap();
+    assert!(warmed["left_bytes"].as_u64() > Some(0) && warmed["segment_bytes"] == 100, "{warmed}");
     let stats: serde_json::Value = serde_json::from_str(&ok(&["stats", text(&store), "--format", "json"])).unwrap();
     assert_eq!((stats["keys"].as_u64(), stats["segments"].as_u64()), (Some(1000), Some(1)));
     assert!(ok(&["stats", text(&store)]).contains("1000 (str)"));

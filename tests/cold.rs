@@ -116,6 +116,44 @@ fn a_part_of_the_store_that_is_cold_is_noticed() {
 }
 
 #[test]
+fn a_store_that_was_warmed_is_in_memory() {
+    for strings in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        store(dir.path(), strings);
+        drop_from_memory(dir.path());
+        let reader = Reader::open(dir.path(), "m").unwrap();
+        // A limit is kept to: the index comes first.
+        let part = reader.warm(1 << 20).unwrap();
+        let index_bytes = reader.stats().unwrap().run_bytes;
+        assert!((index_bytes * 9 / 10..=index_bytes).contains(&part.index_bytes), "{part:?}");
+        assert_eq!(part.index_bytes + part.segment_bytes, 1 << 20);
+        let values = (ROWS * WIDTH) as u64;
+        assert!(part.left_bytes > values - (1 << 20), "{part:?}");
+
+        let all = reader.warm(u64::MAX).unwrap();
+        assert!(all.segment_bytes > values && all.left_bytes == 0, "{all:?}");
+        if all.read_bytes == 0 {
+            eprintln!("NOT TESTED: this file system keeps all files in memory");
+            return;
+        }
+        assert!(all.read_bytes > values / 2, "{all:?}");
+        assert_eq!(read(&reader, strings), 0, "all is in memory");
+    }
+}
+
+#[test]
+fn warming_what_was_cut_is_an_error_and_no_signal() {
+    let dir = tempfile::tempdir().unwrap();
+    store(dir.path(), false);
+    let reader = Reader::open(dir.path(), "m").unwrap();
+    let segment = files(dir.path()).into_iter().find(|path| path.to_string_lossy().contains("segments")).unwrap();
+    OpenOptions::new().write(true).open(&segment).unwrap().set_len(8192).unwrap();
+    let error = reader.warm(u64::MAX).unwrap_err();
+    let Error::Io { path, .. } = &error else { panic!("{error}") };
+    assert_eq!(path.file_name(), segment.file_name());
+}
+
+#[test]
 fn a_segment_that_was_cut_under_its_reader_is_an_error_and_no_signal() {
     let dir = tempfile::tempdir().unwrap();
     store(dir.path(), false);

@@ -10,7 +10,7 @@ use tensorcask::{Dtype, Options, Reader, Verify};
 
 use crate::random::Random;
 use crate::table::{Table, percentiles, quartiles, spread};
-use crate::{Fallible, GATHER, MODULE, Size, raw};
+use crate::{Fallible, GATHER, MODULE, Size, large, raw};
 
 /// Batches that a contender reads in a round; its figure is their median.
 const BATCHES: usize = 5;
@@ -176,7 +176,21 @@ pub(crate) fn reads(size: &Size<'_>, path: &Path, table: &mut Table) -> Fallible
     let warm = policies(size, &readers, &map, random, size.settings.rounds)?;
     add(table, "warm", &warm, bars(size.row_bytes));
     let [reader, ..] = &readers;
-    keys_alone(size, reader, &map, table)
+    keys_alone(size, reader, &map, table)?;
+
+    // Pages that somebody has mapped stay as they are.
+    drop((readers, map));
+    let readers = [open(POLICIES[0])?, open(POLICIES[1])?, open(POLICIES[2])?];
+    let [reader, ..] = &readers;
+    reader.warm(u64::MAX)?;
+    let map = large::map(path)?;
+    for reader in &readers {
+        read_all(size, reader)?;
+    }
+    let random = [7, 8, 9, 10].map(|seed| Draw::Random(Random(seed << 40)));
+    let warmed = policies(size, &readers, &map, random, size.settings.rounds)?;
+    add(table, "both in pages of 2 MiB", &warmed, bars(size.row_bytes));
+    Ok(())
 }
 
 /// Reads every row, so that all pages are mapped and no row is read for the first time after.

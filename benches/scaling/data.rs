@@ -98,7 +98,7 @@ impl Control {
                 let file = file.into_inner()?;
                 // So that its write-back does not fall into what is measured next.
                 file.sync_data()?;
-                *map = Some(crate::raw::map(&self.path)?);
+                *map = Some(crate::large::map(&self.path)?);
             }
             Memory::Anonymous(memory) => {
                 for start in starts {
@@ -127,6 +127,14 @@ impl Control {
         };
         Ok(all.get(..self.rows as usize * self.row_bytes).ok_or("the control is too short")?)
     }
+}
+
+/// Memory of the machine, in bytes.
+pub(crate) fn memory_bytes() -> Fallible<u64> {
+    let memory = std::fs::read_to_string("/proc/meminfo")?;
+    let line = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).ok_or("no MemTotal in /proc/meminfo")?;
+    let kilobytes: u64 = line.split_whitespace().next().ok_or("a number is missing")?.parse()?;
+    Ok(kilobytes * 1024)
 }
 
 /// Free bytes of the file system of `path`.

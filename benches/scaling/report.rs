@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde::Serialize;
 
-use crate::data::Control;
+use crate::data::{Control, memory_bytes};
 use crate::load::{PUT, SMALL_PUT};
 use crate::measure::{Rest, Series};
 use crate::statistics::{BLOCK, Percentiles, Slope, slope};
@@ -43,13 +43,10 @@ impl Machine {
     pub(crate) fn of(settings: &Settings, control: &Control) -> Fallible<Self> {
         let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
-        let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let memory = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).unwrap_or_default();
-        let kilobytes: u64 = memory.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or(0);
         Ok(Self {
             cpu: cpu.trim_start_matches(['\t', ' ', ':']).to_owned(),
             cores: std::thread::available_parallelism()?.get(),
-            memory_bytes: kilobytes * 1024,
+            memory_bytes: memory_bytes()?,
             kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
             file_system: file_system(&settings.dir).unwrap_or_else(|| "an unknown file system".into()),
             commit: commit().unwrap_or_else(|| "unknown".into()),
@@ -267,7 +264,9 @@ fn reads(text: &mut String, settings: &Settings, steps: &[Step]) -> Fallible {
     writeln!(
         text,
         "Nanoseconds a key of `get_batch_into` with {GATHER} random keys, warm, {batches} batches of each kind in turn. \
-         *Contains* is `contains_batch` of keys that are there: the index and the comparison of keys, no rows. *Wide* is \
+         Before, `Reader::warm` brought the store in, and the files of the controls were read anew in the same way: all lies \
+         in pages of 2 MiB, where the system has such (of a store larger than half of the memory, the index and the wide \
+         rows). *Contains* is `contains_batch` of keys that are there: the index and the comparison of keys, no rows. *Wide* is \
          `get_batch_into` of {GATHER} random rows of {WIDE_BYTES} B, of which the same {} lie in the store at every size, \
          put before all others, and *wide raw* their gather out of a memory map of a plain file: what grows is the index \
          alone. *Resident*: the share of the pages of index runs, and of segments, that were in the page cache before (of a \

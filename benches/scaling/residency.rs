@@ -2,7 +2,6 @@
 #![expect(unsafe_code, reason = "mincore takes a raw address")]
 
 use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
 use memmap2::Mmap;
@@ -10,16 +9,6 @@ use memmap2::Mmap;
 use crate::Fallible;
 
 const PAGE: usize = 4096;
-
-/// Reads all files in `folder` once, in order.
-pub(crate) fn read_files(folder: &Path) -> Fallible {
-    let mut buffer = vec![0; 1 << 20];
-    for entry in std::fs::read_dir(folder)? {
-        let mut file = File::open(entry?.path())?;
-        while file.read(&mut buffer)? > 0 {}
-    }
-    Ok(())
-}
 
 /// The share of the pages of all files in `folder` that are in memory; 1 if there are none.
 pub(crate) fn resident_share(folder: &Path) -> Fallible<f64> {

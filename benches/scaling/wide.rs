@@ -36,12 +36,22 @@ impl Wide {
         }
         store.close()?;
         file.sync_data()?;
-        Ok(Self { control: crate::raw::map(&path)?, rows: settings.wide_rows })
+        Ok(Self { control: crate::large::map(&path)?, rows: settings.wide_rows })
     }
 
     /// The number of rows.
     pub(crate) fn rows(&self) -> u64 {
         self.rows
+    }
+
+    /// Their bytes in the store: with its first segments, more than are in them.
+    pub(crate) fn store_bytes(&self) -> u64 {
+        self.rows * (WIDE_BYTES as u64 + 64)
+    }
+
+    /// Touches every page of the control.
+    pub(crate) fn touch(&self) {
+        std::hint::black_box(self.control.iter().step_by(4096).map(|byte| u64::from(*byte)).sum::<u64>());
     }
 
     /// The keys of rows `numbers`.

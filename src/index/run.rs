@@ -74,6 +74,11 @@ impl Run {
         })
     }
 
+    /// All that lookups read.
+    pub(crate) fn bucket_area(&self) -> &[u8] {
+        &self.buckets
+    }
+
     /// Asks for the home bucket of `hash`.
     #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {

@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 
 /// Most parts that one `writev` takes (Linux `IOV_MAX`).
 const PARTS_A_WRITE: usize = 1024;
+/// Pieces in which bytes that will be synced are given to the disk: those of a large page, aligned as such, so that the
+/// page cache keeps them as one.
+const EARLY_BYTES: u64 = 2 << 20;
 
 /// A folder of the file system, and what lies below it.
 #[derive(Debug, Clone)]
@@ -82,7 +85,7 @@ impl Storage for DiskStorage {
         let path = self.resolve(path)?;
         let opened = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let file = opened.map_err(|e| Error::io("create", &path, e))?;
-        Ok(Box::new(DiskAppend { file, path, len_bytes: 0, failed: None }))
+        Ok(Box::new(DiskAppend { file, path, len_bytes: 0, writes_early: false, failed: None }))
     }
 
     fn open_append(&self, path: &Path, len_bytes: u64) -> Result<Box<dyn AppendFile>> {
@@ -97,7 +100,7 @@ impl Storage for DiskStorage {
             file.set_len(len_bytes).map_err(|e| Error::io("cut the torn tail of", &path, e))?;
         }
         file.seek(SeekFrom::Start(len_bytes)).map_err(fail)?;
-        Ok(Box::new(DiskAppend { file, path, len_bytes, failed: None }))
+        Ok(Box::new(DiskAppend { file, path, len_bytes, writes_early: false, failed: None }))
     }
 
     fn open(&self, path: &Path, capacity_bytes: u64) -> Result<Arc<dyn ReadFile>> {
@@ -145,12 +148,39 @@ impl Storage for DiskStorage {
     }
 }
 
+/// The first `len_bytes` of `parts`.
+fn front<'a>(parts: &'a [IoSlice<'a>], len_bytes: usize) -> Vec<IoSlice<'a>> {
+    let mut room = len_bytes;
+    let taken = parts.iter().map_while(|part| {
+        let taken = part.get(..room).unwrap_or(part);
+        room -= taken.len();
+        (!taken.is_empty()).then(|| IoSlice::new(taken))
+    });
+    taken.collect()
+}
+
+/// Has the system begin to write these bytes to the medium, and does not wait.
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "the libraries have no sync_file_range; measured in benches/writes.rs")]
+fn start_writing(file: &File, offset: u64, len_bytes: u64) {
+    use std::os::fd::AsRawFd;
+    let (Ok(offset), Ok(len_bytes)) = (i64::try_from(offset), i64::try_from(len_bytes)) else { return };
+    // SAFETY: the call takes numbers, touches no memory of this process, and the descriptor is open.
+    let _the_sync_will_tell =
+        unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len_bytes, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn start_writing(_file: &File, _offset: u64, _len_bytes: u64) {}
+
 /// Open for appending; the file's cursor stays at its end.
 #[derive(Debug)]
 struct DiskAppend {
     file: File,
     path: PathBuf,
     len_bytes: u64,
+    /// Whether the disk is given its work piece by piece, as it is appended.
+    writes_early: bool,
     /// The first failure, which every later call repeats (redb latches in the same way): after a failed `fsync` the
     /// kernel may have marked the lost pages clean, so that a second one would succeed over lost data.
     failed: Option<Error>,
@@ -170,11 +200,21 @@ impl DiskAppend {
         let mut owned: Vec<IoSlice<'_>> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
         let mut rest = owned.as_mut_slice();
         while !rest.is_empty() {
-            let next = rest.get(..PARTS_A_WRITE).unwrap_or(rest);
-            match self.file.write_vectored(next) {
+            let piece;
+            let next = if self.writes_early {
+                piece = front(rest, (EARLY_BYTES - self.len_bytes % EARLY_BYTES) as usize);
+                &piece
+            } else {
+                &*rest
+            };
+            match self.file.write_vectored(next.get(..PARTS_A_WRITE).unwrap_or(next)) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     self.len_bytes += written as u64;
+                    // A piece that is whole is not written to again.
+                    if self.writes_early && self.len_bytes.is_multiple_of(EARLY_BYTES) {
+                        start_writing(&self.file, self.len_bytes - EARLY_BYTES, EARLY_BYTES);
+                    }
                     IoSlice::advance_slices(&mut rest, written);
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
@@ -188,6 +228,10 @@ impl DiskAppend {
 impl AppendFile for DiskAppend {
     fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()> {
         self.latched("append to", |file| file.write_parts(parts))
+    }
+
+    fn write_early(&mut self) {
+        self.writes_early = true;
     }
 
     fn sync(&mut self, durability: Durability) -> Result<()> {
@@ -490,7 +534,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
         fs::write(&path, b"x").unwrap();
-        let mut file = DiskAppend { file: File::open(&path).unwrap(), path, len_bytes: 1, failed: None };
+        let mut file =
+            DiskAppend { file: File::open(&path).unwrap(), path, len_bytes: 1, writes_early: false, failed: None };
         let first = file.append(&[IoSlice::new(b"y")]).unwrap_err().to_string();
         assert_eq!(file.sync(Durability::SyncData).unwrap_err().to_string(), first);
     }

@@ -218,6 +218,10 @@ impl FaultFile {
 }
 
 impl AppendFile for FaultFile {
+    fn write_early(&mut self) {
+        self.inner.write_early();
+    }
+
     fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()> {
         self.latched(|file| file.try_append(parts))
     }

@@ -15,6 +15,7 @@
 
 pub mod disk;
 pub mod fault;
+pub(crate) mod large_pages;
 pub mod memory;
 pub(crate) mod mmap;
 pub(crate) mod residency;
@@ -85,6 +86,9 @@ pub trait Storage: Send + Sync + Debug {
 pub trait AppendFile: Send + Debug {
     /// Appends all `parts` in order (vectored: nothing is copied together first).
     fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()>;
+    /// Says that what is appended will be synced soon: it may be written to the medium from now on while more of it is
+    /// appended, instead of by the sync alone.
+    fn write_early(&mut self) {}
     /// Returns when what was appended is on the medium as firmly as `durability` says.
     fn sync(&mut self, durability: Durability) -> Result<()>;
     /// Bytes in the file.

@@ -79,13 +79,13 @@ const READ_BYTES: usize = 128 << 10;
 
 /// A range of addresses that starts and ends on page boundaries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Pages {
-    start: usize,
-    end: usize,
+pub(super) struct Pages {
+    pub start: usize,
+    pub end: usize,
 }
 
 impl Pages {
-    fn of(bytes: &[u8]) -> Self {
+    pub(super) fn of(bytes: &[u8]) -> Self {
         let address = bytes.as_ptr().addr();
         let start = address - address % PAGE_BYTES;
         // Empty bytes lie in no page, but where they are: their neighbours by address must not reach to 0.
@@ -93,7 +93,7 @@ impl Pages {
         Self { start, end: end.next_multiple_of(PAGE_BYTES) }
     }
 
-    fn len_bytes(self) -> usize {
+    pub(super) fn len_bytes(self) -> usize {
         self.end.saturating_sub(self.start)
     }
 
@@ -105,15 +105,22 @@ impl Pages {
         Self { start: self.start.min(next.start), end: self.end.max(next.end) }
     }
 
+    /// What lies before, between and behind the first and the last multiple of `len_bytes`.
+    pub(super) fn split_at_multiples(self, len_bytes: usize) -> [Self; 3] {
+        let first = self.start.next_multiple_of(len_bytes).min(self.end);
+        let last = (self.end - self.end % len_bytes).max(first);
+        [(self.start, first), (first, last), (last, self.end)].map(|(start, end)| Self { start, end })
+    }
+
     /// Pieces of at most `len_bytes`, in order.
-    fn pieces(self, len_bytes: usize) -> impl Iterator<Item = Self> {
+    pub(super) fn pieces(self, len_bytes: usize) -> impl Iterator<Item = Self> {
         (self.start..self.end)
             .step_by(len_bytes)
             .map(move |start| Self { start, end: start.saturating_add(len_bytes).min(self.end) })
     }
 
     /// Calls `missing` with each run of pages that are not in memory; runs that lie near each other come as one.
-    fn each_missing(self, missing: &mut impl FnMut(Self)) {
+    pub(super) fn each_missing(self, missing: &mut impl FnMut(Self)) {
         let mut run: Option<Self> = None;
         for piece in self.pieces(PAGES_A_CALL * PAGE_BYTES) {
             let mut flags = [0_u8; PAGES_A_CALL];
@@ -134,13 +141,20 @@ impl Pages {
         run.into_iter().for_each(missing);
     }
 
+    /// Bytes of the pages that are not in memory, and of those between them that lie near.
+    pub(super) fn missing_bytes(self) -> usize {
+        let mut missing_bytes = 0;
+        self.each_missing(&mut |missing| missing_bytes += missing.len_bytes());
+        missing_bytes
+    }
+
     /// Asks the system to read the pages, and does not wait.
-    fn start_reading(self) {
+    pub(super) fn start_reading(self) {
         self.pieces(READ_BYTES).for_each(system::start_reading);
     }
 
     /// Waits until the pages are in memory, and maps them.
-    fn wait(self) -> io::Result<()> {
+    pub(super) fn wait(self) -> io::Result<()> {
         if self.len_bytes() == 0 { Ok(()) } else { system::wait(self) }
     }
 }

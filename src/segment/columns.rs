@@ -233,6 +233,13 @@ impl Columns {
         if row < self.rows { self.leaves.get(leaf)?.get(row) } else { None }
     }
 
+    /// The structure of the rows, and the stored bytes of `row`, if rows are one tensor of `width` bytes.
+    pub(crate) fn fixed_row(&self, row: usize, width: usize) -> Option<(&Arc<RowSchema>, &[u8])> {
+        let [LeafColumn::Fixed { width: stored, data }] = self.leaves.as_slice() else { return None };
+        let start = row.checked_mul(width)?;
+        (*stored == width).then_some((&self.schema, data.get(start..start.checked_add(width)?)?))
+    }
+
     /// The row checksum: CRC-32 seeded with the segment's identity, over the key's length (`u32`) and bytes, then
     /// each leaf: a byte 0 or 1 for a boolean; the bytes alone where all rows have as many; else the dimensions
     /// (`i32` each), the length (`u64`) and the bytes. O(bytes of the row).

@@ -182,6 +182,15 @@ impl Segment {
         self.file.bytes(frame.offset, frame.structure_len_bytes as usize)
     }
 
+    /// The bytes of all batches, without what only merges and scans read, and without touching them where they are mapped.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if they lie beyond the end of the file.
+    pub(crate) fn rows_area(&self) -> Result<Bytes> {
+        let end = self.frames.last().map_or(0, |frame| frame.end_offset());
+        self.file.bytes(0, usize::try_from(end).unwrap_or(usize::MAX))
+    }
+
     #[cold]
     fn parse_batch<'a>(&'a self, number: usize, slot: &'a OnceLock<Arc<Batch>>) -> Result<&'a Arc<Batch>> {
         let frame = self.frames.get(number).copied().unwrap_or_default();

@@ -221,6 +221,11 @@ impl SegmentWriter {
         self.read_back(frame)
     }
 
+    /// See [`AppendFile::write_early`].
+    pub(crate) fn write_early(&mut self) {
+        self.file.write_early();
+    }
+
     /// Makes what was appended durable.
     pub(crate) fn sync(&mut self, durability: Durability) -> Result<()> {
         self.file.sync(durability)

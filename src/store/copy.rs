@@ -13,7 +13,6 @@ use crate::error::{Error, Result};
 use crate::key::Keys;
 use crate::prefetch::prefetch_start;
 use crate::schema::{LeafKind, RowSchema};
-use crate::segment::columns::LeafColumn;
 use crate::value::Value;
 
 impl Core {
@@ -205,13 +204,8 @@ impl Copier<'_> {
     /// The stored bytes of a row, if they are what is asked for: one unpacked tensor of its dtype and shape.
     #[inline]
     fn stored<'r>(&mut self, row: &'r Row<'_>, width: usize) -> Option<&'r [u8]> {
-        let columns = row.columns();
-        let [LeafColumn::Fixed { width: stored, data }] = columns.leaves.as_slice() else { return None };
-        if *stored != width || !self.fits(&columns.schema) {
-            return None;
-        }
-        let start = row.row * width;
-        data.get(start..start + width)
+        let (schema, bytes) = row.fixed(width)?;
+        self.fits(schema).then_some(bytes)
     }
 
     /// The same of a row that needs no check any more.

@@ -186,7 +186,10 @@ impl Lane {
         let needed = len_bytes as u64 + rows as u64 * 64 + SegmentWriter::overhead_bytes();
         let capacity = (core.options.segment_bytes + SegmentWriter::overhead_bytes()).max(needed);
         let path = names::active(id);
-        let writer = SegmentWriter::create(&core.storage, core.identity, id, &path, schema, capacity)?;
+        let mut writer = SegmentWriter::create(&core.storage, core.identity, id, &path, schema, capacity)?;
+        if core.options.durability > Durability::Buffered {
+            writer.write_early();
+        }
         self.names_dirty = true;
         core.known.lock().own(id);
         Ok(Active::new(writer))

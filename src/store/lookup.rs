@@ -8,7 +8,6 @@ use super::rows::{Holder, Row, Source};
 use crate::error::{Error, Result};
 use crate::index::delta::Entry;
 use crate::key::KeyRef;
-use crate::segment::columns::KeyColumn;
 
 /// Keys that go through the stages of a lookup together: enough for their waits for memory to overlap, and few enough
 /// for what was asked for to be there still when its stage comes.
@@ -290,7 +289,7 @@ impl<'v> Stages<'v> {
     #[inline]
     fn ask_for_keys(&self) {
         self.candidates.iter().for_each(|(_, sealed)| sealed.batch.prefetch_row(sealed.row));
-        self.candidates.iter().for_each(|(_, sealed)| sealed.batch.columns.keys.prefetch_variable(sealed.row));
+        self.candidates.iter().for_each(|(_, sealed)| sealed.batch.prefetch_variable_key(sealed.row));
     }
 
     #[inline]
@@ -298,23 +297,12 @@ impl<'v> Stages<'v> {
         for (position, sealed) in &self.candidates {
             let position = *position as usize;
             let (Some(asked), Some(newest)) = (asked.get(position), newest.get_mut(position)) else { continue };
-            if holds(&sealed.batch.columns.keys, sealed.row, asked.key) {
+            if sealed.batch.holds(sealed.row, asked.key) {
                 let row = Row { holder: Holder::Viewed(sealed.batch, sealed.lane), row: sealed.row };
                 if newest.as_ref().is_none_or(|found| row.age() > found.age()) {
                     *newest = Some(row);
                 }
             }
         }
-    }
-}
-
-/// Whether `key` stands in `row`.
-#[inline]
-fn holds(keys: &KeyColumn, row: usize, key: KeyRef<'_>) -> bool {
-    match (keys, key) {
-        (KeyColumn::U64(data), KeyRef::U64(number)) => {
-            data.as_chunks::<8>().0.get(row).is_some_and(|bytes| u64::from_le_bytes(*bytes) == number)
-        }
-        _ => key.with_bytes(|bytes| keys.get(row) == Some(bytes)),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`core::Core`] is what readers and writers share: the published view of segments and runs, the delta, and the
 //! slots its entries point to. [`lookup`] finds rows in it ([`directory`]: from a run's row to its batch), [`read`] turns them into values, [`copy`]
-//! into the caller's buffer. [`lane`] is the writer's
+//! into the caller's buffer; [`cold`] reads in what a batch misses, [`warm`] everything. [`lane`] is the writer's
 //! side of the files, [`pending`] the queue before it, [`worker`] the thread between them. [`open`] opens,
 //! [`recover`] goes on with what a writer left, [`refresh`] follows other writers, [`maintain`] builds runs, and [`merges`] chooses what
 //! goes into one.
@@ -31,5 +31,6 @@ pub(crate) mod rows;
 pub(crate) mod salvage;
 pub(crate) mod stats;
 pub(crate) mod verify;
+pub(crate) mod warm;
 pub(crate) mod worker;
 pub(crate) mod writer;

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use crate::error::Result;
 use crate::names::SegmentId;
+use crate::schema::RowSchema;
 use crate::segment::batch::{Batch, Verify};
 use crate::segment::columns::Columns;
 use crate::segment::reader::Segment;
@@ -98,7 +99,21 @@ impl Row<'_> {
     /// Whether the row says that its key was deleted.
     #[inline]
     pub(crate) fn is_tombstone(&self) -> bool {
-        self.columns().schema.is_tombstones()
+        match &self.holder {
+            Holder::Pending(pending, _) => pending.columns.schema.is_tombstones(),
+            Holder::Batch(batch, _) => batch.is_tombstones(),
+            Holder::Viewed(batch, _) => batch.is_tombstones(),
+        }
+    }
+
+    /// The structure and the stored bytes of the row, if it is one tensor of `width` bytes, unpacked or not.
+    #[inline]
+    pub(crate) fn fixed(&self, width: usize) -> Option<(&Arc<RowSchema>, &[u8])> {
+        match &self.holder {
+            Holder::Pending(pending, _) => pending.columns.fixed_row(self.row, width),
+            Holder::Batch(batch, _) => batch.fixed_row(self.row, width),
+            Holder::Viewed(batch, _) => batch.fixed_row(self.row, width),
+        }
     }
 
     /// Whether [`Row::check`] has nothing to compare any more.

@@ -11,6 +11,7 @@ mod npy;
 mod output;
 mod stats;
 mod verify;
+mod warm;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ enum Command {
     Get(get::Arguments),
     /// Reads and checks every byte.
     Verify(verify::Arguments),
+    /// Brings the index and the sealed rows into memory.
+    Warm(warm::Arguments),
     /// Puts the tensors of a .safetensors or .npy file.
     Import(import::Arguments),
     /// Writes all values to an Arrow, .safetensors or .npy file.
@@ -105,6 +108,7 @@ fn main() -> ExitCode {
         Command::Ls(arguments) => ls::run(arguments, &output),
         Command::Get(arguments) => get::run(arguments, &output),
         Command::Verify(arguments) => verify::run(arguments, &output),
+        Command::Warm(arguments) => warm::run(arguments, &output),
         Command::Import(arguments) => import::run(arguments, &output),
         Command::Export(arguments) => export::run(arguments, &output),
     };

@@ -1,0 +1,22 @@
+//! A plain file in large pages.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+/// Maps a file that nothing changes and nobody else has mapped, read anew in pages of 2 MiB where the system has such:
+/// the same as [`tensorcask::Reader::warm`] does for a store.
+pub(crate) fn map(path: &Path) -> io::Result<Mmap> {
+    let file = File::open(path)?;
+    file.sync_data()?;
+    #[cfg(target_os = "linux")]
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+    let map = crate::raw::map(path)?;
+    #[cfg(target_os = "linux")]
+    for advice in [memmap2::Advice::HugePage, memmap2::Advice::PopulateRead] {
+        let _where_the_system_has_it = map.advise(advice);
+    }
+    Ok(map)
+}

@@ -1,0 +1,226 @@
+//! Reading whole files into memory, in pages of 2 MiB where the system keeps files in such.
+//!
+//! A lookup waits for the translation of addresses as long as for memory: of a store that lies in pages of 4 KiB, each
+//! key and each row is a page of its own. What was written in large pieces lies in large pages, but for the seams
+//! between them; what was read in row by row, or ahead of a reader, lies in small ones, and the kernel does not join
+//! them. Here they are dropped and read again, whole: a mapping that is advised `MADV_HUGEPAGE` reads 2 MiB a fault into
+//! one page (Linux 5.18, where the file system has large folios: ext4 6.16, XFS, btrfs 6.17).
+//!
+//! Which pages are small says `PAGEMAP_SCAN` (Linux 6.7); before that, those in memory stay as they are. As in
+//! [`super::residency`], bytes on the heap count as being in memory, and other systems than Linux do nothing.
+
+use std::io;
+
+use super::residency::Pages;
+
+/// A large page.
+const LARGE_BYTES: usize = 2 << 20;
+/// So much is looked at, and read, at a time.
+const WINDOW_BYTES: usize = 16 * LARGE_BYTES;
+
+/// Brings in all of `bytes`, in large pages as far as they can be had, and returns how many bytes were read for it.
+/// Whole pages of 2 MiB of a file that lie in small ones are read again. O(bytes).
+///
+/// # Errors
+/// What the system says of a page that cannot be read.
+pub(crate) fn bring_in_large(bytes: &[u8]) -> io::Result<usize> {
+    let [front, large, back] = Pages::of(bytes).split_at_multiples(LARGE_BYTES);
+    let mut read_bytes = 0;
+    if large.len_bytes() > 0 {
+        system::advise_large(large);
+        for window in large.pieces(WINDOW_BYTES) {
+            read_bytes += bring_in_window(window)?;
+        }
+    }
+    for small in [front, back] {
+        read_bytes += small.missing_bytes();
+        small.each_missing(&mut Pages::start_reading);
+        small.wait()?;
+    }
+    Ok(read_bytes)
+}
+
+fn bring_in_window(window: Pages) -> io::Result<usize> {
+    let mut read_bytes = 0;
+    for page in window.pieces(LARGE_BYTES) {
+        // A page of which a part is there already would be filled up with small ones.
+        match page.missing_bytes() {
+            0 => continue,
+            missing if missing < page.len_bytes() => system::drop_from_memory(page),
+            _ => {}
+        }
+        read_bytes += page.len_bytes();
+    }
+    window.wait()?;
+    let mut again = false;
+    for page in window.pieces(LARGE_BYTES).filter(|page| system::is_small(*page)) {
+        system::drop_from_memory(page);
+        // What other processes have mapped, or is not on the disk yet, stays.
+        read_bytes += page.missing_bytes();
+        again = true;
+    }
+    if again {
+        window.wait()?
+    }
+    Ok(read_bytes)
+}
+
+#[cfg(all(target_os = "linux", not(miri)))]
+#[expect(unsafe_code, reason = "madvise takes raw addresses, PAGEMAP_SCAN a structure; measured in benches/scaling")]
+mod system {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+    use std::ptr::{from_mut, without_provenance_mut};
+    use std::sync::OnceLock;
+
+    use super::Pages;
+
+    fn advise(pages: Pages, advice: libc::c_int) {
+        // SAFETY: callers pass MADV_HUGEPAGE and MADV_PAGEOUT. Neither changes what any address holds nor whether it may
+        // be accessed: pages are kept in other units, or written back and read again when they are touched.
+        let _advice_only = unsafe { libc::madvise(without_provenance_mut(pages.start), pages.len_bytes(), advice) };
+    }
+
+    pub(super) fn advise_large(pages: Pages) {
+        advise(pages, libc::MADV_HUGEPAGE);
+    }
+
+    pub(super) fn drop_from_memory(pages: Pages) {
+        advise(pages, libc::MADV_PAGEOUT);
+    }
+
+    /// `struct pm_scan_arg` of linux/fs.h.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Scan {
+        size: u64,
+        flags: u64,
+        start: u64,
+        end: u64,
+        walk_end: u64,
+        regions: u64,
+        regions_len: u64,
+        most_pages: u64,
+        inverted: u64,
+        all_of: u64,
+        any_of: u64,
+        returned: u64,
+    }
+
+    /// `struct page_region`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Region {
+        start: u64,
+        end: u64,
+        categories: u64,
+    }
+
+    /// `_IOWR('f', 16, struct pm_scan_arg)`.
+    const PAGEMAP_SCAN: libc::Ioctl = 0xC060_6610_u32 as libc::Ioctl;
+    const IS_FILE: u64 = 1 << 2;
+    const IS_PRESENT: u64 = 1 << 3;
+    const IS_HUGE: u64 = 1 << 6;
+
+    /// Whether some of `pages` are mapped pages of a file that are not large.
+    pub(super) fn is_small(pages: Pages) -> bool {
+        static PAGEMAP: OnceLock<Option<File>> = OnceLock::new();
+        let Some(pagemap) = PAGEMAP.get_or_init(|| File::open("/proc/self/pagemap").ok()) else { return false };
+        let mut region = Region::default();
+        let mut scan = Scan {
+            size: size_of::<Scan>() as u64,
+            start: pages.start as u64,
+            end: pages.end as u64,
+            regions: from_mut(&mut region).expose_provenance() as u64,
+            regions_len: 1,
+            inverted: IS_HUGE,
+            all_of: IS_FILE | IS_PRESENT | IS_HUGE,
+            returned: IS_HUGE,
+            ..Scan::default()
+        };
+        // SAFETY: the kernel reads `scan`, whose layout is that of its `struct pm_scan_arg`, writes its `walk_end`, and
+        // writes at most `regions_len` = 1 regions to `region`, which lives; it only looks at the pages.
+        let found = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, from_mut(&mut scan)) };
+        found > 0
+    }
+}
+
+#[cfg(not(all(target_os = "linux", not(miri))))]
+mod system {
+    use super::Pages;
+
+    pub(super) fn advise_large(_pages: Pages) {}
+
+    pub(super) fn drop_from_memory(_pages: Pages) {}
+
+    pub(super) fn is_small(_pages: Pages) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+#[cfg(all(target_os = "linux", not(miri)))]
+mod tests {
+    use super::*;
+    use crate::io::residency::is_resident;
+    use std::fs::File;
+    use std::io::Write;
+
+    const LEN_BYTES: usize = 3 * LARGE_BYTES + 12_345;
+
+    /// A file that was written in small pieces, and its map.
+    fn map() -> (File, memmap2::Mmap) {
+        let mut file = tempfile::tempfile().unwrap();
+        for piece in (0..LEN_BYTES as u32).step_by(4 * 1000) {
+            let words: Vec<u8> = (piece..piece + 4000).step_by(4).flat_map(u32::to_le_bytes).collect();
+            file.write_all(&words).unwrap();
+        }
+        file.set_len(LEN_BYTES as u64).unwrap();
+        file.sync_all().unwrap();
+        #[expect(unsafe_code, reason = "a map of the test's own")]
+        // SAFETY: nobody else has the file.
+        let map = unsafe { memmap2::Mmap::map(&file).unwrap() };
+        (file, map)
+    }
+
+    fn word(map: &[u8], at: usize) -> u32 {
+        u32::from_le_bytes(map[at..at + 4].try_into().unwrap())
+    }
+
+    #[test]
+    fn all_is_brought_in_and_nothing_changes() {
+        let (file, map) = map();
+        // In memory, in whatever pages; then not at all; then a single page of it.
+        bring_in_large(&map).unwrap();
+        for kept in [None, Some(LARGE_BYTES + 9000)] {
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+            system::drop_from_memory(Pages::of(&map));
+            kept.into_iter().for_each(|kept| assert_eq!(word(&map, kept), kept as u32));
+            let was_dropped = !is_resident(&map);
+            let read_bytes = bring_in_large(&map).unwrap();
+            assert!(is_resident(&map));
+            assert!(!was_dropped || read_bytes > 0, "nothing was counted as read");
+            assert!((0..LEN_BYTES - 4).step_by(4).all(|at| word(&map, at) == at as u32));
+        }
+        // All is there, and as large as it can be, or is refused: nothing is read for ever.
+        let again = bring_in_large(&map).unwrap();
+        assert!(again <= LEN_BYTES.next_multiple_of(4096), "{again}");
+    }
+
+    #[test]
+    fn a_part_and_the_heap() {
+        let (_file, map) = map();
+        bring_in_large(&map[LARGE_BYTES - 5..2 * LARGE_BYTES + 5]).unwrap();
+        bring_in_large(&map[..0]).unwrap();
+        let heap = vec![5_u8; 2 * LARGE_BYTES + 100];
+        assert_eq!(bring_in_large(&heap).unwrap(), 0);
+        assert!(heap.iter().all(|byte| *byte == 5));
+    }
+
+    #[test]
+    fn a_page_that_cannot_be_read_is_an_error_and_no_signal() {
+        let (file, map) = map();
+        file.set_len(LARGE_BYTES as u64).unwrap();
+        assert!(bring_in_large(&map).is_err());
+    }
+}
