@@ -133,6 +133,7 @@ pub(crate) fn rest(
     if store.len()? != keys + wide.rows() {
         return Err(format!("the store counts {} keys, not {keys} and {} wide rows", store.len()?, wide.rows()).into());
     }
+    store.warm(stats.run_bytes)?;
     let first_read_ns = read_all(&store, keys, settings.row_bytes)?;
     let folder = settings.dir.join(MODULE);
     // All of it in large pages while it fits into memory beside the control, with room to spare; then the index and the
@@ -349,6 +350,8 @@ pub(crate) fn measure_memory(settings: &Settings) -> Fallible {
     let (anonymous, file) = resident_bytes()?;
     let reader = Reader::open(&settings.dir, MODULE)?;
     let opened = resident_bytes()?.0;
+    // What is read in order does not keep the index in memory where not all has room.
+    reader.warm(reader.stats()?.run_bytes)?;
     read_all(&reader, settings.max_keys, settings.row_bytes)?;
     let (read, read_file) = resident_bytes()?;
     let less = |now: u64, before: u64| now.saturating_sub(before);

@@ -52,15 +52,18 @@ fn bring_in_window(window: Pages) -> io::Result<usize> {
         read_bytes += page.len_bytes();
     }
     window.wait()?;
-    let mut again = false;
-    for page in window.pieces(LARGE_BYTES).filter(|page| system::is_small(*page)) {
+    // A large page may be mapped as small ones, if its place was used before it came.
+    let small: Vec<Pages> = window.pieces(LARGE_BYTES).filter(|page| system::is_small(*page)).collect();
+    small.iter().try_for_each(|page| {
+        system::unmap(*page);
+        page.wait()
+    })?;
+    for page in small.into_iter().filter(|page| system::is_small(*page)) {
         system::drop_from_memory(page);
         // What other processes have mapped, or is not on the disk yet, stays.
         read_bytes += page.missing_bytes();
-        again = true;
-    }
-    if again {
-        window.wait()?
+        system::unmap(page);
+        page.wait()?;
     }
     Ok(read_bytes)
 }
@@ -76,8 +79,10 @@ mod system {
     use super::Pages;
 
     fn advise(pages: Pages, advice: libc::c_int) {
-        // SAFETY: callers pass MADV_HUGEPAGE and MADV_PAGEOUT. Neither changes what any address holds nor whether it may
-        // be accessed: pages are kept in other units, or written back and read again when they are touched.
+        // SAFETY: callers pass MADV_HUGEPAGE, MADV_PAGEOUT and MADV_DONTNEED. The first two do not change what any address
+        // holds nor whether it may be accessed: pages are kept in other units, or written back and read again when they
+        // are touched. So it is with the last where a file is mapped, as this library maps files (shared, for reading);
+        // `unmap` calls it for such pages only.
         let _advice_only = unsafe { libc::madvise(without_provenance_mut(pages.start), pages.len_bytes(), advice) };
     }
 
@@ -87,6 +92,12 @@ mod system {
 
     pub(super) fn drop_from_memory(pages: Pages) {
         advise(pages, libc::MADV_PAGEOUT);
+    }
+
+    /// Has pages that [`is_small`] found to be of a file mapped anew when they are touched: the table of small pages at
+    /// their place goes (Linux 6.14).
+    pub(super) fn unmap(pages: Pages) {
+        advise(pages, libc::MADV_DONTNEED);
     }
 
     /// `struct pm_scan_arg` of linux/fs.h.
@@ -152,6 +163,8 @@ mod system {
     pub(super) fn advise_large(_pages: Pages) {}
 
     pub(super) fn drop_from_memory(_pages: Pages) {}
+
+    pub(super) fn unmap(_pages: Pages) {}
 
     pub(super) fn is_small(_pages: Pages) -> bool {
         false

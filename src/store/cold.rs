@@ -19,15 +19,36 @@ use crate::segment::batch::{Batch, Verify};
 use crate::segment::columns::{KeyColumn, LeafColumn};
 use crate::segment::reader::Segment;
 
+/// What a batch touches, stage by stage. Each is watched by itself: rows that are read in order from a disk, batch by
+/// batch, say nothing of an index that is in memory, and looking at each of its buckets would cost more than they do.
+#[derive(Debug, Default)]
+pub(crate) struct ColdWatch {
+    buckets: Watch,
+    keys: Watch,
+    rows: Watch,
+}
+
+impl ColdWatch {
+    /// Pages that batches wanted, that were not in memory, and that were read in together.
+    pub(crate) fn pages_read(&self) -> u64 {
+        [&self.buckets, &self.keys, &self.rows].map(|watch| watch.pages_read.load(Ordering::Relaxed)).iter().sum()
+    }
+
+    /// Whether something was missing lately.
+    pub(crate) fn is_suspected(&self) -> bool {
+        [&self.buckets, &self.keys, &self.rows].into_iter().any(Watch::is_suspected)
+    }
+}
+
 /// Whether the next batches are looked at whole, and what was read in.
 #[derive(Debug)]
-pub(crate) struct ColdWatch {
-    /// So many stages of batches are still looked at whole.
+struct Watch {
+    /// So many looks are still whole.
     suspicion: AtomicU32,
     pages_read: AtomicU64,
 }
 
-/// Stages that are looked at whole after one that missed something.
+/// Looks that are whole after one that missed something.
 const SUSPICION: u32 = 16;
 /// The same for a store that was just opened.
 const FIRST_SUSPICION: u32 = 8;
@@ -36,20 +57,15 @@ const ROWS_A_LOOK: usize = 256;
 /// The index is a small part of a store and stays in memory longest.
 const KEYS_A_LOOK: usize = 1024;
 
-impl Default for ColdWatch {
+impl Default for Watch {
     fn default() -> Self {
         Self { suspicion: AtomicU32::new(FIRST_SUSPICION), pages_read: AtomicU64::new(0) }
     }
 }
 
-impl ColdWatch {
-    /// Pages that batches wanted, that were not in memory, and that were read in together.
-    pub(crate) fn pages_read(&self) -> u64 {
-        self.pages_read.load(Ordering::Relaxed)
-    }
-
+impl Watch {
     /// Whether something was missing lately.
-    pub(crate) fn is_suspected(&self) -> bool {
+    fn is_suspected(&self) -> bool {
         self.suspicion.load(Ordering::Relaxed) > 0
     }
 
@@ -104,19 +120,25 @@ impl Core {
     /// [`Error::Io`] if some of it cannot be read.
     pub(crate) fn bring_in_index(&self, asked: &[Asked<'_>]) -> Result<()> {
         let view = self.view.load();
-        let resident = |at| asked.get(at).is_none_or(|asked| view.runs.iter().all(|run| key_is_resident(run, asked)));
-        if !self.cold.suspects(asked.len(), KEYS_A_LOOK, salt(asked), resident) {
+        let runs = &view.runs;
+        let of_all_runs = |at: usize, resident: fn(&LoadedRun, &Asked<'_>) -> bool| {
+            asked.get(at).is_none_or(|asked| runs.iter().all(|run| resident(run, asked)))
+        };
+        let watch = &self.cold.buckets;
+        if watch.suspects(asked.len(), KEYS_A_LOOK, salt(asked), |at| of_all_runs(at, bucket_is_resident)) {
+            let buckets = runs.iter().flat_map(|loaded| asked.iter().map(|asked| loaded.run.bucket_bytes(asked.hash)));
+            watch.bring_in(buckets, |at| runs.get(at / asked.len().max(1)).map(|loaded| loaded.run.path()))?;
+        }
+        let watch = &self.cold.keys;
+        if !watch.suspects(asked.len(), KEYS_A_LOOK, salt(asked), |at| of_all_runs(at, key_is_resident)) {
             return Ok(());
         }
-        let runs = &view.runs;
-        let buckets = runs.iter().flat_map(|loaded| asked.iter().map(|asked| loaded.run.bucket_bytes(asked.hash)));
-        self.cold.bring_in(buckets, |at| runs.get(at / asked.len().max(1)).map(|loaded| loaded.run.path()))?;
         let places: Vec<Place<'_>> = runs.iter().flat_map(|loaded| places(loaded, asked)).collect();
         self.bring_in_tables(&places)?;
         let path = |at: usize| places.get(at).map(|place| &**place.segment.described());
         let keys = || places.iter().map(|place| Some((&place.batch()?.columns.keys, place.within)));
-        self.cold.bring_in(keys().map(|key| key.and_then(|(column, row)| key_offsets(column, row))), path)?;
-        self.cold.bring_in(keys().map(|key| key.and_then(|(column, row)| column.get(row))), path)
+        watch.bring_in(keys().map(|key| key.and_then(|(column, row)| key_offsets(column, row))), path)?;
+        watch.bring_in(keys().map(|key| key.and_then(|(column, row)| column.get(row))), path)
     }
 
     /// Parsing a batch for the first time reads its keys, row checksums and offsets.
@@ -132,7 +154,7 @@ impl Core {
         let tables: Vec<Bytes> =
             unread.iter().map(|(segment, number)| segment.structure_bytes(*number).unwrap_or_default()).collect();
         let path = |at: usize| unread.get(at).map(|(segment, _)| &**segment.described());
-        self.cold.bring_in(tables.iter().map(|bytes| Some(&**bytes)), path)
+        self.cold.keys.bring_in(tables.iter().map(|bytes| Some(&**bytes)), path)
     }
 
     /// Brings in the rows of `located`: what tells where their values are, then values and row checksums.
@@ -142,7 +164,7 @@ impl Core {
     pub(crate) fn bring_in_rows(&self, asked: &[Asked<'_>], rows: &[Option<Row<'_>>]) -> Result<()> {
         let at = |position: usize| rows.get(position).and_then(Option::as_ref);
         let resident = |position| at(position).is_none_or(|row| values(row).all(is_resident));
-        if !self.cold.suspects(rows.len(), ROWS_A_LOOK, salt(asked), resident) {
+        if !self.cold.rows.suspects(rows.len(), ROWS_A_LOOK, salt(asked), resident) {
             return Ok(());
         }
         let verify = self.options.verify;
@@ -155,7 +177,7 @@ impl Core {
     fn bring_in_each<'a>(&self, rows: &[&'a Row<'_>], ranges: impl Fn(&'a Row<'_>) -> Vec<&'a [u8]>) -> Result<()> {
         let ranges: Vec<_> =
             rows.iter().flat_map(|row| ranges(row).into_iter().map(move |bytes| (*row, bytes))).collect();
-        self.cold.bring_in(ranges.iter().map(|(_, bytes)| Some(*bytes)), |at| path_of(ranges.get(at)?.0))
+        self.cold.rows.bring_in(ranges.iter().map(|(_, bytes)| Some(*bytes)), |at| path_of(ranges.get(at)?.0))
     }
 }
 
@@ -193,17 +215,20 @@ fn place(loaded: &LoadedRun, run_row: u64) -> Option<Place<'_>> {
     Some(Place { segment: loaded.segments.get(segment)?, number, within })
 }
 
-/// Whether looking `asked` up touches nothing that is not in memory.
+fn bucket_is_resident(loaded: &LoadedRun, asked: &Asked<'_>) -> bool {
+    loaded.run.bucket_bytes(asked.hash).is_none_or(is_resident)
+}
+
+/// Whether comparing the keys that the run proposes for `asked` touches nothing that is not in memory.
 fn key_is_resident(loaded: &LoadedRun, asked: &Asked<'_>) -> bool {
     let in_memory = |bytes: Option<&[u8]>| bytes.is_none_or(is_resident);
-    in_memory(loaded.run.bucket_bytes(asked.hash))
-        && places(loaded, std::slice::from_ref(asked)).iter().all(|place| {
-            place.segment.is_parsed(place.number)
-                && place.batch().is_none_or(|batch| {
-                    let keys = &batch.columns.keys;
-                    in_memory(key_offsets(keys, place.within)) && in_memory(keys.get(place.within))
-                })
-        })
+    places(loaded, std::slice::from_ref(asked)).iter().all(|place| {
+        place.segment.is_parsed(place.number)
+            && place.batch().is_none_or(|batch| {
+                let keys = &batch.columns.keys;
+                in_memory(key_offsets(keys, place.within)) && in_memory(keys.get(place.within))
+            })
+    })
 }
 
 /// What tells where a key lies, for keys of several lengths.

@@ -2,19 +2,18 @@
 //!
 //! A run numbers the rows of its segments one after another. A lookup needs the batch that a number falls in; searching
 //! segments and then batches costs branches that the processor cannot guess. Here all batches of a run stand in one table,
-//! and numbers are cut into equal cells that remember the batch they begin in: batches of one size need one look.
+//! and numbers are cut into equal cells that say where in which batch they begin, and where in them the next batch does:
+//! but for very small batches among large ones, one look at one cache line.
 
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
-use crate::prefetch::prefetch_item;
+use crate::prefetch::{prefetch_item, prefetch_ref};
 use crate::segment::batch::Batch;
 use crate::segment::reader::Segment;
 
-/// How many cells stand for one batch, at least: finer cells begin in the batch that is looked for more often.
-const CELLS_PER_BATCH: usize = 4;
-/// Batches of one cell that are looked through in order; more are searched by halves.
-const FEW_BATCHES: usize = 4;
+/// How many cells stand for one batch, at least: batches down to the same part of the mean size need one look.
+const CELLS_PER_BATCH: usize = 2;
 
 /// A batch of a run, by its segment's position in the run and its number in the segment. Kept here once it was parsed,
 /// one step away.
@@ -48,9 +47,21 @@ pub(crate) struct Directory {
     places: Box<[Place]>,
     /// Run row of the first row of each batch, and the end of rows.
     starts: Box<[u64]>,
-    /// For each 2^`shift` rows, the batch that the first of them is in.
-    cells: Box<[u32]>,
+    /// For each 2^`shift` rows, where they are.
+    cells: Box<[Cell]>,
     shift: u32,
+}
+
+/// Where neighbouring rows of a run are.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(16))]
+struct Cell {
+    /// The batch of the first of them, and which of the batch's rows it is.
+    first: RowPlace,
+    /// How many of them lie in that batch.
+    in_first: u32,
+    /// How many lie in that and the next one.
+    in_both: u32,
 }
 
 impl Directory {
@@ -74,31 +85,60 @@ impl Directory {
         let rows = starts.last().copied().unwrap_or(0);
         let rows_per_cell = (rows / (starts.len() * CELLS_PER_BATCH) as u64).max(1);
         let shift = rows_per_cell.ilog2();
+        let start_of = |batch: usize| starts.get(batch).copied().unwrap_or(rows);
         let mut at = 0;
-        let cells = (0..=rows >> shift).map(|cell| {
-            while starts.get(at + 1).is_some_and(|next| *next <= cell << shift) {
+        let cells = (0..(rows + (1 << shift) - 1) >> shift).map(|cell| {
+            let first_row = cell << shift;
+            while at + 1 < places.len() && start_of(at + 1) <= first_row {
                 at += 1;
             }
-            at as u32
+            // Behind the last row nothing is: a cell has no room for what is asked there.
+            let room = |end: u64| end.saturating_sub(first_row).min(1 << shift) as u32;
+            Cell {
+                first: RowPlace { batch: at as u32, row: (first_row - start_of(at)) as u32 },
+                in_first: room(start_of(at + 1)),
+                in_both: room(start_of(at + 2)),
+            }
         });
         Self { cells: cells.collect(), starts: starts.into(), places: places.into(), shift }
     }
 
-    /// Where `run_row` is; `None` past the end. Asks for what [`Directory::sealed`] reads. Expected O(1).
+    /// Asks for what [`Directory::place`] reads.
+    #[inline]
+    pub(crate) fn prefetch(&self, run_row: u64) {
+        if let Some(cell) = self.cell(run_row) {
+            prefetch_ref(cell);
+        }
+    }
+
+    #[inline]
+    fn cell(&self, run_row: u64) -> Option<&Cell> {
+        self.cells.get(usize::try_from(run_row >> self.shift).ok()?)
+    }
+
+    /// Where `run_row` is; `None` past the end. Asks for what [`Directory::sealed`] reads. O(1), but O(log batches) in
+    /// cells of more than two batches.
     #[inline]
     pub(crate) fn place(&self, run_row: u64) -> Option<RowPlace> {
-        let cell = (run_row >> self.shift) as usize;
-        let mut at = *self.cells.get(cell)? as usize;
-        let last = self.cells.get(cell + 1).map_or(self.places.len(), |next| *next as usize);
-        if last > at + FEW_BATCHES {
-            at += self.starts.get(at..last)?.partition_point(|start| *start <= run_row).saturating_sub(1);
-        }
-        while *self.starts.get(at + 1)? <= run_row {
-            at += 1;
-        }
-        prefetch_item(&self.places, at);
-        let row = run_row.checked_sub(*self.starts.get(at)?)?;
-        Some(RowPlace { batch: at as u32, row: row as u32 })
+        let cell = self.cell(run_row)?;
+        let within = (run_row & ((1 << self.shift) - 1)) as u32;
+        let RowPlace { batch, row } = cell.first;
+        let place = if within < cell.in_first {
+            RowPlace { batch, row: row + within }
+        } else if within < cell.in_both {
+            RowPlace { batch: batch + 1, row: within - cell.in_first }
+        } else {
+            self.search(run_row)?
+        };
+        prefetch_item(&self.places, place.batch as usize);
+        Some(place)
+    }
+
+    #[cold]
+    fn search(&self, run_row: u64) -> Option<RowPlace> {
+        let batch = self.starts.partition_point(|start| *start <= run_row).checked_sub(1)?;
+        let row = run_row - self.starts.get(batch)?;
+        (batch < self.places.len()).then_some(RowPlace { batch: batch as u32, row: row as u32 })
     }
 
     /// The segment's position in the run, the batch's number in it, and the row in that, of `run_row`: without parsing.

@@ -234,6 +234,7 @@ fn locate_in_runs<'a>(
 /// for what the next one reads.
 #[derive(Debug, Default)]
 struct Stages<'v> {
+    run_rows: Vec<(u32, u64)>,
     places: Vec<(u32, RowPlace)>,
     candidates: Vec<(u32, SealedRow<'v>)>,
 }
@@ -251,6 +252,7 @@ impl<'v> Stages<'v> {
         }
         for loaded in runs {
             self.match_tags(loaded, asked, newest)?;
+            self.find_places(loaded);
             self.find_batches(loaded)?;
             self.ask_for_keys();
             self.compare_keys(asked, newest);
@@ -261,17 +263,27 @@ impl<'v> Stages<'v> {
     #[inline]
     fn match_tags(&mut self, loaded: &'v LoadedRun, asked: &[Asked<'_>], newest: &[Option<Row<'v>>]) -> Result<()> {
         let directory = loaded.directory();
-        self.places.clear();
+        self.run_rows.clear();
         for (position, (asked, newest)) in (0_u32..).zip(asked.iter().zip(newest)) {
             // What was found is newer than all that this run holds.
             if newest.as_ref().is_some_and(|row| row.age().stamp > loaded.run.max_stamp()) {
                 continue;
             }
             loaded.run.find(asked.hash, &mut |run_row| {
-                self.places.extend(directory.place(run_row).map(|place| (position, place)));
+                directory.prefetch(run_row);
+                self.run_rows.push((position, run_row));
             })?;
         }
         Ok(())
+    }
+
+    #[inline]
+    fn find_places(&mut self, loaded: &'v LoadedRun) {
+        let directory = loaded.directory();
+        self.places.clear();
+        for (position, run_row) in &self.run_rows {
+            self.places.extend(directory.place(*run_row).map(|place| (*position, place)));
+        }
     }
 
     #[inline]
