@@ -3,10 +3,12 @@
 //!
 //! `cargo bench --bench writes -- [--rows 1000000] [--rounds 5] [--dir DIR] [--only buffered|durable|load]`
 #![expect(clippy::expect_used, reason = "a bench stops at the first failure")]
+#![expect(unsafe_code, reason = "the libraries have no sync_file_range")]
 
 use std::error::Error;
 use std::fs::{File, OpenOptions};
 use std::io::{IoSlice, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -108,6 +110,8 @@ struct Raw {
     at: u64,
     /// Whether each write returns when it is durable.
     write_syncs: bool,
+    /// Whether the disk is given each 2 MiB as they are written.
+    starts_early: bool,
 }
 
 impl Raw {
@@ -135,7 +139,7 @@ impl Raw {
         file.sync_all()?;
         let flags = if direct { rustix::fs::OFlags::DIRECT.bits() as i32 } else { 0 };
         let file = OpenOptions::new().write(true).custom_flags(flags).open(&path)?;
-        Ok(Self { name, file, at: 0, write_syncs })
+        Ok(Self { name, file, at: 0, write_syncs, starts_early: prepare == "early" })
     }
 
     fn append(&mut self, bytes: &[u8]) -> Fallible {
@@ -145,6 +149,14 @@ impl Raw {
             if written != bytes.len() {
                 return Err("a short write".into());
             }
+        } else if self.starts_early {
+            let mut at = self.at;
+            for piece in bytes.chunks(EARLY_BYTES) {
+                self.file.write_all_at(piece, at)?;
+                start_writing(&self.file, at, piece.len());
+                at += piece.len() as u64;
+            }
+            self.file.sync_data()?;
         } else {
             self.file.write_all_at(bytes, self.at)?;
             self.file.sync_data()?;
@@ -152,6 +164,18 @@ impl Raw {
         self.at += bytes.len() as u64;
         Ok(())
     }
+}
+
+/// Pieces that the disk is given early.
+const EARLY_BYTES: usize = 2 << 20;
+
+/// Has the system begin to write these bytes to the medium.
+fn start_writing(file: &File, offset: u64, len_bytes: usize) {
+    // SAFETY: the call takes numbers, touches no memory of this process, and the descriptor is open.
+    let done = unsafe {
+        libc::sync_file_range(file.as_raw_fd(), offset as i64, len_bytes as i64, libc::SYNC_FILE_RANGE_WRITE)
+    };
+    assert_eq!(done, 0, "sync_file_range failed");
 }
 
 /// Leaves the system with free memory that was touched just now. On a virtual machine the first touch of a page costs
@@ -221,6 +245,7 @@ fn durable(settings: &Settings) -> Fallible {
     let dir = &settings.dir;
     let mut ways = [
         Raw::open(dir, "append, fdatasync", bytes, "", false, false)?,
+        Raw::open(dir, "append by 2 MiB, each started, fdatasync", bytes, "early", false, false)?,
         Raw::open(dir, "append with RWF_DSYNC", bytes, "", false, true)?,
         Raw::open(dir, "allocated beyond the end, fdatasync", bytes, "allocated", false, false)?,
         Raw::open(dir, "allocated, fdatasync", bytes, "sized", false, false)?,

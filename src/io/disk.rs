@@ -1,21 +1,16 @@
 //! [`Storage`] over the file system.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, IoSlice, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::append::DiskAppend;
 use super::mmap::GrowingMap;
-use super::{AppendFile, DirEntry, Durability, LockGuard, ReadFile, Storage};
+use super::{AppendFile, DirEntry, LockGuard, ReadFile, Storage};
 use crate::error::{Error, Result};
-
-/// Most parts that one `writev` takes (Linux `IOV_MAX`).
-const PARTS_A_WRITE: usize = 1024;
-/// Pieces in which bytes that will be synced are given to the disk: those of a large page, aligned as such, so that the
-/// page cache keeps them as one.
-const EARLY_BYTES: u64 = 2 << 20;
 
 /// A folder of the file system, and what lies below it.
 #[derive(Debug, Clone)]
@@ -85,7 +80,7 @@ impl Storage for DiskStorage {
         let path = self.resolve(path)?;
         let opened = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let file = opened.map_err(|e| Error::io("create", &path, e))?;
-        Ok(Box::new(DiskAppend { file, path, len_bytes: 0, writes_early: false, failed: None }))
+        Ok(Box::new(DiskAppend::new(file, path, 0)))
     }
 
     fn open_append(&self, path: &Path, len_bytes: u64) -> Result<Box<dyn AppendFile>> {
@@ -100,7 +95,7 @@ impl Storage for DiskStorage {
             file.set_len(len_bytes).map_err(|e| Error::io("cut the torn tail of", &path, e))?;
         }
         file.seek(SeekFrom::Start(len_bytes)).map_err(fail)?;
-        Ok(Box::new(DiskAppend { file, path, len_bytes, writes_early: false, failed: None }))
+        Ok(Box::new(DiskAppend::new(file, path, len_bytes)))
     }
 
     fn open(&self, path: &Path, capacity_bytes: u64) -> Result<Arc<dyn ReadFile>> {
@@ -145,105 +140,6 @@ impl Storage for DiskStorage {
 
     fn describe(&self, path: &Path) -> PathBuf {
         self.root.join(path)
-    }
-}
-
-/// The first `len_bytes` of `parts`.
-fn front<'a>(parts: &'a [IoSlice<'a>], len_bytes: usize) -> Vec<IoSlice<'a>> {
-    let mut room = len_bytes;
-    let taken = parts.iter().map_while(|part| {
-        let taken = part.get(..room).unwrap_or(part);
-        room -= taken.len();
-        (!taken.is_empty()).then(|| IoSlice::new(taken))
-    });
-    taken.collect()
-}
-
-/// Has the system begin to write these bytes to the medium, and does not wait.
-#[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "the libraries have no sync_file_range; measured in benches/writes.rs")]
-fn start_writing(file: &File, offset: u64, len_bytes: u64) {
-    use std::os::fd::AsRawFd;
-    let (Ok(offset), Ok(len_bytes)) = (i64::try_from(offset), i64::try_from(len_bytes)) else { return };
-    // SAFETY: the call takes numbers, touches no memory of this process, and the descriptor is open.
-    let _the_sync_will_tell =
-        unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len_bytes, libc::SYNC_FILE_RANGE_WRITE) };
-}
-
-#[cfg(not(target_os = "linux"))]
-fn start_writing(_file: &File, _offset: u64, _len_bytes: u64) {}
-
-/// Open for appending; the file's cursor stays at its end.
-#[derive(Debug)]
-struct DiskAppend {
-    file: File,
-    path: PathBuf,
-    len_bytes: u64,
-    /// Whether the disk is given its work piece by piece, as it is appended.
-    writes_early: bool,
-    /// The first failure, which every later call repeats (redb latches in the same way): after a failed `fsync` the
-    /// kernel may have marked the lost pages clean, so that a second one would succeed over lost data.
-    failed: Option<Error>,
-}
-
-impl DiskAppend {
-    fn latched(&mut self, action: &'static str, run: impl FnOnce(&mut Self) -> io::Result<()>) -> Result<()> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
-        run(self).map_err(|e| self.failed.insert(Error::io(action, &self.path, e)).clone())
-    }
-
-    /// All of `parts`, in as many writes as the system makes of it. O(parts) + O(bytes).
-    fn write_parts(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        // Empty parts would make a write of nothing look like a full disk.
-        let mut owned: Vec<IoSlice<'_>> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
-        let mut rest = owned.as_mut_slice();
-        while !rest.is_empty() {
-            let piece;
-            let next = if self.writes_early {
-                piece = front(rest, (EARLY_BYTES - self.len_bytes % EARLY_BYTES) as usize);
-                &piece
-            } else {
-                &*rest
-            };
-            match self.file.write_vectored(next.get(..PARTS_A_WRITE).unwrap_or(next)) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    self.len_bytes += written as u64;
-                    // A piece that is whole is not written to again.
-                    if self.writes_early && self.len_bytes.is_multiple_of(EARLY_BYTES) {
-                        start_writing(&self.file, self.len_bytes - EARLY_BYTES, EARLY_BYTES);
-                    }
-                    IoSlice::advance_slices(&mut rest, written);
-                }
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
-}
-
-impl AppendFile for DiskAppend {
-    fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()> {
-        self.latched("append to", |file| file.write_parts(parts))
-    }
-
-    fn write_early(&mut self) {
-        self.writes_early = true;
-    }
-
-    fn sync(&mut self, durability: Durability) -> Result<()> {
-        self.latched("sync", |file| match durability {
-            Durability::Buffered => Ok(()),
-            Durability::SyncData => file.file.sync_data(),
-            Durability::SyncAll => file.file.sync_all(),
-        })
-    }
-
-    fn len_bytes(&self) -> u64 {
-        self.len_bytes
     }
 }
 
@@ -373,7 +269,10 @@ fn network_name(path: &Path) -> Result<Option<&'static str>> {
 /// The contract of `io/mod.rs`, run over every storage.
 #[cfg(test)]
 mod tests {
-    use super::super::{fault::FaultStorage, memory::MemoryStorage};
+    use std::io::IoSlice;
+
+    use super::super::append::EARLY_BYTES;
+    use super::super::{AppendFile, Durability, fault::FaultStorage, memory::MemoryStorage};
     use super::*;
 
     type Check = fn(&dyn Storage);
@@ -431,6 +330,26 @@ mod tests {
             let parts: Vec<&[u8]> = content.chunks(3).collect();
             append(&mut *storage.create(p("f")).unwrap(), &parts);
             assert_eq!(storage.open(p("f"), 0).unwrap().bytes(0, 9000).unwrap(), content);
+        });
+    }
+
+    #[test]
+    fn what_is_written_early_is_the_same() {
+        over_all(|storage| {
+            let content: Vec<u8> = (0..3 * EARLY_BYTES as u32 / 2).flat_map(u32::to_le_bytes).collect();
+            let mut file = storage.create(p("f")).unwrap();
+            file.write_early(true);
+            // Less than a piece, to the end of one, over several at once, in many parts, and nothing.
+            let piece = EARLY_BYTES as usize;
+            let (mut at, ends) = (0, [10, piece, 3 * piece - 1, content.len() - 5000, content.len()]);
+            for end in ends {
+                append(&mut *file, &content[at..end].chunks(1700).collect::<Vec<_>>());
+                assert_eq!(file.len_bytes(), end as u64);
+                at = end;
+            }
+            append(&mut *file, &[]);
+            file.sync(Durability::SyncData).unwrap();
+            assert_eq!(storage.open(p("f"), 0).unwrap().bytes(0, content.len()).unwrap(), content);
         });
     }
 
@@ -534,8 +453,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f");
         fs::write(&path, b"x").unwrap();
-        let mut file =
-            DiskAppend { file: File::open(&path).unwrap(), path, len_bytes: 1, writes_early: false, failed: None };
+        let mut file = DiskAppend::new(File::open(&path).unwrap(), path, 1);
         let first = file.append(&[IoSlice::new(b"y")]).unwrap_err().to_string();
         assert_eq!(file.sync(Durability::SyncData).unwrap_err().to_string(), first);
     }

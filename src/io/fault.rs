@@ -218,8 +218,8 @@ impl FaultFile {
 }
 
 impl AppendFile for FaultFile {
-    fn write_early(&mut self) {
-        self.inner.write_early();
+    fn write_early(&mut self, early: bool) {
+        self.inner.write_early(early);
     }
 
     fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()> {

@@ -13,6 +13,7 @@
 //! - **After a failed append or sync the file is finished**: the engine never retries on it, since the kernel may
 //!   have marked the lost pages clean.
 
+mod append;
 pub mod disk;
 pub mod fault;
 pub(crate) mod large_pages;
@@ -86,9 +87,9 @@ pub trait Storage: Send + Sync + Debug {
 pub trait AppendFile: Send + Debug {
     /// Appends all `parts` in order (vectored: nothing is copied together first).
     fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()>;
-    /// Says that what is appended will be synced soon: it may be written to the medium from now on while more of it is
-    /// appended, instead of by the sync alone.
-    fn write_early(&mut self) {}
+    /// Says whether what is appended from now on will be synced soon: it may then be written to the medium while more of it
+    /// is appended, instead of by the sync alone.
+    fn write_early(&mut self, _early: bool) {}
     /// Returns when what was appended is on the medium as firmly as `durability` says.
     fn sync(&mut self, durability: Durability) -> Result<()>;
     /// Bytes in the file.

@@ -17,8 +17,7 @@ use super::plan::{Plan, Role};
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
 use crate::io::residency::read_ahead;
-use crate::key::{KeyKind, KeyRef};
-use crate::prefetch::{prefetch_item, prefetch_read, prefetch_ref};
+use crate::key::KeyKind;
 use crate::schema::{RowSchema, Storage};
 
 /// When row checksums are compared.
@@ -33,70 +32,17 @@ pub enum Verify {
     Never,
 }
 
-/// One committed batch. All that a hit of the common kind reads of it stands in the head.
+/// One committed batch.
 #[derive(Debug)]
-#[repr(C, align(128))]
 pub(crate) struct Batch {
-    head: Head,
     pub columns: Columns,
+    /// A bit a row whose checksum was compared.
+    verified: Box<[AtomicU64]>,
+    /// Rows without that bit.
+    unverified_rows: AtomicU32,
     pub frame: Frame,
     path: Arc<Path>,
     crcs: Bytes,
-}
-
-/// The bytes of [`Columns`] that hits of the common kind read (integer keys, one tensor of fixed size a row), without a
-/// pointer to follow, in two cache lines: a gather of large rows finds no line of a batch in the near caches.
-#[derive(Debug)]
-#[repr(C)]
-struct Head {
-    /// Integer keys; empty if keys are of another kind.
-    keys: Bytes,
-    /// The rows of the only leaf; empty if there are more, or its rows are not of one length.
-    values: Bytes,
-    /// Bytes of a row of `values`.
-    width: Option<usize>,
-    schema: Arc<RowSchema>,
-    /// A bit a row whose checksum was compared.
-    verified: Box<[AtomicU64]>,
-    /// Rows without that bit: once there are none, nobody looks at bits any more.
-    unverified_rows: AtomicU32,
-}
-
-const _: () = assert!(size_of::<Head>() <= 128, "a batch's head is two cache lines");
-
-impl Head {
-    fn new(columns: &Columns) -> Self {
-        let (width, values) = match columns.leaves.as_slice() {
-            [LeafColumn::Fixed { width, data }] => (Some(*width), data.clone()),
-            _ => (None, Bytes::new()),
-        };
-        let keys = match &columns.keys {
-            KeyColumn::U64(keys) => keys.clone(),
-            KeyColumn::Variable { .. } => Bytes::new(),
-        };
-        Self {
-            keys,
-            values,
-            width,
-            schema: Arc::clone(&columns.schema),
-            verified: (0..columns.rows.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
-            unverified_rows: AtomicU32::new(columns.rows as u32),
-        }
-    }
-
-    #[inline]
-    fn is_verified(&self, row: usize) -> bool {
-        let bit = |word: &AtomicU64| word.load(Ordering::Relaxed) >> (row % 64) & 1 == 1;
-        self.unverified_rows.load(Ordering::Relaxed) == 0 || self.verified.get(row / 64).is_some_and(bit)
-    }
-
-    fn set_verified(&self, row: usize) {
-        let Some(word) = self.verified.get(row / 64) else { return };
-        let bit = 1 << (row % 64);
-        if word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
-            self.unverified_rows.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
 }
 
 /// The flatbuffer of the message that `prefix_and_metadata` starts with, and the bytes of prefix and metadata.
@@ -152,7 +98,9 @@ impl Batch {
         }
         let body = message.slice(metadata_len..);
         let (columns, crcs) = parse_columns(&header, schema, frame.rows as usize, &body).map_err(corrupt)?;
-        Ok(Self { head: Head::new(&columns), columns, frame, path: Arc::clone(path), crcs })
+        let verified = (0..columns.rows.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let unverified_rows = AtomicU32::new(frame.rows);
+        Ok(Self { columns, verified, unverified_rows, frame, path: Arc::clone(path), crcs })
     }
 
     /// The damage of `row`, for messages.
@@ -178,7 +126,7 @@ impl Batch {
         match (expected, found) {
             (Some(expected), Some(found)) if expected == found => {
                 if verify == Verify::FirstRead {
-                    self.head.set_verified(row);
+                    self.set_verified(row);
                 }
                 Ok(())
             }
@@ -186,58 +134,18 @@ impl Batch {
         }
     }
 
-    /// Asks for what every lookup reads of a batch.
-    #[inline]
-    pub(crate) fn prefetch(&self) {
-        prefetch_ref(&self.head);
-        prefetch_ref(&self.head.width);
-    }
-
-    /// Asks for the key of `row`, and for what says whether its checksum was compared.
-    #[inline]
-    pub(crate) fn prefetch_row(&self, row: usize) {
-        if self.head.keys.is_empty() {
-            self.columns.keys.prefetch(row);
-        } else {
-            prefetch_read(&self.head.keys, row * 8);
-        }
-        if self.head.unverified_rows.load(Ordering::Relaxed) > 0 {
-            prefetch_item(&self.head.verified, row / 64);
+    fn set_verified(&self, row: usize) {
+        let Some(word) = self.verified.get(row / 64) else { return };
+        let bit = 1 << (row % 64);
+        if word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+            self.unverified_rows.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// Asks for the key of `row` if keys differ in length: [`Batch::prefetch_row`] asked for where it is.
+    /// Whether the checksums of all rows were compared.
     #[inline]
-    pub(crate) fn prefetch_variable_key(&self, row: usize) {
-        if self.head.keys.is_empty() {
-            self.columns.keys.prefetch_variable(row);
-        }
-    }
-
-    /// Whether `key` stands in `row`.
-    #[inline]
-    pub(crate) fn holds(&self, row: usize, key: KeyRef<'_>) -> bool {
-        if let KeyRef::U64(number) = key {
-            let stored = self.head.keys.as_chunks::<8>().0.get(row);
-            return stored.is_some_and(|bytes| u64::from_le_bytes(*bytes) == number);
-        }
-        key.with_bytes(|bytes| self.columns.key(row) == Some(bytes))
-    }
-
-    /// The structure of the rows, and the stored bytes of `row`, if rows are one tensor of `width` bytes.
-    #[inline]
-    pub(crate) fn fixed_row(&self, row: usize, width: usize) -> Option<(&Arc<RowSchema>, &[u8])> {
-        if self.head.width != Some(width) {
-            return None;
-        }
-        let start = row * width;
-        Some((&self.head.schema, self.head.values.get(start..start + width)?))
-    }
-
-    /// Whether the rows say that their keys were deleted.
-    #[inline]
-    pub(crate) fn is_tombstones(&self) -> bool {
-        self.head.width.is_none() && self.columns.schema.is_tombstones()
+    pub(crate) fn is_verified(&self) -> bool {
+        self.unverified_rows.load(Ordering::Relaxed) == 0
     }
 
     /// The file, for messages.
@@ -251,7 +159,9 @@ impl Batch {
         match verify {
             Verify::Never => true,
             Verify::Always => false,
-            Verify::FirstRead => self.head.is_verified(row),
+            Verify::FirstRead => {
+                self.verified.get(row / 64).is_some_and(|word| word.load(Ordering::Relaxed) >> (row % 64) & 1 == 1)
+            }
         }
     }
 

@@ -222,8 +222,8 @@ impl SegmentWriter {
     }
 
     /// See [`AppendFile::write_early`].
-    pub(crate) fn write_early(&mut self) {
-        self.file.write_early();
+    pub(crate) fn write_early(&mut self, early: bool) {
+        self.file.write_early(early);
     }
 
     /// Makes what was appended durable.

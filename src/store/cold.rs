@@ -249,7 +249,7 @@ fn crc<'a>(row: &'a Row<'_>, verify: Verify) -> Option<&'a [u8]> {
     match &row.holder {
         Holder::Pending(..) => None,
         Holder::Batch(batch, _) => batch.crc_to_compare(row.row, verify),
-        Holder::Viewed(batch, _) => batch.crc_to_compare(row.row, verify),
+        Holder::Viewed(head) => head.batch.crc_to_compare(row.row, verify),
     }
 }
 
@@ -275,6 +275,6 @@ fn path_of<'a>(row: &'a Row<'_>) -> Option<&'a Path> {
     match &row.holder {
         Holder::Pending(..) => None,
         Holder::Batch(batch, _) => Some(batch.path()),
-        Holder::Viewed(batch, _) => Some(batch.path()),
+        Holder::Viewed(head) => Some(head.batch.path()),
     }
 }

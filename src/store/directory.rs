@@ -7,38 +7,31 @@
 
 use std::sync::{Arc, OnceLock};
 
+use super::head::Head;
 use crate::error::{Error, Result};
-use crate::prefetch::{prefetch_item, prefetch_ref};
-use crate::segment::batch::Batch;
+use crate::prefetch::prefetch_ref;
 use crate::segment::reader::Segment;
 
 /// How many cells stand for one batch, at least: batches down to the same part of the mean size need one look.
 const CELLS_PER_BATCH: usize = 2;
 
-/// A batch of a run, by its segment's position in the run and its number in the segment. Kept here once it was parsed,
-/// one step away.
+/// A batch of a run, by its segment's position in the run and its number in the segment; with its head once it was parsed.
 #[derive(Debug)]
+#[repr(C, align(128))]
 struct Place {
-    batch: OnceLock<Arc<Batch>>,
+    head: OnceLock<Head>,
     segment: u32,
     number: u32,
-    lane: u16,
 }
+
+const _: () = assert!(size_of::<Place>() == 128, "a place is two cache lines");
 
 /// Where a row is: the position of its batch in the directory, and the row in the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RowPlace {
     batch: u32,
-    row: u32,
-}
-
-/// A row of a sealed segment.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SealedRow<'v> {
-    pub batch: &'v Arc<Batch>,
     /// Row in the batch.
-    pub row: usize,
-    pub lane: u16,
+    pub row: u32,
 }
 
 /// The batches of a run.
@@ -73,7 +66,7 @@ impl Directory {
         for (position, segment) in (0_u32..).zip(segments) {
             for (number, frame) in (0_u32..).zip(segment.frames()) {
                 starts.push(start + frame.first_row);
-                places.push(Place { batch: OnceLock::new(), segment: position, number, lane: segment.id.lane });
+                places.push(Place { head: OnceLock::new(), segment: position, number });
             }
             start += u64::from(segment.rows());
         }
@@ -116,7 +109,7 @@ impl Directory {
         self.cells.get(usize::try_from(run_row >> self.shift).ok()?)
     }
 
-    /// Where `run_row` is; `None` past the end. Asks for what [`Directory::sealed`] reads. O(1), but O(log batches) in
+    /// Where `run_row` is; `None` past the end. Asks for what [`Directory::head`] reads. O(1), but O(log batches) in
     /// cells of more than two batches.
     #[inline]
     pub(crate) fn place(&self, run_row: u64) -> Option<RowPlace> {
@@ -130,7 +123,10 @@ impl Directory {
         } else {
             self.search(run_row)?
         };
-        prefetch_item(&self.places, place.batch as usize);
+        if let Some(place) = self.places.get(place.batch as usize) {
+            prefetch_ref(place);
+            prefetch_ref(&place.number);
+        }
         Some(place)
     }
 
@@ -148,31 +144,30 @@ impl Directory {
         Some((batch.segment as usize, batch.number as usize, place.row as usize))
     }
 
-    /// The row at `place`. `segments` are those the directory was made for.
+    /// The batch at `place`. `segments` are those the directory was made for.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if its batch does not check out.
+    /// [`Error::Corrupt`] if it does not check out.
     #[inline]
-    pub(crate) fn sealed<'v>(&'v self, segments: &[Arc<Segment>], place: RowPlace) -> Result<SealedRow<'v>> {
+    pub(crate) fn head(&self, segments: &[Arc<Segment>], place: RowPlace) -> Result<&Head> {
         let Some(at) = self.places.get(place.batch as usize) else {
             return Err(Error::invalid("a row was looked for in another run's directory"));
         };
-        let batch = match at.batch.get() {
-            Some(batch) => batch,
-            None => at.load(segments)?,
-        };
-        Ok(SealedRow { batch, row: place.row as usize, lane: at.lane })
+        match at.head.get() {
+            Some(head) => Ok(head),
+            None => at.load(segments),
+        }
     }
 }
 
 impl Place {
     #[cold]
-    fn load(&self, segments: &[Arc<Segment>]) -> Result<&Arc<Batch>> {
+    fn load(&self, segments: &[Arc<Segment>]) -> Result<&Head> {
         let Some(segment) = segments.get(self.segment as usize) else {
             return Err(Error::invalid("a row was looked for in another run's segments"));
         };
         let batch = segment.batch(self.number as usize)?;
-        Ok(self.batch.get_or_init(|| Arc::clone(batch)))
+        Ok(self.head.get_or_init(|| Head::new(batch, segment.id.lane)))
     }
 }
 
@@ -182,7 +177,7 @@ mod tests {
 
     /// A directory over batches of these many rows.
     fn of(rows: &[u64]) -> Directory {
-        let place = |number| Place { batch: OnceLock::new(), segment: 0, number, lane: 0 };
+        let place = |number| Place { head: OnceLock::new(), segment: 0, number };
         let mut starts = vec![0];
         rows.iter().for_each(|rows| starts.push(starts[starts.len() - 1] + rows));
         Directory::of_places((0..rows.len() as u32).map(place).collect(), starts)

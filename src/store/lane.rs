@@ -136,6 +136,9 @@ impl Lane {
         let active = self.active_for(core, &schema, rows, len_bytes)?;
         let first_row = active.writer.rows() as u32;
         let before = active.writer.len_bytes();
+        // Who had the batch before synced will have this one synced. What is not synced is the system's to write, when and
+        // if it wants: a load would wait for the disk otherwise.
+        active.writer.write_early(!active.dirty);
         let batch = Arc::new(active.writer.append(parts, stamp, active.durable_stamp)?);
         active.dirty = true;
         active.batches.push(Arc::clone(&batch));
@@ -186,10 +189,7 @@ impl Lane {
         let needed = len_bytes as u64 + rows as u64 * 64 + SegmentWriter::overhead_bytes();
         let capacity = (core.options.segment_bytes + SegmentWriter::overhead_bytes()).max(needed);
         let path = names::active(id);
-        let mut writer = SegmentWriter::create(&core.storage, core.identity, id, &path, schema, capacity)?;
-        if core.options.durability > Durability::Buffered {
-            writer.write_early();
-        }
+        let writer = SegmentWriter::create(&core.storage, core.identity, id, &path, schema, capacity)?;
         self.names_dirty = true;
         core.known.lock().own(id);
         Ok(Active::new(writer))

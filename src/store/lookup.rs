@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::core::{Core, LoadedRun, View};
-use super::directory::{RowPlace, SealedRow};
+use super::directory::RowPlace;
+use super::head::Head;
 use super::rows::{Holder, Row, Source};
 use crate::error::{Error, Result};
 use crate::index::delta::Entry;
@@ -206,12 +207,14 @@ fn locate_in_runs<'a>(
         }
         let mut failed = None;
         let row_of = |run_row| match loaded.directory().place(run_row) {
-            Some(place) => loaded.directory().sealed(&loaded.segments, place).map(Some),
+            Some(place) => {
+                loaded.directory().head(&loaded.segments, place).map(|head| Some((head, place.row as usize)))
+            }
             None => Ok(None),
         };
         let probed = loaded.run.find(hash, &mut |run_row| match row_of(run_row) {
-            Ok(Some(sealed)) if sealed.batch.columns.key(sealed.row) == Some(key) => {
-                let row = Row { holder: Holder::Batch(Arc::clone(sealed.batch), sealed.lane), row: sealed.row };
+            Ok(Some((head, row))) if head.batch.columns.key(row) == Some(key) => {
+                let row = Row { holder: Holder::Batch(Arc::clone(&head.batch), head.lane), row };
                 if newest.as_ref().is_none_or(|found| row.age() > found.row.age()) {
                     newest = Some(Found { row, entry: None });
                 }
@@ -236,7 +239,7 @@ fn locate_in_runs<'a>(
 struct Stages<'v> {
     run_rows: Vec<(u32, u64)>,
     places: Vec<(u32, RowPlace)>,
-    candidates: Vec<(u32, SealedRow<'v>)>,
+    candidates: Vec<(u32, u32, &'v Head)>,
 }
 
 impl<'v> Stages<'v> {
@@ -253,8 +256,7 @@ impl<'v> Stages<'v> {
         for loaded in runs {
             self.match_tags(loaded, asked, newest)?;
             self.find_places(loaded);
-            self.find_batches(loaded)?;
-            self.ask_for_keys();
+            self.ask_for_keys(loaded)?;
             self.compare_keys(asked, newest);
         }
         Ok(())
@@ -287,30 +289,28 @@ impl<'v> Stages<'v> {
     }
 
     #[inline]
-    fn find_batches(&mut self, loaded: &'v LoadedRun) -> Result<()> {
+    fn ask_for_keys(&mut self, loaded: &'v LoadedRun) -> Result<()> {
         let directory = loaded.directory();
         self.candidates.clear();
         for (position, place) in &self.places {
-            let sealed = directory.sealed(&loaded.segments, *place)?;
-            sealed.batch.prefetch();
-            self.candidates.push((*position, sealed));
+            let head = directory.head(&loaded.segments, *place)?;
+            head.prefetch_key(place.row as usize);
+            self.candidates.push((*position, place.row, head));
         }
         Ok(())
     }
 
     #[inline]
-    fn ask_for_keys(&self) {
-        self.candidates.iter().for_each(|(_, sealed)| sealed.batch.prefetch_row(sealed.row));
-        self.candidates.iter().for_each(|(_, sealed)| sealed.batch.prefetch_variable_key(sealed.row));
-    }
-
-    #[inline]
     fn compare_keys(&self, asked: &[Asked<'_>], newest: &mut [Option<Row<'v>>]) {
-        for (position, sealed) in &self.candidates {
-            let position = *position as usize;
+        // Keys of several lengths are found in two steps.
+        if !matches!(asked.first(), Some(Asked { key: KeyRef::U64(_), .. })) {
+            self.candidates.iter().for_each(|(_, row, head)| head.prefetch_variable_key(*row as usize));
+        }
+        for (position, row, head) in &self.candidates {
+            let (position, row) = (*position as usize, *row as usize);
             let (Some(asked), Some(newest)) = (asked.get(position), newest.get_mut(position)) else { continue };
-            if sealed.batch.holds(sealed.row, asked.key) {
-                let row = Row { holder: Holder::Viewed(sealed.batch, sealed.lane), row: sealed.row };
+            if head.holds(row, asked.key) {
+                let row = Row { holder: Holder::Viewed(head), row };
                 if newest.as_ref().is_none_or(|found| row.age() > found.age()) {
                     *newest = Some(row);
                 }

@@ -224,9 +224,7 @@ pub(crate) fn build_run(core: &Core, lane: u16, merges: &Merges, purpose: Purpos
     let known = fingerprint(view.segments.values());
 
     let (id, temporary, mut file) = create_run(core, lane)?;
-    if core.options.durability > Durability::Buffered {
-        file.write_early();
-    }
+    file.write_early(core.options.durability > Durability::Buffered);
     build(core, &segments, known, live, covers_all, &mut |bytes| file.append(&[IoSlice::new(bytes)]))?;
     file.sync(core.options.durability)?;
     drop(file);

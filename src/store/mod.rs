@@ -12,6 +12,7 @@ pub(crate) mod copy;
 pub(crate) mod core;
 pub(crate) mod directory;
 pub(crate) mod gather;
+pub(crate) mod head;
 pub(crate) mod keys;
 pub(crate) mod lane;
 pub(crate) mod live;

@@ -26,7 +26,7 @@ impl Row<'_> {
     pub(crate) fn corrupt(&self, what: &str) -> Error {
         match &self.holder {
             Holder::Batch(batch, _) => batch.corrupt(self.row, what),
-            Holder::Viewed(batch, _) => batch.corrupt(self.row, what),
+            Holder::Viewed(head) => head.batch.corrupt(self.row, what),
             Holder::Pending(..) => Error::invalid(format!("a row that waits to be written: {what}")),
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use std::collections::HashMap;
 
+use super::head::Head;
 use crate::error::Result;
 use crate::names::SegmentId;
 use crate::schema::RowSchema;
@@ -47,7 +48,7 @@ pub(crate) struct Age {
 pub(crate) enum Holder<'v> {
     Pending(Arc<PendingBatch>, u32),
     Batch(Arc<Batch>, u16),
-    Viewed(&'v Batch, u16),
+    Viewed(&'v Head),
 }
 
 /// One row.
@@ -64,7 +65,7 @@ impl Row<'_> {
         match &self.holder {
             Holder::Pending(pending, _) => &pending.columns,
             Holder::Batch(batch, _) => &batch.columns,
-            Holder::Viewed(batch, _) => &batch.columns,
+            Holder::Viewed(head) => &head.batch.columns,
         }
     }
 
@@ -77,7 +78,7 @@ impl Row<'_> {
                 return Age { stamp: u64::MAX, lane: u16::MAX, order };
             }
             Holder::Batch(batch, lane) => (&**batch, *lane),
-            Holder::Viewed(batch, lane) => (*batch, *lane),
+            Holder::Viewed(head) => (&*head.batch, head.lane),
         };
         Age { stamp: batch.frame.stamp, lane, order: batch.frame.first_row + self.row as u64 }
     }
@@ -101,8 +102,8 @@ impl Row<'_> {
     pub(crate) fn is_tombstone(&self) -> bool {
         match &self.holder {
             Holder::Pending(pending, _) => pending.columns.schema.is_tombstones(),
-            Holder::Batch(batch, _) => batch.is_tombstones(),
-            Holder::Viewed(batch, _) => batch.is_tombstones(),
+            Holder::Batch(batch, _) => batch.columns.schema.is_tombstones(),
+            Holder::Viewed(head) => head.is_tombstones(),
         }
     }
 
@@ -111,8 +112,8 @@ impl Row<'_> {
     pub(crate) fn fixed(&self, width: usize) -> Option<(&Arc<RowSchema>, &[u8])> {
         match &self.holder {
             Holder::Pending(pending, _) => pending.columns.fixed_row(self.row, width),
-            Holder::Batch(batch, _) => batch.fixed_row(self.row, width),
-            Holder::Viewed(batch, _) => batch.fixed_row(self.row, width),
+            Holder::Batch(batch, _) => batch.columns.fixed_row(self.row, width),
+            Holder::Viewed(head) => head.fixed_row(self.row, width),
         }
     }
 
@@ -122,7 +123,7 @@ impl Row<'_> {
         match &self.holder {
             Holder::Pending(..) => true,
             Holder::Batch(batch, _) => batch.is_checked(self.row, verify),
-            Holder::Viewed(batch, _) => batch.is_checked(self.row, verify),
+            Holder::Viewed(head) => head.is_checked(self.row, verify),
         }
     }
 
@@ -132,7 +133,7 @@ impl Row<'_> {
         match &self.holder {
             Holder::Pending(..) => Ok(()),
             Holder::Batch(batch, _) => batch.check_row(self.row, verify),
-            Holder::Viewed(batch, _) => batch.check_row(self.row, verify),
+            Holder::Viewed(head) => head.batch.check_row(self.row, verify),
         }
     }
 }
