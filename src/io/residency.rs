@@ -40,8 +40,7 @@ pub(crate) fn bring_in(wanted: &mut [Wanted<'_>]) -> Result<usize, (usize, io::E
     let mut late: Vec<&[Wanted<'_>]> = Vec::new();
     for near in wanted.chunk_by(|one, next| Pages::of(one.bytes).is_near(Pages::of(next.bytes))) {
         let before = missing_pages;
-        let all = near.iter().map(|wanted| Pages::of(wanted.bytes)).reduce(Pages::joined).unwrap_or_default();
-        all.each_missing(&mut |missing| {
+        Pages::around(near).each_missing(&mut |missing| {
             missing_pages += missing.len_bytes() / PAGE_BYTES;
             missing.start_reading();
         });
@@ -50,8 +49,13 @@ pub(crate) fn bring_in(wanted: &mut [Wanted<'_>]) -> Result<usize, (usize, io::E
         }
     }
     // Only now: waiting for the first range before the last is asked for would make the reads wait for each other.
-    for wanted in late.into_iter().flatten() {
-        Pages::of(wanted.bytes).wait().map_err(|error| (wanted.position, error))?;
+    for near in late {
+        if Pages::around(near).wait().is_err() {
+            // One of them it is.
+            for wanted in near {
+                Pages::of(wanted.bytes).wait().map_err(|error| (wanted.position, error))?;
+            }
+        }
     }
     Ok(missing_pages)
 }
@@ -91,6 +95,11 @@ impl Pages {
         // Empty bytes lie in no page, but where they are: their neighbours by address must not reach to 0.
         let end = if bytes.is_empty() { start } else { address.saturating_add(bytes.len()) };
         Self { start, end: end.next_multiple_of(PAGE_BYTES) }
+    }
+
+    /// From the first of `wanted` to the last.
+    fn around(wanted: &[Wanted<'_>]) -> Self {
+        wanted.iter().map(|wanted| Self::of(wanted.bytes)).reduce(Self::joined).unwrap_or_default()
     }
 
     pub(super) fn len_bytes(self) -> usize {
