@@ -266,7 +266,7 @@ fn reads(text: &mut String, settings: &Settings, steps: &[Step]) -> Fallible {
         "Nanoseconds a key of `get_batch_into` with {GATHER} random keys, warm, {batches} batches of each kind in turn. \
          Before, `Reader::warm` brought the store in, and the files of the controls were read anew in the same way: all lies \
          in pages of 2 MiB, where the system has such (of a store larger than half of the memory, the index and the wide \
-         rows). *Contains* is `contains_batch` of keys that are there: the index and the comparison of keys, no rows. *Wide* is \
+         rows: where less than all was resident, hits wait for the disk). *Contains* is `contains_batch` of keys that are there: the index and the comparison of keys, no rows. *Wide* is \
          `get_batch_into` of {GATHER} random rows of {WIDE_BYTES} B, of which the same {} lie in the store at every size, \
          put before all others, and *wide raw* their gather out of a memory map of a plain file: what grows is the index \
          alone. *Resident*: the share of the pages of index runs, and of segments, that were in the page cache before (of a \
@@ -394,6 +394,10 @@ fn merging(text: &mut String, steps: &[Step]) -> Fallible {
     writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
     for step in steps {
         let of = &step.merging;
+        if of.merges == 0 {
+            writeln!(text, "| {} | no merge came to its end meanwhile |", keys(step.keys))?;
+            continue;
+        }
         for (name, during, core, between) in [
             ("put", of.put_us, of.put_core_us, of.put_us_between),
             ("get", of.get_us, of.get_core_us, of.get_us_between),
