@@ -168,8 +168,10 @@ impl Delta {
     }
 
     /// Drops entries, one shard after another. O(entries).
+    ///
+    /// Against the order in which a put goes through the shards: going the same way it would wait at each of them.
     pub(crate) fn prune(&self, keep: impl Fn(&Entry) -> bool) {
-        for shard in &self.shards {
+        for shard in self.shards.iter().rev() {
             let mut table = shard.write();
             let before = table.len();
             table.retain(|entry| keep(entry));

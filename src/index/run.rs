@@ -142,13 +142,17 @@ impl Run {
         let bit = 1_u64 << (page % 64);
         match self.verified.get((page / 64) as usize) {
             Some(word) if word.load(Ordering::Relaxed) & bit != 0 => Ok(()),
-            word => {
+            _ => {
                 self.verify_page(page)?;
-                if let Some(word) = word {
-                    word.fetch_or(bit, Ordering::Relaxed);
-                }
+                self.set_verified(page);
                 Ok(())
             }
+        }
+    }
+
+    fn set_verified(&self, page: u64) {
+        if let Some(word) = self.verified.get((page / 64) as usize) {
+            word.fetch_or(1 << (page % 64), Ordering::Relaxed);
         }
     }
 
@@ -167,13 +171,17 @@ impl Run {
         }
     }
 
-    /// Compares the checksums of all pages. O(bytes).
+    /// Compares the checksums of all pages, so that lookups do not have to. O(bytes).
     ///
     /// # Errors
     /// [`Error::Corrupt`] for the first page that is damaged.
     pub(crate) fn verify_all(&self) -> Result<()> {
         read_ahead(&self.buckets);
-        (0..self.footer.pages).try_for_each(|page| self.verify_page(page))
+        (0..self.footer.pages).try_for_each(|page| {
+            self.verify_page(page)?;
+            self.set_verified(page);
+            Ok(())
+        })
     }
 
     /// The segments covered.

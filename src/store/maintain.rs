@@ -1,5 +1,6 @@
 //! Building runs: from the sorted index blocks of sealed segments to one file that finds their rows.
 
+use std::hash::BuildHasherDefault;
 use std::io::IoSlice;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use bytes::Bytes;
 
 use super::core::{Core, LoadedRun, View};
 use super::merges::{Merges, Purpose};
-use super::rows::{Age, Row, Slot, Source};
+use super::rows::{Age, Row, Slot, SlotHasher, Source};
 use crate::error::{Error, Result};
 use crate::index::block::{self, HashBlock};
 use crate::index::build::{RunBuilder, RunHeader};
@@ -231,6 +232,8 @@ pub(crate) fn build_run(core: &Core, lane: u16, merges: &Merges, purpose: Purpos
     let path = names::run(id);
     core.storage.rename(&temporary, &path)?;
     let run = open_run(core, &path)?;
+    // It is read back here, and not by the puts and gets that would come first to each of its pages.
+    run.verify_all()?;
     // A put may still be entering rows of the run into the delta. Once it is done it cannot take them for older ones.
     drop(core.admission());
     publish_run(core, Arc::new(LoadedRun::new(run, Some(id), segments)), absorbed);
@@ -293,7 +296,8 @@ pub(crate) fn publish_run(core: &Core, run: Arc<LoadedRun>, absorbed: &[Arc<Load
         view.runs.retain(|old| !absorbed.iter().any(|gone| Arc::ptr_eq(old, gone)));
         view.runs.push(Arc::clone(&run));
     });
-    let gone: std::collections::HashSet<u32> = core
+    // Asked for each entry of the delta, while puts and gets wait for its shard.
+    let gone: std::collections::HashSet<u32, BuildHasherDefault<SlotHasher>> = core
         .slots
         .read()
         .sorted()
