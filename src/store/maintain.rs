@@ -309,7 +309,9 @@ pub(crate) fn publish_run(core: &Core, run: Arc<LoadedRun>, absorbed: &[Arc<Load
         return;
     }
     core.delta.prune(|entry| !gone.contains(&entry.slot));
-    core.slots.write().retain(|number, _| !gone.contains(&number));
+    let removed = core.slots.write().remove(|number| gone.contains(&number));
+    // Behind the lock: with the last batch of a segment goes its map, which takes milliseconds.
+    drop(removed);
 }
 
 impl Core {

@@ -236,9 +236,9 @@ impl Slots {
         }
     }
 
-    /// Drops slots.
-    pub(crate) fn retain(&mut self, mut keep: impl FnMut(u32, &Slot) -> bool) {
-        self.slots.retain(|number, slot| keep(*number, slot));
+    /// Takes out the slots that are `gone`.
+    pub(crate) fn remove(&mut self, gone: impl Fn(u32) -> bool) -> Vec<Slot> {
+        self.slots.extract_if(|number, _| gone(*number)).map(|(_, slot)| slot).collect()
     }
 
     /// All slots with their numbers, oldest first.
