@@ -4,7 +4,7 @@
 //! key and each row is a page of its own. What was written in large pieces lies in large pages, but for the seams
 //! between them; what was read in row by row, or ahead of a reader, lies in small ones, and the kernel does not join
 //! them. Here they are dropped and read again, whole: a mapping that is advised `MADV_HUGEPAGE` reads 2 MiB a fault into
-//! one page (Linux 5.18, where the file system has large folios: ext4 6.16, XFS, btrfs 6.17).
+//! one page, where the file system has large folios (tried on ext4 under Linux 6.18).
 //!
 //! Which pages are small says `PAGEMAP_SCAN` (Linux 6.7); before that, those in memory stay as they are. As in
 //! [`super::residency`], bytes on the heap count as being in memory, and other systems than Linux do nothing.

@@ -98,8 +98,8 @@ impl Head {
     /// As [`Batch::is_checked`], which is not asked once all rows were checked.
     #[inline]
     pub(crate) fn is_checked(&self, row: usize, verify: Verify) -> bool {
-        if verify == Verify::FirstRead && self.verified.load(Ordering::Relaxed) {
-            return true;
+        if verify != Verify::FirstRead || self.verified.load(Ordering::Relaxed) {
+            return verify != Verify::Always;
         }
         if self.batch.is_verified() {
             self.verified.store(true, Ordering::Relaxed);

@@ -174,8 +174,8 @@ impl Reader {
     /// Brings the index and the sealed rows into memory, as far as `limit_bytes` go (the index first, then rows from the
     /// oldest on), and returns what was done: a sequential read of what is not there, at the speed of the disk.
     ///
-    /// On Linux with large folios (ext4 6.16, XFS) it is in pages of 2 MiB then, in which lookups take fewer misses;
-    /// what is in memory in small pages, because it was read in row by row or written in small batches, is read
+    /// Where the kernel and the file system keep files in large pages (tried on ext4 under Linux 6.18) it is in pages of
+    /// 2 MiB then; what is in memory in small pages, because it was read in row by row or written in small batches, is read
     /// again for that. The page cache belongs to all processes: one of them has to call this. It may be called while
     /// others read and write. A limit beyond the memory that is free drops what was brought in first.
     ///
