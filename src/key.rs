@@ -126,6 +126,7 @@ impl KeyRef<'_> {
     }
 
     /// Calls `f` with the canonical bytes.
+    #[inline]
     pub(crate) fn with_bytes<T>(&self, f: impl FnOnce(&[u8]) -> T) -> T {
         match self {
             Self::Str(text) => f(text.as_bytes()),
@@ -202,6 +203,14 @@ impl<'a> Keys<'a> {
             Self::Keys(keys) => keys.get(position)?.as_ref(),
             Self::Refs(keys) => *keys.get(position)?,
         })
+    }
+
+    /// The integers, if all are.
+    pub(crate) fn integers(self) -> Option<&'a [u64]> {
+        match self {
+            Self::U64(keys) => Some(keys),
+            _ => None,
+        }
     }
 
     /// All of them, in order.

@@ -12,7 +12,11 @@ pub(crate) fn prefetch_read(bytes: &[u8], offset: usize) {
 pub(crate) fn prefetch_start(bytes: &[u8]) {
     const LINE: usize = 64;
     const LINES: usize = 8;
-    (0..bytes.len().min(LINES * LINE)).step_by(LINE).for_each(|offset| prefetch_item(bytes, offset));
+    let (lines, rest) = bytes.as_chunks::<LINE>();
+    lines.iter().take(LINES).for_each(prefetch_ref);
+    if lines.len() < LINES {
+        rest.first().into_iter().for_each(prefetch_ref);
+    }
 }
 
 /// Asks for the first cache line of `items[index]`, likewise.

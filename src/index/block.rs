@@ -7,12 +7,13 @@ use super::sort::sort_by_hash;
 /// Bytes a row.
 const ROW_LEN_BYTES: usize = 12;
 
-/// Sorts (hash, row) pairs and lays them out: n hashes (`u64`), then n rows (`u32`). O(n), as hashes are uniform.
-pub(crate) fn encode(pairs: &mut [(u64, u32)]) -> Vec<u8> {
-    sort_by_hash(pairs, &mut Vec::new());
+/// Lays out (hash, row) pairs in order: n hashes (`u64`), then n rows (`u32`). O(n), as hashes are uniform.
+pub(crate) fn encode(pairs: impl ExactSizeIterator<Item = (u64, u32)> + Clone) -> Vec<u8> {
     let mut block = Vec::with_capacity(pairs.len() * ROW_LEN_BYTES);
-    pairs.iter().for_each(|(hash, _)| block.extend_from_slice(&hash.to_le_bytes()));
-    pairs.iter().for_each(|(_, row)| block.extend_from_slice(&row.to_le_bytes()));
+    let mut sorted = Vec::new();
+    sort_by_hash(pairs, &mut sorted);
+    sorted.iter().for_each(|(hash, _)| block.extend_from_slice(&hash.to_le_bytes()));
+    sorted.iter().for_each(|(_, row)| block.extend_from_slice(&row.to_le_bytes()));
     block
 }
 
@@ -88,8 +89,8 @@ mod tests {
 
     #[test]
     fn round_trips_in_order() {
-        let mut pairs = vec![(9, 0), (3, 1), (9, 2), (u64::MAX, 3)];
-        let block = HashBlock::parse(encode(&mut pairs).into()).unwrap();
+        let pairs = [(9, 0), (3, 1), (9, 2), (u64::MAX, 3)];
+        let block = HashBlock::parse(encode(pairs.into_iter()).into()).unwrap();
         assert_eq!(block.iter().collect::<Vec<_>>(), [(3, 1), (9, 0), (9, 2), (u64::MAX, 3)]);
         assert_eq!((block.end_below(0, 9), block.end_below(0, 10), block.end_below(2, 0)), (1, 3, 2));
         block.validate().unwrap();

@@ -98,11 +98,12 @@ impl Delta {
         self.shards.get(shard_number(mixed))
     }
 
-    /// Adds entries of rows `0..` of `slot`, whose hashes these are, except where the hash is there already: the rows for
-    /// which it is are added to `taken`, in order. O(rows).
+    /// Adds entries of rows `0..` of `slot`, whose hashes these are, except where the hash is there already: returns the
+    /// rows for which it is, in order. O(rows).
     ///
     /// Rows go in shard by shard, so that a lock is taken once for many of them, and the waits for memory overlap.
-    pub(crate) fn insert_new(&self, hashes: &[u64], slot: u32, taken: &mut Vec<u32>) {
+    pub(crate) fn insert_new(&self, hashes: &[u64], slot: u32) -> Vec<u32> {
+        let mut taken = Vec::new();
         let mut grouped: Vec<(u64, u32)> = vec![(0, 0); hashes.len().min(GROUP)];
         for (first, group) in (0_u32..).step_by(GROUP).zip(hashes.chunks(GROUP)) {
             let before = taken.len();
@@ -114,7 +115,7 @@ impl Delta {
                 if !rows.is_empty() {
                     let mut table = shard.write();
                     self.grow(&mut table, rows.len());
-                    enter(&mut table, rows, slot, taken);
+                    enter(&mut table, rows, slot, &mut taken);
                 }
             }
             self.len.fetch_add(group.len() - (taken.len() - before), Ordering::Release);
@@ -122,6 +123,7 @@ impl Delta {
                 fresh.sort_unstable();
             }
         }
+        taken
     }
 
     /// Makes room for `rows` more. Small stores stay small; from an eighth of its share on, a shard takes all of it at
@@ -181,6 +183,14 @@ impl Delta {
         }
     }
 
+    /// Drops all entries, and gives their memory back. O(shards).
+    pub(crate) fn clear(&self) {
+        for shard in self.shards.iter().rev() {
+            let table = std::mem::take(&mut *shard.write());
+            self.len.fetch_sub(table.len(), Ordering::Release);
+        }
+    }
+
     /// Entries.
     #[inline]
     pub(crate) fn len(&self) -> usize {
@@ -223,8 +233,7 @@ mod tests {
             delta.insert(hash(5), 1, 0);
             let rows = GROUP as u32 * 2 + 77;
             let hashes: Vec<u64> = (0..rows).map(hash).collect();
-            let mut taken = Vec::new();
-            delta.insert_new(&hashes, 2, &mut taken);
+            let taken = delta.insert_new(&hashes, 2);
             let mut seen = std::collections::HashSet::from([hash(5)]);
             let expected: Vec<u32> = (0..rows).filter(|row| !seen.insert(hash(*row))).collect();
             assert_eq!(taken, expected);

@@ -26,7 +26,7 @@ pub(crate) fn merge_blocks(
     let chunks = total.div_ceil(CHUNK_ENTRIES.max(inputs.len() as u64 * ENTRIES_A_BLOCK)).max(1);
     let mut positions = vec![0_usize; inputs.len()];
     let mut entries: Vec<HashRow> = Vec::new();
-    let mut scratch: Vec<HashRow> = Vec::new();
+    let mut sorted: Vec<HashRow> = Vec::new();
     for chunk in 1..=chunks {
         // The first hash of the next range; the last range has no end.
         let bound = (chunk < chunks).then(|| ((u128::from(chunk) << 64) / u128::from(chunks)) as u64);
@@ -36,12 +36,17 @@ pub(crate) fn merge_blocks(
             entries.extend(block.range(*position, end).map(|(hash, row)| (hash, start + u64::from(row))));
             *position = end;
         }
-        sort_by_hash(&mut entries, &mut scratch);
-        if entries.array_windows().any(|[a, b]| a.0 == b.0) {
-            resolve_shared(&entries, &mut scratch, resolve)?;
-            emit(&scratch)?;
+        // One block is in order.
+        if inputs.len() == 1 {
+            std::mem::swap(&mut entries, &mut sorted);
         } else {
+            sort_by_hash(entries.iter().copied(), &mut sorted);
+        }
+        if sorted.array_windows().any(|[a, b]| a.0 == b.0) {
+            resolve_shared(&sorted, &mut entries, resolve)?;
             emit(&entries)?;
+        } else {
+            emit(&sorted)?;
         }
     }
     Ok(())
@@ -111,9 +116,9 @@ mod tests {
                 let hash = |row: u32| {
                     xxhash_rust::xxh3::xxh3_64(&(start, row).0.wrapping_add(u64::from(row)).to_le_bytes()) & mask
                 };
-                let mut pairs: Vec<(u64, u32)> = (0..size).map(|row| (hash(row), row)).collect();
+                let pairs: Vec<(u64, u32)> = (0..size).map(|row| (hash(row), row)).collect();
                 model.extend(pairs.iter().map(|(hash, row)| (*hash, start + u64::from(*row))));
-                inputs.push((HashBlock::parse(encode(&mut pairs).into()).unwrap(), start));
+                inputs.push((HashBlock::parse(encode(pairs.into_iter()).into()).unwrap(), start));
                 start += u64::from(size);
             }
             model.sort_unstable();

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::run_layout::{
     BUCKET_LEN_BYTES, BUCKETS_OFFSET, BucketView, COVERED_LEN_BYTES, Covered, EMPTY, FAR, FOOTER_LEN_BYTES, Footer,
-    MAGIC, PAGE_BUCKETS, TAG_BITS, home, tag,
+    MAGIC, PAGE_BUCKETS, home, tag,
 };
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
@@ -28,6 +28,8 @@ pub(crate) struct Run {
     max_stamp: u64,
     /// A bit for each page whose checksum was compared.
     verified: Box<[AtomicU64]>,
+    /// How many pages have no such bit.
+    unverified: AtomicU64,
 }
 
 impl Run {
@@ -67,6 +69,7 @@ impl Run {
             max_stamp: covered.iter().map(|segment| segment.last_stamp).max().unwrap_or(0),
             buckets: bytes.slice(BUCKETS_OFFSET as usize..pages_at),
             verified: (0..footer.pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            unverified: AtomicU64::new(footer.pages),
             path,
             footer,
             page_crcs,
@@ -98,46 +101,44 @@ impl Run {
     /// hash.
     #[inline]
     pub(crate) fn find(&self, hash: u64, found: &mut impl FnMut(u64)) -> Result<()> {
-        let (first, tag) = (home(hash, self.footer.buckets), tag(hash));
-        let mut reach = 0;
-        let mut distance = 0;
-        loop {
-            let bucket = match self.bucket(first + distance)? {
-                Some(bytes) => BucketView(bytes),
-                // Behind the last spill bucket.
-                None => return Ok(()),
-            };
-            if distance == 0 {
-                reach = bucket.overflow();
-            }
-            let mut slots = bucket.matching(tag);
-            while slots != 0 {
-                let row = bucket.row(slots.trailing_zeros() as usize / TAG_BITS);
-                if row != EMPTY {
-                    found(row);
-                }
-                slots &= slots - 1;
-            }
-            let last = if reach == FAR { !bucket.is_full() } else { distance >= reach };
-            if last {
-                return Ok(());
-            }
-            distance += 1;
+        let (home, tag) = (home(hash, self.footer.buckets), tag(hash));
+        // Home buckets are there: behind them lie those for what spills.
+        let Some(bucket) = self.bucket(home)? else { return Ok(()) };
+        bucket.rows_of(tag, found);
+        match bucket.overflow() {
+            0 => Ok(()),
+            reach => self.find_spilled(home, reach, tag, found),
         }
     }
 
+    /// [`Run::find`] in the buckets that rows of bucket `home` went on to.
+    fn find_spilled(&self, home: u64, reach: u64, tag: u64, found: &mut impl FnMut(u64)) -> Result<()> {
+        let mut distance = 1;
+        // Behind the last spill bucket there is none.
+        while let Some(bucket) = self.bucket(home + distance)? {
+            bucket.rows_of(tag, found);
+            let last = if reach == FAR { !bucket.is_full() } else { distance >= reach };
+            if last {
+                break;
+            }
+            distance += 1;
+        }
+        Ok(())
+    }
+
     #[inline]
-    fn bucket(&self, number: u64) -> Result<Option<&[u8; BUCKET_LEN_BYTES]>> {
-        let start = number as usize * BUCKET_LEN_BYTES;
-        let Some(bytes) = self.buckets.get(start..).and_then(<[u8]>::first_chunk::<BUCKET_LEN_BYTES>) else {
+    fn bucket(&self, number: u64) -> Result<Option<BucketView<'_>>> {
+        let Some(bytes) = self.buckets.as_chunks::<BUCKET_LEN_BYTES>().0.get(number as usize) else {
             return Ok(None);
         };
-        self.check_page(number / PAGE_BUCKETS)?;
-        Ok(Some(bytes))
+        // Most runs were compared as a whole.
+        if self.unverified.load(Ordering::Relaxed) > 0 {
+            self.check_page(number / PAGE_BUCKETS)?;
+        }
+        Ok(Some(BucketView(bytes)))
     }
 
     /// Compares the checksum of a page of buckets when it is first touched.
-    #[inline]
     fn check_page(&self, page: u64) -> Result<()> {
         let bit = 1_u64 << (page % 64);
         match self.verified.get((page / 64) as usize) {
@@ -151,8 +152,11 @@ impl Run {
     }
 
     fn set_verified(&self, page: u64) {
-        if let Some(word) = self.verified.get((page / 64) as usize) {
-            word.fetch_or(1 << (page % 64), Ordering::Relaxed);
+        let bit = 1_u64 << (page % 64);
+        if let Some(word) = self.verified.get((page / 64) as usize)
+            && word.fetch_or(bit, Ordering::Relaxed) & bit == 0
+        {
+            self.unverified.fetch_sub(1, Ordering::Relaxed);
         }
     }
 

@@ -31,7 +31,7 @@ pub(crate) const FOOTER_LEN_BYTES: usize = 160;
 /// Bytes of an entry of the coverage list.
 pub(crate) const COVERED_LEN_BYTES: usize = 40;
 
-pub(crate) const TAG_BITS: usize = 10;
+const TAG_BITS: usize = 10;
 const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
 const ROW_BITS: usize = 36;
 const OVERFLOW_AT: usize = SLOTS * TAG_BITS;
@@ -49,6 +49,18 @@ const ONES: u128 = {
 };
 const TOPS: u128 = ONES << (TAG_BITS - 1);
 const BELOW_TOPS: u128 = TOPS - ONES;
+
+/// The slot whose tag has its top bit at this place, or at 64 more.
+#[expect(clippy::indexing_slicing, reason = "in a constant, an index out of bounds does not compile")]
+const SLOT_OF_BIT: [u8; 64] = {
+    let mut slots = [0; 64];
+    let mut slot = 0;
+    while slot < SLOTS {
+        slots[(slot * TAG_BITS + TAG_BITS - 1) % 64] = slot as u8;
+        slot += 1;
+    }
+    slots
+};
 
 /// The tag of a hash: its low bits, as the bucket is chosen by the high ones.
 #[inline]
@@ -124,16 +136,31 @@ impl BucketView<'_> {
         word >> (at - byte * 8) & ((1 << bits) - 1)
     }
 
-    /// The slots whose tag is `tag`: a bit each, [`TAG_BITS`] apart, the first at `TAG_BITS - 1`. Empty slots have tags
-    /// too.
+    /// The slots whose tag is `tag`: a bit each, which [`SLOT_OF_BIT`] tells the slot of. Empty slots have tags too.
     ///
     /// All eleven are compared at once within a register: of a lane that is zero, and of no other, adding all ones but
     /// the top bit leaves the top bit clear (Hacker's Delight, 6-1).
     #[inline]
-    pub(crate) fn matching(&self, tag: u64) -> u128 {
+    fn matching(&self, tag: u64) -> u64 {
         let tags = self.0.first_chunk::<16>().map_or(0, |bytes| u128::from_le_bytes(*bytes));
         let differing = (tags ^ (ONES * u128::from(tag))) & (TOPS | BELOW_TOPS);
-        !(((differing & BELOW_TOPS) + BELOW_TOPS) | differing) & TOPS
+        let matching = !(((differing & BELOW_TOPS) + BELOW_TOPS) | differing) & TOPS;
+        // The top bits of the two halves are at different places.
+        matching as u64 | (matching >> 64) as u64
+    }
+
+    /// Calls `found` with every row whose tag is `tag`.
+    #[inline]
+    pub(crate) fn rows_of(&self, tag: u64, found: &mut impl FnMut(u64)) {
+        let mut slots = self.matching(tag);
+        while slots != 0 {
+            let slot = SLOT_OF_BIT.get(slots.trailing_zeros() as usize).copied().unwrap_or(0);
+            let row = self.row(usize::from(slot));
+            if row != EMPTY {
+                found(row);
+            }
+            slots &= slots - 1;
+        }
     }
 
     /// Row of `slot`, or [`EMPTY`].
@@ -334,8 +361,11 @@ mod tests {
         assert_eq!(BucketView(&Bucket::packed(&pairs, 1 << 20).to_bytes()).overflow(), FAR);
     }
 
-    fn slots_of(matching: u128) -> Vec<usize> {
-        (0..128).filter(|bit| matching >> bit & 1 == 1).map(|bit| bit / TAG_BITS).collect()
+    fn slots_of(matching: u64) -> Vec<usize> {
+        let mut slots: Vec<usize> =
+            (0..64).filter(|bit| matching >> bit & 1 == 1).map(|bit| usize::from(SLOT_OF_BIT[bit])).collect();
+        slots.sort_unstable();
+        slots
     }
 
     #[test]

@@ -4,21 +4,27 @@
 /// cache.
 const PAIRS_A_BIN: usize = 4;
 
-/// Sorts pairs by hash, then by what comes with it: each pair is put into its bin of hashes, and bins are sorted.
-/// O(n) for uniform hashes, never worse than O(n log n). `scratch` is overwritten.
-pub(crate) fn sort_by_hash<T: Copy + Ord>(pairs: &mut [(u64, T)], scratch: &mut Vec<(u64, T)>) {
-    let low = pairs.iter().map(|(hash, _)| *hash).min().unwrap_or(0);
-    let high = pairs.iter().map(|(hash, _)| *hash).max().unwrap_or(0);
-    let bins = (pairs.len() / PAIRS_A_BIN).next_power_of_two();
-    if bins <= PAIRS_A_BIN || u32::try_from(pairs.len()).is_err() {
-        return pairs.sort_unstable();
+/// Puts `pairs` in order into `sorted`, in place of what is there: by hash, then by what comes with it. Each pair is put
+/// into its bin of hashes, and bins are sorted. O(n) for uniform hashes, never worse than O(n log n).
+pub(crate) fn sort_by_hash<T: Copy + Ord + Default>(
+    pairs: impl ExactSizeIterator<Item = (u64, T)> + Clone,
+    sorted: &mut Vec<(u64, T)>,
+) {
+    let len = pairs.len();
+    let hashes = || pairs.clone().map(|(hash, _)| hash);
+    let (low, high) = hashes().fold((u64::MAX, 0), |(low, high), hash| (low.min(hash), high.max(hash)));
+    let bins = (len / PAIRS_A_BIN).next_power_of_two();
+    sorted.clear();
+    if bins <= PAIRS_A_BIN || u32::try_from(len).is_err() {
+        sorted.extend(pairs);
+        return sorted.sort_unstable();
     }
     // The highest bits in which hashes differ number the bins.
     let shift = (u64::BITS - (high - low).leading_zeros()).saturating_sub(bins.ilog2());
     let bin = |hash: u64| ((hash - low) >> shift) as usize;
     let mut ends = vec![0_u32; bins];
-    for (hash, _) in pairs.iter() {
-        if let Some(count) = ends.get_mut(bin(*hash)) {
+    for hash in hashes() {
+        if let Some(count) = ends.get_mut(bin(hash)) {
             *count += 1;
         }
     }
@@ -26,20 +32,19 @@ pub(crate) fn sort_by_hash<T: Copy + Ord>(pairs: &mut [(u64, T)], scratch: &mut 
     for count in &mut ends {
         before += std::mem::replace(count, before);
     }
-    scratch.clear();
-    scratch.extend_from_slice(pairs);
+    sorted.resize(len, (0, T::default()));
     // Each bin's number is where its next pair goes; in the end, where the bin ends.
-    for pair in scratch.iter() {
+    for pair in pairs {
         if let Some(next) = ends.get_mut(bin(pair.0))
-            && let Some(place) = pairs.get_mut(*next as usize)
+            && let Some(place) = sorted.get_mut(*next as usize)
         {
-            *place = *pair;
+            *place = pair;
             *next += 1;
         }
     }
     let mut start = 0;
     for end in ends {
-        if let Some(bin) = pairs.get_mut(start..end as usize).filter(|bin| bin.len() > 1) {
+        if let Some(bin) = sorted.get_mut(start..end as usize).filter(|bin| bin.len() > 1) {
             bin.sort_unstable();
         }
         start = end as usize;
@@ -57,12 +62,13 @@ mod tests {
             [(0, u64::MAX), (0, 0), (0, 0xFF), (0, 0xFF << 56), (u64::MAX - 1000, 511), (1 << 63, 1 << 20)]
         {
             for len in [0, 1, 2, 15, 16, 17, 1000, 70_000_u32] {
-                let mut pairs: Vec<(u64, u32)> =
+                let pairs: Vec<(u64, u32)> =
                     (0..len).rev().map(|row| (low + (hash(u64::from(row)) & mask), row)).collect();
                 let mut expected = pairs.clone();
                 expected.sort_unstable();
-                sort_by_hash(&mut pairs, &mut Vec::new());
-                assert!(pairs == expected, "{len} pairs from {low:x}, mask {mask:x}");
+                let mut sorted = vec![(1, 1)];
+                sort_by_hash(pairs.iter().copied(), &mut sorted);
+                assert!(sorted == expected, "{len} pairs from {low:x}, mask {mask:x}");
             }
         }
     }

@@ -169,6 +169,11 @@ impl Core {
         self.admission.lock()
     }
 
+    /// The same, if nobody does it now.
+    pub(crate) fn try_admission(&self) -> Option<MutexGuard<'_, ()>> {
+        self.admission.try_lock()
+    }
+
     /// Changes the view: `change` gets a copy of it.
     pub(crate) fn change_view(&self, change: impl Fn(&mut View)) {
         self.view.rcu(|view| {
@@ -191,7 +196,14 @@ impl Core {
 
     /// A new slot for `source`.
     pub(crate) fn add_slot(&self, source: Source, rows: u32) -> Result<u32> {
-        self.slots.write().add(source, rows).ok_or_else(|| Error::ReadOnly {
+        let slot = self.reserve_slot()?;
+        self.slots.write().fill(slot, source, rows);
+        Ok(slot)
+    }
+
+    /// The number of a new slot that has no rows yet.
+    pub(crate) fn reserve_slot(&self) -> Result<u32> {
+        self.slots.write().reserve().ok_or_else(|| Error::ReadOnly {
             why: "this handle has used up its 2^32 batches of puts: close and open the store".into(),
         })
     }
@@ -255,9 +267,13 @@ impl Core {
     /// those whose hash was there are weighed one by one. That keeps one entry a key however often it is overwritten.
     /// Then the runs are asked, for the count of live keys alone: a row in them is older, and stays where it is.
     pub(crate) fn admit_put(&self, hashes: &[u64], columns: &Columns, slot: u32, source: &Source) {
+        let taken = self.delta.insert_new(hashes, slot);
+        self.admit_taken(hashes, columns, slot, source, taken);
+    }
+
+    /// The second half of [`Core::admit_put`], with what the first one, [`Delta::insert_new`], left over.
+    pub(crate) fn admit_taken(&self, hashes: &[u64], columns: &Columns, slot: u32, source: &Source, taken: Vec<u32>) {
         let tombstone = columns.schema.is_tombstones();
-        let mut taken = Vec::new();
-        self.delta.insert_new(hashes, slot, &mut taken);
         let entered = hashes.len() - taken.len();
         self.settle(hashes, columns, &taken, if tombstone { 0 } else { entered as i64 });
         for row in taken {

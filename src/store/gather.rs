@@ -1,4 +1,4 @@
-//! Splitting a large batch over threads.
+//! Splitting the work of a large batch over threads.
 //!
 //! One core does not take all the memory bandwidth there is, and a batch of thousands of rows takes long enough that
 //! starting threads for it (tens of microseconds each) pays. Threads that end with the call keep no state and need no
@@ -26,6 +26,23 @@ pub(crate) fn default_threads() -> usize {
     // The system's answer comes from files.
     static THREADS: OnceLock<usize> = OnceLock::new();
     *THREADS.get_or_init(|| thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MOST_THREADS))
+}
+
+/// What `other` and `own` return: both at once, if that is worth a thread and there is a processor for it.
+pub(crate) fn beside<A: Send, B>(
+    worth_a_thread: bool,
+    other: impl Fn() -> A + Sync,
+    own: impl FnOnce() -> B,
+) -> (A, B) {
+    if !worth_a_thread || default_threads() < 2 {
+        return (other(), own());
+    }
+    thread::scope(|scope| {
+        let started = thread::Builder::new().name("tensorcask-put".into()).spawn_scoped(scope, &other).ok();
+        let own = own();
+        // Where no thread can be started, or it does not return, the caller's does both.
+        (started.and_then(|thread| thread.join().ok()).unwrap_or_else(&other), own)
+    })
 }
 
 /// Some of the rows of a batch, one after another.

@@ -33,8 +33,8 @@ pub(crate) type Waiting = (u32, Arc<PendingBatch>);
 #[derive(Debug)]
 pub(crate) struct Active {
     pub writer: SegmentWriter,
-    /// (hash, row) of every row, for the index block.
-    pub pairs: Vec<(u64, u32)>,
+    /// The hash of every row, in order, for the index block.
+    pub hashes: Vec<u64>,
     /// For the block of ordered keys.
     pub batches: Vec<Arc<Batch>>,
     /// Whether anything was written since the last sync.
@@ -48,8 +48,8 @@ pub(crate) struct Active {
 impl Active {
     /// What `writer` goes on with: nothing of it is known to be on the medium.
     pub(crate) fn new(writer: SegmentWriter) -> Self {
-        let (pairs, batches) = (Vec::new(), Vec::new());
-        Self { writer, pairs, batches, dirty: true, durable_stamp: 0, synced_len_bytes: 0 }
+        let (hashes, batches) = (Vec::new(), Vec::new());
+        Self { writer, hashes, batches, dirty: true, durable_stamp: 0, synced_len_bytes: 0 }
     }
 
     /// The same with what a former writer's mark said.
@@ -117,6 +117,15 @@ impl Lane {
         self.seal_full(core)
     }
 
+    /// Sees to it that [`Lane::write`] of this batch makes no segment: making one waits for whoever takes in what others
+    /// wrote, who may wait for the admission of rows.
+    ///
+    /// # Errors
+    /// After an error the lane is finished.
+    pub(crate) fn make_room(&mut self, core: &Core, part: &BatchPart<'_>) -> Result<()> {
+        self.active_for(core, &part.columns.schema, part.columns.rows, part.len_bytes()).map(drop)
+    }
+
     /// Writes rows of one structure, whose hashes these are, as one batch. [`Lane::seal_full`] has to follow, when the
     /// rows are where they are looked up.
     ///
@@ -134,7 +143,6 @@ impl Lane {
         let len_bytes: usize = parts.iter().map(BatchPart::len_bytes).sum();
         let stamp = self.next_stamp(core);
         let active = self.active_for(core, &schema, rows, len_bytes)?;
-        let first_row = active.writer.rows() as u32;
         let before = active.writer.len_bytes();
         // Who had the batch before synced will have this one synced. What is not synced is the system's to write, when and
         // if it wants: a load would wait for the disk otherwise.
@@ -142,7 +150,7 @@ impl Lane {
         let batch = Arc::new(active.writer.append(parts, stamp, active.durable_stamp)?);
         active.dirty = true;
         active.batches.push(Arc::clone(&batch));
-        active.pairs.extend(hashes.zip(first_row..).map(|(hash, row)| (*hash, row)));
+        active.hashes.extend(hashes);
         Counters::add(&core.counters.batches_written, 1);
         Counters::add(&core.counters.bytes_written, (active.writer.len_bytes() - before) as usize);
         Ok((active.writer.id(), batch))
@@ -266,10 +274,10 @@ impl Lane {
 /// Writes the index and the seal of an active segment.
 pub(crate) fn seal_active(core: &Core, active: Active, replaces: Vec<SegmentId>) -> Result<Seal> {
     let durability = core.options.durability;
-    let Active { mut writer, mut pairs, batches, dirty, .. } = active;
+    let Active { mut writer, hashes, batches, dirty, .. } = active;
     let kind = writer.schema().key;
     // What is written goes to the medium while the index is sorted, so that only the index is left for the last sync.
-    let ahead = dirty && durability > Durability::Buffered && !core.options.synchronous && pairs.len() >= SYNCED_AHEAD;
+    let ahead = dirty && durability > Durability::Buffered && !core.options.synchronous && hashes.len() >= SYNCED_AHEAD;
     let (parts, synced) = std::thread::scope(|scope| {
         let file = &mut writer;
         let sync = move || file.sync(durability);
@@ -280,7 +288,8 @@ pub(crate) fn seal_active(core: &Core, active: Active, replaces: Vec<SegmentId>)
             KeyKind::U64 => Ok(None),
             KeyKind::Str | KeyKind::Bytes => ordered_keys(&batches).map(Some),
         };
-        let parts = keys.map(|keys| SealParts { index: block::encode(&mut pairs), keys, replaces });
+        let pairs = hashes.iter().enumerate().map(|(row, hash)| (*hash, row as u32));
+        let parts = keys.map(|keys| SealParts { index: block::encode(pairs), keys, replaces });
         let synced = syncing.map(std::thread::ScopedJoinHandle::join);
         (parts, synced.and_then(std::thread::Result::ok).unwrap_or(Ok(())))
     });

@@ -77,7 +77,7 @@ fn count(core: &Core) -> Result<u64> {
                 pairs.push((core.hasher.hash(key), row));
             }
         }
-        let block = HashBlock::parse(block::encode(&mut pairs).into()).map_err(Error::invalid)?;
+        let block = HashBlock::parse(block::encode(pairs.into_iter()).into()).map_err(Error::invalid)?;
         blocks.push((block, start));
     }
     let mut keys = 0_u64;

@@ -235,11 +235,23 @@ fn locate_in_runs<'a>(
 
 /// The stages of a lookup in runs, and what passes from one to the next beside the position in the group. Each stage asks
 /// for what the next one reads.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Stages<'v> {
     run_rows: Vec<(u32, u64)>,
     places: Vec<(u32, RowPlace)>,
     candidates: Vec<(u32, u32, &'v Head)>,
+}
+
+impl Default for Stages<'_> {
+    fn default() -> Self {
+        // Few tags match without their keys.
+        let room = GROUP + GROUP / 4;
+        Self {
+            run_rows: Vec::with_capacity(room),
+            places: Vec::with_capacity(room),
+            candidates: Vec::with_capacity(room),
+        }
+    }
 }
 
 impl<'v> Stages<'v> {

@@ -117,7 +117,8 @@ pub(crate) fn hash_block(core: &Core, segment: &Segment) -> Result<HashBlock> {
             }
         }
     }
-    HashBlock::parse(block::encode(&mut pairs).into()).map_err(|what| Error::corrupt(&**segment.described(), 0, what))
+    HashBlock::parse(block::encode(pairs.into_iter()).into())
+        .map_err(|what| Error::corrupt(&**segment.described(), 0, what))
 }
 
 fn covered(segment: &Segment) -> Covered {
@@ -308,7 +309,17 @@ pub(crate) fn publish_run(core: &Core, run: Arc<LoadedRun>, absorbed: &[Arc<Load
     if gone.is_empty() {
         return;
     }
-    core.delta.prune(|entry| !gone.contains(&entry.slot));
+    // Where no slot is left, no entry is. Whoever admits rows may be the one that publishes, so it is not waited for.
+    let cleared = core.try_admission().is_some_and(|_admission| {
+        let all = core.slots.read().len() == gone.len();
+        if all {
+            core.delta.clear();
+        }
+        all
+    });
+    if !cleared {
+        core.delta.prune(|entry| !gone.contains(&entry.slot));
+    }
     let removed = core.slots.write().remove(|number| gone.contains(&number));
     // Behind the lock: with the last batch of a segment goes its map, which takes milliseconds.
     drop(removed);

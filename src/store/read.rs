@@ -12,7 +12,7 @@ use super::rows::{Holder, PendingBatch, Row};
 use crate::codec::{Codec, Decoder};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::key::Keys;
+use crate::key::{KeyRef, Keys};
 use crate::schema::{Dims, LeafKind};
 use crate::segment::build::cast_tensor;
 use crate::segment::columns::{LeafBytes, offset_at};
@@ -163,7 +163,12 @@ impl Core {
         }
         let Some(expected) = self.key_kind() else { return Ok(None) };
         expected.expect(kind)?;
-        Ok(Some(keys.iter().map(|key| Asked { key, hash: self.hasher.hash_key(key) }).collect()))
+        let asked = |key| Asked { key, hash: self.hasher.hash_key(key) };
+        Ok(Some(match keys.integers() {
+            // Without a look at the kind of each.
+            Some(integers) => integers.iter().map(|integer| asked(KeyRef::U64(*integer))).collect(),
+            None => keys.iter().map(asked).collect(),
+        }))
     }
 
     pub(crate) fn count(&self, found: usize, missing: usize, damaged: usize) {

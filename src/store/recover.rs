@@ -86,7 +86,7 @@ fn resume(core: &Core, front: &scan::Front, prefix: &Prefix, described: &Arc<Pat
                 .columns
                 .key(row as usize)
                 .ok_or_else(|| batch.corrupt(row as usize, "the key is out of bounds"))?;
-            active.pairs.push((core.hasher.hash(key), frame.first_row as u32 + row));
+            active.hashes.push(core.hasher.hash(key));
         }
         active.batches.push(batch);
     }

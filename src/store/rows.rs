@@ -215,12 +215,22 @@ impl std::hash::Hasher for SlotHasher {
 }
 
 impl Slots {
-    /// A new slot, or `None` when 2^32 were used up.
-    pub(crate) fn add(&mut self, source: Source, rows: u32) -> Option<u32> {
+    /// The number of a new slot, or `None` when 2^32 were used up. Entries that point to it are of no row until it is
+    /// [filled](Slots::fill).
+    pub(crate) fn reserve(&mut self) -> Option<u32> {
         let slot = self.next;
         self.next = self.next.checked_add(1)?;
-        self.slots.insert(slot, Slot { source, rows });
         Some(slot)
+    }
+
+    /// Says where the rows of a new slot are.
+    pub(crate) fn fill(&mut self, slot: u32, source: Source, rows: u32) {
+        self.slots.insert(slot, Slot { source, rows });
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
     }
 
     /// The rows of `slot`.

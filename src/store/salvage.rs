@@ -80,10 +80,9 @@ fn save_rows(core: &Core, lane: &mut Lane, id: SegmentId, path: &Path) -> Result
     let writer = SegmentWriter::create(&core.storage, core.identity, new_id, &temporary, &front.schema, capacity)?;
     let mut active = Active::new(writer);
     for (stamp, columns) in &whole {
-        let first = active.writer.rows() as u32;
         let batch = active.writer.append(&[columns.into()], *stamp, 0)?;
         let keys = (0..columns.rows).filter_map(|row| columns.key(row));
-        active.pairs.extend(keys.zip(first..).map(|(key, row)| (core.hasher.hash(key), row)));
+        active.hashes.extend(keys.map(|key| core.hasher.hash(key)));
         active.batches.push(Arc::new(batch));
         lane.last_stamp = lane.last_stamp.max(*stamp);
     }

@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
 use super::core::{Core, Counters};
+use super::gather::beside;
 use super::lane::Lane;
 use super::maintain::{build_run, remembered_live, uncovered};
 use super::merges::{MAX_RUNS_AT_REST, Merges, Purpose};
@@ -28,6 +30,9 @@ const FIXED_SHAPES: usize = 4;
 
 /// Bytes from which on rows may be written from the caller's memory. Fewer are gathered.
 const WORTH_LENDING: usize = 256 << 10;
+
+/// Rows that enter the index on a thread of their own: starting one takes as long as entering some thousands.
+const WORTH_A_THREAD: usize = 1 << 14;
 
 /// What the writer thread sees.
 #[derive(Debug)]
@@ -187,15 +192,22 @@ impl Shared {
         Ok(true)
     }
 
+    /// The rows enter the index while they are written: entries lead nowhere until the slot is filled.
     fn write_lent(&self, lane: &mut Lane, columns: &Columns, values: &[u8]) -> Result<()> {
         let core = &self.core;
         let hashes = columns.hashes(core.hasher);
-        let (segment, batch) = lane.write(core, &[BatchPart::lent(columns, values)], hashes.iter())?;
-        let source = Source::Committed { segment, batch, first: 0 };
+        let part = BatchPart::lent(columns, values);
+        lane.make_room(core, &part)?;
         let admission = core.admission();
-        let slot = core.add_slot(source.clone(), columns.rows as u32)?;
-        core.epoch.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-        core.admit_put(&hashes, columns, slot, &source);
+        let slot = core.reserve_slot()?;
+        let enter = || core.delta.insert_new(&hashes, slot);
+        let (taken, written) =
+            beside(hashes.len() >= WORTH_A_THREAD, enter, || lane.write(core, &[part], hashes.iter()));
+        let (segment, batch) = written.inspect_err(|_| core.delta.prune(|entry| entry.slot != slot))?;
+        let source = Source::Committed { segment, batch, first: 0 };
+        core.epoch.fetch_add(1, Ordering::SeqCst);
+        core.slots.write().fill(slot, source.clone(), columns.rows as u32);
+        core.admit_taken(&hashes, columns, slot, &source, taken);
         drop(admission);
         // Only now: a run that had these rows already would make them look like rows that are put again.
         lane.seal_full(core)
@@ -213,7 +225,7 @@ impl Shared {
     fn admit(&self, slot: u32, pending: &Arc<PendingBatch>) {
         let core = &self.core;
         let columns = &pending.columns;
-        core.epoch.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        core.epoch.fetch_add(1, Ordering::SeqCst);
         core.admit_put(&pending.hashes, columns, slot, &Source::Pending(Arc::clone(pending)));
         if core.hot.is_some() && !columns.schema.is_tombstones() && core.options.hot_fill != HotFill::OnRead {
             super::read::fill_hot(core, pending);
