@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::core::{Core, Counters};
 use super::marks::{Mark, Marks};
 use super::rows::{PendingBatch, Source};
+use super::sealing::{Sealing, seal_all};
 use crate::error::{Error, Result};
 use crate::index::block;
 use crate::index::keys_fst;
@@ -17,7 +18,6 @@ use crate::schema::RowSchema;
 use crate::segment::batch::Batch;
 use crate::segment::columns::BatchPart;
 use crate::segment::layout::Seal;
-use crate::segment::reader::Segment;
 use crate::segment::writer::{SealParts, SegmentWriter};
 
 /// Most active segments of a lane: a store of more structures than this seals the least recently used one.
@@ -58,7 +58,8 @@ impl Active {
         self
     }
 
-    fn mark(&self) -> Option<Mark> {
+    /// What of it is on the medium, if anything is.
+    pub(crate) fn mark(&self) -> Option<Mark> {
         let (id, seed) = (self.writer.id(), self.writer.seed());
         let len_bytes = self.synced_len_bytes;
         (len_bytes > 0).then_some(Mark { sequence: id.sequence, len_bytes, seed })
@@ -74,6 +75,8 @@ pub(crate) struct Lane {
     pub last_stamp: u64,
     /// Least recently used first.
     pub actives: Vec<Active>,
+    /// Those that were active last.
+    pub sealing: Option<Arc<Sealing>>,
     /// Once the lane is open.
     pub marks: Option<Marks>,
     /// Whether a name was made in the segments folder since it was last synced.
@@ -96,14 +99,14 @@ impl Lane {
     ///
     /// # Errors
     /// After an error the lane is finished.
-    pub(crate) fn commit(&mut self, core: &Core, waiting: &[Waiting]) -> Result<()> {
+    pub(crate) fn commit(&mut self, core: &Arc<Core>, waiting: &[Waiting]) -> Result<()> {
         for group in groups(waiting, core.options.flush_bytes.max(1)) {
             self.commit_group(core, &group)?;
         }
         Ok(())
     }
 
-    fn commit_group(&mut self, core: &Core, group: &[&Waiting]) -> Result<()> {
+    fn commit_group(&mut self, core: &Arc<Core>, group: &[&Waiting]) -> Result<()> {
         let parts: Vec<BatchPart<'_>> = group.iter().map(|(_, pending)| BatchPart::from(&pending.columns)).collect();
         let hashes = group.iter().flat_map(|(_, pending)| &pending.hashes);
         let (segment, batch) = self.write(core, &parts, hashes)?;
@@ -122,7 +125,7 @@ impl Lane {
     ///
     /// # Errors
     /// After an error the lane is finished.
-    pub(crate) fn make_room(&mut self, core: &Core, part: &BatchPart<'_>) -> Result<()> {
+    pub(crate) fn make_room(&mut self, core: &Arc<Core>, part: &BatchPart<'_>) -> Result<()> {
         self.active_for(core, &part.columns.schema, part.columns.rows, part.len_bytes()).map(drop)
     }
 
@@ -133,7 +136,7 @@ impl Lane {
     /// After an error the lane is finished.
     pub(crate) fn write<'a>(
         &mut self,
-        core: &Core,
+        core: &Arc<Core>,
         parts: &[BatchPart<'_>],
         hashes: impl Iterator<Item = &'a u64>,
     ) -> Result<(SegmentId, Arc<Batch>)> {
@@ -157,7 +160,7 @@ impl Lane {
     }
 
     /// Seals the segment that was written last, if it has grown to its size.
-    pub(crate) fn seal_full(&mut self, core: &Core) -> Result<()> {
+    pub(crate) fn seal_full(&mut self, core: &Arc<Core>) -> Result<()> {
         let full = self.actives.last().is_some_and(|active| {
             active.writer.len_bytes() >= core.options.segment_bytes
                 || active.writer.rows() >= u64::from(core.options.segment_rows)
@@ -168,7 +171,7 @@ impl Lane {
     /// The active segment for rows of `schema` with room for them, as the last (most recently used) one.
     fn active_for(
         &mut self,
-        core: &Core,
+        core: &Arc<Core>,
         schema: &Arc<RowSchema>,
         rows: usize,
         len_bytes: usize,
@@ -184,7 +187,7 @@ impl Lane {
         if self.actives.last().is_none_or(|active| active.writer.schema() != schema) {
             if self.actives.len() >= MAX_ACTIVE {
                 let oldest = self.actives.remove(0);
-                self.seal(core, oldest)?;
+                self.seal(core, vec![oldest])?;
             }
             let active = self.create(core, schema, rows, len_bytes)?;
             self.actives.push(active);
@@ -210,40 +213,73 @@ impl Lane {
         id
     }
 
-    fn seal_last(&mut self, core: &Core) -> Result<()> {
-        match self.actives.pop() {
-            Some(active) => self.seal(core, active),
-            None => Ok(()),
-        }
+    fn seal_last(&mut self, core: &Arc<Core>) -> Result<()> {
+        let last = self.actives.pop();
+        self.seal(core, last.into_iter().collect())
     }
 
-    /// Seals `active` and publishes it. Its rows stay where the delta finds them.
-    fn seal(&mut self, core: &Core, active: Active) -> Result<()> {
-        let id = active.writer.id();
-        seal_active(core, active, Vec::new())?;
-        let segment = Arc::new(Segment::open(&*core.storage, &names::sealed(id), id)?);
-        core.change_view(|view| {
-            view.segments.insert(id, Arc::clone(&segment));
-        });
+    /// Seals `actives`, beside what is written next. Waits for what is being sealed already, so that a disk that is slower
+    /// than the writer is felt.
+    fn seal(&mut self, core: &Arc<Core>, actives: Vec<Active>) -> Result<()> {
+        if core.options.synchronous {
+            return seal_all(core, actives);
+        }
+        self.wait_for_seals()?;
+        if !actives.is_empty() {
+            self.sealing = Some(Arc::new(Sealing::start(core, actives)));
+        }
         Ok(())
+    }
+
+    /// Returns when no segment is being sealed.
+    fn wait_for_seals(&mut self) -> Result<()> {
+        self.sealing.take().map_or(Ok(()), |sealing| sealing.wait())
+    }
+
+    /// Fails if a segment that was being sealed could not be.
+    ///
+    /// # Errors
+    /// After an error the lane is finished.
+    pub(crate) fn check_seals(&mut self) -> Result<()> {
+        if self.sealing.as_ref().is_some_and(|sealing| sealing.is_finished()) { self.wait_for_seals() } else { Ok(()) }
+    }
+
+    /// Begins to seal all active segments; returns what is to be waited for.
+    ///
+    /// # Errors
+    /// After an error the lane is finished.
+    pub(crate) fn start_seals(&mut self, core: &Arc<Core>) -> Result<Arc<Sealing>> {
+        let actives = std::mem::take(&mut self.actives);
+        self.seal(core, actives)?;
+        Ok(self.sealing.clone().unwrap_or_default())
+    }
+
+    /// Rows that are not sealed yet.
+    pub(crate) fn unsealed_rows(&self) -> u64 {
+        let sealing = self.sealing.as_ref().filter(|sealing| !sealing.is_finished());
+        sealing.map_or(0, |sealing| sealing.rows())
+            + self.actives.iter().map(|active| active.writer.rows()).sum::<u64>()
     }
 
     /// Seals all active segments that have rows.
+    ///
+    /// # Errors
+    /// After an error the lane is finished.
     pub(crate) fn seal_all(&mut self, core: &Core) -> Result<()> {
-        while !self.actives.is_empty() {
-            self.seal_last(core)?;
-        }
-        Ok(())
+        self.wait_for_seals()?;
+        seal_all(core, std::mem::take(&mut self.actives))
     }
 
     /// Makes everything that was committed as durable as asked.
     pub(crate) fn sync(&mut self, core: &Core, durability: Durability) -> Result<()> {
+        self.check_seals()?;
         if durability == Durability::Buffered {
             return Ok(());
         }
         for active in self.actives.iter_mut().filter(|active| active.dirty) {
             active.writer.sync(durability)?;
         }
+        self.wait_for_seals()?;
         if self.names_dirty {
             core.storage.sync_dir(Path::new(names::SEGMENTS))?;
             self.names_dirty = false;
@@ -265,9 +301,17 @@ impl Lane {
 
     /// Writes the lane's marks anew, without those of segments that are active no more.
     pub(crate) fn write_marks(&mut self, core: &Core) -> Result<()> {
-        let marks: Vec<Mark> = self.actives.iter().filter_map(Active::mark).collect();
+        let sealing = self.sealing.iter().flat_map(|sealing| sealing.marks().iter().copied());
+        let marks: Vec<Mark> = sealing.chain(self.actives.iter().filter_map(Active::mark)).collect();
         self.marks = Some(Marks::create(&*core.storage, self.number, &marks, core.options.durability)?);
         Ok(())
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        // Whoever takes the lane next must not find a segment that is still being sealed.
+        let _reported_by_close = self.wait_for_seals();
     }
 }
 

@@ -1,11 +1,11 @@
 //! The store: the only room that joins segments, index and hot tier.
 //!
 //! [`core::Core`] is what readers and writers share: the published view of segments and runs, the delta, and the
-//! slots its entries point to. [`lookup`] finds rows in it ([`directory`]: from a run's row to its batch), [`read`] turns them into values, [`copy`]
-//! into the caller's buffer; [`cold`] reads in what a batch misses, [`warm`] everything. [`lane`] is the writer's
-//! side of the files, [`pending`] the queue before it, [`worker`] the thread between them. [`open`] opens,
-//! [`recover`] goes on with what a writer left, [`refresh`] follows other writers, [`maintain`] builds runs, and [`merges`] chooses what
-//! goes into one.
+//! slots its entries point to. [`lookup`] finds rows in it ([`directory`]: from a run's row to its batch), [`read`]
+//! turns them into values, [`copy`] into the caller's buffer; [`cold`] reads in what a batch misses, [`warm`] everything.
+//! [`lane`] is the writer's side of the files, [`sealing`] what goes on beside it, [`pending`] the queue before it,
+//! [`worker`] the thread between them. [`open`] opens, [`recover`] goes on with what a writer left, [`refresh`] follows
+//! other writers, [`maintain`] builds runs, and [`merges`] chooses what goes into one.
 
 pub(crate) mod cold;
 pub(crate) mod copy;
@@ -30,6 +30,7 @@ pub(crate) mod refresh;
 pub(crate) mod report;
 pub(crate) mod rows;
 pub(crate) mod salvage;
+pub(crate) mod sealing;
 pub(crate) mod stats;
 pub(crate) mod verify;
 pub(crate) mod warm;

@@ -223,6 +223,7 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
         next_sequence: next_sequence(&core, number, &listing)?,
         last_stamp: 0,
         actives: Vec::new(),
+        sealing: None,
         marks: None,
         names_dirty: true,
         _lock: lock,

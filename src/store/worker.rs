@@ -16,6 +16,7 @@ use super::merges::{MAX_RUNS_AT_REST, Merges, Purpose};
 use super::options::HotFill;
 use super::pending::{Queue, Work};
 use super::rows::{PendingBatch, Source};
+use super::sealing::Sealing;
 use crate::buffers::Buffers;
 use crate::error::{Error, Result};
 use crate::key::{KeyKind, Keys};
@@ -275,8 +276,8 @@ impl Shared {
         let closing = self.work_once(&mut lane);
         if !closing && self.delta_is_full() {
             match self.seal_for_merge(&mut lane) {
-                Ok(true) => self.note_merge(self.merge(Purpose::Rest)),
-                Ok(false) => {}
+                Ok(Some(_)) => self.note_merge(self.merge(Purpose::Rest)),
+                Ok(None) => {}
                 Err(error) => self.queue.fail(error),
             }
         }
@@ -301,17 +302,15 @@ impl Shared {
         self.core.delta.len() >= self.core.delta_bound()
     }
 
-    /// Seals the lane's active segments, since only what is sealed can go into a run. Returns whether a merge is worth
-    /// it: what fills the delta may be rows that other lanes have not sealed yet.
-    fn seal_for_merge(&self, lane: &mut Option<Lane>) -> Result<bool> {
-        let Some(lane) = lane else { return Ok(false) };
+    /// Begins to seal the lane's active segments, since only what is sealed can go into a run; returns what is to be waited
+    /// for. `None` if a merge is not worth it: what fills the delta may be rows that other lanes have not sealed yet.
+    fn seal_for_merge(&self, lane: &mut Option<Lane>) -> Result<Option<Arc<Sealing>>> {
+        let Some(lane) = lane else { return Ok(None) };
         let sealed: u64 = uncovered(&self.core.view.load()).iter().map(|segment| u64::from(segment.rows())).sum();
-        let active: u64 = lane.actives.iter().map(|active| active.writer.rows()).sum();
-        if sealed + active < self.core.delta_bound() as u64 / 4 {
-            return Ok(false);
+        if sealed + lane.unsealed_rows() < self.core.delta_bound() as u64 / 4 {
+            return Ok(None);
         }
-        lane.seal_all(&self.core)?;
-        Ok(true)
+        lane.start_seals(&self.core).map(Some)
     }
 
     pub(crate) fn merge(&self, purpose: Purpose) -> Result<()> {
@@ -347,12 +346,16 @@ impl Shared {
                 return;
             }
         }
-        match self.seal_for_merge(&mut self.lane.lock()) {
-            Ok(true) => {}
-            Ok(false) => return,
+        let seals = match self.seal_for_merge(&mut self.lane.lock()) {
+            Ok(Some(seals)) => seals,
+            Ok(None) => return,
             Err(error) => return self.queue.fail(error),
-        }
-        *merger = self.spawn_merge("tensorcask-merge", |shared| {
+        };
+        *merger = self.spawn_merge("tensorcask-merge", move |shared| {
+            // Why a segment could not be sealed, the lane reports.
+            if seals.wait().is_err() {
+                return Ok(());
+            }
             let merged = shared.merge(Purpose::Short);
             shared.start_long_merge();
             merged
