@@ -1,6 +1,6 @@
 //! Caches an expensive feature of each of 1,797 real handwritten digits, and reads it instead of computing it again.
 //!
-//! `cargo run --release --example quickstart [FOLDER]`; without a folder the store is a temporary one.
+//! `cargo run --release --bin quickstart [FOLDER]`; without a folder the store is a temporary one.
 //!
 //! The loop is that of any training with a frozen backbone: for each batch, ask the store for the features, compute
 //! the ones that are missing, put them. Nothing in it knows whether this is the first epoch.

@@ -1,6 +1,6 @@
 //! A TorchScript model, cached by content: silero-vad finds speech in overlapping windows of a recording.
 //!
-//! `scripts/with-torch --models cargo run --release --features torch --example voice_activity [-- RECORDING.wav]`
+//! `scripts/with-torch --models cargo run --release --features torch --bin voice_activity [-- RECORDING.wav]`
 //!
 //! The windows have no names, so their samples are the keys: a recording that was seen before, or a part of it, costs
 //! a lookup. The recording is 8 or 16 kHz, mono, 16 bits.
@@ -52,7 +52,7 @@ fn speech(module: &CachedModule, windows: &Tensor, rate: i64) -> Fallible<(Vec<f
 fn main() -> Fallible {
     init_logging()?;
     tch::set_num_threads(1);
-    let spoken = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/spoken.wav");
+    let spoken = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/spoken.wav");
     let (windows, rate) = windows(&std::env::args().nth(1).map_or(spoken, PathBuf::from))?;
     if let Some(cache_dir) = std::env::var_os(CHILD) {
         let module = cached(Path::new(&cache_dir))?;

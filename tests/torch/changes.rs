@@ -150,6 +150,26 @@ fn kinds_and_views_that_change() {
 }
 
 #[test]
+fn views_of_the_same_elements() {
+    // Address, sizes and count of writes stay: only the strides are exchanged.
+    for side in [3, 100] {
+        let mut w = Tensor::arange(side * side, (Kind::Float, Device::Cpu)).view([side, side]);
+        let handle = w.shallow_clone();
+        let variables = vec![("w".to_owned(), w.shallow_clone())];
+        let forward = move |inputs: &Inputs| Ok(inputs.tensor(0)? * handle.get(0).narrow(0, 0, 2));
+        let options = CacheOptions::in_memory().module_id("m");
+        let module = options.wrap_inputs_fn_with(variables, forward).unwrap();
+        let call = || tensor(module.forward_with_ids(&rows(1, 2, 2), &[0_u64, 1]));
+        let row = call();
+        let transposed = w.tr();
+        w.set_data(&transposed);
+        let column = call();
+        assert_same(&row, &(rows(1, 2, 2) * Tensor::from_slice(&[0.0_f32, 1.0])));
+        assert_same(&column, &(rows(1, 2, 2) * Tensor::from_slice(&[0.0, side as f32])));
+    }
+}
+
+#[test]
 fn fleeting_places_keep_every_identity() {
     for place in [Place::Memory, Place::Temporary(None)] {
         let (module, w, _variables) = scaling(CacheOptions::new(place).module_id("m"), 1, 2.0);
