@@ -50,7 +50,8 @@ fn shared_batches_are_as_unshared_ones() {
         assert!(answer(&storage, threads, &keys) == whole, "{threads} threads");
     }
     for segment in storage.list(Path::new("segments")).unwrap() {
-        storage.corrupt(Path::new("segments").join(&segment.name), segment.len_bytes / 2, 4).unwrap();
+        let path = Path::new("segments").join(&segment.name);
+        storage.corrupt(&path, storage.len_bytes(&path).unwrap() / 2, 4).unwrap();
     }
     let damaged = answer(&storage, 1, &keys);
     assert!(damaged.2.as_ref().is_err_and(|positions| positions.len() > 1 && positions.is_sorted()), "{:?}", damaged.2);

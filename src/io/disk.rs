@@ -61,19 +61,32 @@ impl Storage for DiskStorage {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&full).map_err(fail)? {
             let entry = entry.map_err(fail)?;
-            let metadata = match fs::metadata(entry.path()) {
-                Ok(metadata) => metadata,
+            // The folder itself tells the kind, without a look at each file; but not what a link leads to.
+            let kind = entry.file_type().and_then(|kind| {
+                if kind.is_symlink() {
+                    fs::metadata(entry.path()).map(|metadata| metadata.is_dir())
+                } else {
+                    Ok(kind.is_dir())
+                }
+            });
+            let is_dir = match kind {
+                Ok(is_dir) => is_dir,
                 // Another process unlinked it since.
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 Err(e) => return Err(Error::io("look at", entry.path(), e)),
             };
-            let is_dir = metadata.is_dir();
             // A name that is not UTF-8 is none of ours; the lossy form says so to whoever parses it.
             let name = entry.file_name().to_string_lossy().into_owned();
-            entries.push(DirEntry { name, is_dir, len_bytes: if is_dir { 0 } else { metadata.len() } });
+            entries.push(DirEntry { name, is_dir });
         }
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
+    }
+
+    fn len_bytes(&self, path: &Path) -> Result<u64> {
+        let path = self.resolve(path)?;
+        let metadata = fs::metadata(&path);
+        metadata.map(|metadata| metadata.len()).map_err(|e| Error::io("look at", path, e))
     }
 
     fn create(&self, path: &Path) -> Result<Box<dyn AppendFile>> {
@@ -101,11 +114,7 @@ impl Storage for DiskStorage {
     fn open(&self, path: &Path, capacity_bytes: u64) -> Result<Arc<dyn ReadFile>> {
         let path = self.resolve(path)?;
         let fail = |e| Error::io("open", &path, e);
-        let file = File::open(&path).map_err(fail)?;
-        if file.metadata().map_err(fail)?.is_dir() {
-            return Err(fail(ErrorKind::IsADirectory.into()));
-        }
-        let map = Arc::new(GrowingMap::new(file, capacity_bytes).map_err(fail)?);
+        let map = Arc::new(GrowingMap::new(File::open(&path).map_err(fail)?, capacity_bytes).map_err(fail)?);
         Ok(Arc::new(DiskRead { map, path }))
     }
 
@@ -174,7 +183,14 @@ impl ReadFile for DiskRead {
             return Err(beyond_end(&self.path, offset, len_bytes, found));
         }
         // A file that is not expected to grow is published, and nobody cuts it.
-        if self.map.is_frozen() { self.bytes(offset, len_bytes) } else { self.read(offset, len_bytes) }
+        if self.map.is_settled() {
+            return self.bytes(offset, len_bytes);
+        }
+        match self.read(offset, len_bytes) {
+            // Another thread mapped it, and closed it, since.
+            Err(_) if self.map.is_settled() => self.bytes(offset, len_bytes),
+            read => read,
+        }
     }
 }
 
@@ -394,10 +410,12 @@ mod tests {
             append(&mut *storage.create(p("d/b")).unwrap(), &[b"12"]);
             append(&mut *storage.create(p("d/a")).unwrap(), &[b"1"]);
             storage.create(p("d/e/deep")).unwrap();
-            let names = |path| storage.list(p(path)).unwrap().into_iter().map(|e| (e.name, e.is_dir, e.len_bytes));
-            let entry = |name: &str, is_dir, len| (name.to_owned(), is_dir, len);
-            assert!(names("").eq([entry("d", true, 0)]));
-            assert!(names("./d").eq([entry("a", false, 1), entry("b", false, 2), entry("e", true, 0)]));
+            let names = |path| storage.list(p(path)).unwrap().into_iter().map(|e| (e.name, e.is_dir));
+            let entry = |name: &str, is_dir| (name.to_owned(), is_dir);
+            assert!(names("").eq([entry("d", true)]));
+            assert!(names("./d").eq([entry("a", false), entry("b", false), entry("e", true)]));
+            assert_eq!(["d/a", "d/b"].map(|path| storage.len_bytes(p(path)).unwrap()), [1, 2]);
+            assert_eq!(kind(storage.len_bytes(p("d/no"))), ErrorKind::NotFound);
             assert_eq!(kind(storage.create(p("d/a"))), ErrorKind::AlreadyExists);
             assert_eq!(kind(storage.create_dir(p("d/a"))), ErrorKind::AlreadyExists);
             assert_eq!(kind(storage.create_dir(p("d/a/x"))), ErrorKind::NotADirectory);
@@ -406,7 +424,8 @@ mod tests {
             assert_eq!(kind(storage.open(p("d"), 0)), ErrorKind::IsADirectory);
             assert_eq!(kind(storage.remove(p("d"))), ErrorKind::IsADirectory);
             storage.rename(p("d/a"), p("d/b")).unwrap();
-            assert!(names("d").eq([entry("b", false, 1), entry("e", true, 0)]));
+            assert!(names("d").eq([entry("b", false), entry("e", true)]));
+            assert_eq!(storage.len_bytes(p("d/b")).unwrap(), 1);
             storage.rename(p("d/b"), p("d/e/moved")).unwrap();
             storage.sync_dir(p("d")).unwrap();
             assert_eq!(kind(storage.rename(p("d/b"), p("d/c"))), ErrorKind::NotFound);

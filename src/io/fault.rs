@@ -137,6 +137,10 @@ impl Storage for FaultStorage {
         self.inner.list(path)
     }
 
+    fn len_bytes(&self, path: &Path) -> Result<u64> {
+        self.inner.len_bytes(path)
+    }
+
     fn create(&self, path: &Path) -> Result<Box<dyn AppendFile>> {
         self.faults.operation().map_err(|kind| self.error("create", path, kind))?;
         Ok(self.wrap(path, self.inner.create(path)?))

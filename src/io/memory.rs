@@ -183,7 +183,6 @@ impl Tree {
             .map(|(name, node)| DirEntry {
                 name: name.file_name().unwrap_or_default().to_string_lossy().into_owned(),
                 is_dir: matches!(node, Node::Dir),
-                len_bytes: if let Node::File(body) = node { body.read().len_bytes } else { 0 },
             })
             .collect())
     }
@@ -311,6 +310,12 @@ impl Storage for MemoryStorage {
 
     fn list(&self, path: &Path) -> Result<Vec<DirEntry>> {
         self.with("list the folder", path, |tree, path| tree.list(path))
+    }
+
+    fn len_bytes(&self, path: &Path) -> Result<u64> {
+        let body = self.with("look at", path, |tree, path| tree.file(path))?;
+        let len_bytes = body.read().len_bytes;
+        Ok(len_bytes)
     }
 
     fn create(&self, path: &Path) -> Result<Box<dyn AppendFile>> {

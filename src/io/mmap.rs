@@ -12,21 +12,26 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use memmap2::{MmapOptions, MmapRaw};
+use parking_lot::RwLock;
 
 /// A file, mapped as far as its capacity, that hands out bytes below the length it was seen to have.
+///
+/// One that is not expected to grow is mapped when bytes of it are first asked for, and has no descriptor from then on:
+/// thousands of open segments would otherwise run into the limit on open files. Until then it can be read by `pread`,
+/// which for a look at its ends takes less time than faults do, and leaves nothing to unmap.
 #[derive(Debug)]
 pub(crate) struct GrowingMap {
-    /// `None` where nothing is to be mapped, or the system refused (no `mmap` on this file system, too many maps):
+    /// `None` within where nothing is to be mapped, or the system refused (no `mmap` on this file system, too many maps):
     /// reads then go through `pread`.
-    map: Option<MmapRaw>,
-    /// `None` once a file that is not expected to grow is mapped whole: thousands of open segments would otherwise
-    /// run into the limit on open files.
-    file: Option<File>,
+    map: OnceLock<Option<MmapRaw>>,
+    file: RwLock<Option<File>>,
+    reserved_bytes: usize,
+    is_frozen: bool,
     /// The file had at least this many bytes at some moment; never shrinks.
     seen_len_bytes: AtomicU64,
 }
@@ -35,29 +40,59 @@ impl GrowingMap {
     /// Maps `file` up to the greater of its length and `capacity_bytes`; `capacity_bytes` 0 freezes its length.
     ///
     /// # Errors
-    /// The system's word if the length cannot be read. A refused map is no error: reads are copies then.
+    /// The system's word if the length cannot be read, or it is a folder. A refused map is no error: reads are copies then.
     pub(crate) fn new(file: File, capacity_bytes: u64) -> io::Result<Self> {
-        let len_bytes = file.metadata()?.len();
-        let reserved = usize::try_from(len_bytes.max(capacity_bytes)).ok().filter(|&reserved| reserved > 0);
-        let map = reserved.and_then(|reserved| MmapOptions::new().len(reserved).map_raw_read_only(&file).ok());
-        // By itself a fault reads all around it, megabytes where the disk is set to read that far ahead, for a row that
-        // is found by its hash. Whoever reads in order says so: `residency::read_ahead`. Advice only: it may be refused.
-        #[cfg(unix)]
-        let _advice_only = map.as_ref().map(|map| map.advise(memmap2::Advice::Random));
-        let done_with_file = capacity_bytes == 0 && (map.is_some() || len_bytes == 0);
-        let file = (!done_with_file).then_some(file);
-        Ok(Self { map, file, seen_len_bytes: AtomicU64::new(len_bytes) })
+        let metadata = file.metadata()?;
+        if metadata.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        let is_frozen = capacity_bytes == 0;
+        let map = Self {
+            map: OnceLock::new(),
+            reserved_bytes: usize::try_from(metadata.len().max(capacity_bytes)).unwrap_or(0),
+            file: RwLock::new(Some(file)),
+            is_frozen,
+            seen_len_bytes: AtomicU64::new(metadata.len()),
+        };
+        if !is_frozen || map.reserved_bytes == 0 {
+            map.mapped();
+        }
+        Ok(map)
     }
 
-    /// Whether the file's length was fixed when it was opened.
-    pub(crate) fn is_frozen(&self) -> bool {
-        self.file.is_none()
+    /// The map, made by the first call.
+    fn mapped(&self) -> Option<&MmapRaw> {
+        let map = self.map.get_or_init(|| {
+            let file = self.file.read();
+            let wanted = file.as_ref().filter(|_| self.reserved_bytes > 0);
+            let map = wanted.and_then(|file| MmapOptions::new().len(self.reserved_bytes).map_raw_read_only(file).ok());
+            // By itself a fault reads all around it, megabytes where the disk is set to read that far ahead, for a row
+            // that is found by its hash. Whoever reads in order says so: `residency::read_ahead`. Advice only: it may be
+            // refused.
+            #[cfg(unix)]
+            let _advice_only = map.as_ref().map(|map| map.advise(memmap2::Advice::Random));
+            drop(file);
+            if self.is_frozen && (map.is_some() || self.reserved_bytes == 0) {
+                self.file.write().take();
+            }
+            map
+        });
+        map.as_ref()
+    }
+
+    /// Whether the file's length was fixed when it was opened, and it is mapped: copies of it save nothing.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.is_frozen && self.map.get().is_some_and(Option::is_some)
     }
 
     /// Bytes in the file now (one `fstat`), or when it was opened if it is not expected to grow.
     pub(crate) fn len_bytes(&self) -> io::Result<u64> {
-        let Some(file) = &self.file else { return Ok(self.seen_len_bytes.load(Ordering::Acquire)) };
-        let len_bytes = file.metadata()?.len();
+        let seen = || self.seen_len_bytes.load(Ordering::Acquire);
+        if self.is_frozen {
+            return Ok(seen());
+        }
+        let len_bytes =
+            self.file.read().as_ref().map_or(Ok(seen()), |file| file.metadata().map(|found| found.len()))?;
         self.seen_len_bytes.fetch_max(len_bytes, Ordering::AcqRel);
         Ok(len_bytes)
     }
@@ -72,7 +107,7 @@ impl GrowingMap {
         if len_bytes == 0 {
             return Some(Bytes::new());
         }
-        let mapped = self.map.as_ref()?;
+        let mapped = self.mapped()?;
         if usize::try_from(end).ok()? > mapped.len() {
             return None;
         }
@@ -82,7 +117,7 @@ impl GrowingMap {
 
     /// Fills `out` from `offset` by `pread`, for bytes that lie in the file but beyond the map.
     pub(crate) fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
-        match &self.file {
+        match &*self.file.read() {
             Some(file) => file.read_exact_at(out, offset),
             None => Err(io::ErrorKind::UnexpectedEof.into()),
         }
@@ -98,7 +133,7 @@ struct MappedRange {
 
 impl AsRef<[u8]> for MappedRange {
     fn as_ref(&self) -> &[u8] {
-        let Some(map) = &self.map.map else { return &[] };
+        let Some(Some(map)) = self.map.map.get() else { return &[] };
         // SAFETY: `GrowingMap::bytes` is the only maker of this type and checked that `offset + len_bytes` is neither
         // beyond the end of the map nor beyond a length the file was seen to have. So the range is mapped, and its
         // pages are backed by the file. The pointer is not null and u8 needs no alignment. The map lives as long as
@@ -148,11 +183,16 @@ mod tests {
     #[test]
     fn empty_and_frozen_files_hold_no_descriptor() {
         let (mut file, map) = map_of(b"", 0);
-        assert!(map.file.is_none() && map.map.is_none());
+        assert!(map.file.read().is_none() && map.mapped().is_none());
         file.write_all(b"later").unwrap();
         assert_eq!(map.len_bytes().unwrap(), 0);
         assert_eq!(map.bytes(0, 0).unwrap(), Bytes::new());
         assert!(map.bytes(0, 1).is_none() && map.bytes(1, 0).is_none() && map.bytes(u64::MAX, 1).is_none());
-        assert!(map_of(b"x", 0).1.file.is_none());
+        let (_file, map) = map_of(b"x", 0);
+        assert!(map.file.read().is_some() && !map.is_settled());
+        let mut out = [0];
+        map.read_exact_at(&mut out, 0).unwrap();
+        assert_eq!(map.bytes(0, 1).unwrap(), &out[..]);
+        assert!(map.file.read().is_none() && map.is_settled());
     }
 }

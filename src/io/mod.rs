@@ -49,8 +49,6 @@ pub struct DirEntry {
     pub name: String,
     /// Whether it is a folder.
     pub is_dir: bool,
-    /// Size in bytes; 0 for folders.
-    pub len_bytes: u64,
 }
 
 /// A folder tree that the engine lives in.
@@ -59,6 +57,8 @@ pub trait Storage: Send + Sync + Debug {
     fn create_dir(&self, path: &Path) -> Result<()>;
     /// The names in the folder at `path`, sorted. A missing folder is an IO error of kind `NotFound`.
     fn list(&self, path: &Path) -> Result<Vec<DirEntry>>;
+    /// Bytes in the file at `path` now.
+    fn len_bytes(&self, path: &Path) -> Result<u64>;
     /// Creates a new empty file; it is an error (`AlreadyExists`) if the name is taken.
     fn create(&self, path: &Path) -> Result<Box<dyn AppendFile>>;
     /// Opens an unpublished file for appending after its first `len_bytes`, cutting what follows.

@@ -17,6 +17,51 @@ use crate::io::{ReadFile, Storage};
 use crate::names::SegmentId;
 use crate::schema::RowSchema;
 
+/// A file whose first and last bytes were read: all that opening a segment of not too many batches looks at.
+#[derive(Debug)]
+struct Ends {
+    file: Arc<dyn ReadFile>,
+    len_bytes: u64,
+    front: Bytes,
+    tail: Bytes,
+}
+
+impl Ends {
+    /// Bytes at each end: the header of a schema of a few leaves; the seal, the footer and the frame table of some 60 batches.
+    const LEN_BYTES: u64 = 8192;
+
+    fn read(file: &Arc<dyn ReadFile>) -> Result<Self> {
+        let len_bytes = file.len_bytes()?;
+        let end = len_bytes.min(Self::LEN_BYTES);
+        let front = file.copy(0, (end / 2) as usize)?;
+        let tail = file.copy(len_bytes - end, end as usize)?;
+        Ok(Self { file: Arc::clone(file), len_bytes, front, tail })
+    }
+}
+
+impl ReadFile for Ends {
+    fn len_bytes(&self) -> Result<u64> {
+        Ok(self.len_bytes)
+    }
+
+    fn bytes(&self, offset: u64, len_bytes: usize) -> Result<Bytes> {
+        let within = |bytes: &Bytes, start: u64| {
+            let start = usize::try_from(offset.checked_sub(start)?).ok()?;
+            let end = start.checked_add(len_bytes)?;
+            (end <= bytes.len()).then(|| bytes.slice(start..end))
+        };
+        let tail_start = self.len_bytes - self.tail.len() as u64;
+        match within(&self.front, 0).or_else(|| within(&self.tail, tail_start)) {
+            Some(bytes) => Ok(bytes),
+            None => self.file.copy(offset, len_bytes),
+        }
+    }
+
+    fn copy(&self, offset: u64, len_bytes: usize) -> Result<Bytes> {
+        self.bytes(offset, len_bytes)
+    }
+}
+
 /// A sealed segment.
 #[derive(Debug)]
 pub(crate) struct Segment {
@@ -42,11 +87,12 @@ impl Segment {
         let file = storage.open(path, 0)?;
         let described: Arc<Path> = storage.describe(path).into();
         let len_bytes = file.len_bytes()?;
-        let seal = read_seal(&described, &*file, len_bytes)?;
+        let ends: Arc<dyn ReadFile> = Arc::new(Ends::read(&file)?);
+        let seal = read_seal(&described, &*ends, len_bytes)?;
         if seal.id() != id {
             return Err(Error::corrupt(&*described, 0, format!("the seal is of {:?}, not {id:?}", seal.id())));
         }
-        let front = read_front(&described, &*file, id)?;
+        let front = read_front(&described, &*ends, id)?;
         let mut segment = Self {
             id,
             front,
@@ -57,12 +103,15 @@ impl Segment {
             seal,
             len_bytes,
             described,
-            file,
+            file: ends,
         };
         segment.check_front()?;
         segment.read_frames()?;
         segment.read_replaces()?;
         segment.part(segment.seal.footer, "the Arrow footer")?;
+        segment.file = file;
+        // Mapped from here on, so that it holds no descriptor.
+        segment.file.bytes(0, 1)?;
         Ok(segment)
     }
 

@@ -130,11 +130,16 @@ fn parse_header(path: &Path, json: &str) -> Result<Header> {
         format: u32,
     }
     let corrupt = |what: String| Error::corrupt(path, HEADER_OFFSET, what);
-    let version: Version = serde_json::from_str(json).map_err(|error| corrupt(format!("the header: {error}")))?;
-    if version.format > FORMAT_VERSION {
-        return Err(Error::NewerFormat { path: path.into(), found: version.format, supported: FORMAT_VERSION });
+    // A newer header may be of another form, but for this.
+    let parsed = serde_json::from_str::<Header>(json);
+    let format = match &parsed {
+        Ok(header) => header.format,
+        Err(_) => serde_json::from_str::<Version>(json).map_or(0, |version| version.format),
+    };
+    if format > FORMAT_VERSION {
+        return Err(Error::NewerFormat { path: path.into(), found: format, supported: FORMAT_VERSION });
     }
-    let header: Header = serde_json::from_str(json).map_err(|error| corrupt(format!("the header: {error}")))?;
+    let header = parsed.map_err(|error| corrupt(format!("the header: {error}")))?;
     header.schema.check().map_err(corrupt)?;
     if KeyHasher::from_id(header.hash).is_none() {
         return Err(corrupt(format!("hash {} is not known", header.hash)));

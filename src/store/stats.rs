@@ -86,10 +86,18 @@ pub struct HotSize {
 pub(crate) fn stats(core: &Core) -> Result<Stats> {
     let view = core.view.load();
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let folder_bytes = |folder: &str| match core.storage.list(Path::new(folder)) {
-        Ok(entries) => Ok((entries.len(), entries.iter().map(|entry| entry.len_bytes).sum())),
-        Err(error) if error.is_not_found() => Ok((0, 0)),
-        Err(error) => Err(error),
+    let names_in = |folder: &str| match core.storage.list(Path::new(folder)) {
+        Err(error) if error.is_not_found() => Ok(Vec::new()),
+        listed => listed,
+    };
+    let folder_bytes = |folder: &str| {
+        let files = names_in(folder)?.into_iter().filter(|entry| !entry.is_dir);
+        let sizes = files.map(|entry| match core.storage.len_bytes(&Path::new(folder).join(entry.name)) {
+            // Renamed or removed since.
+            Err(error) if error.is_not_found() => Ok(0),
+            len_bytes => len_bytes,
+        });
+        sizes.sum::<Result<u64>>()
     };
     let counters = &core.counters;
     Ok(Stats {
@@ -99,13 +107,13 @@ pub(crate) fn stats(core: &Core) -> Result<Stats> {
         rows_sealed: view.segments.values().map(|segment| segment.seal.rows).sum(),
         tombstones: view.segments.values().map(|segment| segment.seal.tombstones).sum(),
         segments: view.segments.len(),
-        segment_bytes: folder_bytes(names::SEGMENTS)?.1,
-        run_bytes: folder_bytes(names::RUNS)?.1,
+        segment_bytes: folder_bytes(names::SEGMENTS)?,
+        run_bytes: folder_bytes(names::RUNS)?,
         runs: view.runs.len(),
         run_keys: view.runs.iter().map(|run| run.run.keys()).sum(),
         delta_keys: core.delta.len(),
         delta_bytes: core.delta.capacity_bytes(),
-        quarantined: folder_bytes(names::QUARANTINE)?.0,
+        quarantined: names_in(names::QUARANTINE)?.len(),
         bad_files: core.known.lock().bad_files(),
         hits: get(&counters.hits),
         misses: get(&counters.misses),
