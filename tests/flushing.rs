@@ -194,3 +194,66 @@ fn a_writer_at_rest_wakes_for_rows() {
         std::thread::sleep(std::time::Duration::from_millis(1300 * (1 - turn)));
     }
 }
+
+#[test]
+fn a_firm_flush_reaches_segments_that_were_sealed_without_one() {
+    let storage = MemoryStorage::new();
+    let options = || Options::new().durability(Durability::Buffered).segment_rows(40);
+    let store = options().open_on(Arc::new(storage.clone())).unwrap();
+    let mut model = BTreeMap::new();
+    for first in (0..200).step_by(50) {
+        let keys: Vec<u64> = (first..first + 50).collect();
+        put(&store, &keys, 1);
+        store.flush().unwrap();
+        model.extend(keys.iter().map(|key| (*key, 1)));
+    }
+    store.flush_with(Durability::SyncData).unwrap();
+    let after = options().open_reader_on(Arc::new(storage.power_loss())).unwrap();
+    check(&after, &model);
+}
+
+/// Where a writer was killed while it sealed one segment and wrote the next of the same structure.
+#[test]
+fn two_active_segments_of_one_structure() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || Options::new().segment_bytes(2 << 20);
+    let segments = dir.path().join("m/segments");
+    let active = |name: &str| segments.join(format!("{name}.arrow.open"));
+    let mut model = BTreeMap::new();
+    let mut put_some = |store: &Store, first: u64| {
+        let keys: Vec<u64> = (first..first + ROWS).collect();
+        put(store, &keys, first);
+        store.flush().unwrap();
+        model.extend(keys.iter().map(|key| (*key, first)));
+        model.clone()
+    };
+    let first = "0000-0000000001";
+    let store = options().open(dir.path(), "m").unwrap();
+    put_some(&store, 0);
+    let kept = std::fs::read(active(first)).unwrap();
+    store.close().unwrap();
+    let store = options().open(dir.path(), "m").unwrap();
+    put_some(&store, 64);
+    let second = std::fs::read_dir(&segments).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let second: Vec<String> = second.filter(|name| name.ends_with(".open")).collect();
+    let newer = std::fs::read(segments.join(&second[0])).unwrap();
+    store.close().unwrap();
+    // As the kill leaves them.
+    std::fs::remove_dir_all(dir.path().join("m/runs")).unwrap();
+    for entry in std::fs::read_dir(&segments).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    std::fs::write(active(first), kept).unwrap();
+    std::fs::write(segments.join(&second[0]), newer).unwrap();
+
+    let store = options().open(dir.path(), "m").unwrap();
+    assert_eq!(store.open_report().quarantined.len(), 0);
+    for first in (200..2000).step_by(200) {
+        let model = put_some(&store, first);
+        check(&store, &model);
+    }
+    store.close().unwrap();
+    let store = options().open(dir.path(), "m").unwrap();
+    check(&store, &model);
+    assert!(store.verify(&mut |_, _| {}).unwrap().is_clean());
+}

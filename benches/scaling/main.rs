@@ -8,6 +8,8 @@
 //! something of the store is how they grow, and their ratio to a control that is measured in turn with them.
 
 mod data;
+#[path = "../support/kernel.rs"]
+mod kernel;
 #[path = "../support/large.rs"]
 mod large;
 mod load;

@@ -43,6 +43,9 @@ pub(crate) struct Rest {
     pub raw: Series,
     /// Only whether present keys are there: the index, and the comparison of keys.
     pub contains: Series,
+    /// The same with nothing in between, and of keys that are not there.
+    pub contains_alone: Series,
+    pub absent_alone: Series,
     /// Wide rows.
     pub wide: Series,
     pub wide_raw: Series,
@@ -146,7 +149,8 @@ pub(crate) fn rest(
     let resident_runs = residency::resident_share(&folder.join("runs"))?;
     let resident_segments = residency::resident_share(&folder.join("segments"))?;
     let (faults, switches) = (major_faults()?, preempted()?);
-    let [hit, raw, miss, contains, of_wide, wide_raw] = Reads::new(settings, keys, &store, control, wide)?.measure()?;
+    let [hit, raw, miss, contains, of_wide, wide_raw, contains_alone, absent_alone] =
+        Reads::new(settings, keys, &store, control, wide)?.measure()?;
     let (major_faults, preempted) = (major_faults()? - faults, preempted()? - switches);
     store.close()?;
     Ok(Rest {
@@ -163,6 +167,8 @@ pub(crate) fn rest(
         miss: miss.series()?,
         raw: raw.series()?,
         contains: contains.series()?,
+        contains_alone: contains_alone.series()?,
+        absent_alone: absent_alone.series()?,
         wide: of_wide.series()?,
         wide_raw: wide_raw.series()?,
         major_faults,
@@ -235,9 +241,10 @@ struct Reads<'a> {
 }
 
 /// What is read: rows that are there, rows with known numbers, rows that are not there, keys alone, wide rows, wide rows
-/// with known numbers.
-const KINDS: usize = 6;
-const SMALL_KINDS: usize = 4;
+/// with known numbers, keys with nothing else in between, keys that are not there.
+const KINDS: usize = 8;
+/// Kinds that are read in turn. Wide rows leave nothing else in the caches.
+const TURNS: [Range<usize>; 4] = [0..4, 4..6, 6..7, 7..8];
 
 impl<'a> Reads<'a> {
     fn new(
@@ -266,15 +273,14 @@ impl<'a> Reads<'a> {
     fn measure(mut self) -> Fallible<[Timed; KINDS]> {
         let mut series: [Timed; KINDS] = Default::default();
         let warm_up = self.settings.batches / 10;
-        // Wide rows by themselves: a batch of them leaves nothing else in the caches.
-        for kinds in [0..SMALL_KINDS, SMALL_KINDS..KINDS] {
+        for kinds in TURNS {
             for turn in 0..self.settings.batches + warm_up {
                 if turn == warm_up {
                     series.get_mut(kinds.clone()).ok_or("no series")?.iter_mut().for_each(Timed::clear);
                 }
                 // Which comes first changes, so that none always finds the caches as the same other one left them.
                 for kind in kinds.clone().map(|kind| kinds.start + (turn + kind) % kinds.len()) {
-                    let elapsed = if kind < SMALL_KINDS { self.small(kind)? } else { self.wide(kind)? };
+                    let elapsed = if TURNS[1].contains(&kind) { self.wide(kind)? } else { self.small(kind)? };
                     series.get_mut(kind).ok_or("no series")?.add(elapsed);
                 }
             }
@@ -289,7 +295,8 @@ impl<'a> Reads<'a> {
 
     fn small(&mut self, kind: usize) -> Fallible<Elapsed> {
         self.draw(self.keys);
-        let first = if kind == 2 { ABSENT } else { 0 };
+        let is_absent = matches!(kind, 2 | 7);
+        let first = if is_absent { ABSENT } else { 0 };
         self.asked.clear();
         self.asked.extend(self.numbers.iter().map(|number| mix(first + number)));
         let row_bytes = self.settings.row_bytes;
@@ -299,7 +306,7 @@ impl<'a> Reads<'a> {
                 let ((), elapsed) = timed(|| raw_gather(all, numbers, row_bytes, out));
                 (GATHER, elapsed)
             }
-            3 => {
+            3 | 6 | 7 => {
                 let (there, elapsed) = timed(|| store.contains_batch(&*asked));
                 (there?.iter().filter(|there| **there).count(), elapsed)
             }
@@ -308,7 +315,7 @@ impl<'a> Reads<'a> {
                 (hits?, elapsed)
             }
         };
-        expect_hits(hits, if kind == 2 { 0 } else { GATHER })?;
+        expect_hits(hits, if is_absent { 0 } else { GATHER })?;
         if kind < 2 {
             check_rows(&self.asked, black_box(&self.out), row_bytes, &mut self.scratch)?;
         }

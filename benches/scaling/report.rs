@@ -7,6 +7,7 @@ use std::process::Command;
 use serde::Serialize;
 
 use crate::data::{Control, memory_bytes};
+use crate::kernel::kernel;
 use crate::load::{PUT, SMALL_PUT};
 use crate::measure::{Rest, Series};
 use crate::statistics::{BLOCK, Percentiles, Slope, slope};
@@ -32,6 +33,8 @@ struct Slopes {
     miss: Option<Slope>,
     raw: Option<Slope>,
     contains: Option<Slope>,
+    contains_alone: Option<Slope>,
+    absent_alone: Option<Slope>,
     wide: Option<Slope>,
     wide_raw: Option<Slope>,
     wide_over_raw: Option<Slope>,
@@ -47,7 +50,7 @@ impl Machine {
             cpu: cpu.trim_start_matches(['\t', ' ', ':']).to_owned(),
             cores: std::thread::available_parallelism()?.get(),
             memory_bytes: memory_bytes()?,
-            kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            kernel: kernel(),
             file_system: file_system(&settings.dir).unwrap_or_else(|| "an unknown file system".into()),
             commit: commit().unwrap_or_else(|| "unknown".into()),
             control: control.place(),
@@ -100,6 +103,8 @@ impl Slopes {
             miss: of(|step| &step.rest.miss),
             raw: of(|step| &step.rest.raw),
             contains: of(|step| &step.rest.contains),
+            contains_alone: of(|step| &step.rest.contains_alone),
+            absent_alone: of(|step| &step.rest.absent_alone),
             wide: of(|step| &step.rest.wide),
             wide_raw: of(|step| &step.rest.wide_raw),
             wide_over_raw: over(|step| &step.rest.wide, |step| &step.rest.wide_raw),
@@ -126,12 +131,13 @@ pub(crate) fn line(step: &Step) -> String {
     let rest = &step.rest;
     let (hit, miss, raw) = (rest.hit.ns.p50, rest.miss.ns.p50, rest.raw.ns.p50);
     format!(
-        "{:>6} keys: hit {hit:.1} ns, miss {miss:.1} ns, raw {raw:.1} ns a key ({:.2} ×, {:.2} ×); contains {:.1} ns; wide \
-         {:.2} × raw; {:.2} M keys/s put and flushed; open {:.2} ms; {:.1} B a key on disk",
+        "{:>6} keys: hit {hit:.1} ns, miss {miss:.1} ns, raw {raw:.1} ns a key ({:.2} ×, {:.2} ×); contains {:.1} ns, alone \
+         {:.1} ns; wide {:.2} × raw; {:.2} M keys/s put and flushed; open {:.2} ms; {:.1} B a key on disk",
         keys(step.keys),
         hit / raw,
         miss / raw,
         rest.contains.ns.p50,
+        rest.contains_alone.ns.p50,
         rest.wide.ns.p50 / rest.wide_raw.ns.p50,
         last_throughput(step) / 1e6,
         rest.open_ms[0],
@@ -190,6 +196,8 @@ fn csv(steps: &[Step]) -> Fallible<String> {
             ("raw_core_ns", &rest.raw.core_ns),
             ("raw_ns", &rest.raw.ns),
             ("contains_ns", &rest.contains.ns),
+            ("contains_alone_ns", &rest.contains_alone.ns),
+            ("absent_alone_ns", &rest.absent_alone.ns),
             ("wide_ns", &rest.wide.ns),
             ("wide_raw_ns", &rest.wide_raw.ns),
             ("put_ms", &load.put_ms),
@@ -266,7 +274,9 @@ fn reads(text: &mut String, settings: &Settings, steps: &[Step]) -> Fallible {
         "Nanoseconds a key of `get_batch_into` with {GATHER} random keys, warm, {batches} batches of each kind in turn. \
          Before, `Reader::warm` brought the store in, and the files of the controls were read anew in the same way: all lies \
          in pages of 2 MiB, where the system has such (of a store larger than half of the memory, the index and the wide \
-         rows: where less than all was resident, hits wait for the disk). *Contains* is `contains_batch` of keys that are there: the index and the comparison of keys, no rows. *Wide* is \
+         rows: where less than all was resident, hits wait for the disk). *Contains* is `contains_batch` of keys that are there: the index and the comparison of keys, no rows; \
+         *alone*, batch after batch, with nothing in between that uses the caches, and *absent alone* the same of keys that are \
+         not there. *Wide* is \
          `get_batch_into` of {GATHER} random rows of {WIDE_BYTES} B, of which the same {} lie in the store at every size, \
          put before all others, and *wide raw* their gather out of a memory map of a plain file: what grows is the index \
          alone. *Resident*: the share of the pages of index runs, and of segments, that were in the page cache before (of a \
@@ -289,6 +299,8 @@ fn reads(text: &mut String, settings: &Settings, steps: &[Step]) -> Fallible {
             ("miss", &rest.miss, Some(&rest.raw)),
             ("raw", &rest.raw, None),
             ("contains", &rest.contains, None),
+            ("contains alone", &rest.contains_alone, None),
+            ("absent alone", &rest.absent_alone, None),
             ("wide", &rest.wide, Some(&rest.wide_raw)),
             ("wide raw", &rest.wide_raw, None),
         ] {
@@ -332,6 +344,8 @@ fn growth(text: &mut String, settings: &Settings, slopes: &Slopes) -> Fallible {
         ("hit / raw", slopes.hit_over_raw),
         ("miss / raw", slopes.miss_over_raw),
         ("contains", slopes.contains),
+        ("contains alone", slopes.contains_alone),
+        ("absent alone", slopes.absent_alone),
         ("wide", slopes.wide),
         ("wide raw", slopes.wide_raw),
         ("wide / raw", slopes.wide_over_raw),

@@ -58,8 +58,7 @@ impl Active {
         self
     }
 
-    /// What of it is on the medium, if anything is.
-    pub(crate) fn mark(&self) -> Option<Mark> {
+    fn mark(&self) -> Option<Mark> {
         let (id, seed) = (self.writer.id(), self.writer.seed());
         let len_bytes = self.synced_len_bytes;
         (len_bytes > 0).then_some(Mark { sequence: id.sequence, len_bytes, seed })
@@ -77,6 +76,8 @@ pub(crate) struct Lane {
     pub actives: Vec<Active>,
     /// Those that were active last.
     pub sealing: Option<Arc<Sealing>>,
+    /// Segments that were sealed, or are being sealed, without being brought to the medium.
+    pub unsynced: Vec<SegmentId>,
     /// Once the lane is open.
     pub marks: Option<Marks>,
     /// Whether a name was made in the segments folder since it was last synced.
@@ -100,6 +101,7 @@ impl Lane {
     /// # Errors
     /// After an error the lane is finished.
     pub(crate) fn commit(&mut self, core: &Arc<Core>, waiting: &[Waiting]) -> Result<()> {
+        self.check_seals()?;
         for group in groups(waiting, core.options.flush_bytes.max(1)) {
             self.commit_group(core, &group)?;
         }
@@ -126,6 +128,7 @@ impl Lane {
     /// # Errors
     /// After an error the lane is finished.
     pub(crate) fn make_room(&mut self, core: &Arc<Core>, part: &BatchPart<'_>) -> Result<()> {
+        self.check_seals()?;
         self.active_for(core, &part.columns.schema, part.columns.rows, part.len_bytes()).map(drop)
     }
 
@@ -176,22 +179,22 @@ impl Lane {
         rows: usize,
         len_bytes: usize,
     ) -> Result<&mut Active> {
-        if let Some(position) = self.actives.iter().position(|active| active.writer.schema() == schema) {
+        // A writer that was killed while it sealed one segment leaves two of a structure.
+        while let Some(position) = self.actives.iter().rposition(|active| active.writer.schema() == schema) {
             let active = self.actives.remove(position);
             let room = active.writer.has_room(rows, len_bytes);
             self.actives.push(active);
-            if !room {
-                self.seal_last(core)?;
+            if room {
+                return self.actives.last_mut().ok_or(Error::Closed);
             }
+            self.seal_last(core)?;
         }
-        if self.actives.last().is_none_or(|active| active.writer.schema() != schema) {
-            if self.actives.len() >= MAX_ACTIVE {
-                let oldest = self.actives.remove(0);
-                self.seal(core, vec![oldest])?;
-            }
-            let active = self.create(core, schema, rows, len_bytes)?;
-            self.actives.push(active);
+        if self.actives.len() >= MAX_ACTIVE {
+            let oldest = self.actives.remove(0);
+            self.seal(core, vec![oldest])?;
         }
+        let active = self.create(core, schema, rows, len_bytes)?;
+        self.actives.push(active);
         self.actives.last_mut().ok_or(Error::Closed)
     }
 
@@ -221,6 +224,9 @@ impl Lane {
     /// Seals `actives`, beside what is written next. Waits for what is being sealed already, so that a disk that is slower
     /// than the writer is felt.
     fn seal(&mut self, core: &Arc<Core>, actives: Vec<Active>) -> Result<()> {
+        if core.options.durability == Durability::Buffered {
+            self.unsynced.extend(actives.iter().map(|active| active.writer.id()));
+        }
         if core.options.synchronous {
             return seal_all(core, actives);
         }
@@ -242,6 +248,11 @@ impl Lane {
     /// After an error the lane is finished.
     pub(crate) fn check_seals(&mut self) -> Result<()> {
         if self.sealing.as_ref().is_some_and(|sealing| sealing.is_finished()) { self.wait_for_seals() } else { Ok(()) }
+    }
+
+    /// What stopped the lane, of which `later` is known: a segment that could not be sealed before.
+    pub(crate) fn first_failure(&mut self, later: Error) -> Error {
+        self.wait_for_seals().err().unwrap_or(later)
     }
 
     /// Begins to seal all active segments; returns what is to be waited for.
@@ -280,7 +291,16 @@ impl Lane {
             active.writer.sync(durability)?;
         }
         self.wait_for_seals()?;
+        for id in std::mem::take(&mut self.unsynced) {
+            let path = names::sealed(id);
+            core.storage.open_append(&path, core.storage.len_bytes(&path)?)?.sync(durability)?;
+            self.names_dirty = true;
+        }
         if self.names_dirty {
+            if core.options.durability == Durability::Buffered {
+                // Opening did not.
+                core.storage.sync_dir(Path::new(""))?;
+            }
             core.storage.sync_dir(Path::new(names::SEGMENTS))?;
             self.names_dirty = false;
         }
@@ -301,8 +321,7 @@ impl Lane {
 
     /// Writes the lane's marks anew, without those of segments that are active no more.
     pub(crate) fn write_marks(&mut self, core: &Core) -> Result<()> {
-        let sealing = self.sealing.iter().flat_map(|sealing| sealing.marks().iter().copied());
-        let marks: Vec<Mark> = sealing.chain(self.actives.iter().filter_map(Active::mark)).collect();
+        let marks: Vec<Mark> = self.actives.iter().filter_map(Active::mark).collect();
         self.marks = Some(Marks::create(&*core.storage, self.number, &marks, core.options.durability)?);
         Ok(())
     }

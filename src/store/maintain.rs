@@ -311,7 +311,7 @@ pub(crate) fn publish_run(core: &Core, run: Arc<LoadedRun>, absorbed: &[Arc<Load
     }
     // Where no slot is left, no entry is. Whoever admits rows may be the one that publishes, so it is not waited for.
     let cleared = core.try_admission().is_some_and(|_admission| {
-        let all = core.slots.read().len() == gone.len();
+        let all = core.slots.read().numbers().all(|number| gone.contains(&number));
         if all {
             core.delta.clear();
         }

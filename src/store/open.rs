@@ -224,6 +224,7 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
         last_stamp: 0,
         actives: Vec::new(),
         sealing: None,
+        unsynced: Vec::new(),
         marks: None,
         names_dirty: true,
         _lock: lock,

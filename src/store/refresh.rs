@@ -174,7 +174,12 @@ impl Core {
                         && !known.bad.contains(&id)
                         && !self.view.load().segments.contains_key(&id) =>
                 {
-                    self.follow(&mut known, id).map_err(|error| (id, error))
+                    let followed = match self.follow(&mut known, id) {
+                        // Sealed since it was listed: rows of a newer segment must not come without those before them.
+                        Err(error) if error.is_not_found() => self.take_sealed(&mut known, id),
+                        followed => followed,
+                    };
+                    followed.map_err(|error| (id, error))
                 }
                 _ => Ok(false),
             };

@@ -228,9 +228,9 @@ impl Slots {
         self.slots.insert(slot, Slot { source, rows });
     }
 
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len()
+    /// The numbers of all slots.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u32> + '_ {
+        self.slots.keys().copied()
     }
 
     /// The rows of `slot`.

@@ -1,7 +1,8 @@
 //! Segments that are sealed beside the writer.
 //!
-//! Sealing brings a whole segment to the medium, which takes a quarter of a second for one of 256 MiB: puts and flushes
-//! of what comes after need not wait for that. Until it is done, rows are found as they were before: by their slots.
+//! Sealing brings a whole segment to the medium, which takes a quarter of a second for one of 256 MiB: puts of what comes
+//! after, and flushes that promise no more than to have handed it to the system, need not wait for that. Until it is done,
+//! rows are found as they were before: by their slots.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -10,7 +11,6 @@ use parking_lot::Mutex;
 
 use super::core::Core;
 use super::lane::{Active, seal_active};
-use super::marks::Mark;
 use crate::error::{Error, Result};
 use crate::names;
 use crate::segment::reader::Segment;
@@ -19,8 +19,6 @@ use crate::segment::reader::Segment;
 #[derive(Debug, Default)]
 pub(crate) struct Sealing {
     state: Mutex<State>,
-    /// What of them is known to be on the medium.
-    marks: Vec<Mark>,
     rows: u64,
     process_id: u32,
 }
@@ -40,7 +38,6 @@ impl Default for State {
 impl Sealing {
     /// Begins to seal `actives` on a thread of its own. Where none can be started, they are sealed when this returns.
     pub(crate) fn start(core: &Arc<Core>, actives: Vec<Active>) -> Self {
-        let marks = actives.iter().filter_map(Active::mark).collect();
         let rows = actives.iter().map(|active| active.writer.rows()).sum();
         // Whoever comes first takes them.
         let work = Arc::new(Mutex::new(actives));
@@ -52,7 +49,7 @@ impl Sealing {
             Ok(thread) => State::Running(thread),
             Err(_) => State::Done(seal_all(core, std::mem::take(&mut *work.lock()))),
         };
-        Self { state: Mutex::new(state), marks, rows, process_id: std::process::id() }
+        Self { state: Mutex::new(state), rows, process_id: std::process::id() }
     }
 
     /// Returns when the segments are sealed and published.
@@ -77,15 +74,12 @@ impl Sealing {
 
     /// Whether [`Sealing::wait`] would return at once.
     pub(crate) fn is_finished(&self) -> bool {
-        match &*self.state.lock() {
-            State::Running(thread) => thread.is_finished(),
-            State::Done(_) => true,
+        match self.state.try_lock().as_deref() {
+            Some(State::Running(thread)) => thread.is_finished(),
+            Some(State::Done(_)) => true,
+            // Somebody waits.
+            None => false,
         }
-    }
-
-    /// What was on the medium of the segments when sealing began.
-    pub(crate) fn marks(&self) -> &[Mark] {
-        &self.marks
     }
 
     /// Rows of the segments.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::core::{Core, Counters};
 use super::gather::beside;
@@ -182,7 +182,7 @@ impl Shared {
         let Some(mut guard) = self.lane.try_lock() else { return Ok(false) };
         // With the lane in hand: whatever is put from now on is written later.
         let (Some(lane), true) = (guard.as_mut(), self.queue.flushed()?) else { return Ok(false) };
-        let written = self.write_lent(lane, columns, values);
+        let written = self.write_lent(lane, columns, values).map_err(|error| lane.first_failure(error));
         drop(guard);
         if let Err(error) = written {
             self.queue.fail(error);
@@ -287,7 +287,8 @@ impl Shared {
         let result = match lane.as_mut() {
             Some(lane) if self.queue.failure().is_none() => lane
                 .commit(&self.core, &work.waiting)
-                .and_then(|()| work.barrier.map_or(Ok(()), |durability| lane.sync(&self.core, durability))),
+                .and_then(|()| work.barrier.map_or(Ok(()), |durability| lane.sync(&self.core, durability)))
+                .map_err(|error| lane.first_failure(error)),
             // After a failure nothing is tried again on the same files.
             _ => Err(Error::Closed),
         };
@@ -306,6 +307,7 @@ impl Shared {
     /// for. `None` if a merge is not worth it: what fills the delta may be rows that other lanes have not sealed yet.
     fn seal_for_merge(&self, lane: &mut Option<Lane>) -> Result<Option<Arc<Sealing>>> {
         let Some(lane) = lane else { return Ok(None) };
+        lane.check_seals()?;
         let sealed: u64 = uncovered(&self.core.view.load()).iter().map(|segment| u64::from(segment.rows())).sum();
         if sealed + lane.unsealed_rows() < self.core.delta_bound() as u64 / 4 {
             return Ok(None);
@@ -314,7 +316,10 @@ impl Shared {
     }
 
     pub(crate) fn merge(&self, purpose: Purpose) -> Result<()> {
-        let _merging = self.merging.lock();
+        self.merge_with(&self.merging.lock(), purpose)
+    }
+
+    fn merge_with(&self, _merging: &MutexGuard<'_, ()>, purpose: Purpose) -> Result<()> {
         build_run(&self.core, self.lane_number, &self.merges, purpose).map(|_| ())
     }
 
@@ -352,11 +357,14 @@ impl Shared {
             Err(error) => return self.queue.fail(error),
         };
         *merger = self.spawn_merge("tensorcask-merge", move |shared| {
+            // From here on puts wait at twice the delta's bound.
+            let merging = shared.merging.lock();
             // Why a segment could not be sealed, the lane reports.
             if seals.wait().is_err() {
                 return Ok(());
             }
-            let merged = shared.merge(Purpose::Short);
+            let merged = shared.merge_with(&merging, Purpose::Short);
+            drop(merging);
             shared.start_long_merge();
             merged
         });
