@@ -101,18 +101,37 @@ impl Run {
     /// hash.
     #[inline]
     pub(crate) fn find(&self, hash: u64, found: &mut impl FnMut(u64)) -> Result<()> {
-        let (home, tag) = (home(hash, self.footer.buckets), tag(hash));
-        // Home buckets are there: behind them lie those for what spills.
-        let Some(bucket) = self.bucket(home)? else { return Ok(()) };
-        bucket.rows_of(tag, found);
-        match bucket.overflow() {
+        match self.find_at_home(hash, found)? {
             0 => Ok(()),
-            reach => self.find_spilled(home, reach, tag, found),
+            reach => self.find_spilled(hash, reach, found),
         }
     }
 
-    /// [`Run::find`] in the buckets that rows of bucket `home` went on to.
-    fn find_spilled(&self, home: u64, reach: u64, tag: u64, found: &mut impl FnMut(u64)) -> Result<()> {
+    /// [`Run::find`] in the home bucket. Unless it returns 0, [`Run::find_spilled`] has to follow, and what that reads first
+    /// was asked for: of full buckets, which every other key has, it is the next one.
+    ///
+    /// # Errors
+    /// As [`Run::find`].
+    #[inline]
+    pub(crate) fn find_at_home(&self, hash: u64, found: &mut impl FnMut(u64)) -> Result<u64> {
+        let home = home(hash, self.footer.buckets);
+        // Home buckets are there: behind them lie those for what spills.
+        let Some(bucket) = self.bucket(home)? else { return Ok(0) };
+        bucket.rows_of(tag(hash), found);
+        let reach = bucket.overflow();
+        if reach > 0 {
+            prefetch_read(&self.buckets, (home as usize + 1) * BUCKET_LEN_BYTES);
+        }
+        Ok(reach)
+    }
+
+    /// [`Run::find`] in the buckets that rows of the home bucket went on to, `reach` of them.
+    ///
+    /// # Errors
+    /// As [`Run::find`].
+    #[inline]
+    pub(crate) fn find_spilled(&self, hash: u64, reach: u64, found: &mut impl FnMut(u64)) -> Result<()> {
+        let (home, tag) = (home(hash, self.footer.buckets), tag(hash));
         let mut distance = 1;
         // Behind the last spill bucket there is none.
         while let Some(bucket) = self.bucket(home + distance)? {

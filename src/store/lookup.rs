@@ -237,6 +237,8 @@ fn locate_in_runs<'a>(
 /// for what the next one reads.
 #[derive(Debug)]
 struct Stages<'v> {
+    /// Hashes whose home buckets are full, and how many buckets their rows went on.
+    spilled: Vec<(u32, u64, u64)>,
     run_rows: Vec<(u32, u64)>,
     places: Vec<(u32, RowPlace)>,
     candidates: Vec<(u32, u32, &'v Head)>,
@@ -247,6 +249,7 @@ impl Default for Stages<'_> {
         // Few tags match without their keys.
         let room = GROUP + GROUP / 4;
         Self {
+            spilled: Vec::with_capacity(GROUP),
             run_rows: Vec::with_capacity(room),
             places: Vec::with_capacity(room),
             candidates: Vec::with_capacity(room),
@@ -278,14 +281,24 @@ impl<'v> Stages<'v> {
     fn match_tags(&mut self, loaded: &'v LoadedRun, asked: &[Asked<'_>], newest: &[Option<Row<'v>>]) -> Result<()> {
         let directory = loaded.directory();
         self.run_rows.clear();
+        self.spilled.clear();
         for (position, (asked, newest)) in (0_u32..).zip(asked.iter().zip(newest)) {
             // What was found is newer than all that this run holds.
             if newest.as_ref().is_some_and(|row| row.age().stamp > loaded.run.max_stamp()) {
                 continue;
             }
-            loaded.run.find(asked.hash, &mut |run_row| {
+            let reach = loaded.run.find_at_home(asked.hash, &mut |run_row| {
                 directory.prefetch(run_row);
                 self.run_rows.push((position, run_row));
+            })?;
+            if reach > 0 {
+                self.spilled.push((position, asked.hash, reach));
+            }
+        }
+        for (position, hash, reach) in &self.spilled {
+            loaded.run.find_spilled(*hash, *reach, &mut |run_row| {
+                directory.prefetch(run_row);
+                self.run_rows.push((*position, run_row));
             })?;
         }
         Ok(())
