@@ -127,6 +127,10 @@ impl Child<'_> {
     /// Reads and checks every byte once, so that caches are as full as they get.
     fn warm(&mut self) -> Fallible<Vec<u64>> {
         let (row_bytes, rows) = (self.task.opening.row_bytes, self.task.opening.rows);
+        if self.engine.is_none() {
+            self.open()?;
+        }
+        self.engine.as_mut().ok_or("the engine is not open")?.warm()?;
         for start in (0..rows).step_by(GATHER) {
             self.keys.clear();
             self.keys.extend((start..(start + GATHER).min(rows)).map(rows::key));

@@ -154,6 +154,14 @@ pub trait Engine {
         Ok(())
     }
 
+    /// What the engine's documentation advises to do before many reads of a store that fits memory; not measured.
+    ///
+    /// # Errors
+    /// The engine's.
+    fn warm(&mut self) -> Fallible {
+        Ok(())
+    }
+
     /// Copies the rows of `keys` to `out`, one after another; the place of a missing row stays as it is. Returns how
     /// many were found.
     ///

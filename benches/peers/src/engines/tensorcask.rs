@@ -44,6 +44,13 @@ impl Engine for Tensorcask {
         Ok(store.flush_with(self.durability)?)
     }
 
+    fn warm(&mut self) -> Fallible {
+        if let Handle::Reader(reader) = &self.handle {
+            reader.warm(u64::MAX)?;
+        }
+        Ok(())
+    }
+
     fn get_batch(&mut self, keys: &[u64], out: &mut [u8]) -> Fallible<usize> {
         let reader = match &self.handle {
             Handle::Store(store) => store,
