@@ -6,6 +6,8 @@
 //! machine. With `--report` the tables are also written as Markdown.
 
 mod child;
+#[path = "../support/kernel.rs"]
+mod kernel;
 #[path = "../support/large.rs"]
 mod large;
 mod load;

@@ -49,7 +49,6 @@ pub(crate) fn write_report(path: &Path, settings: &Settings, tables: &[Table]) -
         .lines()
         .find_map(|line| line.strip_prefix("model name"))
         .map_or("", |name| name.trim_start_matches(['\t', ' ', ':']));
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cores = std::thread::available_parallelism()?;
     let mut text = String::new();
     writeln!(text, "# The engine's promises, measured\n")?;
@@ -61,7 +60,7 @@ pub(crate) fn write_report(path: &Path, settings: &Settings, tables: &[Table]) -
          drawn at random, in {} rounds; a figure is the median of the rounds, with quartiles in brackets. *First pass* \
          is a reader and a map that were just opened, and no row twice; *warm* is after that.",
         settings.rows,
-        kernel.trim(),
+        crate::kernel::kernel(),
         settings.rounds,
     )?;
     for table in tables {

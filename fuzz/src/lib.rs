@@ -75,7 +75,12 @@ pub fn mutate_store(data: &[u8]) {
         .iter()
         .flat_map(|folder| {
             let entries = storage.list(Path::new(folder)).expect("a folder");
-            entries.into_iter().map(move |entry| (format!("{folder}/{}", entry.name), entry.len_bytes))
+            let storage = &storage;
+            entries.into_iter().map(move |entry| {
+                let path = format!("{folder}/{}", entry.name);
+                let len_bytes = storage.len_bytes(Path::new(&path)).expect("a file");
+                (path, len_bytes)
+            })
         })
         .collect();
     // Five bytes a change: which file, where in it (two bytes, scaled), what to flip, and whether to cut there.
