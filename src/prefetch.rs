@@ -4,7 +4,7 @@
 /// Asks for the cache line at `offset` of `bytes`. Does nothing beyond the end, or where there is no such instruction.
 #[inline]
 pub(crate) fn prefetch_read(bytes: &[u8], offset: usize) {
-    prefetch_item(bytes, offset);
+    bytes.get(offset).into_iter().for_each(prefetch_ref);
 }
 
 /// Asks for the first cache lines of `bytes`; the hardware follows from there.
@@ -16,14 +16,6 @@ pub(crate) fn prefetch_start(bytes: &[u8]) {
     lines.iter().take(LINES).for_each(prefetch_ref);
     if lines.len() < LINES {
         rest.first().into_iter().for_each(prefetch_ref);
-    }
-}
-
-/// Asks for the first cache line of `items[index]`, likewise.
-#[inline]
-pub(crate) fn prefetch_item<T>(items: &[T], index: usize) {
-    if let Some(item) = items.get(index) {
-        prefetch_ref(item);
     }
 }
 

@@ -1,8 +1,7 @@
 //! Segments that are sealed beside the writer.
 //!
-//! Sealing brings a whole segment to the medium, which takes a quarter of a second for one of 256 MiB: puts of what comes
-//! after, and flushes that promise no more than to have handed it to the system, need not wait for that. Until it is done,
-//! rows are found as they were before: by their slots.
+//! Sealing brings a whole segment to the medium: puts of what comes after, and flushes that promise no more than to have
+//! handed it to the system, need not wait for that. Until it is done, rows are found as they were before: by their slots.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
