@@ -66,6 +66,7 @@ fn rows_go_in_and_out_in_one_piece() {
     store.flush().unwrap();
     check(&store);
     store.close().unwrap();
+    assert_eq!(store.merges_running(), 0, "closing waits for merges");
     let store = Store::open(dir.path(), "m").unwrap();
     assert!(store.stats().unwrap().runs > 0);
     check(&store);

@@ -1,9 +1,7 @@
 //! Loading: how fast, how long a put pauses, and what goes on while the index is merged.
 
+use std::cell::Cell;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
@@ -55,7 +53,7 @@ pub(crate) struct Load {
     /// Milliseconds of a put.
     pub put_ms: Percentiles,
     pub put_ms_in_merges: Percentiles,
-    pub merges: usize,
+    pub merges: u64,
     pub longest_merge_seconds: f64,
     pub most_runs: usize,
     pub most_delta_keys: usize,
@@ -79,7 +77,7 @@ impl Load {
 pub(crate) struct Merging {
     pub delta_keys: usize,
     pub keys_after: u64,
-    pub merges: usize,
+    pub merges: u64,
     pub longest_merge_seconds: f64,
     /// Microseconds of a put, during merges and between them.
     pub put_us: Percentiles,
@@ -92,60 +90,36 @@ pub(crate) struct Merging {
     pub get_core_us: Percentiles,
 }
 
-/// Sees when the engine's merge thread lives: exact, and nothing in the engine has to know of it.
-struct Watcher {
-    merging: Arc<AtomicBool>,
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<f64>>,
+/// Sees when merges run, by asking before and after each call: a thread that looks would take the time of one.
+struct Watcher<'a> {
+    store: &'a Store,
+    since: Cell<Option<Instant>>,
+    longest_seconds: Cell<f64>,
 }
 
-impl Watcher {
-    fn start() -> Fallible<Self> {
-        let (merging, stop) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (flag, end) = (Arc::clone(&merging), Arc::clone(&stop));
-        let thread = std::thread::Builder::new().name("watcher".into()).spawn(move || {
-            let mut seconds = Vec::new();
-            let mut since: Option<Instant> = None;
-            while !end.load(Ordering::Relaxed) {
-                let now = merges();
-                flag.store(now, Ordering::Relaxed);
-                match since {
-                    None if now => since = Some(Instant::now()),
-                    Some(start) if !now => {
-                        seconds.push(start.elapsed().as_secs_f64());
-                        since = None;
-                    }
-                    _ => {}
-                }
-                std::thread::sleep(Duration::from_micros(1500));
-            }
-            seconds.extend(since.map(|start| start.elapsed().as_secs_f64()));
-            seconds
-        })?;
-        Ok(Self { merging, stop, thread })
+impl<'a> Watcher<'a> {
+    fn of(store: &'a Store) -> Self {
+        Self { store, since: Cell::new(None), longest_seconds: Cell::new(0.0) }
     }
 
+    /// Whether a merge runs.
     fn merging(&self) -> bool {
-        self.merging.load(Ordering::Relaxed)
+        let merging = self.store.merges_running() > 0;
+        match self.since.get() {
+            None if merging => self.since.set(Some(Instant::now())),
+            Some(start) if !merging => {
+                self.longest_seconds.set(self.longest_seconds.get().max(start.elapsed().as_secs_f64()));
+                self.since.set(None);
+            }
+            _ => {}
+        }
+        merging
     }
 
-    /// The seconds of every merge seen.
-    fn finish(self) -> Fallible<Vec<f64>> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().map_err(|_| "the watcher panicked".into())
+    /// How many merges there were, and the seconds of the longest stretch with one running.
+    fn finish(self) -> Fallible<(u64, f64)> {
+        Ok((self.store.stats()?.runs_built, self.longest_seconds.get()))
     }
-}
-
-/// Whether a thread with the name of the engine's merge thread lives. Names are cut at fifteen bytes.
-fn merges() -> bool {
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return false };
-    tasks
-        .flatten()
-        .any(|task| std::fs::read(task.path().join("comm")).is_ok_and(|name| name.starts_with(b"tensorcask-merg")))
-}
-
-fn longest(seconds: &[f64]) -> f64 {
-    seconds.iter().copied().fold(0.0, f64::max)
 }
 
 /// The numbers of keys at which stretches end.
@@ -166,7 +140,7 @@ fn ends(from: u64, to: u64) -> Vec<u64> {
 /// Loads from `from` keys to `to`, and closes.
 pub(crate) fn load(settings: &Settings, from: u64, to: u64, bar: &ProgressBar) -> Fallible<Load> {
     let store = Store::open(&settings.dir, MODULE)?;
-    let watcher = Watcher::start()?;
+    let watcher = Watcher::of(&store);
     let (mut put_ms, mut in_merges) = (histogram()?, histogram()?);
     let mut load = Load {
         stretches: Vec::new(),
@@ -212,11 +186,10 @@ pub(crate) fn load(settings: &Settings, from: u64, to: u64, bar: &ProgressBar) -
         sample(&store, &mut load)?;
         load.stretches.push(Stretch { keys_before, keys: end, put_seconds, flush_seconds, waiting_rows });
     }
+    (load.merges, load.longest_merge_seconds) = watcher.finish()?;
     let begin = Instant::now();
     store.close()?;
     load.close_seconds = begin.elapsed().as_secs_f64();
-    let merges = watcher.finish()?;
-    (load.merges, load.longest_merge_seconds) = (merges.len(), longest(&merges));
     load.put_ms = Percentiles::of(&put_ms, 1e6);
     load.put_ms_in_merges = Percentiles::of(&in_merges, 1e6);
     bar.set_position(to);
@@ -240,7 +213,7 @@ fn sample(store: &Store, load: &mut Load) -> Fallible {
 pub(crate) fn merging(settings: &Settings, from: u64, most: u64, bar: &ProgressBar) -> Fallible<Merging> {
     let delta_keys = usize::try_from(from / 8)?.clamp(1024, 1 << 20);
     let store = Options::new().delta_keys(delta_keys).open(&settings.dir, MODULE)?;
-    let watcher = Watcher::start()?;
+    let watcher = Watcher::of(&store);
     // Puts and gets: between merges, during them, and the time on the core during them.
     let mut seen = [[histogram()?, histogram()?, histogram()?], [histogram()?, histogram()?, histogram()?]];
     let (mut keys, mut rows, mut scratch) = (Vec::new(), Vec::new(), Vec::new());
@@ -277,14 +250,14 @@ pub(crate) fn merging(settings: &Settings, from: u64, most: u64, bar: &ProgressB
             break;
         }
     }
+    let (merges, longest_merge_seconds) = watcher.finish()?;
     store.close()?;
-    let merges = watcher.finish()?;
     let [[put_between, put, put_core], [get_between, get, get_core]] = &seen;
     Ok(Merging {
         delta_keys,
         keys_after: end,
-        merges: merges.len(),
-        longest_merge_seconds: longest(&merges),
+        merges,
+        longest_merge_seconds,
         put_us: Percentiles::of(put, 1e3),
         put_us_between: Percentiles::of(put_between, 1e3),
         put_core_us: Percentiles::of(put_core, 1e3),

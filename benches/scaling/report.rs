@@ -362,7 +362,7 @@ fn loading(text: &mut String, steps: &[Step]) -> Fallible {
         text,
         "`put_rows` of {PUT} rows, in stretches that end with a `flush` (`fdatasync`); making the rows is not counted. \
          *Throughput* is that of the last stretch before the size was reached; pauses and merges are of the whole load since \
-         the size before. *Close* seals and merges the index.\n\n![throughput](scaling-throughput.svg)\n"
+         the size before, *longest* of those the longest time with one running. *Close* seals and merges the index.\n\n![throughput](scaling-throughput.svg)\n"
     )?;
     writeln!(
         text,

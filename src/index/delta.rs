@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table;
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockUpgradableReadGuard};
 
 /// Shards, so that a writer blocks a sixty-fourth of the readers for the time of a few insertions.
 const SHARDS: usize = 64;
@@ -171,14 +171,23 @@ impl Delta {
 
     /// Drops entries, one shard after another. O(entries).
     ///
-    /// Against the order in which a put goes through the shards: going the same way it would wait at each of them.
+    /// What stays goes into a table of its own, which then takes the shard's place: gets wait for the exchange only. Puts wait
+    /// for a shard; they go through them in the other order, or they would wait at each.
     pub(crate) fn prune(&self, keep: impl Fn(&Entry) -> bool) {
+        // The table that one shard leaves takes in what the next one keeps.
+        let mut kept = HashTable::new();
         for shard in self.shards.iter().rev() {
-            let mut table = shard.write();
+            let table = shard.upgradable_read();
             let before = table.len();
-            table.retain(|entry| keep(entry));
-            let dropped = before - table.len();
-            drop(table);
+            kept.clear();
+            if kept.capacity() < table.capacity() {
+                kept = HashTable::with_capacity(table.capacity());
+            }
+            for entry in table.iter().filter(|entry| keep(entry)) {
+                kept.insert_unique(mix(entry.hash), *entry, |entry| mix(entry.hash));
+            }
+            let dropped = before - kept.len();
+            std::mem::swap(&mut *RwLockUpgradableReadGuard::upgrade(table), &mut kept);
             self.len.fetch_sub(dropped, Ordering::Release);
         }
     }
@@ -268,5 +277,30 @@ mod tests {
             delta.prune(|entry| entry.slot == 99);
             assert_eq!(delta.len(), 1);
         }
+    }
+
+    #[test]
+    fn what_stays_is_found_while_the_rest_is_dropped() {
+        let delta = Delta::new(1000);
+        let hash = |row: u32| xxhash_rust::xxh3::xxh3_64(&row.to_le_bytes());
+        let rows = if cfg!(miri) { 200 } else { 20_000_u32 };
+        (0..rows).for_each(|row| delta.insert(hash(row), row % 10, row));
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..10 {
+                    delta.prune(|entry| entry.slot >= round);
+                    // Puts go on meanwhile.
+                    (0..rows / 10).for_each(|row| delta.insert(hash(row), 10 + round, row));
+                }
+                done.store(true, Ordering::Release);
+            });
+            while !done.load(Ordering::Acquire) {
+                for row in (9..rows).step_by(10) {
+                    assert!(entries(&delta, hash(row)).contains(&(9, row)), "{row}");
+                }
+            }
+        });
+        assert_eq!(delta.len(), (rows / 10 + rows / 10 * 9) as usize);
     }
 }

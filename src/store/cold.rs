@@ -53,9 +53,9 @@ const SUSPICION: u32 = 16;
 /// The same for a store that was just opened.
 const FIRST_SUSPICION: u32 = 8;
 /// Rows for one look at a row of a warm store: it takes half a microsecond, and copying so many of 3 KB takes 90.
-const ROWS_A_LOOK: usize = 256;
+const ROWS_A_LOOK: usize = 1024;
 /// The index is a small part of a store and stays in memory longest.
-const KEYS_A_LOOK: usize = 1024;
+const KEYS_A_LOOK: usize = 4096;
 
 impl Default for Watch {
     fn default() -> Self {

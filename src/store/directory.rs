@@ -96,6 +96,17 @@ impl Directory {
         Self { cells: cells.collect(), starts: starts.into(), places: places.into(), shift }
     }
 
+    /// Makes the heads of all batches that were parsed before, or whose segments are `wanted`, so that the lookups that come
+    /// first do not. Damage is theirs to report. O(batches), and O(keys) of those that are parsed for it.
+    pub(crate) fn make_heads(&self, segments: &[Arc<Segment>], wanted: impl Fn(&Segment) -> bool) {
+        for place in &self.places {
+            let segment = segments.get(place.segment as usize);
+            if segment.is_some_and(|segment| segment.is_parsed(place.number as usize) || wanted(segment)) {
+                let _reported_by_lookups = place.load(segments);
+            }
+        }
+    }
+
     /// Asks for what [`Directory::place`] reads.
     #[inline]
     pub(crate) fn prefetch(&self, run_row: u64) {

@@ -1,5 +1,6 @@
 //! Building runs: from the sorted index blocks of sealed segments to one file that finds their rows.
 
+use std::collections::HashSet;
 use std::hash::BuildHasherDefault;
 use std::io::IoSlice;
 use std::ops::Range;
@@ -196,7 +197,7 @@ pub(crate) fn remembered_live<'a>(run: &Run, segments: impl Iterator<Item = &'a 
 
 /// Segments that no run of `view` covers.
 pub(crate) fn uncovered(view: &View) -> Vec<Arc<Segment>> {
-    let covered: std::collections::HashSet<SegmentId> =
+    let covered: HashSet<SegmentId> =
         view.runs.iter().flat_map(|run| run.segments.iter().map(|segment| segment.id)).collect();
     view.segments.values().filter(|segment| !covered.contains(&segment.id)).cloned().collect()
 }
@@ -235,9 +236,13 @@ pub(crate) fn build_run(core: &Core, lane: u16, merges: &Merges, purpose: Purpos
     let run = open_run(core, &path)?;
     // It is read back here, and not by the puts and gets that would come first to each of its pages.
     run.verify_all()?;
+    let run = LoadedRun::new(run, Some(id), segments);
+    let absorbed_ids: HashSet<SegmentId> =
+        absorbed.iter().flat_map(|run| run.segments.iter().map(|segment| segment.id)).collect();
+    run.directory().make_heads(&run.segments, |segment| !absorbed_ids.contains(&segment.id));
     // A put may still be entering rows of the run into the delta. Once it is done it cannot take them for older ones.
     drop(core.admission());
-    publish_run(core, Arc::new(LoadedRun::new(run, Some(id), segments)), absorbed);
+    publish_run(core, Arc::new(run), absorbed);
     if core.options.durability > Durability::Buffered {
         core.storage.sync_dir(Path::new(names::RUNS))?;
     }
@@ -292,13 +297,13 @@ pub(crate) fn open_run(core: &Core, path: &Path) -> Result<Run> {
 /// Publishes `run` in place of `absorbed`, then drops what it covers from the delta: in this order, so that a reader
 /// that misses in the one finds in the other.
 pub(crate) fn publish_run(core: &Core, run: Arc<LoadedRun>, absorbed: &[Arc<LoadedRun>]) {
-    let covered: std::collections::HashSet<SegmentId> = run.segments.iter().map(|segment| segment.id).collect();
+    let covered: HashSet<SegmentId> = run.segments.iter().map(|segment| segment.id).collect();
     core.change_view(|view| {
         view.runs.retain(|old| !absorbed.iter().any(|gone| Arc::ptr_eq(old, gone)));
         view.runs.push(Arc::clone(&run));
     });
     // Asked for each entry of the delta, while puts and gets wait for its shard.
-    let gone: std::collections::HashSet<u32, BuildHasherDefault<SlotHasher>> = core
+    let gone: HashSet<u32, BuildHasherDefault<SlotHasher>> = core
         .slots
         .read()
         .sorted()

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     pub merger: Mutex<Option<JoinHandle<()>>>,
     /// The thread of the merge that only `close` waits for.
     pub long_merger: Mutex<Option<JoinHandle<()>>>,
+    /// Merges that run in the background.
+    pub merges_running: AtomicUsize,
     pub merge_failure: Mutex<Option<Error>>,
     pub schemas: Mutex<Schemas>,
     /// A forked child must not write into its parent's segments.
@@ -388,7 +390,9 @@ impl Shared {
     ) -> Option<JoinHandle<()>> {
         let shared = Arc::clone(self);
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+            shared.merges_running.fetch_add(1, Ordering::Relaxed);
             let merged = merge(&shared);
+            shared.merges_running.fetch_sub(1, Ordering::Relaxed);
             shared.note_merge(merged);
         });
         let describe = || self.core.storage.describe(Path::new(""));

@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
@@ -78,6 +79,7 @@ impl Store {
             merges: Merges::default(),
             merger: Mutex::new(None),
             long_merger: Mutex::new(None),
+            merges_running: AtomicUsize::new(0),
             merge_failure: Mutex::new(None),
             schemas: Mutex::new(schemas),
             process_id: std::process::id(),
@@ -335,6 +337,12 @@ impl Store {
     #[must_use]
     pub fn waiting(&self) -> (usize, usize) {
         self.inner.shared.queue.depth()
+    }
+
+    /// How many merges of the index run in the background of this handle. O(1).
+    #[must_use]
+    pub fn merges_running(&self) -> usize {
+        self.inner.shared.merges_running.load(Ordering::Relaxed)
     }
 
     /// What opening found.
