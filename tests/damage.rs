@@ -323,19 +323,50 @@ fn a_torn_tail_is_the_end() {
     drop(store);
 }
 
+/// Where frames lie that stand behind their messages, and those of the frame table, which do not.
+fn frames(bytes: &[u8]) -> (Vec<usize>, Vec<usize>) {
+    let from = |at: usize| bytes.get(at..).unwrap_or_default();
+    let number = |at: usize| u64::from_le_bytes(*from(at).first_chunk().unwrap());
+    let in_place = |at: &usize| number(at + 40) + (number(at + 48) & 0xFFFF_FFFF) + number(at + 64) == *at as u64;
+    let all = (0..bytes.len() - 96).step_by(8).filter(|at| from(*at).starts_with(b"TCFRAME1"));
+    all.partition(in_place)
+}
+
+#[test]
+fn a_damaged_frame_table_costs_no_row() {
+    let (storage, store, _) = growing();
+    store.close().unwrap();
+    let path = "segments/0000-0000000001.arrow";
+    let (in_place, table) = frames(&storage.read(path).unwrap());
+    assert_eq!(table.len(), 3);
+    for at in table.iter().flat_map(|frame| [*frame, frame + 20, frame + 95]) {
+        storage.corrupt(path, at as u64, 0x15).unwrap();
+        let reader = options().open_reader_on(Arc::new(storage.clone())).unwrap();
+        assert!((0..3_u64).all(|key| reader.get(key).unwrap().is_some()));
+        let found = reader.verify(&mut |_, _| {}).unwrap();
+        assert_eq!((found.damage.len(), found.rows), (1, 3), "byte {at}: {found:?}");
+        let writer = options().open_on(Arc::new(storage.power_loss())).unwrap();
+        assert!((0..3_u64).all(|key| writer.get(key).unwrap().is_some()));
+
+        // With one of the other copies gone as well, the rows cannot be told apart.
+        storage.corrupt(path, in_place[2] as u64 + 30, 0x15).unwrap();
+        let reader = options().open_reader_on(Arc::new(storage.clone())).unwrap();
+        assert!((0..3_u64).all(|key| reader.get(key).is_err_and(|error| error.is_corrupt())));
+        assert!(reader.get(99_u64).is_ok_and(|value| value.is_none()));
+        let found = reader.verify(&mut |_, _| {}).unwrap();
+        assert_eq!(found.damage.iter().map(|damage| damage.rows).sum::<u64>(), 3, "{found:?}");
+        storage.corrupt(path, in_place[2] as u64 + 30, 0x15).unwrap();
+        storage.corrupt(path, at as u64, 0x15).unwrap();
+    }
+}
+
 #[test]
 fn verify_checks_frames_and_the_end_of_the_stream() {
     let (storage, store, _) = growing();
     store.close().unwrap();
     let path = "segments/0000-0000000001.arrow";
     let bytes = storage.read(path).unwrap();
-    let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
-    // Frames that lie behind their messages; those of the table do not.
-    let in_place = |at: &usize| {
-        bytes[*at..].starts_with(b"TCFRAME1")
-            && number(at + 40) + (number(at + 48) & 0xFFFF_FFFF) + number(at + 64) == *at as u64
-    };
-    let frames: Vec<usize> = (0..bytes.len() - 96).step_by(8).filter(in_place).collect();
+    let (frames, _) = frames(&bytes);
     assert_eq!(frames.len(), 4, "the schema's, and one for each key");
     let end = frames[3] + 96;
     let opened = options().open_reader_on(Arc::new(storage.clone())).unwrap();

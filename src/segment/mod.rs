@@ -5,6 +5,7 @@
 //! index blocks pass through it as bytes.
 
 pub(crate) mod batch;
+pub(crate) mod batches;
 pub(crate) mod build;
 pub(crate) mod columns;
 pub(crate) mod layout;

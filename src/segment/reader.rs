@@ -1,4 +1,5 @@
-//! A sealed segment, opened from its tail: O(batches) small reads, no values, no index.
+//! A sealed segment, opened from its two ends in O(1): no values, no index, and no table of its batches until one is
+//! asked for.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -6,18 +7,19 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::batch::Batch;
+use super::batches::Batches;
 use super::layout::{
     ARROW_TRAILER, END_OF_STREAM, FRAME_LEN_BYTES, Frame, Part, SEAL_LEN_BYTES, Seal, TRAILER_LEN_BYTES,
 };
-use super::scan::{Front, read_front};
+use super::scan::{Front, read_front, walk};
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
-use crate::io::residency::read_ahead;
+use crate::io::residency::{Wanted, bring_in, read_ahead};
 use crate::io::{ReadFile, Storage};
 use crate::names::SegmentId;
 use crate::schema::RowSchema;
 
-/// A file whose first and last bytes were read: all that opening a segment of not too many batches looks at.
+/// A file whose first and last bytes were read: all that opening a segment looks at.
 #[derive(Debug)]
 struct Ends {
     file: Arc<dyn ReadFile>,
@@ -27,7 +29,7 @@ struct Ends {
 }
 
 impl Ends {
-    /// Bytes at each end: the header of a schema of a few leaves; the seal, the footer and the frame table of some 60 batches.
+    /// Bytes at each end: the header of a schema of a few leaves; the seal, and before it the list of replaced segments.
     const LEN_BYTES: u64 = 8192;
 
     fn read(file: &Arc<dyn ReadFile>) -> Result<Self> {
@@ -72,17 +74,14 @@ pub(crate) struct Segment {
     pub len_bytes: u64,
     described: Arc<Path>,
     file: Arc<dyn ReadFile>,
-    frames: Vec<Frame>,
-    first_rows: Vec<u32>,
-    batches: Vec<OnceLock<Arc<Batch>>>,
+    batches: OnceLock<Batches>,
 }
 
 impl Segment {
     /// Opens the sealed segment `id` at `path`.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if seal, footer, schema or frames do not check out, [`Error::NewerFormat`] for a newer
-    /// version.
+    /// [`Error::Corrupt`] if seal or schema do not check out, [`Error::NewerFormat`] for a newer version.
     pub(crate) fn open(storage: &dyn Storage, path: &Path, id: SegmentId) -> Result<Self> {
         let file = storage.open(path, 0)?;
         let described: Arc<Path> = storage.describe(path).into();
@@ -93,22 +92,10 @@ impl Segment {
             return Err(Error::corrupt(&*described, 0, format!("the seal is of {:?}, not {id:?}", seal.id())));
         }
         let front = read_front(&described, &*ends, id)?;
-        let mut segment = Self {
-            id,
-            front,
-            replaces: Vec::new(),
-            frames: Vec::new(),
-            first_rows: Vec::new(),
-            batches: Vec::new(),
-            seal,
-            len_bytes,
-            described,
-            file: ends,
-        };
+        let mut segment =
+            Self { id, front, replaces: Vec::new(), batches: OnceLock::new(), seal, len_bytes, described, file: ends };
         segment.check_front()?;
-        segment.read_frames()?;
         segment.read_replaces()?;
-        segment.part(segment.seal.footer, "the Arrow footer")?;
         segment.file = file;
         // Mapped from here on, so that it holds no descriptor.
         segment.file.bytes(0, 1)?;
@@ -153,33 +140,47 @@ impl Segment {
         }
     }
 
-    fn read_frames(&mut self) -> Result<()> {
+    /// Its batches. O(batches) when they are first asked for, O(1) after that.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if neither the frame table nor the frames behind the batches check out, [`Error::Io`] if they
+    /// cannot be read.
+    #[inline]
+    pub(crate) fn batches(&self) -> Result<&Batches> {
+        match self.batches.get() {
+            Some(batches) => Ok(batches),
+            None => self.read_batches(),
+        }
+    }
+
+    #[cold]
+    fn read_batches(&self) -> Result<&Batches> {
+        let batches = match self.read_frame_table() {
+            // Each frame stands behind its batch as well.
+            Err(error) if error.is_corrupt() => self.walk_frames()?.ok_or(error)?,
+            read => read?,
+        };
+        Ok(self.batches.get_or_init(|| batches))
+    }
+
+    fn read_frame_table(&self) -> Result<Batches> {
+        let Part { offset, len_bytes, .. } = self.seal.frames;
+        let bytes = self.file.bytes(offset, len_bytes as usize)?;
+        // The file may have been cut since it was mapped: what cannot be read is an error, and no signal.
+        bring_in(&mut [Wanted { bytes: &bytes, position: 0 }])
+            .map_err(|(_, error)| Error::io("read", &*self.described, error))?;
+        drop(bytes);
         let bytes = self.part(self.seal.frames, "the frame table")?;
-        let mut rows = 0_u64;
-        let mut frames = Vec::with_capacity(bytes.len() / FRAME_LEN_BYTES);
-        for record in bytes.chunks(FRAME_LEN_BYTES) {
-            let frame = Frame::decode_checked(record)
-                .filter(|frame| {
-                    frame.first_row == rows
-                        && frame.rows > 0
-                        && frame.seed == self.seal.seed
-                        && frame.end_offset() <= self.len_bytes
-                })
-                .ok_or_else(|| {
-                    self.corrupt(self.seal.frames.offset, "a frame in the frame table does not check out")
-                })?;
-            rows += u64::from(frame.rows);
-            frames.push(frame);
-        }
-        if rows != self.seal.rows {
-            return Err(
-                self.corrupt(self.seal.frames.offset, format!("expected {} rows, found {rows}", self.seal.rows))
-            );
-        }
-        self.batches = frames.iter().map(|_| OnceLock::new()).collect();
-        self.first_rows = frames.iter().map(|frame| frame.first_row as u32).collect();
-        self.frames = frames;
-        Ok(())
+        let frames = bytes.chunks(FRAME_LEN_BYTES).map(Frame::decode_checked).collect::<Option<Vec<_>>>();
+        frames
+            .and_then(|frames| Batches::new(frames, &self.seal, self.len_bytes))
+            .ok_or_else(|| self.corrupt(offset, "a frame in the frame table does not check out"))
+    }
+
+    /// The batches as their own frames tell; `None` if one of those does not check out.
+    fn walk_frames(&self) -> Result<Option<Batches>> {
+        let prefix = walk(&*self.file, self.seal.seed, self.front.frame.end_offset(), 0)?;
+        Ok(Batches::new(prefix.frames, &self.seal, self.len_bytes))
     }
 
     fn read_replaces(&mut self) -> Result<()> {
@@ -197,18 +198,13 @@ impl Segment {
         self.seal.rows as u32
     }
 
-    /// The commit frames of its batches.
-    pub(crate) fn frames(&self) -> &[Frame] {
-        &self.frames
-    }
-
     /// Batch number `number`, parsed when it is first asked for. O(1) after that.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if it does not check out.
     #[inline]
     pub(crate) fn batch(&self, number: usize) -> Result<&Arc<Batch>> {
-        match self.batches.get(number) {
+        match self.batches()?.parsed(number) {
             Some(slot) => match slot.get() {
                 Some(batch) => Ok(batch),
                 None => self.parse_batch(number, slot),
@@ -219,48 +215,34 @@ impl Segment {
 
     /// Whether [`Segment::batch`] was asked for batch `number` before.
     pub(crate) fn is_parsed(&self, number: usize) -> bool {
-        self.batches.get(number).is_some_and(|slot| slot.get().is_some())
+        let batches = self.batches.get();
+        batches.and_then(|batches| batches.parsed(number)).is_some_and(|slot| slot.get().is_some())
     }
 
     /// What parsing batch `number` reads, without touching it where it is mapped.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if it lies beyond the end of the file.
+    /// As [`Segment::batches`]; [`Error::Corrupt`] if it lies beyond the end of the file.
     pub(crate) fn structure_bytes(&self, number: usize) -> Result<Bytes> {
-        let frame = self.frames.get(number).copied().unwrap_or_default();
+        let frame = self.batches()?.frames().get(number).copied().unwrap_or_default();
         self.file.bytes(frame.offset, frame.structure_len_bytes as usize)
     }
 
     /// The bytes of all batches, without what only merges and scans read, and without touching them where they are mapped.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if they lie beyond the end of the file.
+    /// As [`Segment::batches`]; [`Error::Corrupt`] if they lie beyond the end of the file.
     pub(crate) fn rows_area(&self) -> Result<Bytes> {
-        let end = self.frames.last().map_or(0, |frame| frame.end_offset());
+        let end = self.batches()?.frames().last().map_or(0, |frame| frame.end_offset());
         self.file.bytes(0, usize::try_from(end).unwrap_or(usize::MAX))
     }
 
     #[cold]
     fn parse_batch<'a>(&'a self, number: usize, slot: &'a OnceLock<Arc<Batch>>) -> Result<&'a Arc<Batch>> {
-        let frame = self.frames.get(number).copied().unwrap_or_default();
+        let frame = self.batches()?.frames().get(number).copied().unwrap_or_default();
         let message = self.file.bytes(frame.offset, frame.message_len_bytes() as usize)?;
         let batch = Batch::parse(&self.described, &self.front.schema, frame, &message, true)?;
         Ok(slot.get_or_init(|| Arc::new(batch)))
-    }
-
-    /// The batch and the row in it that `row` of the segment is; `None` past the end.
-    #[inline]
-    pub(crate) fn locate(&self, row: u32) -> Option<(usize, usize)> {
-        // Batches mostly have as many rows as the first.
-        let guess = self.frames.first().map_or(0, |first| row / first.rows.max(1)) as usize;
-        let starts_after = |number: usize| self.first_rows.get(number).is_none_or(|first| *first > row);
-        let number = if !starts_after(guess) && starts_after(guess + 1) {
-            guess
-        } else {
-            self.first_rows.partition_point(|first| *first <= row).checked_sub(1)?
-        };
-        let within = row - self.first_rows.get(number)?;
-        (u64::from(row) < self.seal.rows).then_some((number, within as usize))
     }
 
     /// Checks again what opening read, and what reading does not need: the frames behind the messages, and the end of the
@@ -279,11 +261,15 @@ impl Segment {
             Err(error) => Err(error),
         };
         let mut end = self.front.frame.end_offset();
-        for (number, frame) in self.frames.iter().enumerate() {
+        // Without them, whoever reads the batches is told.
+        let frames = self.batches().map_or(&[][..], Batches::frames);
+        for (number, frame) in frames.iter().enumerate() {
             checks.push(in_place(frame.frame_offset(), &frame.encode(), &format!("the frame of batch {number}")));
             end = frame.end_offset();
         }
-        checks.push(in_place(end, &END_OF_STREAM, "the end of the stream"));
+        if !frames.is_empty() {
+            checks.push(in_place(end, &END_OF_STREAM, "the end of the stream"));
+        }
         checks.into_iter().filter_map(Result::err).collect()
     }
 

@@ -7,9 +7,11 @@
 
 use std::sync::{Arc, OnceLock};
 
+use super::gather::in_shares;
 use super::head::Head;
 use crate::error::{Error, Result};
 use crate::prefetch::prefetch_ref;
+use crate::segment::batches::Batches;
 use crate::segment::reader::Segment;
 
 /// How many cells stand for one batch, at least: batches down to the same part of the mean size need one look.
@@ -60,13 +62,23 @@ struct Cell {
 impl Directory {
     /// The directory of rows that are numbered through `segments`. O(batches).
     pub(crate) fn new(segments: &[Arc<Segment>]) -> Self {
-        let batches = segments.iter().map(|segment| segment.frames().len()).sum();
+        /// Segments whose tables take longer to read than a thread to start.
+        const WORTH_A_THREAD: usize = 32;
+        let read = in_shares(segments, WORTH_A_THREAD, |segment| segment.batches().ok().map(Batches::frames));
+        let batches = read.iter().map(|frames| frames.map_or(1, <[_]>::len)).sum();
         let (mut places, mut starts) = (Vec::with_capacity(batches), Vec::with_capacity(batches + 1));
         let mut start = 0_u64;
-        for (position, segment) in (0_u32..).zip(segments) {
-            for (number, frame) in (0_u32..).zip(segment.frames()) {
-                starts.push(start + frame.first_row);
-                places.push(Place { head: OnceLock::new(), segment: position, number });
+        let mut add = |segment: u32, number: u32, start: u64| {
+            starts.push(start);
+            places.push(Place { head: OnceLock::new(), segment, number });
+        };
+        for ((position, segment), frames) in (0_u32..).zip(segments).zip(read) {
+            match frames {
+                Some(frames) => {
+                    (0_u32..).zip(frames).for_each(|(number, frame)| add(position, number, start + frame.first_row));
+                }
+                // Whoever looks for its rows is told why.
+                None => add(position, Place::UNKNOWN, start),
             }
             start += u64::from(segment.rows());
         }
@@ -172,6 +184,10 @@ impl Directory {
 }
 
 impl Place {
+    /// In the place of a batch's number, for all rows of a segment whose table of batches could not be read. There is no
+    /// such batch.
+    const UNKNOWN: u32 = u32::MAX;
+
     #[cold]
     fn load(&self, segments: &[Arc<Segment>]) -> Result<&Head> {
         let Some(segment) = segments.get(self.segment as usize) else {

@@ -45,6 +45,28 @@ pub(crate) fn beside<A: Send, B>(
     })
 }
 
+/// What `each` returns for all of `items`, in order; a thread takes `worth_a_thread` of them at the least.
+pub(crate) fn in_shares<'t, T: Sync, R: Send>(
+    items: &'t [T],
+    worth_a_thread: usize,
+    each: impl Fn(&'t T) -> R + Sync,
+) -> Vec<R> {
+    let threads = default_threads().min(items.len() / worth_a_thread.max(1)).max(1);
+    let work = |share: &'t [T]| -> Vec<R> { share.iter().map(&each).collect() };
+    thread::scope(|scope| {
+        let mut shares = items.chunks(items.len().div_ceil(threads).max(1));
+        let own = shares.next().unwrap_or_default();
+        // A share whose thread cannot be started, or does not return, is this one's.
+        let others: Vec<_> =
+            shares.map(|share| (share, thread::Builder::new().spawn_scoped(scope, move || work(share)).ok())).collect();
+        let mut answers = work(own);
+        for (share, thread) in others {
+            answers.extend(thread.and_then(|thread| thread.join().ok()).unwrap_or_else(|| work(share)));
+        }
+        answers
+    })
+}
+
 /// Some of the rows of a batch, one after another.
 pub(crate) struct Part<'p, 'k> {
     /// Position of the first of them in the batch.

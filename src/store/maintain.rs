@@ -109,7 +109,7 @@ pub(crate) fn hash_block(core: &Core, segment: &Segment) -> Result<HashBlock> {
         return Ok(block);
     }
     let mut pairs = Vec::with_capacity(segment.rows() as usize);
-    for (number, frame) in segment.frames().iter().enumerate() {
+    for (number, frame) in segment.batches()?.frames().iter().enumerate() {
         // Rows of a batch that cannot be read have no keys any more.
         let Ok(batch) = segment.batch(number) else { continue };
         for row in 0..frame.rows {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::core::{Core, LoadedRun};
-use super::gather::default_threads;
+use super::gather::in_shares;
 use super::lane::Lane;
 use super::maintain::{memory_run, open_run, remembered_live, uncovered};
 use super::marks::Marks;
@@ -77,23 +77,7 @@ fn list(storage: &dyn Storage) -> Result<Listing> {
 fn load(storage: &dyn Storage, sealed: &[SegmentId]) -> Result<Loaded> {
     /// Segments that take longer to open than a thread to start.
     const WORTH_A_THREAD: usize = 32;
-    let threads = default_threads().min(sealed.len() / WORTH_A_THREAD).max(1);
-    let open = |ids: &[SegmentId]| -> Vec<_> {
-        ids.iter().map(|id| (*id, Segment::open(storage, &names::sealed(*id), *id))).collect()
-    };
-    let opened = std::thread::scope(|scope| {
-        let mut shares = sealed.chunks(sealed.len().div_ceil(threads).max(1));
-        let own = shares.next().unwrap_or_default();
-        // A share whose thread cannot be started, or does not return, is opened by this one.
-        let others: Vec<_> = shares
-            .map(|share| (share, std::thread::Builder::new().spawn_scoped(scope, move || open(share)).ok()))
-            .collect();
-        let mut opened = open(own);
-        for (share, thread) in others {
-            opened.extend(thread.and_then(|thread| thread.join().ok()).unwrap_or_else(|| open(share)));
-        }
-        opened
-    });
+    let opened = in_shares(sealed, WORTH_A_THREAD, |id| (*id, Segment::open(storage, &names::sealed(*id), *id)));
     let mut loaded = Loaded::default();
     for (id, segment) in opened {
         match segment {

@@ -104,8 +104,15 @@ fn verify_segment(core: &Core, segment: &Segment, report: &mut VerifyReport, pro
         report.add(path, error.to_string(), 0);
     }
     let mut pairs = Vec::with_capacity(segment.rows() as usize);
+    let frames = match segment.batches() {
+        Ok(batches) => batches.frames(),
+        Err(error) => {
+            report.rows += u64::from(segment.rows());
+            return report.add(path, error.to_string(), u64::from(segment.rows()));
+        }
+    };
     let mut whole = true;
-    for (number, frame) in segment.frames().iter().enumerate() {
+    for (number, frame) in frames.iter().enumerate() {
         match segment.batch(number) {
             Ok(batch) => {
                 verify_batch(batch, report);
