@@ -64,10 +64,12 @@ impl Core {
         // First where the bytes of each row are, while what tells so is still in the processor's caches; then nothing but
         // copying, each row asked for while others are copied.
         let plain: Vec<Option<&[u8]>> = rows.iter().map(|row| copier.plain(row.as_ref()?, width)).collect();
-        let ask = |position: usize| match (plain.get(position), rows.get(position)) {
-            (Some(Some(bytes)), _) => prefetch_start(bytes),
-            (_, Some(Some(row))) => row.prefetch(),
-            _ => {}
+        let ask = |position: usize| {
+            if let Some(Some(bytes)) = plain.get(position) {
+                prefetch_start(bytes);
+            } else if let Some(Some(row)) = rows.get(position) {
+                row.prefetch();
+            }
         };
         let ahead = rows_ahead(width);
         (0..ahead).for_each(ask);
@@ -75,15 +77,14 @@ impl Core {
         let answers = places(part.out, width, rows.len()).zip(part.found).zip(rows.iter().zip(&plain));
         for (position, ((place, flag), (row, plain))) in answers.enumerate() {
             ask(position + ahead);
-            let copied = match (plain, row) {
-                (Some(bytes), _) => {
-                    place.copy_from_slice(bytes);
-                    Ok(())
-                }
-                (None, Some(row)) => copier.copy(row, place, part.first + position),
-                (None, None) => continue,
-            };
-            match copied {
+            if let Some(bytes) = plain {
+                place.copy_from_slice(bytes);
+                *flag = true;
+                hits += 1;
+                continue;
+            }
+            let Some(row) = row else { continue };
+            match copier.copy(row, place, part.first + position) {
                 Ok(()) => {
                     *flag = true;
                     hits += 1;
@@ -202,14 +203,14 @@ struct Copier<'a> {
 
 impl Copier<'_> {
     /// The stored bytes of a row, if they are what is asked for: one unpacked tensor of its dtype and shape.
-    #[inline]
+    #[inline(always)]
     fn stored<'r>(&mut self, row: &'r Row<'_>, width: usize) -> Option<&'r [u8]> {
         let (schema, bytes) = row.fixed(width)?;
         self.fits(schema).then_some(bytes)
     }
 
     /// The same of a row that needs no check any more.
-    #[inline]
+    #[inline(always)]
     fn plain<'r>(&mut self, row: &'r Row<'_>, width: usize) -> Option<&'r [u8]> {
         self.stored(row, width).filter(|_| row.is_checked(self.core.options.verify))
     }
