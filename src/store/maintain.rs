@@ -237,9 +237,11 @@ pub(crate) fn build_run(core: &Core, lane: u16, merges: &Merges, purpose: Purpos
     // It is read back here, and not by the puts and gets that would come first to each of its pages.
     run.verify_all()?;
     let run = LoadedRun::new(run, Some(id), segments);
-    let absorbed_ids: HashSet<SegmentId> =
-        absorbed.iter().flat_map(|run| run.segments.iter().map(|segment| segment.id)).collect();
-    run.directory().make_heads(&run.segments, |segment| !absorbed_ids.contains(&segment.id));
+    // Whoever only writes needs no heads, and they take memory.
+    if core.counters.hits.load(Ordering::Relaxed) > 0 {
+        let absorbed: HashSet<_> = absorbed.iter().flat_map(|run| &run.segments).map(|segment| segment.id).collect();
+        run.directory().make_heads(&run.segments, |segment| !absorbed.contains(&segment.id));
+    }
     // A put may still be entering rows of the run into the delta. Once it is done it cannot take them for older ones.
     drop(core.admission());
     publish_run(core, Arc::new(run), absorbed);
