@@ -106,6 +106,26 @@ fn readers_bound_their_index_too() {
 }
 
 #[test]
+fn of_threads_that_refresh_one_builds_the_run() {
+    const KEYS: u64 = 30_000;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Options::new().segment_rows(1000).open(dir.path(), "m").unwrap();
+    store.put(u64::MAX, &Value::Null).unwrap();
+    store.flush().unwrap();
+    let reader = Options::new().delta_keys(500).open_reader(dir.path(), "m").unwrap();
+    for round in 0..5 {
+        let keys: Vec<u64> = (round * KEYS..(round + 1) * KEYS).collect();
+        keys.chunks(1000).for_each(|keys| store.put_rows(keys, &[1], &vec![0_u8; keys.len()]).unwrap());
+        store.flush().unwrap();
+        std::thread::scope(|scope| {
+            (0..4).for_each(|_| drop(scope.spawn(|| reader.refresh().unwrap())));
+        });
+        assert_eq!(reader.stats().unwrap().runs, 1);
+        assert!(reader.contains_batch(&keys).unwrap().iter().all(|found| *found));
+    }
+}
+
+#[test]
 fn merges_run_beside_one_another_and_beside_puts_and_reads() {
     const KEYS: u64 = 60_000;
     const BATCH: u64 = 512;

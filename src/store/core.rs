@@ -102,6 +102,8 @@ pub(crate) struct Core {
     pub view: ArcSwap<View>,
     /// Held while rows enter the delta, so that each row is weighed against the newest of its key. Reads never take it.
     admission: Mutex<()>,
+    /// Held while a run is built in memory, so that no two are of the same rows.
+    pub memory_runs: Mutex<()>,
     /// What is known of the segments folder. Held during a refresh, a seal, and the publishing of a run.
     pub known: Mutex<Known>,
     pub last_refresh: Mutex<Instant>,
@@ -137,6 +139,7 @@ impl Core {
             slots: RwLock::default(),
             view: ArcSwap::default(),
             admission: Mutex::new(()),
+            memory_runs: Mutex::new(()),
             known: Mutex::default(),
             last_refresh: Mutex::new(Instant::now()),
             refresh_failed: ArcSwapOption::empty(),

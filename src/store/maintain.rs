@@ -335,6 +335,7 @@ pub(crate) fn publish_run(core: &Core, run: Arc<LoadedRun>, absorbed: &[Arc<Load
 impl Core {
     /// Puts a run in memory in the place of the damaged one at `path`.
     pub(crate) fn replace_damaged_run(&self, path: &Path) -> Result<()> {
+        let _building = self.memory_runs.lock();
         let view = self.view.load_full();
         let Some(damaged) = view.runs.iter().find(|run| run.run.path() == path) else { return Ok(()) };
         let fresh = memory_run(self, damaged.segments.clone(), false)?;

@@ -363,6 +363,8 @@ impl Core {
         if !self.read_only || self.delta.len() < self.options.delta_keys.max(1) {
             return Ok(());
         }
+        // Whoever has it builds the run.
+        let Some(_building) = self.memory_runs.try_lock() else { return Ok(()) };
         let view = self.view.load_full();
         let fresh = uncovered(&view);
         if fresh.is_empty() {
