@@ -5,34 +5,36 @@ use std::sync::{Arc, OnceLock};
 use super::batch::Batch;
 use super::layout::{Frame, Seal};
 
-/// All batches of a segment, in order.
+/// The batches of a segment, in order. Of a damaged one, rows between them may be in none.
 #[derive(Debug)]
 pub(crate) struct Batches {
     frames: Vec<Frame>,
     first_rows: Vec<u32>,
-    rows: u64,
     parsed: Vec<OnceLock<Arc<Batch>>>,
 }
 
 impl Batches {
-    /// Batches with these frames; `None` if they are not those of a segment with this seal, or reach beyond the end of its
-    /// file. O(batches).
-    pub(crate) fn new(frames: Vec<Frame>, seal: &Seal, len_bytes: u64) -> Option<Self> {
-        let mut rows = 0_u64;
-        let fits = frames.iter().all(|frame| {
-            let follows = frame.first_row == rows;
-            rows = rows.saturating_add(u64::from(frame.rows));
-            follows && frame.rows > 0 && frame.seed == seal.seed && frame.end_offset() <= len_bytes
+    /// Batches with these frames, without those that do not follow one before, are not of a segment with this seal, or reach
+    /// beyond the end of its file. O(batches).
+    pub(crate) fn new(mut frames: Vec<Frame>, seal: &Seal, len_bytes: u64) -> Self {
+        let mut end_row = 0_u64;
+        frames.retain(|frame| {
+            let end = frame.first_row.saturating_add(u64::from(frame.rows));
+            let fits = frame.first_row >= end_row && frame.rows > 0 && end <= seal.rows;
+            let fits = fits && frame.seed == seal.seed && frame.end_offset() <= len_bytes;
+            end_row = if fits { end } else { end_row };
+            fits
         });
-        if !fits || rows != seal.rows {
-            return None;
-        }
-        Some(Self {
+        Self {
             parsed: frames.iter().map(|_| OnceLock::new()).collect(),
             first_rows: frames.iter().map(|frame| frame.first_row as u32).collect(),
-            rows,
             frames,
-        })
+        }
+    }
+
+    /// Rows that are in none of them. O(batches).
+    pub(crate) fn lost_rows(&self, seal: &Seal) -> u64 {
+        seal.rows.saturating_sub(self.frames.iter().map(|frame| u64::from(frame.rows)).sum())
     }
 
     /// Their commit frames.
@@ -46,7 +48,7 @@ impl Batches {
         self.parsed.get(number)
     }
 
-    /// The batch and the row in it that `row` of the segment is; `None` past the end.
+    /// The batch and the row in it that `row` of the segment is; `None` if it is in none.
     #[inline]
     pub(crate) fn locate(&self, row: u32) -> Option<(usize, usize)> {
         // Batches mostly have as many rows as the first.
@@ -58,6 +60,6 @@ impl Batches {
             self.first_rows.partition_point(|first| *first <= row).checked_sub(1)?
         };
         let within = row - self.first_rows.get(number)?;
-        (u64::from(row) < self.rows).then_some((number, within as usize))
+        self.frames.get(number).filter(|frame| within < frame.rows).map(|_| (number, within as usize))
     }
 }

@@ -11,10 +11,10 @@ use super::batches::Batches;
 use super::layout::{
     ARROW_TRAILER, END_OF_STREAM, FRAME_LEN_BYTES, Frame, Part, SEAL_LEN_BYTES, Seal, TRAILER_LEN_BYTES,
 };
-use super::scan::{Front, read_front, walk};
+use super::scan::{Front, read_front, salvage};
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
-use crate::io::residency::{Wanted, bring_in, read_ahead};
+use crate::io::residency::{Wanted, bring_in};
 use crate::io::{ReadFile, Storage};
 use crate::names::SegmentId;
 use crate::schema::RowSchema;
@@ -129,10 +129,12 @@ impl Segment {
     /// A part of the file whose checksum matches.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if it does not.
+    /// [`Error::Corrupt`] if it does not, [`Error::Io`] if it cannot be read.
     fn part(&self, part: Part, name: &str) -> Result<Bytes> {
         let bytes = self.file.bytes(part.offset, part.len_bytes as usize)?;
-        read_ahead(&bytes);
+        // The file may have been cut since it was mapped: what cannot be read is an error, and no signal.
+        bring_in(&mut [Wanted { bytes: &bytes, position: 0 }])
+            .map_err(|(_, error)| Error::io("read", &*self.described, error))?;
         if crc32(&bytes) == part.crc {
             Ok(bytes)
         } else {
@@ -140,11 +142,11 @@ impl Segment {
         }
     }
 
-    /// Its batches. O(batches) when they are first asked for, O(1) after that.
+    /// Its batches. O(batches) when they are first asked for, O(1) after that. Where the frame table does not check out, what
+    /// the frames behind the batches tell.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if neither the frame table nor the frames behind the batches check out, [`Error::Io`] if they
-    /// cannot be read.
+    /// [`Error::Io`] if they cannot be read.
     #[inline]
     pub(crate) fn batches(&self) -> Result<&Batches> {
         match self.batches.get() {
@@ -155,32 +157,35 @@ impl Segment {
 
     #[cold]
     fn read_batches(&self) -> Result<&Batches> {
-        let batches = match self.read_frame_table() {
-            // Each frame stands behind its batch as well.
-            Err(error) if error.is_corrupt() => self.walk_frames()?.ok_or(error)?,
-            read => read?,
+        let of = |frames| Batches::new(frames, &self.seal, self.len_bytes);
+        let batches = match self.part(self.seal.frames, "the frame table") {
+            Ok(table) => of(table.chunks(FRAME_LEN_BYTES).filter_map(Frame::decode_checked).collect()),
+            Err(error) if error.is_corrupt() => {
+                of(salvage(&*self.file, self.seal.seed, self.front.frame.end_offset(), self.seal.frames.offset)?)
+            }
+            Err(error) => return Err(error),
         };
         Ok(self.batches.get_or_init(|| batches))
     }
 
-    fn read_frame_table(&self) -> Result<Batches> {
-        let Part { offset, len_bytes, .. } = self.seal.frames;
-        let bytes = self.file.bytes(offset, len_bytes as usize)?;
-        // The file may have been cut since it was mapped: what cannot be read is an error, and no signal.
-        bring_in(&mut [Wanted { bytes: &bytes, position: 0 }])
-            .map_err(|(_, error)| Error::io("read", &*self.described, error))?;
-        drop(bytes);
-        let bytes = self.part(self.seal.frames, "the frame table")?;
-        let frames = bytes.chunks(FRAME_LEN_BYTES).map(Frame::decode_checked).collect::<Option<Vec<_>>>();
-        frames
-            .and_then(|frames| Batches::new(frames, &self.seal, self.len_bytes))
-            .ok_or_else(|| self.corrupt(offset, "a frame in the frame table does not check out"))
+    /// Why a row that is in no batch cannot be read.
+    pub(crate) fn lost(&self) -> Error {
+        self.corrupt(
+            self.seal.frames.offset,
+            "neither the frame table nor a frame behind a batch tells where the row is",
+        )
     }
 
-    /// The batches as their own frames tell; `None` if one of those does not check out.
-    fn walk_frames(&self) -> Result<Option<Batches>> {
-        let prefix = walk(&*self.file, self.seal.seed, self.front.frame.end_offset(), 0)?;
-        Ok(Batches::new(prefix.frames, &self.seal, self.len_bytes))
+    /// The batch and the row in it that `row` is; `None` past the end.
+    ///
+    /// # Errors
+    /// As [`Segment::batches`]; [`Error::Corrupt`] if damage hides where the row is.
+    #[inline]
+    pub(crate) fn locate(&self, row: u32) -> Result<Option<(usize, usize)>> {
+        match self.batches()?.locate(row) {
+            None if row < self.rows() => Err(self.lost()),
+            found => Ok(found),
+        }
     }
 
     fn read_replaces(&mut self) -> Result<()> {
@@ -209,7 +214,7 @@ impl Segment {
                 Some(batch) => Ok(batch),
                 None => self.parse_batch(number, slot),
             },
-            None => Err(self.corrupt(0, format!("there is no batch {number}"))),
+            None => Err(self.lost()),
         }
     }
 

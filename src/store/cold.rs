@@ -1,9 +1,10 @@
 //! Reading in what a batch will touch, where it lies on disk, before it is touched.
 //!
 //! What a batch touches (buckets, then keys, then rows) is known before it is touched, and how much of that is in
-//! memory can be measured. So nothing is ever faulted row by row: what is missing is asked for at once, and waited for
-//! once. Asking costs a system call a row, which a warm batch must not pay: a few of its rows are looked at instead,
-//! and only if one of them is missing, the next batches are looked at whole.
+//! memory can be measured. So what is missing is asked for at once, and waited for once, not faulted row by row. Asking
+//! costs a system call a row, which a warm batch must not pay: a few rows of large batches, and of some small ones, are
+//! looked at instead, and if one of them is missing, the next batches are looked at whole. Until then, small batches of a
+//! store that went cold fault.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -153,8 +154,11 @@ impl Core {
         unread.sort_unstable_by_key(|(segment, number)| (segment.id, *number));
         unread.dedup_by_key(|(segment, number)| (segment.id, *number));
         // What lies beyond the end of its file is for parsing to report.
-        let tables: Vec<Bytes> =
-            unread.iter().map(|(segment, number)| segment.structure_bytes(*number).unwrap_or_default()).collect();
+        let table = |(segment, number): &(&Segment, usize)| match segment.structure_bytes(*number) {
+            Err(error) if !error.is_corrupt() => Err(error),
+            bytes => Ok(bytes.unwrap_or_default()),
+        };
+        let tables: Vec<Bytes> = unread.iter().map(table).collect::<Result<_>>()?;
         let path = |at: usize| unread.get(at).map(|(segment, _)| &**segment.described());
         self.cold.keys.bring_in(tables.iter().map(|bytes| Some(&**bytes)), path)
     }

@@ -64,21 +64,25 @@ impl Directory {
     pub(crate) fn new(segments: &[Arc<Segment>]) -> Self {
         /// Segments whose tables take longer to read than a thread to start.
         const WORTH_A_THREAD: usize = 32;
-        let read = in_shares(segments, WORTH_A_THREAD, |segment| segment.batches().ok().map(Batches::frames));
-        let batches = read.iter().map(|frames| frames.map_or(1, <[_]>::len)).sum();
+        let read = in_shares(segments, WORTH_A_THREAD, |segment| segment.batches().map_or(&[][..], Batches::frames));
+        let batches = read.iter().map(|frames| frames.len()).sum();
         let (mut places, mut starts) = (Vec::with_capacity(batches), Vec::with_capacity(batches + 1));
         let mut start = 0_u64;
-        let mut add = |segment: u32, number: u32, start: u64| {
-            starts.push(start);
-            places.push(Place { head: OnceLock::new(), segment, number });
-        };
         for ((position, segment), frames) in (0_u32..).zip(segments).zip(read) {
-            match frames {
-                Some(frames) => {
-                    (0_u32..).zip(frames).for_each(|(number, frame)| add(position, number, start + frame.first_row));
+            let mut add = |first_row: u64, number: u32| {
+                starts.push(start + first_row);
+                places.push(Place { head: OnceLock::new(), segment: position, number });
+            };
+            let mut end_row = 0;
+            for (number, frame) in (0_u32..).zip(frames) {
+                if frame.first_row > end_row {
+                    add(end_row, Place::LOST);
                 }
-                // Whoever looks for its rows is told why.
-                None => add(position, Place::UNKNOWN, start),
+                add(frame.first_row, number);
+                end_row = frame.first_row + u64::from(frame.rows);
+            }
+            if u64::from(segment.rows()) > end_row {
+                add(end_row, Place::LOST);
             }
             start += u64::from(segment.rows());
         }
@@ -184,9 +188,9 @@ impl Directory {
 }
 
 impl Place {
-    /// In the place of a batch's number, for all rows of a segment whose table of batches could not be read. There is no
-    /// such batch.
-    const UNKNOWN: u32 = u32::MAX;
+    /// In the place of a batch's number, for rows that are in no batch: there is none of this number, which whoever looks for
+    /// those rows is told.
+    const LOST: u32 = u32::MAX;
 
     #[cold]
     fn load(&self, segments: &[Arc<Segment>]) -> Result<&Head> {

@@ -304,7 +304,7 @@ pub(crate) fn publish_run(core: &Core, run: Arc<LoadedRun>, absorbed: &[Arc<Load
         view.runs.retain(|old| !absorbed.iter().any(|gone| Arc::ptr_eq(old, gone)));
         view.runs.push(Arc::clone(&run));
     });
-    // Asked for each entry of the delta, while puts and gets wait for its shard.
+    // Asked for each entry of the delta, while puts wait for its shard.
     let gone: HashSet<u32, BuildHasherDefault<SlotHasher>> = core
         .slots
         .read()

@@ -141,7 +141,7 @@ impl Row<'_> {
 impl Row<'static> {
     /// The row of a sealed segment, if there is one.
     pub(crate) fn of_segment(segment: &Segment, row: u32) -> Result<Option<Self>> {
-        let Some((number, within)) = segment.batches()?.locate(row) else { return Ok(None) };
+        let Some((number, within)) = segment.locate(row)? else { return Ok(None) };
         let batch = segment.batch(number)?;
         Ok(Some(Self { holder: Holder::Batch(Arc::clone(batch), segment.id.lane), row: within }))
     }

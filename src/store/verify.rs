@@ -104,14 +104,15 @@ fn verify_segment(core: &Core, segment: &Segment, report: &mut VerifyReport, pro
         report.add(path, error.to_string(), 0);
     }
     let mut pairs = Vec::with_capacity(segment.rows() as usize);
-    let frames = match segment.batches() {
-        Ok(batches) => batches.frames(),
-        Err(error) => {
-            report.rows += u64::from(segment.rows());
-            return report.add(path, error.to_string(), u64::from(segment.rows()));
-        }
+    let (frames, lost_rows) = match segment.batches() {
+        Ok(batches) => (batches.frames(), batches.lost_rows(&segment.seal)),
+        Err(_) => (&[][..], u64::from(segment.rows())),
     };
-    let mut whole = true;
+    if lost_rows > 0 {
+        report.rows += lost_rows;
+        report.add(path, segment.lost().to_string(), lost_rows);
+    }
+    let mut whole = lost_rows == 0;
     for (number, frame) in frames.iter().enumerate() {
         match segment.batch(number) {
             Ok(batch) => {
