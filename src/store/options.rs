@@ -146,7 +146,8 @@ impl Options {
         /// Rows at which a segment is sealed (default: 4,194,304).
         segment_rows: u32;
         /// About how many keys the in-memory part of the index holds before it is merged to a run on disk
-        /// (default: 1,048,576, which take 36 MiB); up to four times as many in a store of more than 64 times as many.
+        /// (default: 1,048,576, which take 36 MiB); up to four times as many in a store of more than 64 times as many. Puts
+        /// wait for the merge at twice as many, but never below 262,144.
         delta_keys: usize;
         /// Time after which waiting rows are written even if they are few (default: 100 ms).
         flush_interval: Duration;

@@ -217,9 +217,12 @@ impl Shared {
     }
 
     /// Keeps the delta near its bound: at twice the bound, puts wait for the merge that runs. The writer thread does not,
-    /// so that what was put before can be flushed meanwhile.
+    /// so that what was put before can be flushed meanwhile. A small bound is not worth a wait for the disk.
     fn wait_for_merge(&self) {
-        if !self.core.options.synchronous && self.core.delta.len() >= self.core.delta_bound().saturating_mul(2) {
+        /// Take about 8 MiB. Small puts, one after another, are fewer while a merge is synced.
+        const FREE_KEYS: usize = 1 << 18;
+        let most_keys = || self.core.delta_bound().saturating_mul(2).max(FREE_KEYS);
+        if !self.core.options.synchronous && self.core.delta.len() >= most_keys() {
             drop(self.merging.lock());
         }
     }
@@ -359,7 +362,7 @@ impl Shared {
             Err(error) => return self.queue.fail(error),
         };
         *merger = self.spawn_merge("tensorcask-merge", move |shared| {
-            // From here on puts wait at twice the delta's bound.
+            // From here on puts may have to wait.
             let merging = shared.merging.lock();
             // Why a segment could not be sealed, the lane reports.
             if seals.wait().is_err() {
