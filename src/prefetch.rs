@@ -1,32 +1,46 @@
 //! Asking the processor for memory before it is needed.
 #![expect(unsafe_code, reason = "the prefetch instruction takes a raw pointer; measured in benches/index.rs")]
 
-/// Asks for the cache line at `offset` of `bytes`. Does nothing beyond the end, or where there is no such instruction.
+const LINE: usize = 64;
+
+/// Asks for the cache line at `offset` of `bytes`. Asking beyond the end is a waste, but does no harm.
 #[inline]
 pub(crate) fn prefetch_read(bytes: &[u8], offset: usize) {
-    bytes.get(offset).into_iter().for_each(prefetch_ref);
+    prefetch(bytes.as_ptr().wrapping_add(offset));
 }
 
-/// Asks for the first cache lines of `bytes`; the hardware follows from there.
+/// Asks for the first cache line of an item, as [`prefetch_read`] does.
 #[inline]
-pub(crate) fn prefetch_start(bytes: &[u8]) {
-    const LINE: usize = 64;
+pub(crate) fn prefetch_item<T>(items: &[T], position: usize) {
+    prefetch(items.as_ptr().wrapping_add(position).cast());
+}
+
+/// How many cache lines from the start of `len_bytes` bytes on are asked for; the hardware follows from there.
+#[inline]
+pub(crate) fn lines_at_start(len_bytes: usize) -> usize {
     const LINES: usize = 8;
-    let (lines, rest) = bytes.as_chunks::<LINE>();
-    lines.iter().take(LINES).for_each(prefetch_ref);
-    if lines.len() < LINES {
-        rest.first().into_iter().for_each(prefetch_ref);
-    }
+    len_bytes.div_ceil(LINE).min(LINES)
+}
+
+/// Asks for `lines` cache lines from the start of `bytes` on.
+#[inline]
+pub(crate) fn prefetch_lines(bytes: &[u8], lines: usize) {
+    (0..lines).for_each(|line| prefetch(bytes.as_ptr().wrapping_add(line * LINE)));
 }
 
 /// Asks for the first cache line of `item`.
 #[inline]
 pub(crate) fn prefetch_ref<T>(item: &T) {
+    prefetch(std::ptr::from_ref(item).cast());
+}
+
+#[inline]
+fn prefetch(address: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: a prefetch reads nothing architecturally and cannot fault; the pointer is that of a reference all the same.
+    // SAFETY: a prefetch reads nothing architecturally and cannot fault, whatever the address.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(item).cast());
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
     }
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    let _ = item;
+    let _ = address;
 }

@@ -101,14 +101,19 @@ impl Run {
     /// hash.
     #[inline]
     pub(crate) fn find(&self, hash: u64, found: &mut impl FnMut(u64)) -> Result<()> {
-        match self.find_at_home(hash, found)? {
+        let mut found = |row| {
+            if row != EMPTY {
+                found(row);
+            }
+        };
+        match self.find_at_home(hash, &mut found)? {
             0 => Ok(()),
-            reach => self.find_spilled(hash, reach, found),
+            reach => self.find_spilled(hash, reach, &mut found),
         }
     }
 
-    /// [`Run::find`] in the home bucket. Unless it returns 0, [`Run::find_spilled`] has to follow, and what that reads first
-    /// was asked for: of full buckets, which every other key has, it is the next one.
+    /// [`Run::find`] in the home bucket, but that `found` gets [`EMPTY`] as well. Unless it returns 0, [`Run::find_spilled`]
+    /// has to follow, and what that reads first was asked for: of full buckets, which every other key has, it is the next.
     ///
     /// # Errors
     /// As [`Run::find`].
@@ -119,13 +124,12 @@ impl Run {
         let Some(bucket) = self.bucket(home)? else { return Ok(0) };
         bucket.rows_of(tag(hash), found);
         let reach = bucket.overflow();
-        if reach > 0 {
-            prefetch_read(&self.buckets, (home as usize + 1) * BUCKET_LEN_BYTES);
-        }
+        prefetch_read(&self.buckets, (home as usize + usize::from(reach > 0)) * BUCKET_LEN_BYTES);
         Ok(reach)
     }
 
-    /// [`Run::find`] in the buckets that rows of the home bucket went on to, `reach` of them.
+    /// [`Run::find`] in the buckets that rows of the home bucket went on to, `reach` of them, but that `found` gets
+    /// [`EMPTY`] as well.
     ///
     /// # Errors
     /// As [`Run::find`].

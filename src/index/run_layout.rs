@@ -50,17 +50,25 @@ const ONES: u128 = {
 const TOPS: u128 = ONES << (TAG_BITS - 1);
 const BELOW_TOPS: u128 = TOPS - ONES;
 
-/// The slot whose tag has its top bit at this place, or at 64 more.
+/// Of the row whose tag has its top bit at this place, or at 64 more: the byte from which on eight have all of it, and the
+/// first of its bits in them.
 #[expect(clippy::indexing_slicing, reason = "in a constant, an index out of bounds does not compile")]
-const SLOT_OF_BIT: [u8; 64] = {
-    let mut slots = [0; 64];
+const ROW_OF_BIT: [(u8, u8); 64] = {
+    let mut places = [(0, 0); 64];
     let mut slot = 0;
     while slot < SLOTS {
-        slots[(slot * TAG_BITS + TAG_BITS - 1) % 64] = slot as u8;
+        places[(slot * TAG_BITS + TAG_BITS - 1) % 64] = place_of(ROWS_AT + slot * ROW_BITS);
         slot += 1;
     }
-    slots
+    places
 };
+
+/// The byte from which on eight have the at most 36 bits from bit `at` on, and the first of these bits in them.
+const fn place_of(at: usize) -> (u8, u8) {
+    const LAST: usize = BUCKET_LEN_BYTES - 8;
+    let byte = if at / 8 < LAST { at / 8 } else { LAST };
+    (byte as u8, (at - byte * 8) as u8)
+}
 
 /// The tag of a hash: its low bits, as the bucket is chosen by the high ones.
 #[inline]
@@ -128,15 +136,14 @@ impl Words {
 pub(crate) struct BucketView<'a>(pub &'a [u8; BUCKET_LEN_BYTES]);
 
 impl BucketView<'_> {
-    /// `bits` bits from bit `at` on: at most 36, so that one unaligned word has them all, or the last one has.
+    /// `bits` bits at a [place](place_of).
     #[inline]
-    fn get(&self, at: usize, bits: usize) -> u64 {
-        let byte = (at / 8).min(BUCKET_LEN_BYTES - 8);
-        let word = self.0.get(byte..).and_then(<[u8]>::first_chunk::<8>).map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        word >> (at - byte * 8) & ((1 << bits) - 1)
+    fn get(&self, (byte, shift): (u8, u8), bits: usize) -> u64 {
+        let eight = self.0.get(usize::from(byte)..).and_then(<[u8]>::first_chunk::<8>);
+        eight.map_or(0, |bytes| u64::from_le_bytes(*bytes)) >> (shift & 63) & ((1 << bits) - 1)
     }
 
-    /// The slots whose tag is `tag`: a bit each, which [`SLOT_OF_BIT`] tells the slot of. Empty slots have tags too.
+    /// The slots whose tag is `tag`: a bit each, which [`ROW_OF_BIT`] tells the row of. Empty slots have tags too.
     ///
     /// All eleven are compared at once within a register: of a lane that is zero, and of no other, adding all ones but
     /// the top bit leaves the top bit clear (Hacker's Delight, 6-1).
@@ -149,30 +156,33 @@ impl BucketView<'_> {
         matching as u64 | (matching >> 64) as u64
     }
 
-    /// Calls `found` with every row whose tag is `tag`.
+    /// Calls `found` with every row whose tag is `tag`, and with [`EMPTY`] besides: whether there is a row is more than the
+    /// processor can guess, and waits for the bucket would come after one another where it guessed wrong. So the first is
+    /// taken without a branch.
     #[inline]
     pub(crate) fn rows_of(&self, tag: u64, found: &mut impl FnMut(u64)) {
         let mut slots = self.matching(tag);
-        while slots != 0 {
-            let slot = SLOT_OF_BIT.get(slots.trailing_zeros() as usize).copied().unwrap_or(0);
-            let row = self.row(usize::from(slot));
-            if row != EMPTY {
-                found(row);
+        let none = slots == 0;
+        loop {
+            let place = ROW_OF_BIT.get(slots.trailing_zeros() as usize % 64).copied().unwrap_or_default();
+            found(std::hint::select_unpredictable(none, EMPTY, self.get(place, ROW_BITS)));
+            slots &= slots.wrapping_sub(1);
+            if slots == 0 {
+                break;
             }
-            slots &= slots - 1;
         }
     }
 
     /// Row of `slot`, or [`EMPTY`].
     #[inline]
     pub(crate) fn row(&self, slot: usize) -> u64 {
-        self.get(ROWS_AT + slot * ROW_BITS, ROW_BITS)
+        self.get(place_of(ROWS_AT + slot * ROW_BITS), ROW_BITS)
     }
 
     /// How far the rows at home here went.
     #[inline]
     pub(crate) fn overflow(&self) -> u64 {
-        self.get(OVERFLOW_AT, OVERFLOW_BITS)
+        self.get(place_of(OVERFLOW_AT), OVERFLOW_BITS)
     }
 
     /// Whether every slot has a row. Slots fill in order.
@@ -354,18 +364,21 @@ mod tests {
             let view = BucketView(&bytes);
             for (slot, (tag, row)) in pairs.iter().enumerate() {
                 assert_eq!(view.row(slot), if slot < filled { *row } else { EMPTY });
-                assert_eq!(slots_of(view.matching(*tag)).contains(&slot), slot < filled || *tag == 0);
+                let mut found = false;
+                view.rows_of(*tag, &mut |found_row| found |= found_row == *row);
+                assert_eq!(found, slot < filled);
             }
             assert_eq!((view.overflow(), view.is_full()), (5, filled == SLOTS));
         }
         assert_eq!(BucketView(&Bucket::packed(&pairs, 1 << 20).to_bytes()).overflow(), FAR);
     }
 
-    fn slots_of(matching: u64) -> Vec<usize> {
-        let mut slots: Vec<usize> =
-            (0..64).filter(|bit| matching >> bit & 1 == 1).map(|bit| usize::from(SLOT_OF_BIT[bit])).collect();
-        slots.sort_unstable();
-        slots
+    fn rows_of(bucket: &[u8; BUCKET_LEN_BYTES], tag: u64) -> Vec<u64> {
+        let mut rows = Vec::new();
+        BucketView(bucket).rows_of(tag, &mut |row| rows.push(row));
+        rows.retain(|row| *row != EMPTY);
+        rows.sort_unstable();
+        rows
     }
 
     #[test]
@@ -377,10 +390,11 @@ mod tests {
                 // Few different ones, and such that neighbours would carry into each other.
                 [0, 1, 0x1FF, 0x200, 0x3FF, state >> 54][(state >> 33) as usize % 6]
             });
-            let bytes = Bucket::packed(&tags.map(|tag| (tag, 7)), 3).to_bytes();
+            let pairs: [(u64, u64); SLOTS] = std::array::from_fn(|slot| (tags[slot], slot as u64));
+            let bytes = Bucket::packed(&pairs, 3).to_bytes();
             for tag in tags.into_iter().chain([0, 1, 0x1FF, 0x200, 0x3FF]) {
-                let expected: Vec<usize> = (0..SLOTS).filter(|slot| tags[*slot] == tag).collect();
-                assert_eq!(slots_of(BucketView(&bytes).matching(tag)), expected, "{tags:?}");
+                let expected: Vec<u64> = pairs.iter().filter(|pair| pair.0 == tag).map(|pair| pair.1).collect();
+                assert_eq!(rows_of(&bytes, tag), expected, "{tags:?}");
             }
         }
     }

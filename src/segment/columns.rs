@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::checksum::{crc32_from, crc32_on, crc32_start};
 use crate::key::KeyHasher;
-use crate::prefetch::{prefetch_read, prefetch_start};
+use crate::prefetch::{lines_at_start, prefetch_lines, prefetch_read};
 use crate::schema::RowSchema;
 
 /// The keys of a batch.
@@ -178,7 +178,8 @@ impl LeafColumn {
     pub(crate) fn prefetch(&self, row: usize) {
         if let Self::Fixed { width, data } = self {
             let start = row.saturating_mul(*width);
-            data.get(start..start.saturating_add(*width)).into_iter().for_each(prefetch_start);
+            let row = data.get(start..start.saturating_add(*width));
+            row.into_iter().for_each(|row| prefetch_lines(row, lines_at_start(*width)));
         }
     }
 

@@ -11,7 +11,7 @@ use crate::codec::Decoder;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::key::Keys;
-use crate::prefetch::prefetch_start;
+use crate::prefetch::{lines_at_start, prefetch_lines};
 use crate::schema::{LeafKind, RowSchema};
 use crate::value::Value;
 
@@ -64,32 +64,26 @@ impl Core {
         // First where the bytes of each row are, while what tells so is still in the processor's caches; then nothing but
         // copying, each row asked for while others are copied.
         let plain: Vec<Option<&[u8]>> = rows.iter().map(|row| copier.plain(row.as_ref()?, width)).collect();
-        let ask = |position: usize| {
-            if let Some(Some(bytes)) = plain.get(position) {
-                prefetch_start(bytes);
-            } else if let Some(Some(row)) = rows.get(position) {
-                row.prefetch();
-            }
-        };
-        let ahead = rows_ahead(width);
-        (0..ahead).for_each(ask);
-        let mut hits = 0;
-        let answers = places(part.out, width, rows.len()).zip(part.found).zip(rows.iter().zip(&plain));
-        for (position, ((place, flag), (row, plain))) in answers.enumerate() {
-            ask(position + ahead);
-            if let Some(bytes) = plain {
-                place.copy_from_slice(bytes);
-                *flag = true;
-                hits += 1;
+        let mut hits = copy_plain(&plain, width, &mut *part.out, &mut *part.found);
+        let not_plain = rows.iter().zip(&plain).enumerate().filter(|(_, (_, plain))| plain.is_none());
+        let others: Vec<(usize, &Row<'_>)> = not_plain
+            .take(rows.len() - hits)
+            .filter_map(|(position, (row, _))| Some((position, row.as_ref()?)))
+            .collect();
+        let mut next = others.iter().skip(rows_ahead(width));
+        for (position, row) in &others {
+            next.next().into_iter().for_each(|(_, row)| row.prefetch());
+            let start = position * width;
+            let (Some(place), Some(flag)) = (part.out.get_mut(start..start + width), part.found.get_mut(*position))
+            else {
                 continue;
-            }
-            let Some(row) = row else { continue };
+            };
             match copier.copy(row, place, part.first + position) {
                 Ok(()) => {
                     *flag = true;
                     hits += 1;
                 }
-                Err(error) if error.is_corrupt() => damaged.push((position, error)),
+                Err(error) if error.is_corrupt() => damaged.push((*position, error)),
                 Err(error) => return Err(error),
             }
         }
@@ -125,6 +119,24 @@ impl Core {
         }
         if damaged.is_empty() { Ok(hits) } else { Err(Error::DamagedRows { rows: damaged }) }
     }
+}
+
+/// Copies the rows whose bytes are known, of `width` bytes each, asking for each while others are copied. Returns how many.
+fn copy_plain(rows: &[Option<&[u8]>], width: usize, out: &mut [u8], found: &mut [bool]) -> usize {
+    let (ahead, lines) = (rows_ahead(width), lines_at_start(width));
+    let ask = |row: &Option<&[u8]>| row.iter().for_each(|bytes| prefetch_lines(bytes, lines));
+    rows.iter().take(ahead).for_each(ask);
+    let mut next = rows.get(ahead..).unwrap_or_default().iter();
+    let mut copied = 0;
+    for ((row, flag), place) in rows.iter().zip(found).zip(out.chunks_exact_mut(width.max(1))) {
+        next.next().into_iter().for_each(ask);
+        if let Some(bytes) = row {
+            place.copy_from_slice(bytes);
+            *flag = true;
+            copied += 1;
+        }
+    }
+    copied
 }
 
 /// How many rows ahead of the copy are asked for: copying a small row takes less time than waiting for the next.
@@ -209,10 +221,10 @@ impl Copier<'_> {
         self.fits(schema).then_some(bytes)
     }
 
-    /// The same of a row that needs no check any more.
+    /// The same of a row that needs no check any more, and has bytes at all.
     #[inline(always)]
     fn plain<'r>(&mut self, row: &'r Row<'_>, width: usize) -> Option<&'r [u8]> {
-        self.stored(row, width).filter(|_| row.is_checked(self.core.options.verify))
+        self.stored(row, width).filter(|bytes| !bytes.is_empty() && row.is_checked(self.core.options.verify))
     }
 
     /// Checks and copies any row.

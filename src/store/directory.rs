@@ -5,12 +5,13 @@
 //! and numbers are cut into equal cells that say where in which batch they begin, and where in them the next batch does:
 //! but for very small batches among large ones, one look at one cache line.
 
+use std::hint::select_unpredictable;
 use std::sync::{Arc, OnceLock};
 
 use super::gather::in_shares;
 use super::head::Head;
 use crate::error::{Error, Result};
-use crate::prefetch::prefetch_ref;
+use crate::prefetch::{prefetch_item, prefetch_ref};
 use crate::segment::batches::Batches;
 use crate::segment::reader::Segment;
 
@@ -44,6 +45,7 @@ pub(crate) struct Directory {
     starts: Box<[u64]>,
     /// For each 2^`shift` rows, where they are.
     cells: Box<[Cell]>,
+    last_cell: u64,
     shift: u32,
 }
 
@@ -109,7 +111,9 @@ impl Directory {
                 in_both: room(start_of(at + 2)),
             }
         });
-        Self { cells: cells.collect(), starts: starts.into(), places: places.into(), shift }
+        let cells: Box<[Cell]> = cells.collect();
+        let last_cell = cells.len().saturating_sub(1) as u64;
+        Self { cells, last_cell, starts: starts.into(), places: places.into(), shift }
     }
 
     /// Makes the heads of all batches that were parsed before, or whose segments are `wanted`, so that the lookups that come
@@ -123,12 +127,10 @@ impl Directory {
         }
     }
 
-    /// Asks for what [`Directory::place`] reads.
+    /// Asks for what [`Directory::place`] reads; for anything, past the end.
     #[inline]
     pub(crate) fn prefetch(&self, run_row: u64) {
-        if let Some(cell) = self.cell(run_row) {
-            prefetch_ref(cell);
-        }
+        prefetch_item(&self.cells, (run_row >> self.shift).min(self.last_cell) as usize);
     }
 
     #[inline]
@@ -136,37 +138,37 @@ impl Directory {
         self.cells.get(usize::try_from(run_row >> self.shift).ok()?)
     }
 
-    /// Where `run_row` is; `None` past the end. Asks for what [`Directory::head`] reads. O(1), but O(log batches) in
+    /// Where `run_row` is: past the end, in no batch. Asks for what [`Directory::head`] reads. O(1), but O(log batches) in
     /// cells of more than two batches.
     #[inline]
-    pub(crate) fn place(&self, run_row: u64) -> Option<RowPlace> {
-        let cell = self.cell(run_row)?;
+    pub(crate) fn place(&self, run_row: u64) -> RowPlace {
         let within = (run_row & ((1 << self.shift) - 1)) as u32;
-        let RowPlace { batch, row } = cell.first;
-        let place = if within < cell.in_first {
-            RowPlace { batch, row: row + within }
-        } else if within < cell.in_both {
-            RowPlace { batch: batch + 1, row: within - cell.in_first }
-        } else {
-            self.search(run_row)?
+        let place = match self.cell(run_row) {
+            Some(cell) if within < cell.in_both => {
+                let in_first = RowPlace { batch: cell.first.batch, row: cell.first.row.wrapping_add(within) };
+                let in_second = RowPlace { batch: cell.first.batch + 1, row: within.wrapping_sub(cell.in_first) };
+                select_unpredictable(within < cell.in_first, in_first, in_second)
+            }
+            _ => self.search(run_row),
         };
         if let Some(place) = self.places.get(place.batch as usize) {
             prefetch_ref(place);
             prefetch_ref(&place.number);
         }
-        Some(place)
+        place
     }
 
     #[cold]
-    fn search(&self, run_row: u64) -> Option<RowPlace> {
-        let batch = self.starts.partition_point(|start| *start <= run_row).checked_sub(1)?;
-        let row = run_row - self.starts.get(batch)?;
-        (batch < self.places.len()).then_some(RowPlace { batch: batch as u32, row: row as u32 })
+    fn search(&self, run_row: u64) -> RowPlace {
+        let batch = self.starts.partition_point(|start| *start <= run_row).saturating_sub(1);
+        // The last of the starts is the end: no batch begins there.
+        let row = run_row - self.starts.get(batch).copied().unwrap_or(run_row);
+        RowPlace { batch: batch as u32, row: row as u32 }
     }
 
     /// The segment's position in the run, the batch's number in it, and the row in that, of `run_row`: without parsing.
     pub(crate) fn source(&self, run_row: u64) -> Option<(usize, usize, usize)> {
-        let place = self.place(run_row)?;
+        let place = self.place(run_row);
         let batch = self.places.get(place.batch as usize)?;
         Some((batch.segment as usize, batch.number as usize, place.row as usize))
     }
@@ -178,7 +180,7 @@ impl Directory {
     #[inline]
     pub(crate) fn head(&self, segments: &[Arc<Segment>], place: RowPlace) -> Result<&Head> {
         let Some(at) = self.places.get(place.batch as usize) else {
-            return Err(Error::invalid("a row was looked for in another run's directory"));
+            return Err(Error::invalid("a row was looked for that the run does not have"));
         };
         match at.head.get() {
             Some(head) => Ok(head),
@@ -223,12 +225,14 @@ mod tests {
             let mut run_row = 0;
             for (batch, size) in (0_u32..).zip(&sizes) {
                 for row in 0..*size as u32 {
-                    assert_eq!(directory.place(run_row), Some(RowPlace { batch, row }), "{sizes:?}");
+                    assert_eq!(directory.place(run_row), RowPlace { batch, row }, "{sizes:?}");
                     run_row += 1;
                 }
             }
-            assert_eq!(directory.place(run_row), None);
-            assert_eq!(directory.place(u64::MAX), None);
+            for past in [run_row, u64::MAX] {
+                assert!(directory.source(past).is_none());
+                assert!(directory.head(&[], directory.place(past)).is_err());
+            }
         }
     }
 }

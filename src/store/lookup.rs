@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::core::{Core, LoadedRun, View};
 use super::directory::RowPlace;
-use super::head::Head;
 use super::rows::{Holder, Row, Source};
 use crate::error::{Error, Result};
 use crate::index::delta::Entry;
+use crate::index::run_layout::EMPTY;
 use crate::key::KeyRef;
 
 /// Keys that go through the stages of a lookup together: enough for their waits for memory to overlap, and few enough
@@ -149,7 +149,7 @@ impl Core {
     ) -> Located<'v> {
         if let Ok(found) = delta {
             let mut rows: Vec<Option<Row<'v>>> = found;
-            let mut stages = Stages::default();
+            let mut stages = Stages::new(asked.len());
             let groups = asked.chunks(GROUP).zip(rows.chunks_mut(GROUP));
             if groups.map(|(asked, rows)| stages.locate(&view.runs, asked, rows)).all(|located| located.is_ok()) {
                 return Located { rows, errors: Vec::new() };
@@ -206,14 +206,12 @@ fn locate_in_runs<'a>(
             break;
         }
         let mut failed = None;
-        let row_of = |run_row| match loaded.directory().place(run_row) {
-            Some(place) => {
-                loaded.directory().head(&loaded.segments, place).map(|head| Some((head, place.row as usize)))
-            }
-            None => Ok(None),
+        let row_of = |run_row| {
+            let place = loaded.directory().place(run_row);
+            loaded.directory().head(&loaded.segments, place).map(|head| (head, place.row as usize))
         };
         let probed = loaded.run.find(hash, &mut |run_row| match row_of(run_row) {
-            Ok(Some((head, row))) if head.batch.columns.key(row) == Some(key) => {
+            Ok((head, row)) if head.batch.columns.key(row) == Some(key) => {
                 let row = Row { holder: Holder::Batch(Arc::clone(&head.batch), head.lane), row };
                 if newest.as_ref().is_none_or(|found| row.age() > found.row.age()) {
                     newest = Some(Found { row, entry: None });
@@ -233,33 +231,57 @@ fn locate_in_runs<'a>(
     Ok(Ok(newest))
 }
 
-/// The stages of a lookup in runs, and what passes from one to the next beside the position in the group. Each stage asks
-/// for what the next one reads.
+/// A list to which items are added that may not count: without a branch, as nobody guesses which do.
 #[derive(Debug)]
-struct Stages<'v> {
-    /// Hashes whose home buckets are full, and how many buckets their rows went on.
-    spilled: Vec<(u32, u64, u64)>,
-    run_rows: Vec<(u32, u64)>,
-    places: Vec<(u32, RowPlace)>,
-    candidates: Vec<(u32, u32, &'v Head)>,
+struct Counted<T> {
+    items: Vec<T>,
+    len: usize,
 }
 
-impl Default for Stages<'_> {
-    fn default() -> Self {
-        // Few tags match without their keys.
-        let room = GROUP + GROUP / 4;
-        Self {
-            spilled: Vec::with_capacity(GROUP),
-            run_rows: Vec::with_capacity(room),
-            places: Vec::with_capacity(room),
-            candidates: Vec::with_capacity(room),
+impl<T: Copy + Default> Counted<T> {
+    fn with_room(items: usize) -> Self {
+        Self { items: vec![T::default(); items], len: 0 }
+    }
+
+    #[inline]
+    fn add(&mut self, item: T, counts: bool) {
+        match self.items.get_mut(self.len) {
+            Some(place) => *place = item,
+            None => self.items.push(item),
         }
+        self.len += usize::from(counts);
+    }
+
+    fn iter(&self) -> std::iter::Take<std::slice::Iter<'_, T>> {
+        self.items.iter().take(self.len)
     }
 }
 
-impl<'v> Stages<'v> {
+/// The stages of a lookup in runs, and what passes from one to the next beside the position in the group. Each stage asks
+/// for what the next one reads.
+#[derive(Debug)]
+struct Stages {
+    /// Hashes whose home buckets are full, and how many buckets their rows went on.
+    spilled: Counted<(u32, u64, u64)>,
+    run_rows: Counted<(u32, u64)>,
+    places: Vec<(u32, RowPlace)>,
+}
+
+impl Stages {
+    /// For batches of `keys`.
+    fn new(keys: usize) -> Self {
+        let group = keys.min(GROUP);
+        // Few tags match without their keys.
+        let room = group + group / 4;
+        Self {
+            spilled: Counted::with_room(group),
+            run_rows: Counted::with_room(room),
+            places: Vec::with_capacity(room),
+        }
+    }
+
     /// Puts the newest rows of a group of keys into `newest`.
-    fn locate(
+    fn locate<'v>(
         &mut self,
         runs: &'v [Arc<LoadedRun>],
         asked: &[Asked<'_>],
@@ -271,69 +293,71 @@ impl<'v> Stages<'v> {
         for loaded in runs {
             self.match_tags(loaded, asked, newest)?;
             self.find_places(loaded);
-            self.ask_for_keys(loaded)?;
-            self.compare_keys(asked, newest);
+            self.ask_for_keys(loaded, asked)?;
+            self.compare_keys(loaded, asked, newest)?;
         }
         Ok(())
     }
 
     #[inline]
-    fn match_tags(&mut self, loaded: &'v LoadedRun, asked: &[Asked<'_>], newest: &[Option<Row<'v>>]) -> Result<()> {
+    fn match_tags(&mut self, loaded: &LoadedRun, asked: &[Asked<'_>], newest: &[Option<Row<'_>>]) -> Result<()> {
         let directory = loaded.directory();
-        self.run_rows.clear();
-        self.spilled.clear();
+        (self.run_rows.len, self.spilled.len) = (0, 0);
+        let mut add = |position, run_row| {
+            directory.prefetch(run_row);
+            self.run_rows.add((position, run_row), run_row != EMPTY);
+        };
         for (position, (asked, newest)) in (0_u32..).zip(asked.iter().zip(newest)) {
             // What was found is newer than all that this run holds.
             if newest.as_ref().is_some_and(|row| row.age().stamp > loaded.run.max_stamp()) {
                 continue;
             }
-            let reach = loaded.run.find_at_home(asked.hash, &mut |run_row| {
-                directory.prefetch(run_row);
-                self.run_rows.push((position, run_row));
-            })?;
-            if reach > 0 {
-                self.spilled.push((position, asked.hash, reach));
-            }
+            let reach = loaded.run.find_at_home(asked.hash, &mut |run_row| add(position, run_row))?;
+            // Every other home bucket is full.
+            self.spilled.add((position, asked.hash, reach), reach > 0);
         }
-        for (position, hash, reach) in &self.spilled {
-            loaded.run.find_spilled(*hash, *reach, &mut |run_row| {
-                directory.prefetch(run_row);
-                self.run_rows.push((*position, run_row));
-            })?;
+        for (position, hash, reach) in self.spilled.iter() {
+            loaded.run.find_spilled(*hash, *reach, &mut |run_row| add(*position, run_row))?;
         }
         Ok(())
     }
 
     #[inline]
-    fn find_places(&mut self, loaded: &'v LoadedRun) {
+    fn find_places(&mut self, loaded: &LoadedRun) {
         let directory = loaded.directory();
         self.places.clear();
-        for (position, run_row) in &self.run_rows {
-            self.places.extend(directory.place(*run_row).map(|place| (*position, place)));
-        }
+        let places = self.run_rows.iter().map(|(position, run_row)| (*position, directory.place(*run_row)));
+        self.places.extend(places);
     }
 
     #[inline]
-    fn ask_for_keys(&mut self, loaded: &'v LoadedRun) -> Result<()> {
+    fn ask_for_keys(&self, loaded: &LoadedRun, asked: &[Asked<'_>]) -> Result<()> {
         let directory = loaded.directory();
-        self.candidates.clear();
-        for (position, place) in &self.places {
-            let head = directory.head(&loaded.segments, *place)?;
-            head.prefetch_key(place.row as usize);
-            self.candidates.push((*position, place.row, head));
+        let head = |place| directory.head(&loaded.segments, place);
+        for (_, place) in &self.places {
+            head(*place)?.prefetch_key(place.row as usize);
+        }
+        // Keys of several lengths are found in two steps.
+        if !matches!(asked.first(), Some(Asked { key: KeyRef::U64(_), .. })) {
+            for (_, place) in &self.places {
+                head(*place)?.prefetch_variable_key(place.row as usize);
+            }
         }
         Ok(())
     }
 
     #[inline]
-    fn compare_keys(&self, asked: &[Asked<'_>], newest: &mut [Option<Row<'v>>]) {
-        // Keys of several lengths are found in two steps.
-        if !matches!(asked.first(), Some(Asked { key: KeyRef::U64(_), .. })) {
-            self.candidates.iter().for_each(|(_, row, head)| head.prefetch_variable_key(*row as usize));
-        }
-        for (position, row, head) in &self.candidates {
-            let (position, row) = (*position as usize, *row as usize);
+    fn compare_keys<'v>(
+        &self,
+        loaded: &'v LoadedRun,
+        asked: &[Asked<'_>],
+        newest: &mut [Option<Row<'v>>],
+    ) -> Result<()> {
+        let directory = loaded.directory();
+        for (position, place) in &self.places {
+            let (position, row) = (*position as usize, place.row as usize);
             let (Some(asked), Some(newest)) = (asked.get(position), newest.get_mut(position)) else { continue };
+            let head = directory.head(&loaded.segments, *place)?;
             if head.holds(row, asked.key) {
                 let row = Row { holder: Holder::Viewed(head), row };
                 if newest.as_ref().is_none_or(|found| row.age() > found.age()) {
@@ -341,5 +365,6 @@ impl<'v> Stages<'v> {
                 }
             }
         }
+        Ok(())
     }
 }
