@@ -77,6 +77,35 @@ fn rows_go_in_and_out_in_one_piece() {
 }
 
 #[test]
+fn an_index_is_merged_to_one_run_on_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Store::open(dir.path(), "m").unwrap();
+    let row = |key: &u64| (*key as f32).sqrt();
+    let put = |keys: std::ops::Range<u64>| {
+        let (store, keys) = (open(), keys.collect::<Vec<u64>>());
+        store.put_rows(&keys, &[1], &keys.iter().map(row).collect::<Vec<f32>>()).unwrap();
+        store.close().unwrap();
+    };
+    // More than eight times as many: closing leaves them apart.
+    put(0..50_000);
+    put(49_000..55_000);
+    let store = open();
+    assert_eq!(store.stats().unwrap().runs, 2);
+    store.merge_index().unwrap();
+    assert_eq!(store.stats().unwrap().runs, 1);
+    let built = store.stats().unwrap().runs_built;
+    store.merge_index().unwrap();
+    assert_eq!(store.stats().unwrap().runs_built, built, "there is nothing to merge");
+    let keys: Vec<u64> = (0..56_000).collect();
+    let (mut out, mut found) = (vec![0.0_f32; keys.len()], vec![false; keys.len()]);
+    assert_eq!(store.get_batch_into(&keys, &[1], &mut out, &mut found).unwrap(), 55_000);
+    assert!(keys.iter().zip(&out).take(55_000).all(|(key, value)| *value == row(key)));
+    assert_eq!(store.len().unwrap(), 55_000);
+    store.close().unwrap();
+    assert_eq!(open().stats().unwrap().runs, 1);
+}
+
+#[test]
 fn handles_can_be_shared_between_threads() {
     fn shared<T: Send + Sync + Clone>() {}
     shared::<Store>();

@@ -62,6 +62,8 @@ pub(crate) struct Load {
     pub most_waiting_bytes: usize,
     pub most_anonymous_bytes: u64,
     pub close_seconds: f64,
+    /// Of bringing the index into one run afterwards.
+    pub one_run_seconds: f64,
 }
 
 impl Load {
@@ -155,6 +157,7 @@ pub(crate) fn load(settings: &Settings, from: u64, to: u64, bar: &ProgressBar) -
         most_waiting_bytes: 0,
         most_anonymous_bytes: 0,
         close_seconds: 0.0,
+        one_run_seconds: 0.0,
     };
     let (mut keys, mut rows) = (Vec::new(), Vec::new());
     let mut start = from;
@@ -190,6 +193,11 @@ pub(crate) fn load(settings: &Settings, from: u64, to: u64, bar: &ProgressBar) -
     let begin = Instant::now();
     store.close()?;
     load.close_seconds = begin.elapsed().as_secs_f64();
+    let store = Store::open(&settings.dir, MODULE)?;
+    let begin = Instant::now();
+    store.merge_index()?;
+    load.one_run_seconds = begin.elapsed().as_secs_f64();
+    store.close()?;
     load.put_ms = Percentiles::of(&put_ms, 1e6);
     load.put_ms_in_merges = Percentiles::of(&in_merges, 1e6);
     bar.set_position(to);

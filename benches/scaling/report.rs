@@ -362,19 +362,20 @@ fn loading(text: &mut String, steps: &[Step]) -> Fallible {
         text,
         "`put_rows` of {PUT} rows, in stretches that end with a `flush` (`fdatasync`); making the rows is not counted. \
          *Throughput* is that of the last stretch before the size was reached; pauses and merges are of the whole load since \
-         the size before, *longest* of those the longest time with one running. *Close* seals and merges the index.\n\n![throughput](scaling-throughput.svg)\n"
+         the size before, *longest* of those the longest time with one running. *Close* seals and merges the \
+         index, to few runs; *to one run* is `merge_index` afterwards, as before many reads.\n\n![throughput](scaling-throughput.svg)\n"
     )?;
     writeln!(
         text,
         "| keys | throughput, keys/s | its flush, ms | of the whole load, keys/s | put p50, ms | p99.9, ms | longest, ms | merges | longest, s | most \
-         keys in memory | most rows waiting | close, s |"
+         keys in memory | most rows waiting | close, s | to one run, s |"
     )?;
-    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
+    writeln!(text, "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")?;
     for step in steps {
         let load = &step.load;
         writeln!(
             text,
-            "| {} | {:.0} | {:.0} | {:.0} | {:.2} | {:.1} | {:.0} | {} | {:.2} | {} | {} | {:.2} |",
+            "| {} | {:.0} | {:.0} | {:.0} | {:.2} | {:.1} | {:.0} | {} | {:.2} | {} | {} | {:.2} | {:.2} |",
             keys(step.keys),
             last_throughput(step),
             load.stretches.last().map_or(f64::NAN, |of| of.flush_seconds * 1e3),
@@ -387,6 +388,7 @@ fn loading(text: &mut String, steps: &[Step]) -> Fallible {
             load.most_delta_keys,
             load.most_waiting_rows,
             load.close_seconds,
+            load.one_run_seconds,
         )?;
     }
     Ok(())

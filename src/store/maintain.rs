@@ -210,7 +210,8 @@ pub(crate) fn uncovered(view: &View) -> Vec<Arc<Segment>> {
 /// IO errors. The store is as before then: runs are derived, and nothing depends on one that was not published.
 pub(crate) fn build_run(core: &Core, lane: u16, merges: &Merges, purpose: Purpose) -> Result<bool> {
     // While rows are put, the count holds for no state that is sealed, and looking at all slots would keep puts waiting.
-    let (view, live) = if purpose == Purpose::Rest { state(core) } else { (core.view.load_full(), None) };
+    let waited_for = matches!(purpose, Purpose::Rest | Purpose::One);
+    let (view, live) = if waited_for { state(core) } else { (core.view.load_full(), None) };
     let fresh = if purpose == Purpose::Long { Vec::new() } else { uncovered(&view) };
     if fresh.is_empty() && purpose == Purpose::Short {
         return Ok(false);

@@ -12,7 +12,7 @@ use crate::index::merge::{Sizes, plan_merge};
 const SHORT_DELTAS: u64 = 8;
 /// Most runs that a lookup has to probe while rows are put, but for those that come while a long merge runs.
 const MAX_RUNS: usize = 8;
-/// Most runs that closing, or merging on request, leaves: whoever reads from then on pays for each run, with every key.
+/// Most runs that closing leaves: whoever reads from then on pays for each run, with every key.
 pub(crate) const MAX_RUNS_AT_REST: usize = 3;
 const AT_REST: Sizes = Sizes { ratio: 8, max_runs: MAX_RUNS_AT_REST, most_keys: u64::MAX };
 
@@ -38,6 +38,8 @@ pub(crate) enum Purpose {
     Long,
     /// The caller wants few runs, and waits.
     Rest,
+    /// The caller wants one run, however long it takes.
+    One,
 }
 
 impl Merges {
@@ -58,6 +60,7 @@ impl Merges {
             }
             Purpose::Long => Sizes { ratio: 1, max_runs: MAX_RUNS, most_keys: u64::MAX },
             Purpose::Rest => AT_REST,
+            Purpose::One => Sizes { ratio: u64::MAX, max_runs: 1, most_keys: u64::MAX },
         };
         let planned = match sizes.split_first() {
             // The newest run stands for what is fresh: alone, there is nothing to bring together.

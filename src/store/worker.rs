@@ -334,6 +334,15 @@ impl Shared {
         Ok(())
     }
 
+    /// Waits for the merges that run in the background.
+    pub(crate) fn join_merges(&self) {
+        // The short one may start the long one.
+        for merger in [&self.merger, &self.long_merger] {
+            let merger = merger.lock().take();
+            drop(merger.map(JoinHandle::join));
+        }
+    }
+
     fn note_merge(&self, merged: Result<()>) {
         if let Err(error) = merged {
             self.merge_failure.lock().get_or_insert(error);

@@ -307,7 +307,9 @@ impl Store {
         shared.merge_failure()
     }
 
-    /// Merges the index of everything that is sealed into runs now, instead of when enough has gathered.
+    /// Merges the index of everything that is sealed into one run now (while rows are put, into few). `close` leaves up to
+    /// three, since it is not to take long; whoever reads a large store many times pays for each of them with every key.
+    /// Does nothing if there is one. O(keys): about 0.1 µs a key.
     ///
     /// # Errors
     /// IO errors; the store stays as it was.
@@ -315,7 +317,8 @@ impl Store {
         let shared = &self.inner.shared;
         shared.check_process()?;
         shared.queue.check()?;
-        shared.merge(Purpose::Rest)
+        shared.join_merges();
+        shared.merge(Purpose::One)
     }
 
     /// Writes and seals everything, merges the index, and releases the lane. All clones of the handle are closed;
@@ -366,11 +369,7 @@ impl Inner {
             None if shared.core.options.synchronous && shared.is_open() => shared.step(),
             None => {}
         }
-        // The short merge may start the long one.
-        for merger in [&shared.merger, &shared.long_merger] {
-            let merger = merger.lock().take();
-            drop(merger.map(JoinHandle::join));
-        }
+        shared.join_merges();
         if let Some(cause) = shared.queue.failure() {
             shared.lane.lock().take();
             return Err(Error::Poisoned { cause: Arc::new(cause) });
