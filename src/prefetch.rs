@@ -3,15 +3,9 @@
 
 const LINE: usize = 64;
 
-/// Asks for the cache line at `offset` of `bytes`. Asking beyond the end is a waste, but does no harm.
+/// Asks for the first cache line of the item at `position`. Asking beyond the end is a waste, but does no harm.
 #[inline]
-pub(crate) fn prefetch_read(bytes: &[u8], offset: usize) {
-    prefetch(bytes.as_ptr().wrapping_add(offset));
-}
-
-/// Asks for the first cache line of an item, as [`prefetch_read`] does.
-#[inline]
-pub(crate) fn prefetch_item<T>(items: &[T], position: usize) {
+pub(crate) fn prefetch_read<T>(items: &[T], position: usize) {
     prefetch(items.as_ptr().wrapping_add(position).cast());
 }
 

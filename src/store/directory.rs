@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use super::gather::in_shares;
 use super::head::Head;
 use crate::error::{Error, Result};
-use crate::prefetch::{prefetch_item, prefetch_ref};
+use crate::prefetch::{prefetch_read, prefetch_ref};
 use crate::segment::batches::Batches;
 use crate::segment::reader::Segment;
 
@@ -130,7 +130,7 @@ impl Directory {
     /// Asks for what [`Directory::place`] reads; for anything, past the end.
     #[inline]
     pub(crate) fn prefetch(&self, run_row: u64) {
-        prefetch_item(&self.cells, (run_row >> self.shift).min(self.last_cell) as usize);
+        prefetch_read(&self.cells, (run_row >> self.shift).min(self.last_cell) as usize);
     }
 
     #[inline]

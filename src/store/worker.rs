@@ -219,7 +219,7 @@ impl Shared {
     /// Keeps the delta near its bound: at twice the bound, puts wait for the merge that runs. The writer thread does not,
     /// so that what was put before can be flushed meanwhile. A small bound is not worth a wait for the disk.
     fn wait_for_merge(&self) {
-        /// Take about 8 MiB. Small puts, one after another, are fewer while a merge is synced.
+        /// They take about 9 MiB. Small puts, one after another, are fewer while a merge is synced.
         const FREE_KEYS: usize = 1 << 18;
         let most_keys = || self.core.delta_bound().saturating_mul(2).max(FREE_KEYS);
         if !self.core.options.synchronous && self.core.delta.len() >= most_keys() {
