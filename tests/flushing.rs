@@ -33,6 +33,32 @@ fn check(reader: &Reader, model: &BTreeMap<u64, u64>) {
 }
 
 #[test]
+fn a_large_put_is_written_part_by_part() {
+    let dir = tempfile::tempdir().unwrap();
+    // Eight parts a put, of which each segment takes a few.
+    let part_bytes = ROWS as usize * DIMS * 4;
+    let store = Options::new().segment_bytes(3 * part_bytes as u64).flush_every(1 << 20, part_bytes);
+    let store = store.open(dir.path(), "m").unwrap();
+    let (mut model, mut written_at_once) = (BTreeMap::new(), 0);
+    for turn in 0..6 {
+        // A key of each put before is put again, and one stands in two parts.
+        let mut keys: Vec<u64> = (turn * 7 * ROWS..(turn + 1) * 8 * ROWS).collect();
+        keys.push(turn * 7 * ROWS);
+        put(&store, &keys, turn);
+        // Unless the writer is still busy with what was put before.
+        written_at_once += usize::from(store.waiting() == (0, 0));
+        model.extend(keys.iter().map(|key| (*key, turn)));
+        check(&store, &model);
+        store.flush_with(Durability::Buffered).unwrap();
+    }
+    assert!(written_at_once > 0);
+    store.close().unwrap();
+    let store = Store::open(dir.path(), "m").unwrap();
+    check(&store, &model);
+    assert!(store.verify(&mut |_, _| {}).unwrap().is_clean());
+}
+
+#[test]
 fn batches_that_are_flushed_one_by_one() {
     let dir = tempfile::tempdir().unwrap();
     let options = || Options::new().segment_bytes(2 << 20).delta_keys(400);

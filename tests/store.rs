@@ -106,6 +106,30 @@ fn an_index_is_merged_to_one_run_on_request() {
 }
 
 #[test]
+fn closing_leaves_one_run_of_what_the_handle_put() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Store::open(dir.path(), "m").unwrap();
+    let put = |store: &Store, keys: std::ops::Range<u64>| {
+        let keys: Vec<u64> = keys.collect();
+        store.put_rows(&keys, &[1], &vec![1.0_f32; keys.len()]).unwrap();
+    };
+    let store = Options::new().segment_rows(5_000).open(dir.path(), "m").unwrap();
+    (0..25).for_each(|part| put(&store, part * 5_000..(part + 1) * 5_000));
+    store.flush().unwrap();
+    store.merge_index().unwrap();
+    assert_eq!(store.stats().unwrap().runs, 1);
+    put(&store, 125_000..131_000);
+    store.close().unwrap();
+    assert_eq!(open().stats().unwrap().runs, 1);
+    // Few rows are not worth writing the index of so many more anew.
+    let store = open();
+    put(&store, 131_000..137_000);
+    store.close().unwrap();
+    let store = open();
+    assert_eq!((store.stats().unwrap().runs, store.len().unwrap()), (2, 137_000));
+}
+
+#[test]
 fn handles_can_be_shared_between_threads() {
     fn shared<T: Send + Sync + Clone>() {}
     shared::<Store>();

@@ -1,25 +1,21 @@
-//! Loading: how fast, how long a put pauses, and what goes on while the index is merged.
+//! Loading: how fast, and how long a put pauses.
 
 use std::cell::Cell;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use indicatif::ProgressBar;
 use serde::Serialize;
-use tensorcask::{Options, Store};
+use tensorcask::Store;
 
-use crate::data::{Random, check_rows, make_keys_and_rows, mix, resident_bytes, timed};
+use crate::data::{make_keys_and_rows, resident_bytes};
 use crate::statistics::{Percentiles, histogram};
-use crate::{Fallible, GATHER, MODULE, Settings};
+use crate::{Fallible, MODULE, Settings};
 
 /// Rows of a put while loading.
 pub(crate) const PUT: u64 = 2048;
-/// Rows of a put while merges run: of smaller puts more fall into a short merge.
-pub(crate) const SMALL_PUT: u64 = 256;
 /// Stretches of a load in which a tenfold of keys comes.
 const STRETCHES: u32 = 12;
-const ENOUGH: u64 = 20_000;
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A part of a load that ends with a flush.
 #[derive(Debug, Clone, Serialize)]
@@ -74,38 +70,20 @@ impl Load {
     }
 }
 
-/// Puts and gets in turn while merges run.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Merging {
-    pub delta_keys: usize,
-    pub keys_after: u64,
-    pub merges: u64,
-    pub longest_merge_seconds: f64,
-    /// Microseconds of a put, during merges and between them.
-    pub put_us: Percentiles,
-    pub put_us_between: Percentiles,
-    /// Of the time on the core during merges: without what other programs took, and without waits for locks.
-    pub put_core_us: Percentiles,
-    /// Microseconds of a batch of gets.
-    pub get_us: Percentiles,
-    pub get_us_between: Percentiles,
-    pub get_core_us: Percentiles,
-}
-
 /// Sees when merges run, by asking before and after each call: a thread that looks would take the time of one.
-struct Watcher<'a> {
+pub(crate) struct Watcher<'a> {
     store: &'a Store,
     since: Cell<Option<Instant>>,
     longest_seconds: Cell<f64>,
 }
 
 impl<'a> Watcher<'a> {
-    fn of(store: &'a Store) -> Self {
+    pub(crate) fn of(store: &'a Store) -> Self {
         Self { store, since: Cell::new(None), longest_seconds: Cell::new(0.0) }
     }
 
     /// Whether a merge runs.
-    fn merging(&self) -> bool {
+    pub(crate) fn merging(&self) -> bool {
         let merging = self.store.merges_running() > 0;
         match self.since.get() {
             None if merging => self.since.set(Some(Instant::now())),
@@ -119,7 +97,7 @@ impl<'a> Watcher<'a> {
     }
 
     /// How many merges there were, and the seconds of the longest stretch with one running.
-    fn finish(self) -> Fallible<(u64, f64)> {
+    pub(crate) fn finish(self) -> Fallible<(u64, f64)> {
         Ok((self.store.stats()?.runs_built, self.longest_seconds.get()))
     }
 }
@@ -214,65 +192,6 @@ fn sample(store: &Store, load: &mut Load) -> Fallible {
     load.most_waiting_bytes = load.most_waiting_bytes.max(bytes);
     load.most_anonymous_bytes = load.most_anonymous_bytes.max(resident_bytes()?.0);
     Ok(())
-}
-
-/// Puts and gets in turn on one thread, with so small a bound of the delta that merges run all the while. The
-/// store grows to `most` keys at most.
-pub(crate) fn merging(settings: &Settings, from: u64, most: u64, bar: &ProgressBar) -> Fallible<Merging> {
-    let delta_keys = usize::try_from(from / 8)?.clamp(1024, 1 << 20);
-    let store = Options::new().delta_keys(delta_keys).open(&settings.dir, MODULE)?;
-    let watcher = Watcher::of(&store);
-    // Puts and gets: between merges, during them, and the time on the core during them.
-    let mut seen = [[histogram()?, histogram()?, histogram()?], [histogram()?, histogram()?, histogram()?]];
-    let (mut keys, mut rows, mut scratch) = (Vec::new(), Vec::new(), Vec::new());
-    let mut out = vec![0_u8; GATHER * settings.row_bytes];
-    let mut found = vec![false; GATHER];
-    let mut random = Random(from);
-    let (begun, mut end) = (Instant::now(), from);
-    while begun.elapsed() < PATIENCE && end < most {
-        make_keys_and_rows(end..end + SMALL_PUT, settings.row_bytes, &mut keys, &mut rows);
-        let was_merging = watcher.merging();
-        let (done, put) = timed(|| store.put_rows(&keys, &[settings.row_bytes], &rows));
-        done?;
-        end += SMALL_PUT;
-        let is_merging = watcher.merging();
-        keys.clear();
-        keys.extend((0..GATHER).map(|_| mix(random.below(end))));
-        let (hits, get) = timed(|| store.get_batch_into(&keys, &[settings.row_bytes], &mut out, &mut found));
-        let hits = hits?;
-        if hits != GATHER {
-            return Err(format!("{} keys of {GATHER} are missing while merges run", GATHER - hits).into());
-        }
-        check_rows(&keys, &out, settings.row_bytes, &mut scratch)?;
-        for (histograms, elapsed, during) in
-            [(0, put, was_merging || is_merging), (1, get, is_merging || watcher.merging())]
-        {
-            let of = seen.get_mut(histograms).ok_or("no histogram")?;
-            of.get_mut(usize::from(during)).ok_or("no histogram")?.record(elapsed.wall)?;
-            if during {
-                of.get_mut(2).ok_or("no histogram")?.record(elapsed.core)?;
-            }
-        }
-        bar.set_message(format!("merging, {end} keys"));
-        if seen.iter().all(|[_, during, _]| during.len() >= ENOUGH) {
-            break;
-        }
-    }
-    let (merges, longest_merge_seconds) = watcher.finish()?;
-    store.close()?;
-    let [[put_between, put, put_core], [get_between, get, get_core]] = &seen;
-    Ok(Merging {
-        delta_keys,
-        keys_after: end,
-        merges,
-        longest_merge_seconds,
-        put_us: Percentiles::of(put, 1e3),
-        put_us_between: Percentiles::of(put_between, 1e3),
-        put_core_us: Percentiles::of(put_core, 1e3),
-        get_us: Percentiles::of(get, 1e3),
-        get_us_between: Percentiles::of(get_between, 1e3),
-        get_core_us: Percentiles::of(get_core, 1e3),
-    })
 }
 
 /// Removes what a former run left.

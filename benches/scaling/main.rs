@@ -14,6 +14,7 @@ mod kernel;
 mod large;
 mod load;
 mod measure;
+mod merging;
 mod plot;
 #[path = "../support/random.rs"]
 mod random;
@@ -58,7 +59,7 @@ struct Step {
     keys: u64,
     load: load::Load,
     rest: measure::Rest,
-    merging: load::Merging,
+    merging: merging::Merging,
 }
 
 fn settings() -> Fallible<Settings> {
@@ -129,7 +130,7 @@ fn climb(settings: &Settings) -> Fallible {
         let rest = measure::rest(settings, keys, &mut control, &wide, &bar)?;
         // Something has to be left for the next step to load.
         let most = sizes.get(number + 1).map_or(keys * 5, |next| keys + (next - keys) / 2);
-        let merging = load::merging(settings, keys, most, &bar)?;
+        let merging = merging::merging(settings, keys, most, &bar)?;
         loaded = merging.keys_after;
         let step = Step { keys, load, rest, merging };
         bar.suspend(|| println!("{}", report::line(&step)));

@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use crate::data::{Control, memory_bytes};
 use crate::kernel::kernel;
-use crate::load::{PUT, SMALL_PUT};
+use crate::load::PUT;
 use crate::measure::{Rest, Series};
+use crate::merging::SMALL_PUT;
 use crate::statistics::{BLOCK, Percentiles, Slope, slope};
 use crate::wide::WIDE_BYTES;
 use crate::{Fallible, GATHER, Settings, Step};
@@ -400,8 +401,8 @@ fn merging(text: &mut String, steps: &[Step]) -> Fallible {
         text,
         "A put of {SMALL_PUT} rows and a batch of {GATHER} random gets in turn on one thread, while the store's own thread \
          merges; `delta_keys` is an eighth of the keys (1,048,576 at most), so that merges come one after another. \
-         Microseconds a call; *between* are the calls with no merge running, *on the core* is \
-         processor time during merges.\n"
+         Small stores are made again until there are enough calls, since they soon outgrow their size. Microseconds a \
+         call; *between* are the calls with no merge running, *on the core* is processor time during merges.\n"
     )?;
     writeln!(
         text,

@@ -26,7 +26,10 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) struct Delta {
     shards: Box<[RwLock<HashTable<Entry>>]>,
-    shard_capacity: usize,
+    /// What a shard makes room for once it is not small.
+    shard_capacity: AtomicUsize,
+    /// What all shards were given room for.
+    made_capacity: AtomicUsize,
     len: AtomicUsize,
 }
 
@@ -81,15 +84,64 @@ fn enter(table: &mut HashTable<Entry>, rows: &[(u64, u32)], slot: u32, taken: &m
     }
 }
 
+/// An empty table, all pages of which were touched: the first touch takes one or two microseconds a page, and a put of
+/// random keys touches many.
+fn touched_table(capacity: usize) -> HashTable<Entry> {
+    const PAGE_ENTRIES: usize = 4096 / size_of::<Entry>();
+    let mut table = HashTable::with_capacity(capacity);
+    // The low bits of a hash are the number of a bucket.
+    for bucket in (0..table.num_buckets() as u64).step_by(PAGE_ENTRIES) {
+        table.insert_unique(bucket, Entry { hash: bucket, slot: 0, row: 0 }, |entry| entry.hash);
+    }
+    table.clear();
+    table
+}
+
+/// What a shard makes room for where the table is to hold `keys` keys: a quarter more than its share.
+fn shard_capacity(keys: usize) -> usize {
+    let share = keys / SHARDS;
+    share + share / 4
+}
+
 impl Delta {
-    /// An empty table for about `capacity_keys` keys. A shard that holds an eighth of its share reserves all of it, and
-    /// a quarter more, so that growing never moves more than that eighth at a time.
-    pub(crate) fn new(capacity_keys: usize) -> Self {
-        let share = capacity_keys / SHARDS;
+    /// An empty table for about `keys` keys. A shard that holds an eighth of its share reserves all of it, so that
+    /// growing never moves more than that eighth at a time.
+    pub(crate) fn new(keys: usize) -> Self {
         Self {
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
-            shard_capacity: share + share / 4,
+            shard_capacity: AtomicUsize::new(shard_capacity(keys)),
+            made_capacity: AtomicUsize::new(0),
             len: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether a sixteenth of `keys` keys is there, and no room was made for the rest.
+    pub(crate) fn lacks_room(&self, keys: usize) -> bool {
+        self.len() >= keys / 16 && self.made_capacity.load(Ordering::Relaxed) < shard_capacity(keys)
+    }
+
+    /// Makes room for about `keys` keys where it is lacking, before puts have to do it themselves: they wait for the
+    /// exchange of a shard's table only. O(keys), or O(1) where nothing is lacking.
+    pub(crate) fn make_room(&self, keys: usize) {
+        let capacity = shard_capacity(keys);
+        self.shard_capacity.store(capacity, Ordering::Relaxed);
+        if !self.lacks_room(keys) {
+            return;
+        }
+        self.made_capacity.store(capacity, Ordering::Relaxed);
+        for shard in self.shards.iter().rev() {
+            let small = |table: &HashTable<Entry>| table.capacity() < capacity && table.len() < capacity / 4;
+            if !small(&shard.read()) {
+                continue;
+            }
+            let mut roomy = touched_table(capacity);
+            let mut table = shard.write();
+            if small(&table) {
+                table.iter().for_each(|entry| {
+                    roomy.insert_unique(mix(entry.hash), *entry, |entry| mix(entry.hash));
+                });
+                std::mem::swap(&mut *table, &mut roomy);
+            }
         }
     }
 
@@ -131,8 +183,8 @@ impl Delta {
     fn grow(&self, table: &mut HashTable<Entry>, rows: usize) {
         let len = table.len();
         if len + rows > table.capacity() {
-            let more =
-                if len < self.shard_capacity / 8 { len.max(14) } else { self.shard_capacity.saturating_sub(len) };
+            let capacity = self.shard_capacity.load(Ordering::Relaxed);
+            let more = if len < capacity / 8 { len.max(14) } else { capacity.saturating_sub(len) };
             table.reserve(more.max(rows), |entry| mix(entry.hash));
         }
     }
@@ -176,13 +228,17 @@ impl Delta {
     pub(crate) fn prune(&self, keep: impl Fn(&Entry) -> bool) {
         // The table that one shard leaves takes in what the next one keeps.
         let mut kept = HashTable::new();
+        let roomy = self.shard_capacity.load(Ordering::Relaxed);
         for shard in self.shards.iter().rev() {
+            // A small store stays small.
+            let capacity = shard.read().capacity();
+            let wanted = if capacity < roomy / 4 { capacity } else { capacity.max(roomy) };
+            kept.clear();
+            if kept.capacity() < wanted {
+                kept = touched_table(wanted);
+            }
             let table = shard.upgradable_read();
             let before = table.len();
-            kept.clear();
-            if kept.capacity() < table.capacity() {
-                kept = HashTable::with_capacity(table.capacity());
-            }
             for entry in table.iter().filter(|entry| keep(entry)) {
                 kept.insert_unique(mix(entry.hash), *entry, |entry| mix(entry.hash));
             }
@@ -194,6 +250,7 @@ impl Delta {
 
     /// Drops all entries, and gives their memory back. O(shards).
     pub(crate) fn clear(&self) {
+        self.made_capacity.store(0, Ordering::Relaxed);
         for shard in self.shards.iter().rev() {
             let table = std::mem::take(&mut *shard.write());
             self.len.fetch_sub(table.len(), Ordering::Release);
@@ -276,6 +333,41 @@ mod tests {
             assert!(entries(&delta, *hash).contains(&(99, 99)));
             delta.prune(|entry| entry.slot == 99);
             assert_eq!(delta.len(), 1);
+        }
+    }
+
+    #[test]
+    fn room_is_made_once_and_nothing_is_lost() {
+        let keys = if cfg!(miri) { 64 * 64 } else { 64 * 4096 };
+        let delta = Delta::new(keys);
+        let hash = |row: u32| xxhash_rust::xxh3::xxh3_64(&row.to_le_bytes());
+        let rows = keys as u32 / 8;
+        for _ in 0..2 {
+            for row in 0..rows / 2 - 1 {
+                assert!(!delta.lacks_room(keys));
+                delta.insert(hash(row), 1, row);
+            }
+            // The same hash twice, as a replaced key has.
+            delta.insert(hash(0), 2, 0);
+            assert!(delta.lacks_room(keys));
+            let before = delta.capacity_bytes();
+            delta.make_room(keys);
+            assert!(!delta.lacks_room(keys) && delta.capacity_bytes() > before);
+            let roomy = delta.capacity_bytes();
+            (rows / 2..keys as u32).for_each(|row| delta.insert(hash(row), 1, row));
+            assert_eq!(delta.capacity_bytes(), roomy, "no shard grows any more");
+            assert_eq!(entries(&delta, hash(0)), [(1, 0), (2, 0)]);
+            assert!((1..rows / 2 - 1).all(|row| entries(&delta, hash(row)) == [(1, row)]));
+            // Twice the keys lack room again, where shards are too full to be copied while puts wait: pruning makes it.
+            assert!(delta.lacks_room(2 * keys));
+            delta.make_room(2 * keys);
+            assert_eq!(delta.capacity_bytes(), roomy);
+            delta.prune(|entry| entry.row % 2 == 0);
+            assert!(delta.capacity_bytes() > roomy);
+            assert!((1..rows / 2 - 1).all(|row| entries(&delta, hash(row)).is_empty() == (row % 2 == 1)));
+            delta.clear();
+            delta.make_room(keys);
+            assert_eq!((delta.len(), delta.capacity_bytes()), (0, 0));
         }
     }
 

@@ -300,20 +300,16 @@ pub(crate) fn open_run(core: &Core, path: &Path) -> Result<Run> {
 /// Publishes `run` in place of `absorbed`, then drops what it covers from the delta: in this order, so that a reader
 /// that misses in the one finds in the other.
 pub(crate) fn publish_run(core: &Core, run: Arc<LoadedRun>, absorbed: &[Arc<LoadedRun>]) {
-    let covered: HashSet<SegmentId> = run.segments.iter().map(|segment| segment.id).collect();
+    // Searched for each slot, while puts wait.
+    let mut covered: Vec<SegmentId> = run.segments.iter().map(|segment| segment.id).collect();
+    covered.sort_unstable();
     core.change_view(|view| {
         view.runs.retain(|old| !absorbed.iter().any(|gone| Arc::ptr_eq(old, gone)));
         view.runs.push(Arc::clone(&run));
     });
+    let in_run = |source: &Source| source.segment().is_some_and(|id| covered.binary_search(&id).is_ok());
     // Asked for each entry of the delta, while puts wait for its shard.
-    let gone: HashSet<u32, BuildHasherDefault<SlotHasher>> = core
-        .slots
-        .read()
-        .sorted()
-        .into_iter()
-        .filter(|(_, slot)| slot.source.segment().is_some_and(|id| covered.contains(&id)))
-        .map(|(number, _)| number)
-        .collect();
+    let gone: HashSet<u32, BuildHasherDefault<SlotHasher>> = core.slots.read().numbers_of(in_run).collect();
     if gone.is_empty() {
         return;
     }

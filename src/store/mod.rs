@@ -4,9 +4,10 @@
 //! slots its entries point to. [`lookup`] finds rows in it ([`directory`]: from a run's row to its batch), [`read`]
 //! turns them into values, [`copy`] into the caller's buffer; [`cold`] reads in what a batch misses, [`warm`] everything.
 //! [`lane`] is the writer's side of the files, [`sealing`] what goes on beside it, [`pending`] the queue before it,
-//! [`worker`] the thread between them. [`open`] opens, [`recover`] goes on with what a writer left, [`refresh`] follows
-//! other writers, [`maintain`] builds runs, and [`merges`] chooses what goes into one.
+//! [`worker`] the thread between them; [`background`] starts such threads. [`open`] opens, [`recover`] goes on with what
+//! a writer left, [`refresh`] follows other writers, [`maintain`] builds runs, and [`merges`] chooses what goes into one.
 
+pub(crate) mod background;
 pub(crate) mod cold;
 pub(crate) mod copy;
 pub(crate) mod core;

@@ -26,7 +26,7 @@ struct State {
     asked: Option<Durability>,
     /// Up to which batch everything is written, by firmness.
     reached: [u64; 3],
-    /// Whether a flush followed what was put last.
+    /// Whether a flush followed what was put last, or nothing was put yet.
     flushed: bool,
     /// Whether the writer thread is to look at the state of the store, though nothing is to be written.
     look: bool,
@@ -80,7 +80,7 @@ impl Queue {
     /// An empty queue.
     pub(crate) fn new(flush_rows: usize, flush_bytes: usize, flush_interval: Duration, buffer_bytes: usize) -> Self {
         Self {
-            state: Mutex::default(),
+            state: Mutex::new(State { flushed: true, ..State::default() }),
             work: Condvar::new(),
             done: Condvar::new(),
             flush_rows,
@@ -214,20 +214,23 @@ impl Queue {
         let mut state = self.state.lock();
         state.check()?;
         state.asked = Some(state.asked.map_or(durability, |asked| asked.max(durability)));
-        state.flushed = state.pushed > 0;
+        state.flushed = true;
         Ok(state.pushed)
     }
 
-    /// Whether a flush followed what was put last, and all of it is written.
-    pub(crate) fn flushed(&self) -> Result<bool> {
+    /// Whether a flush followed what was put last, if anything was (or is `expected` to), and all of it is written.
+    pub(crate) fn flushed(&self, expected: bool) -> Result<bool> {
         let state = self.state.lock();
         state.check()?;
-        Ok(state.flushed && state.committed == state.pushed)
+        Ok((state.flushed || expected) && state.committed == state.pushed)
     }
 
     /// Counts a batch that was written without the queue: it is behind those that were pushed meanwhile.
     pub(crate) fn wrote(&self) {
         let mut state = self.state.lock();
+        if state.committed == state.pushed {
+            state.committed += 1;
+        }
         state.pushed += 1;
         state.flushed = false;
     }

@@ -233,6 +233,11 @@ impl Slots {
         self.slots.keys().copied()
     }
 
+    /// The numbers of the slots whose rows are where `chosen` says. O(slots); puts wait meanwhile.
+    pub(crate) fn numbers_of(&self, chosen: impl Fn(&Source) -> bool) -> impl Iterator<Item = u32> {
+        self.slots.iter().filter(move |(_, slot)| chosen(&slot.source)).map(|(number, _)| *number)
+    }
+
     /// The rows of `slot`.
     #[inline]
     pub(crate) fn get(&self, slot: u32) -> Option<&Slot> {

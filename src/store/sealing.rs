@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
+use super::background;
 use super::core::Core;
 use super::lane::{Active, seal_active};
 use crate::error::{Error, Result};
@@ -44,7 +45,7 @@ impl Sealing {
             let (core, work) = (Arc::clone(core), Arc::clone(&work));
             move || seal_all(&core, std::mem::take(&mut *work.lock()))
         };
-        let state = match std::thread::Builder::new().name("tensorcask-seal".into()).spawn(run) {
+        let state = match background::spawn("tensorcask-seal", run) {
             Ok(thread) => State::Running(thread),
             Err(_) => State::Done(seal_all(core, std::mem::take(&mut *work.lock()))),
         };

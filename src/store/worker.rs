@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use super::background;
 use super::core::{Core, Counters};
 use super::gather::beside;
 use super::lane::Lane;
@@ -80,19 +81,27 @@ impl Schemas {
     }
 }
 
-/// Whether to merge before closing: because rows that no run covers are so many that indexing them at the next open would be
-/// felt, because runs are too many, or because none of them says how many keys are alive.
-pub(crate) fn worth_a_run(core: &Core) -> bool {
+/// What to merge for before closing: for one run, if the handle put a quarter of the rows or more, so that each row put
+/// pays for few; else for few runs, because rows that no run covers are so many that indexing them at the next open
+/// would be felt, because runs are too many, or because none of them says how many keys are alive.
+pub(crate) fn merge_at_close(core: &Core) -> Option<Purpose> {
     const FEW_ROWS: u64 = 4096;
     const FEW_SEGMENTS: usize = 8;
+    const ROWS_MERGED_A_ROW_PUT: u64 = 4;
     let view = core.view.load();
+    let rows: u64 = view.segments.values().map(|segment| u64::from(segment.rows())).sum();
+    let put_many = rows <= core.counters.rows_put.load(Ordering::Relaxed).saturating_mul(ROWS_MERGED_A_ROW_PUT);
+    if put_many && view.runs.len() > 1 {
+        return Some(Purpose::One);
+    }
     let uncovered = uncovered(&view);
     let covered = || view.runs.iter().flat_map(|run| run.segments.iter());
     let counted = || view.runs.iter().any(|run| remembered_live(&run.run, covered()).is_some());
-    uncovered.len() >= FEW_SEGMENTS
+    let worth_a_run = uncovered.len() >= FEW_SEGMENTS
         || uncovered.iter().map(|segment| u64::from(segment.rows())).sum::<u64>() >= FEW_ROWS
         || view.runs.len() > MAX_RUNS_AT_REST
-        || !view.runs.is_empty() && !counted()
+        || !view.runs.is_empty() && !counted();
+    worth_a_run.then_some(if put_many { Purpose::One } else { Purpose::Rest })
 }
 
 impl Shared {
@@ -169,21 +178,23 @@ impl Shared {
     }
 
     /// Writes rows from the caller's memory at once, if nothing waits before them and the caller is likely to wait for
-    /// that: it flushed the rows that it put last. Then a copy for the writer thread would be in vain. Returns whether it
-    /// did; `columns` lack the data of their one leaf, which are `values`.
+    /// that: it flushed what it put last, if anything, or `lent` the rows before these in the same call. Then a copy for the
+    /// writer thread would be in vain. Returns whether it did; `columns` lack the data of their one leaf, which are
+    /// `values`.
     ///
     /// # Errors
     /// Those of writing, which stop the writer.
-    pub(crate) fn put_lent(&self, columns: &Columns, values: &[u8]) -> Result<bool> {
+    pub(crate) fn put_lent(&self, columns: &Columns, values: &[u8], lent: bool) -> Result<bool> {
         let core = &self.core;
         let fills_hot = core.hot.is_some() && core.options.hot_fill != HotFill::OnRead;
-        if values.len() < WORTH_LENDING || core.options.synchronous || fills_hot {
+        let too_few = values.len() < WORTH_LENDING && !lent;
+        if too_few || core.options.synchronous || fills_hot {
             return Ok(false);
         }
         self.wait_for_merge();
         let Some(mut guard) = self.lane.try_lock() else { return Ok(false) };
         // With the lane in hand: whatever is put from now on is written later.
-        let (Some(lane), true) = (guard.as_mut(), self.queue.flushed()?) else { return Ok(false) };
+        let (Some(lane), true) = (guard.as_mut(), self.queue.flushed(lent)?) else { return Ok(false) };
         let written = self.write_lent(lane, columns, values).map_err(|error| lane.first_failure(error));
         drop(guard);
         if let Err(error) = written {
@@ -267,7 +278,7 @@ impl Shared {
             Some(mut lane) => {
                 self.work_once(&mut lane);
                 drop(lane);
-                if self.delta_is_full() {
+                if self.delta_is_full() || self.core.delta.lacks_room(self.core.delta_bound()) {
                     self.queue.look();
                 }
             }
@@ -351,6 +362,7 @@ impl Shared {
 
     /// Starts a merge in the background when the delta has grown to its bound, unless one is running.
     fn bound_delta(self: &Arc<Self>) {
+        self.core.delta.make_room(self.core.delta_bound());
         if !self.delta_is_full() || self.queue.failure().is_some() {
             return;
         }
@@ -401,7 +413,7 @@ impl Shared {
         merge: impl FnOnce(&Arc<Self>) -> Result<()> + Send + 'static,
     ) -> Option<JoinHandle<()>> {
         let shared = Arc::clone(self);
-        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
+        let thread = background::spawn(name, move || {
             shared.merges_running.fetch_add(1, Ordering::Relaxed);
             let merged = merge(&shared);
             shared.merges_running.fetch_sub(1, Ordering::Relaxed);

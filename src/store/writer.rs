@@ -8,13 +8,14 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
+use super::background;
 use super::core::Counters;
 use super::merges::{Merges, Purpose};
 use super::options::Options;
 use super::pending::Queue;
 use super::reader::Reader;
 use super::report::OpenReport;
-use super::worker::{Schemas, Shared, worth_a_run};
+use super::worker::{Schemas, Shared, merge_at_close};
 use crate::buffers::Buffers;
 use crate::codec::Codec;
 use crate::dtype::Dtype;
@@ -89,7 +90,7 @@ impl Store {
             None
         } else {
             let shared = Arc::clone(&shared);
-            let thread = std::thread::Builder::new().name("tensorcask-writer".into()).spawn(move || shared.run());
+            let thread = background::spawn("tensorcask-writer", move || shared.run());
             Some(thread.map_err(|error| {
                 Error::io("start the writer thread of", core.storage.describe(Path::new("")), error)
             })?)
@@ -162,8 +163,8 @@ impl Store {
     /// The fast path: puts one contiguous `[keys, …row_shape]` tensor, a row a key. No allocation and no work a row
     /// beyond the key and its place in the index. If a key stands twice, the last row wins.
     ///
-    /// Copies the rows for the writer thread, and returns. Where the rows that were put last have been flushed, a batch of
-    /// 256 KiB or more is written from `rows` before this returns, since it is likely to be flushed as well.
+    /// Copies the rows for the writer thread, and returns. Where no rows wait to be flushed, a batch of 256 KiB or more is
+    /// written from `rows` before this returns, since it is likely to be flushed as well.
     ///
     /// ```
     /// # fn main() -> tensorcask::Result<()> {
@@ -230,7 +231,7 @@ impl Store {
         // Chunks of about what the writer writes at once, so that the buffer's bound holds for any call.
         let most_bytes = options.flush_bytes.min(MAX_COLUMN_LEN_BYTES / 2);
         let most_rows = (most_bytes / width.max(8)).clamp(1, 1 << 20);
-        let mut start = 0;
+        let (mut start, mut lent) = (0, false);
         while start < keys.len() {
             let mut end = start;
             let mut column = KeyBuilder::new(kind, most_rows.min(keys.len() - start));
@@ -245,7 +246,8 @@ impl Store {
             }
             let values = rows.get(start * width..end * width).unwrap_or(&[]);
             let columns = without_data(Arc::clone(&schema), column.finish(), end - start)?;
-            if stored != dtype || !shared.put_lent(&columns, values)? {
+            lent = stored == dtype && shared.put_lent(&columns, values, lent)?;
+            if !lent {
                 shared.put(with_data(columns, dtype, values, &shared.buffers)?)?;
             }
             start = end;
@@ -307,9 +309,10 @@ impl Store {
         shared.merge_failure()
     }
 
-    /// Merges the index of everything that is sealed into one run now (while rows are put, into few). `close` leaves up to
-    /// three, since it is not to take long; whoever reads a large store many times pays for each of them with every key.
-    /// Does nothing if there is one. O(keys): about 0.1 µs a key.
+    /// Merges the index of everything that is sealed into one run now (while rows are put, into few). `close` does that
+    /// only where the handle put a quarter of the rows or more, and else leaves up to three runs, since it is not to take
+    /// long; whoever reads a large store many times pays for each of them with every key. Does nothing if there is one.
+    /// O(keys): about 0.1 µs a key.
     ///
     /// # Errors
     /// IO errors; the store stays as it was.
@@ -376,8 +379,8 @@ impl Inner {
         }
         let Some(mut lane) = shared.lane.lock().take() else { return Ok(()) };
         lane.seal_all(&shared.core)?;
-        if worth_a_run(&shared.core) {
-            shared.merge(Purpose::Rest)?;
+        if let Some(purpose) = merge_at_close(&shared.core) {
+            shared.merge(purpose)?;
         }
         shared.merge_failure()
     }
