@@ -1,7 +1,7 @@
 //! The store from outside: what goes in comes out, whatever happens in between.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
 
-use tensorcask::{Dtype, Options, Store, Tensor, Value};
+use tensorcask::{Dtype, Key, Options, Store, Tensor, Value};
 
 fn tree(i: i64) -> Value {
     Value::Map(vec![
@@ -127,6 +127,27 @@ fn closing_leaves_one_run_of_what_the_handle_put() {
     store.close().unwrap();
     let store = open();
     assert_eq!((store.stats().unwrap().runs, store.len().unwrap()), (2, 137_000));
+}
+
+#[test]
+fn keys_that_are_written_and_merged_while_they_are_listed_are_listed_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Options::new().synchronous(true).segment_rows(50).open(dir.path(), "m").unwrap();
+    let put = |keys: std::ops::Range<u64>| keys.for_each(|key| store.put(key, &Value::Int(1)).unwrap());
+    put(0..50);
+    store.flush().unwrap();
+    put(50..100);
+    store.flush().unwrap();
+    // These wait when the listing begins.
+    put(100..150);
+    let mut keys = store.keys();
+    let mut listed: Vec<Key> = vec![keys.next().unwrap().unwrap()];
+    store.flush().unwrap();
+    store.merge_index().unwrap();
+    assert_eq!(store.stats().unwrap().runs, 1);
+    listed.extend(keys.map(|key| key.unwrap()));
+    listed.sort();
+    assert_eq!(listed, (0..150).map(Key::U64).collect::<Vec<_>>());
 }
 
 #[test]

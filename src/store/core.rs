@@ -104,7 +104,7 @@ pub(crate) struct Core {
     admission: Mutex<()>,
     /// Held while a run is built in memory, so that no two are of the same rows.
     pub memory_runs: Mutex<()>,
-    /// What is known of the segments folder. Held during a refresh, a seal, and the publishing of a run.
+    /// What is known of the segments folder. Held during a refresh, and while a file gets its number.
     pub known: Mutex<Known>,
     pub last_refresh: Mutex<Instant>,
     /// Why the last refresh did not take in everything.

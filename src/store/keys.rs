@@ -11,19 +11,19 @@ use crate::index::keys_fst::KeysFst;
 use crate::key::{Key, KeyKind, KeyRef};
 use crate::segment::reader::Segment;
 
-/// Everything that has rows now: sealed segments, and slots of rows that are in none.
-fn sources(core: &Core) -> Vec<(u32, Slot)> {
+/// Everything that has rows now, once: sealed segments, and slots of rows that are in none.
+pub(crate) fn sources(core: &Core) -> Vec<(u32, Slot)> {
     // Slots first: rows move from slots to the view.
     let slots = core.slots.read().sorted();
     let view = core.view.load();
+    // What has been written meanwhile may be in the view, and is no newer than what is there.
+    let slots = slots.into_iter().map(|(number, slot)| (number, Slot { source: slot.source.now(), ..slot }));
     let mut all: Vec<(u32, Slot)> = view
         .segments
         .values()
         .map(|segment| (0, Slot { source: Source::Sealed(Arc::clone(segment)), rows: segment.rows() }))
         .collect();
-    let unsealed =
-        slots.into_iter().filter(|(_, slot)| slot.source.segment().is_none_or(|id| !view.segments.contains_key(&id)));
-    all.extend(unsealed);
+    all.extend(slots.filter(|(_, slot)| slot.source.segment().is_none_or(|id| !view.segments.contains_key(&id))));
     all
 }
 
@@ -35,10 +35,7 @@ fn live_key(core: &Core, number: u32, slot: &Slot, row: u32) -> Result<Option<Ke
     }
     let Some(bytes) = found.key() else { return Err(Error::invalid(format!("row {row} has no key"))) };
     let newest = core.locate(core.hasher.hash(bytes), bytes)?;
-    // Rows that wait change their age when they are committed; the place in their segment does not tell them apart.
-    let current = newest.is_some_and(|newest| {
-        newest.row.age() == found.age() || (newest.entry == Some((number, row)) && found.age().stamp == u64::MAX)
-    });
+    let current = newest.map_or(Ok(false), |newest| found.is_still(&newest.row))?;
     Ok(current.then(|| found.columns().schema.key.decode(bytes)).flatten())
 }
 

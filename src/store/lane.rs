@@ -115,7 +115,9 @@ impl Lane {
         let mut within = 0;
         let mut slots = core.slots.write();
         for (slot, pending) in group {
-            slots.moved(*slot, Source::Committed { segment, batch: Arc::clone(&batch), first: within });
+            let source = Source::Committed { segment, batch: Arc::clone(&batch), first: within };
+            pending.written.get_or_init(|| source.clone());
+            slots.moved(*slot, source);
             within += pending.columns.rows as u32;
         }
         drop(slots);

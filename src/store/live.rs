@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use super::core::Core;
 use super::maintain::{Sources, hash_block};
-use super::rows::{Slot, Source};
+use super::keys::sources as everything;
+use super::rows::Source;
 use crate::error::{Error, Result};
 use crate::index::block::{self, HashBlock};
 use crate::index::merge::merge_blocks;
@@ -57,18 +58,14 @@ pub(crate) fn len(core: &Core) -> Result<u64> {
 
 /// Counts the keys whose newest row is a value: a merge of everything there is, into nothing.
 fn count(core: &Core) -> Result<u64> {
-    let view = core.view.load_full();
     let mut sources = Sources::default();
     let mut blocks = Vec::new();
-    for segment in view.segments.values() {
-        let start = sources.add(0, Slot { source: Source::Sealed(segment.clone()), rows: segment.rows() });
-        blocks.push((hash_block(core, segment)?, start));
-    }
-    for (number, slot) in core.slots.read().sorted() {
-        if slot.source.segment().is_some_and(|id| view.segments.contains_key(&id)) {
+    for (number, slot) in everything(core) {
+        let start = sources.add(number, slot.clone());
+        if let Source::Sealed(segment) = &slot.source {
+            blocks.push((hash_block(core, segment)?, start));
             continue;
         }
-        let start = sources.add(number, slot.clone());
         let mut pairs = Vec::with_capacity(slot.rows as usize);
         for row in 0..slot.rows {
             if let Some(found) = slot.source.row(number, row)?

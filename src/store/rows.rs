@@ -1,6 +1,6 @@
 //! Rows wherever they are: waiting in memory, committed to an active segment, or sealed.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use std::collections::HashMap;
 
@@ -18,6 +18,8 @@ pub(crate) struct PendingBatch {
     pub columns: Columns,
     pub hashes: Vec<u64>,
     pub len_bytes: usize,
+    /// Where the rows are once they were written, for whoever has them from before.
+    pub written: OnceLock<Source>,
 }
 
 /// Where the rows of a slot are. A slot keeps its number while its rows move from memory to a segment, so entries of
@@ -81,6 +83,18 @@ impl Row<'_> {
             Holder::Viewed(head) => (&*head.batch, head.lane),
         };
         Age { stamp: batch.frame.stamp, lane, order: batch.frame.first_row + self.row as u64 }
+    }
+
+    /// Whether `other`, which was found later and is as new as it gets, is this row: rows that wait change their age when
+    /// they are written.
+    pub(crate) fn is_still(&self, other: &Row<'_>) -> Result<bool> {
+        let age = other.age();
+        if self.age() == age {
+            return Ok(true);
+        }
+        let Holder::Pending(pending, slot) = &self.holder else { return Ok(false) };
+        let Some(written) = pending.written.get() else { return Ok(false) };
+        Ok(written.row(*slot, self.row as u32)?.is_some_and(|written| written.age() == age))
     }
 
     /// The canonical bytes of the key.
@@ -163,6 +177,14 @@ impl Source {
             Self::Pending(pending) => pending.columns.schema.is_tombstones(),
             Self::Committed { batch, .. } => batch.columns.schema.is_tombstones(),
             Self::Sealed(segment) => segment.schema().is_tombstones(),
+        }
+    }
+
+    /// Where the rows are by now, if they have been written since this was said.
+    pub(crate) fn now(self) -> Self {
+        match &self {
+            Self::Pending(pending) => pending.written.get().cloned().unwrap_or(self),
+            Self::Committed { .. } | Self::Sealed(_) => self,
         }
     }
 

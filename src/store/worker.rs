@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
@@ -157,7 +157,7 @@ impl Shared {
             self.step();
         }
         Counters::add(&core.counters.rows_put, columns.rows);
-        let pending = Arc::new(PendingBatch { columns, hashes, len_bytes });
+        let pending = Arc::new(PendingBatch { columns, hashes, len_bytes, written: OnceLock::new() });
         // Held from the queue to the index: of two puts of one key, the one that is read is the one that is written last.
         let admission = core.admission();
         let slot = match core.add_slot(Source::Pending(Arc::clone(&pending)), pending.columns.rows as u32) {
