@@ -1,17 +1,18 @@
 //! A file of the file system that grows at its end.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, IoSlice, Write};
+use std::io::{self, ErrorKind, IoSlice, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
-use super::{AppendFile, Durability};
+use super::{AppendFile, Durability, LARGE_PAGE_BYTES};
 use crate::error::{Error, Result};
 
 /// Most parts that one `writev` takes (Linux `IOV_MAX`).
 const PARTS_A_WRITE: usize = 1024;
-/// Pieces in which bytes that will be synced are given to the disk: those of a large page, aligned as such, so that the
-/// page cache keeps them as one.
-pub(super) const EARLY_BYTES: u64 = 2 << 20;
+/// Appended since the last sync, from which on pages are filled: a sync that comes after all writes an eighth more.
+const WORTH_FILLING: u64 = 4 * LARGE_PAGE_BYTES;
+/// What pages are filled with, a piece at a time.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The first `len_bytes` of `parts`.
 fn front<'a>(parts: &'a [IoSlice<'a>], len_bytes: usize) -> Vec<IoSlice<'a>> {
@@ -44,8 +45,13 @@ pub(super) struct DiskAppend {
     file: File,
     path: PathBuf,
     len_bytes: u64,
+    /// Bytes up to the last sync.
+    synced_len_bytes: u64,
     /// Whether the disk is given its work piece by piece, as it is appended.
     writes_early: bool,
+    fills_pages: bool,
+    /// Where the zeros end.
+    filled_len_bytes: u64,
     /// The first failure, which every later call repeats (redb latches in the same way): after a failed `fsync` the
     /// kernel may have marked the lost pages clean, so that a second one would succeed over lost data.
     failed: Option<Error>,
@@ -54,7 +60,16 @@ pub(super) struct DiskAppend {
 impl DiskAppend {
     /// Goes on with `file`, at `path`, whose cursor is at its end, `len_bytes` from its start.
     pub(super) fn new(file: File, path: PathBuf, len_bytes: u64) -> Self {
-        Self { file, path, len_bytes, writes_early: false, failed: None }
+        Self {
+            file,
+            path,
+            len_bytes,
+            synced_len_bytes: len_bytes,
+            writes_early: false,
+            fills_pages: false,
+            filled_len_bytes: 0,
+            failed: None,
+        }
     }
 
     fn latched(&mut self, action: &'static str, run: impl FnOnce(&mut Self) -> io::Result<()>) -> Result<()> {
@@ -64,32 +79,61 @@ impl DiskAppend {
         run(self).map_err(|e| self.failed.insert(Error::io(action, &self.path, e)).clone())
     }
 
+    /// Zeros for the rest of the large page in which an append ends at `end`. The page cache keeps bytes in pages as large
+    /// as the write that is the first to come to them: so the next batch begins in a page that is large already.
+    fn filling(&self, end: u64) -> Vec<IoSlice<'static>> {
+        let worth_it = end - self.synced_len_bytes >= WORTH_FILLING && end > self.filled_len_bytes;
+        if !self.fills_pages || self.writes_early || !worth_it {
+            return Vec::new();
+        }
+        let mut missing = (end.next_multiple_of(LARGE_PAGE_BYTES) - end) as usize;
+        let pieces = std::iter::from_fn(|| {
+            let piece = ZEROS.get(..missing).unwrap_or(&ZEROS);
+            missing -= piece.len();
+            (!piece.is_empty()).then(|| IoSlice::new(piece))
+        });
+        pieces.collect()
+    }
+
     /// All of `parts`, in as many writes as the system makes of it. O(parts) + O(bytes).
     fn write_parts(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        let end = self.len_bytes + parts.iter().map(|part| part.len() as u64).sum::<u64>();
         // Empty parts would make a write of nothing look like a full disk.
         let mut owned: Vec<IoSlice<'_>> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
+        owned.extend(self.filling(end));
         let mut rest = owned.as_mut_slice();
         while !rest.is_empty() {
             let piece;
+            // Pieces that the page cache keeps as one page.
             let next = if self.writes_early {
-                piece = front(rest, (EARLY_BYTES - self.len_bytes % EARLY_BYTES) as usize);
+                piece = front(rest, (LARGE_PAGE_BYTES - self.len_bytes % LARGE_PAGE_BYTES) as usize);
                 &piece
             } else {
                 &*rest
             };
             match self.file.write_vectored(next.get(..PARTS_A_WRITE).unwrap_or(next)) {
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                // Zeros for which there is no room are not needed.
+                Ok(0) | Err(_) if self.len_bytes >= end => {
+                    self.fills_pages = false;
+                    break;
+                }
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     self.len_bytes += written as u64;
                     // A piece that is whole is not written to again.
-                    if self.writes_early && self.len_bytes.is_multiple_of(EARLY_BYTES) {
-                        start_writing(&self.file, self.len_bytes - EARLY_BYTES, EARLY_BYTES);
+                    if self.writes_early && self.len_bytes.is_multiple_of(LARGE_PAGE_BYTES) {
+                        start_writing(&self.file, self.len_bytes - LARGE_PAGE_BYTES, LARGE_PAGE_BYTES);
                     }
                     IoSlice::advance_slices(&mut rest, written);
                 }
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
+        }
+        if self.len_bytes > end {
+            self.filled_len_bytes = self.len_bytes;
+            self.len_bytes = end;
+            self.file.seek(SeekFrom::Start(end))?;
         }
         Ok(())
     }
@@ -104,11 +148,24 @@ impl AppendFile for DiskAppend {
         self.writes_early = early;
     }
 
+    fn fill_pages(&mut self, fill: bool) -> Result<()> {
+        self.fills_pages = fill;
+        if fill || self.filled_len_bytes <= self.len_bytes {
+            return Ok(());
+        }
+        self.filled_len_bytes = 0;
+        self.latched("cut zeros off", |file| file.file.set_len(file.len_bytes))
+    }
+
     fn sync(&mut self, durability: Durability) -> Result<()> {
-        self.latched("sync", |file| match durability {
-            Durability::Buffered => Ok(()),
-            Durability::SyncData => file.file.sync_data(),
-            Durability::SyncAll => file.file.sync_all(),
+        self.latched("sync", |file| {
+            match durability {
+                Durability::Buffered => return Ok(()),
+                Durability::SyncData => file.file.sync_data(),
+                Durability::SyncAll => file.file.sync_all(),
+            }?;
+            file.synced_len_bytes = file.len_bytes;
+            Ok(())
         })
     }
 

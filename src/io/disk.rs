@@ -287,7 +287,7 @@ fn network_name(path: &Path) -> Result<Option<&'static str>> {
 mod tests {
     use std::io::IoSlice;
 
-    use super::super::append::EARLY_BYTES;
+    use super::super::LARGE_PAGE_BYTES;
     use super::super::{AppendFile, Durability, fault::FaultStorage, memory::MemoryStorage};
     use super::*;
 
@@ -350,13 +350,43 @@ mod tests {
     }
 
     #[test]
+    fn pages_are_filled_and_cut() {
+        const MIB: usize = 1 << 20;
+        let folder = tempfile::tempdir().unwrap();
+        let storage = DiskStorage::new(folder.path());
+        let content: Vec<u8> = (0..(24 * MIB) as u32 / 4).flat_map(u32::to_le_bytes).collect();
+        let mut start = 0;
+        let mut append_to = |file: &mut dyn AppendFile, end: usize, len_bytes: usize| {
+            append(file, &[&content[start..end]]);
+            assert_eq!(file.len_bytes(), end as u64);
+            assert_eq!(storage.len_bytes(p("f")).unwrap(), len_bytes as u64);
+            assert_eq!(storage.open(p("f"), 0).unwrap().bytes(0, end).unwrap(), content[..end]);
+            start = end;
+        };
+        let mut file = storage.create(p("f")).unwrap();
+        file.fill_pages(true).unwrap();
+        // What follows the last sync is worth it from 8 MiB on.
+        let ends = [(5, 5), (9 * MIB, 10 * MIB), (9 * MIB + 5, 10 * MIB), (10 * MIB, 10 * MIB), (13 * MIB, 14 * MIB)];
+        ends.iter().for_each(|(end, len_bytes)| append_to(&mut *file, *end, *len_bytes));
+        file.sync(Durability::SyncData).unwrap();
+        append_to(&mut *file, 13 * MIB + 5, 14 * MIB);
+        append_to(&mut *file, 15 * MIB, 15 * MIB);
+        drop(file);
+        let mut file = storage.open_append(p("f"), 15 * MIB as u64).unwrap();
+        file.fill_pages(true).unwrap();
+        append_to(&mut *file, 23 * MIB + 5, 24 * MIB);
+        file.fill_pages(false).unwrap();
+        append_to(&mut *file, 24 * MIB - 5, 24 * MIB - 5);
+    }
+
+    #[test]
     fn what_is_written_early_is_the_same() {
         over_all(|storage| {
-            let content: Vec<u8> = (0..3 * EARLY_BYTES as u32 / 2).flat_map(u32::to_le_bytes).collect();
+            let content: Vec<u8> = (0..3 * LARGE_PAGE_BYTES as u32 / 2).flat_map(u32::to_le_bytes).collect();
             let mut file = storage.create(p("f")).unwrap();
             file.write_early(true);
             // Less than a piece, to the end of one, over several at once, in many parts, and nothing.
-            let piece = EARLY_BYTES as usize;
+            let piece = LARGE_PAGE_BYTES as usize;
             let (mut at, ends) = (0, [10, piece, 3 * piece - 1, content.len() - 5000, content.len()]);
             for end in ends {
                 append(&mut *file, &content[at..end].chunks(1700).collect::<Vec<_>>());

@@ -226,6 +226,10 @@ impl AppendFile for FaultFile {
         self.inner.write_early(early);
     }
 
+    fn fill_pages(&mut self, fill: bool) -> Result<()> {
+        self.inner.fill_pages(fill)
+    }
+
     fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()> {
         self.latched(|file| file.try_append(parts))
     }

@@ -11,10 +11,10 @@
 
 use std::io;
 
+use super::LARGE_PAGE_BYTES;
 use super::residency::Pages;
 
-/// A large page.
-const LARGE_BYTES: usize = 2 << 20;
+const LARGE_BYTES: usize = LARGE_PAGE_BYTES as usize;
 /// So much is looked at, and read, at a time.
 const WINDOW_BYTES: usize = 16 * LARGE_BYTES;
 

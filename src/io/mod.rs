@@ -5,8 +5,8 @@
 //!
 //! - **Paths** are relative to the storage's root. `/`-separated, no `..`.
 //! - **A published file is write-once.** A file is created, appended to, synced and renamed; it is never truncated
-//!   or rewritten in place afterwards, only unlinked. The one exception is [`Storage::open_append`], which cuts the
-//!   torn tail of a file nobody has published, before anything maps it.
+//!   or rewritten in place afterwards, only unlinked. [`Storage::open_append`] cuts the torn tail of a file nobody has
+//!   published, before anything maps it; [`AppendFile::fill_pages`], the zeros that it put behind the end of its own.
 //! - **Durability**: bytes survive power loss after [`AppendFile::sync`] with at least [`Durability::SyncData`]; a
 //!   created, renamed or removed *name* survives after [`Storage::sync_dir`] of its folder.
 //! - **Bytes handed out stay valid and unchanged** for as long as their [`Bytes`] lives, whatever happens to the name.
@@ -29,6 +29,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::Result;
+
+/// A large page of the page cache.
+pub const LARGE_PAGE_BYTES: u64 = 2 << 20;
 
 /// How firmly bytes are on the medium when a call returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -90,9 +93,15 @@ pub trait AppendFile: Send + Debug {
     /// Says whether what is appended from now on will be synced soon: it may then be written to the medium while more of it
     /// is appended, instead of by the sync alone.
     fn write_early(&mut self, _early: bool) {}
+    /// Says whether much will be appended that is read at random. Then the file may be longer than what was appended, by
+    /// zeros up to a multiple of [`LARGE_PAGE_BYTES`] that later bytes replace, so that the system keeps it in large pages.
+    /// `false` cuts those that are left: to be called before the file is published.
+    fn fill_pages(&mut self, _fill: bool) -> Result<()> {
+        Ok(())
+    }
     /// Returns when what was appended is on the medium as firmly as `durability` says.
     fn sync(&mut self, durability: Durability) -> Result<()>;
-    /// Bytes in the file.
+    /// Bytes that were appended.
     fn len_bytes(&self) -> u64;
 }
 

@@ -13,7 +13,7 @@ use super::batch::{Batch, parse_message};
 use super::layout::{ARROW_MAGIC, FORMAT_VERSION, FRAME_LEN_BYTES, Frame};
 use crate::checksum::{crc32, segment_seed};
 use crate::error::{Error, Result};
-use crate::io::ReadFile;
+use crate::io::{LARGE_PAGE_BYTES, ReadFile};
 use crate::key::KeyHasher;
 use crate::names::SegmentId;
 use crate::schema::{Header, METADATA_KEY, RowSchema};
@@ -259,6 +259,21 @@ fn lost(
         None => !found.is_empty(),
     };
     Ok(damage.then_some(found))
+}
+
+/// Bytes of the torn tail that follows `prefix`: without the zeros that a page was filled with ([`AppendFile::fill_pages`]).
+///
+/// # Errors
+/// Only if the file cannot be read.
+///
+/// [`AppendFile::fill_pages`]: crate::io::AppendFile::fill_pages
+pub(crate) fn torn_bytes(file: &dyn ReadFile, prefix: &Prefix) -> Result<u64> {
+    let len_bytes = prefix.len_bytes - prefix.end_offset;
+    if len_bytes >= LARGE_PAGE_BYTES || !prefix.len_bytes.is_multiple_of(LARGE_PAGE_BYTES) {
+        return Ok(len_bytes);
+    }
+    let tail = file.copy(prefix.end_offset, len_bytes as usize)?;
+    Ok(tail.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1))
 }
 
 /// What follows the point at which a walk of another writer's segment stopped.

@@ -116,6 +116,7 @@ impl SegmentWriter {
             ..Frame::default()
         };
         let mut file = storage.create(path)?;
+        file.fill_pages(true)?;
         file.append(&[IoSlice::new(ARROW_MAGIC), IoSlice::new(&message), IoSlice::new(&frame.encode())])?;
         let reader = storage.open(path, capacity_bytes)?;
         Ok(Self {
@@ -145,7 +146,8 @@ impl SegmentWriter {
     ) -> Result<Self> {
         let id = front.header.id();
         let path = names::active(id);
-        let file = storage.open_append(&path, prefix.end_offset)?;
+        let mut file = storage.open_append(&path, prefix.end_offset)?;
+        file.fill_pages(true)?;
         let reader = storage.open(&path, capacity_bytes.max(prefix.end_offset))?;
         let schema_len = front.frame.structure_len_bytes;
         Ok(Self {
@@ -283,6 +285,7 @@ impl SegmentWriter {
             .to_le_bytes();
         let end: [&[u8]; 4] = [&record, &footer, &footer_len, ARROW_TRAILER];
         let slices: Vec<IoSlice<'_>> = tail.pieces.into_iter().chain(end).map(IoSlice::new).collect();
+        self.file.fill_pages(false)?;
         self.file.append(&slices)?;
         self.file.sync(durability)?;
         self.storage.rename(&self.path, &self.sealed_path)?;

@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use super::core::Core;
-use super::maintain::{Sources, hash_block};
 use super::keys::sources as everything;
+use super::maintain::{Sources, hash_block};
 use super::rows::Source;
 use crate::error::{Error, Result};
 use crate::index::block::{self, HashBlock};

@@ -16,7 +16,7 @@ use super::report::Quarantined;
 use super::rows::Source;
 use crate::checksum::segment_seed;
 use crate::error::{Error, Result};
-use crate::io::ReadFile;
+use crate::io::{LARGE_PAGE_BYTES, ReadFile};
 use crate::names::{self, SegmentId, SegmentName};
 use crate::segment::batch::Batch;
 use crate::segment::layout::Frame;
@@ -252,8 +252,11 @@ impl Core {
                 followed.passed(*frame);
                 new = true;
             }
+            // A file that may be filled up with zeros can be written to without growing.
+            let searched =
+                followed.searched == Some(prefix.len_bytes) && !prefix.len_bytes.is_multiple_of(LARGE_PAGE_BYTES);
             // What was cut off at the end of a batch is seen when the file is first looked at.
-            if followed.searched == Some(prefix.len_bytes) || (prefix.rest == Rest::Nothing && followed.looked) {
+            if searched || (prefix.rest == Rest::Nothing && followed.looked) {
                 return Ok(new);
             }
             let synced = marks::synced(&*self.storage, seed, id)?;
