@@ -141,7 +141,7 @@ impl Storage for DiskStorage {
         let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = opened.map_err(|e| Error::io("open the lock file", &path, e))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(DiskLock { _file: file }))),
+            Ok(()) => Ok(Some(Box::new(DiskLock { file, process_id: std::process::id() }))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
         }
@@ -205,14 +205,24 @@ impl DiskRead {
     }
 }
 
-/// Holds the `flock` by holding the file open. Deliberately no unlocking on drop: a forked child shares the lock,
-/// and its copy of this guard must not release the parent's.
+/// Holds the `flock`. A forked child shares it: its copy of this guard must not release the parent's, nor keep it, as
+/// every child does until it runs another program.
 #[derive(Debug)]
 struct DiskLock {
-    _file: File,
+    file: File,
+    process_id: u32,
 }
 
 impl LockGuard for DiskLock {}
+
+impl Drop for DiskLock {
+    fn drop(&mut self) {
+        if self.process_id == std::process::id() {
+            // Where it fails, closing the file releases the lock.
+            let _closed_next = self.file.unlock();
+        }
+    }
+}
 
 /// `path` without `.`, if it stays below the root.
 pub(super) fn relative(path: &Path) -> Result<PathBuf> {
@@ -495,6 +505,30 @@ mod tests {
             assert_eq!(storage.list(p("")).unwrap().len(), 2);
             assert_eq!(kind(storage.try_lock(p("no/lock"))), ErrorKind::NotFound);
         });
+    }
+
+    #[test]
+    fn a_lock_is_released_although_a_child_has_its_file_and_by_its_own_process_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = DiskStorage::new(folder.path());
+        let is_free = || storage.try_lock(p("lock")).unwrap().is_some();
+        let lock = |process_id| {
+            let file = File::create(folder.path().join("lock")).unwrap();
+            file.try_lock().unwrap();
+            // As after `fork`: one open file, two descriptors.
+            let inherited = file.try_clone().unwrap();
+            (DiskLock { file, process_id }, inherited)
+        };
+        let (held, inherited) = lock(std::process::id());
+        assert!(!is_free());
+        drop(held);
+        assert!(is_free());
+        drop(inherited);
+        let (copy, parents) = lock(std::process::id() + 1);
+        drop(copy);
+        assert!(!is_free());
+        drop(parents);
+        assert!(is_free());
     }
 
     #[test]
