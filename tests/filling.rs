@@ -3,6 +3,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tensorcask::{Durability, Options, Reader, Recovery, Store};
 
@@ -95,4 +96,124 @@ fn readers_see_what_is_written_into_a_filled_page() {
     reader.refresh().unwrap();
     check(&reader, 2491..2492);
     assert_eq!(reader.verify(&mut |_, _| {}).unwrap().damage.len(), 1);
+}
+
+/// A store whose last batches were written over zeros: rows from 2,480 on were promised, those from 2,490 on were not. And
+/// where the last three frames are.
+fn written_over(dir: &Path) -> (Store, [u64; 3]) {
+    let store = filled(dir);
+    put(&store, 2480..2490, Durability::SyncData);
+    put(&store, 2490..2500, Durability::Buffered);
+    let bytes = std::fs::read(dir.join(ACTIVE)).unwrap();
+    let frames = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"TCFRAME1")).map(|at| at as u64);
+    (store, *frames.collect::<Vec<_>>().last_chunk().unwrap())
+}
+
+/// A copy of the store, as a crash leaves it, with these bytes of the active segment changed.
+fn crashed(dir: &Path, bytes: std::ops::Range<u64>, change: impl Fn(u8) -> u8) -> tempfile::TempDir {
+    let crashed = tempfile::tempdir().unwrap();
+    copy(dir.join("m"), crashed.path().join("m"));
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(crashed.path().join(ACTIVE)).unwrap();
+    for at in bytes {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[change(byte[0])], at).unwrap();
+    }
+    crashed
+}
+
+#[test]
+fn a_batch_over_zeros_that_was_not_promised_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, [_, before, last]) = written_over(dir.path());
+    let begin = before + 96;
+    // Begun only, and with a hole in its message, in a value, and in its frame.
+    for lost in [begin + 1000..last + 96, begin..begin + 8, last - 5000..last - 4900, last + 50..last + 60] {
+        let crashed = crashed(dir.path(), lost.clone(), |_| 0);
+        let store = Options::new().recovery(Recovery::Strict).open(crashed.path(), "m").unwrap();
+        let report = store.open_report();
+        assert!(report.bytes_cut > 0 && report.rows_recovered == 2490, "{lost:?}: {report:?}");
+        check(&store, 0..2490);
+        put(&store, 2490..2495, Durability::Buffered);
+        check(&store, 2490..2495);
+        assert_eq!(store.len().unwrap(), 2495);
+    }
+}
+
+#[test]
+fn a_batch_over_zeros_that_was_promised_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, [before, promised, _]) = written_over(dir.path());
+    for lost in [before + 96 + 200..before + 96 + 201, promised + 50..promised + 51] {
+        let crashed = crashed(dir.path(), lost.clone(), |byte| byte ^ 0x15);
+        let strict = Options::new().recovery(Recovery::Strict).open(crashed.path(), "m");
+        assert!(strict.unwrap_err().is_corrupt(), "{lost:?}");
+        let store = Store::open(crashed.path(), "m").unwrap();
+        assert_eq!(store.open_report().quarantined.len(), 1, "{lost:?}");
+        check(&store, 0..2480);
+        check(&store, 2490..2500);
+        assert_eq!(store.len().unwrap(), 2490);
+    }
+}
+
+#[test]
+fn a_segment_is_sealed_under_a_reader() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Options::new().durability(Durability::Buffered).segment_bytes(9 << 20).open(dir.path(), "m").unwrap();
+    put(&store, 0..80, Durability::Buffered);
+    let reader = Reader::open(dir.path(), "m").unwrap();
+    let there = AtomicU64::new(80);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for part in 1..150 {
+                put(&store, part * 80..(part + 1) * 80, Durability::Buffered);
+                there.store((part + 1) * 80, Ordering::SeqCst);
+            }
+        });
+        loop {
+            let keys = there.load(Ordering::SeqCst);
+            reader.refresh().unwrap();
+            let last: Vec<u64> = (keys - 80..keys).collect();
+            assert!(reader.contains_batch(&last).unwrap().iter().all(|there| *there), "{keys}");
+            if keys == 150 * 80 {
+                break;
+            }
+        }
+    });
+}
+
+const CHILD: &str = "TENSORCASK_FILLING_CHILD";
+
+/// Not a test of its own: what the child of the next one does, whose files must not grow beyond what rows take.
+#[test]
+#[expect(unsafe_code, reason = "the libraries set no limits")]
+fn child_without_room() {
+    let Some(dir) = std::env::var_os(CHILD) else { return };
+    let limit = libc::rlimit { rlim_cur: 2545 * 4096, rlim_max: 2545 * 4096 };
+    // SAFETY: both calls take numbers, and a pointer to a structure that outlives them.
+    let results = unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit)
+    };
+    assert_eq!(results, 0);
+    let store = Store::open(&dir, "m").unwrap();
+    (0..31).for_each(|part| put(&store, part * 80..(part + 1) * 80, Durability::Buffered));
+    assert!(len_bytes(Path::new(&dir)) < 2545 * 4096);
+    check(&store, 0..2480);
+    // No index fits. The process ends as if it was killed.
+    std::process::exit(7);
+}
+
+#[test]
+fn zeros_for_which_there_is_no_room_are_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_without_room", "--nocapture", "--test-threads=1"])
+        .env(CHILD, dir.path())
+        .status();
+    assert_eq!(status.unwrap().code(), Some(7));
+    assert!(len_bytes(dir.path()) > 2480 * 4096);
+    let store = Options::new().recovery(Recovery::Strict).open(dir.path(), "m").unwrap();
+    assert!(store.open_report().is_clean());
+    check(&store, 0..2480);
 }

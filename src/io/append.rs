@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 
 /// Most parts that one `writev` takes (Linux `IOV_MAX`).
 const PARTS_A_WRITE: usize = 1024;
-/// Appended since the last sync, from which on pages are filled: a sync that comes after all writes an eighth more.
+/// Appended since the last sync, from which on pages are filled: a sync that comes after all writes a quarter more at
+/// most.
 const WORTH_FILLING: u64 = 4 * LARGE_PAGE_BYTES;
 /// What pages are filled with, a piece at a time.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -39,7 +40,7 @@ fn start_writing(file: &File, offset: u64, len_bytes: u64) {
 #[cfg(not(all(target_os = "linux", not(miri))))]
 fn start_writing(_file: &File, _offset: u64, _len_bytes: u64) {}
 
-/// Open for appending; the file's cursor stays at its end.
+/// Open for appending; the file's cursor stays at the end of what was appended.
 #[derive(Debug)]
 pub(super) struct DiskAppend {
     file: File,
@@ -113,9 +114,10 @@ impl DiskAppend {
             };
             match self.file.write_vectored(next.get(..PARTS_A_WRITE).unwrap_or(next)) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                // Zeros for which there is no room are not needed.
+                // Zeros for which there is no room are not needed, and others may need the room that they took.
                 Ok(0) | Err(_) if self.len_bytes >= end => {
                     self.fills_pages = false;
+                    self.file.set_len(end)?;
                     break;
                 }
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),

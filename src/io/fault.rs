@@ -50,7 +50,7 @@ impl Faults {
     }
 
     /// `operations` more operations succeed, all further ones fail. What changes the medium counts: making folders,
-    /// creating, opening for append, appending, syncing, renaming, removing.
+    /// creating, opening for append, appending, cutting zeros off, syncing, renaming, removing.
     pub fn fail_after_operations(&self, operations: u64) {
         self.state.lock().operations_left = Some(operations);
     }
@@ -227,7 +227,12 @@ impl AppendFile for FaultFile {
     }
 
     fn fill_pages(&mut self, fill: bool) -> Result<()> {
-        self.inner.fill_pages(fill)
+        self.latched(|file| {
+            if !fill {
+                file.faults.operation().map_err(|kind| injected("cut zeros off", &file.path, kind))?;
+            }
+            file.inner.fill_pages(fill)
+        })
     }
 
     fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()> {

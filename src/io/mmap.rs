@@ -6,7 +6,8 @@
 //! `mapsize`).
 //!
 //! **What this cannot guard against**: a foreign program that truncates a mapped file. The next touch of a cut page
-//! raises SIGBUS. The library itself only unlinks published files, which leaves maps intact.
+//! raises SIGBUS. The library itself only unlinks published files, which leaves maps intact, and cuts zeros behind what
+//! was appended, which nobody asks for.
 #![expect(unsafe_code, reason = "a slice of mapped memory cannot be formed without it")]
 
 use std::fs::File;
@@ -138,9 +139,9 @@ impl AsRef<[u8]> for MappedRange {
         // beyond the end of the map nor beyond a length the file was seen to have. So the range is mapped, and its
         // pages are backed by the file. The pointer is not null and u8 needs no alignment. The map lives as long as
         // `self`, since `self` holds an `Arc` of its owner and nothing unmaps earlier. The bytes do not change: by
-        // the contract in io/mod.rs files are append-only and are cut only before anything maps them, so bytes below
-        // a once-seen length stay as they are (see the module's docs for foreign programs). memmap2 refuses maps
-        // longer than isize::MAX.
+        // the contract in io/mod.rs what was appended is not written again, is cut only before anything maps it, and
+        // nothing else is asked for (see the module's docs for foreign programs). memmap2 refuses maps longer than
+        // isize::MAX.
         unsafe { std::slice::from_raw_parts(map.as_ptr().add(self.offset), self.len_bytes) }
     }
 }

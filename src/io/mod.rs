@@ -9,7 +9,7 @@
 //!   published, before anything maps it; [`AppendFile::fill_pages`], the zeros that it put behind the end of its own.
 //! - **Durability**: bytes survive power loss after [`AppendFile::sync`] with at least [`Durability::SyncData`]; a
 //!   created, renamed or removed *name* survives after [`Storage::sync_dir`] of its folder.
-//! - **Bytes handed out stay valid and unchanged** for as long as their [`Bytes`] lives, whatever happens to the name.
+//! - **Bytes handed out stay valid and unchanged**, if they had been appended, for as long as their [`Bytes`] lives, whatever happens to the name.
 //! - **After a failed append or sync the file is finished**: the engine never retries on it, since the kernel may
 //!   have marked the lost pages clean.
 
@@ -95,7 +95,7 @@ pub trait AppendFile: Send + Debug {
     fn write_early(&mut self, _early: bool) {}
     /// Says whether much will be appended that is read at random. Then the file may be longer than what was appended, by
     /// zeros up to a multiple of [`LARGE_PAGE_BYTES`] that later bytes replace, so that the system keeps it in large pages.
-    /// `false` cuts those that are left: to be called before the file is published.
+    /// `false` cuts those that are left: to be called when all is appended, before the file is published.
     fn fill_pages(&mut self, _fill: bool) -> Result<()> {
         Ok(())
     }
@@ -110,10 +110,11 @@ pub trait ReadFile: Send + Sync + Debug {
     /// Bytes in the file now.
     fn len_bytes(&self) -> Result<u64>;
     /// `len_bytes` bytes from `offset`, without a copy where the medium allows it. Asking beyond the end of the
-    /// file is an error, never a fault.
+    /// file is an error, never a fault. To be asked for what is known to have been appended only: what lies behind that
+    /// in a file that is being written may change, or be cut ([`AppendFile::fill_pages`]).
     fn bytes(&self, offset: u64, len_bytes: usize) -> Result<Bytes>;
-    /// A copy of `len_bytes` bytes from `offset`: for bytes that nobody has committed yet, which the writer's
-    /// successor may cut off while they are being looked at.
+    /// A copy of `len_bytes` bytes from `offset`: for bytes that nobody has committed yet, which the writer or its
+    /// successor may replace or cut off while they are being looked at.
     fn copy(&self, offset: u64, len_bytes: usize) -> Result<Bytes>;
 }
 

@@ -269,7 +269,7 @@ fn lost(
 /// [`AppendFile::fill_pages`]: crate::io::AppendFile::fill_pages
 pub(crate) fn torn_bytes(file: &dyn ReadFile, prefix: &Prefix) -> Result<u64> {
     let len_bytes = prefix.len_bytes - prefix.end_offset;
-    if len_bytes >= LARGE_PAGE_BYTES || !prefix.len_bytes.is_multiple_of(LARGE_PAGE_BYTES) {
+    if len_bytes >= LARGE_PAGE_BYTES {
         return Ok(len_bytes);
     }
     let tail = file.copy(prefix.end_offset, len_bytes as usize)?;
@@ -318,7 +318,7 @@ pub(crate) fn salvage(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Re
     let mut at = from.next_multiple_of(8);
     while at + FRAME_LEN_BYTES as u64 <= end {
         let len = (end - at).min(WINDOW);
-        // Copies, since nobody has committed these bytes: a successor of the writer may cut them off meanwhile.
+        // Copies, since nobody has committed these bytes: the writer or its successor may cut them off meanwhile.
         let window = file.copy(at, len as usize)?;
         for (position, chunk) in window.chunks_exact(8).enumerate() {
             let start = position * 8;

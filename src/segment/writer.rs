@@ -188,7 +188,7 @@ impl SegmentWriter {
         self.rows
     }
 
-    /// Bytes in the file.
+    /// Bytes that were appended.
     pub(crate) fn len_bytes(&self) -> u64 {
         self.file.len_bytes()
     }
@@ -285,8 +285,9 @@ impl SegmentWriter {
             .to_le_bytes();
         let end: [&[u8]; 4] = [&record, &footer, &footer_len, ARROW_TRAILER];
         let slices: Vec<IoSlice<'_>> = tail.pieces.into_iter().chain(end).map(IoSlice::new).collect();
-        self.file.fill_pages(false)?;
         self.file.append(&slices)?;
+        // Behind the tail: whoever follows the file must not find it shorter than its batches.
+        self.file.fill_pages(false)?;
         self.file.sync(durability)?;
         self.storage.rename(&self.path, &self.sealed_path)?;
         if durability > Durability::Buffered {

@@ -34,8 +34,9 @@ struct Followed {
     rows: u64,
     /// Stamp of the last batch.
     stamp: u64,
-    /// Length of the file when what lies behind `end_offset` was last searched, in vain.
-    searched: Option<u64>,
+    /// Length of the file, and how much of it was known to be synced, when what lies behind `end_offset` was last
+    /// searched, in vain.
+    searched: Option<(u64, Option<u64>)>,
     /// Whether it was ever searched there.
     looked: bool,
     /// Where batches of it were last left out.
@@ -83,13 +84,14 @@ impl Followed {
     }
 
     /// Notes that what lies behind the last batch was searched.
-    fn looked(&mut self, prefix: &Prefix) {
-        self.searched = Some(prefix.len_bytes);
+    fn looked(&mut self, prefix: &Prefix, synced: Option<u64>) {
+        self.searched = Some((prefix.len_bytes, synced));
         self.looked = true;
     }
 }
 
-/// Whether a file failed to be read because its lane's next writer cut a torn tail off while it was looked at.
+/// Whether a file failed to be read because it was cut while it was looked at: zeros by its writer, or a torn tail by its
+/// lane's next one.
 fn was_cut(error: &Error) -> bool {
     match error {
         Error::Io { source, .. } => source.kind() == std::io::ErrorKind::UnexpectedEof,
@@ -252,20 +254,22 @@ impl Core {
                 followed.passed(*frame);
                 new = true;
             }
-            // A file that may be filled up with zeros can be written to without growing.
-            let searched =
-                followed.searched == Some(prefix.len_bytes) && !prefix.len_bytes.is_multiple_of(LARGE_PAGE_BYTES);
             // What was cut off at the end of a batch is seen when the file is first looked at.
-            if searched || (prefix.rest == Rest::Nothing && followed.looked) {
+            if prefix.rest == Rest::Nothing && followed.looked {
                 return Ok(new);
             }
             let synced = marks::synced(&*self.storage, seed, id)?;
+            // A file that was filled up with zeros is written to without growing: without marks nothing tells of it.
+            let tells = synced.is_some() || !prefix.len_bytes.is_multiple_of(LARGE_PAGE_BYTES);
+            if followed.searched == Some((prefix.len_bytes, synced)) && tells {
+                return Ok(new);
+            }
             let frames = match look_ahead(&*followed.file, seed, &prefix, (followed.rows, followed.stamp), synced) {
                 Err(error) if was_cut(&error) => return Ok(new),
                 Err(error) => return Err(error),
                 Ok(Ahead::More) => continue,
                 Ok(Ahead::Nothing) => {
-                    followed.looked(&prefix);
+                    followed.looked(&prefix, synced);
                     return Ok(new);
                 }
                 Ok(Ahead::Damage(frames)) => frames,
@@ -277,7 +281,7 @@ impl Core {
             let known = followed.damaged_at.replace(prefix.end_offset) == Some(prefix.end_offset);
             if frames.is_empty() {
                 // Its writer may go on behind the damage.
-                followed.looked(&prefix);
+                followed.looked(&prefix, synced);
                 if !known {
                     damage.push(FoundDamage { error, rows_lost: 0, rows_served: followed.rows });
                 }
@@ -403,7 +407,10 @@ mod tests {
         let len = whole.len() as u64 - 50;
         let mut writer = copy.open_append(Path::new(PATH), len).unwrap();
         let (core, _) = open_reader(Arc::new(copy.clone()), Options::new().recovery(Recovery::Strict)).unwrap();
-        let searched = || core.known.lock().followed.values().map(|followed| followed.searched).collect::<Vec<_>>();
+        let searched = || {
+            let known = core.known.lock();
+            known.followed.values().map(|followed| followed.searched.map(|(len, _)| len)).collect::<Vec<_>>()
+        };
         let rows = || core.known.lock().followed.values().map(|followed| followed.rows).sum::<u64>();
         assert_eq!((searched(), rows()), (vec![Some(len)], 1));
         assert!(!core.refresh().unwrap());

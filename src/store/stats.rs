@@ -24,7 +24,7 @@ pub struct Stats {
     pub tombstones: u64,
     /// Sealed segments.
     pub segments: usize,
-    /// Bytes of segment files, active ones included.
+    /// Bytes of segment files, active ones included with the zeros that their last pages were filled with.
     pub segment_bytes: u64,
     /// Bytes of index runs on disk.
     pub run_bytes: u64,
