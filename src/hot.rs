@@ -305,8 +305,16 @@ impl<V: Clone + Weigh> HotTier<V> {
     /// gone in any case: one that was overwritten must not be found again. A value heavier than a shard (the whole
     /// capacity, below 32 MiB) is refused and evicts nothing.
     pub(crate) fn insert(&self, hash: u64, key: &[u8], value: V) -> bool {
+        self.insert_if(hash, key, value, || true)
+    }
+
+    /// The same, if `still` says so when nobody else can change the key's value any more.
+    pub(crate) fn insert_if(&self, hash: u64, key: &[u8], value: V, still: impl FnOnce() -> bool) -> bool {
         let weight_bytes = value.weight_bytes().saturating_add(key.len()).saturating_add(ENTRY_OVERHEAD_BYTES);
-        self.shard(hash).is_some_and(|shard| shard.lock().insert(hash, key, value, weight_bytes))
+        self.shard(hash).is_some_and(|shard| {
+            let mut shard = shard.lock();
+            still() && shard.insert(hash, key, value, weight_bytes)
+        })
     }
 
     /// Drops the value of `key`; says whether there was one.

@@ -105,7 +105,7 @@ fn written_over(dir: &Path) -> (Store, [u64; 3]) {
     put(&store, 2480..2490, Durability::SyncData);
     put(&store, 2490..2500, Durability::Buffered);
     let bytes = std::fs::read(dir.join(ACTIVE)).unwrap();
-    let frames = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"TCFRAME1")).map(|at| at as u64);
+    let frames = bytes.windows(8).enumerate().filter(|(_, window)| window == b"TCFRAME1").map(|(at, _)| at as u64);
     (store, *frames.collect::<Vec<_>>().last_chunk().unwrap())
 }
 

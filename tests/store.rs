@@ -1,7 +1,7 @@
 //! The store from outside: what goes in comes out, whatever happens in between.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
 
-use tensorcask::{Dtype, Key, Options, Store, Tensor, Value};
+use tensorcask::{Dtype, Error, Key, Options, Store, Tensor, Value};
 
 fn tree(i: i64) -> Value {
     Value::Map(vec![
@@ -148,6 +148,43 @@ fn keys_that_are_written_and_merged_while_they_are_listed_are_listed_once() {
     listed.extend(keys.map(|key| key.unwrap()));
     listed.sort();
     assert_eq!(listed, (0..150).map(Key::U64).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_was_put_is_kept_whoever_closes_meanwhile() {
+    for round in 0..40 {
+        let dir = tempfile::tempdir().unwrap();
+        // The writer thread has work only when the store closes.
+        let store = Options::new().flush_interval(std::time::Duration::from_secs(60)).synchronous(round % 4 == 3);
+        let store = store.open(dir.path(), "m").unwrap();
+        let start = std::sync::Barrier::new(4);
+        let put = std::thread::scope(|scope| {
+            let close = || {
+                start.wait();
+                store.close().unwrap();
+            };
+            let put = |first: u64| {
+                start.wait();
+                let accepted = |key: &u64| match store.put(*key, &Value::Int(1)) {
+                    Err(Error::Closed) => false,
+                    result => {
+                        result.unwrap();
+                        true
+                    }
+                };
+                (first..first + 100_000).take_while(accepted).count() as u64
+            };
+            let closing = [scope.spawn(close), scope.spawn(close)];
+            let putting = [0_u64, 1 << 32].map(|first| (first, scope.spawn(move || put(first))));
+            closing.into_iter().for_each(|thread| thread.join().unwrap());
+            putting.map(|(first, thread)| first..first + thread.join().unwrap())
+        });
+        drop(store);
+        let store = Store::open(dir.path(), "m").unwrap();
+        let keys: Vec<u64> = put.into_iter().flatten().collect();
+        assert!(store.contains_batch(&keys).unwrap().iter().all(|there| *there), "round {round}");
+        assert_eq!(store.len().unwrap(), keys.len() as u64);
+    }
 }
 
 #[test]

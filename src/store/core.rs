@@ -16,6 +16,7 @@ use super::refresh::Known;
 use super::rows::{Age, Row, Slots, Source};
 use crate::error::{Error, Result};
 use crate::hot::{HotTier, Weigh};
+use crate::index::block::HashBlock;
 use crate::index::delta::Delta;
 use crate::index::run::Run;
 use crate::io::Storage;
@@ -111,7 +112,7 @@ pub(crate) struct Core {
     pub refresh_failed: ArcSwapOption<Error>,
     pub live: LiveCount,
     pub hot: Option<HotTier<Value>>,
-    /// Counts up before rows are superseded: tells a reader that what it read may be old.
+    /// Counts up when rows were superseded: tells a reader that what it read may be old.
     pub epoch: AtomicU64,
     newest_stamp: AtomicU64,
     pub counters: Counters,
@@ -237,6 +238,8 @@ impl Core {
             // The row enters unweighed: whoever looks its key up must learn of the damage, and not get an older row.
             Err(_) => {
                 enter();
+                self.epoch.fetch_add(1, Ordering::SeqCst);
+                self.hot.iter().for_each(HotTier::clear);
                 return self.live.set(None);
             }
         };
@@ -246,19 +249,33 @@ impl Core {
             Ok(None) => return enter(),
             Err(_) => {
                 enter();
+                self.forget_hot(hash, key);
                 return self.live.set(None);
             }
         };
         if found.row.age() >= new.age() {
+            // What waits here may be getting an older stamp just now than this row of another lane has.
+            if found.row.waits() && !new.waits() {
+                self.delta.insert(hash, slot, row);
+                if tombstone != found.row.is_tombstone() {
+                    self.live.set(None);
+                }
+            }
             return;
         }
-        self.epoch.fetch_add(1, Ordering::SeqCst);
         let replaced = found.entry.is_some_and(|old| self.delta.replace(hash, old, (slot, row)));
         if !replaced {
             self.delta.insert(hash, slot, row);
         }
         self.live.add(i64::from(!tombstone) - i64::from(!found.row.is_tombstone()));
+        self.forget_hot(hash, key);
+    }
+
+    /// Drops what the hot tier has of `key`, of which a newer row has entered: whoever read an older one either sees the
+    /// epoch, or kept it before it is removed.
+    fn forget_hot(&self, hash: u64, key: &[u8]) {
         if let Some(hot) = &self.hot {
+            self.epoch.fetch_add(1, Ordering::SeqCst);
             hot.remove(hash, key);
         }
     }
@@ -285,7 +302,7 @@ impl Core {
             }
         }
         if let Some(hot) = &self.hot {
-            // After the rows entered: whoever read older ones either sees this, or kept them before they are removed.
+            // As in `forget_hot`.
             self.epoch.fetch_add(1, Ordering::SeqCst);
             for (row, hash) in hashes.iter().enumerate() {
                 if let Some(key) = columns.key(row) {
@@ -321,7 +338,11 @@ impl Core {
 
     /// Enters all rows of a sealed segment into the delta. O(rows).
     pub(crate) fn admit_segment(&self, segment: &Arc<Segment>) -> Result<()> {
-        let block = super::maintain::hash_block(self, segment)?;
+        self.admit_block(segment, &super::maintain::hash_block(self, segment)?)
+    }
+
+    /// The same, with the segment's hashes.
+    pub(crate) fn admit_block(&self, segment: &Arc<Segment>, block: &HashBlock) -> Result<()> {
         let slot = self.add_slot(Source::Sealed(Arc::clone(segment)), segment.rows())?;
         let tombstone = segment.schema().is_tombstones();
         let _admission = self.admission();

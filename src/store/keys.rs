@@ -16,8 +16,9 @@ pub(crate) fn sources(core: &Core) -> Vec<(u32, Slot)> {
     // Slots first: rows move from slots to the view.
     let slots = core.slots.read().sorted();
     let view = core.view.load();
-    // What has been written meanwhile may be in the view, and is no newer than what is there.
-    let slots = slots.into_iter().map(|(number, slot)| (number, Slot { source: slot.source.now(), ..slot }));
+    // What has been written meanwhile may be in the view, and is no newer than what is there. Newest first: what was put
+    // before it has been written then.
+    let slots = slots.into_iter().rev().map(|(number, slot)| (number, Slot { source: slot.source.now(), ..slot }));
     let mut all: Vec<(u32, Slot)> = view
         .segments
         .values()

@@ -48,6 +48,8 @@ pub(crate) fn len(core: &Core) -> Result<u64> {
     match core.live.get() {
         Some(keys) => Ok(keys),
         None => {
+            // No refresh counts rows that are seen here as well.
+            let _known = core.known.lock();
             let _admission = core.admission();
             let keys = count(core)?;
             core.live.set(Some(keys));

@@ -211,7 +211,7 @@ pub(crate) fn uncovered(view: &View) -> Vec<Arc<Segment>> {
 pub(crate) fn build_run(core: &Core, lane: u16, merges: &Merges, purpose: Purpose) -> Result<bool> {
     // While rows are put, the count holds for no state that is sealed, and looking at all slots would keep puts waiting.
     let waited_for = matches!(purpose, Purpose::Rest | Purpose::One);
-    let (view, live) = if waited_for { state(core) } else { (core.view.load_full(), None) };
+    let (view, live) = if waited_for { state(core) } else { (settled_view(core), None) };
     let fresh = if purpose == Purpose::Long { Vec::new() } else { uncovered(&view) };
     if fresh.is_empty() && purpose == Purpose::Short {
         return Ok(false);
@@ -224,6 +224,7 @@ pub(crate) fn build_run(core: &Core, lane: u16, merges: &Merges, purpose: Purpos
         return Ok(false);
     }
     segments.sort_by_key(|segment| segment.id);
+    segments.dedup_by_key(|segment| segment.id);
     let covers_all = segments.iter().map(|segment| &segment.id).eq(view.segments.keys());
     let known = fingerprint(view.segments.values());
 
@@ -255,6 +256,12 @@ pub(crate) fn build_run(core: &Core, lane: u16, merges: &Merges, purpose: Purpos
     }
     core.counters.runs_built.fetch_add(1, Ordering::Relaxed);
     Ok(true)
+}
+
+/// The view, of which no segment's rows are still entering the delta.
+fn settled_view(core: &Core) -> Arc<View> {
+    let _known = core.known.lock();
+    core.view.load_full()
 }
 
 /// The view, and the count of live keys if it is that of the view: nothing waits, and no segment is active.

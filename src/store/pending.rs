@@ -121,8 +121,12 @@ impl Queue {
     }
 
     /// Adds a batch whose bytes were reserved. Returns whether there is enough for the writer to start.
-    pub(crate) fn push(&self, waiting: Waiting) -> bool {
+    ///
+    /// # Errors
+    /// The writer failed, or the store is closed: since the bytes were reserved, nobody may be left to write them.
+    pub(crate) fn push(&self, waiting: Waiting) -> Result<bool> {
         let mut state = self.state.lock();
+        state.check()?;
         state.rows += waiting.1.columns.rows;
         state.pushed += 1;
         state.flushed = false;
@@ -133,7 +137,7 @@ impl Queue {
         if enough || state.waiting.len() == 1 {
             self.work.notify_one();
         }
-        enough
+        Ok(enough)
     }
 
     fn enough(&self, state: &State) -> bool {
@@ -250,11 +254,11 @@ impl Queue {
     pub(crate) fn wait_for_barrier(&self, up_to: u64, durability: Durability) -> Result<()> {
         let mut state = self.state.lock();
         loop {
-            if let Some(cause) = &state.failed {
-                return Err(Error::Poisoned { cause: Arc::new(cause.clone()) });
-            }
             if state.reached.get(level(durability)).is_some_and(|reached| *reached >= up_to) {
                 return Ok(());
+            }
+            if let Some(cause) = &state.failed {
+                return Err(Error::Poisoned { cause: Arc::new(cause.clone()) });
             }
             self.done.wait(&mut state);
         }

@@ -232,17 +232,13 @@ impl Core {
         })?
     }
 
-    /// Keeps what was read in the hot tier, unless a put may have superseded it since `epoch`. A put counts the epoch
-    /// up before it removes the old value, so one of the two removes it.
+    /// Keeps what was read in the hot tier, unless a put may have superseded it since `epoch`. A put counts the epoch up
+    /// before it removes the old value: either that is seen here, or the value is there to be removed.
     fn keep_hot(&self, row: &Row<'_>, value: &Value, epoch: u64) {
         let (Some(hot), Some(key)) = (&self.hot, row.key()) else { return };
         if self.options.hot_fill == HotFill::OnWrite || self.epoch.load(Ordering::SeqCst) != epoch {
             return;
         }
-        let hash = self.hasher.hash(key);
-        hot.insert(hash, key, detached(value));
-        if self.epoch.load(Ordering::SeqCst) != epoch {
-            hot.remove(hash, key);
-        }
+        hot.insert_if(self.hasher.hash(key), key, detached(value), || self.epoch.load(Ordering::SeqCst) == epoch);
     }
 }

@@ -9,7 +9,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use super::core::Core;
-use super::maintain::{memory_run, publish_run, uncovered};
+use super::maintain::{hash_block, memory_run, publish_run, uncovered};
 use super::marks;
 use super::options::Recovery;
 use super::report::Quarantined;
@@ -211,11 +211,13 @@ impl Core {
         let segment = Arc::new(Segment::open(&*self.storage, &names::sealed(id), id)?);
         self.check_belongs(&segment.front, segment.described())?;
         self.saw_stamp(segment.seal.last_stamp);
+        // Before anybody sees the segment: its rows enter then, or this fails and is tried again.
+        let block = hash_block(self, &segment)?;
         self.change_view(|view| {
             view.segments.insert(id, Arc::clone(&segment));
         });
         // Rows that were followed while the segment was active are found to be there already.
-        self.admit_segment(&segment)?;
+        self.admit_block(&segment, &block)?;
         known.followed.remove(&id);
         Ok(true)
     }
@@ -372,7 +374,10 @@ impl Core {
         }
         // Whoever has it builds the run.
         let Some(_building) = self.memory_runs.try_lock() else { return Ok(()) };
+        // With what is known in hand: of no segment of the view, rows are still entering. Who has it comes here next.
+        let Some(known) = self.known.try_lock() else { return Ok(()) };
         let view = self.view.load_full();
+        drop(known);
         let fresh = uncovered(&view);
         if fresh.is_empty() {
             return Ok(());

@@ -85,6 +85,11 @@ impl Row<'_> {
         Age { stamp: batch.frame.stamp, lane, order: batch.frame.first_row + self.row as u64 }
     }
 
+    /// Whether the row waits to be written.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self.holder, Holder::Pending(..))
+    }
+
     /// Whether `other`, which was found later and is as new as it gets, is this row: rows that wait change their age when
     /// they are written.
     pub(crate) fn is_still(&self, other: &Row<'_>) -> Result<bool> {

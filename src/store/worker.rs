@@ -156,7 +156,6 @@ impl Shared {
         while !self.queue.reserve(len_bytes, !core.options.synchronous)? {
             self.step();
         }
-        Counters::add(&core.counters.rows_put, columns.rows);
         let pending = Arc::new(PendingBatch { columns, hashes, len_bytes, written: OnceLock::new() });
         // Held from the queue to the index: of two puts of one key, the one that is read is the one that is written last.
         let admission = core.admission();
@@ -168,9 +167,13 @@ impl Shared {
             }
         };
         // The writer may begin while the rows enter the index: they are found by their slot, wherever they are.
-        let enough = self.queue.push((slot, Arc::clone(&pending)));
+        let enough = self.queue.push((slot, Arc::clone(&pending))).inspect_err(|_| {
+            core.slots.write().remove(|number| number == slot);
+            self.queue.release(len_bytes);
+        })?;
         self.admit(slot, &pending);
         drop(admission);
+        Counters::add(&core.counters.rows_put, pending.columns.rows);
         if enough && core.options.synchronous {
             self.step();
         }
@@ -219,7 +222,6 @@ impl Shared {
             beside(hashes.len() >= WORTH_A_THREAD, enter, || lane.write(core, &[part], hashes.iter()));
         let (segment, batch) = written.inspect_err(|_| core.delta.prune(|entry| entry.slot != slot))?;
         let source = Source::Committed { segment, batch, first: 0 };
-        core.epoch.fetch_add(1, Ordering::SeqCst);
         core.slots.write().fill(slot, source.clone(), columns.rows as u32);
         core.admit_taken(&hashes, columns, slot, &source, taken);
         drop(admission);
@@ -242,7 +244,6 @@ impl Shared {
     fn admit(&self, slot: u32, pending: &Arc<PendingBatch>) {
         let core = &self.core;
         let columns = &pending.columns;
-        core.epoch.fetch_add(1, Ordering::SeqCst);
         core.admit_put(&pending.hashes, columns, slot, &Source::Pending(Arc::clone(pending)));
         if core.hot.is_some() && !columns.schema.is_tombstones() && core.options.hot_fill != HotFill::OnRead {
             super::read::fill_hot(core, pending);
@@ -305,6 +306,8 @@ impl Shared {
                 .commit(&self.core, &work.waiting)
                 .and_then(|()| work.barrier.map_or(Ok(()), |durability| lane.sync(&self.core, durability)))
                 .map_err(|error| lane.first_failure(error)),
+            // Closed when all was written.
+            None if work.waiting.is_empty() && work.barrier.is_none() => return,
             // After a failure nothing is tried again on the same files.
             _ => Err(Error::Closed),
         };

@@ -366,8 +366,9 @@ impl Inner {
             return Ok(());
         }
         shared.queue.close();
-        let thread = self.thread.lock().take();
-        match thread {
+        // Held to the end: who closes at the same time waits for what this call does.
+        let mut thread = self.thread.lock();
+        match thread.take() {
             Some(thread) => drop(thread.join()),
             None if shared.core.options.synchronous && shared.is_open() => shared.step(),
             None => {}
