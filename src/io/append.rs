@@ -175,3 +175,48 @@ impl AppendFile for DiskAppend {
         self.len_bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn pages_are_filled_and_cut() {
+        const MIB: usize = 1 << 20;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        let content: Vec<u8> = (0..(24 * MIB) as u32 / 4).flat_map(u32::to_le_bytes).collect();
+        let mut start = 0;
+        let mut append_to = |file: &mut DiskAppend, end: usize, len_bytes: usize| {
+            file.append(&[IoSlice::new(&content[start..end])]).unwrap();
+            assert_eq!(file.len_bytes(), end as u64);
+            let found = fs::read(&path).unwrap();
+            assert!(found.len() == len_bytes && found[..end] == content[..end], "{} at {end}", found.len());
+            assert!(found[end..].iter().all(|byte| *byte == 0));
+            start = end;
+        };
+        let mut file = DiskAppend::new(File::create(&path).unwrap(), path.clone(), 0);
+        file.fill_pages(true).unwrap();
+        // What follows the last sync is worth it from 8 MiB on.
+        let ends = [(5, 5), (9 * MIB, 10 * MIB), (9 * MIB + 5, 10 * MIB), (10 * MIB, 10 * MIB), (13 * MIB, 14 * MIB)];
+        ends.iter().for_each(|(end, len_bytes)| append_to(&mut file, *end, *len_bytes));
+        file.sync(Durability::SyncData).unwrap();
+        append_to(&mut file, 13 * MIB + 5, 14 * MIB);
+        append_to(&mut file, 15 * MIB, 15 * MIB);
+        append_to(&mut file, 23 * MIB + 5, 24 * MIB);
+        file.fill_pages(false).unwrap();
+        append_to(&mut file, 24 * MIB - 5, 24 * MIB - 5);
+    }
+
+    #[test]
+    fn a_failed_file_stays_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        fs::write(&path, b"x").unwrap();
+        let mut file = DiskAppend::new(File::open(&path).unwrap(), path, 1);
+        let first = file.append(&[IoSlice::new(b"y")]).unwrap_err().to_string();
+        assert_eq!(file.sync(Durability::SyncData).unwrap_err().to_string(), first);
+    }
+}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::append::DiskAppend;
+use super::lock::DiskLock;
 use super::mmap::GrowingMap;
 use super::{AppendFile, DirEntry, LockGuard, ReadFile, Storage};
 use crate::error::{Error, Result};
@@ -141,7 +142,7 @@ impl Storage for DiskStorage {
         let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = opened.map_err(|e| Error::io("open the lock file", &path, e))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(DiskLock { file, process_id: std::process::id() }))),
+            Ok(()) => Ok(Some(Box::new(DiskLock::new(file)))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
         }
@@ -202,25 +203,6 @@ impl DiskRead {
         out.resize(len_bytes, 0);
         self.map.read_exact_at(&mut out, offset).map_err(fail)?;
         Ok(Bytes::from(out))
-    }
-}
-
-/// Holds the `flock`. A forked child shares it: its copy of this guard must not release the parent's, nor keep it, as
-/// every child does until it runs another program.
-#[derive(Debug)]
-struct DiskLock {
-    file: File,
-    process_id: u32,
-}
-
-impl LockGuard for DiskLock {}
-
-impl Drop for DiskLock {
-    fn drop(&mut self) {
-        if self.process_id == std::process::id() {
-            // Where it fails, closing the file releases the lock.
-            let _closed_next = self.file.unlock();
-        }
     }
 }
 
@@ -360,36 +342,6 @@ mod tests {
     }
 
     #[test]
-    fn pages_are_filled_and_cut() {
-        const MIB: usize = 1 << 20;
-        let folder = tempfile::tempdir().unwrap();
-        let storage = DiskStorage::new(folder.path());
-        let content: Vec<u8> = (0..(24 * MIB) as u32 / 4).flat_map(u32::to_le_bytes).collect();
-        let mut start = 0;
-        let mut append_to = |file: &mut dyn AppendFile, end: usize, len_bytes: usize| {
-            append(file, &[&content[start..end]]);
-            assert_eq!(file.len_bytes(), end as u64);
-            assert_eq!(storage.len_bytes(p("f")).unwrap(), len_bytes as u64);
-            assert_eq!(storage.open(p("f"), 0).unwrap().bytes(0, end).unwrap(), content[..end]);
-            start = end;
-        };
-        let mut file = storage.create(p("f")).unwrap();
-        file.fill_pages(true).unwrap();
-        // What follows the last sync is worth it from 8 MiB on.
-        let ends = [(5, 5), (9 * MIB, 10 * MIB), (9 * MIB + 5, 10 * MIB), (10 * MIB, 10 * MIB), (13 * MIB, 14 * MIB)];
-        ends.iter().for_each(|(end, len_bytes)| append_to(&mut *file, *end, *len_bytes));
-        file.sync(Durability::SyncData).unwrap();
-        append_to(&mut *file, 13 * MIB + 5, 14 * MIB);
-        append_to(&mut *file, 15 * MIB, 15 * MIB);
-        drop(file);
-        let mut file = storage.open_append(p("f"), 15 * MIB as u64).unwrap();
-        file.fill_pages(true).unwrap();
-        append_to(&mut *file, 23 * MIB + 5, 24 * MIB);
-        file.fill_pages(false).unwrap();
-        append_to(&mut *file, 24 * MIB - 5, 24 * MIB - 5);
-    }
-
-    #[test]
     fn what_is_written_early_is_the_same() {
         over_all(|storage| {
             let content: Vec<u8> = (0..3 * LARGE_PAGE_BYTES as u32 / 2).flat_map(u32::to_le_bytes).collect();
@@ -505,40 +457,6 @@ mod tests {
             assert_eq!(storage.list(p("")).unwrap().len(), 2);
             assert_eq!(kind(storage.try_lock(p("no/lock"))), ErrorKind::NotFound);
         });
-    }
-
-    #[test]
-    fn a_lock_is_released_although_a_child_has_its_file_and_by_its_own_process_only() {
-        let folder = tempfile::tempdir().unwrap();
-        let storage = DiskStorage::new(folder.path());
-        let is_free = || storage.try_lock(p("lock")).unwrap().is_some();
-        let lock = |process_id| {
-            let file = File::create(folder.path().join("lock")).unwrap();
-            file.try_lock().unwrap();
-            // As after `fork`: one open file, two descriptors.
-            let inherited = file.try_clone().unwrap();
-            (DiskLock { file, process_id }, inherited)
-        };
-        let (held, inherited) = lock(std::process::id());
-        assert!(!is_free());
-        drop(held);
-        assert!(is_free());
-        drop(inherited);
-        let (copy, parents) = lock(std::process::id() + 1);
-        drop(copy);
-        assert!(!is_free());
-        drop(parents);
-        assert!(is_free());
-    }
-
-    #[test]
-    fn a_failed_file_stays_failed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("f");
-        fs::write(&path, b"x").unwrap();
-        let mut file = DiskAppend::new(File::open(&path).unwrap(), path, 1);
-        let first = file.append(&[IoSlice::new(b"y")]).unwrap_err().to_string();
-        assert_eq!(file.sync(Durability::SyncData).unwrap_err().to_string(), first);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod append;
 pub mod disk;
 pub mod fault;
 pub(crate) mod large_pages;
+mod lock;
 pub mod memory;
 pub(crate) mod mmap;
 pub(crate) mod residency;

@@ -1,0 +1,60 @@
+//! A lock on a file, as one process of several holds it.
+
+use std::fs::File;
+
+use super::LockGuard;
+
+/// Holds the `flock`. A forked child shares it: its copy of this guard must not release the parent's, nor keep it, as
+/// every child does until it runs another program.
+#[derive(Debug)]
+pub(super) struct DiskLock {
+    file: File,
+    process_id: u32,
+}
+
+impl DiskLock {
+    /// Keeps the lock that this process has on `file`.
+    pub(super) fn new(file: File) -> Self {
+        Self { file, process_id: std::process::id() }
+    }
+}
+
+impl LockGuard for DiskLock {}
+
+impl Drop for DiskLock {
+    fn drop(&mut self) {
+        if self.process_id == std::process::id() {
+            // Where it fails, closing the file releases the lock.
+            let _closed_next = self.file.unlock();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_released_although_a_child_has_the_file_and_by_its_own_process_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || File::create(folder.path().join("lock")).unwrap();
+        let is_free = || open().try_lock().is_ok();
+        let lock = |process_id| {
+            let file = open();
+            file.try_lock().unwrap();
+            // As after `fork`: one open file, two descriptors.
+            let inherited = file.try_clone().unwrap();
+            (DiskLock { file, process_id }, inherited)
+        };
+        let (held, inherited) = lock(std::process::id());
+        assert!(!is_free());
+        drop(held);
+        assert!(is_free());
+        drop(inherited);
+        let (copy, parents) = lock(std::process::id() + 1);
+        drop(copy);
+        assert!(!is_free());
+        drop(parents);
+        assert!(is_free());
+    }
+}
