@@ -40,12 +40,12 @@ pub(crate) fn recover_active(core: &Core, lane: &mut Lane, id: SegmentId, report
         Err(error) => return Err(error),
     };
     let prefix = scan::recover(&described, &*file, &front, synced)?;
-    let torn_bytes = scan::torn_bytes(&*file, &prefix)?;
-    drop(file);
     if let Rest::Damaged { why } = &prefix.rest {
+        drop(file);
         return damaged(core, lane, id, &path, Error::corrupt(&*described, prefix.end_offset, why.clone()), report);
     }
-    report.bytes_cut += torn_bytes;
+    report.bytes_cut += scan::torn_bytes(&*file, &prefix)?;
+    drop(file);
     if prefix.frames.is_empty() {
         return core.storage.remove(&path);
     }

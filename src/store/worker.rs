@@ -279,7 +279,8 @@ impl Shared {
             Some(mut lane) => {
                 self.work_once(&mut lane);
                 drop(lane);
-                if self.delta_is_full() || self.core.delta.lacks_room(self.core.delta_bound()) {
+                let bound = self.core.delta_bound();
+                if self.core.delta.len() >= bound || self.core.delta.lacks_room(bound) {
                     self.queue.look();
                 }
             }
