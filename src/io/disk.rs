@@ -142,7 +142,7 @@ impl Storage for DiskStorage {
         let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let file = opened.map_err(|e| Error::io("open the lock file", &path, e))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(DiskLock::new(file)))),
+            Ok(()) => Ok(Some(Box::new(DiskLock::new(file, path)))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
         }
