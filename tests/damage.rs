@@ -171,7 +171,7 @@ fn damaged_seals_are_quarantined_and_their_rows_saved() {
     let [quarantined] = store.open_report().quarantined.as_slice() else { panic!("{:?}", store.open_report()) };
     assert!(quarantined.rows_saved > 0 && quarantined.moved_to.is_some());
     assert_eq!(store.len().unwrap(), ROWS as u64);
-    assert_eq!(files(&storage, "quarantine").len(), 1);
+    assert_eq!(files(&storage, "quarantine").len(), 2, "the file, and a note on it");
     for i in 0..ROWS {
         assert_eq!(store.get(&format!("key {i}")).unwrap(), Some(value(i)));
     }

@@ -6,6 +6,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod batches;
+pub(crate) mod begun;
 pub(crate) mod build;
 pub(crate) mod columns;
 pub(crate) mod layout;

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use arrow_ipc::{MessageHeader, root_as_footer};
 
 use super::batch::{Batch, parse_message};
-use super::layout::{ARROW_MAGIC, FORMAT_VERSION, Seal};
-pub(crate) use super::layout::{FRAME_LEN_BYTES, Frame};
+use super::layout::{ARROW_MAGIC, FORMAT_VERSION, FRAME_LEN_BYTES, Frame, Seal};
 use crate::checksum::{crc32, segment_seed};
 use crate::error::{Error, Result};
 use crate::io::{LARGE_PAGE_BYTES, ReadFile};
@@ -77,11 +76,24 @@ fn metadata_len(file: &dyn ReadFile, offset: u64, end: u64) -> Result<Option<u64
     Ok(total.filter(|total| *total > 8 && offset + total <= end))
 }
 
-/// Reads the front of the file at `path`.
+/// Reads the front of the file at `path`, which is segment `expected`.
 ///
 /// # Errors
-/// [`Error::Corrupt`] if it does not check out, [`Error::NewerFormat`] for a newer version.
+/// As [`read_any_front`]; [`Error::Corrupt`] if it is that of another segment.
 pub(crate) fn read_front(path: &Path, file: &dyn ReadFile, expected: SegmentId) -> Result<Front> {
+    let front = read_any_front(path, file)?;
+    let id = front.header.id();
+    if id != expected {
+        return Err(Error::corrupt(path, 0, format!("the file is segment {id:?}, not {expected:?} as its name says")));
+    }
+    Ok(front)
+}
+
+/// Reads the front of the file at `path`, whichever segment it is.
+///
+/// # Errors
+/// [`Error::Corrupt`] if it is damaged, [`Error::NewerFormat`] for a newer version.
+pub(crate) fn read_any_front(path: &Path, file: &dyn ReadFile) -> Result<Front> {
     let corrupt = |what: &str| Error::corrupt(path, 0, what);
     let end = file.len_bytes()?;
     if end < HEADER_OFFSET || file.copy(0, ARROW_MAGIC.len())?.as_ref() != ARROW_MAGIC {
@@ -118,8 +130,8 @@ pub(crate) fn read_front(path: &Path, file: &dyn ReadFile, expected: SegmentId) 
         .ok_or_else(|| corrupt("the schema has no tensorcask header"))?;
     let header = parse_header(path, json)?;
     let seed = segment_seed(header.store.as_bytes(), header.id());
-    if header.id() != expected || seed != frame.seed {
-        return Err(corrupt(&format!("the file is segment {:?}, not {expected:?} as its name says", header.id())));
+    if seed != frame.seed {
+        return Err(corrupt("the header and the schema's frame are of different segments"));
     }
     let schema = Arc::new(header.schema.clone());
     Ok(Front { header, schema, seed, frame })

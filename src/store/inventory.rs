@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::io::Storage;
 use crate::names::{self, SegmentId, SegmentName};
 use crate::segment::reader::Segment;
-use crate::segment::scan::read_front;
+use crate::segment::scan::read_any_front;
 
 /// Names in the segments folder.
 #[derive(Debug, Default)]
@@ -151,8 +151,8 @@ fn active_belongs(core: &Core, id: SegmentId) -> Result<bool> {
         Err(error) => return Err(error),
     };
     let described = core.storage.describe(&path);
-    match read_front(&described, &*file, id) {
-        Ok(front) => core.check_belongs(&front, &described).map(|()| true),
+    match read_any_front(&described, &*file) {
+        Ok(front) => core.check_is(&front, id, &described).map(|()| true),
         Err(Error::Corrupt { .. }) => Ok(false),
         Err(error) => Err(error),
     }

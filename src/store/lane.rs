@@ -82,7 +82,7 @@ pub(crate) struct Lane {
     pub marks: Option<Marks>,
     /// The void numbers that its marks tell of.
     pub voids: Vec<Mark>,
-    /// Marks of the segments that are being sealed.
+    /// Marks to be written when the segments that are being sealed are.
     pub sealed: Vec<Mark>,
     /// Whether a name was made in the segments folder since it was last synced.
     pub names_dirty: bool,
@@ -247,38 +247,27 @@ impl Lane {
             self.unsynced.extend(actives.iter().map(|active| active.writer.id()));
         }
         if core.options.synchronous {
-            self.note_sealed(core, &actives);
-            seal_all(core, actives)?;
-            return self.wait_for_seals();
+            return self.seal_now(core, actives);
         }
         self.wait_for_seals()?;
         if !actives.is_empty() {
-            self.note_sealed(core, &actives);
+            self.sealed = sealed_marks(core, &actives);
             self.sealing = Some(Arc::new(Sealing::start(core, actives)));
         }
         Ok(())
     }
 
-    /// Remembers segments that will have been synced when they are sealed, so that marks tell of the last ones, behind
-    /// which no number tells that one is missing.
-    fn note_sealed(&mut self, core: &Core, actives: &[Active]) {
-        if core.options.durability > Durability::Buffered {
-            self.sealed.extend(actives.iter().map(|active| Mark {
-                sequence: active.writer.id().sequence,
-                len_bytes: active.writer.len_bytes(),
-                seed: active.writer.seed(),
-            }));
+    /// Returns when no segment is being sealed.
+    fn wait_for_seals(&mut self) -> Result<()> {
+        let sealed = std::mem::take(&mut self.sealed);
+        match self.sealing.take() {
+            Some(sealing) => sealing.wait().and_then(|()| self.append_marks(&sealed)),
+            None => Ok(()),
         }
     }
 
-    /// Returns when no segment is being sealed.
-    fn wait_for_seals(&mut self) -> Result<()> {
-        self.sealing.take().map_or(Ok(()), |sealing| sealing.wait())?;
-        let sealed = std::mem::take(&mut self.sealed);
-        match &mut self.marks {
-            Some(marks) => marks.append(&sealed),
-            None => Ok(()),
-        }
+    fn append_marks(&mut self, marks: &[Mark]) -> Result<()> {
+        self.marks.as_mut().map_or(Ok(()), |file| file.append(marks))
     }
 
     /// Fails if a segment that was being sealed could not be.
@@ -320,9 +309,13 @@ impl Lane {
     pub(crate) fn seal_all(&mut self, core: &Core) -> Result<()> {
         self.wait_for_seals()?;
         let actives = std::mem::take(&mut self.actives);
-        self.note_sealed(core, &actives);
+        self.seal_now(core, actives)
+    }
+
+    fn seal_now(&mut self, core: &Core, actives: Vec<Active>) -> Result<()> {
+        let sealed = sealed_marks(core, &actives);
         seal_all(core, actives)?;
-        self.wait_for_seals()
+        self.append_marks(&sealed)
     }
 
     /// Makes everything that was committed as durable as asked, and sees whether it is where it will be looked for.
@@ -376,8 +369,8 @@ impl Lane {
             active.synced_len_bytes = active.writer.len_bytes();
             marks.extend(active.mark());
         }
-        match &mut self.marks {
-            Some(file) if !file.is_full() => file.append(&marks),
+        match &self.marks {
+            Some(file) if !file.is_full() => self.append_marks(&marks),
             _ => self.write_marks(core),
         }
     }
@@ -405,6 +398,18 @@ impl Drop for Lane {
         // Whoever takes the lane next must not find a segment that is still being sealed.
         let _reported_by_close = self.wait_for_seals();
     }
+}
+
+/// Marks of segments that will have been synced when they are sealed: they tell of a lane's last ones, behind which no
+/// number tells that one is missing.
+fn sealed_marks(core: &Core, actives: &[Active]) -> Vec<Mark> {
+    let synced = actives.iter().filter(|_| core.options.durability > Durability::Buffered);
+    let mark = |writer: &SegmentWriter| Mark {
+        sequence: writer.id().sequence,
+        len_bytes: writer.len_bytes(),
+        seed: writer.seed(),
+    };
+    synced.map(|active| mark(&active.writer)).collect()
 }
 
 /// Writes the index and the seal of an active segment.

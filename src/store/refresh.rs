@@ -20,9 +20,12 @@ use crate::error::{Error, Result};
 use crate::io::{LARGE_PAGE_BYTES, ReadFile};
 use crate::names::{self, SegmentId, SegmentName};
 use crate::segment::batch::Batch;
+use crate::segment::begun::begun_bytes;
 use crate::segment::layout::Frame;
 use crate::segment::reader::Segment;
-use crate::segment::scan::{Ahead, Front, Prefix, Rest, look_ahead, read_front, rows_told, salvage, walk};
+use crate::segment::scan::{
+    Ahead, Front, Prefix, Rest, look_ahead, read_any_front, read_front, rows_told, salvage, walk,
+};
 use crate::segment::writer::SegmentWriter;
 
 /// An active segment of another writer.
@@ -250,8 +253,8 @@ impl Core {
         let described: Arc<Path> = self.storage.describe(&path).into();
         let (seed, len_bytes) = (segment_seed(self.identity.store.as_bytes(), id), file.len_bytes()?);
         let mut rows_saved = 0;
-        if let Ok(front) = read_front(&described, &*file, id) {
-            if let Err(foreign) = self.check_belongs(&front, &described) {
+        if let Ok(front) = read_any_front(&described, &*file) {
+            if let Err(foreign) = self.check_is(&front, id, &described) {
                 known.leave_foreign(id, &foreign);
                 return Ok(());
             }
@@ -276,6 +279,17 @@ impl Core {
         match (sealed, active) {
             (Err(error), active) if error.is_not_found() => active,
             (sealed, _) => sealed,
+        }
+    }
+
+    /// As [`Core::check_belongs`], and it is segment `id`.
+    pub(crate) fn check_is(&self, front: &Front, id: SegmentId, path: &Path) -> Result<()> {
+        self.check_belongs(front, path)?;
+        let found = front.header.id();
+        if found == id {
+            Ok(())
+        } else {
+            Err(Error::corrupt(path, 0, format!("it is segment {found:?}, not {id:?} as its name says")))
         }
     }
 
@@ -380,7 +394,7 @@ impl Core {
             }
             let seed = segment_seed(self.identity.store.as_bytes(), id);
             let synced = marks::synced(&*self.storage, seed, id)?.unwrap_or(0);
-            if synced == 0 && salvage(&*file, seed, 0, len_bytes)?.is_empty() {
+            if synced == 0 && begun_bytes(&*file, seed)?.is_some() {
                 begun.insert(id, len_bytes);
                 return Ok(None);
             }
