@@ -164,6 +164,12 @@ impl Error {
         matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
     }
 
+    /// Whether this user may not do to a file or folder what was attempted.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
+    }
+
     /// The file or folder concerned, where there is one.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {

@@ -16,6 +16,7 @@
 mod append;
 pub mod disk;
 pub mod fault;
+mod group;
 pub(crate) mod large_pages;
 mod lock;
 pub mod memory;
