@@ -193,6 +193,9 @@ impl fmt::Display for Error {
                     std::io::ErrorKind::StorageFull => {
                         write!(f, "; free space on that file system and open the store again")
                     }
+                    std::io::ErrorKind::PermissionDenied if *action == "open" => {
+                        write!(f, "; its owner has to let you read it, or share the store: Options::group_writable")
+                    }
                     std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
                         write!(f, "; make it writable, or open the store with Reader::open")
                     }

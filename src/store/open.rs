@@ -52,11 +52,12 @@ impl IdentityFile {
     }
 }
 
-/// Sealed segments, and the files that do not check out.
+/// Sealed segments, and the files that are damaged or may not be read.
 #[derive(Debug, Default)]
 struct Loaded {
     segments: Vec<Arc<Segment>>,
     damaged: Vec<(SegmentId, Error)>,
+    unreadable: Vec<(SegmentId, Error)>,
 }
 
 fn list(storage: &dyn Storage) -> Result<Listing> {
@@ -83,11 +84,30 @@ fn load(storage: &dyn Storage, sealed: &[SegmentId]) -> Result<Loaded> {
         match segment {
             Ok(segment) => loaded.segments.push(Arc::new(segment)),
             Err(error @ Error::Corrupt { .. }) => loaded.damaged.push((id, error)),
+            Err(error) if error.is_denied() => loaded.unreadable.push((id, error)),
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
         }
     }
     Ok(loaded)
+}
+
+/// Leaves out segments that this user may not read, and reports them. They are whole for others, so they stay where they
+/// are.
+fn leave_out(core: &Core, unreadable: &[(SegmentId, Error)], report: &mut OpenReport) -> Result<()> {
+    for (id, error) in unreadable {
+        if core.options.recovery == Recovery::Strict {
+            return Err(error.clone());
+        }
+        core.known.lock().bad(*id);
+        report.quarantined.push(Quarantined {
+            path: core.storage.describe(&names::sealed(*id)),
+            moved_to: None,
+            why: error.to_string(),
+            rows_saved: 0,
+        });
+    }
+    Ok(())
 }
 
 /// What the identity file says; `None` if it is missing or damaged.
@@ -115,8 +135,11 @@ fn find_identity(
     segments: &[Arc<Segment>],
     active: &[SegmentId],
 ) -> Result<Option<StoreIdentity>> {
-    if let Some(identity) = read_identity(storage)? {
-        return Ok(Some(identity));
+    match read_identity(storage) {
+        Ok(None) => {}
+        // A writer asks for it once more, and fails.
+        Err(error) if error.is_denied() => {}
+        found => return found,
     }
     if let Some(segment) = segments.first() {
         let header = &segment.front.header;
@@ -163,6 +186,7 @@ pub(crate) fn open_reader(storage: Arc<dyn Storage>, options: Options) -> Result
         )
     })?;
     let core = Core::new(storage, options, identity, true)?;
+    leave_out(&core, &loaded.unreadable, &mut report)?;
     for (id, error) in loaded.damaged {
         if core.options.recovery == Recovery::Strict {
             return Err(error);
@@ -219,6 +243,7 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
     if let (Recovery::Strict, Some((_, error))) = (core.options.recovery, damaged.first()) {
         return Err(error.clone());
     }
+    leave_out(&core, &loaded.unreadable, &mut report)?;
     publish_segments(&core, loaded.segments, &mut report)?;
     for (id, error) in damaged {
         salvage::quarantine(&core, &mut lane, id, &names::sealed(id), &error, &mut report)?;
@@ -273,8 +298,12 @@ fn take_lane(storage: &dyn Storage, choice: LaneChoice) -> Result<(u16, Box<dyn 
         LaneChoice::Auto => 0..=u16::MAX,
     };
     for number in candidates.clone() {
-        if let Some(lock) = storage.try_lock(&names::lane_lock(number))? {
-            return Ok((number, lock));
+        match storage.try_lock(&names::lane_lock(number)) {
+            Ok(Some(lock)) => return Ok((number, lock)),
+            Ok(None) => {}
+            // Another user's lane.
+            Err(error) if error.is_denied() && choice == LaneChoice::Auto => {}
+            Err(error) => return Err(error),
         }
     }
     let lane = *candidates.start();
@@ -378,11 +407,17 @@ fn load_runs(core: &Core, lane: Option<u16>, report: &mut OpenReport) -> Result<
     let segments = core.view.load().segments.clone();
     let mut fitting: Vec<LoadedRun> = Vec::new();
     let mut useless: Vec<SegmentId> = Vec::new();
+    let mut unreadable = 0;
     for id in entries.iter().filter_map(|entry| names::parse_run(&entry.name)) {
         let run = match open_run(core, &names::run(id)) {
             Ok(run) if run.store() == core.identity.store.as_bytes() && run.hash_id() == core.identity.hash_id => run,
             Ok(_) | Err(Error::Corrupt { .. } | Error::NewerFormat { .. }) => {
                 useless.push(id);
+                continue;
+            }
+            Err(error) if error.is_denied() && core.options.recovery != Recovery::Strict => {
+                unreadable += 1;
+                report.notes.push(format!("left out: {error}"));
                 continue;
             }
             Err(error) if error.is_not_found() => continue,
@@ -397,7 +432,7 @@ fn load_runs(core: &Core, lane: Option<u16>, report: &mut OpenReport) -> Result<
             None => useless.push(id),
         }
     }
-    report.runs_dropped = useless.len();
+    report.runs_dropped = useless.len() + unreadable;
     fitting.sort_by_key(|run| std::cmp::Reverse(run.run.keys()));
     let mut taken: HashSet<SegmentId> = HashSet::new();
     let mut chosen = Vec::new();

@@ -190,7 +190,9 @@ impl Core {
                 // Renamed or removed since it was listed: the next refresh sees what it became.
                 Err((_, error)) if error.is_not_found() => {}
                 // Tried again by the next refresh: until it works, a key that is missing may be in there.
-                Err((_, error)) if self.options.recovery == Recovery::Strict || !error.is_corrupt() => {
+                Err((_, error))
+                    if self.options.recovery == Recovery::Strict || !(error.is_corrupt() || error.is_denied()) =>
+                {
                     return Err(error);
                 }
                 Err((id, error)) => {

@@ -136,7 +136,9 @@ fn message(error: &Error) -> String {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                     "; free space on that file system and run the command again"
                 }
-                ErrorKind::PermissionDenied => "; its permissions do not allow it to this user",
+                ErrorKind::PermissionDenied => {
+                    "; its permissions do not allow it to this user (--group-writable shares a store)"
+                }
                 ErrorKind::ReadOnlyFilesystem => "; choose a folder that can be written",
                 ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
                     "; something else lies at that path: move it away or choose another folder"
@@ -155,7 +157,12 @@ fn message(error: &Error) -> String {
         Error::Poisoned { cause } => format!("writing stopped: {}", message(cause)),
         error => error.to_string(),
     };
-    WORDS.iter().fold(text, |text, (library, command)| text.replace(library, command))
+    in_words(&text)
+}
+
+/// What the library says, with the options of the command line for those of the library.
+pub(crate) fn in_words(text: &str) -> String {
+    WORDS.iter().fold(text.to_owned(), |text, (library, command)| text.replace(library, command))
 }
 
 #[cfg(test)]
