@@ -104,7 +104,7 @@ fn kind_of(arguments: &Arguments) -> Result<Kind, Failure> {
 /// Writes all values to a file.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let (kind, path) = (kind_of(arguments)?, &arguments.file);
-    let reader = crate::store::reader(&arguments.read)?;
+    let reader = crate::store::reader(&arguments.read, output)?;
     let rows = || {
         let keys = crate::ls::keys(&reader, arguments.prefix.as_deref())?;
         Ok::<_, Failure>(Rows::new(&reader, keys, arguments.f16_as_f32))
@@ -121,8 +121,14 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     };
     bar.finish_and_clear();
     let replaced = if written.replaced { ", in place of an earlier file" } else { "" };
+    let left_out = reader.open_report().quarantined.len();
     output.line(
         || format!("{} values to {}{replaced}", written.rows, path.display()),
-        || json!({ "values": written.rows, "path": path_json(path), "replaced": written.replaced }),
-    )
+        || {
+            let path = path_json(path);
+            json!({ "values": written.rows, "path": path, "replaced": written.replaced, "left_out_files": left_out })
+        },
+    )?;
+    // What could be read is written, but it is not the whole store.
+    if left_out == 0 { Ok(()) } else { Err(Failure::damage()) }
 }

@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
 
 /// Shows the value of a key, or writes it to a file.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
-    let reader = crate::store::reader(&arguments.read)?;
+    let reader = crate::store::reader(&arguments.read, output)?;
     let key = crate::parse_key(&arguments.key, reader.key_kind())?;
     let name = key.to_string();
     let name = one_line(&name);

@@ -45,7 +45,7 @@ pub(crate) fn keys(
 
 /// Lists keys.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
-    let reader = crate::store::reader(&arguments.read)?;
+    let reader = crate::store::reader(&arguments.read, output)?;
     let keys = match (&arguments.from, &arguments.to) {
         (Some(from), Some(to)) => {
             let (from, to) = (crate::parse_key(from, reader.key_kind())?, crate::parse_key(to, reader.key_kind())?);

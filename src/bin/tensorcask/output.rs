@@ -58,6 +58,17 @@ impl Output {
         bar
     }
 
+    /// Says what to know beside the result.
+    pub(crate) fn warn(&self, message: &str) {
+        let text = if self.is_json() {
+            json!({ "warning": message }).to_string()
+        } else {
+            format!("tensorcask: warning: {message}")
+        };
+        // A closed terminal is no reason to say more.
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    }
+
     /// Says why a command failed; returns its exit code.
     pub(crate) fn fail(&self, failure: &Failure) -> ExitCode {
         if let Some(message) = failure.message() {

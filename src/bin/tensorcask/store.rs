@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tensorcask::{Lane, Options, Reader, Store};
 
-use crate::output::Failure;
+use crate::output::{Failure, Output};
 
 /// The store to read, and how.
 #[derive(Debug, clap::Args)]
@@ -53,8 +53,21 @@ fn split(store: &Path) -> Result<(PathBuf, String), Failure> {
     Ok((parent.to_path_buf(), module.to_owned()))
 }
 
-/// Opens a store for reading.
-pub(crate) fn reader(arguments: &ReadArguments) -> Result<Reader, Failure> {
+/// Opens a store for reading, and warns of what is left out of it.
+pub(crate) fn reader(arguments: &ReadArguments, output: &Output) -> Result<Reader, Failure> {
+    let reader = open(arguments)?;
+    let left_out = reader.open_report().quarantined.len();
+    if left_out > 0 {
+        output.warn(&format!(
+            "{left_out} file(s) of {} are left out, so rows may be missing: `tensorcask verify` says which and why",
+            arguments.store.display()
+        ));
+    }
+    Ok(reader)
+}
+
+/// Opens a store for reading, for a command that tells what is left out of it by itself.
+pub(crate) fn open(arguments: &ReadArguments) -> Result<Reader, Failure> {
     let store = &arguments.store;
     let (cache_dir, module) = split(store)?;
     let refuse = |what: &str| Err(Failure::input(format!("{} {what}", store.display())));

@@ -17,7 +17,7 @@ pub(crate) struct Arguments {
 
 /// Reads and checks every byte. Damage ends with exit code 2.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
-    let reader = crate::store::reader(&arguments.read)?;
+    let reader = crate::store::open(&arguments.read)?;
     let bar = output.progress(0);
     let report = reader.verify(&mut |done, total| {
         bar.set_length(total);

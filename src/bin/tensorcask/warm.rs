@@ -15,7 +15,7 @@ pub(crate) struct Arguments {
 
 /// Brings the index and the sealed rows into memory, where other processes find them.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
-    let warmed = crate::store::reader(&arguments.read)?.warm(arguments.limit_bytes.unwrap_or(u64::MAX))?;
+    let warmed = crate::store::reader(&arguments.read, output)?.warm(arguments.limit_bytes.unwrap_or(u64::MAX))?;
     let human = || {
         let left =
             if warmed.left_bytes == 0 { String::new() } else { format!(", {} left out", bytes(warmed.left_bytes)) };
