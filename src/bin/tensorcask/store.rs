@@ -1,5 +1,6 @@
 //! How commands open the store that they are given.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use tensorcask::{Lane, Options, Reader, Store};
@@ -70,18 +71,7 @@ pub(crate) fn reader(arguments: &ReadArguments, output: &Output) -> Result<Reade
 pub(crate) fn open(arguments: &ReadArguments) -> Result<Reader, Failure> {
     let store = &arguments.store;
     let (cache_dir, module) = split(store)?;
-    let refuse = |what: &str| Err(Failure::input(format!("{} {what}", store.display())));
-    match std::fs::metadata(store) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return refuse("is not there: expected a store"),
-        Err(error) => return Err(Failure::io(store, &error)),
-        Ok(found) if !found.is_dir() => {
-            return refuse("is no folder: expected a store, the folder <cache dir>/<module id>");
-        }
-        Ok(_) => {}
-    }
-    if !store.join("segments").is_dir() {
-        return refuse("is no store: it has no folder `segments`; give the folder <cache dir>/<module id>");
-    }
+    check_folder(store)?;
     let mut options = Options::new();
     if let Some(most) = arguments.max_value_bytes {
         options = options.max_value_bytes(most);
@@ -98,4 +88,21 @@ pub(crate) fn writer(store: &Path, arguments: &WriteArguments, options: Options)
         options = options.max_value_bytes(most);
     }
     options.open(cache_dir, &module).map_err(|error| Failure::opening(&error))
+}
+
+/// Looks at what is at `store`, so that what is no store is told from a store that failed.
+fn check_folder(store: &Path) -> Result<(), Failure> {
+    let refuse = |what: &str| Err(Failure::input(format!("{} {what}", store.display())));
+    match std::fs::metadata(store) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return refuse("is not there: expected a store"),
+        Err(error) => return Err(Failure::io(store, &error)),
+        Ok(found) if !found.is_dir() => return refuse("is no folder: expected a store, <cache dir>/<module id>"),
+        Ok(_) => {}
+    }
+    let segments = store.join("segments");
+    match std::fs::metadata(&segments) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Failure::io(&segments, &error)),
+        _ => refuse("is no store, as it has no folder `segments`: give the folder <cache dir>/<module id>"),
+    }
 }
