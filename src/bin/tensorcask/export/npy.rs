@@ -75,8 +75,13 @@ fn shown(key: &Key) -> String {
 /// A key as a line of the file of keys, from which it has to be read again.
 fn line(key: &Key, is_first: bool) -> Result<String, Failure> {
     let text = key.to_string();
+    if text.is_empty() && matches!(key, Key::Bytes(_)) {
+        return Ok("0x\n".into());
+    }
     let why = if text.contains(['\n', '\r']) {
         "has a line break"
+    } else if text.contains('\0') {
+        "has a NUL, as no text has"
     } else if text.is_empty() {
         "is empty"
     } else if is_first && text.starts_with('\u{feff}') {
