@@ -162,15 +162,15 @@ impl Storage for DiskStorage {
     fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>> {
         let path = self.resolve(path)?;
         let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        let opened = match opened {
+        let (opened, is_writable) = match opened {
             // Another user's file: to lock it, it is enough to have it open.
-            Err(e) if e.kind() == ErrorKind::PermissionDenied => File::open(&path).map_err(|_| e),
-            opened => opened,
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => (File::open(&path).map_err(|_| e), false),
+            opened => (opened, true),
         };
         let file = opened.map_err(|e| Error::io("open the lock file", &path, e))?;
         unless_denied(share_file(&file, &path, self.group_writable))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(DiskLock::new(file)))),
+            Ok(()) => Ok(Some(Box::new(DiskLock::new(file, is_writable)))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
         }

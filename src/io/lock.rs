@@ -9,17 +9,22 @@ use super::LockGuard;
 #[derive(Debug)]
 pub(super) struct DiskLock {
     file: File,
+    is_writable: bool,
     process_id: u32,
 }
 
 impl DiskLock {
     /// Keeps the lock that this process has on `file`.
-    pub(super) fn new(file: File) -> Self {
-        Self { file, process_id: std::process::id() }
+    pub(super) fn new(file: File, is_writable: bool) -> Self {
+        Self { file, is_writable, process_id: std::process::id() }
     }
 }
 
-impl LockGuard for DiskLock {}
+impl LockGuard for DiskLock {
+    fn is_writable(&self) -> bool {
+        self.is_writable
+    }
+}
 
 impl Drop for DiskLock {
     fn drop(&mut self) {
@@ -44,7 +49,7 @@ mod tests {
             file.try_lock().unwrap();
             // As after `fork`: one open file, two descriptors.
             let inherited = file.try_clone().unwrap();
-            (DiskLock { file, process_id }, inherited)
+            (DiskLock { file, is_writable: true, process_id }, inherited)
         };
         let (held, inherited) = lock(std::process::id());
         assert!(!is_free());

@@ -121,4 +121,10 @@ pub trait ReadFile: Send + Sync + Debug {
 }
 
 /// Holds a lock until it is dropped.
-pub trait LockGuard: Send + Sync + Debug {}
+pub trait LockGuard: Send + Sync + Debug {
+    /// Whether this user may write the file, and so what its lock guards. One that may be read only can be locked all the
+    /// same.
+    fn is_writable(&self) -> bool {
+        true
+    }
+}

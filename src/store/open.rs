@@ -298,11 +298,20 @@ fn take_lane(storage: &dyn Storage, choice: LaneChoice) -> Result<(u16, Box<dyn 
         LaneChoice::Auto => 0..=u16::MAX,
     };
     for number in candidates.clone() {
-        match storage.try_lock(&names::lane_lock(number)) {
+        let path = names::lane_lock(number);
+        let locked = storage.try_lock(&path).and_then(|lock| match lock {
+            // Who may not write the lock file may not write the lane's segments.
+            Some(lock) if !lock.is_writable() => {
+                let denied = std::io::ErrorKind::PermissionDenied.into();
+                Err(Error::io("write the lock file", storage.describe(&path), denied))
+            }
+            lock => Ok(lock),
+        });
+        match locked {
             Ok(Some(lock)) => return Ok((number, lock)),
             Ok(None) => {}
-            // Another user's lane.
-            Err(error) if error.is_denied() && choice == LaneChoice::Auto => {}
+            // Another user's lane, unless it is the folder that may not be written.
+            Err(error) if error.is_denied() && choice == LaneChoice::Auto && storage.len_bytes(&path).is_ok() => {}
             Err(error) => return Err(error),
         }
     }

@@ -159,7 +159,7 @@ fn as_nobody(program: &Path, arguments: &[&str]) -> (i32, String, String) {
     use std::os::unix::process::CommandExt;
     let mut command = Command::new(program);
     command.args(arguments);
-    if rustix_is_root() {
+    if is_root() {
         command.uid(65_534).gid(65_534);
     }
     let output = command.output().unwrap();
@@ -168,7 +168,7 @@ fn as_nobody(program: &Path, arguments: &[&str]) -> (i32, String, String) {
 }
 
 #[cfg(unix)]
-fn rustix_is_root() -> bool {
+fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     let folder = tempfile::tempdir().unwrap();
     std::fs::metadata(folder.path()).unwrap().uid() == 0
@@ -218,6 +218,50 @@ fn what_a_user_may_not_read_or_write_is_told() {
     assert_eq!((found, err.contains("a.npy")), (4, true), "{err}");
     set_mode(Path::new(m), 0o700);
     let (found, _, err) = as_nobody(&program, &["stats", m]);
-    assert_eq!((found, err.contains(m)), (if rustix_is_root() { 4 } else { 0 }, rustix_is_root()), "{err}");
+    assert_eq!((found, err.contains(m)), (if is_root() { 4 } else { 0 }, is_root()), "{err}");
     set_mode(&segment, 0o644);
+}
+
+#[cfg(unix)]
+#[test]
+fn users_of_one_store_write_in_lanes_of_their_own() {
+    use std::os::unix::fs::PermissionsExt;
+    if !is_root() {
+        println!("\n*** only root can run a command as another user: NOT run ***\n");
+        return;
+    }
+    let set_mode = |path: &Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    // One user's store, made with files that only he may write, in folders that all may.
+    let (dir, m) = store(|store| store.put_rows(&[0_u64], &[4], &[0.0_f32; 4]).unwrap());
+    let (program, array, keys) =
+        (dir.path().join("tensorcask"), dir.path().join("one.npy"), dir.path().join("keys.txt"));
+    std::fs::copy(env!("CARGO_BIN_EXE_tensorcask"), &program).unwrap();
+    ok(&["get", text(&m), "0", "--npy", text(&array)]);
+    std::fs::write(&keys, "7\n8\n9\n10\n").unwrap();
+    for folder in ["segments", "runs", "lanes", "quarantine"].map(|name| m.join(name)).iter().chain([&m]) {
+        set_mode(folder, 0o777);
+        for name in names(folder).iter().map(|name| folder.join(name)).filter(|path| path.is_file()) {
+            set_mode(&name, 0o644);
+        }
+    }
+    set_mode(dir.path(), 0o755);
+    set_mode(&program, 0o755);
+    let import = |lane: &str| {
+        let arguments = ["import", text(&m), text(&array), "--keys", text(&keys), "--key-kind", "u64", "--lane", lane];
+        as_nobody(&program, &arguments)
+    };
+    let (found, _, err) = import("0");
+    assert_eq!((found, err.contains("0000.lock")), (4, true), "{err}");
+    let (found, _, err) = import("auto");
+    assert_eq!((found, err.as_str()), (0, ""));
+    // Where no lane can be made, that is said, and not that all are taken.
+    std::fs::remove_file(m.join("lanes/0001.lock")).unwrap();
+    set_mode(&m.join("lanes"), 0o755);
+    let (found, _, err) = import("auto");
+    assert_eq!((found, err.contains("0001.lock")), (4, true), "{err}");
+    // Each sees what the other wrote.
+    assert_eq!(as_nobody(&program, &["ls", text(&m)]).1.lines().count(), 5);
+    assert_eq!(ok(&["ls", text(&m)]).lines().count(), 5);
 }
