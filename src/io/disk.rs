@@ -170,7 +170,7 @@ impl Storage for DiskStorage {
         let file = opened.map_err(|e| Error::io("open the lock file", &path, e))?;
         unless_denied(share_file(&file, &path, self.group_writable))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(DiskLock::new(file, is_writable)))),
+            Ok(()) => Ok(Some(Box::new(DiskLock::new(file, path, is_writable)))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
         }

@@ -240,6 +240,10 @@ impl AppendFile for FaultFile {
         self.inner.write_early(early);
     }
 
+    fn is_in_place(&self) -> bool {
+        self.inner.is_in_place()
+    }
+
     fn fill_pages(&mut self, fill: bool) -> Result<()> {
         self.latched(|file| {
             if !fill {

@@ -11,7 +11,7 @@ use super::batches::Batches;
 use super::layout::{
     ARROW_TRAILER, END_OF_STREAM, FRAME_LEN_BYTES, Frame, Part, SEAL_LEN_BYTES, Seal, TRAILER_LEN_BYTES,
 };
-use super::scan::{Front, read_front, salvage};
+use super::scan::{Front, front_in_footer, read_front, salvage};
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
 use crate::io::residency::{Wanted, bring_in};
@@ -72,6 +72,8 @@ pub(crate) struct Segment {
     pub front: Front,
     pub replaces: Vec<SegmentId>,
     pub len_bytes: u64,
+    /// Why the front is not read from where it stands first, but from the Arrow footer.
+    front_damage: Option<Error>,
     described: Arc<Path>,
     file: Arc<dyn ReadFile>,
     batches: OnceLock<Batches>,
@@ -91,9 +93,22 @@ impl Segment {
         if seal.id() != id {
             return Err(Error::corrupt(&*described, 0, format!("the seal is of {:?}, not {id:?}", seal.id())));
         }
-        let front = read_front(&described, &*ends, id)?;
-        let mut segment =
-            Self { id, front, replaces: Vec::new(), batches: OnceLock::new(), seal, len_bytes, described, file: ends };
+        let (front, front_damage) = match read_front(&described, &*ends, id) {
+            Ok(front) => (front, None),
+            Err(error @ Error::Corrupt { .. }) => (spare_front(&described, &*ends, &seal)?, Some(error)),
+            Err(error) => return Err(error),
+        };
+        let mut segment = Self {
+            id,
+            front,
+            replaces: Vec::new(),
+            batches: OnceLock::new(),
+            seal,
+            len_bytes,
+            front_damage,
+            described,
+            file: ends,
+        };
         segment.check_front()?;
         segment.read_replaces()?;
         segment.file = file;
@@ -110,6 +125,12 @@ impl Segment {
     /// The commit stamp of `row`, and the file it lies in, for messages.
     pub(crate) fn described(&self) -> &Arc<Path> {
         &self.described
+    }
+
+    /// What is wrong with its front, of which the Arrow footer has a copy that serves: no row is lost, but the next damage
+    /// may cost all of them.
+    pub(crate) fn front_damage(&self) -> Option<&Error> {
+        self.front_damage.as_ref()
     }
 
     fn corrupt(&self, offset: u64, what: impl Into<String>) -> Error {
@@ -296,6 +317,15 @@ impl Segment {
         }
         self.part(self.seal.keys, "the block of ordered keys").map(|bytes| Some((self.seal.keys.offset, bytes)))
     }
+}
+
+/// The front from the Arrow footer that `seal` names.
+fn spare_front(path: &Path, file: &dyn ReadFile, seal: &Seal) -> Result<Front> {
+    let footer = file.bytes(seal.footer.offset, seal.footer.len_bytes as usize)?;
+    if crc32(&footer) != seal.footer.crc {
+        return Err(Error::corrupt(path, seal.footer.offset, "front and Arrow footer are both damaged"));
+    }
+    front_in_footer(path, &footer, seal)
 }
 
 /// Reads the seal, which lies just before the Arrow footer.

@@ -119,6 +119,8 @@ pub(crate) struct Core {
     pub cold: ColdWatch,
     /// Whether no writer is attached.
     pub read_only: bool,
+    /// Why nothing may be written, although the store was opened for writing.
+    refusal: OnceLock<Error>,
 }
 
 impl Core {
@@ -151,8 +153,22 @@ impl Core {
             counters: Counters::default(),
             cold: ColdWatch::default(),
             read_only,
+            refusal: OnceLock::new(),
             options,
         })
+    }
+
+    /// Has every put refused with `error`.
+    pub(crate) fn refuse_writes(&self, error: Error) {
+        self.refusal.get_or_init(|| error);
+    }
+
+    /// Fails if puts are refused.
+    ///
+    /// # Errors
+    /// Why they are.
+    pub(crate) fn check_writes(&self) -> Result<()> {
+        self.refusal.get().map_or(Ok(()), |error| Err(error.clone()))
     }
 
     /// The kind of the store's keys, once a first write has fixed it.

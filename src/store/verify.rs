@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::core::Core;
+use super::findings::findings;
 use super::rows::Source;
 use crate::error::Result;
 use crate::index::block::HashBlock;
@@ -57,8 +58,12 @@ pub(crate) fn verify(core: &Core, progress: &mut dyn FnMut(u64, u64)) -> Result<
         }
         refreshed => drop(refreshed?),
     }
-    for found in core.known.lock().damage() {
-        report.add(found.path(), found.error.to_string(), found.rows_lost);
+    let found = findings(core)?;
+    for file in found.files {
+        report.add(&file.path, file.why, file.rows_lost.unwrap_or(0));
+    }
+    for missing in found.missing {
+        report.add(&missing.path, missing.to_string(), missing.rows.unwrap_or(0));
     }
     let slots = core.slots.read().sorted();
     let view = core.view.load_full();

@@ -121,7 +121,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     };
     bar.finish_and_clear();
     let replaced = if written.replaced { ", in place of an earlier file" } else { "" };
-    let left_out = reader.open_report().quarantined.len();
+    let left_out = crate::store::left_out(&reader);
     output.line(
         || format!("{} values to {}{replaced}", written.rows, path.display()),
         || {

@@ -57,7 +57,7 @@ fn split(store: &Path) -> Result<(PathBuf, String), Failure> {
 /// Opens a store for reading, and warns of what is left out of it.
 pub(crate) fn reader(arguments: &ReadArguments, output: &Output) -> Result<Reader, Failure> {
     let reader = open(arguments)?;
-    let left_out = reader.open_report().quarantined.len();
+    let left_out = left_out(&reader);
     if left_out > 0 {
         output.warn(&format!(
             "{left_out} file(s) of {} are left out, so rows may be missing: `tensorcask verify` says which and why",
@@ -65,6 +65,13 @@ pub(crate) fn reader(arguments: &ReadArguments, output: &Output) -> Result<Reade
         ));
     }
     Ok(reader)
+}
+
+/// How many files that may hold rows of the store are not served as a whole, or are missing.
+pub(crate) fn left_out(reader: &Reader) -> u64 {
+    let report = reader.open_report();
+    let files = report.quarantined.iter().filter(|file| file.rows_lost != Some(0)).count() as u64;
+    files + report.missing.iter().map(|missing| missing.segments).sum::<u64>()
 }
 
 /// Opens a store for reading, for a command that tells what is left out of it by itself.
