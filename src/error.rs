@@ -171,6 +171,12 @@ impl Error {
         matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
     }
 
+    /// Whether this user may not do to a file or folder what was attempted.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
+    }
+
     /// The file or folder concerned, where there is one.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
@@ -194,6 +200,9 @@ impl fmt::Display for Error {
                 match source.kind() {
                     std::io::ErrorKind::StorageFull => {
                         write!(f, "; free space on that file system and open the store again")
+                    }
+                    std::io::ErrorKind::PermissionDenied if *action == "open" => {
+                        write!(f, "; its owner has to let you read it, or share the store: Options::group_writable")
                     }
                     std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
                         write!(f, "; make it writable, or open the store with Reader::open")

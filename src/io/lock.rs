@@ -11,17 +11,22 @@ use super::LockGuard;
 pub(super) struct DiskLock {
     file: File,
     path: PathBuf,
+    is_writable: bool,
     process_id: u32,
 }
 
 impl DiskLock {
-    /// Keeps the lock that this process has on `file`, at `path`.
-    pub(super) fn new(file: File, path: PathBuf) -> Self {
-        Self { file, path, process_id: std::process::id() }
+    /// Keeps the lock that this process has on `file`, at `path`, and whether it may write it.
+    pub(super) fn new(file: File, path: PathBuf, is_writable: bool) -> Self {
+        Self { file, path, is_writable, process_id: std::process::id() }
     }
 }
 
 impl LockGuard for DiskLock {
+    fn is_writable(&self) -> bool {
+        self.is_writable
+    }
+
     fn is_in_place(&self) -> bool {
         is_named(&self.file, &self.path)
     }
@@ -65,7 +70,7 @@ mod tests {
             file.try_lock().unwrap();
             // As after `fork`: one open file, two descriptors.
             let inherited = file.try_clone().unwrap();
-            (DiskLock { file, path: folder.path().join("lock"), process_id }, inherited)
+            (DiskLock { file, path: folder.path().join("lock"), is_writable: true, process_id }, inherited)
         };
         let (held, inherited) = lock(std::process::id());
         assert!(!is_free() && held.is_in_place());

@@ -16,6 +16,7 @@
 mod append;
 pub mod disk;
 pub mod fault;
+mod group;
 pub(crate) mod large_pages;
 mod lock;
 pub mod memory;
@@ -126,6 +127,11 @@ pub trait ReadFile: Send + Sync + Debug {
 
 /// Holds a lock until it is dropped.
 pub trait LockGuard: Send + Sync + Debug {
+    /// Whether this user may write the file, and so what its lock guards. One that may be read only can be locked all the
+    /// same.
+    fn is_writable(&self) -> bool {
+        true
+    }
     /// Whether the lock file still has its name: if not, the folder was moved or removed, or another one is in its place.
     fn is_in_place(&self) -> bool {
         true

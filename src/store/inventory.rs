@@ -51,11 +51,12 @@ pub(crate) fn list(storage: &dyn Storage) -> Result<Listing> {
     Ok(listing)
 }
 
-/// Sealed segments of any store, and the files that are damaged.
+/// Sealed segments of any store, and the files that are damaged, or that this user may not read.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
     pub segments: Vec<Arc<Segment>>,
     pub damaged: Vec<(SegmentId, Error)>,
+    pub unreadable: Vec<(SegmentId, Error)>,
 }
 
 /// Opens segments, many of them on a few threads.
@@ -71,6 +72,7 @@ pub(crate) fn load(storage: &dyn Storage, sealed: &[SegmentId]) -> Result<Loaded
         match segment {
             Ok(segment) => loaded.segments.push(Arc::new(segment)),
             Err(error @ Error::Corrupt { .. }) => loaded.damaged.push((id, error)),
+            Err(error) if error.is_denied() => loaded.unreadable.push((id, error)),
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
         }
@@ -90,6 +92,8 @@ pub(crate) struct Inventory {
     /// Sealed files that are damaged; those among them that are replaced.
     pub damaged: Vec<(SegmentId, Error)>,
     pub damaged_replaced: Vec<(SegmentId, Error)>,
+    /// Sealed files that this user may not read. They are whole for others, so they stay where they are.
+    pub unreadable: Vec<(SegmentId, Error)>,
     /// Files of another store, or of another kind of keys.
     pub foreign: Vec<(SegmentId, Error)>,
     /// Active files of this store.
@@ -102,7 +106,7 @@ impl Inventory {
     /// # Errors
     /// IO errors.
     pub(crate) fn take(core: &Core, listing: &Listing, loaded: Loaded) -> Result<Self> {
-        let mut found = Self::default();
+        let mut found = Self { unreadable: loaded.unreadable, ..Self::default() };
         let mut own = Vec::with_capacity(loaded.segments.len());
         for segment in loaded.segments {
             match core.check_belongs(&segment.front, segment.described()) {
@@ -127,7 +131,8 @@ impl Inventory {
 
     /// Whether there are segments, and all of them are another store's: then it is `store.json` that was exchanged.
     pub(crate) fn is_all_foreign(&self) -> bool {
-        let own = self.segments.len() + self.replaced.len() + self.damaged.len() + self.active.len();
+        let own =
+            self.segments.len() + self.replaced.len() + self.damaged.len() + self.unreadable.len() + self.active.len();
         own == 0 && !self.foreign.is_empty()
     }
 
@@ -138,7 +143,7 @@ impl Inventory {
     }
 }
 
-/// Whether the front of an active file says that it is of this store; `false` if it cannot be read.
+/// Whether the front of an active file says that it is of this store; `false` if it cannot, or may not, be read.
 ///
 /// # Errors
 /// [`Error::Corrupt`] if it says that it is of another.
@@ -147,7 +152,7 @@ fn active_belongs(core: &Core, id: SegmentId) -> Result<bool> {
     let file = match core.storage.open(&path, 0) {
         Ok(file) => file,
         // Sealed or removed since it was listed.
-        Err(error) if error.is_not_found() => return Ok(false),
+        Err(error) if error.is_not_found() || error.is_denied() => return Ok(false),
         Err(error) => return Err(error),
     };
     let described = core.storage.describe(&path);

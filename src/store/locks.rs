@@ -14,19 +14,36 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(60);
 /// Takes the lane that `choice` says.
 ///
 /// # Errors
-/// [`Error::LaneBusy`], IO errors.
+/// [`Error::LaneBusy`], IO errors: of kind `PermissionDenied` for a lane that is another user's.
 pub(crate) fn take_lane(storage: &dyn Storage, choice: LaneChoice) -> Result<(u16, Box<dyn LockGuard>)> {
     let candidates = match choice {
         LaneChoice::Number(number) => number..=number,
         LaneChoice::Auto => 0..=u16::MAX,
     };
     for number in candidates.clone() {
-        if let Some(lock) = storage.try_lock(&names::lane_lock(number))? {
-            return Ok((number, lock));
+        let path = names::lane_lock(number);
+        match try_lane(storage, &path) {
+            Ok(Some(lock)) => return Ok((number, lock)),
+            Ok(None) => {}
+            // Another user's lane, unless it is the folder that may not be written.
+            Err(error) if error.is_denied() && choice == LaneChoice::Auto && storage.len_bytes(&path).is_ok() => {}
+            Err(error) => return Err(error),
         }
     }
     let lane = *candidates.start();
     Err(Error::LaneBusy { lane, path: storage.describe(&names::lane_lock(lane)) })
+}
+
+/// Locks a lane, if it is free and this user may write it.
+fn try_lane(storage: &dyn Storage, path: &Path) -> Result<Option<Box<dyn LockGuard>>> {
+    match storage.try_lock(path)? {
+        // Who may not write the lock file may not write the lane's segments.
+        Some(lock) if !lock.is_writable() => {
+            let denied = std::io::ErrorKind::PermissionDenied.into();
+            Err(Error::io("write the lock file", storage.describe(path), denied))
+        }
+        lock => Ok(lock),
+    }
 }
 
 /// Waits for the lock under which a store is opened, its first key kind is fixed, and damage is acknowledged: by one

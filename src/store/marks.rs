@@ -65,15 +65,15 @@ impl Mark {
     }
 }
 
-/// How many bytes of the active segment `id` were on the medium; `None` if its lane has no marks, so that any might
-/// have been.
+/// How many bytes of the active segment `id` were on the medium; `None` if its lane has no marks, or none that this user
+/// may read, so that any might have been.
 ///
 /// # Errors
 /// IO errors.
 pub(crate) fn synced(storage: &dyn Storage, seed: u32, id: SegmentId) -> Result<Option<u64>> {
     let file = match storage.open(&names::lane_marks(id.lane), 0) {
         Ok(file) => file,
-        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) if error.is_not_found() || error.is_denied() => return Ok(None),
         Err(error) => return Err(error),
     };
     let marks = decode_all(&*file)?;

@@ -46,6 +46,8 @@ struct Runs {
     damaged: Vec<SegmentId>,
     /// Those of another store, or a newer version: not this store's to remove.
     foreign: usize,
+    /// Those that this user may not read.
+    unreadable: Vec<Error>,
 }
 
 impl Runs {
@@ -65,7 +67,11 @@ fn look(
 ) -> Result<Found> {
     let listing = list(&*storage)?;
     let loaded: Loaded = load(&*storage, &listing.sealed)?;
-    let recorded = identity::read(&*storage)?;
+    let recorded = match identity::read(&*storage) {
+        // A reader takes what segments say. A writer would put another file in its place.
+        Err(error) if read_only && error.is_denied() => Recorded::Damaged(error),
+        recorded => recorded?,
+    };
     let identity = identity::find(&*storage, &recorded, &loaded.segments, &listing.active);
     let identity = identity.or_else(|| invent(&options)).ok_or_else(|| {
         Error::io(
@@ -90,7 +96,8 @@ impl Found {
         }
         let found = &self.inventory;
         let fronts = found.segments.iter().filter_map(|segment| segment.front_damage());
-        let files = found.damaged.iter().chain(&found.damaged_replaced).chain(&found.foreign).map(|(_, error)| error);
+        let files = found.damaged.iter().chain(&found.damaged_replaced).chain(&found.foreign).chain(&found.unreadable);
+        let files = files.map(|(_, error)| error).chain(self.runs.unreadable.first());
         if let Recorded::Damaged(error) = &self.recorded {
             return Err(error.clone());
         }
@@ -154,7 +161,7 @@ pub(crate) fn open_reader(storage: Arc<dyn Storage>, options: Options) -> Result
     let mut known = core.known.lock();
     inventory.replaced.iter().for_each(|segment| known.bad(segment.id));
     inventory.damaged_replaced.iter().for_each(|(id, _)| known.bad(*id));
-    for (id, error) in inventory.damaged {
+    for (id, error) in inventory.damaged.into_iter().chain(inventory.unreadable) {
         core.leave_damaged(&mut known, id, &error)?;
     }
     drop(known);
@@ -278,8 +285,11 @@ fn unfinished(found: &Found, lane: &mut Lane) -> Vec<PathBuf> {
     own.into_iter().map(names::temporary_segment).collect()
 }
 
-/// Moves away what is damaged, after its whole rows were saved, and what others replace.
+/// Moves away what is damaged, after its whole rows were saved, and what others replace; leaves what may not be read.
 fn set_aside(core: &Core, lane: &mut Lane, found: Inventory) -> Result<()> {
+    for (id, error) in &found.unreadable {
+        core.leave_damaged(&mut core.known.lock(), *id, error)?;
+    }
     for segment in &found.replaced {
         move_away(core, &names::sealed(segment.id), "another segment replaces it", segment.seal.rows, Some(0))?;
     }
@@ -346,6 +356,7 @@ fn read_runs(core: &Core) -> Result<Runs> {
             }
             Ok(_) | Err(Error::NewerFormat { .. }) => runs.foreign += 1,
             Err(Error::Corrupt { .. }) => runs.damaged.push(id),
+            Err(error) if error.is_denied() => runs.unreadable.push(error),
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
         }
@@ -369,7 +380,8 @@ fn use_runs(core: &Core, runs: Runs, lane: Option<u16>, report: &mut OpenReport)
             None => useless.push(id),
         }
     }
-    report.runs_dropped = useless.len() + runs.foreign;
+    report.runs_dropped = useless.len() + runs.foreign + runs.unreadable.len();
+    report.notes.extend(runs.unreadable.iter().map(|error| format!("left out: {error}")));
     fitting.sort_by_key(|run| std::cmp::Reverse(run.run.keys()));
     let mut taken: HashSet<SegmentId> = HashSet::new();
     let mut chosen = Vec::new();

@@ -203,7 +203,9 @@ impl Core {
                 // Renamed or removed since it was listed: the next refresh sees what it became.
                 Err((_, error)) if error.is_not_found() => {}
                 // Tried again by the next refresh: until it works, a key that is missing may be in there.
-                Err((_, error)) if self.options.recovery == Recovery::Strict || !error.is_corrupt() => {
+                Err((_, error))
+                    if self.options.recovery == Recovery::Strict || !(error.is_corrupt() || error.is_denied()) =>
+                {
                     return Err(error);
                 }
                 Err((id, error)) => self.leave_damaged(&mut known, id, &error)?,
@@ -238,7 +240,8 @@ impl Core {
         Ok(true)
     }
 
-    /// Serves what can be read of a damaged sealed file from where it lies, and notes the damage. O(bytes).
+    /// Serves what can be read of a damaged file from where it lies, and notes the damage. A file that may not be read at
+    /// all is left out in the same way. O(bytes).
     ///
     /// # Errors
     /// IO errors.
@@ -248,6 +251,10 @@ impl Core {
             Ok(found) => found,
             // Removed since.
             Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) if error.is_denied() => {
+                known.leave(&error, 0, None);
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
         let described: Arc<Path> = self.storage.describe(&path).into();

@@ -11,6 +11,7 @@ use tensorcask::{Codec, Dtype, Key, Options, Store, TensorView};
 
 use crate::npy::Array;
 use crate::output::{Failure, Output};
+use crate::store::WriteArguments;
 
 /// Bytes that are read and put at a time.
 const BATCH_LEN_BYTES: usize = 8 << 20;
@@ -46,6 +47,8 @@ pub(crate) struct Arguments {
     /// Down-casts wider floats to F16 or BF16.
     #[arg(long, value_parser = ["F16", "BF16"])]
     store_as: Option<String>,
+    #[command(flatten)]
+    write: WriteArguments,
 }
 
 /// Where rows come from.
@@ -63,9 +66,9 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
         CodecName::ShuffleZstd => Codec::ShuffleZstd { level: 3 },
     };
     let store_as = arguments.store_as.as_deref().and_then(Dtype::from_name);
-    let (cache_dir, module) = crate::split(&arguments.store)?;
     let path = &arguments.file;
-    let open = || Options::new().codec(codec).store_as(store_as).open(cache_dir, &module).map_err(Failure::from);
+    let open =
+        || crate::store::writer(&arguments.store, &arguments.write, Options::new().codec(codec).store_as(store_as));
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     let (rows, bytes) = match extension {
         "npy" => {

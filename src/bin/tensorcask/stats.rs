@@ -1,19 +1,18 @@
 //! `tensorcask stats`
 
-use std::path::PathBuf;
-
 use crate::output::{Failure, Output, bytes};
+use crate::store::ReadArguments;
 
 /// Arguments of `stats`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The store's folder.
-    store: PathBuf,
+    #[command(flatten)]
+    read: ReadArguments,
 }
 
 /// Shows sizes, the index, and what opening found.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
-    let reader = crate::reader(&arguments.store)?;
+    let reader = crate::store::open(&arguments.read)?;
     let keys = reader.len()?;
     let stats = reader.stats()?;
     let report = reader.open_report();
