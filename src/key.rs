@@ -280,6 +280,11 @@ impl KeyHasher {
         if id < 64 { Some(Self { id }) } else { None }
     }
 
+    /// Whether all bits of the hash are kept, so that rows with one hash are of one key.
+    pub(crate) const fn is_whole(self) -> bool {
+        self.id == 0 || self.id >= 64
+    }
+
     /// The hash of canonical bytes.
     #[inline]
     pub(crate) fn hash(self, bytes: &[u8]) -> u64 {

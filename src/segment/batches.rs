@@ -3,14 +3,18 @@
 use std::sync::{Arc, OnceLock};
 
 use super::batch::Batch;
+use super::damaged::Damaged;
 use super::layout::{Frame, Seal};
+
+/// A batch, or what is left of one whose structure is damaged: either is found out once.
+pub(crate) type Parsed = Result<Arc<Batch>, Box<Damaged>>;
 
 /// The batches of a segment, in order. Of a damaged one, rows between them may be in none.
 #[derive(Debug)]
 pub(crate) struct Batches {
     frames: Vec<Frame>,
     first_rows: Vec<u32>,
-    parsed: Vec<OnceLock<Arc<Batch>>>,
+    parsed: Vec<OnceLock<Parsed>>,
 }
 
 impl Batches {
@@ -42,9 +46,9 @@ impl Batches {
         &self.frames
     }
 
-    /// The place of batch `number`, once it was parsed; `None` if there is no such batch.
+    /// The place of batch `number` and of its damage; `None` if there is no such batch.
     #[inline]
-    pub(crate) fn parsed(&self, number: usize) -> Option<&OnceLock<Arc<Batch>>> {
+    pub(crate) fn parsed(&self, number: usize) -> Option<&OnceLock<Parsed>> {
         self.parsed.get(number)
     }
 

@@ -366,6 +366,8 @@ impl Core {
 impl Age {
     /// Older than every row.
     pub(crate) const OLDEST: Self = Self { stamp: 0, lane: 0, order: 0 };
+    /// Newer than every row.
+    pub(crate) const NEWEST: Self = Self { stamp: u64::MAX, lane: u16::MAX, order: u64::MAX };
 }
 
 impl Weigh for Value {
