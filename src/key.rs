@@ -93,6 +93,16 @@ impl fmt::Display for Key {
     }
 }
 
+/// Strings as text, integers as numbers, bytes in hexadecimal.
+impl serde::Serialize for Key {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Self::U64(number) => serializer.serialize_u64(*number),
+            Self::Str(_) | Self::Bytes(_) => serializer.collect_str(self),
+        }
+    }
+}
+
 /// A borrowed key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KeyRef<'a> {

@@ -36,11 +36,6 @@ impl Batches {
         }
     }
 
-    /// Rows that are in none of them. O(batches).
-    pub(crate) fn lost_rows(&self, seal: &Seal) -> u64 {
-        seal.rows.saturating_sub(self.frames.iter().map(|frame| u64::from(frame.rows)).sum())
-    }
-
     /// Their commit frames.
     pub(crate) fn frames(&self) -> &[Frame] {
         &self.frames

@@ -31,13 +31,18 @@ impl Damaged {
         &self.error
     }
 
+    /// Whether row `row` of the batch matches its own checksum.
+    pub(crate) fn is_readable(&self, row: usize) -> bool {
+        matches!(&self.rest, Some((_, readable)) if readable.get(row) == Some(&true))
+    }
+
     /// The batch, for row `row` of it. O(1).
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the row does not match its own checksum.
     pub(crate) fn batch_of(&self, row: usize) -> Result<&Arc<Batch>> {
         match &self.rest {
-            Some((batch, readable)) if readable.get(row) == Some(&true) => Ok(batch),
+            Some((batch, _)) if self.is_readable(row) => Ok(batch),
             _ => Err(self.error.clone()),
         }
     }

@@ -257,7 +257,11 @@ impl Segment {
     /// The same, from the bytes that are in the file now.
     pub(crate) fn parse_anew(&self, number: usize) -> Result<Parsed> {
         let frame = self.batches()?.frames().get(number).copied().unwrap_or_default();
-        let message = self.file.bytes(frame.offset, frame.message_len_bytes() as usize)?;
+        let message = match self.file.bytes(frame.offset, frame.message_len_bytes() as usize) {
+            // The file was cut since it was opened.
+            Err(error) if error.is_corrupt() => return Ok(Err(Box::new(Damaged::new(error, None)))),
+            message => message?,
+        };
         match Batch::parse(&self.described, &self.front.schema, frame, &message, true) {
             Ok(batch) => Ok(Ok(Arc::new(batch))),
             Err(error) if error.is_corrupt() => {

@@ -3,6 +3,7 @@
 //! A row that cannot be read may be the newest of any key with its hash, so neither a miss nor an older row is true
 //! beside it. A newer row is: stamps say how new an unreadable row can be at the most.
 
+use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
@@ -158,13 +159,53 @@ impl Core {
         in_delta || self.view.load().runs.iter().any(in_run)
     }
 
-    /// The key of a row that cannot be read, if the bytes in its place have its hash: then something else is damaged.
-    pub(crate) fn unread_key(&self, segment: &Segment, row: u32) -> Option<Key> {
+    /// The keys of some rows of `segment` that cannot be read, as far as anything tells them: the ordered keys, or bytes in
+    /// their place that have their hash, or had it before one of them was changed. O(keys of the segment).
+    pub(crate) fn keys_of_unread(&self, segment: &Segment, rows: &[u32]) -> Vec<Key> {
+        let kind = segment.schema().key;
+        let mut keys: BTreeMap<u32, Key> = BTreeMap::new();
+        if let Some(fst) = ordered_keys(segment) {
+            let _malformed = fst.range(Bound::Unbounded, Bound::Unbounded, &mut |key, row| {
+                if rows.binary_search(&row).is_ok()
+                    && let Some(key) = kind.decode(key)
+                {
+                    keys.insert(row, key);
+                }
+                Ok(ControlFlow::Continue(()))
+            });
+        }
+        for &row in rows {
+            if !keys.contains_key(&row)
+                && let Some(key) = self.mended_key(segment, row).and_then(|key| kind.decode(&key))
+            {
+                keys.insert(row, key);
+            }
+        }
+        keys.into_values().collect()
+    }
+
+    /// The bytes in the place of a key, if they have the row's hash, or have it with one of them changed.
+    fn mended_key(&self, segment: &Segment, row: u32) -> Option<Vec<u8>> {
+        /// Bytes of a key that are tried: integers, and short names.
+        const MOST_BYTES: usize = 16;
         let hash = self.row_hash(segment, row).filter(|_| self.hasher.is_whole())?;
         let (number, within) = segment.locate(row).ok().flatten()?;
         let damaged = segment.parsed(number).ok()?.as_ref().err()?;
-        let key = damaged.unchecked_key(within).filter(|key| self.hasher.hash(key) == hash)?;
-        segment.schema().key.decode(key)
+        let mut key = damaged.unchecked_key(within)?.to_vec();
+        if self.hasher.hash(&key) == hash {
+            return Some(key);
+        }
+        for at in 0..key.len().min(MOST_BYTES) {
+            let found = key.get(at).copied()?;
+            for byte in 0..=u8::MAX {
+                *key.get_mut(at)? = byte;
+                if self.hasher.hash(&key) == hash {
+                    return Some(key);
+                }
+            }
+            *key.get_mut(at)? = found;
+        }
+        None
     }
 
     /// Whether row `row` of a source cannot be read and does not count any more.
@@ -175,6 +216,15 @@ impl Core {
 
 /// The ordered keys of a segment, if it has them and they are whole.
 pub(crate) fn ordered_keys(segment: &Segment) -> Option<KeysFst> {
-    let (offset, bytes) = segment.keys_block().ok().flatten()?;
-    KeysFst::open(segment.described().to_path_buf(), offset, bytes).ok()
+    ordered_keys_of(segment).ok().flatten().map(|(_, fst)| fst)
+}
+
+/// The ordered keys of a segment and where they lie, if it has them.
+///
+/// # Errors
+/// [`Error::Corrupt`] if they are damaged.
+pub(crate) fn ordered_keys_of(segment: &Segment) -> Result<Option<(u64, KeysFst)>> {
+    let Some((offset, bytes)) = segment.keys_block()? else { return Ok(None) };
+    let fst = KeysFst::open(segment.described().to_path_buf(), offset, bytes, segment.rows())?;
+    Ok(Some((offset, fst)))
 }
