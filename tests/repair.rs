@@ -70,8 +70,8 @@ fn damage(medium: &Medium, what: Damage, key: &[u8], width: usize) -> bool {
     let at = match what {
         Damage::Prefix => offset + 1,
         Damage::Key => keys.unwrap() + key.len() - 1,
-        // The structure ends with them: there are no offsets of values.
-        Damage::RowChecksum => offset + structure - rows * 4 / 2,
+        // The structure ends with them, and zeros: there are no offsets of values.
+        Damage::RowChecksum => offset + structure - (rows * 4).next_multiple_of(64) + rows / 2 * 4,
         // The offsets come first.
         Damage::KeyOffset if key.len() != 8 => offset + metadata + rows / 2 * 4,
         Damage::KeyOffset => return false,
@@ -158,7 +158,7 @@ fn options() -> Options {
 fn epochs(medium: &Medium, options: &Options, rows: &Rows, what: &str) -> usize {
     let mut put_again = 0;
     let mut sizes = Vec::new();
-    for epoch in 0..4 {
+    for epoch in 0..3 {
         let store = options.clone().open_on(medium.storage()).unwrap();
         assert!(store.open_report().quarantined.is_empty(), "{what}: {:?}", store.open_report());
         assert_eq!(store.len().unwrap(), rows.keys.len() as u64, "{what}, epoch {epoch}");
@@ -170,7 +170,7 @@ fn epochs(medium: &Medium, options: &Options, rows: &Rows, what: &str) -> usize 
         }
         assert!(rows.read(&store, what).is_empty(), "{what}: in one handle");
         assert_eq!(store.len().unwrap(), rows.keys.len() as u64, "{what}: put again in epoch {epoch}");
-        if epoch == 2 {
+        if epoch == 1 {
             store.flush().unwrap();
             store.merge_index().unwrap();
             assert!(rows.read(&store, what).is_empty(), "{what}: merged");
@@ -221,14 +221,11 @@ fn rows_put_again_count_once_and_the_disk_stays_flat(kind: Kind) {
 /// 30,000 rows: a run in memory or on disk has them, and the delta what is put again.
 fn rows_put_again_count_in_each_kind_of_index(kind: Kind) {
     let rows = Rows::new(30_000, 4, true);
-    for delta_keys in [1 << 20, 1000] {
+    for (delta_keys, what) in [(1 << 20, Damage::Prefix), (1000, Damage::Prefix), (1000, Damage::Key)] {
         let options = options().delta_keys(delta_keys);
-        let whole = filled(kind, &options, &rows, 30_000);
-        for what in [Damage::Prefix, Damage::Key, Damage::KeyOffset] {
-            let medium = whole.copy();
-            assert!(damage(&medium, what, &key_bytes(&rows.keys[7]), 16));
-            epochs(&medium, &options, &rows, &format!("30,000 rows, {what:?}, delta of {delta_keys}"));
-        }
+        let medium = filled(kind, &options, &rows, 30_000);
+        assert!(damage(&medium, what, &key_bytes(&rows.keys[7]), 16));
+        epochs(&medium, &options, &rows, &format!("30,000 rows, {what:?}, delta of {delta_keys}"));
     }
 }
 
