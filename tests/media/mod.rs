@@ -28,6 +28,14 @@ impl Kind {
         }
     }
 
+    /// How many of `tries` in memory a test makes on this storage.
+    pub fn tries(self, tries: usize) -> usize {
+        match self {
+            Self::Memory => tries,
+            Self::Disk => tries / 4,
+        }
+    }
+
     /// Of the `step`s at which a file is damaged in memory, a part on a disk, where each takes longer.
     pub fn step(self, step: usize) -> usize {
         match self {
@@ -69,6 +77,14 @@ impl Medium {
                 copy_folder(dir.path(), copy.path());
                 Self::Disk(Arc::new(copy))
             }
+        }
+    }
+
+    /// The same with all that was written, synced or not.
+    pub fn whole_copy(&self) -> Self {
+        match self {
+            Self::Memory(memory) => Self::Memory(memory.power_loss_keeping(|_, _, len_bytes| len_bytes)),
+            Self::Disk(_) => self.copy(),
         }
     }
 
