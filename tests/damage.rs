@@ -1,6 +1,11 @@
 //! Flipped bytes and cut files: every row comes back right, or as damage, or is reported as lost; never wrong, and
 //! never with a panic.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test stops at the first thing that is not as expected"
+)]
 
 mod media;
 
@@ -35,7 +40,7 @@ fn value(i: usize) -> Value {
 
 /// A store with two sealed segments, a run over them, and (if asked for) an active segment.
 fn store(kind: Kind, active: bool) -> Medium {
-    let storage = kind.new();
+    let storage = kind.empty();
     let store = options().open_on(storage.storage()).unwrap();
     for i in 0..ROWS {
         store.put(&format!("key {i}"), &value(i)).unwrap();
@@ -166,10 +171,7 @@ fn damaged_seals_are_quarantined_and_their_rows_saved(kind: Kind) {
     let path = &storage.files("segments")[0];
     let len = storage.read(path).len() as u64;
     storage.corrupt(path, len - 3, 0xFF);
-    assert!(matches!(
-        options().recovery(Recovery::Strict).open_on(storage.storage()),
-        Err(Error::Corrupt { .. })
-    ));
+    assert!(matches!(options().recovery(Recovery::Strict).open_on(storage.storage()), Err(Error::Corrupt { .. })));
     let store = options().open_on(storage.storage()).unwrap();
     let [quarantined] = store.open_report().quarantined.as_slice() else { panic!("{:?}", store.open_report()) };
     assert!(quarantined.rows_saved > 0 && quarantined.moved_to.is_some());
@@ -181,7 +183,7 @@ fn damaged_seals_are_quarantined_and_their_rows_saved(kind: Kind) {
 }
 
 fn one_damaged_row_fails_alone(kind: Kind) {
-    let storage = kind.new();
+    let storage = kind.empty();
     let store = options().open_on(storage.storage()).unwrap();
     let keys: Vec<u64> = (0..100).collect();
     let rows: Vec<f32> = (0..100 * 256).map(|i| (i / 256) as f32).collect();
@@ -216,7 +218,7 @@ fn one_damaged_row_fails_alone(kind: Kind) {
 /// A store that stays open, with one batch for each of the integer keys 0, 1, 2; and where each batch's message starts
 /// in its active segment.
 fn growing(kind: Kind) -> (Medium, Store, Vec<u64>) {
-    let storage = kind.new();
+    let storage = kind.empty();
     let store = options().open_on(storage.storage()).unwrap();
     let starts = (0..3_u64).map(|key| {
         store.put(key, &Value::Int(key as i64)).unwrap();

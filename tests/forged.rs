@@ -1,6 +1,10 @@
 //! Files that somebody made, with checksums that match: errors, never a panic, a hang, or memory for a count that no bytes
 //! stand behind. And files with any bit flipped, or cut anywhere: what is read is right, or an error, or was reported.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first thing that is not as expected"
+)]
 
 mod media;
 
@@ -29,7 +33,7 @@ fn value(i: u64) -> Value {
 
 /// A closed store of one sealed segment and one run, or one that was left open after a flush.
 fn store(kind: Kind, strings: bool, codec: Codec, sealed: bool) -> Medium {
-    let medium = kind.new();
+    let medium = kind.empty();
     let store = options().codec(codec).open_on(medium.storage()).unwrap();
     for i in 0..ROWS {
         store.put(&key(i, strings), &value(i)).unwrap();
@@ -197,7 +201,8 @@ fn forge_counts(kind: Kind) {
         let path = format!("{SEALED}.open");
         let (frames, _) = places(&active.read(&path));
         let frame = frames[1];
-        let numbers = [(12, 4), (16, 8), (24, 8), (40, 8), (48, 4), (56, 8), (64, 8)].map(|(at, len)| (frame + at, len));
+        let numbers =
+            [(12, 4), (16, 8), (24, 8), (40, 8), (48, 4), (56, 8), (64, 8)].map(|(at, len)| (frame + at, len));
         forge_numbers(&active, &path, &numbers, strings);
     }
 }
@@ -271,6 +276,28 @@ fn forged_bytes_are_errors(kind: Kind) {
                 let copy = medium.whole_copy();
                 copy.write(&path, &bytes);
                 exercise(&copy, strings, true, &format!("{path}, turn {turn}"));
+            }
+        }
+    }
+}
+
+/// One bit of every byte of each file, and every length: minutes. `cargo test --release -- --ignored`.
+#[test]
+#[ignore = "takes minutes"]
+fn every_byte_and_every_length() {
+    let mut random = Random(77);
+    for kind in [Kind::Memory, Kind::Disk] {
+        for (strings, sealed) in [(false, true), (true, true), (false, false), (true, false)] {
+            let medium = store(kind, strings, Codec::None, sealed);
+            for path in ["segments", "runs", "lanes"].iter().flat_map(|folder| medium.files(folder)) {
+                for at in 0..medium.read(&path).len() {
+                    let copy = medium.whole_copy();
+                    copy.corrupt(&path, at as u64, 1 << random.below(8));
+                    exercise(&copy, strings, false, &format!("{kind:?}: byte {at} of {path}"));
+                    let copy = medium.whole_copy();
+                    copy.truncate(&path, at as u64);
+                    exercise(&copy, strings, false, &format!("{kind:?}: {path} cut to {at}"));
+                }
             }
         }
     }

@@ -1,13 +1,9 @@
 //! The batches of a sealed segment: where they are, and those that were parsed.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
-use super::batch::Batch;
-use super::damaged::Damaged;
+use super::damaged::Parsed;
 use super::layout::{Frame, Seal};
-
-/// A batch, or what is left of one whose structure is damaged: either is found out once.
-pub(crate) type Parsed = Result<Arc<Batch>, Box<Damaged>>;
 
 /// The batches of a segment, in order. Of a damaged one, rows between them may be in none.
 #[derive(Debug)]

@@ -1,12 +1,35 @@
 //! A batch whose structure is damaged: one bit of a key, of a row checksum or of an offset makes the checksum of the whole
 //! structure wrong. Each row has a checksum of its own over its key and its values, which tells what is still right.
 
+use std::path::Path;
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::batch::{Batch, Verify};
 use super::columns::{Columns, KeyColumn, LeafBytes};
+use super::layout::Frame;
 use crate::error::{Error, Result};
 use crate::key::MAX_KEY_LEN_BYTES;
+use crate::schema::RowSchema;
+
+/// A batch, or what is left of one whose structure is damaged: either is found out once.
+pub(crate) type Parsed = Result<Arc<Batch>, Box<Damaged>>;
+
+/// Parses the message that `frame` describes: [`Batch::parse`], or what is left of the batch.
+///
+/// # Errors
+/// Those of reading. Damage is an answer.
+pub(crate) fn parse(path: &Arc<Path>, schema: &Arc<RowSchema>, frame: Frame, message: &Bytes) -> Result<Parsed> {
+    match Batch::parse(path, schema, frame, message, true) {
+        Ok(batch) => Ok(Ok(Arc::new(batch))),
+        Err(error) if error.is_corrupt() => {
+            let batch = Batch::parse_damaged(path, schema, frame, message);
+            Ok(Err(Box::new(Damaged::new(error, batch.ok()))))
+        }
+        Err(error) => Err(error),
+    }
+}
 
 /// What is left of a damaged batch. It is found out once, in O(bytes of the batch), and kept.
 #[derive(Debug)]

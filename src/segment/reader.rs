@@ -7,12 +7,12 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 
 use super::batch::Batch;
-use super::batches::{Batches, Parsed};
-use super::damaged::Damaged;
+use super::batches::Batches;
+use super::damaged::{self, Damaged, Parsed};
 use super::layout::{
     ARROW_TRAILER, END_OF_STREAM, FRAME_LEN_BYTES, Frame, Part, SEAL_LEN_BYTES, Seal, TRAILER_LEN_BYTES,
 };
-use super::scan::{Front, read_front, salvage};
+use super::scan::{Front, frames_in_place, read_front};
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
 use crate::io::residency::{Wanted, bring_in};
@@ -172,9 +172,12 @@ impl Segment {
         let of = |frames| Batches::new(frames, &self.seal, self.len_bytes);
         let batches = match self.part(self.seal.frames, "the frame table") {
             Ok(table) => of(table.chunks(FRAME_LEN_BYTES).filter_map(Frame::decode_checked).collect()),
-            Err(error) if error.is_corrupt() => {
-                of(salvage(&*self.file, self.seal.seed, self.front.frame.end_offset(), self.seal.frames.offset)?)
-            }
+            Err(error) if error.is_corrupt() => of(frames_in_place(
+                &*self.file,
+                self.seal.seed,
+                self.front.frame.end_offset(),
+                self.seal.frames.offset,
+            )?),
             Err(error) => return Err(error),
         };
         Ok(self.batches.get_or_init(|| batches))
@@ -262,14 +265,7 @@ impl Segment {
             Err(error) if error.is_corrupt() => return Ok(Err(Box::new(Damaged::new(error, None)))),
             message => message?,
         };
-        match Batch::parse(&self.described, &self.front.schema, frame, &message, true) {
-            Ok(batch) => Ok(Ok(Arc::new(batch))),
-            Err(error) if error.is_corrupt() => {
-                let batch = Batch::parse_damaged(&self.described, &self.front.schema, frame, &message);
-                Ok(Err(Box::new(Damaged::new(error, batch.ok()))))
-            }
-            Err(error) => Err(error),
-        }
+        damaged::parse(&self.described, &self.front.schema, frame, &message)
     }
 
     /// The frame of the batch that `row` is in, if any tells of it.

@@ -179,7 +179,11 @@ impl Directory {
     }
 
     /// The segment that `run_row` is in, and its row there, whether a batch of it can be read or not. O(log segments).
-    pub(crate) fn segment_row<'a>(&self, segments: &'a [Arc<Segment>], run_row: u64) -> Option<(&'a Arc<Segment>, u32)> {
+    pub(crate) fn segment_row<'a>(
+        &self,
+        segments: &'a [Arc<Segment>],
+        run_row: u64,
+    ) -> Option<(&'a Arc<Segment>, u32)> {
         let position = self.segment_starts.partition_point(|start| *start <= run_row).checked_sub(1)?;
         let row = u32::try_from(run_row - self.segment_starts.get(position)?).ok()?;
         segments.get(position).filter(|segment| row < segment.rows()).map(|segment| (segment, row))

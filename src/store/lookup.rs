@@ -100,12 +100,7 @@ impl Core {
         self.locate_after(hash, key, Newest::default).map(|found| found.map(|found| found.row))
     }
 
-    fn locate_after(
-        &self,
-        hash: u64,
-        key: &[u8],
-        in_delta: impl Fn() -> Newest,
-    ) -> Result<Option<Found<'static>>> {
+    fn locate_after(&self, hash: u64, key: &[u8], in_delta: impl Fn() -> Newest) -> Result<Option<Found<'static>>> {
         loop {
             let newest = in_delta();
             let view = self.view.load();

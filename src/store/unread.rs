@@ -162,6 +162,8 @@ impl Core {
     /// The keys of some rows of `segment` that cannot be read, as far as anything tells them: the ordered keys, or bytes in
     /// their place that have their hash, or had it before one of them was changed. O(keys of the segment).
     pub(crate) fn keys_of_unread(&self, segment: &Segment, rows: &[u32]) -> Vec<Key> {
+        /// Rows of which changed bytes are tried: each takes some microseconds.
+        const MOST_MENDED: usize = 1 << 14;
         let kind = segment.schema().key;
         let mut keys: BTreeMap<u32, Key> = BTreeMap::new();
         if let Some(fst) = ordered_keys(segment) {
@@ -174,10 +176,8 @@ impl Core {
                 Ok(ControlFlow::Continue(()))
             });
         }
-        for &row in rows {
-            if !keys.contains_key(&row)
-                && let Some(key) = self.mended_key(segment, row).and_then(|key| kind.decode(&key))
-            {
+        for &row in rows.iter().filter(|row| !keys.contains_key(row)).take(MOST_MENDED).collect::<Vec<_>>() {
+            if let Some(key) = self.mended_key(segment, row).and_then(|key| kind.decode(&key)) {
                 keys.insert(row, key);
             }
         }

@@ -1,5 +1,5 @@
 //! The storages that damaged-store tests run on: what is flipped, cut and copied in memory is so on a disk as well.
-#![allow(dead_code, reason = "each test binary uses some of it")]
+#![allow(dead_code, unused_macros, reason = "each test binary uses some of it")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub enum Kind {
 
 impl Kind {
     /// An empty storage.
-    pub fn new(self) -> Medium {
+    pub fn empty(self) -> Medium {
         match self {
             Self::Memory => Medium::Memory(MemoryStorage::new()),
             Self::Disk => Medium::Disk(Arc::new(tempfile::tempdir().unwrap())),
