@@ -358,7 +358,7 @@ pub(crate) fn look_ahead(
 /// Only if the file cannot be read.
 pub(crate) fn salvage(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Result<Vec<Frame>> {
     let mut whole = Vec::new();
-    for frame in find_frames(file, from, end)?.into_iter().filter(|frame| frame.seed == seed && frame.rows > 0) {
+    for frame in frames_in_place(file, seed, from, end)? {
         if crc32(&file.copy(frame.offset, frame.structure_len_bytes as usize)?) == frame.structure_crc {
             whole.push(frame);
         }
@@ -372,8 +372,17 @@ pub(crate) fn salvage(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Re
 /// # Errors
 /// Only if the file cannot be read.
 pub(crate) fn rows_told(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Result<Option<u64>> {
-    let frames = find_frames(file, from, end)?.into_iter().filter(|frame| frame.seed == seed);
-    Ok(frames.map(|frame| frame.first_row.saturating_add(u64::from(frame.rows))).max().filter(|rows| *rows > 0))
+    let frames = frames_in_place(file, seed, from, end)?;
+    Ok(frames.iter().map(|frame| frame.first_row.saturating_add(u64::from(frame.rows))).max())
+}
+
+/// All frames of batches of this segment between `from` and `end`, whether the batches are damaged or not. O(bytes).
+///
+/// # Errors
+/// Only if the file cannot be read.
+pub(crate) fn frames_in_place(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Result<Vec<Frame>> {
+    let frames = find_frames(file, from, end)?.into_iter();
+    Ok(frames.filter(|frame| frame.seed == seed && frame.rows > 0).collect())
 }
 
 /// All frames of any segment that lie behind the messages they tell of, between `from` and `end`. O(bytes).
