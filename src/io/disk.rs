@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::append::DiskAppend;
 use super::lock::DiskLock;
-use super::mmap::GrowingMap;
+use super::mmap::{GrowingMap, open_regular};
 use super::{AppendFile, DirEntry, LockGuard, ReadFile, Storage};
 use crate::error::{Error, Result};
 
@@ -115,8 +115,9 @@ impl Storage for DiskStorage {
     fn open(&self, path: &Path, capacity_bytes: u64) -> Result<Arc<dyn ReadFile>> {
         let path = self.resolve(path)?;
         let fail = |e| Error::io("open", &path, e);
-        let map = Arc::new(GrowingMap::new(File::open(&path).map_err(fail)?, capacity_bytes).map_err(fail)?);
-        Ok(Arc::new(DiskRead { map, path }))
+        let file = open_regular(&path).map_err(fail)?;
+        let map = GrowingMap::new(file, path.clone(), capacity_bytes).map_err(fail)?;
+        Ok(Arc::new(DiskRead { map: Arc::new(map) }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
@@ -156,12 +157,11 @@ impl Storage for DiskStorage {
 #[derive(Debug)]
 struct DiskRead {
     map: Arc<GrowingMap>,
-    path: PathBuf,
 }
 
 impl ReadFile for DiskRead {
     fn len_bytes(&self) -> Result<u64> {
-        self.map.len_bytes().map_err(|e| Error::io("look at", &self.path, e))
+        self.map.len_bytes().map_err(|e| Error::io("look at", self.map.path(), e))
     }
 
     fn bytes(&self, offset: u64, len_bytes: usize) -> Result<Bytes> {
@@ -170,7 +170,7 @@ impl ReadFile for DiskRead {
         }
         let found = self.len_bytes()?;
         if offset.checked_add(len_bytes as u64).is_none_or(|end| end > found) {
-            return Err(beyond_end(&self.path, offset, len_bytes, found));
+            return Err(beyond_end(self.map.path(), offset, len_bytes, found));
         }
         if let Some(bytes) = self.map.bytes(offset, len_bytes) {
             return Ok(bytes);
@@ -181,7 +181,7 @@ impl ReadFile for DiskRead {
     fn copy(&self, offset: u64, len_bytes: usize) -> Result<Bytes> {
         let found = self.len_bytes()?;
         if offset.checked_add(len_bytes as u64).is_none_or(|end| end > found) {
-            return Err(beyond_end(&self.path, offset, len_bytes, found));
+            return Err(beyond_end(self.map.path(), offset, len_bytes, found));
         }
         // A file that is not expected to grow is published, and nobody cuts it.
         if self.map.is_settled() {
@@ -193,11 +193,15 @@ impl ReadFile for DiskRead {
             read => read,
         }
     }
+
+    fn settle(&self) {
+        self.map.settle();
+    }
 }
 
 impl DiskRead {
     fn read(&self, offset: u64, len_bytes: usize) -> Result<Bytes> {
-        let fail = |e| Error::io("read", &self.path, e);
+        let fail = |e| Error::io("read", self.map.path(), e);
         let mut out = Vec::new();
         out.try_reserve_exact(len_bytes).map_err(|_| fail(ErrorKind::OutOfMemory.into()))?;
         out.resize(len_bytes, 0);

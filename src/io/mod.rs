@@ -117,6 +117,9 @@ pub trait ReadFile: Send + Sync + Debug {
     /// A copy of `len_bytes` bytes from `offset`: for bytes that nobody has committed yet, which the writer or its
     /// successor may replace or cut off while they are being looked at.
     fn copy(&self, offset: u64, len_bytes: usize) -> Result<Bytes>;
+    /// Says that the file has all its bytes: what was opened to grow grows no more. It can be read as before, but keeps
+    /// no descriptor.
+    fn settle(&self) {}
 }
 
 /// Holds a lock until it is dropped.

@@ -97,8 +97,8 @@ impl Segment {
         segment.check_front()?;
         segment.read_replaces()?;
         segment.file = file;
-        // Mapped from here on, so that it holds no descriptor.
-        segment.file.bytes(0, 1)?;
+        // From here on it holds no descriptor.
+        segment.file.settle();
         Ok(segment)
     }
 

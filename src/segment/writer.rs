@@ -290,6 +290,8 @@ impl SegmentWriter {
         self.file.fill_pages(false)?;
         self.file.sync(durability)?;
         self.storage.rename(&self.path, &self.sealed_path)?;
+        // Values that were read share its map; the descriptor is of no use any more.
+        self.reader.settle();
         if durability > Durability::Buffered {
             self.storage.sync_dir(Path::new(names::SEGMENTS))?;
         }

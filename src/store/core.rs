@@ -22,6 +22,7 @@ use crate::index::run::Run;
 use crate::io::Storage;
 use crate::key::{KeyHasher, KeyKind};
 use crate::names::SegmentId;
+use crate::segment::batch::Batch;
 use crate::segment::columns::Columns;
 use crate::segment::reader::Segment;
 use crate::segment::writer::StoreIdentity;
@@ -350,6 +351,17 @@ impl Core {
             self.admit(hash, slot, row, tombstone, || Row::of_segment(segment, row));
         }
         Ok(())
+    }
+
+    /// Has the slots of `segment`, which was active, point to it as it is now, sealed: nothing holds the file as it was
+    /// while it grew then, but what readers have taken. A batch that cannot be read stays where it was.
+    pub(crate) fn let_go_of_active(&self, segment: &Segment) {
+        let batches = segment.batches().map_or(0, |batches| batches.frames().len());
+        let batches: Vec<Arc<Batch>> =
+            (0..batches).filter_map(|number| segment.batch(number).ok().map(Arc::clone)).collect();
+        let before = self.slots.write().sealed(segment.id, &batches);
+        // Behind the lock: with the last batch goes the map, which takes milliseconds.
+        drop(before);
     }
 
     /// Notes a commit stamp that was seen, so that this handle's own are later.

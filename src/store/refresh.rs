@@ -218,7 +218,10 @@ impl Core {
         });
         // Rows that were followed while the segment was active are found to be there already.
         self.admit_block(&segment, &block)?;
-        known.followed.remove(&id);
+        if let Some(followed) = known.followed.remove(&id) {
+            self.let_go_of_active(&segment);
+            followed.file.settle();
+        }
         Ok(true)
     }
 

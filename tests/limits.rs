@@ -1,0 +1,174 @@
+//! Limits that a real run meets: descriptors, maps, names, nesting, hashes, clocks, and processes that fork.
+#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use tensorcask::io::Durability;
+use tensorcask::{Lane, Options, Store, Value};
+
+const ROLE: &str = "TENSORCASK_LIMITS_ROLE";
+const DIR: &str = "TENSORCASK_LIMITS_DIR";
+
+/// Not a test of its own: what children do, by role.
+#[test]
+fn child_process() {
+    let (Ok(role), Ok(dir)) = (std::env::var(ROLE), std::env::var(DIR)) else { return };
+    let dir = Path::new(&dir);
+    match role.as_str() {
+        "small segments" => write_small_segments(dir),
+        "structures" => write_structures(dir),
+        "follow" => follow(dir),
+        other => unreachable!("{other}"),
+    }
+}
+
+/// Runs a role in a process that may have 64 files open.
+fn run_with_few_descriptors(role: &str, dir: &Path) {
+    let binary = std::env::current_exe().unwrap();
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -n 64; exec \"$0\" --exact child_process --nocapture --test-threads=1"])
+        .arg(binary)
+        .env(ROLE, role)
+        .env(DIR, dir)
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{role}: {}\n{}", text(&output.stdout), text(&output.stderr));
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Maps of this process, and those of them that are of files below `dir`.
+fn maps(dir: &Path) -> (usize, usize) {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    (maps.lines().count(), maps.lines().filter(|line| line.contains(dir.to_str().unwrap())).count())
+}
+
+fn files_in(dir: &Path, end: &str) -> usize {
+    let entries = std::fs::read_dir(dir).unwrap();
+    entries.filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().ends_with(end)).count()
+}
+
+fn options() -> Options {
+    Options::new().durability(Durability::Buffered).flush_interval(Duration::from_millis(10))
+}
+
+/// Descriptors beside those of sealed segments: of the process, the lane, and the active segments.
+const DESCRIPTORS: usize = 40;
+
+fn write_small_segments(dir: &Path) {
+    const SEGMENTS: u64 = 3000;
+    let options = || options().segment_rows(2);
+    let check = |store: &tensorcask::Reader| {
+        for key in 0..SEGMENTS * 2 {
+            assert_eq!(store.get(key).unwrap(), Some(Value::Int(key as i64)));
+        }
+        assert!(descriptors() < DESCRIPTORS, "{} descriptors", descriptors());
+        // One for each segment at most, and a few for active ones and runs.
+        assert!(maps(dir).1 as u64 <= SEGMENTS + 30, "{:?} maps", maps(dir));
+    };
+    let store = options().open(dir, "m").unwrap();
+    let mut held = Vec::new();
+    for segment in 0..SEGMENTS {
+        let keys = [segment * 2, segment * 2 + 1];
+        store.put_batch(&keys, &keys.map(|key| Value::Int(key as i64))).unwrap();
+        store.flush().unwrap();
+        if segment % 50 == 0 {
+            // What a reader keeps of a segment that is active keeps no descriptor either.
+            held.push(store.get(segment * 2).unwrap());
+            assert!(descriptors() < DESCRIPTORS, "{} descriptors", descriptors());
+        }
+    }
+    check(&store);
+    assert!(files_in(&dir.join("m/segments"), ".arrow") >= SEGMENTS as usize - 2);
+    // Values that are held keep the map that they were read from.
+    drop(held);
+    store.close().unwrap();
+    drop(store);
+    assert_eq!(maps(dir).1, 0);
+    check(&options().open_reader(dir, "m").unwrap());
+    let store = options().open(dir, "m").unwrap();
+    check(&store);
+    assert!(store.verify(&mut |_, _| {}).unwrap().is_clean());
+    store.close().unwrap();
+}
+
+#[test]
+fn three_thousand_small_segments_need_few_descriptors() {
+    let dir = tempfile::tempdir().unwrap();
+    run_with_few_descriptors("small segments", dir.path());
+}
+
+/// A value of a structure of its own.
+fn structure(number: u64) -> Value {
+    Value::Map(vec![(format!("name {number}"), Value::Int(number as i64))])
+}
+
+fn write_structures(dir: &Path) {
+    const STRUCTURES: u64 = 20_000;
+    let most_maps: usize = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap();
+    let check = |store: &tensorcask::Reader| {
+        for key in 0..STRUCTURES {
+            assert_eq!(store.get(key).unwrap(), Some(structure(key)));
+        }
+        assert!(descriptors() < DESCRIPTORS, "{} descriptors", descriptors());
+        assert!(maps(dir).0 < most_maps / 4, "{:?} maps of {most_maps}", maps(dir));
+    };
+    let store = options().open(dir, "m").unwrap();
+    for key in 0..STRUCTURES {
+        store.put(key, &structure(key)).unwrap();
+        if key % 1000 == 0 {
+            assert!(descriptors() < DESCRIPTORS, "{} descriptors", descriptors());
+        }
+    }
+    store.flush().unwrap();
+    check(&store);
+    store.close().unwrap();
+    drop(store);
+    assert_eq!(files_in(&dir.join("m/segments"), ".arrow") as u64, STRUCTURES);
+    check(&options().open_reader(dir, "m").unwrap());
+    let store = options().open(dir, "m").unwrap();
+    assert!(store.open_report().is_clean(), "{:?}", store.open_report());
+    check(&store);
+    store.close().unwrap();
+}
+
+#[test]
+fn twenty_thousand_structures_need_few_descriptors_and_maps() {
+    let dir = tempfile::tempdir().unwrap();
+    run_with_few_descriptors("structures", dir.path());
+}
+
+/// A reader, and a writer of another lane, beside a writer whose segments are followed while they are active.
+fn follow(dir: &Path) {
+    let options = || options().segment_rows(20).refresh_interval(Duration::ZERO);
+    let writer = options().open(dir, "m").unwrap();
+    let reader = options().open_reader(dir, "m");
+    assert!(reader.is_err(), "nothing is there yet");
+    let other = options().lane(Lane::Auto).open(dir, "m").unwrap();
+    writer.put(0_u64, &Value::Int(0)).unwrap();
+    writer.flush().unwrap();
+    let reader = options().open_reader(dir, "m").unwrap();
+    for key in 0..4000_u64 {
+        writer.put(key, &Value::Int(key as i64)).unwrap();
+        if key % 7 == 0 {
+            writer.flush().unwrap();
+            for store in [&reader, &*other] {
+                assert_eq!(store.get(key).unwrap(), Some(Value::Int(key as i64)));
+            }
+        }
+        assert!(descriptors() < DESCRIPTORS, "{} descriptors", descriptors());
+    }
+    // Three handles, each with a map a segment.
+    assert!(maps(dir).1 < 3 * 220, "{:?} maps", maps(dir));
+}
+
+#[test]
+fn followed_segments_need_few_descriptors() {
+    let dir = tempfile::tempdir().unwrap();
+    run_with_few_descriptors("follow", dir.path());
+}
