@@ -1,6 +1,5 @@
 //! What a reader and a writer share: the published view, the delta, and the slots that its entries point to.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -14,6 +13,7 @@ use super::live::LiveCount;
 use super::options::Options;
 use super::refresh::Known;
 use super::rows::{Age, Row, Slots, Source};
+use super::segments::Segments;
 use crate::error::{Error, Result};
 use crate::hot::{HotTier, Weigh};
 use crate::index::block::HashBlock;
@@ -58,7 +58,7 @@ impl LoadedRun {
 pub(crate) struct View {
     /// Newest rows first.
     pub runs: Vec<Arc<LoadedRun>>,
-    pub segments: BTreeMap<SegmentId, Arc<Segment>>,
+    pub segments: Segments,
 }
 
 /// Counters since the handle was opened.

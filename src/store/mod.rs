@@ -32,6 +32,7 @@ pub(crate) mod report;
 pub(crate) mod rows;
 pub(crate) mod salvage;
 pub(crate) mod sealing;
+pub(crate) mod segments;
 pub(crate) mod stats;
 pub(crate) mod verify;
 pub(crate) mod warm;
