@@ -170,3 +170,54 @@ fn followed_segments_need_few_descriptors() {
     let dir = tempfile::tempdir().unwrap();
     run_with_few_descriptors("follow", dir.path());
 }
+
+/// The `u64` key whose xxh3 hash with seed 0 is `hash`: each step of the hash can be undone.
+fn key_of_hash(hash: u64) -> u64 {
+    const FACTOR: u64 = 0x9FB2_1C65_1E98_DF25;
+    // Newton's steps towards the inverse of an odd number.
+    let inverse = (0..6).fold(FACTOR, |x, _| x.wrapping_mul(2_u64.wrapping_sub(FACTOR.wrapping_mul(x))));
+    let mut h = hash ^ hash >> 28 ^ hash >> 56;
+    h = h.wrapping_mul(inverse);
+    h ^= (h >> 35) + 8;
+    h = h.wrapping_mul(inverse);
+    // x ^ rotl(x, 49) ^ rotl(x, 24), done 64 times, is x: done 63 times more, it is undone.
+    for power in [1, 2, 4, 8, 16, 32] {
+        h ^= h.rotate_left(49 * power % 64) ^ h.rotate_left(24 * power % 64);
+    }
+    let secret = u64::from_le_bytes(*b"\x7c\x01\x81\x2c\xf7\x21\xad\x1c")
+        ^ u64::from_le_bytes(*b"\xde\xd4\x6d\xe9\x83\x90\x97\xdb");
+    (h ^ secret).rotate_left(32)
+}
+
+/// The farthest that a row of the store's run lies from its home bucket, in buckets; 63 for all from there on.
+fn farthest(dir: &Path) -> u8 {
+    let run = std::fs::read_dir(dir.join("m/runs")).unwrap().next().unwrap().unwrap();
+    let bytes = std::fs::read(run.path()).unwrap();
+    let footer = bytes.last_chunk::<160>().unwrap();
+    let buckets = u64::from_le_bytes(*footer.last_chunk::<120>().unwrap().first_chunk().unwrap()) as usize;
+    let homes = bytes.get(4096..4096 + buckets * 64).unwrap();
+    homes.as_chunks::<64>().0.iter().map(|bucket| bucket[13] >> 6 | (bucket[14] & 15) << 2).max().unwrap()
+}
+
+#[test]
+fn keys_that_were_chosen_to_collide_are_spread() {
+    const KEYS: u64 = 200_000;
+    // All in one 1,024th of the range of hashes with seed 0.
+    let keys: Vec<u64> =
+        (0..KEYS).map(|i| key_of_hash(0x155 << 54 | i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 10)).collect();
+    let load = |options: Options| {
+        let dir = tempfile::tempdir().unwrap();
+        let store = options.durability(Durability::Buffered).open(dir.path(), "m").unwrap();
+        store.put_rows(&keys, &[1], &vec![7_u8; keys.len()]).unwrap();
+        store.close().unwrap();
+        let (mut rows, mut found) = (vec![0_u8; 1000], vec![false; 1000]);
+        let sample: Vec<u64> = keys.iter().step_by(200).copied().collect();
+        assert_eq!(store.get_batch_into(&sample, &[1], &mut rows, &mut found).unwrap(), 1000);
+        let seed = std::fs::read_to_string(dir.path().join("m/store.json")).unwrap();
+        (farthest(dir.path()), seed)
+    };
+    assert_eq!(load(Options::new().hash_seed(0)).0, 63, "the keys are well chosen");
+    let (reach, first) = load(Options::new());
+    assert!(reach < 20, "a row lies {reach} buckets from its home");
+    assert_ne!(first, load(Options::new()).1, "each store has a seed of its own");
+}

@@ -121,6 +121,7 @@ impl Segment {
         let same = header.store.as_bytes() == &self.seal.store
             && header.schema.key.code() == self.seal.key_kind
             && header.hash == self.seal.hash_id
+            && header.format == self.seal.format
             && self.front.seed == self.seal.seed
             && self.front.frame.structure_crc == self.seal.schema.crc;
         if same { Ok(()) } else { Err(self.corrupt(0, "the header and the seal disagree")) }

@@ -130,7 +130,7 @@ impl Core {
         identity: StoreIdentity,
         read_only: bool,
     ) -> Result<Self> {
-        let hasher = KeyHasher::from_id(identity.hash_id)
+        let hasher = KeyHasher::new(identity.hash_id, identity.hash_seed)
             .ok_or_else(|| Error::invalid(format!("key hash {} is not known", identity.hash_id)))?;
         Ok(Self {
             storage,

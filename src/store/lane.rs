@@ -397,9 +397,8 @@ fn groups(waiting: &[Waiting], most_bytes: usize) -> Vec<Vec<&Waiting>> {
         let held_later = |group: usize| pending.hashes.iter().any(|hash| holders.get(hash) > Some(&group));
         // The newest group of the same structure, unless it is full, or a later group holds one of the keys.
         let same = newest.get(&structure).copied();
-        let has_room = |group: usize| {
-            groups.get(group).is_some_and(|(_, len_bytes)| len_bytes + pending.len_bytes <= most_bytes)
-        };
+        let has_room =
+            |group: usize| groups.get(group).is_some_and(|(_, len_bytes)| len_bytes + pending.len_bytes <= most_bytes);
         let position = same.filter(|group| has_room(*group) && !held_later(*group)).unwrap_or(groups.len());
         if position == groups.len() {
             groups.push((Vec::new(), 0));

@@ -165,6 +165,8 @@ fn build(
     let header = RunHeader {
         store: *core.identity.store.as_bytes(),
         hash_id: core.identity.hash_id,
+        hash_seed: core.identity.hash_seed,
+        version: core.identity.format,
         covered: segments.iter().map(|segment| covered(segment)).collect(),
         known_fingerprint: known,
     };
@@ -295,6 +297,12 @@ fn create_run(core: &Core, lane: u16) -> Result<(SegmentId, PathBuf, Box<dyn App
     let temporary = names::temporary_run(id);
     let file = core.storage.create(&temporary)?;
     Ok((id, temporary, file))
+}
+
+/// Whether a run is of this store.
+pub(crate) fn is_of_store(core: &Core, run: &Run) -> bool {
+    let identity = &core.identity;
+    run.store() == identity.store.as_bytes() && run.hash() == (identity.hash_id, identity.hash_seed)
 }
 
 /// Opens the run at `path`, whole.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::core::{Core, LoadedRun};
 use super::gather::in_shares;
 use super::lane::Lane;
-use super::maintain::{memory_run, open_run, remembered_live, uncovered};
+use super::maintain::{is_of_store, memory_run, open_run, remembered_live, uncovered};
 use super::marks::Marks;
 use super::options::{Lane as LaneChoice, Options, Recovery};
 use super::recover::recover_active;
@@ -18,8 +18,9 @@ use super::salvage;
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
 use crate::io::{Durability, LockGuard, Storage};
+use crate::key::HashSeed;
 use crate::names::{self, SegmentId, SegmentName};
-use crate::segment::layout::FORMAT_VERSION;
+use crate::segment::layout::{FORMAT_VERSION, SEEDED_VERSION};
 use crate::segment::reader::Segment;
 use crate::segment::scan::read_front;
 use crate::segment::writer::StoreIdentity;
@@ -43,12 +44,15 @@ struct IdentityFile {
     format: u32,
     store: uuid::Uuid,
     hash: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hash_seed: Option<HashSeed>,
     crc32: u32,
 }
 
 impl IdentityFile {
     fn checksum(&self) -> u32 {
-        crc32(format!("{} {} {}", self.format, self.store, self.hash).as_bytes())
+        let seed = self.hash_seed.map_or(String::new(), |seed| format!(" {}", String::from(seed)));
+        crc32(format!("{} {} {}{seed}", self.format, self.store, self.hash).as_bytes())
     }
 }
 
@@ -106,7 +110,11 @@ fn read_identity(storage: &dyn Storage) -> Result<Option<StoreIdentity>> {
         let path = storage.describe(Path::new(IDENTITY));
         return Err(Error::NewerFormat { path, found: found.format, supported: FORMAT_VERSION });
     }
-    Ok(Some(StoreIdentity { store: found.store, hash_id: found.hash }))
+    if found.hash_seed.is_some() != (found.format >= SEEDED_VERSION) {
+        return Ok(None);
+    }
+    let hash_seed = found.hash_seed.map_or(0, |seed| seed.0);
+    Ok(Some(StoreIdentity { store: found.store, hash_id: found.hash, hash_seed, format: found.format }))
 }
 
 /// The identity of the store: what its file says, or, if that is no use, any segment.
@@ -119,22 +127,22 @@ fn find_identity(
         return Ok(Some(identity));
     }
     if let Some(segment) = segments.first() {
-        let header = &segment.front.header;
-        return Ok(Some(StoreIdentity { store: header.store, hash_id: header.hash }));
+        return Ok(Some(StoreIdentity::of(&segment.front.header)));
     }
     for &id in active {
         let path = names::active(id);
         if let Ok(file) = storage.open(&path, 0)
             && let Ok(front) = read_front(&path, &*file, id)
         {
-            return Ok(Some(StoreIdentity { store: front.header.store, hash_id: front.header.hash }));
+            return Ok(Some(StoreIdentity::of(&front.header)));
         }
     }
     Ok(None)
 }
 
 fn write_identity(storage: &dyn Storage, identity: StoreIdentity, durability: Durability) -> Result<()> {
-    let mut contents = IdentityFile { format: FORMAT_VERSION, store: identity.store, hash: identity.hash_id, crc32: 0 };
+    let StoreIdentity { store, hash_id: hash, format, .. } = identity;
+    let mut contents = IdentityFile { format, store, hash, hash_seed: identity.recorded_seed(), crc32: 0 };
     contents.crc32 = contents.checksum();
     let json = serde_json::to_vec(&contents).map_err(|error| Error::invalid(format!("identity: {error}")))?;
     let temporary = PathBuf::from(format!("{IDENTITY}.tmp"));
@@ -196,7 +204,7 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
     let mut loaded = load(&*storage, &listing.sealed)?;
     let identity = match find_identity(&*storage, &loaded.segments, &listing.active)? {
         Some(identity) => identity,
-        None => StoreIdentity { store: uuid::Uuid::new_v4(), hash_id: options.hash_bits },
+        None => StoreIdentity::new(options.hash_bits, options.hash_seed),
     };
     if read_identity(&*storage)?.is_none() {
         write_identity(&*storage, identity, options.durability)?;
@@ -380,7 +388,7 @@ fn load_runs(core: &Core, lane: Option<u16>, report: &mut OpenReport) -> Result<
     let mut useless: Vec<SegmentId> = Vec::new();
     for id in entries.iter().filter_map(|entry| names::parse_run(&entry.name)) {
         let run = match open_run(core, &names::run(id)) {
-            Ok(run) if run.store() == core.identity.store.as_bytes() && run.hash_id() == core.identity.hash_id => run,
+            Ok(run) if is_of_store(core, &run) => run,
             Ok(_) | Err(Error::Corrupt { .. } | Error::NewerFormat { .. }) => {
                 useless.push(id);
                 continue;

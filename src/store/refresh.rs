@@ -22,7 +22,7 @@ use crate::segment::batch::Batch;
 use crate::segment::layout::Frame;
 use crate::segment::reader::Segment;
 use crate::segment::scan::{Ahead, Front, Prefix, Rest, look_ahead, read_front, salvage, walk};
-use crate::segment::writer::SegmentWriter;
+use crate::segment::writer::{SegmentWriter, StoreIdentity};
 
 /// An active segment of another writer.
 #[derive(Debug)]
@@ -228,7 +228,7 @@ impl Core {
     /// A segment is of this store only if it has its identity and its kind of keys.
     pub(crate) fn check_belongs(&self, front: &Front, path: &Path) -> Result<()> {
         let header = &front.header;
-        if header.store != self.identity.store || header.hash != self.identity.hash_id {
+        if StoreIdentity::of(header) != self.identity {
             return Err(Error::corrupt(
                 path,
                 0,
