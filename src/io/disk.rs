@@ -1,7 +1,8 @@
 //! [`Storage`] over the file system.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Seek, SeekFrom};
+use std::fs::{self, File, FileType, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use super::append::DiskAppend;
 use super::lock::DiskLock;
 use super::mmap::{GrowingMap, open_regular};
-use super::{AppendFile, DirEntry, LockGuard, ReadFile, Storage};
+use super::{AppendFile, DirEntry, FileKind, LockGuard, ReadFile, Storage};
 use crate::error::{Error, Result};
 
 /// A folder of the file system, and what lies below it.
@@ -62,23 +63,16 @@ impl Storage for DiskStorage {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&full).map_err(fail)? {
             let entry = entry.map_err(fail)?;
-            // The folder itself tells the kind, without a look at each file; but not what a link leads to.
-            let kind = entry.file_type().and_then(|kind| {
-                if kind.is_symlink() {
-                    fs::metadata(entry.path()).map(|metadata| metadata.is_dir())
-                } else {
-                    Ok(kind.is_dir())
-                }
-            });
-            let is_dir = match kind {
-                Ok(is_dir) => is_dir,
+            // The folder itself tells the kind, without a look at each file.
+            let kind = match entry.file_type() {
+                Ok(found) => kind_of(&entry.path(), found),
                 // Another process unlinked it since.
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 Err(e) => return Err(Error::io("look at", entry.path(), e)),
             };
             // A name that is not UTF-8 is none of ours; the lossy form says so to whoever parses it.
             let name = entry.file_name().to_string_lossy().into_owned();
-            entries.push(DirEntry { name, is_dir });
+            entries.push(DirEntry { name, kind });
         }
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
@@ -100,7 +94,7 @@ impl Storage for DiskStorage {
     fn open_append(&self, path: &Path, len_bytes: u64) -> Result<Box<dyn AppendFile>> {
         let path = self.resolve(path)?;
         let fail = |e| Error::io("open for appending", &path, e);
-        let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(fail)?;
+        let mut file = open_own(OpenOptions::new().read(true).write(true), &path).map_err(fail)?;
         let found = file.metadata().map_err(fail)?.len();
         if found < len_bytes {
             return Err(shorter_than_kept(&path, len_bytes, found));
@@ -115,9 +109,18 @@ impl Storage for DiskStorage {
     fn open(&self, path: &Path, capacity_bytes: u64) -> Result<Arc<dyn ReadFile>> {
         let path = self.resolve(path)?;
         let fail = |e| Error::io("open", &path, e);
-        let file = open_regular(&path).map_err(fail)?;
+        let file = open_regular(&path).map_err(|e| fail(explained(&path, e)))?;
         let map = GrowingMap::new(file, path.clone(), capacity_bytes).map_err(fail)?;
         Ok(Arc::new(DiskRead { map: Arc::new(map) }))
+    }
+
+    fn kind(&self, path: &Path) -> Result<Option<FileKind>> {
+        let path = self.resolve(path)?;
+        match fs::symlink_metadata(&path) {
+            Ok(found) => Ok(Some(kind_of(&path, found.file_type()))),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(e) => Err(Error::io("look at", path, e)),
+        }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
@@ -140,7 +143,7 @@ impl Storage for DiskStorage {
 
     fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>> {
         let path = self.resolve(path)?;
-        let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let opened = open_own(OpenOptions::new().create(true).truncate(false).write(true), &path);
         let file = opened.map_err(|e| Error::io("open the lock file", &path, e))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Box::new(DiskLock::new(file)))),
@@ -151,6 +154,51 @@ impl Storage for DiskStorage {
 
     fn describe(&self, path: &Path) -> PathBuf {
         self.root.join(path)
+    }
+}
+
+/// What the name `path`, which itself is `found`, stands for.
+fn kind_of(path: &Path, found: FileType) -> FileKind {
+    if found.is_symlink() {
+        return match fs::metadata(path) {
+            Ok(target) if target.is_file() => FileKind::Link,
+            Ok(target) if target.is_dir() => FileKind::Folder,
+            // It leads to nothing, in a circle, or to where nobody may look.
+            _ => FileKind::Other,
+        };
+    }
+    match (found.is_file(), found.is_dir()) {
+        (true, _) => FileKind::File,
+        (_, true) => FileKind::Folder,
+        _ => FileKind::Other,
+    }
+}
+
+/// Opens a regular file of the store's own for writing: no link is followed, so that nothing outside is changed, and
+/// nothing is waited for.
+fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
+    options.custom_flags(i32::try_from(flags.bits()).unwrap_or(0));
+    let opened = options.open(path).and_then(|file| match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(ErrorKind::InvalidInput.into()),
+    });
+    opened.map_err(|error| match fs::symlink_metadata(path).map(|found| kind_of(path, found.file_type())) {
+        Ok(kind) if kind != FileKind::File => io::Error::new(
+            ErrorKind::AlreadyExists,
+            format!("a file of the store belongs there, found {}", kind.name()),
+        ),
+        _ => error,
+    })
+}
+
+/// The error of opening what is neither a file nor a folder: the system has many words for it.
+fn explained(path: &Path, error: io::Error) -> io::Error {
+    match fs::symlink_metadata(path).map(|found| kind_of(path, found.file_type())) {
+        Ok(FileKind::Other) if error.kind() != ErrorKind::PermissionDenied => {
+            io::Error::new(ErrorKind::InvalidInput, "it is no regular file")
+        }
+        _ => error,
     }
 }
 
@@ -406,8 +454,8 @@ mod tests {
             append(&mut *storage.create(p("d/b")).unwrap(), &[b"12"]);
             append(&mut *storage.create(p("d/a")).unwrap(), &[b"1"]);
             storage.create(p("d/e/deep")).unwrap();
-            let names = |path| storage.list(p(path)).unwrap().into_iter().map(|e| (e.name, e.is_dir));
-            let entry = |name: &str, is_dir| (name.to_owned(), is_dir);
+            let names = |path| storage.list(p(path)).unwrap().into_iter().map(|e| (e.name, e.kind));
+            let entry = |name: &str, is_dir| (name.to_owned(), if is_dir { FileKind::Folder } else { FileKind::File });
             assert!(names("").eq([entry("d", true)]));
             assert!(names("./d").eq([entry("a", false), entry("b", false), entry("e", true)]));
             assert_eq!(["d/a", "d/b"].map(|path| storage.len_bytes(p(path)).unwrap()), [1, 2]);
@@ -447,6 +495,50 @@ mod tests {
             assert_eq!(storage.open(p("f"), 0).unwrap().bytes(0, 5).unwrap(), &b"keep+"[..]);
             assert!(storage.open_append(p("f"), 6).unwrap_err().is_corrupt());
         });
+    }
+
+    #[test]
+    fn what_is_no_file_is_told_apart_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = DiskStorage::new(folder.path());
+        storage.create_dir(p("folder")).unwrap();
+        append(&mut *storage.create(p("file")).unwrap(), &[b"x"]);
+        rustix::fs::mkfifoat(rustix::fs::CWD, folder.path().join("pipe"), rustix::fs::Mode::RWXU).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
+        let link = |target: &str, name| std::os::unix::fs::symlink(target, folder.path().join(name)).unwrap();
+        [("file", "a"), ("folder", "b"), ("nothing", "c"), ("d", "d"), ("pipe", "e")]
+            .into_iter()
+            .for_each(|(target, name)| link(target, name));
+        let kinds: Vec<_> = storage.list(p("")).unwrap().into_iter().map(|entry| (entry.name, entry.kind)).collect();
+        use FileKind::{File, Folder, Link, Other};
+        let expected = [
+            ("a", Link),
+            ("b", Folder),
+            ("c", Other),
+            ("d", Other),
+            ("e", Other),
+            ("file", File),
+            ("folder", Folder),
+            ("pipe", Other),
+            ("socket", Other),
+        ];
+        assert!(kinds.iter().map(|(name, kind)| (&**name, *kind)).eq(expected), "{kinds:?}");
+        for (name, expected) in expected {
+            assert_eq!(storage.kind(p(name)).unwrap(), Some(expected));
+            let opened = storage.open(p(name), 0);
+            match expected {
+                File | Link => assert_eq!(opened.unwrap().bytes(0, 1).unwrap(), &b"x"[..]),
+                Folder => assert_eq!(kind(opened), ErrorKind::IsADirectory),
+                // A link that leads to nothing is either.
+                Other => assert!(matches!(kind(opened), ErrorKind::InvalidInput | ErrorKind::NotFound)),
+            }
+            if expected != File {
+                assert_eq!(kind(storage.try_lock(p(name))), ErrorKind::AlreadyExists, "{name}");
+                assert_eq!(kind(storage.open_append(p(name), 0)), ErrorKind::AlreadyExists, "{name}");
+            }
+        }
+        assert_eq!(storage.kind(p("nothing")).unwrap(), None);
+        assert_eq!(storage.open(p("file"), 0).unwrap().len_bytes().unwrap(), 1);
     }
 
     #[test]

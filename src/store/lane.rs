@@ -202,7 +202,7 @@ impl Lane {
     }
 
     fn create(&mut self, core: &Core, schema: &Arc<RowSchema>, rows: usize, len_bytes: usize) -> Result<Active> {
-        let id = self.next_id();
+        let id = self.next_id()?;
         let needed = len_bytes as u64 + rows as u64 * 64 + SegmentWriter::overhead_bytes();
         let capacity = (core.options.segment_bytes + SegmentWriter::overhead_bytes()).max(needed);
         let path = names::active(id);
@@ -213,10 +213,16 @@ impl Lane {
     }
 
     /// The next segment's name.
-    pub(crate) fn next_id(&mut self) -> SegmentId {
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if the lane has used up its numbers.
+    pub(crate) fn next_id(&mut self) -> Result<SegmentId> {
         let id = SegmentId { lane: self.number, sequence: self.next_sequence };
+        if id.sequence >= SegmentId::MOST_SEQUENCE {
+            return Err(Error::no_sequence(self.number));
+        }
         self.next_sequence += 1;
-        id
+        Ok(id)
     }
 
     fn seal_last(&mut self, core: &Arc<Core>) -> Result<()> {

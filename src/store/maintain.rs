@@ -287,13 +287,13 @@ fn create_run(core: &Core, lane: u16) -> Result<(SegmentId, PathBuf, Box<dyn App
     // Two merges at once do not take the same number.
     let _known = core.known.lock();
     let entries = core.storage.list(Path::new(names::RUNS))?;
-    let newest = entries
+    let taken = entries
         .iter()
         .filter_map(|entry| names::parse_run(&entry.name).or_else(|| names::parse_temporary_run(&entry.name)))
         .filter(|id| id.lane == lane)
-        .map(|id| id.sequence)
-        .max();
-    let id = SegmentId { lane, sequence: newest.map_or(1, |sequence| sequence + 1) };
+        .map(|id| id.sequence);
+    let sequence = SegmentId::next_sequence(taken).ok_or_else(|| Error::no_sequence(lane))?;
+    let id = SegmentId { lane, sequence };
     let temporary = names::temporary_run(id);
     let file = core.storage.create(&temporary)?;
     Ok((id, temporary, file))

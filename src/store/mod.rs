@@ -7,6 +7,7 @@
 //! [`worker`] the thread between them; [`background`] starts such threads. [`open`] opens, [`recover`] goes on with what
 //! a writer left, [`refresh`] follows other writers, [`maintain`] builds runs, and [`merges`] chooses what goes into one.
 
+pub(crate) mod aside;
 pub(crate) mod background;
 pub(crate) mod cold;
 pub(crate) mod copy;

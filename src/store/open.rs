@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::aside::{clear, set_aside_unless_file};
 use super::core::{Core, LoadedRun};
 use super::gather::in_shares;
 use super::lane::Lane;
@@ -17,7 +18,7 @@ use super::report::{OpenReport, Quarantined};
 use super::salvage;
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
-use crate::io::{Durability, LockGuard, Storage};
+use crate::io::{Durability, FileKind, LockGuard, Storage};
 use crate::key::HashSeed;
 use crate::names::{self, SegmentId, SegmentName};
 use crate::segment::layout::{FORMAT_VERSION, SEEDED_VERSION};
@@ -36,6 +37,8 @@ struct Listing {
     sealed: Vec<SegmentId>,
     active: Vec<SegmentId>,
     temporary: Vec<String>,
+    /// Names of segments that stand for no file of a writer's: folders, pipes, links that are not to be written through.
+    not_files: Vec<String>,
 }
 
 /// The contents of `store.json`.
@@ -67,11 +70,14 @@ fn list(storage: &dyn Storage) -> Result<Listing> {
     let mut listing = Listing::default();
     for entry in storage.list(Path::new(names::SEGMENTS))? {
         match names::parse_segment(&entry.name) {
-            _ if entry.is_dir => {}
+            SegmentName::Foreign => {}
+            SegmentName::Active(_) | SegmentName::Temporary if entry.kind != FileKind::File => {
+                listing.not_files.push(entry.name);
+            }
+            _ if !entry.kind.is_file() => listing.not_files.push(entry.name),
             SegmentName::Sealed(id) => listing.sealed.push(id),
             SegmentName::Active(id) => listing.active.push(id),
             SegmentName::Temporary => listing.temporary.push(entry.name),
-            SegmentName::Foreign => {}
         }
     }
     Ok(listing)
@@ -98,7 +104,7 @@ fn load(storage: &dyn Storage, sealed: &[SegmentId]) -> Result<Loaded> {
 fn read_identity(storage: &dyn Storage) -> Result<Option<StoreIdentity>> {
     let file = match storage.open(Path::new(IDENTITY), 0) {
         Ok(file) => file,
-        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) if error.is_not_found() || error.is_no_file() => return Ok(None),
         Err(error) => return Err(error),
     };
     let len = usize::try_from(file.len_bytes()?).unwrap_or(usize::MAX).min(4096);
@@ -146,13 +152,11 @@ fn write_identity(storage: &dyn Storage, identity: StoreIdentity, durability: Du
     contents.crc32 = contents.checksum();
     let json = serde_json::to_vec(&contents).map_err(|error| Error::invalid(format!("identity: {error}")))?;
     let temporary = PathBuf::from(format!("{IDENTITY}.tmp"));
-    match storage.remove(&temporary) {
-        Err(error) if !error.is_not_found() => return Err(error),
-        _ => {}
-    }
+    clear(storage, &temporary)?;
     let mut file = storage.create(&temporary)?;
     file.append(&[std::io::IoSlice::new(&json)])?;
     file.sync(durability)?;
+    set_aside_unless_file(storage, Path::new(IDENTITY))?;
     storage.rename(&temporary, Path::new(IDENTITY))?;
     if durability > Durability::Buffered { storage.sync_dir(Path::new("")) } else { Ok(()) }
 }
@@ -171,6 +175,7 @@ pub(crate) fn open_reader(storage: Arc<dyn Storage>, options: Options) -> Result
         )
     })?;
     let core = Core::new(storage, options, identity, true)?;
+    note_not_files(&core, &listing, &mut report)?;
     for (id, error) in loaded.damaged {
         if core.options.recovery == Recovery::Strict {
             return Err(error);
@@ -206,10 +211,13 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
         Some(identity) => identity,
         None => StoreIdentity::new(options.hash_bits, options.hash_seed),
     };
+    let not_files = names_of_no_file(&*storage)?;
     if read_identity(&*storage)?.is_none() {
         write_identity(&*storage, identity, options.durability)?;
     }
     let core = Core::new(storage, options, identity, false)?;
+    report.notes.extend(not_files);
+    note_not_files(&core, &listing, &mut report)?;
     let mut lane = Lane {
         number,
         next_sequence: next_sequence(&core, number, &listing)?,
@@ -281,8 +289,12 @@ fn take_lane(storage: &dyn Storage, choice: LaneChoice) -> Result<(u16, Box<dyn 
         LaneChoice::Auto => 0..=u16::MAX,
     };
     for number in candidates.clone() {
-        if let Some(lock) = storage.try_lock(&names::lane_lock(number))? {
-            return Ok((number, lock));
+        match storage.try_lock(&names::lane_lock(number)) {
+            Ok(Some(lock)) => return Ok((number, lock)),
+            Ok(None) => {}
+            // Nobody can lock such a lane.
+            Err(error) if error.is_no_file() && choice == LaneChoice::Auto => {}
+            Err(error) => return Err(error),
         }
     }
     let lane = *candidates.start();
@@ -310,17 +322,43 @@ fn wait_for_open_lock(storage: &dyn Storage) -> Result<Box<dyn LockGuard>> {
 }
 
 fn next_sequence(core: &Core, lane: u16, listing: &Listing) -> Result<u64> {
-    let mut newest = 0;
     let quarantined = core.storage.list(Path::new(names::QUARANTINE))?;
     let quarantined = quarantined.iter().filter_map(|entry| names::parse_quarantined(&entry.name));
     let replaced = core.view.load();
     let replaced = replaced.segments.values().flat_map(|segment| segment.replaces.iter().copied());
-    for id in listing.sealed.iter().chain(&listing.active).copied().chain(quarantined).chain(replaced) {
-        if id.lane == lane {
-            newest = newest.max(id.sequence);
+    let not_files = listing.not_files.iter().filter_map(|name| names::parse_quarantined(name));
+    let taken = listing.sealed.iter().chain(&listing.active).copied().chain(quarantined).chain(replaced);
+    let taken = taken.chain(not_files).filter(|id| id.lane == lane).map(|id| id.sequence);
+    SegmentId::next_sequence(taken).ok_or_else(|| Error::no_sequence(lane))
+}
+
+/// Says of what has a segment's name, or a run's, and is no file of the store's that it was left out.
+fn note_not_files(core: &Core, listing: &Listing, report: &mut OpenReport) -> Result<()> {
+    let runs = match core.storage.list(Path::new(names::RUNS)) {
+        Err(error) if error.is_not_found() => Vec::new(),
+        entries => entries?,
+    };
+    let runs = runs.into_iter().filter(|entry| !entry.kind.is_file() && names::parse_run(&entry.name).is_some());
+    let segments = listing.not_files.iter().map(|name| Path::new(names::SEGMENTS).join(name));
+    for path in segments.chain(runs.map(|entry| Path::new(names::RUNS).join(entry.name))) {
+        let path = core.storage.describe(&path);
+        report.notes.push(format!("left out {}, which is no file that a writer of this store made", path.display()));
+    }
+    Ok(())
+}
+
+/// Says of what has the name of `store.json` or of a lane's marks or lock, and is no file, that it is none.
+fn names_of_no_file(storage: &dyn Storage) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
+    let lanes = storage.list(Path::new(names::LANES))?.into_iter();
+    let lanes = lanes.map(|entry| (Path::new(names::LANES).join(entry.name), Some(entry.kind)));
+    for (path, kind) in lanes.chain([(PathBuf::from(IDENTITY), storage.kind(Path::new(IDENTITY))?)]) {
+        if let Some(kind) = kind.filter(|kind| !kind.is_file()) {
+            let path = storage.describe(&path);
+            notes.push(format!("{} is {}, and was not used as the file of its name", path.display(), kind.name()));
         }
     }
-    Ok(newest + 1)
+    Ok(notes)
 }
 
 /// A sealed segment that names others as replaced makes them garbage, whatever state they are in.
@@ -347,7 +385,8 @@ fn discard_temporaries(core: &Core, lane: u16, listing: &Listing) -> Result<()> 
         core.storage.remove(&Path::new(names::SEGMENTS).join(name))?;
     }
     for entry in core.storage.list(Path::new(names::RUNS))? {
-        if names::parse_temporary_run(&entry.name).is_some_and(|id| id.lane == lane) {
+        let own = names::parse_temporary_run(&entry.name).is_some_and(|id| id.lane == lane);
+        if own && entry.kind == FileKind::File {
             core.storage.remove(&Path::new(names::RUNS).join(&entry.name))?;
         }
     }
@@ -386,7 +425,7 @@ fn load_runs(core: &Core, lane: Option<u16>, report: &mut OpenReport) -> Result<
     let segments = core.view.load().segments.clone();
     let mut fitting: Vec<LoadedRun> = Vec::new();
     let mut useless: Vec<SegmentId> = Vec::new();
-    for id in entries.iter().filter_map(|entry| names::parse_run(&entry.name)) {
+    for id in entries.iter().filter(|entry| entry.kind.is_file()).filter_map(|entry| names::parse_run(&entry.name)) {
         let run = match open_run(core, &names::run(id)) {
             Ok(run) if is_of_store(core, &run) => run,
             Ok(_) | Err(Error::Corrupt { .. } | Error::NewerFormat { .. }) => {

@@ -168,6 +168,7 @@ impl Core {
         let mut changed = false;
         for entry in self.storage.list(Path::new(names::SEGMENTS))? {
             let taken = match names::parse_segment(&entry.name) {
+                _ if !entry.kind.is_file() => Ok(false),
                 SegmentName::Sealed(id) if !known.own.contains(&id) && !known.bad.contains(&id) => {
                     self.take_sealed(&mut known, id).map_err(|error| (id, error))
                 }

@@ -74,7 +74,7 @@ fn save_rows(core: &Core, lane: &mut Lane, id: SegmentId, path: &Path) -> Result
     if whole.is_empty() {
         return Ok(None);
     }
-    let new_id = lane.next_id();
+    let new_id = lane.next_id()?;
     let temporary = names::temporary_segment(new_id);
     let capacity = file.len_bytes()? * 2 + SegmentWriter::overhead_bytes();
     let writer = SegmentWriter::create(&core.storage, core.identity, new_id, &temporary, &front.schema, capacity)?;
