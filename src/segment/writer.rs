@@ -326,6 +326,11 @@ impl SegmentWriter {
         // Behind the tail: whoever follows the file must not find it shorter than its batches.
         self.file.fill_pages(false)?;
         self.file.sync(durability)?;
+        if self.storage.kind(&self.sealed_path)?.is_some() {
+            // Renaming would take its place.
+            let taken = std::io::ErrorKind::AlreadyExists.into();
+            return Err(Error::io("seal a segment as", self.storage.describe(&self.sealed_path), taken));
+        }
         self.storage.rename(&self.path, &self.sealed_path)?;
         // Values that were read share its map; the descriptor is of no use any more.
         self.reader.settle();

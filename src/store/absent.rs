@@ -2,7 +2,7 @@
 //! cover it, marks that say it was synced, and the numbers of a lane, which count up without gaps but for those that
 //! are known to be void.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::core::Core;
 use super::inventory::{Inventory, Listing, list};
@@ -139,27 +139,57 @@ fn find(found: &Inventory, covered: &[(SegmentId, u64)], numbers: &Numbers) -> V
 
 const GAP: &str = "its lane has written later segments, and nothing says that this one was removed";
 
-/// The next number of `lane`: behind all that segments of this store, runs and marks tell of, and one that no file has,
-/// no record names and no segment replaces. `u64::MAX` if there is none.
-///
-/// # Errors
-/// IO errors.
-pub(crate) fn next_number(
-    core: &Core,
-    lane: u16,
-    found: &Inventory,
-    listing: &Listing,
-    covered: &[(SegmentId, u64)],
-) -> Result<u64> {
-    let numbers = Numbers::look(core, found, listing, covered)?;
-    let known = found.own().chain(covered.iter().map(|(id, _)| *id)).chain(numbers.synced.iter().copied());
-    let known = known.filter(|id| id.lane == lane && id.sequence < SegmentId::MOST_SEQUENCE);
-    let newest = known.map(|id| id.sequence).max().unwrap_or(0);
-    // Names of files that are not this store's say nothing of how far its lane has come: one of them may be the last.
-    let explained = numbers.explained.get(&lane).into_iter().flatten();
-    let next = newest.saturating_add(1);
-    let taken = explained.into_iter().find(|(first, last)| (*first..=*last).contains(&next));
-    Ok(taken.map_or(next, |(_, last)| last.saturating_add(1)))
+/// The numbers that a lane's writer may give out.
+#[derive(Debug, Default)]
+pub(crate) struct FreeNumbers {
+    next: u64,
+    /// Numbers that files have, or had, or that segments replace.
+    taken: Intervals,
+    /// Those among them of which nothing tells but a file that is not this store's, and may go as it came.
+    strangers: BTreeSet<u64>,
+}
+
+impl FreeNumbers {
+    /// The numbers of `lane` behind all that segments of this store, runs and marks tell of.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn find(
+        core: &Core,
+        lane: u16,
+        found: &Inventory,
+        listing: &Listing,
+        covered: &[(SegmentId, u64)],
+    ) -> Result<Self> {
+        let numbers = Numbers::look(core, found, listing, covered)?;
+        let own: BTreeSet<SegmentId> = found.own().collect();
+        let known = own.iter().copied().chain(covered.iter().map(|(id, _)| *id)).chain(numbers.synced.iter().copied());
+        let of_lane = |id: &SegmentId| id.lane == lane;
+        // A number beyond that was given by somebody else, and must not use up those before it.
+        let known = known.filter(of_lane).filter(|id| id.sequence < SegmentId::MOST_SEQUENCE);
+        let next = known.map(|id| id.sequence).max().unwrap_or(0) + 1;
+        let strangers =
+            listing.ids().chain(listing.copies.iter().copied()).filter(of_lane).filter(|id| !own.contains(id));
+        Ok(Self {
+            next,
+            strangers: strangers.map(|id| id.sequence).collect(),
+            taken: numbers.explained.get(&lane).cloned().unwrap_or_default(),
+        })
+    }
+
+    /// The next number, and those of strangers that were passed over to get to it. `None` if there are no more.
+    pub(crate) fn give_out(&mut self) -> Option<(u64, Vec<u64>)> {
+        let mut passed = Vec::new();
+        let before = self.taken.partition_point(|(first, _)| *first <= self.next).checked_sub(1);
+        if let Some((_, last)) = before.and_then(|before| self.taken.get(before)).filter(|(_, last)| *last >= self.next)
+        {
+            passed.extend(self.strangers.range(self.next..=*last));
+            self.next = last.saturating_add(1);
+        }
+        let number = self.next;
+        self.next = self.next.saturating_add(1);
+        (number < SegmentId::MOST_SEQUENCE).then_some((number, passed))
+    }
 }
 
 /// Of `missing`, those that are still not there.

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::absent::FreeNumbers;
 use super::core::{Core, Counters};
 use super::marks::{AllMarks, Mark, Marks};
 use super::rows::{PendingBatch, Source};
@@ -70,7 +71,7 @@ impl Active {
 #[derive(Debug)]
 pub(crate) struct Lane {
     pub number: u16,
-    pub next_sequence: u64,
+    pub numbers: FreeNumbers,
     /// Stamp of the newest commit.
     pub last_stamp: u64,
     /// Least recently used first.
@@ -206,7 +207,7 @@ impl Lane {
     }
 
     fn create(&mut self, core: &Core, schema: &Arc<RowSchema>, rows: usize, len_bytes: usize) -> Result<Active> {
-        let id = self.next_id()?;
+        let id = self.next_id(core)?;
         let needed = len_bytes as u64 + rows as u64 * 64 + SegmentWriter::overhead_bytes();
         let capacity = (core.options.segment_bytes + SegmentWriter::overhead_bytes()).max(needed);
         let path = names::active(id);
@@ -220,13 +221,16 @@ impl Lane {
     ///
     /// # Errors
     /// [`Error::TooLarge`] if the lane has used up its numbers.
-    pub(crate) fn next_id(&mut self) -> Result<SegmentId> {
-        let id = SegmentId { lane: self.number, sequence: self.next_sequence };
-        if id.sequence >= SegmentId::MOST_SEQUENCE {
-            return Err(Error::no_sequence(self.number));
+    pub(crate) fn next_id(&mut self, core: &Core) -> Result<SegmentId> {
+        let (sequence, passed) = self.numbers.give_out().ok_or_else(|| Error::no_sequence(self.number))?;
+        let noted = self.voids.len();
+        for sequence in passed {
+            self.void(core, SegmentId { lane: self.number, sequence });
         }
-        self.next_sequence += 1;
-        Ok(id)
+        // While the lane is being opened, they are written with all others.
+        let new = self.voids.get(noted..).unwrap_or_default().to_vec();
+        self.append_marks(&new)?;
+        Ok(SegmentId { lane: self.number, sequence })
     }
 
     /// Notes that no segment has the number of `id` any more, to be written with the marks.

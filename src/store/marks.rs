@@ -142,7 +142,7 @@ impl AllMarks {
     pub(crate) fn voids(storage: &dyn Storage, lane: u16) -> Result<Vec<Mark>> {
         match storage.open(&names::lane_marks(lane), 0) {
             Ok(file) => Ok(decode_all(&*file)?.into_iter().filter(Mark::is_void).collect()),
-            Err(error) if error.is_not_found() => Ok(Vec::new()),
+            Err(error) if error.is_not_found() || error.is_no_file() => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }

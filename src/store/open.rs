@@ -246,7 +246,7 @@ fn new_lane(found: &Found, number: u16, lock: Box<dyn LockGuard>) -> Result<Lane
     let Found { core, listing, inventory, runs, .. } = found;
     Ok(Lane {
         number,
-        next_sequence: absent::next_number(core, number, inventory, listing, &runs.covered())?,
+        numbers: absent::FreeNumbers::find(core, number, inventory, listing, &runs.covered())?,
         last_stamp: 0,
         actives: Vec::new(),
         sealing: None,

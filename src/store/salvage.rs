@@ -88,7 +88,7 @@ fn save_rows(core: &Core, lane: &mut Lane, id: SegmentId, path: &Path) -> Result
     if whole.is_empty() {
         return Ok((None, rows_lost));
     }
-    let new_id = lane.next_id()?;
+    let new_id = lane.next_id(core)?;
     let temporary = names::temporary_segment(new_id);
     let capacity = core.storage.len_bytes(path)? * 2 + SegmentWriter::overhead_bytes();
     let writer = SegmentWriter::create(&core.storage, core.identity, new_id, &temporary, &front.schema, capacity)?;

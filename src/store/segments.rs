@@ -10,17 +10,19 @@ use crate::names::SegmentId;
 use crate::segment::reader::Segment;
 
 /// Sequence numbers of a lane that share a group.
-const GROUP: u64 = 128;
+const GROUP_LEN: u64 = 128;
+
+type Group = BTreeMap<SegmentId, Arc<Segment>>;
 
 /// Segments by name, in order of lane and sequence.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Segments {
-    groups: BTreeMap<(u16, u64), Arc<BTreeMap<SegmentId, Arc<Segment>>>>,
+    groups: BTreeMap<(u16, u64), Arc<Group>>,
     len: usize,
 }
 
 fn group(id: SegmentId) -> (u16, u64) {
-    (id.lane, id.sequence / GROUP)
+    (id.lane, id.sequence / GROUP_LEN)
 }
 
 impl Segments {
