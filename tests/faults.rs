@@ -43,7 +43,8 @@ fn check(storage: &MemoryStorage, flushed: u64) {
             None => assert!(key >= flushed, "key {key} of {flushed} that were flushed is gone"),
         }
     }
-    assert!(store.verify(&mut |_, _| {}).unwrap().is_clean());
+    let found = store.verify(&mut |_, _| {}).unwrap();
+    assert!(found.is_clean(), "{found:?}");
     store.close().unwrap();
 }
 

@@ -89,6 +89,24 @@ impl Batch {
         if check_structure && crc32(structure) != frame.structure_crc {
             return Err(corrupt("the checksum of a batch's keys and offsets does not match its bytes".into()));
         }
+        Self::parse_parts(path, schema, frame, message)
+    }
+
+    /// Parses a batch whose structure checksum does not match: its rows count where their own checksums do.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if its layout cannot be understood.
+    pub(super) fn parse_damaged(
+        path: &Arc<Path>,
+        schema: &Arc<RowSchema>,
+        frame: Frame,
+        message: &Bytes,
+    ) -> Result<Self> {
+        Self::parse_parts(path, schema, frame, message)
+    }
+
+    fn parse_parts(path: &Arc<Path>, schema: &Arc<RowSchema>, frame: Frame, message: &Bytes) -> Result<Self> {
+        let corrupt = |what: String| Error::corrupt(&**path, frame.offset, what);
         let (header, metadata_len) = parse_message(message).map_err(corrupt)?;
         if metadata_len as u64 != u64::from(frame.metadata_len_bytes) {
             return Err(corrupt(format!(
@@ -139,6 +157,15 @@ impl Batch {
         let bit = 1 << (row % 64);
         if word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
             self.unverified_rows.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes over which rows of `same`, the same batch in the same bytes, were compared with their checksums.
+    pub(crate) fn trust(&self, same: &Self) {
+        for (word, known) in self.verified.iter().zip(&same.verified) {
+            let known = known.load(Ordering::Relaxed);
+            let added = known & !word.fetch_or(known, Ordering::Relaxed);
+            self.unverified_rows.fetch_sub(added.count_ones(), Ordering::Relaxed);
         }
     }
 

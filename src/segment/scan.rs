@@ -10,8 +10,7 @@ use std::sync::Arc;
 use arrow_ipc::{MessageHeader, root_as_footer};
 
 use super::batch::{Batch, parse_message};
-use super::layout::{ARROW_MAGIC, FORMAT_VERSION, Seal};
-pub(crate) use super::layout::{FRAME_LEN_BYTES, Frame};
+use super::layout::{ARROW_MAGIC, FORMAT_VERSION, FRAME_LEN_BYTES, Frame, SEEDED_VERSION, Seal};
 use crate::checksum::{crc32, segment_seed};
 use crate::error::{Error, Result};
 use crate::io::{LARGE_PAGE_BYTES, ReadFile};
@@ -77,11 +76,24 @@ fn metadata_len(file: &dyn ReadFile, offset: u64, end: u64) -> Result<Option<u64
     Ok(total.filter(|total| *total > 8 && offset + total <= end))
 }
 
-/// Reads the front of the file at `path`.
+/// Reads the front of the file at `path`, which is segment `expected`.
 ///
 /// # Errors
-/// [`Error::Corrupt`] if it does not check out, [`Error::NewerFormat`] for a newer version.
+/// As [`read_any_front`]; [`Error::Corrupt`] if it is that of another segment.
 pub(crate) fn read_front(path: &Path, file: &dyn ReadFile, expected: SegmentId) -> Result<Front> {
+    let front = read_any_front(path, file)?;
+    let id = front.header.id();
+    if id != expected {
+        return Err(Error::corrupt(path, 0, format!("the file is segment {id:?}, not {expected:?} as its name says")));
+    }
+    Ok(front)
+}
+
+/// Reads the front of the file at `path`, whichever segment it is.
+///
+/// # Errors
+/// [`Error::Corrupt`] if it is damaged, [`Error::NewerFormat`] for a newer version.
+pub(crate) fn read_any_front(path: &Path, file: &dyn ReadFile) -> Result<Front> {
     let corrupt = |what: &str| Error::corrupt(path, 0, what);
     let end = file.len_bytes()?;
     if end < HEADER_OFFSET || file.copy(0, ARROW_MAGIC.len())?.as_ref() != ARROW_MAGIC {
@@ -118,8 +130,8 @@ pub(crate) fn read_front(path: &Path, file: &dyn ReadFile, expected: SegmentId) 
         .ok_or_else(|| corrupt("the schema has no tensorcask header"))?;
     let header = parse_header(path, json)?;
     let seed = segment_seed(header.store.as_bytes(), header.id());
-    if header.id() != expected || seed != frame.seed {
-        return Err(corrupt(&format!("the file is segment {:?}, not {expected:?} as its name says", header.id())));
+    if seed != frame.seed {
+        return Err(corrupt("the header and the schema's frame are of different segments"));
     }
     let schema = Arc::new(header.schema.clone());
     Ok(Front { header, schema, seed, frame })
@@ -174,8 +186,11 @@ fn parse_header(path: &Path, json: &str) -> Result<Header> {
     }
     let header = parsed.map_err(|error| corrupt(format!("the header: {error}")))?;
     header.schema.check().map_err(corrupt)?;
-    if KeyHasher::from_id(header.hash).is_none() {
+    if KeyHasher::new(header.hash, 0).is_none() {
         return Err(corrupt(format!("hash {} is not known", header.hash)));
+    }
+    if header.hash_seed.is_some() != (format >= SEEDED_VERSION) {
+        return Err(corrupt(format!("version {format} with hash seed {:?} is not possible", header.hash_seed)));
     }
     Ok(header)
 }
@@ -346,7 +361,7 @@ pub(crate) fn look_ahead(
 /// Only if the file cannot be read.
 pub(crate) fn salvage(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Result<Vec<Frame>> {
     let mut whole = Vec::new();
-    for frame in find_frames(file, from, end)?.into_iter().filter(|frame| frame.seed == seed && frame.rows > 0) {
+    for frame in frames_in_place(file, seed, from, end)? {
         if crc32(&file.copy(frame.offset, frame.structure_len_bytes as usize)?) == frame.structure_crc {
             whole.push(frame);
         }
@@ -360,8 +375,17 @@ pub(crate) fn salvage(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Re
 /// # Errors
 /// Only if the file cannot be read.
 pub(crate) fn rows_told(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Result<Option<u64>> {
-    let frames = find_frames(file, from, end)?.into_iter().filter(|frame| frame.seed == seed);
-    Ok(frames.map(|frame| frame.first_row.saturating_add(u64::from(frame.rows))).max().filter(|rows| *rows > 0))
+    let frames = frames_in_place(file, seed, from, end)?;
+    Ok(frames.iter().map(|frame| frame.first_row.saturating_add(u64::from(frame.rows))).max())
+}
+
+/// All frames of batches of this segment between `from` and `end`, whether the batches are damaged or not. O(bytes).
+///
+/// # Errors
+/// Only if the file cannot be read.
+pub(crate) fn frames_in_place(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Result<Vec<Frame>> {
+    let frames = find_frames(file, from, end)?.into_iter();
+    Ok(frames.filter(|frame| frame.seed == seed && frame.rows > 0).collect())
 }
 
 /// All frames of any segment that lie behind the messages they tell of, between `from` and `end`. O(bytes).

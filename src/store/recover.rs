@@ -12,7 +12,7 @@ use crate::checksum::segment_seed;
 use crate::error::{Error, Result};
 use crate::io::ReadFile;
 use crate::names::{self, SegmentId};
-use crate::segment::layout::ARROW_MAGIC;
+use crate::segment::begun::begun_bytes;
 use crate::segment::scan::{self, Front, Prefix, Rest, read_front};
 use crate::segment::writer::SegmentWriter;
 
@@ -21,8 +21,8 @@ use crate::segment::writer::SegmentWriter;
 pub(crate) enum Judged {
     /// It can be appended to behind its committed prefix.
     Resumable(Box<Resumable>),
-    /// Nothing was committed to it: these many bytes are in vain.
-    Empty { torn_bytes: u64, why: &'static str },
+    /// Nothing was committed to it.
+    Empty { torn_bytes: u64, has_front: bool },
     /// Something that was committed is damaged.
     Damaged(Error),
 }
@@ -68,54 +68,20 @@ pub(crate) fn judge(core: &Core, id: SegmentId) -> Result<Judged> {
     }
     let torn_bytes = scan::torn_bytes(&*file, &prefix)?;
     if prefix.frames.is_empty() {
-        return Ok(Judged::Empty { torn_bytes, why: "nothing was committed to it" });
+        return Ok(Judged::Empty { torn_bytes, has_front: true });
     }
     Ok(Judged::Resumable(Box::new(Resumable { front, prefix, synced, torn_bytes, described })))
 }
 
 /// A file whose front cannot be read: its writer was killed while it made it, or it is damaged, or no file of a store.
 fn without_front(file: &dyn ReadFile, seed: u32, synced: Option<u64>, error: Error) -> Result<Judged> {
-    let len_bytes = file.len_bytes()?;
     if synced.is_some_and(|synced| synced > 0) {
         return Ok(Judged::Damaged(error));
     }
-    let frames = scan::find_frames(file, 0, len_bytes)?;
-    let written_bytes = written_bytes(file, len_bytes)?;
-    let is_own_front = |frame: &scan::Frame| frame.seed == seed && frame.rows == 0;
-    let is_front_alone = !frames.is_empty() && frames.iter().all(is_own_front);
-    if is_front_alone || frames.is_empty() && is_begun(file, written_bytes)? {
-        return Ok(Judged::Empty { torn_bytes: written_bytes, why: "its writer was killed while it made it" });
-    }
-    Ok(Judged::Damaged(error))
-}
-
-/// Bytes up to the last that is not zero.
-fn written_bytes(file: &dyn ReadFile, len_bytes: u64) -> Result<u64> {
-    const WINDOW: u64 = 8 << 20;
-    let mut end = len_bytes;
-    while end > 0 {
-        let start = end.saturating_sub(WINDOW);
-        let window = file.copy(start, (end - start) as usize)?;
-        if let Some(last) = window.iter().rposition(|byte| *byte != 0) {
-            return Ok(start + last as u64 + 1);
-        }
-        end = start;
-    }
-    Ok(0)
-}
-
-/// Whether the first `written_bytes` of a file are no more than the beginning of a segment's front, holes of a power
-/// failure included.
-fn is_begun(file: &dyn ReadFile, written_bytes: u64) -> Result<bool> {
-    const PREFIX_LEN_BYTES: u64 = ARROW_MAGIC.len() as u64 + 8;
-    let start = file.copy(0, written_bytes.min(PREFIX_LEN_BYTES) as usize)?;
-    let magic_matches = start.iter().zip(ARROW_MAGIC).all(|(found, expected)| found == expected);
-    if written_bytes <= PREFIX_LEN_BYTES {
-        return Ok(magic_matches);
-    }
-    let metadata_len_bytes = start.get(12..16).and_then(|len| len.try_into().ok()).map_or(0, u32::from_le_bytes);
-    let front_len_bytes = PREFIX_LEN_BYTES + u64::from(metadata_len_bytes) + scan::FRAME_LEN_BYTES as u64;
-    Ok(magic_matches && written_bytes <= front_len_bytes)
+    Ok(match begun_bytes(file, seed)? {
+        Some(torn_bytes) => Judged::Empty { torn_bytes, has_front: false },
+        None => Judged::Damaged(error),
+    })
 }
 
 /// Does with an active segment what was judged. Files that hold nothing are added to `empty`: they are removed once the
@@ -137,10 +103,11 @@ pub(crate) fn recover_active(
             Some(saved) => core.admit_segment(&saved),
             None => Ok(()),
         },
-        Judged::Empty { torn_bytes, why } => {
+        Judged::Empty { torn_bytes, has_front } => {
             report.bytes_cut += torn_bytes;
-            if torn_bytes > 0 {
-                report.notes.push(format!("removed {}: {why}", core.storage.describe(&path).display()));
+            if torn_bytes > 0 || !has_front {
+                let path = core.storage.describe(&path);
+                report.notes.push(format!("removed {}, to which nothing was committed", path.display()));
             }
             lane.void(core, id);
             empty.push(path);

@@ -20,10 +20,13 @@ use crate::error::{Error, Result};
 use crate::io::{LARGE_PAGE_BYTES, ReadFile};
 use crate::names::{self, SegmentId, SegmentName};
 use crate::segment::batch::Batch;
+use crate::segment::begun::begun_bytes;
 use crate::segment::layout::Frame;
 use crate::segment::reader::Segment;
-use crate::segment::scan::{Ahead, Front, Prefix, Rest, look_ahead, read_front, rows_told, salvage, walk};
-use crate::segment::writer::SegmentWriter;
+use crate::segment::scan::{
+    Ahead, Front, Prefix, Rest, look_ahead, read_any_front, read_front, rows_told, salvage, walk,
+};
+use crate::segment::writer::{SegmentWriter, StoreIdentity};
 
 /// An active segment of another writer.
 #[derive(Debug)]
@@ -120,6 +123,11 @@ impl Known {
         self.foreign.push(left_in_place(error, 0, Some(0)));
     }
 
+    /// Notes what has the name of a file of the store and is none.
+    pub(crate) fn leave_not_file(&mut self, path: PathBuf, why: String) {
+        self.foreign.push(Quarantined { path, moved_to: None, why, rows_saved: 0, rows_lost: None });
+    }
+
     /// Notes segments that are missing.
     pub(crate) fn miss(&mut self, missing: Vec<MissingIds>) {
         self.missing.extend(missing);
@@ -178,6 +186,7 @@ impl Core {
         let mut changed = false;
         for entry in self.storage.list(Path::new(names::SEGMENTS))? {
             let taken = match names::parse_segment(&entry.name) {
+                _ if !entry.kind.is_file() => Ok(false),
                 SegmentName::Sealed(id) if !known.own.contains(&id) && !known.bad.contains(&id) => {
                     self.take_sealed(&mut known, id).map_err(|error| (id, error))
                 }
@@ -233,7 +242,10 @@ impl Core {
         });
         // Rows that were followed while the segment was active are found to be there already.
         self.admit_block(&segment, &block)?;
-        known.followed.remove(&id);
+        if let Some(followed) = known.followed.remove(&id) {
+            self.let_go_of_active(&segment);
+            followed.file.settle();
+        }
         Ok(true)
     }
 
@@ -257,8 +269,8 @@ impl Core {
         let described: Arc<Path> = self.storage.describe(&path).into();
         let (seed, len_bytes) = (segment_seed(self.identity.store.as_bytes(), id), file.len_bytes()?);
         let mut rows_saved = 0;
-        if let Ok(front) = read_front(&described, &*file, id) {
-            if let Err(foreign) = self.check_belongs(&front, &described) {
+        if let Ok(front) = read_any_front(&described, &*file) {
+            if let Err(foreign) = self.check_is(&front, id, &described) {
                 known.leave_foreign(id, &foreign);
                 return Ok(());
             }
@@ -286,10 +298,21 @@ impl Core {
         }
     }
 
+    /// As [`Core::check_belongs`], and it is segment `id`.
+    pub(crate) fn check_is(&self, front: &Front, id: SegmentId, path: &Path) -> Result<()> {
+        self.check_belongs(front, path)?;
+        let found = front.header.id();
+        if found == id {
+            Ok(())
+        } else {
+            Err(Error::corrupt(path, 0, format!("it is segment {found:?}, not {id:?} as its name says")))
+        }
+    }
+
     /// A segment is of this store only if it has its identity and its kind of keys.
     pub(crate) fn check_belongs(&self, front: &Front, path: &Path) -> Result<()> {
         let header = &front.header;
-        if header.store != self.identity.store || header.hash != self.identity.hash_id {
+        if StoreIdentity::of(header) != self.identity {
             return Err(Error::corrupt(
                 path,
                 0,
@@ -387,7 +410,7 @@ impl Core {
             }
             let seed = segment_seed(self.identity.store.as_bytes(), id);
             let synced = marks::synced(&*self.storage, seed, id)?.unwrap_or(0);
-            if synced == 0 && salvage(&*file, seed, 0, len_bytes)?.is_empty() {
+            if synced == 0 && begun_bytes(&*file, seed)?.is_some() {
                 begun.insert(id, len_bytes);
                 return Ok(None);
             }

@@ -117,6 +117,17 @@ impl Shared {
         Ok(Some(kind))
     }
 
+    /// Fixes the kind of keys with the first put. A disk that does not take that stops the writer, as with any write.
+    fn claim_key_kind(&self, kind: KeyKind) -> Result<()> {
+        self.core.claim_key_kind(kind).or_else(|error| match &error {
+            Error::Io { source, .. } if source.kind() != std::io::ErrorKind::TimedOut => {
+                self.queue.fail(error);
+                self.queue.check()
+            }
+            _ => Err(error),
+        })
+    }
+
     pub(crate) fn check_process(&self) -> Result<()> {
         if self.process_id == std::process::id() {
             Ok(())
@@ -153,7 +164,7 @@ impl Shared {
     /// Makes rows readable and hands them to the writer.
     pub(crate) fn put(&self, columns: Columns) -> Result<()> {
         let core = &self.core;
-        core.claim_key_kind(columns.schema.key)?;
+        self.claim_key_kind(columns.schema.key)?;
         self.wait_for_merge();
         let hashes = columns.hashes(core.hasher);
         let len_bytes = columns.len_bytes() + hashes.len() * 8;
@@ -198,7 +209,7 @@ impl Shared {
         if too_few || core.options.synchronous || fills_hot {
             return Ok(false);
         }
-        core.claim_key_kind(columns.schema.key)?;
+        self.claim_key_kind(columns.schema.key)?;
         self.wait_for_merge();
         let Some(mut guard) = self.lane.try_lock() else { return Ok(false) };
         // With the lane in hand: whatever is put from now on is written later.
