@@ -133,8 +133,15 @@ fn a_failed_sync_is_not_retried() {
     assert!(store.contains(1).unwrap());
 }
 
-/// A store with sealed segments of two lanes, a run, and a segment that lane 2 still writes.
+/// A store with sealed segments of two lanes, a run, a number of lane 0 that was given out in vain, and a segment that
+/// lane 2 still writes.
 fn shared_store(storage: &MemoryStorage) -> Store {
+    let faulty = FaultStorage::new(Arc::new(storage.clone()));
+    let killed = options().open_on(Arc::new(faulty.clone())).unwrap();
+    killed.put_rows(&[1000_u64], &[DIMS], &row(1000)).unwrap();
+    faulty.faults().fail_after_bytes(1200);
+    killed.flush().unwrap_err();
+    drop(killed);
     for lane in 0..2_u16 {
         let store = options().lane(Lane::Number(lane)).open_on(Arc::new(storage.clone())).unwrap();
         let keys: Vec<u64> = (0..60).map(|key| key + 100 * u64::from(lane)).collect();

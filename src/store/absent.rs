@@ -22,6 +22,8 @@ struct Numbers {
     explained: BTreeMap<u16, Intervals>,
     /// Segments that were synced, as marks say.
     synced: Vec<SegmentId>,
+    /// Lanes whose marks may not be read: which of their numbers are void is not known.
+    unknown: Vec<u16>,
 }
 
 impl Numbers {
@@ -33,7 +35,8 @@ impl Numbers {
         let mut numbers = Self::default();
         let told = told(&*core.storage)?;
         let lanes = listing.ids().chain(covered.iter().map(|(id, _)| *id)).map(|id| id.lane);
-        for (id, is_void) in AllMarks::read(&*core.storage)?.segments(&core.identity.store, lanes) {
+        let marks = AllMarks::read(&*core.storage)?;
+        for (id, is_void) in marks.segments(&core.identity.store, lanes) {
             if is_void { numbers.explain(id, id.sequence) } else { numbers.synced.push(id) }
         }
         for id in listing.ids().chain(found.replaced_ids.iter().copied()).chain(told.segments) {
@@ -42,6 +45,7 @@ impl Numbers {
         for missing in told.missing.iter().chain(&told.missing_acknowledged) {
             numbers.explain(missing.first, missing.last);
         }
+        numbers.unknown = marks.unreadable;
         numbers.explained.values_mut().for_each(|intervals| *intervals = joined(std::mem::take(intervals)));
         Ok(numbers)
     }
@@ -118,6 +122,12 @@ fn find(found: &Inventory, covered: &[(SegmentId, u64)], numbers: &Numbers) -> V
     let mut rows_of: BTreeMap<SegmentId, u64> = covered.iter().copied().collect();
     rows_of.retain(|id, _| !numbers.is_explained(*id));
     for (lane, newest) in newest {
+        if numbers.unknown.contains(&lane) {
+            // A gap tells nothing there, but a run does.
+            let of_lane = rows_of.range(SegmentId { lane, sequence: 0 }..=SegmentId { lane, sequence: u64::MAX });
+            of_lane.for_each(|(id, rows)| add(*id, id.sequence, Some(*rows), "an index run covers it"));
+            continue;
+        }
         for (mut first, last) in numbers.gaps(lane, newest) {
             // Those that a run covers are told one by one, with their rows.
             let within = rows_of.range(SegmentId { lane, sequence: first }..=SegmentId { lane, sequence: last });

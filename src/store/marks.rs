@@ -93,6 +93,8 @@ fn decode_all(file: &dyn ReadFile) -> Result<Vec<Mark>> {
 pub(crate) struct AllMarks {
     marks: Vec<Mark>,
     lanes: Vec<u16>,
+    /// Lanes whose marks this user may not read.
+    pub unreadable: Vec<u16>,
 }
 
 impl AllMarks {
@@ -113,6 +115,7 @@ impl AllMarks {
                     all.marks.extend(marks);
                     all.lanes.push(lane);
                 }
+                Err(error) if error.is_denied() => all.unreadable.push(lane),
                 // Written anew meanwhile, or no file of ours.
                 Err(Error::Io { .. }) => {}
                 Err(error) => return Err(error),
