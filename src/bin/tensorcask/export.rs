@@ -74,22 +74,25 @@ impl Batches<'_> {
 /// The value with half-precision tensors as F32.
 fn widened(value: Value) -> Result<Value, Failure> {
     use tensorcask::half::{bf16, f16};
-    let all = |items: Vec<Value>| items.into_iter().map(widened).collect::<Result<Vec<_>, _>>();
-    Ok(match value {
+    let all = |items: &[Value]| items.iter().cloned().map(widened).collect::<Result<Vec<_>, _>>();
+    Ok(match &value {
         Value::Tensor(tensor) => {
             let floats: Vec<f32> = match tensor.dtype() {
                 Dtype::F16 => tensor.to_vec::<f16>()?.into_iter().map(f16::to_f32).collect(),
                 Dtype::BF16 => tensor.to_vec::<bf16>()?.into_iter().map(bf16::to_f32).collect(),
-                _ => return Ok(Value::Tensor(tensor)),
+                _ => return Ok(value),
             };
             Value::Tensor(Tensor::from_slice(tensor.shape(), &floats)?)
         }
         Value::List(items) => Value::List(all(items)?),
         Value::Tuple(items) => Value::Tuple(all(items)?),
         Value::Map(items) => Value::Map(
-            items.into_iter().map(|(name, item)| Ok((name, widened(item)?))).collect::<Result<Vec<_>, Failure>>()?,
+            items
+                .iter()
+                .map(|(name, item)| Ok((name.clone(), widened(item.clone())?)))
+                .collect::<Result<Vec<_>, Failure>>()?,
         ),
-        scalar => scalar,
+        _ => value,
     })
 }
 
@@ -126,14 +129,14 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
 /// All tensors by key, those in trees by key and path. The format has its header first, so all are held in memory
 /// (unpacked ones as maps of the segments).
 fn write_safetensors(path: &Path, batches: &mut Batches<'_>, progress: &mut dyn FnMut(u64)) -> Result<u64, Failure> {
-    fn collect(name: String, value: Value, tensors: &mut BTreeMap<String, Tensor>) -> Result<(), Failure> {
+    fn collect(name: String, value: &Value, tensors: &mut BTreeMap<String, Tensor>) -> Result<(), Failure> {
         match value {
-            Value::Tensor(tensor) => drop(tensors.insert(name, tensor)),
+            Value::Tensor(tensor) => drop(tensors.insert(name, tensor.clone())),
             Value::Map(items) => {
-                items.into_iter().try_for_each(|(part, item)| collect(format!("{name}/{part}"), item, tensors))?;
+                items.iter().try_for_each(|(part, item)| collect(format!("{name}/{part}"), item, tensors))?;
             }
             Value::List(items) | Value::Tuple(items) => {
-                let mut items = items.into_iter().enumerate();
+                let mut items = items.iter().enumerate();
                 items.try_for_each(|(at, item)| collect(format!("{name}/{at}"), item, tensors))?;
             }
             _ => {
@@ -153,7 +156,7 @@ fn write_safetensors(path: &Path, batches: &mut Batches<'_>, progress: &mut dyn 
         }
         rows += batch.len() as u64;
         progress(batch.len() as u64);
-        batch.into_iter().try_for_each(|(key, value)| collect(key.to_string(), value, &mut tensors))?;
+        batch.into_iter().try_for_each(|(key, value)| collect(key.to_string(), &value, &mut tensors))?;
     }
     let views = tensors
         .iter()
