@@ -31,6 +31,9 @@ const IDENTITY: &str = "store.json";
 /// How long to wait for another process that is opening the same store.
 const OPEN_PATIENCE: Duration = Duration::from_secs(60);
 
+/// A clock that is behind what it sees by more is worth a word.
+const MOST_CLOCK_SKEW: Duration = Duration::from_secs(60);
+
 /// Names in the segments folder.
 #[derive(Debug, Default)]
 struct Listing {
@@ -263,6 +266,14 @@ fn finish_report(core: &Core, report: &mut OpenReport, start: Instant) {
     report.segments = view.segments.len();
     report.runs = view.runs.len();
     report.rows = view.segments.values().map(|segment| segment.seal.rows).sum::<u64>() + report.rows_recovered;
+    let behind = core.clock_behind();
+    if behind > MOST_CLOCK_SKEW {
+        report.notes.push(format!(
+            "the clock of this machine is {} s behind the newest row of the store: set it right; what is put until then \
+             gets times after that row's",
+            behind.as_secs()
+        ));
+    }
     report.elapsed = start.elapsed();
 }
 
