@@ -102,6 +102,8 @@ pub enum Error {
         /// The failure.
         cause: Arc<Error>,
     },
+    /// The store was opened by the parent of this forked process.
+    Forked,
     /// The store is closed.
     Closed,
     /// libtorch refused something.
@@ -263,6 +265,10 @@ impl fmt::Display for Error {
             Self::Poisoned { cause } => write!(
                 f,
                 "the writer stopped after a failure ({cause}); reads go on; rows not flushed before it are lost: open the store again"
+            ),
+            Self::Forked => f.write_str(
+                "the store was opened by the parent of this forked process, whose other threads may hold its locks for ever: \
+                 open it again in the child (to write, in a lane of its own: Lane::Auto)",
             ),
             Self::Closed => f.write_str("the store is closed; open it again"),
             Self::Torch { action, what } => write!(f, "could not {action}: {what}"),

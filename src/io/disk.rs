@@ -136,6 +136,12 @@ impl Storage for DiskStorage {
         Ok(Arc::new(DiskRead { map: Arc::new(map) }))
     }
 
+    fn changed(&self, path: &Path) -> Result<Option<std::time::SystemTime>> {
+        let path = self.resolve(path)?;
+        let changed = fs::metadata(&path).and_then(|folder| folder.modified());
+        changed.map(Some).map_err(|e| Error::io("look at", path, e))
+    }
+
     fn kind(&self, path: &Path) -> Result<Option<FileKind>> {
         let path = self.resolve(path)?;
         match fs::symlink_metadata(&path) {

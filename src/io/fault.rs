@@ -168,6 +168,10 @@ impl Storage for FaultStorage {
         self.inner.open(path, capacity_bytes)
     }
 
+    fn changed(&self, path: &Path) -> Result<Option<std::time::SystemTime>> {
+        self.inner.changed(path)
+    }
+
     fn kind(&self, path: &Path) -> Result<Option<FileKind>> {
         self.inner.kind(path)
     }

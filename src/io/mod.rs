@@ -113,6 +113,11 @@ pub trait Storage: Send + Sync + Debug {
         let found = entries.into_iter().find(|entry| path.file_name().is_some_and(|name| *name == *entry.name));
         Ok(found.map(|entry| entry.kind))
     }
+    /// When a name in the folder at `path` was last made, renamed or removed; `None` where that is not known.
+    fn changed(&self, path: &Path) -> Result<Option<std::time::SystemTime>> {
+        let _unknown = path;
+        Ok(None)
+    }
     /// Renames a file, replacing the target if there is one, atomically.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
     /// Unlinks a file. Readers that have it open keep it.

@@ -1,6 +1,8 @@
 //! Threads that work for the store while its callers go on.
 
 use std::io;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{Builder, JoinHandle};
 
 /// Starts a thread that takes its turn. Others take the processor from whoever has it when they wake up: where processors
@@ -17,6 +19,32 @@ pub(crate) fn spawn<T: Send + 'static>(
         work()
     })
 }
+
+/// Counts up in every child that is forked.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// How many forks lie between this process and the one that asked first. Before the first call it counts none.
+pub(crate) fn forks() -> u32 {
+    static WATCH: Once = Once::new();
+    if !WATCH.is_completed() {
+        WATCH.call_once(watch_forks);
+    }
+    FORKS.load(Ordering::Relaxed)
+}
+
+#[cfg(all(target_os = "linux", not(miri)))]
+#[expect(unsafe_code, reason = "only the C library tells of a fork without a system call for each question")]
+fn watch_forks() {
+    extern "C" fn in_child() {
+        FORKS.fetch_add(1, Ordering::Relaxed);
+    }
+    // SAFETY: the handler is a function of this library, which stays loaded, and does nothing but count, which is allowed
+    // between `fork` and the return from it. Where there is no memory for it, forks are not seen.
+    let _not_seen = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+}
+
+#[cfg(not(all(target_os = "linux", not(miri))))]
+fn watch_forks() {}
 
 /// `SCHED_BATCH` (`man 7 sched`): the same share of the processors, without preempting anyone by waking up. Left alone
 /// where the process was given another policy.

@@ -105,16 +105,16 @@ impl Core {
         let (dtype, shape) = (target.dtype, target.shape);
         let places = places(target.out, width, keys.len());
         for (position, ((value, place), flag)) in values.into_iter().zip(places).zip(found).enumerate() {
-            match value {
+            match &value {
                 Ok(Some(Value::Tensor(tensor))) if tensor.dtype() == dtype && tensor.shape() == shape => {
                     place.copy_from_slice(tensor.data());
                     *flag = true;
                     hits += 1;
                 }
-                Ok(Some(other)) => return Err(mismatch(position, dtype, shape, describe(&other))),
+                Ok(Some(other)) => return Err(mismatch(position, dtype, shape, describe(other))),
                 Ok(None) => {}
-                Err(error) if error.is_corrupt() => damaged.push((position, error)),
-                Err(error) => return Err(error),
+                Err(error) if error.is_corrupt() => damaged.push((position, error.clone())),
+                Err(error) => return Err(error.clone()),
             }
         }
         if damaged.is_empty() { Ok(hits) } else { Err(Error::DamagedRows { rows: damaged }) }
@@ -234,12 +234,12 @@ impl Copier<'_> {
             place.copy_from_slice(bytes);
             return Ok(());
         }
-        match value_of(self.core, row, &mut self.decoder)? {
+        match &value_of(self.core, row, &mut self.decoder)? {
             Value::Tensor(tensor) if tensor.dtype() == self.dtype && tensor.shape() == self.shape => {
                 place.copy_from_slice(tensor.data());
                 Ok(())
             }
-            other => Err(mismatch(position, self.dtype, self.shape, describe(&other))),
+            other => Err(mismatch(position, self.dtype, self.shape, describe(other))),
         }
     }
 

@@ -2,11 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
+use super::background;
 use super::cold::ColdWatch;
 use super::directory::Directory;
 use super::live::LiveCount;
@@ -122,6 +123,8 @@ pub(crate) struct Core {
     pub read_only: bool,
     /// Why nothing may be written, although the store was opened for writing.
     refusal: OnceLock<Error>,
+    /// How many forks lay between the first process and this one when the store was opened.
+    forks: u32,
 }
 
 impl Core {
@@ -155,6 +158,7 @@ impl Core {
             cold: ColdWatch::default(),
             read_only,
             refusal: OnceLock::new(),
+            forks: background::forks(),
             options,
         })
     }
@@ -383,6 +387,17 @@ impl Core {
     /// Notes a commit stamp that was seen, so that this handle's own are later.
     pub(crate) fn saw_stamp(&self, stamp: u64) {
         self.newest_stamp.fetch_max(stamp, Ordering::Relaxed);
+    }
+
+    /// Fails in a child that was forked since the store was opened: at that moment other threads may have held any lock,
+    /// and in the child they never let go of it. Costs one load.
+    pub(crate) fn check_fork(&self) -> Result<()> {
+        if background::forks() == self.forks { Ok(()) } else { Err(Error::Forked) }
+    }
+
+    /// How far this machine's clock is behind the newest row that was seen.
+    pub(crate) fn clock_behind(&self) -> Duration {
+        Duration::from_micros(self.newest_stamp().saturating_sub((self.options.clock)()))
     }
 
     /// The newest stamp seen.

@@ -51,12 +51,15 @@ pub struct KeysIter {
     core: Arc<Core>,
     sources: std::vec::IntoIter<(u32, Slot)>,
     current: Option<(u32, Slot, u32)>,
+    /// Why there is nothing to iterate over, until it was said.
+    forked: Option<Error>,
 }
 
 impl KeysIter {
     pub(crate) fn new(core: Arc<Core>) -> Self {
-        let sources = sources(&core).into_iter();
-        Self { core, sources, current: None }
+        let forked = core.check_fork().err();
+        let sources = if forked.is_some() { Vec::new() } else { sources(&core) }.into_iter();
+        Self { core, sources, current: None, forked }
     }
 }
 
@@ -64,6 +67,14 @@ impl Iterator for KeysIter {
     type Item = Result<Key>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(forked) = self.forked.take() {
+            return Some(Err(forked));
+        }
+        let is_over = self.current.is_none() && self.sources.len() == 0;
+        if let (Err(forked), false) = (self.core.check_fork(), is_over) {
+            (self.sources, self.current) = (Vec::new().into_iter(), None);
+            return Some(Err(forked));
+        }
         loop {
             let (number, slot, row) = match &mut self.current {
                 Some(current) if current.2 < current.1.rows => current,

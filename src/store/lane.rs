@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::absent::FreeNumbers;
 use super::core::{Core, Counters};
@@ -95,10 +94,18 @@ pub(crate) struct Lane {
 impl Lane {
     /// A stamp that is later than every stamp seen: the clock's microseconds, or one more than the newest (a hybrid
     /// logical clock, so that rows of several lanes have one order).
-    fn next_stamp(&mut self, core: &Core) -> u64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64);
-        self.last_stamp = now.max(self.last_stamp + 1).max(core.newest_stamp() + 1);
-        self.last_stamp
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] behind the last stamp there is, which only a damaged clock or a forged file comes to.
+    fn next_stamp(&mut self, core: &Core) -> Result<u64> {
+        let newest = self.last_stamp.max(core.newest_stamp());
+        let next = newest.checked_add(1).ok_or_else(|| Error::TooLarge {
+            what: "the commit stamp of the newest row in the store".into(),
+            found: newest,
+            limit: u64::MAX - 1,
+        })?;
+        self.last_stamp = next.max((core.options.clock)());
+        Ok(self.last_stamp)
     }
 
     /// Writes what waits. Batches of one structure are joined, as long as no key of theirs was put with another
@@ -108,6 +115,7 @@ impl Lane {
     /// After an error the lane is finished.
     pub(crate) fn commit(&mut self, core: &Arc<Core>, waiting: &[Waiting]) -> Result<()> {
         self.check_seals()?;
+        core.take_in_others();
         for group in groups(waiting, core.options.flush_bytes.max(1)) {
             self.commit_group(core, &group)?;
         }
@@ -137,6 +145,7 @@ impl Lane {
     /// After an error the lane is finished.
     pub(crate) fn make_room(&mut self, core: &Arc<Core>, part: &BatchPart<'_>) -> Result<()> {
         self.check_seals()?;
+        core.take_in_others();
         self.active_for(core, &part.columns.schema, part.columns.rows, part.len_bytes()).map(drop)
     }
 
@@ -155,7 +164,7 @@ impl Lane {
         let schema = schema.ok_or_else(|| Error::invalid("a batch of no rows"))?;
         let rows: usize = parts.iter().map(|part| part.columns.rows).sum();
         let len_bytes: usize = parts.iter().map(BatchPart::len_bytes).sum();
-        let stamp = self.next_stamp(core);
+        let stamp = self.next_stamp(core)?;
         let active = self.active_for(core, &schema, rows, len_bytes)?;
         let before = active.writer.len_bytes();
         // Who had the batch before synced will have this one synced. What is not synced is the system's to write, when and

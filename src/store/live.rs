@@ -45,6 +45,7 @@ impl LiveCount {
 
 /// The number of live keys. O(1), or O(rows) once after a crash.
 pub(crate) fn len(core: &Core) -> Result<u64> {
+    core.check_fork()?;
     match core.live.get() {
         Some(keys) => Ok(keys),
         None => {

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::absent;
 use super::aside::not_files;
@@ -28,6 +28,9 @@ use crate::io::{Durability, FileKind, LockGuard, Storage};
 use crate::names::{self, SegmentId};
 use crate::segment::reader::Segment;
 use crate::segment::writer::StoreIdentity;
+
+/// A clock that is behind what it sees by more is worth a word.
+const MOST_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 /// What is on disk, looked at and sorted out.
 struct Found {
@@ -325,6 +328,14 @@ fn finish_report(core: &Core, listing: &Listing, report: &mut OpenReport, start:
     report.segments = view.segments.len();
     report.runs = view.runs.len();
     report.rows = view.segments.values().map(|segment| segment.seal.rows).sum::<u64>() + report.rows_recovered;
+    let behind = core.clock_behind();
+    if behind > MOST_CLOCK_SKEW {
+        report.notes.push(format!(
+            "the clock of this machine is {} s behind the newest row of the store: set it right; what is put until then \
+             gets times after that row's",
+            behind.as_secs()
+        ));
+    }
     report.elapsed = start.elapsed();
     Ok(())
 }

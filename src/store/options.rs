@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::reader::Reader;
 use super::writer::Store;
@@ -87,6 +87,12 @@ pub struct Options {
     pub(crate) read_threads: usize,
     pub(crate) hash_bits: u8,
     pub(crate) hash_seed: Option<u64>,
+    /// Microseconds since 1970.
+    pub(crate) clock: fn() -> u64,
+}
+
+fn system_clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64)
 }
 
 impl Default for Options {
@@ -117,6 +123,7 @@ impl Default for Options {
             read_threads: super::gather::default_threads(),
             hash_bits: 0,
             hash_seed: None,
+            clock: system_clock,
         }
     }
 }
@@ -216,6 +223,14 @@ impl Options {
     #[must_use]
     pub fn hash_bits(mut self, bits: u8) -> Self {
         self.hash_bits = bits;
+        self
+    }
+
+    /// The clock that commit stamps come from, in microseconds since 1970 (default: the system's). For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn clock(mut self, clock: fn() -> u64) -> Self {
+        self.clock = clock;
         self
     }
 

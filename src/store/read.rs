@@ -139,8 +139,9 @@ impl Core {
         let delta = self.newest_in_delta(asked);
         let view = self.view.load();
         let mut located = self.locate_in_view(&view, asked, delta);
+        // What was deleted may have been put again by another writer.
+        located.forget_deleted();
         if located.rows.iter().all(Option::is_some) || !self.refresh_if_due()? {
-            located.forget_deleted();
             return Ok(use_rows(located));
         }
         let missing = located.missing();
@@ -157,6 +158,7 @@ impl Core {
     /// # Errors
     /// [`Error::KeyKind`] if they are of another kind than the store's.
     pub(crate) fn ask<'k>(&self, keys: Keys<'k>) -> Result<Option<Vec<Asked<'k>>>> {
+        self.check_fork()?;
         let Some(kind) = keys.check()? else { return Ok(None) };
         if self.key_kind().is_none() {
             self.refresh_if_due()?;

@@ -237,7 +237,7 @@ impl Reader {
 
     /// Drops everything from the hot tier.
     pub fn clear_hot(&self) {
-        if let Some(hot) = &self.core.hot {
+        if let (Some(hot), Ok(())) = (&self.core.hot, self.core.check_fork()) {
             hot.clear();
         }
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -63,6 +63,8 @@ pub(crate) struct Known {
     foreign: Vec<Quarantined>,
     /// Segments that opening found missing.
     missing: Vec<MissingIds>,
+    /// When the folder had changed last, as it was listed last; `None` where that is not known for sure.
+    listed: Option<SystemTime>,
 }
 
 /// Damage that stays where it is.
@@ -72,6 +74,11 @@ fn left_in_place(error: &Error, rows_saved: u64, rows_lost: Option<u64>) -> Quar
 }
 
 impl Followed {
+    /// Whether anything but zeros follows the last batch that was taken in.
+    fn has_begun_more(&self) -> bool {
+        self.file.copy(self.end_offset, 8).is_ok_and(|bytes| bytes.iter().any(|byte| *byte != 0))
+    }
+
     /// Goes on behind a batch.
     fn passed(&mut self, frame: Frame) {
         self.end_offset = frame.end_offset();
@@ -156,6 +163,7 @@ impl Core {
     /// As [`Core::refresh`]; that of the last refresh, if it is not due: what could not be looked at may hold the key
     /// that is missing.
     pub(crate) fn refresh_if_due(&self) -> Result<bool> {
+        self.check_fork()?;
         let due = self.last_refresh.try_lock().is_some_and(|mut last| {
             let due = last.elapsed() >= self.options.refresh_interval;
             if due {
@@ -174,13 +182,29 @@ impl Core {
 
     /// Takes in what others committed. O(files), and O(rows) of what is new.
     pub(crate) fn refresh(&self) -> Result<bool> {
+        self.check_fork()?;
         let result = self.take_in();
         self.refresh_failed.store(result.as_ref().err().cloned().map(Arc::new));
         result
     }
 
+    /// Takes in what others have committed, if there is any, before this handle commits: whoever puts a key last is to
+    /// have the later stamp, whatever the clocks say. In a store that nobody else writes this is one look at the folder.
+    /// What cannot be taken in is told by the next read that misses.
+    pub(crate) fn take_in_others(&self) {
+        let known = self.known.lock();
+        let changed = |path| self.storage.changed(path).ok().flatten();
+        let is_new = known.listed.is_none() || changed(Path::new(names::SEGMENTS)) != known.listed;
+        let any = is_new || known.followed.values().any(Followed::has_begun_more);
+        drop(known);
+        if any {
+            let _told_by_misses = self.refresh();
+        }
+    }
+
     fn take_in(&self) -> Result<bool> {
         let mut known = self.known.lock();
+        known.listed = self.listed_now();
         *self.last_refresh.lock() = Instant::now();
         self.counters.refreshes.fetch_add(1, Ordering::Relaxed);
         let mut changed = false;
@@ -220,6 +244,14 @@ impl Core {
         drop(known);
         self.bound_reader_delta()?;
         Ok(changed)
+    }
+
+    /// When the folder changed last. A change that follows in the same tick of the file system's clock looks the same, so
+    /// only one that is older than a few ticks counts.
+    fn listed_now(&self) -> Option<SystemTime> {
+        const TICKS: Duration = Duration::from_millis(50);
+        let changed = self.storage.changed(Path::new(names::SEGMENTS)).ok().flatten()?;
+        SystemTime::now().duration_since(changed).is_ok_and(|age| age > TICKS).then_some(changed)
     }
 
     fn take_sealed(&self, known: &mut Known, id: SegmentId) -> Result<bool> {

@@ -64,6 +64,9 @@ pub struct Stats {
     pub runs_built: u64,
     /// Looks at what other writers committed.
     pub refreshes: u64,
+    /// How far this machine's clock is behind the newest row that other writers or earlier handles committed, in seconds;
+    /// 0 if it is not. New rows get later times all the same.
+    pub clock_behind_s: f64,
     /// Entries, bytes and counters of the hot tier, if there is one.
     pub hot: Option<HotSize>,
 }
@@ -88,6 +91,7 @@ pub struct HotSize {
 
 /// Sizes and counters of `core`.
 pub(crate) fn stats(core: &Core) -> Result<Stats> {
+    core.check_fork()?;
     let view = core.view.load();
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let names_in = |folder: &str| match core.storage.list(Path::new(folder)) {
@@ -130,6 +134,7 @@ pub(crate) fn stats(core: &Core) -> Result<Stats> {
         flushes: get(&counters.flushes),
         runs_built: get(&counters.runs_built),
         refreshes: get(&counters.refreshes),
+        clock_behind_s: core.clock_behind().as_secs_f64(),
         hot: core.hot.as_ref().map(|hot| {
             let HotStats { hits, misses, evictions, refused } = hot.stats();
             HotSize { entries: hot.len(), bytes: hot.weight_bytes(), hits, misses, evictions, refused }

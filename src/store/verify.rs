@@ -61,6 +61,7 @@ impl VerifyReport {
 
 /// Checks every committed byte of the store.
 pub(crate) fn verify(core: &Core, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport> {
+    core.check_fork()?;
     let mut report = VerifyReport::default();
     match core.refresh() {
         Err(error) if error.is_corrupt() => {

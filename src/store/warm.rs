@@ -20,6 +20,7 @@ pub struct Warmed {
 
 /// Brings in runs, then sealed segments from the oldest on, as far as `limit_bytes` go.
 pub(crate) fn warm(core: &Core, limit_bytes: u64) -> Result<Warmed> {
+    core.check_fork()?;
     let view = core.view.load();
     let mut warmed = Warmed::default();
     for loaded in &view.runs {

@@ -255,7 +255,8 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes keys: writes a tombstone for each that is there. Returns how many were.
+    /// Deletes keys: writes a tombstone for each that is there. Returns how many were. Before a key counts as not there,
+    /// what other writers have committed is taken in: a batch with such a key costs a [`Reader::refresh`].
     ///
     /// # Errors
     /// As [`Store::put`].
@@ -263,12 +264,22 @@ impl Store {
         let keys = keys.into();
         let shared = &self.inner.shared;
         let Some(kind) = shared.begin(keys)? else { return Ok(0) };
+        let core = &shared.core;
+        let is_there = |key: KeyRef<'_>| {
+            let found = key.with_bytes(|bytes| core.locate(core.hasher.hash(bytes), bytes))?;
+            Ok::<bool, Error>(found.is_some_and(|found| !found.row.is_tombstone()))
+        };
+        let mut there = keys.iter().map(is_there).collect::<Result<Vec<bool>>>()?;
+        if there.contains(&false) && core.refresh()? {
+            for (key, there) in keys.iter().zip(&mut there).filter(|(_, there)| !**there) {
+                *there = is_there(key)?;
+            }
+        }
         let schema = shared.schemas.lock().intern(RowSchema::tombstones(kind));
         let mut column = ColumnsBuilder::new(schema, Codec::None)?;
         let mut seen = std::collections::HashSet::new();
-        for key in keys.iter() {
-            let alive = key.with_bytes(|bytes| shared.core.locate(shared.core.hasher.hash(bytes), bytes))?;
-            if alive.is_some_and(|found| !found.row.is_tombstone()) && seen.insert(key) {
+        for (key, _) in keys.iter().zip(there).filter(|(_, there)| *there) {
+            if seen.insert(key) {
                 column.push(key, &[])?;
             }
         }
@@ -353,7 +364,8 @@ impl Store {
     /// Rows and bytes that wait to be written.
     #[must_use]
     pub fn waiting(&self) -> (usize, usize) {
-        self.inner.shared.queue.depth()
+        // In a forked child nothing does.
+        if self.inner.shared.core.check_fork().is_err() { (0, 0) } else { self.inner.shared.queue.depth() }
     }
 
     /// How many merges of the index run in the background of this handle. O(1).

@@ -13,6 +13,7 @@ use super::memory;
 use super::output::Output;
 use crate::dtype::Dtype;
 use crate::error::Result;
+use crate::schema::{MAX_DEPTH, too_large};
 use crate::value::Value;
 
 const EACH: &str = "$each";
@@ -65,7 +66,26 @@ pub(super) fn check_batch(output: &Output, batch: usize) -> Result<()> {
             _ => Ok(()),
         }
     }
+    check_depth(output)?;
     walk(output, batch, &mut Vec::new())
+}
+
+/// Checks that `output` is nested no deeper than a store takes, on a stack of its own.
+fn check_depth(output: &Output) -> Result<()> {
+    let mut open = vec![(output, 0)];
+    while let Some((output, depth)) = open.pop() {
+        if depth > MAX_DEPTH {
+            return Err(too_large("the nesting of an output", depth, MAX_DEPTH));
+        }
+        match output {
+            Output::Map(items) => open.extend(items.iter().map(|(_, item)| (item, depth + 1))),
+            Output::Each(items) | Output::List(items) | Output::Tuple(items) => {
+                open.extend(items.iter().map(|item| (item, depth + 1)));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn marked(mark: &str, value: Value) -> Value {

@@ -73,21 +73,22 @@ fn len_bytes(value: &Value) -> usize {
 /// The value with half-precision tensors as F32.
 pub(crate) fn widened(value: Value) -> Result<Value, Failure> {
     use tensorcask::half::{bf16, f16};
-    let all = |items: Vec<Value>| items.into_iter().map(widened).collect::<Result<Vec<_>, _>>();
-    Ok(match value {
+    let all = |items: &[Value]| items.iter().cloned().map(widened).collect::<Result<Vec<_>, _>>();
+    Ok(match &value {
         Value::Tensor(tensor) => {
             let floats: Vec<f32> = match tensor.dtype() {
                 Dtype::F16 => tensor.to_vec::<f16>()?.into_iter().map(f16::to_f32).collect(),
                 Dtype::BF16 => tensor.to_vec::<bf16>()?.into_iter().map(bf16::to_f32).collect(),
-                _ => return Ok(Value::Tensor(tensor)),
+                _ => return Ok(value),
             };
             Value::Tensor(Tensor::from_slice(tensor.shape(), &floats)?)
         }
         Value::List(items) => Value::List(all(items)?),
         Value::Tuple(items) => Value::Tuple(all(items)?),
-        Value::Map(items) => Value::Map(
-            items.into_iter().map(|(name, item)| Ok((name, widened(item)?))).collect::<Result<Vec<_>, Failure>>()?,
-        ),
-        scalar => scalar,
+        Value::Map(items) => {
+            let widen = |(name, item): &(String, Value)| Ok((name.clone(), widened(item.clone())?));
+            Value::Map(items.iter().map(widen).collect::<Result<Vec<_>, Failure>>()?)
+        }
+        _ => value,
     })
 }
