@@ -2,7 +2,7 @@
 
 mod arrow;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -116,7 +116,10 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     let mut progress = |rows: u64| bar.inc(rows);
     let rows = match kind {
         Kind::Arrow => arrow::write(path, &mut batches, &mut progress)?,
-        Kind::Safetensors => write_safetensors(path, &mut batches, &mut progress)?,
+        Kind::Safetensors => {
+            let metadata = crate::metadata::load(&arguments.store)?;
+            write_safetensors(path, &metadata, &mut batches, &mut progress)?
+        }
         Kind::Npy => write_npy(path, arguments.keys_out.as_deref(), &mut batches, &mut progress)?,
     };
     bar.finish_and_clear();
@@ -125,7 +128,12 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
 
 /// All tensors by key, those in trees by key and path. The format has its header first, so all are held in memory
 /// (unpacked ones as maps of the segments).
-fn write_safetensors(path: &Path, batches: &mut Batches<'_>, progress: &mut dyn FnMut(u64)) -> Result<u64, Failure> {
+fn write_safetensors(
+    path: &Path,
+    metadata: &crate::metadata::Metadata,
+    batches: &mut Batches<'_>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<u64, Failure> {
     fn collect(name: String, value: Value, tensors: &mut BTreeMap<String, Tensor>) -> Result<(), Failure> {
         match value {
             Value::Tensor(tensor) => drop(tensors.insert(name, tensor)),
@@ -159,7 +167,8 @@ fn write_safetensors(path: &Path, batches: &mut Batches<'_>, progress: &mut dyn 
         .iter()
         .map(|(name, tensor)| Ok((name.as_str(), safetensors::tensor::TensorView::try_from(tensor)?)))
         .collect::<Result<Vec<_>, tensorcask::Error>>()?;
-    safetensors::serialize_to_file(views, None, path)
+    let metadata = metadata.iter().map(|(name, text)| (name.clone(), text.clone())).collect();
+    safetensors::serialize_to_file(views, Some(metadata).filter(|all: &HashMap<_, _>| !all.is_empty()), path)
         .map_err(|error| Failure::input(format!("{}: {error}", path.display())))?;
     Ok(rows)
 }

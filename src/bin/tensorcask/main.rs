@@ -6,7 +6,9 @@
 mod export;
 mod get;
 mod import;
+mod key;
 mod ls;
+mod metadata;
 mod npy;
 mod output;
 mod stats;
@@ -17,8 +19,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tensorcask::{Key, KeyKind, Options, Reader};
+use tensorcask::{Options, Reader};
 
+use crate::key::parse_key;
 use crate::output::{Failure, Format, Output};
 
 /// Looks into a store of tensors, checks it, and moves data in and out.
@@ -49,7 +52,7 @@ enum Command {
     Verify(verify::Arguments),
     /// Brings the index and the sealed rows into memory.
     Warm(warm::Arguments),
-    /// Puts the tensors of a .safetensors or .npy file.
+    /// Puts the rows or tensors of .npy, .npz, .safetensors, Arrow and Parquet files.
     Import(import::Arguments),
     /// Writes all values to an Arrow, .safetensors or .npy file.
     Export(export::Arguments),
@@ -68,28 +71,6 @@ fn split(store: &Path) -> Result<(PathBuf, String), Failure> {
 fn reader(store: &Path) -> Result<Reader, Failure> {
     let (cache_dir, module) = split(store)?;
     Ok(Options::new().open_reader(cache_dir, &module)?)
-}
-
-/// Parses a key as the store's kind of keys has it: text, a number, or hexadecimal bytes.
-fn parse_key(text: &str, kind: Option<KeyKind>) -> Result<Key, Failure> {
-    match kind.unwrap_or(KeyKind::Str) {
-        KeyKind::Str => Ok(Key::Str(text.to_owned())),
-        KeyKind::U64 => text
-            .parse()
-            .map(Key::U64)
-            .map_err(|_| Failure::input(format!("{text:?} is no key of this store: its keys are unsigned integers"))),
-        KeyKind::Bytes => {
-            let hex = text.strip_prefix("0x").unwrap_or(text);
-            let digits: Option<Vec<u32>> = hex.chars().map(|c| c.to_digit(16)).collect();
-            let bytes = digits.filter(|digits| digits.len().is_multiple_of(2)).map(|digits| {
-                let pairs = digits.as_chunks::<2>().0.iter();
-                pairs.map(|[high, low]| u8::try_from(high * 16 + low).unwrap_or_default()).collect()
-            });
-            bytes.map(Key::Bytes).ok_or_else(|| {
-                Failure::input(format!("{text:?} is no key of this store: its keys are bytes, given in hexadecimal"))
-            })
-        }
-    }
 }
 
 fn main() -> ExitCode {

@@ -44,6 +44,11 @@ impl Failure {
         Self { code: 4, message: Some(format!("{}: {error}", what.display())) }
     }
 
+    /// The same with more to say.
+    pub(crate) fn and(self, more: &str) -> Self {
+        Self { message: self.message.map(|message| message + more), ..self }
+    }
+
     /// Nobody reads the output any more.
     fn closed() -> Self {
         Self { code: 0, message: None }
