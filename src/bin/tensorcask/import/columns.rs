@@ -258,7 +258,7 @@ fn lists<O: OffsetSizeTrait>(field: &Field, item: &Field, list: &GenericListArra
     let row = |row: usize| {
         let cell = list.value(row);
         match ragged(field, &cell)? {
-            Some((dtype, shape, data)) => tensor(dtype, &shape, data),
+            Some((dtype, shape, data)) => complex(field, dtype, shape, data),
             None => values(item, &cell).map(Value::List),
         }
     };
@@ -270,12 +270,9 @@ type Cell = (Dtype, Vec<usize>, Bytes);
 /// The tensor in a cell of a column of lists; `None` if its items are no numbers.
 fn ragged(field: &Field, cell: &dyn Array) -> Result<Option<Cell>, Refusal> {
     if let Some((stored, data)) = elements(cell)? {
-        let dtype = declared(field, stored);
-        let count = match dtype {
-            Dtype::C64 => cell.len() / 2,
-            dtype if dtype.bits() < 8 => data.len() * 8 / dtype.bits(),
-            _ => cell.len(),
-        };
+        // The parts of complex numbers are counted as they are stored, until the shape is known.
+        let dtype = Some(declared(field, stored)).filter(|dtype| *dtype != Dtype::C64).unwrap_or(stored);
+        let count = if dtype.bits() < 8 { data.len() * 8 / dtype.bits() } else { cell.len() };
         return Ok(Some((dtype, vec![count], data)));
     }
     if cell.as_fixed_size_list_opt().is_some() {
@@ -290,6 +287,21 @@ fn ragged(field: &Field, cell: &dyn Array) -> Result<Option<Cell>, Refusal> {
         DataType::LargeList(_) => rectangle(field, cell.as_list::<i64>()),
         _ => Ok(None),
     }
+}
+
+/// The tensor of the elements of a cell: the last dimension of complex numbers are their parts.
+fn complex(field: &Field, stored: Dtype, mut shape: Vec<usize>, data: Bytes) -> Result<Value, Refusal> {
+    let dtype = declared(field, stored);
+    if dtype == Dtype::C64 && stored == Dtype::F32 {
+        match shape.pop() {
+            Some(2) if !shape.is_empty() => {}
+            Some(parts) if shape.is_empty() && parts.is_multiple_of(2) => shape.push(parts / 2),
+            _ => {
+                return Err(Refusal::from("its lists are no complex numbers: the innermost have two parts".to_owned()));
+            }
+        }
+    }
+    tensor(dtype, &shape, data)
 }
 
 /// Lists within a cell make a tensor if all have one shape.
@@ -341,8 +353,8 @@ fn shaped(field: &Field, data: Option<&ArrayRef>, shapes: Option<&ArrayRef>) -> 
     let shapes = shapes_of(shapes).ok_or_else(wrong)?;
     check_nulls(lists)?;
     let row = |(at, shape): (usize, Vec<usize>)| {
-        let (dtype, _, data) = ragged(field, &lists.value(at))?.ok_or_else(wrong)?;
-        tensor(dtype, &shape, data)
+        let (stored, _, data) = ragged(field, &lists.value(at))?.ok_or_else(wrong)?;
+        tensor(declared(field, stored), &shape, data)
     };
     let rows = shapes.into_iter().enumerate();
     rows.map(|(at, shape)| row((at, shape)).map_err(|refusal| at_row(refusal, at))).collect()

@@ -2,7 +2,7 @@
 //!
 //! A line ends with LF or CRLF, and its bytes are the key as they are, blanks included. What cannot be told from a
 //! mistake is refused with its line: an empty line (empty lines at the end are left out), a CR elsewhere, bytes that are
-//! not UTF-8.
+//! not UTF-8, a NUL.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -31,13 +31,6 @@ impl KeyText {
         let start = file.start(4096)?;
         if start.starts_with(b"\xff\xfe") || start.starts_with(b"\xfe\xff") {
             return Err(file.refuse("it is UTF-16 text: save the keys as UTF-8"));
-        }
-        // Every second byte of Latin text in UTF-16 is a zero, which keys hardly have.
-        let zeros = start.iter().filter(|byte| **byte == 0).count();
-        if zeros * 3 > start.len() {
-            return Err(
-                file.refuse("it looks like UTF-16 text or a binary file: save the keys as UTF-8 text, one a line")
-            );
         }
         let known = looks_like(&start);
         if !start.is_empty() && !known.is_empty() && std::str::from_utf8(&start).is_err() {
@@ -100,6 +93,10 @@ impl Lines<'_> {
             let what = format!("byte {} of it is {byte:#04x}, which is not UTF-8: save the keys as UTF-8", at + 1);
             self.refuse(self.line, &what)
         })?;
+        if text.contains('\0') {
+            let what = "it has a NUL, as text has none: is the file UTF-16 or binary? Save the keys as UTF-8";
+            return Err(self.refuse(self.line, what));
+        }
         if text.contains('\r') {
             let what = "it has a carriage return within: end lines with LF or CRLF";
             return Err(self.refuse(self.line, what));

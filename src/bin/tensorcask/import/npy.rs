@@ -209,12 +209,12 @@ fn named_dtype(name: &str) -> Option<Dtype> {
     })
 }
 
-/// Dtypes that numpy has no name for, by their size in bytes.
+/// The option for each dtype of `size` bytes that numpy has no name for.
 fn dtypes_of_size(size: usize) -> String {
-    let foreign = |dtype: &&Dtype| dtype.bits() == size * 8 && dtype.name().starts_with("F8") || **dtype == Dtype::BF16;
-    let names: Vec<&str> =
-        Dtype::ALL.iter().filter(foreign).filter(|dtype| dtype.bits() == size * 8).map(|dtype| dtype.name()).collect();
-    names.join(", ")
+    let unnamed =
+        |dtype: &&Dtype| dtype.bits() == size * 8 && (dtype.name().starts_with("F8") || **dtype == Dtype::BF16);
+    let options: Vec<String> = Dtype::ALL.iter().filter(unnamed).map(|dtype| format!("--dtype {dtype}")).collect();
+    options.join(" or ")
 }
 
 /// The array of numbers that `header` describes, of `dtype` where that is given.
@@ -248,10 +248,10 @@ pub(crate) fn numbers(
             return refuse(if known.is_empty() {
                 format!("its elements are {size} bytes of a type that the file does not name ({descr:?}): convert them")
             } else {
-                let example = known.split(", ").next().unwrap_or_default();
                 format!(
-                    "its elements are {size} byte(s) each of a type that the file does not name ({descr:?}, as ml_dtypes \
-                     saves it): say what they are, such as --dtype {example} (one of {known})"
+                    "its elements are {} bits of a type that the file does not name ({descr:?}, as ml_dtypes saves it): \
+                     say which it is with {known}",
+                    size * 8
                 )
             });
         }
