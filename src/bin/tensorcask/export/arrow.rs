@@ -174,12 +174,15 @@ fn tensor_column(name: &str, first: &Tensor, column: &[&Value]) -> Result<(Field
     if dtype == Dtype::C64 {
         dims.push(2);
     }
-    let dims: Vec<String> = dims.iter().map(usize::to_string).collect();
-    let mut metadata = HashMap::from([("dtype".to_owned(), dtype.name().to_owned())]);
+    let text = |dims: &[usize]| dims.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+    let mut metadata = HashMap::from([
+        ("dtype".to_owned(), dtype.name().to_owned()),
+        ("shape".to_owned(), format!("[{}]", text(shape))),
+    ]);
     if !shape.is_empty() && dtype.bits() >= 8 {
         // Written by hand: pyarrow refuses the nulls that arrow-rs's canonical type puts there.
         metadata.insert("ARROW:extension:name".into(), "arrow.fixed_shape_tensor".into());
-        metadata.insert("ARROW:extension:metadata".into(), format!("{{\"shape\":[{}]}}", dims.join(",")));
+        metadata.insert("ARROW:extension:metadata".into(), format!("{{\"shape\":[{}]}}", text(&dims)));
     }
     Ok((Field::new(name, DataType::FixedSizeList(item, row), false).with_metadata(metadata), Arc::new(list)))
 }

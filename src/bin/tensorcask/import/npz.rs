@@ -24,8 +24,7 @@ struct Member {
 
 /// Opens the arrays of the archive in `file`.
 pub(crate) fn open(file: &Arc<InputFile>, wanted: Wanted<'_>, dtype: Option<Dtype>) -> Result<Arrays, Failure> {
-    let members = members(file, wanted)?;
-    let names: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
+    let (names, members) = members(file, wanted)?;
     let missing = |option: &str, name: &str| {
         file.refuse(format!("there is no array {name:?} for {option}; there are {}", names.join(", ")))
     };
@@ -35,9 +34,9 @@ pub(crate) fn open(file: &Arc<InputFile>, wanted: Wanted<'_>, dtype: Option<Dtyp
         None => Some("key").filter(|name| names.iter().any(|found| found == name)),
     };
     if let Some(name) = key_name.filter(|_| !wanted.default_key && wanted.key_column.is_none()) {
-        return Err(file.refuse(format!(
-            "it has an array {name:?} of keys: leave out --keys and --first-key, or choose an array with --tensor"
-        )));
+        return Err(
+            file.refuse(format!("it has an array {name:?} of keys: leave out --keys and --first-key, or rename it"))
+        );
     }
     if let Some(name) = wanted.tensor.filter(|name| !names.iter().any(|found| found == name)) {
         return Err(missing("--tensor", name));
@@ -59,15 +58,15 @@ pub(crate) fn open(file: &Arc<InputFile>, wanted: Wanted<'_>, dtype: Option<Dtyp
     Ok(Arrays { path: file.path.clone(), arrays, maps, keys, metadata: Default::default() })
 }
 
-/// The arrays of the archive that are wanted.
-fn members(file: &Arc<InputFile>, wanted: Wanted<'_>) -> Result<Vec<Member>, Failure> {
+/// The names of all arrays, and those that are wanted.
+fn members(file: &Arc<InputFile>, wanted: Wanted<'_>) -> Result<(Vec<String>, Vec<Member>), Failure> {
     if !file.start(4)?.starts_with(b"PK") {
         let found = looks_like(&file.start(512)?);
         return Err(file.refuse(format!("it is no .npz file{found}")));
     }
     let damaged = |error: &dyn std::fmt::Display| file.refuse(format!("it is damaged or cut: {error}"));
     let mut archive = ZipArchive::new(file.stream()?).map_err(|error| damaged(&error))?;
-    let mut members = Vec::new();
+    let (mut names, mut members) = (Vec::<String>::new(), Vec::new());
     for index in 0..archive.len() {
         let mut entry = archive.by_index(index).map_err(|error| damaged(&error))?;
         let full = entry.name().map_err(|error| damaged(&error))?.into_owned();
@@ -77,6 +76,10 @@ fn members(file: &Arc<InputFile>, wanted: Wanted<'_>) -> Result<Vec<Member>, Fai
                 if full.ends_with(".pkl") { " (save PyTorch tensors as .safetensors)" } else { "" }
             )));
         };
+        if names.contains(&name) {
+            return Err(file.refuse(format!("it has two arrays called {name:?}")));
+        }
+        names.push(name.clone());
         let key = wanted.key_column.unwrap_or("key") == name;
         if wanted.tensor.is_some_and(|tensor| tensor != name) && !key {
             continue;
@@ -97,10 +100,7 @@ fn members(file: &Arc<InputFile>, wanted: Wanted<'_>) -> Result<Vec<Member>, Fai
         let header = read_header(&own, Format::Npz, start, len_bytes, &said)?;
         members.push(Member { name, file: own, header });
     }
-    if members.iter().any(|member| members.iter().filter(|other| other.name == member.name).count() > 1) {
-        return Err(file.refuse("it has two arrays of one name"));
-    }
-    Ok(members)
+    Ok((names, members))
 }
 
 /// Unpacks a compressed array into a file of the system's temporary folder that has no name any more.
