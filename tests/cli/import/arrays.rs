@@ -10,6 +10,9 @@ use super::{Place, floats, header, npy, npy_of_version, path_text as text, rows3
 
 const SIX: [f32; 6] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0];
 
+/// What it is, the file, and the dtype, shape and bytes of its rows.
+type Case<'a> = (&'a str, Vec<u8>, Dtype, &'a [usize], Vec<u8>);
+
 /// Each array is imported bit for bit, as rows of this dtype and shape with these bytes.
 #[test]
 fn arrays_of_every_writer() {
@@ -18,7 +21,7 @@ fn arrays_of_every_writer() {
     let turned = |numbers: &[f32]| numbers.iter().flat_map(|n| n.to_be_bytes()).collect::<Vec<u8>>();
     let plain = header("<f4", false, &[3, 2]);
     let nan: Vec<u8> = [0x7fc0_0000_u32, 0x7f80_0001, 0xffc1_2345].iter().flat_map(|bits| bits.to_le_bytes()).collect();
-    let cases: Vec<(&str, Vec<u8>, Dtype, &[usize], Vec<u8>)> = vec![
+    let cases: Vec<Case<'_>> = vec![
         ("plain", npy(&plain, &data), Dtype::F32, &[2], data.clone()),
         ("version 2", npy_of_version(2, &plain, &data), Dtype::F32, &[2], data.clone()),
         ("version 3", npy_of_version(3, &plain, &data), Dtype::F32, &[2], data.clone()),

@@ -137,7 +137,7 @@ fn arrays_of_keys() {
     let bytes = [vec![0xff], vec![1, 0xfe], vec![3, 2]];
     let found = keys_of("|S2", b"\xff\0\x03\x02\x01\xfe", &["--key-kind", "bytes"]);
     assert_eq!(found, [bytes[1].clone(), bytes[2].clone(), bytes[0].clone()].map(Key::Bytes));
-    assert_eq!(keys_of("|S2", b"7\0108\0", &["--key-kind", "u64"]), [Key::U64(7), Key::U64(8), Key::U64(10)]);
+    assert_eq!(keys_of("|S2", b"7\x00108\0", &["--key-kind", "u64"]), [Key::U64(7), Key::U64(8), Key::U64(10)]);
 
     let negative: Vec<u8> = [30_i64, -1, 20].iter().flat_map(|n| n.to_le_bytes()).collect();
     let refused = [

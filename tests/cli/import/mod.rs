@@ -3,6 +3,7 @@
 mod arrays;
 mod keys;
 mod options;
+mod others;
 mod tables;
 mod tensors;
 

@@ -28,7 +28,7 @@ fn fixed(numbers: &[f32], width: i32) -> ArrayRef {
 
 /// Writes batches in each of the formats.
 fn write_all(place: &Place, name: &str, batches: &[RecordBatch]) -> Vec<PathBuf> {
-    let schema = batches[0].schema();
+    let schema = batches.first().unwrap().schema();
     let path = |extension: &str| place.path(&format!("{name}.{extension}"));
     let packed = |kind| IpcWriteOptions::default().try_with_compression(Some(kind)).unwrap();
     for (extension, options) in [
@@ -197,7 +197,7 @@ fn values() -> Vec<(String, Value)> {
         let mut items: Vec<(String, Value)> = dtypes.collect();
         items.push((
             "list".into(),
-            Value::List(vec![Value::Int(row as i64), Value::Float(0.1), Value::Bool(row % 2 == 0)]),
+            Value::List(vec![Value::Int(row as i64), Value::Float(0.1), Value::Bool(row.is_multiple_of(2))]),
         ));
         items.push(("a/b~c".into(), Value::Map(vec![("text".into(), Value::Str("x\n".into()))])));
         items.push(("bytes".into(), Value::Bytes(vec![row as u8; row].into())));

@@ -267,7 +267,9 @@ impl<'de> Visitor<'de> for MetadataSeed {
 mod tests {
     use super::*;
 
-    fn placed(tensors: &[(&str, &str, &[u64], (u64, u64))], len_bytes: u64) -> Result<Vec<Named>, String> {
+    type Tensors<'a> = [(&'a str, &'a str, &'a [u64], (u64, u64))];
+
+    fn placed(tensors: &Tensors<'_>, len_bytes: u64) -> Result<Vec<Named>, String> {
         let described = tensors.iter().map(|(name, dtype, shape, offsets)| {
             ((*name).to_owned(), Described { dtype: (*dtype).into(), shape: shape.to_vec(), offsets: *offsets })
         });
@@ -283,7 +285,7 @@ mod tests {
                 .map(|tensor| tensor.name)
                 .collect();
         assert_eq!(names, ["a", "e", "b"]);
-        let refused = |tensors: &[(&str, &str, &[u64], (u64, u64))], len_bytes, what: &str| {
+        let refused = |tensors: &Tensors<'_>, len_bytes, what: &str| {
             let why = placed(tensors, len_bytes).unwrap_err();
             assert!(why.contains(what), "{why}");
         };
