@@ -39,6 +39,13 @@ pub enum Error {
         /// Position in the caller's batch, and what is wrong with the row.
         rows: Vec<(usize, Error)>,
     },
+    /// A sealed segment that should be there is not.
+    MissingSegment {
+        /// Where it should be.
+        path: PathBuf,
+        /// What is missing, what tells of it, and what to do.
+        what: String,
+    },
     /// The file was written by a newer version of the format than this library knows.
     NewerFormat {
         /// The file.
@@ -152,7 +159,7 @@ impl Error {
     #[must_use]
     pub fn is_corrupt(&self) -> bool {
         match self {
-            Self::Corrupt { .. } | Self::DamagedRows { .. } => true,
+            Self::Corrupt { .. } | Self::DamagedRows { .. } | Self::MissingSegment { .. } => true,
             Self::Poisoned { cause } => cause.is_corrupt(),
             _ => false,
         }
@@ -164,12 +171,19 @@ impl Error {
         matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
     }
 
+    /// Whether this user may not do to a file or folder what was attempted.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
+    }
+
     /// The file or folder concerned, where there is one.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Io { path, .. }
             | Self::Corrupt { path, .. }
+            | Self::MissingSegment { path, .. }
             | Self::NewerFormat { path, .. }
             | Self::LaneBusy { path, .. } => Some(path),
             Self::Poisoned { cause } => cause.path(),
@@ -186,6 +200,9 @@ impl fmt::Display for Error {
                 match source.kind() {
                     std::io::ErrorKind::StorageFull => {
                         write!(f, "; free space on that file system and open the store again")
+                    }
+                    std::io::ErrorKind::PermissionDenied if *action == "open" => {
+                        write!(f, "; its owner has to let you read it, or share the store: Options::group_writable")
                     }
                     std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
                         write!(f, "; make it writable, or open the store with Reader::open")
@@ -213,7 +230,7 @@ impl fmt::Display for Error {
                 "{} has format version {found}, but this library reads up to version {supported}: use a newer tensorcask",
                 path.display()
             ),
-            Self::Invalid { what } => f.write_str(what),
+            Self::Invalid { what } | Self::MissingSegment { what, .. } => f.write_str(what),
             Self::KeyKind { expected, found } => write!(
                 f,
                 "the store's keys are {expected}, but a {found} key was passed; a store keeps the kind of its first write: \

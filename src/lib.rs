@@ -75,7 +75,7 @@ pub use crate::store::keys::KeysIter;
 pub use crate::store::options::{HotFill, Lane, Options, Recovery};
 pub use crate::store::read::Lookup;
 pub use crate::store::reader::Reader;
-pub use crate::store::report::{OpenReport, Quarantined};
+pub use crate::store::report::{Missing, OpenReport, Quarantined};
 pub use crate::store::stats::{HotSize, Stats};
 pub use crate::store::verify::{Damage, VerifyReport};
 pub use crate::store::warm::Warmed;

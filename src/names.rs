@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
+/// The file that names the store.
+pub(crate) const IDENTITY: &str = "store.json";
 /// The folder of segments.
 pub(crate) const SEGMENTS: &str = "segments";
 /// The folder of merged index runs.
@@ -16,7 +18,11 @@ pub(crate) const QUARANTINE: &str = "quarantine";
 const SEALED_SUFFIX: &str = ".arrow";
 const ACTIVE_SUFFIX: &str = ".arrow.open";
 const RUN_SUFFIX: &str = ".run";
-const TEMPORARY_SUFFIX: &str = ".tmp";
+const NOTE_SUFFIX: &str = ".json";
+const MISSING_PREFIX: &str = "missing-";
+const LEFT_PREFIX: &str = "left-";
+/// The suffix of what is written in one go and renamed when it is whole.
+pub(crate) const TEMPORARY_SUFFIX: &str = ".tmp";
 
 /// What tells one segment (or run) of a store from another: the lane that wrote it, and its number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,8 +53,8 @@ pub(crate) enum SegmentName {
     Sealed(SegmentId),
     /// A segment that is being appended to.
     Active(SegmentId),
-    /// A segment that a compaction was writing when it stopped.
-    Temporary,
+    /// A segment that was being written to replace others when its writer stopped.
+    Temporary(SegmentId),
     /// Not ours.
     Foreign,
 }
@@ -59,10 +65,9 @@ pub(crate) fn parse_segment(name: &str) -> SegmentName {
         SegmentName::Active(id)
     } else if let Some(id) = name.strip_suffix(SEALED_SUFFIX).and_then(SegmentId::parse) {
         SegmentName::Sealed(id)
-    } else if name.ends_with(TEMPORARY_SUFFIX) {
-        SegmentName::Temporary
     } else {
-        SegmentName::Foreign
+        let stem = name.strip_suffix(TEMPORARY_SUFFIX).and_then(|name| name.strip_suffix(SEALED_SUFFIX));
+        stem.and_then(SegmentId::parse).map_or(SegmentName::Foreign, SegmentName::Temporary)
     }
 }
 
@@ -116,6 +121,61 @@ pub(crate) fn temporary_lane_marks(lane: u16) -> PathBuf {
     Path::new(LANES).join(format!("{lane:04}.synced{TEMPORARY_SUFFIX}"))
 }
 
+/// The lane whose marks a name in the lanes folder is.
+pub(crate) fn parse_lane_marks(name: &str) -> Option<u16> {
+    let lane = name.strip_suffix(".synced")?.parse().ok()?;
+    (lane_marks(lane).file_name()? == name).then_some(lane)
+}
+
+/// Path of the note on a quarantined file.
+pub(crate) fn note(quarantined: &Path) -> PathBuf {
+    let mut path = quarantined.as_os_str().to_owned();
+    path.push(NOTE_SUFFIX);
+    path.into()
+}
+
+/// Path of the note on missing segments, the first of which is `id`.
+pub(crate) fn missing_note(id: SegmentId) -> PathBuf {
+    Path::new(QUARANTINE).join(format!("{MISSING_PREFIX}{}{NOTE_SUFFIX}", id.stem()))
+}
+
+/// Path of the note on the file called `name`, which was left where it is.
+pub(crate) fn left_note(name: &str) -> PathBuf {
+    Path::new(QUARANTINE).join(format!("{LEFT_PREFIX}{name}{NOTE_SUFFIX}"))
+}
+
+/// What a name in quarantine is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum QuarantineName<'a> {
+    /// A file that was moved there.
+    File,
+    /// The note on the file of this name there.
+    NoteOn(&'a str),
+    /// A note on segments that are missing.
+    MissingNote,
+    /// A note on a file that was left where it is.
+    LeftNote,
+    /// A note that was being written.
+    Temporary,
+}
+
+/// Tells what a name in quarantine is.
+pub(crate) fn parse_quarantine(name: &str) -> QuarantineName<'_> {
+    if name.strip_suffix(TEMPORARY_SUFFIX).is_some_and(|name| name.ends_with(NOTE_SUFFIX)) {
+        return QuarantineName::Temporary;
+    }
+    match name.strip_suffix(NOTE_SUFFIX) {
+        None => QuarantineName::File,
+        // The identity file itself ends like a note.
+        Some(_) if name == IDENTITY => QuarantineName::File,
+        Some(stem) if stem.strip_prefix(MISSING_PREFIX).and_then(SegmentId::parse).is_some() => {
+            QuarantineName::MissingNote
+        }
+        Some(stem) if stem.starts_with(LEFT_PREFIX) => QuarantineName::LeftNote,
+        Some(on) => QuarantineName::NoteOn(on),
+    }
+}
+
 /// Path in quarantine for the `attempt`-th file called `name`.
 pub(crate) fn quarantined(name: &str, attempt: u32) -> PathBuf {
     let name = if attempt == 0 { name.to_owned() } else { format!("{name}.{attempt}") };
@@ -161,12 +221,14 @@ mod tests {
             let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
             assert_eq!(parse_segment(&name(sealed(id))), SegmentName::Sealed(id));
             assert_eq!(parse_segment(&name(active(id))), SegmentName::Active(id));
-            assert_eq!(parse_segment(&name(temporary_segment(id))), SegmentName::Temporary);
+            assert_eq!(parse_segment(&name(temporary_segment(id))), SegmentName::Temporary(id));
             assert_eq!(parse_run(&name(run(id))), Some(id));
             assert_eq!(parse_temporary_run(&name(temporary_run(id))), Some(id));
         }
         assert_eq!(sealed(SegmentId { lane: 0, sequence: 12 }).to_str(), Some("segments/0000-0000000012.arrow"));
-        for foreign in ["x.arrow", "0-1.arrow", "0000-000000001.arrow", "0000-0000000001.arrow.bak", ""] {
+        for foreign in
+            ["x.arrow", "0-1.arrow", "0000-000000001.arrow", "0000-0000000001.arrow.bak", "0000-notes.tmp", ""]
+        {
             assert_eq!(parse_segment(foreign), SegmentName::Foreign, "{foreign}");
         }
     }

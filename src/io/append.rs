@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
+use super::lock::is_named;
 use super::{AppendFile, Durability, LARGE_PAGE_BYTES};
 use crate::error::{Error, Result};
 
@@ -148,6 +149,10 @@ impl AppendFile for DiskAppend {
 
     fn write_early(&mut self, early: bool) {
         self.writes_early = early;
+    }
+
+    fn is_in_place(&self) -> bool {
+        is_named(&self.file, &self.path)
     }
 
     fn fill_pages(&mut self, fill: bool) -> Result<()> {

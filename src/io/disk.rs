@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::append::DiskAppend;
+use super::group::{share_file, share_folder, unless_denied};
 use super::lock::DiskLock;
 use super::mmap::GrowingMap;
 use super::{AppendFile, DirEntry, LockGuard, ReadFile, Storage};
@@ -17,13 +18,22 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct DiskStorage {
     root: PathBuf,
+    group_writable: bool,
 }
 
 impl DiskStorage {
     /// The storage below `root`, which need not be there yet: `create_dir("")` makes it.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), group_writable: false }
+    }
+
+    /// Lets the folder's group write what is made from now on, whatever the umask is (see
+    /// [`crate::Options::group_writable`]).
+    #[must_use]
+    pub fn group_writable(mut self, group_writable: bool) -> Self {
+        self.group_writable = group_writable;
+        self
     }
 
     /// The name of the network file system that the root (or its nearest ancestor that is there) lies on, or `None`
@@ -44,8 +54,19 @@ impl DiskStorage {
     /// Makes the root, and its missing ancestors' names durable: nobody else can, as paths here start at the root.
     fn create_root(&self) -> Result<()> {
         let missing: Vec<&Path> = self.root.ancestors().take_while(|ancestor| !non_empty(ancestor).exists()).collect();
-        fs::create_dir_all(&self.root).map_err(|e| Error::io("create the folder", &self.root, e))?;
+        self.create_folders(&self.root)?;
         missing.iter().filter_map(|folder| folder.parent()).try_for_each(|parent| sync_folder(non_empty(parent)))
+    }
+
+    /// Makes a folder and its missing ancestors, and shares those from the root on as far as they are to be.
+    fn create_folders(&self, full: &Path) -> Result<()> {
+        let missing: Vec<&Path> = full.ancestors().take_while(|ancestor| !non_empty(ancestor).exists()).collect();
+        fs::create_dir_all(full).map_err(|e| Error::io("create the folder", full, e))?;
+        if missing.is_empty() && self.group_writable {
+            return unless_denied(share_folder(full, true));
+        }
+        let own = missing.into_iter().rev().filter(|folder| folder.starts_with(&self.root));
+        own.into_iter().try_for_each(|folder| share_folder(folder, self.group_writable))
     }
 }
 
@@ -53,7 +74,7 @@ impl Storage for DiskStorage {
     fn create_dir(&self, path: &Path) -> Result<()> {
         let full = self.resolve(path)?;
         self.create_root()?;
-        fs::create_dir_all(&full).map_err(|e| Error::io("create the folder", full, e))
+        self.create_folders(&full)
     }
 
     fn list(&self, path: &Path) -> Result<Vec<DirEntry>> {
@@ -94,6 +115,7 @@ impl Storage for DiskStorage {
         let path = self.resolve(path)?;
         let opened = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let file = opened.map_err(|e| Error::io("create", &path, e))?;
+        share_file(&file, &path, self.group_writable)?;
         Ok(Box::new(DiskAppend::new(file, path, 0)))
     }
 
@@ -140,9 +162,15 @@ impl Storage for DiskStorage {
     fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>> {
         let path = self.resolve(path)?;
         let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let (opened, is_writable) = match opened {
+            // Another user's file: to lock it, it is enough to have it open.
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => (File::open(&path).map_err(|_| e), false),
+            opened => (opened, true),
+        };
         let file = opened.map_err(|e| Error::io("open the lock file", &path, e))?;
+        unless_denied(share_file(&file, &path, self.group_writable))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Box::new(DiskLock::new(file)))),
+            Ok(()) => Ok(Some(Box::new(DiskLock::new(file, path, is_writable)))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
         }

@@ -30,6 +30,7 @@ struct State {
     operations: u64,
     fail_syncs: bool,
     fail_renames: bool,
+    denied: Vec<PathBuf>,
 }
 
 impl Faults {
@@ -47,6 +48,11 @@ impl Faults {
     /// Whether renames fail.
     pub fn fail_renames(&self, fail: bool) {
         self.state.lock().fail_renames = fail;
+    }
+
+    /// The files at `paths` may not be opened, as those of another user: [`ErrorKind::PermissionDenied`].
+    pub fn deny(&self, paths: impl IntoIterator<Item = impl Into<PathBuf>>) {
+        self.state.lock().denied = paths.into_iter().map(Into::into).collect();
     }
 
     /// `operations` more operations succeed, all further ones fail. What changes the medium counts: making folders,
@@ -88,6 +94,11 @@ impl Faults {
     fn rename(&self) -> Result<(), ErrorKind> {
         self.operation()?;
         if self.state.lock().fail_renames { Err(ErrorKind::Other) } else { Ok(()) }
+    }
+
+    fn access(&self, path: &Path) -> Result<(), ErrorKind> {
+        let denied = self.state.lock().denied.iter().any(|denied| denied == path);
+        if denied { Err(ErrorKind::PermissionDenied) } else { Ok(()) }
     }
 
     /// How many of `bytes` still fit; they are taken.
@@ -147,11 +158,13 @@ impl Storage for FaultStorage {
     }
 
     fn open_append(&self, path: &Path, len_bytes: u64) -> Result<Box<dyn AppendFile>> {
-        self.faults.operation().map_err(|kind| self.error("open for appending", path, kind))?;
+        let allowed = self.faults.operation().and_then(|()| self.faults.access(path));
+        allowed.map_err(|kind| self.error("open for appending", path, kind))?;
         Ok(self.wrap(path, self.inner.open_append(path, len_bytes)?))
     }
 
     fn open(&self, path: &Path, capacity_bytes: u64) -> Result<Arc<dyn ReadFile>> {
+        self.faults.access(path).map_err(|kind| self.error("open", path, kind))?;
         self.inner.open(path, capacity_bytes)
     }
 
@@ -171,6 +184,7 @@ impl Storage for FaultStorage {
     }
 
     fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>> {
+        self.faults.access(path).map_err(|kind| self.error("open the lock file", path, kind))?;
         self.inner.try_lock(path)
     }
 
@@ -224,6 +238,10 @@ impl FaultFile {
 impl AppendFile for FaultFile {
     fn write_early(&mut self, early: bool) {
         self.inner.write_early(early);
+    }
+
+    fn is_in_place(&self) -> bool {
+        self.inner.is_in_place()
     }
 
     fn fill_pages(&mut self, fill: bool) -> Result<()> {

@@ -1,6 +1,7 @@
 //! A lock on a file, as one process of several holds it.
 
 use std::fs::File;
+use std::path::{Path, PathBuf};
 
 use super::LockGuard;
 
@@ -9,17 +10,42 @@ use super::LockGuard;
 #[derive(Debug)]
 pub(super) struct DiskLock {
     file: File,
+    path: PathBuf,
+    is_writable: bool,
     process_id: u32,
 }
 
 impl DiskLock {
-    /// Keeps the lock that this process has on `file`.
-    pub(super) fn new(file: File) -> Self {
-        Self { file, process_id: std::process::id() }
+    /// Keeps the lock that this process has on `file`, at `path`, and whether it may write it.
+    pub(super) fn new(file: File, path: PathBuf, is_writable: bool) -> Self {
+        Self { file, path, is_writable, process_id: std::process::id() }
     }
 }
 
-impl LockGuard for DiskLock {}
+impl LockGuard for DiskLock {
+    fn is_writable(&self) -> bool {
+        self.is_writable
+    }
+
+    fn is_in_place(&self) -> bool {
+        is_named(&self.file, &self.path)
+    }
+}
+
+/// Whether `path` names `file`. Two system calls. Elsewhere than on Unix, whether it names any.
+pub(super) fn is_named(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let (Ok(open), Ok(named)) = (file.metadata(), std::fs::metadata(path)) else { return false };
+        (open.dev(), open.ino()) == (named.dev(), named.ino())
+    }
+    #[cfg(not(unix))]
+    {
+        let _any = file;
+        path.exists()
+    }
+}
 
 impl Drop for DiskLock {
     fn drop(&mut self) {
@@ -44,10 +70,10 @@ mod tests {
             file.try_lock().unwrap();
             // As after `fork`: one open file, two descriptors.
             let inherited = file.try_clone().unwrap();
-            (DiskLock { file, process_id }, inherited)
+            (DiskLock { file, path: folder.path().join("lock"), is_writable: true, process_id }, inherited)
         };
         let (held, inherited) = lock(std::process::id());
-        assert!(!is_free());
+        assert!(!is_free() && held.is_in_place());
         drop(held);
         assert!(is_free());
         drop(inherited);

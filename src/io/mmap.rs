@@ -118,6 +118,9 @@ impl GrowingMap {
 
     /// Fills `out` from `offset` by `pread`, for bytes that lie in the file but beyond the map.
     pub(crate) fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        if out.is_empty() {
+            return Ok(());
+        }
         match &*self.file.read() {
             Some(file) => file.read_exact_at(out, offset),
             None => Err(io::ErrorKind::UnexpectedEof.into()),

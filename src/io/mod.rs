@@ -16,6 +16,7 @@
 mod append;
 pub mod disk;
 pub mod fault;
+mod group;
 pub(crate) mod large_pages;
 mod lock;
 pub mod memory;
@@ -100,6 +101,11 @@ pub trait AppendFile: Send + Debug {
     fn fill_pages(&mut self, _fill: bool) -> Result<()> {
         Ok(())
     }
+    /// Whether the file still has the name under which it was opened: what is appended to one that was unlinked, or moved
+    /// with its folder, is found by nobody who opens that name.
+    fn is_in_place(&self) -> bool {
+        true
+    }
     /// Returns when what was appended is on the medium as firmly as `durability` says.
     fn sync(&mut self, durability: Durability) -> Result<()>;
     /// Bytes that were appended.
@@ -120,4 +126,14 @@ pub trait ReadFile: Send + Sync + Debug {
 }
 
 /// Holds a lock until it is dropped.
-pub trait LockGuard: Send + Sync + Debug {}
+pub trait LockGuard: Send + Sync + Debug {
+    /// Whether this user may write the file, and so what its lock guards. One that may be read only can be locked all the
+    /// same.
+    fn is_writable(&self) -> bool {
+        true
+    }
+    /// Whether the lock file still has its name: if not, the folder was moved or removed, or another one is in its place.
+    fn is_in_place(&self) -> bool {
+        true
+    }
+}

@@ -7,10 +7,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_ipc::MessageHeader;
+use arrow_ipc::{MessageHeader, root_as_footer};
 
 use super::batch::{Batch, parse_message};
-use super::layout::{ARROW_MAGIC, FORMAT_VERSION, FRAME_LEN_BYTES, Frame};
+use super::layout::{ARROW_MAGIC, FORMAT_VERSION, FRAME_LEN_BYTES, Frame, Seal};
 use crate::checksum::{crc32, segment_seed};
 use crate::error::{Error, Result};
 use crate::io::{LARGE_PAGE_BYTES, ReadFile};
@@ -76,11 +76,24 @@ fn metadata_len(file: &dyn ReadFile, offset: u64, end: u64) -> Result<Option<u64
     Ok(total.filter(|total| *total > 8 && offset + total <= end))
 }
 
-/// Reads the front of the file at `path`.
+/// Reads the front of the file at `path`, which is segment `expected`.
 ///
 /// # Errors
-/// [`Error::Corrupt`] if it does not check out, [`Error::NewerFormat`] for a newer version.
+/// As [`read_any_front`]; [`Error::Corrupt`] if it is that of another segment.
 pub(crate) fn read_front(path: &Path, file: &dyn ReadFile, expected: SegmentId) -> Result<Front> {
+    let front = read_any_front(path, file)?;
+    let id = front.header.id();
+    if id != expected {
+        return Err(Error::corrupt(path, 0, format!("the file is segment {id:?}, not {expected:?} as its name says")));
+    }
+    Ok(front)
+}
+
+/// Reads the front of the file at `path`, whichever segment it is.
+///
+/// # Errors
+/// [`Error::Corrupt`] if it is damaged, [`Error::NewerFormat`] for a newer version.
+pub(crate) fn read_any_front(path: &Path, file: &dyn ReadFile) -> Result<Front> {
     let corrupt = |what: &str| Error::corrupt(path, 0, what);
     let end = file.len_bytes()?;
     if end < HEADER_OFFSET || file.copy(0, ARROW_MAGIC.len())?.as_ref() != ARROW_MAGIC {
@@ -117,9 +130,41 @@ pub(crate) fn read_front(path: &Path, file: &dyn ReadFile, expected: SegmentId) 
         .ok_or_else(|| corrupt("the schema has no tensorcask header"))?;
     let header = parse_header(path, json)?;
     let seed = segment_seed(header.store.as_bytes(), header.id());
-    if header.id() != expected || seed != frame.seed {
-        return Err(corrupt(&format!("the file is segment {:?}, not {expected:?} as its name says", header.id())));
+    if seed != frame.seed {
+        return Err(corrupt("the header and the schema's frame are of different segments"));
     }
+    let schema = Arc::new(header.schema.clone());
+    Ok(Front { header, schema, seed, frame })
+}
+
+/// The front as the Arrow footer repeats it: for a sealed segment whose own front is damaged. `seal` was checked, and
+/// `footer` against it.
+///
+/// # Errors
+/// [`Error::Corrupt`] if the footer has no header, or that of another segment; [`Error::NewerFormat`].
+pub(crate) fn front_in_footer(path: &Path, footer: &[u8], seal: &Seal) -> Result<Front> {
+    let corrupt = |what: String| Error::corrupt(path, seal.footer.offset, what);
+    let parsed = root_as_footer(footer).map_err(|error| corrupt(format!("the Arrow footer is invalid: {error}")))?;
+    let json = parsed
+        .schema()
+        .and_then(|schema| schema.custom_metadata())
+        .and_then(|items| items.iter().find(|item| item.key() == Some(METADATA_KEY)))
+        .and_then(|item| item.value())
+        .ok_or_else(|| corrupt("the Arrow footer has no tensorcask header".into()))?;
+    let header = parse_header(path, json)?;
+    let seed = segment_seed(header.store.as_bytes(), header.id());
+    let metadata_len_bytes = u32::try_from(seal.schema.len_bytes).ok();
+    let (true, Some(metadata_len_bytes)) = (header.id() == seal.id() && seed == seal.seed, metadata_len_bytes) else {
+        return Err(corrupt(format!("the Arrow footer is of segment {:?}, not {:?}", header.id(), seal.id())));
+    };
+    let frame = Frame {
+        seed,
+        offset: HEADER_OFFSET,
+        metadata_len_bytes,
+        structure_crc: seal.schema.crc,
+        structure_len_bytes: seal.schema.len_bytes,
+        ..Frame::default()
+    };
     let schema = Arc::new(header.schema.clone());
     Ok(Front { header, schema, seed, frame })
 }
@@ -306,12 +351,45 @@ pub(crate) fn look_ahead(
     Ok(if again.is_ok() { Ahead::More } else { Ahead::Damage(frames) })
 }
 
-/// All frames of this segment whose batches' structure checks out, wherever they lie between `from` and `end`: for
-/// what is left of a damaged file. O(bytes).
+/// All frames of this segment whose batches' structure is whole, wherever they lie between `from` and `end`: for what is
+/// left of a damaged file. O(bytes).
 ///
 /// # Errors
 /// Only if the file cannot be read.
 pub(crate) fn salvage(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Result<Vec<Frame>> {
+    let mut whole = Vec::new();
+    for frame in frames_in_place(file, seed, from, end)? {
+        if crc32(&file.copy(frame.offset, frame.structure_len_bytes as usize)?) == frame.structure_crc {
+            whole.push(frame);
+        }
+    }
+    Ok(whole)
+}
+
+/// How many rows of this segment frames between `from` and `end` tell of, also where their batches are damaged; `None`
+/// if there is no frame. O(bytes).
+///
+/// # Errors
+/// Only if the file cannot be read.
+pub(crate) fn rows_told(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Result<Option<u64>> {
+    let frames = frames_in_place(file, seed, from, end)?;
+    Ok(frames.iter().map(|frame| frame.first_row.saturating_add(u64::from(frame.rows))).max())
+}
+
+/// All frames of batches of this segment between `from` and `end`, whether the batches are damaged or not. O(bytes).
+///
+/// # Errors
+/// Only if the file cannot be read.
+pub(crate) fn frames_in_place(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Result<Vec<Frame>> {
+    let frames = find_frames(file, from, end)?.into_iter();
+    Ok(frames.filter(|frame| frame.seed == seed && frame.rows > 0).collect())
+}
+
+/// All frames of any segment that lie behind the messages they tell of, between `from` and `end`. O(bytes).
+///
+/// # Errors
+/// Only if the file cannot be read.
+pub(crate) fn find_frames(file: &dyn ReadFile, from: u64, end: u64) -> Result<Vec<Frame>> {
     const WINDOW: u64 = 8 << 20;
     let mut found = Vec::new();
     // Everything is aligned to eight bytes.
@@ -326,11 +404,7 @@ pub(crate) fn salvage(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Re
                 continue;
             }
             let frame = window.get(start..start + FRAME_LEN_BYTES).and_then(Frame::decode);
-            let Some(frame) = frame else { continue };
-            let in_place = frame.frame_offset() == at + start as u64 && frame.seed == seed && frame.rows > 0;
-            if in_place && crc32(&file.copy(frame.offset, frame.structure_len_bytes as usize)?) == frame.structure_crc {
-                found.push(frame);
-            }
+            found.extend(frame.filter(|frame| frame.frame_offset() == at + start as u64));
         }
         if len < WINDOW {
             break;

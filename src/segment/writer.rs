@@ -20,10 +20,17 @@ use crate::names::{self, SegmentId};
 use crate::schema::{Header, RowSchema, arrow_schema};
 
 /// What all segments of a store have in common.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct StoreIdentity {
     pub store: uuid::Uuid,
     pub hash_id: u8,
+}
+
+impl StoreIdentity {
+    /// What a segment's header says of its store.
+    pub(crate) fn of(header: &Header) -> Self {
+        Self { store: header.store, hash_id: header.hash }
+    }
 }
 
 /// What a seal carries beside the batches; index blocks pass through this room as bytes.
@@ -226,6 +233,11 @@ impl SegmentWriter {
     /// See [`AppendFile::write_early`].
     pub(crate) fn write_early(&mut self, early: bool) {
         self.file.write_early(early);
+    }
+
+    /// See [`AppendFile::is_in_place`].
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.file.is_in_place()
     }
 
     /// Makes what was appended durable.

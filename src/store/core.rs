@@ -119,6 +119,8 @@ pub(crate) struct Core {
     pub cold: ColdWatch,
     /// Whether no writer is attached.
     pub read_only: bool,
+    /// Why nothing may be written, although the store was opened for writing.
+    refusal: OnceLock<Error>,
 }
 
 impl Core {
@@ -151,8 +153,22 @@ impl Core {
             counters: Counters::default(),
             cold: ColdWatch::default(),
             read_only,
+            refusal: OnceLock::new(),
             options,
         })
+    }
+
+    /// Has every put refused with `error`.
+    pub(crate) fn refuse_writes(&self, error: Error) {
+        self.refusal.get_or_init(|| error);
+    }
+
+    /// Fails if puts are refused.
+    ///
+    /// # Errors
+    /// Why they are.
+    pub(crate) fn check_writes(&self) -> Result<()> {
+        self.refusal.get().map_or(Ok(()), |error| Err(error.clone()))
     }
 
     /// The kind of the store's keys, once a first write has fixed it.
@@ -194,7 +210,7 @@ impl Core {
         const MOST: usize = 4;
         const RUN_KEYS_A_DELTA_KEY: u64 = 64;
         let least = self.options.delta_keys.max(1);
-        let in_runs: u64 = self.view.load().runs.iter().map(|run| run.run.keys()).sum();
+        let in_runs = self.view.load().runs.iter().fold(0_u64, |keys, run| keys.saturating_add(run.run.keys()));
         usize::try_from(in_runs / RUN_KEYS_A_DELTA_KEY).unwrap_or(usize::MAX).clamp(least, least.saturating_mul(MOST))
     }
 
@@ -364,8 +380,8 @@ impl Core {
 }
 
 impl Age {
-    /// Older than every row.
-    pub(crate) const OLDEST: Self = Self { stamp: 0, lane: 0, order: 0 };
+    /// Newer than every row.
+    pub(crate) const NEWEST: Self = Self { stamp: u64::MAX, lane: u16::MAX, order: u64::MAX };
 }
 
 impl Weigh for Value {

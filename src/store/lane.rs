@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::core::{Core, Counters};
-use super::marks::{Mark, Marks};
+use super::marks::{AllMarks, Mark, Marks};
 use super::rows::{PendingBatch, Source};
 use super::sealing::{Sealing, seal_all};
 use crate::error::{Error, Result};
@@ -80,10 +80,14 @@ pub(crate) struct Lane {
     pub unsynced: Vec<SegmentId>,
     /// Once the lane is open.
     pub marks: Option<Marks>,
+    /// The void numbers that its marks tell of.
+    pub voids: Vec<Mark>,
+    /// Marks to be written when the segments that are being sealed are.
+    pub sealed: Vec<Mark>,
     /// Whether a name was made in the segments folder since it was last synced.
     pub names_dirty: bool,
     /// Held for as long as the lane is.
-    pub _lock: Box<dyn LockGuard>,
+    pub lock: Box<dyn LockGuard>,
 }
 
 impl Lane {
@@ -201,7 +205,7 @@ impl Lane {
     }
 
     fn create(&mut self, core: &Core, schema: &Arc<RowSchema>, rows: usize, len_bytes: usize) -> Result<Active> {
-        let id = self.next_id();
+        let id = self.next_id()?;
         let needed = len_bytes as u64 + rows as u64 * 64 + SegmentWriter::overhead_bytes();
         let capacity = (core.options.segment_bytes + SegmentWriter::overhead_bytes()).max(needed);
         let path = names::active(id);
@@ -211,11 +215,24 @@ impl Lane {
         Ok(Active::new(writer))
     }
 
-    /// The next segment's name.
-    pub(crate) fn next_id(&mut self) -> SegmentId {
+    /// The next segment's name, which is given out once.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] if the lane has no numbers left.
+    pub(crate) fn next_id(&mut self) -> Result<SegmentId> {
         let id = SegmentId { lane: self.number, sequence: self.next_sequence };
-        self.next_sequence += 1;
-        id
+        self.next_sequence = self.next_sequence.checked_add(1).ok_or_else(|| Error::ReadOnly {
+            why: format!("lane {} has used up its segment numbers: choose another lane", self.number),
+        })?;
+        Ok(id)
+    }
+
+    /// Notes that no segment has the number of `id` any more, to be written with the marks.
+    pub(crate) fn void(&mut self, core: &Core, id: SegmentId) {
+        let void = Mark::void(&core.identity.store, id);
+        if !self.voids.contains(&void) {
+            self.voids.push(void);
+        }
     }
 
     fn seal_last(&mut self, core: &Arc<Core>) -> Result<()> {
@@ -230,10 +247,11 @@ impl Lane {
             self.unsynced.extend(actives.iter().map(|active| active.writer.id()));
         }
         if core.options.synchronous {
-            return seal_all(core, actives);
+            return self.seal_now(core, actives);
         }
         self.wait_for_seals()?;
         if !actives.is_empty() {
+            self.sealed = sealed_marks(core, &actives);
             self.sealing = Some(Arc::new(Sealing::start(core, actives)));
         }
         Ok(())
@@ -241,7 +259,15 @@ impl Lane {
 
     /// Returns when no segment is being sealed.
     fn wait_for_seals(&mut self) -> Result<()> {
-        self.sealing.take().map_or(Ok(()), |sealing| sealing.wait())
+        let sealed = std::mem::take(&mut self.sealed);
+        match self.sealing.take() {
+            Some(sealing) => sealing.wait().and_then(|()| self.append_marks(&sealed)),
+            None => Ok(()),
+        }
+    }
+
+    fn append_marks(&mut self, marks: &[Mark]) -> Result<()> {
+        self.marks.as_mut().map_or(Ok(()), |file| file.append(marks))
     }
 
     /// Fails if a segment that was being sealed could not be.
@@ -252,9 +278,11 @@ impl Lane {
         if self.sealing.as_ref().is_some_and(|sealing| sealing.is_finished()) { self.wait_for_seals() } else { Ok(()) }
     }
 
-    /// What stopped the lane, of which `later` is known: a segment that could not be sealed before.
-    pub(crate) fn first_failure(&mut self, later: Error) -> Error {
-        self.wait_for_seals().err().unwrap_or(later)
+    /// What stopped the lane, of which `later` is known: that its folder is gone, or a segment that could not be sealed
+    /// before.
+    pub(crate) fn first_failure(&mut self, core: &Core, later: Error) -> Error {
+        let earlier = self.wait_for_seals().err();
+        self.check_in_place(core).err().or(earlier).unwrap_or(later)
     }
 
     /// Begins to seal all active segments; returns what is to be waited for.
@@ -280,11 +308,37 @@ impl Lane {
     /// After an error the lane is finished.
     pub(crate) fn seal_all(&mut self, core: &Core) -> Result<()> {
         self.wait_for_seals()?;
-        seal_all(core, std::mem::take(&mut self.actives))
+        let actives = std::mem::take(&mut self.actives);
+        self.seal_now(core, actives)
     }
 
-    /// Makes everything that was committed as durable as asked.
+    fn seal_now(&mut self, core: &Core, actives: Vec<Active>) -> Result<()> {
+        let sealed = sealed_marks(core, &actives);
+        seal_all(core, actives)?;
+        self.append_marks(&sealed)
+    }
+
+    /// Makes everything that was committed as durable as asked, and sees whether it is where it will be looked for.
     pub(crate) fn sync(&mut self, core: &Core, durability: Durability) -> Result<()> {
+        self.sync_files(core, durability)?;
+        self.check_in_place(core)
+    }
+
+    /// Fails if the store's folder was moved or removed, or the active segments were: nobody would find what is written.
+    ///
+    /// # Errors
+    /// [`Error::Io`] of kind `NotFound`.
+    pub(crate) fn check_in_place(&self, core: &Core) -> Result<()> {
+        if self.lock.is_in_place() && self.actives.iter().all(|active| active.writer.is_in_place()) {
+            return Ok(());
+        }
+        let what = "it, or the segments in it, were moved or removed since the store was opened; rows that were flushed \
+                    before went with them";
+        let error = std::io::Error::new(std::io::ErrorKind::NotFound, what);
+        Err(Error::io("write to", core.storage.describe(Path::new("")), error))
+    }
+
+    fn sync_files(&mut self, core: &Core, durability: Durability) -> Result<()> {
         self.check_seals()?;
         if durability == Durability::Buffered {
             return Ok(());
@@ -315,15 +369,25 @@ impl Lane {
             active.synced_len_bytes = active.writer.len_bytes();
             marks.extend(active.mark());
         }
-        match &mut self.marks {
-            Some(file) if !file.is_full() => file.append(&marks),
+        match &self.marks {
+            Some(file) if !file.is_full() => self.append_marks(&marks),
             _ => self.write_marks(core),
         }
     }
 
+    /// Opens the file of marks. A new one is synced, so it is only made where marks have to be kept, numbers have become
+    /// void, or none is there.
+    pub(crate) fn open_marks(&mut self, core: &Core) -> Result<()> {
+        let noted = AllMarks::voids(&*core.storage, self.number)?;
+        if self.actives.is_empty() && noted.len() == self.voids.len() {
+            self.marks = Marks::reopen(&*core.storage, self.number)?;
+        }
+        if self.marks.is_none() { self.write_marks(core) } else { Ok(()) }
+    }
+
     /// Writes the lane's marks anew, without those of segments that are active no more.
     pub(crate) fn write_marks(&mut self, core: &Core) -> Result<()> {
-        let marks: Vec<Mark> = self.actives.iter().filter_map(Active::mark).collect();
+        let marks: Vec<Mark> = self.actives.iter().filter_map(Active::mark).chain(self.voids.iter().copied()).collect();
         self.marks = Some(Marks::create(&*core.storage, self.number, &marks, core.options.durability)?);
         Ok(())
     }
@@ -334,6 +398,18 @@ impl Drop for Lane {
         // Whoever takes the lane next must not find a segment that is still being sealed.
         let _reported_by_close = self.wait_for_seals();
     }
+}
+
+/// Marks of segments that will have been synced when they are sealed: they tell of a lane's last ones, behind which no
+/// number tells that one is missing.
+fn sealed_marks(core: &Core, actives: &[Active]) -> Vec<Mark> {
+    let synced = actives.iter().filter(|_| core.options.durability > Durability::Buffered);
+    let mark = |writer: &SegmentWriter| Mark {
+        sequence: writer.id().sequence,
+        len_bytes: writer.len_bytes(),
+        seed: writer.seed(),
+    };
+    synced.map(|active| mark(&active.writer)).collect()
 }
 
 /// Writes the index and the seal of an active segment.

@@ -4,18 +4,24 @@
 //! After a power failure that matters: a hole in a batch that was never synced is a torn tail, the same bytes in one
 //! that was synced are damage. A mark is written right after a sync returns, and is itself not synced: if it gets lost,
 //! so did nothing that was synced before it.
+//!
+//! The same file says which segment numbers are *void*: given out, and without a file since, because opening removed a
+//! segment to which nothing was committed, or moved one away. So a number that is missing without such a record is a
+//! segment that was lost.
 
 use std::io::IoSlice;
 use std::path::Path;
 
-use crate::checksum::crc32;
-use crate::error::Result;
-use crate::io::{AppendFile, Durability, Storage};
+use crate::checksum::{crc32, segment_seed};
+use crate::error::{Error, Result};
+use crate::io::{AppendFile, Durability, ReadFile, Storage};
 use crate::names::{self, SegmentId};
 
 const RECORD_LEN_BYTES: usize = 24;
-/// From this many records on, the file is written anew.
+/// From this many records more on, the file is written anew.
 const MOST_RECORDS: usize = 4096;
+/// In the place of a length: the number is void.
+const VOID: u64 = u64::MAX;
 
 /// The first `len_bytes` bytes of a segment were on the medium.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +33,16 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
+    /// Says that the number of segment `id` of `store` is void.
+    pub(crate) fn void(store: &uuid::Uuid, id: SegmentId) -> Self {
+        Self { sequence: id.sequence, len_bytes: VOID, seed: segment_seed(store.as_bytes(), id) }
+    }
+
+    /// Whether it says so.
+    pub(crate) fn is_void(&self) -> bool {
+        self.len_bytes == VOID
+    }
+
     fn encode(self) -> [u8; RECORD_LEN_BYTES] {
         let mut record = [0; RECORD_LEN_BYTES];
         let fields = self.sequence.to_le_bytes().into_iter().chain(self.len_bytes.to_le_bytes());
@@ -49,27 +65,93 @@ impl Mark {
     }
 }
 
-/// How many bytes of the active segment `id` were on the medium; `None` if its lane has no marks, so that any might
-/// have been.
+/// How many bytes of the active segment `id` were on the medium; `None` if its lane has no marks, or none that this user
+/// may read, so that any might have been.
 ///
 /// # Errors
 /// IO errors.
 pub(crate) fn synced(storage: &dyn Storage, seed: u32, id: SegmentId) -> Result<Option<u64>> {
     let file = match storage.open(&names::lane_marks(id.lane), 0) {
         Ok(file) => file,
-        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) if error.is_not_found() || error.is_denied() => return Ok(None),
         Err(error) => return Err(error),
     };
-    let bytes = file.bytes(0, file.len_bytes()? as usize)?;
-    let marks = bytes.chunks(RECORD_LEN_BYTES).filter_map(Mark::decode);
-    let own = marks.filter(|mark| mark.sequence == id.sequence && mark.seed == seed);
+    let marks = decode_all(&*file)?;
+    let own = marks.iter().filter(|mark| mark.sequence == id.sequence && mark.seed == seed && !mark.is_void());
     Ok(Some(own.map(|mark| mark.len_bytes).max().unwrap_or(0)))
+}
+
+fn decode_all(file: &dyn ReadFile) -> Result<Vec<Mark>> {
+    let bytes = file.bytes(0, usize::try_from(file.len_bytes()?).unwrap_or(usize::MAX))?;
+    Ok(bytes.chunks(RECORD_LEN_BYTES).filter_map(Mark::decode).collect())
+}
+
+/// What the marks of all lanes say of segments, whichever lane they lie in: a lane notes also the segments of others that
+/// it moved away.
+#[derive(Debug, Default)]
+pub(crate) struct AllMarks {
+    marks: Vec<Mark>,
+    lanes: Vec<u16>,
+}
+
+impl AllMarks {
+    /// Reads the marks of every lane.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn read(storage: &dyn Storage) -> Result<Self> {
+        let entries = match storage.list(Path::new(names::LANES)) {
+            Ok(entries) => entries,
+            Err(error) if error.is_not_found() => return Ok(Self::default()),
+            Err(error) => return Err(error),
+        };
+        let mut all = Self::default();
+        for lane in entries.iter().filter_map(|entry| names::parse_lane_marks(&entry.name)) {
+            match storage.open(&names::lane_marks(lane), 0).and_then(|file| decode_all(&*file)) {
+                Ok(marks) => {
+                    all.marks.extend(marks);
+                    all.lanes.push(lane);
+                }
+                // Written anew meanwhile, or no file of ours.
+                Err(Error::Io { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
+    /// The segments of `store` that marks tell of, in `lanes` or lanes that have marks, and whether each number is void.
+    pub(crate) fn segments(&self, store: &uuid::Uuid, lanes: impl Iterator<Item = u16>) -> Vec<(SegmentId, bool)> {
+        let mut lanes: Vec<u16> = lanes.chain(self.lanes.iter().copied()).collect();
+        lanes.sort_unstable();
+        lanes.dedup();
+        let mut found = Vec::new();
+        for mark in &self.marks {
+            let ids = lanes.iter().map(|lane| SegmentId { lane: *lane, sequence: mark.sequence });
+            let of_mark = ids.filter(|id| segment_seed(store.as_bytes(), *id) == mark.seed);
+            found.extend(of_mark.map(|id| (id, mark.is_void())));
+        }
+        found
+    }
+
+    /// The void numbers that lane `lane` has noted.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn voids(storage: &dyn Storage, lane: u16) -> Result<Vec<Mark>> {
+        match storage.open(&names::lane_marks(lane), 0) {
+            Ok(file) => Ok(decode_all(&*file)?.into_iter().filter(Mark::is_void).collect()),
+            Err(error) if error.is_not_found() => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// A lane's file of marks, open for appending.
 #[derive(Debug)]
 pub(crate) struct Marks {
     file: Box<dyn AppendFile>,
+    /// Records since the file was written anew.
     records: usize,
 }
 
@@ -103,6 +185,7 @@ impl Marks {
         }
         let mut written = Self { file: storage.create(&temporary)?, records: 0 };
         written.append(marks)?;
+        written.records = 0;
         written.file.sync(durability)?;
         storage.rename(&temporary, &path)?;
         if durability > Durability::Buffered {
@@ -154,5 +237,22 @@ mod tests {
         assert_eq!(synced(&storage, 9, id).unwrap(), Some(100));
         Marks::create(&storage, 3, &[], Durability::SyncData).unwrap();
         assert_eq!(synced(&storage, 9, id).unwrap(), Some(0));
+    }
+
+    #[test]
+    fn void_numbers_are_told_from_marks_and_found_by_their_lane() {
+        let storage = MemoryStorage::new();
+        storage.create_dir(Path::new(names::LANES)).unwrap();
+        let store = uuid::Uuid::from_u128(7);
+        let (own, other) = (SegmentId { lane: 0, sequence: 3 }, SegmentId { lane: 9, sequence: 3 });
+        let seed = segment_seed(store.as_bytes(), own);
+        let mark = Mark { sequence: 3, len_bytes: 500, seed };
+        Marks::create(&storage, 0, &[mark, Mark::void(&store, other)], Durability::SyncData).unwrap();
+        assert_eq!(synced(&storage, seed, own).unwrap(), Some(500));
+        assert_eq!(AllMarks::voids(&storage, 0).unwrap(), [Mark::void(&store, other)]);
+        let all = AllMarks::read(&storage).unwrap();
+        assert_eq!(all.segments(&store, [9].into_iter()), [(own, false), (other, true)]);
+        assert_eq!(all.segments(&store, std::iter::empty()), [(own, false)], "no such lane is known");
+        assert!(all.segments(&uuid::Uuid::from_u128(8), [9].into_iter()).is_empty(), "of another store");
     }
 }

@@ -7,16 +7,21 @@
 //! [`worker`] the thread between them; [`background`] starts such threads. [`open`] opens, [`recover`] goes on with what
 //! a writer left, [`refresh`] follows other writers, [`maintain`] builds runs, and [`merges`] chooses what goes into one.
 
+pub(crate) mod absent;
 pub(crate) mod background;
 pub(crate) mod cold;
 pub(crate) mod copy;
 pub(crate) mod core;
 pub(crate) mod directory;
+pub(crate) mod findings;
 pub(crate) mod gather;
 pub(crate) mod head;
+pub(crate) mod identity;
+pub(crate) mod inventory;
 pub(crate) mod keys;
 pub(crate) mod lane;
 pub(crate) mod live;
+pub(crate) mod locks;
 pub(crate) mod lookup;
 pub(crate) mod maintain;
 pub(crate) mod marks;
@@ -24,6 +29,7 @@ pub(crate) mod merges;
 pub(crate) mod open;
 pub(crate) mod options;
 pub(crate) mod pending;
+pub(crate) mod quarantine;
 pub(crate) mod read;
 pub(crate) mod reader;
 pub(crate) mod recover;
@@ -33,6 +39,7 @@ pub(crate) mod rows;
 pub(crate) mod salvage;
 pub(crate) mod sealing;
 pub(crate) mod stats;
+pub(crate) mod unread;
 pub(crate) mod verify;
 pub(crate) mod warm;
 pub(crate) mod worker;

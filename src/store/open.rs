@@ -1,187 +1,173 @@
 //! Opening: what is on disk is looked at, recovered, and published. There is no manifest to read; the sealed footers
-//! and the commit frames say everything.
+//! and the commit frames say everything. Opening moves files and unlinks none but those that this store derives or that
+//! hold nothing.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::absent;
 use super::core::{Core, LoadedRun};
-use super::gather::in_shares;
+use super::findings::{Findings, findings};
+use super::identity::{self, Recorded};
+use super::inventory::{Inventory, Listing, Loaded, list, load};
 use super::lane::Lane;
+use super::locks::{take_lane, wait_for_open_lock};
 use super::maintain::{memory_run, open_run, remembered_live, uncovered};
-use super::marks::Marks;
+use super::marks::AllMarks;
 use super::options::{Lane as LaneChoice, Options, Recovery};
-use super::recover::recover_active;
-use super::report::{OpenReport, Quarantined};
+use super::quarantine::{MissingIds, move_away, note_missing};
+use super::recover::{Judged, judge, recover_active};
+use super::report::OpenReport;
 use super::salvage;
-use crate::checksum::crc32;
 use crate::error::{Error, Result};
+use crate::index::run::Run;
 use crate::io::{Durability, LockGuard, Storage};
-use crate::names::{self, SegmentId, SegmentName};
-use crate::segment::layout::FORMAT_VERSION;
-use crate::segment::reader::Segment;
-use crate::segment::scan::read_front;
+use crate::names::{self, SegmentId};
 use crate::segment::writer::StoreIdentity;
 
-/// Where a new store keeps what it is called.
-const IDENTITY: &str = "store.json";
-/// How long to wait for another process that is opening the same store.
-const OPEN_PATIENCE: Duration = Duration::from_secs(60);
-
-/// Names in the segments folder.
-#[derive(Debug, Default)]
-struct Listing {
-    sealed: Vec<SegmentId>,
-    active: Vec<SegmentId>,
-    temporary: Vec<String>,
+/// What is on disk, looked at and sorted out.
+struct Found {
+    core: Core,
+    recorded: Recorded,
+    listing: Listing,
+    inventory: Inventory,
+    runs: Runs,
+    missing: Vec<MissingIds>,
 }
 
-/// The contents of `store.json`.
-#[derive(serde::Serialize, serde::Deserialize)]
-struct IdentityFile {
-    format: u32,
-    store: uuid::Uuid,
-    hash: u8,
-    crc32: u32,
+/// Index runs as they lie on disk.
+#[derive(Default)]
+struct Runs {
+    /// Of this store.
+    own: Vec<(SegmentId, Run)>,
+    /// Damaged ones, which may be removed.
+    damaged: Vec<SegmentId>,
+    /// Those of another store, or a newer version: not this store's to remove.
+    foreign: usize,
+    /// Those that this user may not read.
+    unreadable: Vec<Error>,
 }
 
-impl IdentityFile {
-    fn checksum(&self) -> u32 {
-        crc32(format!("{} {} {}", self.format, self.store, self.hash).as_bytes())
+impl Runs {
+    /// Segments that they cover, and their rows.
+    fn covered(&self) -> Vec<(SegmentId, u64)> {
+        let covered = self.own.iter().flat_map(|(_, run)| run.covered());
+        covered.map(|covered| (SegmentId { lane: covered.lane, sequence: covered.sequence }, covered.rows)).collect()
     }
 }
 
-/// Sealed segments, and the files that do not check out.
-#[derive(Debug, Default)]
-struct Loaded {
-    segments: Vec<Arc<Segment>>,
-    damaged: Vec<(SegmentId, Error)>,
-}
-
-fn list(storage: &dyn Storage) -> Result<Listing> {
-    let mut listing = Listing::default();
-    for entry in storage.list(Path::new(names::SEGMENTS))? {
-        match names::parse_segment(&entry.name) {
-            _ if entry.is_dir => {}
-            SegmentName::Sealed(id) => listing.sealed.push(id),
-            SegmentName::Active(id) => listing.active.push(id),
-            SegmentName::Temporary => listing.temporary.push(entry.name),
-            SegmentName::Foreign => {}
-        }
-    }
-    Ok(listing)
-}
-
-/// Opens segments, many of them on a few threads.
-fn load(storage: &dyn Storage, sealed: &[SegmentId]) -> Result<Loaded> {
-    /// Segments that take longer to open than a thread to start.
-    const WORTH_A_THREAD: usize = 32;
-    let opened = in_shares(sealed, WORTH_A_THREAD, |id| (*id, Segment::open(storage, &names::sealed(*id), *id)));
-    let mut loaded = Loaded::default();
-    for (id, segment) in opened {
-        match segment {
-            Ok(segment) => loaded.segments.push(Arc::new(segment)),
-            Err(error @ Error::Corrupt { .. }) => loaded.damaged.push((id, error)),
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(loaded)
-}
-
-/// What the identity file says; `None` if it is missing or damaged.
-fn read_identity(storage: &dyn Storage) -> Result<Option<StoreIdentity>> {
-    let file = match storage.open(Path::new(IDENTITY), 0) {
-        Ok(file) => file,
-        Err(error) if error.is_not_found() => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let len = usize::try_from(file.len_bytes()?).unwrap_or(usize::MAX).min(4096);
-    let Ok(found) = serde_json::from_slice::<IdentityFile>(&file.bytes(0, len)?) else { return Ok(None) };
-    if found.crc32 != found.checksum() {
-        return Ok(None);
-    }
-    if found.format > FORMAT_VERSION {
-        let path = storage.describe(Path::new(IDENTITY));
-        return Err(Error::NewerFormat { path, found: found.format, supported: FORMAT_VERSION });
-    }
-    Ok(Some(StoreIdentity { store: found.store, hash_id: found.hash }))
-}
-
-/// The identity of the store: what its file says, or, if that is no use, any segment.
-fn find_identity(
-    storage: &dyn Storage,
-    segments: &[Arc<Segment>],
-    active: &[SegmentId],
-) -> Result<Option<StoreIdentity>> {
-    if let Some(identity) = read_identity(storage)? {
-        return Ok(Some(identity));
-    }
-    if let Some(segment) = segments.first() {
-        let header = &segment.front.header;
-        return Ok(Some(StoreIdentity { store: header.store, hash_id: header.hash }));
-    }
-    for &id in active {
-        let path = names::active(id);
-        if let Ok(file) = storage.open(&path, 0)
-            && let Ok(front) = read_front(&path, &*file, id)
-        {
-            return Ok(Some(StoreIdentity { store: front.header.store, hash_id: front.header.hash }));
-        }
-    }
-    Ok(None)
-}
-
-fn write_identity(storage: &dyn Storage, identity: StoreIdentity, durability: Durability) -> Result<()> {
-    let mut contents = IdentityFile { format: FORMAT_VERSION, store: identity.store, hash: identity.hash_id, crc32: 0 };
-    contents.crc32 = contents.checksum();
-    let json = serde_json::to_vec(&contents).map_err(|error| Error::invalid(format!("identity: {error}")))?;
-    let temporary = PathBuf::from(format!("{IDENTITY}.tmp"));
-    match storage.remove(&temporary) {
-        Err(error) if !error.is_not_found() => return Err(error),
-        _ => {}
-    }
-    let mut file = storage.create(&temporary)?;
-    file.append(&[std::io::IoSlice::new(&json)])?;
-    file.sync(durability)?;
-    storage.rename(&temporary, Path::new(IDENTITY))?;
-    if durability > Durability::Buffered { storage.sync_dir(Path::new("")) } else { Ok(()) }
-}
-
-/// Opens for reading: nothing is locked, and nothing changed.
-pub(crate) fn open_reader(storage: Arc<dyn Storage>, options: Options) -> Result<(Arc<Core>, OpenReport)> {
-    let start = Instant::now();
-    let mut report = OpenReport::default();
+/// Looks at everything and changes nothing. `invent` makes the identity of a store that is not there yet.
+fn look(
+    storage: Arc<dyn Storage>,
+    options: Options,
+    read_only: bool,
+    invent: impl FnOnce(&Options) -> Option<StoreIdentity>,
+) -> Result<Found> {
     let listing = list(&*storage)?;
-    let loaded = load(&*storage, &listing.sealed)?;
-    let identity = find_identity(&*storage, &loaded.segments, &listing.active)?.ok_or_else(|| {
+    let loaded: Loaded = load(&*storage, &listing.sealed)?;
+    let recorded = match identity::read(&*storage) {
+        // A reader takes what segments say. A writer would put another file in its place.
+        Err(error) if read_only && error.is_denied() => Recorded::Damaged(error),
+        recorded => recorded?,
+    };
+    let identity = identity::find(&*storage, &recorded, &loaded.segments, &listing.active);
+    let identity = identity.or_else(|| invent(&options)).ok_or_else(|| {
         Error::io(
             "open the store in",
             storage.describe(Path::new("")),
             std::io::Error::new(std::io::ErrorKind::NotFound, "no store has been written there"),
         )
     })?;
-    let core = Core::new(storage, options, identity, true)?;
-    for (id, error) in loaded.damaged {
-        if core.options.recovery == Recovery::Strict {
-            return Err(error);
+    let core = Core::new(storage, options, identity, read_only)?;
+    let inventory = Inventory::take(&core, &listing, loaded)?;
+    let runs = read_runs(&core)?;
+    let missing = absent::missing(&core, &inventory, &listing, &runs.covered())?;
+    Ok(Found { core, recorded, listing, inventory, runs, missing })
+}
+
+impl Found {
+    /// What [`Recovery::Strict`] refuses: damage that is seen without a walk of active segments, and files that are left
+    /// out or missing.
+    fn refuse(&self) -> Result<()> {
+        if self.core.options.recovery != Recovery::Strict {
+            return Ok(());
         }
-        core.known.lock().bad(id);
-        report.quarantined.push(Quarantined {
-            path: core.storage.describe(&names::sealed(id)),
-            moved_to: None,
-            why: error.to_string(),
-            rows_saved: 0,
-        });
+        let found = &self.inventory;
+        let fronts = found.segments.iter().filter_map(|segment| segment.front_damage());
+        let files = found.damaged.iter().chain(&found.damaged_replaced).chain(&found.foreign).chain(&found.unreadable);
+        let files = files.map(|(_, error)| error).chain(self.runs.unreadable.first());
+        if let Recorded::Damaged(error) = &self.recorded {
+            return Err(error.clone());
+        }
+        if let Some(error) = files.chain(fronts).next() {
+            return Err(error.clone());
+        }
+        let known = findings(&self.core)?.missing;
+        let new = self.missing.iter().map(|missing| missing.describe(&*self.core.storage));
+        known.into_iter().chain(new).next().map_or(Ok(()), |missing| Err(missing.error()))
     }
-    publish_segments(&core, loaded.segments, &mut report)?;
-    load_runs(&core, None, &mut report)?;
+
+    /// Active segments of `lane`, whose writer is gone, and what they turned out to be.
+    fn judge(&self, lane: u16) -> Result<Vec<(SegmentId, Judged)>> {
+        let foreign: HashSet<SegmentId> = self.inventory.foreign.iter().map(|(id, _)| *id).collect();
+        let own = self.listing.active.iter().filter(|id| id.lane == lane && !foreign.contains(id));
+        let judged = own.map(|id| judge(&self.core, *id).map(|judged| (*id, judged))).collect::<Result<Vec<_>>>()?;
+        if self.core.options.recovery == Recovery::Strict
+            && let Some(error) = judged.iter().find_map(|(_, judged)| judged.damage())
+        {
+            return Err(error.clone());
+        }
+        Ok(judged)
+    }
+
+    /// Publishes the segments, and notes the files that are left where they are.
+    fn publish(&self) {
+        let core = &self.core;
+        let mut known = core.known.lock();
+        self.inventory.foreign.iter().for_each(|(id, error)| known.leave_foreign(*id, error));
+        for segment in &self.inventory.segments {
+            core.saw_stamp(segment.seal.last_stamp);
+        }
+        drop(known);
+        let segments = self.inventory.segments.iter().map(|segment| (segment.id, Arc::clone(segment)));
+        core.change_view(|view| view.segments.extend(segments.clone()));
+    }
+}
+
+/// Opens for reading: nothing is locked, and nothing changed.
+pub(crate) fn open_reader(storage: Arc<dyn Storage>, options: Options) -> Result<(Arc<Core>, OpenReport)> {
+    let start = Instant::now();
+    let mut report = OpenReport::default();
+    let found = look(storage, options, true, |_| None)?;
+    found.refuse()?;
+    found.publish();
+    let Found { core, recorded, inventory, runs, missing, .. } = found;
+    let mut known = core.known.lock();
+    known.miss(missing);
+    for segment in &inventory.segments {
+        if let Some(error) = segment.front_damage() {
+            known.leave(error, segment.seal.rows, Some(0));
+        }
+    }
+    if let Recorded::Damaged(error) = &recorded {
+        known.leave(error, 0, Some(0));
+    }
+    drop(known);
+    use_runs(&core, runs, None, &mut report)?;
     index_uncovered(&core, &mut report)?;
     let before = core.delta.len();
+    let mut known = core.known.lock();
+    inventory.replaced.iter().for_each(|segment| known.bad(segment.id));
+    inventory.damaged_replaced.iter().for_each(|(id, _)| known.bad(*id));
+    for (id, error) in inventory.damaged.into_iter().chain(inventory.unreadable) {
+        core.leave_damaged(&mut known, id, &error)?;
+    }
+    drop(known);
     core.refresh()?;
     report.rows_recovered = core.delta.len().saturating_sub(before) as u64;
-    finish_report(&core, &mut report, start);
+    finish_report(&core, &mut report, start)?;
     Ok((Arc::new(core), report))
 }
 
@@ -189,69 +175,152 @@ pub(crate) fn open_reader(storage: Arc<dyn Storage>, options: Options) -> Result
 pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result<(Arc<Core>, Lane, OpenReport)> {
     let start = Instant::now();
     let mut report = OpenReport::default();
-    make_folders(&storage, &options)?;
+    check_network(&*storage, &options)?;
+    refuse_damage(&storage, &options)?;
+    make_folders(&*storage, &options)?;
     let (number, lock) = take_lane(&*storage, options.lane)?;
     let opening = wait_for_open_lock(&*storage)?;
-    let listing = list(&*storage)?;
-    let mut loaded = load(&*storage, &listing.sealed)?;
-    let identity = match find_identity(&*storage, &loaded.segments, &listing.active)? {
-        Some(identity) => identity,
-        None => StoreIdentity { store: uuid::Uuid::new_v4(), hash_id: options.hash_bits },
-    };
-    if read_identity(&*storage)?.is_none() {
-        write_identity(&*storage, identity, options.durability)?;
+    let found = look(storage, options, false, |options| {
+        Some(StoreIdentity { store: uuid::Uuid::new_v4(), hash_id: options.hash_bits })
+    })?;
+    found.refuse()?;
+    let judged = found.judge(number)?;
+    // From here on, files are changed.
+    let mut lane = new_lane(&found, number, lock)?;
+    settle_identity(&found)?;
+    found.publish();
+    let mut empty = unfinished(&found, &mut lane);
+    let Found { core, listing, inventory, runs, missing, .. } = found;
+    set_aside(&core, &mut lane, inventory)?;
+    use_runs(&core, runs, Some(number), &mut report)?;
+    index_uncovered(&core, &mut report)?;
+    let own: Vec<SegmentId> = listing.active.iter().filter(|id| id.lane == number).copied().collect();
+    own.into_iter().for_each(|id| core.known.lock().own(id));
+    for (id, judged) in judged {
+        recover_active(&core, &mut lane, id, judged, (&mut report, &mut empty))?;
     }
-    let core = Core::new(storage, options, identity, false)?;
-    let mut lane = Lane {
+    for missing in missing {
+        note_missing(&core, &missing, false)?;
+    }
+    lane.open_marks(&core)?;
+    // Only now: their numbers are known to be void.
+    empty.iter().try_for_each(|path| core.storage.remove(path))?;
+    drop(opening);
+    core.refresh()?;
+    lane.last_stamp = lane.last_stamp.max(core.newest_stamp());
+    finish_report(&core, &mut report, start)?;
+    Ok((Arc::new(core), lane, report))
+}
+
+/// With [`Recovery::Strict`], looks at a store that is there before anything is made in its folder: so that what is
+/// refused leaves nothing behind, not even a lock file.
+fn refuse_damage(storage: &Arc<dyn Storage>, options: &Options) -> Result<()> {
+    if options.recovery != Recovery::Strict {
+        return Ok(());
+    }
+    let found = match look(Arc::clone(storage), options.clone(), true, |_| None) {
+        Ok(found) => found,
+        // There is no store yet.
+        Err(error) if error.is_not_found() => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    found.refuse()?;
+    found.publish();
+    if let LaneChoice::Number(number) = options.lane {
+        // The lane's own segments are judged more closely than those that others may be writing.
+        found.judge(number)?;
+        let mut known = found.core.known.lock();
+        found.listing.active.iter().filter(|id| id.lane == number).for_each(|id| known.own(*id));
+    }
+    found.core.refresh().map(drop)
+}
+
+fn new_lane(found: &Found, number: u16, lock: Box<dyn LockGuard>) -> Result<Lane> {
+    let Found { core, listing, inventory, runs, .. } = found;
+    Ok(Lane {
         number,
-        next_sequence: next_sequence(&core, number, &listing)?,
+        next_sequence: absent::next_number(core, number, inventory, listing, &runs.covered())?,
         last_stamp: 0,
         actives: Vec::new(),
         sealing: None,
         unsynced: Vec::new(),
         marks: None,
+        voids: AllMarks::voids(&*core.storage, number)?,
+        sealed: Vec::new(),
         names_dirty: true,
-        _lock: lock,
-    };
-    discard_replaced(&core, &mut loaded, &mut report)?;
-    discard_temporaries(&core, number, &listing)?;
-    let damaged = std::mem::take(&mut loaded.damaged);
-    if let (Recovery::Strict, Some((_, error))) = (core.options.recovery, damaged.first()) {
-        return Err(error.clone());
-    }
-    publish_segments(&core, loaded.segments, &mut report)?;
-    for (id, error) in damaged {
-        salvage::quarantine(&core, &mut lane, id, &names::sealed(id), &error, &mut report)?;
-    }
-    load_runs(&core, Some(number), &mut report)?;
-    index_uncovered(&core, &mut report)?;
-    // An active file beside a sealed one of its name is a copy from elsewhere: sealing renames.
-    for id in listing.active.iter().filter(|id| id.lane == number && !listing.sealed.contains(id)) {
-        recover_active(&core, &mut lane, *id, &mut report)?;
-    }
-    // A new file is synced, so it is only made where marks have to be kept or none is there.
-    lane.marks = if lane.actives.is_empty() { Marks::reopen(&*core.storage, number)? } else { None };
-    if lane.marks.is_none() {
-        lane.write_marks(&core)?;
-    }
-    drop(opening);
-    core.refresh()?;
-    lane.last_stamp = lane.last_stamp.max(core.newest_stamp());
-    finish_report(&core, &mut report, start);
-    Ok((Arc::new(core), lane, report))
+        lock,
+    })
 }
 
-fn finish_report(core: &Core, report: &mut OpenReport, start: Instant) {
-    report.quarantined.extend(core.known.lock().in_place());
+/// Sees to it that `store.json` names the store. A damaged one is set aside. Where it names another store than all the
+/// segments, it is the file that was exchanged: then nothing is written.
+fn settle_identity(found: &Found) -> Result<()> {
+    let core = &found.core;
+    match &found.recorded {
+        Recorded::Identity(..) => {}
+        Recorded::Absent => identity::write(&*core.storage, core.identity, None, core.options.durability)?,
+        Recorded::Damaged(error) => {
+            move_away(core, Path::new(names::IDENTITY), &error.to_string(), 0, Some(0))?;
+            identity::write(&*core.storage, core.identity, None, core.options.durability)?;
+        }
+    }
+    if let (true, Some((_, error))) = (found.inventory.is_all_foreign(), found.inventory.foreign.first()) {
+        core.refuse_writes(Error::ReadOnly {
+            why: format!(
+                "no segment in its folder is of the store that {} names ({error}): put the right {} back, or move the \
+                 segments away",
+                core.storage.describe(Path::new(names::IDENTITY)).display(),
+                names::IDENTITY,
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// Segments that the lane's former writer had begun to write in the place of others: they hold nothing that is not there
+/// still.
+fn unfinished(found: &Found, lane: &mut Lane) -> Vec<PathBuf> {
+    let own: Vec<SegmentId> = found.listing.temporary.iter().filter(|id| id.lane == lane.number).copied().collect();
+    own.iter().for_each(|id| lane.void(&found.core, *id));
+    own.into_iter().map(names::temporary_segment).collect()
+}
+
+/// Moves away what is damaged, after its whole rows were saved, and what others replace; leaves what may not be read.
+fn set_aside(core: &Core, lane: &mut Lane, found: Inventory) -> Result<()> {
+    for (id, error) in &found.unreadable {
+        core.leave_damaged(&mut core.known.lock(), *id, error)?;
+    }
+    for segment in &found.replaced {
+        move_away(core, &names::sealed(segment.id), "another segment replaces it", segment.seal.rows, Some(0))?;
+    }
+    for (id, error) in &found.damaged_replaced {
+        core.known.lock().bad(*id);
+        move_away(core, &names::sealed(*id), &format!("another segment replaces it: {error}"), 0, Some(0))?;
+    }
+    for (id, error) in &found.damaged {
+        salvage::quarantine(core, lane, *id, &names::sealed(*id), error)?;
+    }
+    for segment in &found.segments {
+        if let Some(error) = segment.front_damage() {
+            core.change_view(|view| drop(view.segments.remove(&segment.id)));
+            salvage::quarantine(core, lane, segment.id, &names::sealed(segment.id), error)?;
+        }
+    }
+    Ok(())
+}
+
+fn finish_report(core: &Core, report: &mut OpenReport, start: Instant) -> Result<()> {
+    let Findings { files, missing } = findings(core)?;
+    (report.quarantined, report.missing) = (files, missing);
     let view = core.view.load();
     report.segments = view.segments.len();
     report.runs = view.runs.len();
     report.rows = view.segments.values().map(|segment| segment.seal.rows).sum::<u64>() + report.rows_recovered;
     report.elapsed = start.elapsed();
+    Ok(())
 }
 
-fn make_folders(storage: &Arc<dyn Storage>, options: &Options) -> Result<()> {
-    storage.create_dir(Path::new(""))?;
+fn check_network(storage: &dyn Storage, options: &Options) -> Result<()> {
     if let (Some(name), false) = (storage.network()?, options.allow_network) {
         return Err(Error::ReadOnly {
             why: format!(
@@ -261,133 +330,47 @@ fn make_folders(storage: &Arc<dyn Storage>, options: &Options) -> Result<()> {
             ),
         });
     }
+    Ok(())
+}
+
+fn make_folders(storage: &dyn Storage, options: &Options) -> Result<()> {
+    storage.create_dir(Path::new(""))?;
     for folder in [names::SEGMENTS, names::RUNS, names::LANES, names::QUARANTINE] {
         storage.create_dir(Path::new(folder))?;
     }
     if options.durability > Durability::Buffered { storage.sync_dir(Path::new("")) } else { Ok(()) }
 }
 
-fn take_lane(storage: &dyn Storage, choice: LaneChoice) -> Result<(u16, Box<dyn LockGuard>)> {
-    let candidates = match choice {
-        LaneChoice::Number(number) => number..=number,
-        LaneChoice::Auto => 0..=u16::MAX,
-    };
-    for number in candidates.clone() {
-        if let Some(lock) = storage.try_lock(&names::lane_lock(number))? {
-            return Ok((number, lock));
-        }
-    }
-    let lane = *candidates.start();
-    Err(Error::LaneBusy { lane, path: storage.describe(&names::lane_lock(lane)) })
-}
-
-/// Opening is done by one process at a time, so that two cannot both invent the store's identity or move one damaged
-/// file.
-fn wait_for_open_lock(storage: &dyn Storage) -> Result<Box<dyn LockGuard>> {
-    let path = Path::new(names::LANES).join("open.lock");
-    let start = Instant::now();
-    loop {
-        if let Some(lock) = storage.try_lock(&path)? {
-            return Ok(lock);
-        }
-        if start.elapsed() > OPEN_PATIENCE {
-            let error = std::io::Error::new(
-                std::io::ErrorKind::TimedOut,
-                "another process has been opening the store for a minute",
-            );
-            return Err(Error::io("lock", storage.describe(&path), error));
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-fn next_sequence(core: &Core, lane: u16, listing: &Listing) -> Result<u64> {
-    let mut newest = 0;
-    let quarantined = core.storage.list(Path::new(names::QUARANTINE))?;
-    let quarantined = quarantined.iter().filter_map(|entry| names::parse_quarantined(&entry.name));
-    let replaced = core.view.load();
-    let replaced = replaced.segments.values().flat_map(|segment| segment.replaces.iter().copied());
-    for id in listing.sealed.iter().chain(&listing.active).copied().chain(quarantined).chain(replaced) {
-        if id.lane == lane {
-            newest = newest.max(id.sequence);
-        }
-    }
-    Ok(newest + 1)
-}
-
-/// A sealed segment that names others as replaced makes them garbage, whatever state they are in.
-fn discard_replaced(core: &Core, loaded: &mut Loaded, report: &mut OpenReport) -> Result<()> {
-    let replaced: HashSet<SegmentId> =
-        loaded.segments.iter().flat_map(|segment| segment.replaces.iter().copied()).collect();
-    if replaced.is_empty() {
-        return Ok(());
-    }
-    for segment in loaded.segments.iter().filter(|segment| replaced.contains(&segment.id)) {
-        core.storage.remove(&names::sealed(segment.id))?;
-    }
-    loaded.segments.retain(|segment| !replaced.contains(&segment.id));
-    for (id, error) in loaded.damaged.iter().filter(|(id, _)| replaced.contains(id)) {
-        salvage::move_away(core, &names::sealed(*id), error, 0, report)?;
-    }
-    loaded.damaged.retain(|(id, _)| !replaced.contains(id));
-    Ok(())
-}
-
-fn discard_temporaries(core: &Core, lane: u16, listing: &Listing) -> Result<()> {
-    let own = format!("{lane:04}-");
-    for name in listing.temporary.iter().filter(|name| name.starts_with(&own)) {
-        core.storage.remove(&Path::new(names::SEGMENTS).join(name))?;
-    }
-    for entry in core.storage.list(Path::new(names::RUNS))? {
-        if names::parse_temporary_run(&entry.name).is_some_and(|id| id.lane == lane) {
-            core.storage.remove(&Path::new(names::RUNS).join(&entry.name))?;
-        }
-    }
-    Ok(())
-}
-
-/// Publishes segments of this store; others are reported and left out.
-fn publish_segments(core: &Core, segments: Vec<Arc<Segment>>, report: &mut OpenReport) -> Result<()> {
-    let replaced: HashSet<SegmentId> = segments.iter().flat_map(|segment| segment.replaces.iter().copied()).collect();
-    let mut whole = Vec::with_capacity(segments.len());
-    for segment in segments {
-        match core.check_belongs(&segment.front, segment.described()) {
-            Ok(()) if replaced.contains(&segment.id) => {}
-            Ok(()) => {
-                core.saw_stamp(segment.seal.last_stamp);
-                whole.push(segment);
-            }
-            Err(error) if core.options.recovery == Recovery::Strict => return Err(error),
-            Err(error) => {
-                core.known.lock().bad(segment.id);
-                report.notes.push(format!("left out: {error}"));
-            }
-        }
-    }
-    core.change_view(|view| view.segments.extend(whole.iter().map(|segment| (segment.id, Arc::clone(segment)))));
-    Ok(())
-}
-
-/// Publishes the runs that fit the segments, the largest first, none overlapping; drops the others.
-fn load_runs(core: &Core, lane: Option<u16>, report: &mut OpenReport) -> Result<()> {
+/// Opens all runs. O(runs).
+fn read_runs(core: &Core) -> Result<Runs> {
     let entries = match core.storage.list(Path::new(names::RUNS)) {
         Ok(entries) => entries,
-        Err(error) if error.is_not_found() => return Ok(()),
+        Err(error) if error.is_not_found() => return Ok(Runs::default()),
         Err(error) => return Err(error),
     };
+    let mut runs = Runs::default();
+    for id in entries.iter().filter_map(|entry| names::parse_run(&entry.name)) {
+        match open_run(core, &names::run(id)) {
+            Ok(run) if run.store() == core.identity.store.as_bytes() && run.hash_id() == core.identity.hash_id => {
+                runs.own.push((id, run));
+            }
+            Ok(_) | Err(Error::NewerFormat { .. }) => runs.foreign += 1,
+            Err(Error::Corrupt { .. }) => runs.damaged.push(id),
+            Err(error) if error.is_denied() => runs.unreadable.push(error),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(runs)
+}
+
+/// Publishes the runs that fit the segments, the largest first, none overlapping; drops the others, those of `lane` from
+/// disk.
+fn use_runs(core: &Core, runs: Runs, lane: Option<u16>, report: &mut OpenReport) -> Result<()> {
     let segments = core.view.load().segments.clone();
     let mut fitting: Vec<LoadedRun> = Vec::new();
-    let mut useless: Vec<SegmentId> = Vec::new();
-    for id in entries.iter().filter_map(|entry| names::parse_run(&entry.name)) {
-        let run = match open_run(core, &names::run(id)) {
-            Ok(run) if run.store() == core.identity.store.as_bytes() && run.hash_id() == core.identity.hash_id => run,
-            Ok(_) | Err(Error::Corrupt { .. } | Error::NewerFormat { .. }) => {
-                useless.push(id);
-                continue;
-            }
-            Err(error) if error.is_not_found() => continue,
-            Err(error) => return Err(error),
-        };
+    let mut useless: Vec<SegmentId> = runs.damaged;
+    for (id, run) in runs.own {
         let covered = run.covered().iter().map(|covered| {
             let segment = segments.get(&SegmentId { lane: covered.lane, sequence: covered.sequence })?;
             (segment.seal.crc == covered.seal_crc && segment.seal.rows == covered.rows).then(|| Arc::clone(segment))
@@ -397,7 +380,8 @@ fn load_runs(core: &Core, lane: Option<u16>, report: &mut OpenReport) -> Result<
             None => useless.push(id),
         }
     }
-    report.runs_dropped = useless.len();
+    report.runs_dropped = useless.len() + runs.foreign + runs.unreadable.len();
+    report.notes.extend(runs.unreadable.iter().map(|error| format!("left out: {error}")));
     fitting.sort_by_key(|run| std::cmp::Reverse(run.run.keys()));
     let mut taken: HashSet<SegmentId> = HashSet::new();
     let mut chosen = Vec::new();
@@ -413,12 +397,24 @@ fn load_runs(core: &Core, lane: Option<u16>, report: &mut OpenReport) -> Result<
     for id in useless.into_iter().filter(|id| Some(id.lane) == lane) {
         core.storage.remove(&names::run(id))?;
     }
+    remove_unfinished_runs(core, lane)?;
     let live =
         chosen.iter().find_map(|run| remembered_live(&run.run, chosen.iter().flat_map(|run| run.segments.iter())));
     if !chosen.is_empty() {
         core.live.set(live);
     }
     core.change_view(|view| view.runs = chosen.clone());
+    Ok(())
+}
+
+/// Runs that the lane's former writer had begun to build.
+fn remove_unfinished_runs(core: &Core, lane: Option<u16>) -> Result<()> {
+    let Some(lane) = lane else { return Ok(()) };
+    for entry in core.storage.list(Path::new(names::RUNS))? {
+        if names::parse_temporary_run(&entry.name).is_some_and(|id| id.lane == lane) {
+            core.storage.remove(&Path::new(names::RUNS).join(&entry.name))?;
+        }
+    }
     Ok(())
 }
 

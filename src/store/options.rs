@@ -83,6 +83,7 @@ pub struct Options {
     pub(crate) hot_fill: HotFill,
     pub(crate) refresh_interval: Duration,
     pub(crate) allow_network: bool,
+    pub(crate) group_writable: bool,
     pub(crate) read_threads: usize,
     pub(crate) hash_bits: u8,
 }
@@ -111,6 +112,7 @@ impl Default for Options {
             hot_fill: HotFill::default(),
             refresh_interval: Duration::from_secs(1),
             allow_network: false,
+            group_writable: false,
             read_threads: super::gather::default_threads(),
             hash_bits: 0,
         }
@@ -169,6 +171,11 @@ impl Options {
         /// Allows writing on network file systems, whose locks and maps may not hold what they promise
         /// (default: off).
         allow_network: bool;
+        /// Lets the group of the store's folder read and write all files and folders that are made in it, whatever the
+        /// process's umask is, and makes new files there belong to that group (the setgid bit). Where it is off, the
+        /// default, a file gets these rights if the folder it is made in has them for the same group, so that a shared
+        /// folder stays shared. On Unix; of no effect with [`Options::open_on`].
+        group_writable: bool;
     }
 
     /// Down-casts wider float tensors that are put from now on to this float dtype (default: off). Lossy; says so in
@@ -219,7 +226,7 @@ impl Options {
     /// and [`Error::Corrupt`] with [`Recovery::Strict`].
     pub fn open(self, cache_dir: impl AsRef<Path>, module_id: &str) -> Result<Store> {
         names::check_module_id(module_id)?;
-        let storage = DiskStorage::new(cache_dir.as_ref().join(module_id));
+        let storage = DiskStorage::new(cache_dir.as_ref().join(module_id)).group_writable(self.group_writable);
         self.open_on(Arc::new(storage))
     }
 

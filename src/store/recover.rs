@@ -1,81 +1,132 @@
 //! Going on with the active segments that a lane's former writer left.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::core::Core;
 use super::lane::{Active, Lane};
 use super::marks;
-use super::options::Recovery;
 use super::report::OpenReport;
 use super::salvage;
 use crate::checksum::segment_seed;
 use crate::error::{Error, Result};
+use crate::io::ReadFile;
 use crate::names::{self, SegmentId};
-use crate::segment::scan::{self, Prefix, Rest, read_front};
+use crate::segment::begun::begun_bytes;
+use crate::segment::scan::{self, Front, Prefix, Rest, read_front};
 use crate::segment::writer::SegmentWriter;
 
-/// Goes on with an active segment of this lane, whose writer is gone.
-pub(crate) fn recover_active(core: &Core, lane: &mut Lane, id: SegmentId, report: &mut OpenReport) -> Result<()> {
+/// What an active segment of this lane, whose writer is gone, turned out to be.
+#[derive(Debug)]
+pub(crate) enum Judged {
+    /// It can be appended to behind its committed prefix.
+    Resumable(Box<Resumable>),
+    /// Nothing was committed to it.
+    Empty { torn_bytes: u64, has_front: bool },
+    /// Something that was committed is damaged.
+    Damaged(Error),
+}
+
+impl Judged {
+    /// The damage, if it is that.
+    pub(crate) fn damage(&self) -> Option<&Error> {
+        match self {
+            Self::Damaged(error) => Some(error),
+            Self::Resumable(_) | Self::Empty { .. } => None,
+        }
+    }
+}
+
+/// An active segment that can be appended to.
+#[derive(Debug)]
+pub(crate) struct Resumable {
+    front: Front,
+    prefix: Prefix,
+    synced: Option<u64>,
+    torn_bytes: u64,
+    described: Arc<Path>,
+}
+
+/// Looks at an active segment of this lane, which is not of another store, and changes nothing.
+///
+/// # Errors
+/// [`Error::NewerFormat`], IO errors.
+pub(crate) fn judge(core: &Core, id: SegmentId) -> Result<Judged> {
     let path = names::active(id);
     let described: Arc<Path> = core.storage.describe(&path).into();
     let file = core.storage.open(&path, 0)?;
-    let len_bytes = file.len_bytes()?;
     let seed = segment_seed(core.identity.store.as_bytes(), id);
     let synced = marks::synced(&*core.storage, seed, id)?;
-    let front = match read_front(&described, &*file, id).and_then(|front| {
-        core.check_belongs(&front, &described)?;
-        Ok(front)
-    }) {
+    let front = match read_front(&described, &*file, id) {
         Ok(front) => front,
-        Err(error @ Error::Corrupt { .. }) => {
-            if synced.is_none_or(|synced| synced == 0) && scan::salvage(&*file, seed, 0, len_bytes)?.is_empty() {
-                // Killed while it made the file: nothing was ever committed to it.
-                report.bytes_cut += len_bytes;
-                report.notes.push(format!("removed {}, to which nothing was committed", described.display()));
-                return core.storage.remove(&path);
-            }
-            return damaged(core, lane, id, &path, error, report);
-        }
+        Err(error @ Error::Corrupt { .. }) => return without_front(&*file, seed, synced, error),
         Err(error) => return Err(error),
     };
     let prefix = scan::recover(&described, &*file, &front, synced)?;
     if let Rest::Damaged { why } = &prefix.rest {
-        drop(file);
-        return damaged(core, lane, id, &path, Error::corrupt(&*described, prefix.end_offset, why.clone()), report);
+        return Ok(Judged::Damaged(Error::corrupt(&*described, prefix.end_offset, why.clone())));
     }
-    report.bytes_cut += scan::torn_bytes(&*file, &prefix)?;
-    drop(file);
+    let torn_bytes = scan::torn_bytes(&*file, &prefix)?;
     if prefix.frames.is_empty() {
-        return core.storage.remove(&path);
+        return Ok(Judged::Empty { torn_bytes, has_front: true });
     }
-    core.known.lock().own(id);
-    let active = resume(core, &front, &prefix, &described)?.marked(synced);
-    lane.last_stamp = lane.last_stamp.max(prefix.frames.last().map_or(0, |frame| frame.stamp));
-    report.rows_recovered += active.writer.rows();
-    lane.actives.push(active);
-    Ok(())
+    Ok(Judged::Resumable(Box::new(Resumable { front, prefix, synced, torn_bytes, described })))
 }
 
-fn damaged(
+/// A file whose front cannot be read: its writer was killed while it made it, or it is damaged, or no file of a store.
+fn without_front(file: &dyn ReadFile, seed: u32, synced: Option<u64>, error: Error) -> Result<Judged> {
+    if synced.is_some_and(|synced| synced > 0) {
+        return Ok(Judged::Damaged(error));
+    }
+    Ok(match begun_bytes(file, seed)? {
+        Some(torn_bytes) => Judged::Empty { torn_bytes, has_front: false },
+        None => Judged::Damaged(error),
+    })
+}
+
+/// Does with an active segment what was judged. Files that hold nothing are added to `empty`: they are removed once the
+/// lane has noted that their numbers are void.
+///
+/// # Errors
+/// IO errors.
+pub(crate) fn recover_active(
     core: &Core,
     lane: &mut Lane,
     id: SegmentId,
-    path: &Path,
-    error: Error,
-    report: &mut OpenReport,
+    judged: Judged,
+    (report, empty): (&mut OpenReport, &mut Vec<PathBuf>),
 ) -> Result<()> {
-    match core.options.recovery {
-        Recovery::Strict => Err(error),
-        Recovery::Quiet => match salvage::quarantine(core, lane, id, path, &error, report)? {
+    let path = names::active(id);
+    match judged {
+        Judged::Damaged(error) => match salvage::quarantine(core, lane, id, &path, &error)? {
             // Everything else that is sealed is indexed by now.
             Some(saved) => core.admit_segment(&saved),
             None => Ok(()),
         },
+        Judged::Empty { torn_bytes, has_front } => {
+            report.bytes_cut += torn_bytes;
+            if torn_bytes > 0 || !has_front {
+                let path = core.storage.describe(&path);
+                report.notes.push(format!("removed {}, to which nothing was committed", path.display()));
+            }
+            lane.void(core, id);
+            empty.push(path);
+            Ok(())
+        }
+        Judged::Resumable(found) => {
+            report.bytes_cut += found.torn_bytes;
+            let active = resume(core, &found)?;
+            let newest = found.prefix.frames.last().map_or(0, |frame| frame.stamp);
+            lane.last_stamp = lane.last_stamp.max(newest);
+            report.rows_recovered += active.writer.rows();
+            lane.actives.push(active);
+            Ok(())
+        }
     }
 }
 
-fn resume(core: &Core, front: &scan::Front, prefix: &Prefix, described: &Arc<Path>) -> Result<Active> {
+fn resume(core: &Core, found: &Resumable) -> Result<Active> {
+    let Resumable { front, prefix, synced, described, .. } = found;
     let capacity = (core.options.segment_bytes + SegmentWriter::overhead_bytes()).max(prefix.end_offset);
     let writer = SegmentWriter::resume(&core.storage, front, prefix, capacity)?;
     let mut active = Active::new(writer);
@@ -91,5 +142,5 @@ fn resume(core: &Core, front: &scan::Front, prefix: &Prefix, described: &Arc<Pat
         }
         active.batches.push(batch);
     }
-    Ok(active)
+    Ok(active.marked(*synced))
 }

@@ -1,6 +1,6 @@
 //! Following other writers: new sealed segments, and new batches of active ones.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -12,6 +12,7 @@ use super::core::Core;
 use super::maintain::{hash_block, memory_run, publish_run, uncovered};
 use super::marks;
 use super::options::Recovery;
+use super::quarantine::MissingIds;
 use super::report::Quarantined;
 use super::rows::Source;
 use crate::checksum::segment_seed;
@@ -19,9 +20,12 @@ use crate::error::{Error, Result};
 use crate::io::{LARGE_PAGE_BYTES, ReadFile};
 use crate::names::{self, SegmentId, SegmentName};
 use crate::segment::batch::Batch;
+use crate::segment::begun::begun_bytes;
 use crate::segment::layout::Frame;
 use crate::segment::reader::Segment;
-use crate::segment::scan::{Ahead, Front, Prefix, Rest, look_ahead, read_front, salvage, walk};
+use crate::segment::scan::{
+    Ahead, Front, Prefix, Rest, look_ahead, read_any_front, read_front, rows_told, salvage, walk,
+};
 use crate::segment::writer::SegmentWriter;
 
 /// An active segment of another writer.
@@ -51,27 +55,20 @@ pub(crate) struct Known {
     followed: HashMap<SegmentId, Followed>,
     /// Active segments without a whole front, and how long they were when nothing was found in them.
     begun: HashMap<SegmentId, u64>,
-    /// Files that do not check out, so that they are not tried again at every miss.
+    /// Files that are damaged, or another store's, so that they are not tried again at every miss.
     bad: HashSet<SegmentId>,
-    /// What refreshes left out for damage.
-    damage: Vec<FoundDamage>,
+    /// What was left where it is although it is damaged.
+    damage: Vec<Quarantined>,
+    /// Files that were left where they are because they are another store's.
+    foreign: Vec<Quarantined>,
+    /// Segments that opening found missing.
+    missing: Vec<MissingIds>,
 }
 
-/// A damaged place of another writer's file.
-#[derive(Debug, Clone)]
-pub(crate) struct FoundDamage {
-    pub error: Error,
-    /// Rows that are lost by it, as far as is known.
-    pub rows_lost: u64,
-    /// Rows of the file that are served.
-    pub rows_served: u64,
-}
-
-impl FoundDamage {
-    /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
-        self.error.path().unwrap_or(Path::new(""))
-    }
+/// Damage that stays where it is.
+fn left_in_place(error: &Error, rows_saved: u64, rows_lost: Option<u64>) -> Quarantined {
+    let path = error.path().unwrap_or(Path::new("")).to_path_buf();
+    Quarantined { path, moved_to: None, why: error.to_string(), rows_saved, rows_lost }
 }
 
 impl Followed {
@@ -115,19 +112,35 @@ impl Known {
         self.bad.len() + self.followed.values().filter(|followed| followed.damaged_at.is_some()).count()
     }
 
-    /// What refreshes left out for damage.
-    pub(crate) fn damage(&self) -> &[FoundDamage] {
-        &self.damage
+    /// Notes damage that stays where it is, with the rows that are served all the same, and those that are lost.
+    pub(crate) fn leave(&mut self, error: &Error, rows_saved: u64, rows_lost: Option<u64>) {
+        self.damage.push(left_in_place(error, rows_saved, rows_lost));
     }
 
-    /// The same, as opening reports it.
-    pub(crate) fn in_place(&self) -> impl Iterator<Item = Quarantined> {
-        self.damage.iter().map(|damage| Quarantined {
-            path: damage.path().to_path_buf(),
-            moved_to: None,
-            why: damage.error.to_string(),
-            rows_saved: damage.rows_served,
-        })
+    /// Notes that `id` is a segment of another store.
+    pub(crate) fn leave_foreign(&mut self, id: SegmentId, error: &Error) {
+        self.bad.insert(id);
+        self.foreign.push(left_in_place(error, 0, Some(0)));
+    }
+
+    /// Notes segments that are missing.
+    pub(crate) fn miss(&mut self, missing: Vec<MissingIds>) {
+        self.missing.extend(missing);
+    }
+
+    /// What was left where it is: damaged files, and those of another store.
+    pub(crate) fn in_place(&self) -> Vec<Quarantined> {
+        self.foreign.iter().chain(&self.damage).cloned().collect()
+    }
+
+    /// The files of another store.
+    pub(crate) fn foreign(&self) -> &[Quarantined] {
+        &self.foreign
+    }
+
+    /// Segments that were missing when the store was opened.
+    pub(crate) fn missing(&self) -> &[MissingIds] {
+        &self.missing
     }
 }
 
@@ -190,13 +203,12 @@ impl Core {
                 // Renamed or removed since it was listed: the next refresh sees what it became.
                 Err((_, error)) if error.is_not_found() => {}
                 // Tried again by the next refresh: until it works, a key that is missing may be in there.
-                Err((_, error)) if self.options.recovery == Recovery::Strict || !error.is_corrupt() => {
+                Err((_, error))
+                    if self.options.recovery == Recovery::Strict || !(error.is_corrupt() || error.is_denied()) =>
+                {
                     return Err(error);
                 }
-                Err((id, error)) => {
-                    known.bad(id);
-                    known.damage.push(FoundDamage { error, rows_lost: 0, rows_served: 0 });
-                }
+                Err((id, error)) => self.leave_damaged(&mut known, id, &error)?,
             }
         }
         drop(known);
@@ -210,6 +222,12 @@ impl Core {
         }
         let segment = Arc::new(Segment::open(&*self.storage, &names::sealed(id), id)?);
         self.check_belongs(&segment.front, segment.described())?;
+        if let Some(error) = segment.front_damage() {
+            if self.options.recovery == Recovery::Strict {
+                return Err(error.clone());
+            }
+            known.leave(error, segment.seal.rows, Some(0));
+        }
         self.saw_stamp(segment.seal.last_stamp);
         // Before anybody sees the segment: its rows enter then, or this fails and is tried again.
         let block = hash_block(self, &segment)?;
@@ -220,6 +238,66 @@ impl Core {
         self.admit_block(&segment, &block)?;
         known.followed.remove(&id);
         Ok(true)
+    }
+
+    /// Serves what can be read of a damaged file from where it lies, and notes the damage. A file that may not be read at
+    /// all is left out in the same way. O(bytes).
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn leave_damaged(&self, known: &mut Known, id: SegmentId, error: &Error) -> Result<()> {
+        known.bad(id);
+        let (path, file) = match self.open_any(id) {
+            Ok(found) => found,
+            // Removed since.
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) if error.is_denied() => {
+                known.leave(&error, 0, None);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let described: Arc<Path> = self.storage.describe(&path).into();
+        let (seed, len_bytes) = (segment_seed(self.identity.store.as_bytes(), id), file.len_bytes()?);
+        let mut rows_saved = 0;
+        if let Ok(front) = read_any_front(&described, &*file) {
+            if let Err(foreign) = self.check_is(&front, id, &described) {
+                known.leave_foreign(id, &foreign);
+                return Ok(());
+            }
+            for frame in salvage(&*file, seed, front.frame.end_offset(), len_bytes)? {
+                match self.admit_batch(&front, &*file, &described, frame) {
+                    Ok(_) => rows_saved += u64::from(frame.rows),
+                    Err(error) if error.is_corrupt() => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let rows = rows_told(&*file, seed, 0, len_bytes)?;
+        known.leave(error, rows_saved, rows.map(|rows| rows.saturating_sub(rows_saved)));
+        Ok(())
+    }
+
+    /// The file of a segment, whether it is sealed or not.
+    fn open_any(&self, id: SegmentId) -> Result<(PathBuf, Arc<dyn ReadFile>)> {
+        // In this order: sealing renames.
+        let paths = [names::active(id), names::sealed(id)];
+        let [active, sealed] = paths.map(|path| self.storage.open(&path, 0).map(|file| (path, file)));
+        match (sealed, active) {
+            (Err(error), active) if error.is_not_found() => active,
+            (sealed, _) => sealed,
+        }
+    }
+
+    /// As [`Core::check_belongs`], and it is segment `id`.
+    pub(crate) fn check_is(&self, front: &Front, id: SegmentId, path: &Path) -> Result<()> {
+        self.check_belongs(front, path)?;
+        let found = front.header.id();
+        if found == id {
+            Ok(())
+        } else {
+            Err(Error::corrupt(path, 0, format!("it is segment {found:?}, not {id:?} as its name says")))
+        }
     }
 
     /// A segment is of this store only if it has its identity and its kind of keys.
@@ -285,17 +363,19 @@ impl Core {
                 // Its writer may go on behind the damage.
                 followed.looked(&prefix, synced);
                 if !known {
-                    damage.push(FoundDamage { error, rows_lost: 0, rows_served: followed.rows });
+                    let told = rows_told(&*followed.file, seed, 0, prefix.len_bytes)?;
+                    let rows_lost = told.map(|rows| rows.saturating_sub(followed.rows)).filter(|rows| *rows > 0);
+                    damage.push(left_in_place(&error, followed.rows, rows_lost));
                 }
                 return Ok(new);
             }
-            damage.push(self.pass_damage(followed, &frames, error));
+            damage.push(self.pass_damage(followed, &frames, &error));
             new = true;
         }
     }
 
     /// Takes in the batches behind a damaged place.
-    fn pass_damage(&self, followed: &mut Followed, frames: &[Frame], error: Error) -> FoundDamage {
+    fn pass_damage(&self, followed: &mut Followed, frames: &[Frame], error: &Error) -> Quarantined {
         let mut rows_lost = 0;
         for frame in frames {
             rows_lost += frame.first_row.saturating_sub(followed.rows);
@@ -304,7 +384,7 @@ impl Core {
             }
             followed.passed(*frame);
         }
-        FoundDamage { error, rows_lost, rows_served: followed.rows.saturating_sub(rows_lost) }
+        left_in_place(error, followed.rows.saturating_sub(rows_lost), Some(rows_lost))
     }
 
     /// The front of an active segment; `None` if nothing was committed to it yet.
@@ -321,7 +401,7 @@ impl Core {
             }
             let seed = segment_seed(self.identity.store.as_bytes(), id);
             let synced = marks::synced(&*self.storage, seed, id)?.unwrap_or(0);
-            if synced == 0 && salvage(&*file, seed, 0, len_bytes)?.is_empty() {
+            if synced == 0 && begun_bytes(&*file, seed)?.is_some() {
                 begun.insert(id, len_bytes);
                 return Ok(None);
             }

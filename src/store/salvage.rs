@@ -1,66 +1,70 @@
-//! Damaged segments: what still checks out is copied to a new segment, the file is moved away, nothing is deleted.
+//! Damaged segments: what is whole of them is copied to a new segment, the file is moved away, nothing is deleted.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use super::core::Core;
 use super::lane::{Active, Lane, seal_active};
-use super::report::{OpenReport, Quarantined};
+use super::quarantine::move_away;
+use crate::checksum::segment_seed;
 use crate::error::{Error, Result};
-use crate::io::Durability;
 use crate::names::{self, SegmentId};
 use crate::segment::batch::Batch;
+use crate::segment::columns::Columns;
 use crate::segment::reader::Segment;
-use crate::segment::scan::{read_front, salvage};
+use crate::segment::scan::{Front, read_front, rows_told, salvage};
 use crate::segment::writer::SegmentWriter;
 
 /// Copies the whole rows of the damaged file at `path` to a new segment that replaces it, then moves the file to
 /// quarantine. In this order: a crash in between leaves the file where it was, replaced. Returns the new segment, which
 /// is published, but not indexed.
+///
+/// # Errors
+/// IO errors.
 pub(crate) fn quarantine(
     core: &Core,
     lane: &mut Lane,
     id: SegmentId,
     path: &Path,
     error: &Error,
-    report: &mut OpenReport,
 ) -> Result<Option<Arc<Segment>>> {
-    let saved = save_rows(core, lane, id, path)?;
+    let (saved, rows_lost) = save_rows(core, lane, id, path)?;
     core.known.lock().bad(id);
-    move_away(core, path, error, saved.as_ref().map_or(0, |segment| u64::from(segment.rows())), report)?;
+    lane.void(core, id);
+    let rows_saved = saved.as_ref().map_or(0, |segment| u64::from(segment.rows()));
+    move_away(core, path, &error.to_string(), rows_saved, rows_lost)?;
     Ok(saved)
 }
 
-/// Moves a file to quarantine under a name that is free there.
-pub(crate) fn move_away(core: &Core, path: &Path, error: &Error, saved: u64, report: &mut OpenReport) -> Result<()> {
-    let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let taken = core.storage.list(Path::new(names::QUARANTINE))?;
-    let target = (0..)
-        .map(|attempt| names::quarantined(&name, attempt))
-        .find(|target| !taken.iter().any(|entry| target.file_name().is_some_and(|name| *name == *entry.name)))
-        .unwrap_or_else(|| names::quarantined(&name, u32::MAX));
-    core.storage.rename(path, &target)?;
-    if core.options.durability > Durability::Buffered {
-        core.storage.sync_dir(Path::new(names::QUARANTINE))?;
-        core.storage.sync_dir(Path::new(names::SEGMENTS))?;
-    }
-    report.quarantined.push(Quarantined {
-        path: core.storage.describe(path),
-        moved_to: Some(core.storage.describe(&target)),
-        why: error.to_string(),
-        rows_saved: saved,
-    });
-    Ok(())
+/// What a damaged file tells of itself: its front, the rows that it had, and the segments that it replaces.
+struct Remains {
+    front: Option<Front>,
+    rows: Option<u64>,
+    replaces: Vec<SegmentId>,
 }
 
-fn save_rows(core: &Core, lane: &mut Lane, id: SegmentId, path: &Path) -> Result<Option<Arc<Segment>>> {
+fn remains(core: &Core, id: SegmentId, path: &Path) -> Result<Remains> {
+    let described: Arc<Path> = core.storage.describe(path).into();
+    if let Ok(segment) = Segment::open(&*core.storage, path, id) {
+        let front = Some(segment.front.clone());
+        return Ok(Remains { front, rows: Some(segment.seal.rows), replaces: segment.replaces });
+    }
+    let file = core.storage.open(path, 0)?;
+    let seed = segment_seed(core.identity.store.as_bytes(), id);
+    let rows = rows_told(&*file, seed, 0, file.len_bytes()?)?;
+    // Without its structure no row of it can be understood.
+    let front = read_front(&described, &*file, id).ok();
+    Ok(Remains {
+        front: front.filter(|front| core.check_belongs(front, &described).is_ok()),
+        rows,
+        replaces: Vec::new(),
+    })
+}
+
+/// The rows of a file whose checksums match, with the stamps of their batches, in order.
+fn whole_rows(core: &Core, front: &Front, path: &Path) -> Result<Vec<(u64, Columns)>> {
     let described: Arc<Path> = core.storage.describe(path).into();
     let file = core.storage.open(path, 0)?;
-    // Without its structure no row of it can be understood.
-    let Ok(front) = read_front(&described, &*file, id) else { return Ok(None) };
-    if core.check_belongs(&front, &described).is_err() {
-        return Ok(None);
-    }
     let mut whole = Vec::new();
     for frame in salvage(&*file, front.seed, front.frame.end_offset(), file.len_bytes()?)? {
         let message = file.bytes(frame.offset, frame.message_len_bytes() as usize)?;
@@ -71,12 +75,22 @@ fn save_rows(core: &Core, lane: &mut Lane, id: SegmentId, path: &Path) -> Result
             whole.push((frame.stamp, columns));
         }
     }
+    Ok(whole)
+}
+
+/// Returns the segment with what could be saved, if anything could, and how many rows are lost, if anything tells.
+fn save_rows(core: &Core, lane: &mut Lane, id: SegmentId, path: &Path) -> Result<(Option<Arc<Segment>>, Option<u64>)> {
+    let Remains { front, rows, mut replaces } = remains(core, id, path)?;
+    let Some(front) = front else { return Ok((None, rows)) };
+    let whole = whole_rows(core, &front, path)?;
+    let saved: u64 = whole.iter().map(|(_, columns)| columns.rows as u64).sum();
+    let rows_lost = rows.map(|rows| rows.saturating_sub(saved));
     if whole.is_empty() {
-        return Ok(None);
+        return Ok((None, rows_lost));
     }
-    let new_id = lane.next_id();
+    let new_id = lane.next_id()?;
     let temporary = names::temporary_segment(new_id);
-    let capacity = file.len_bytes()? * 2 + SegmentWriter::overhead_bytes();
+    let capacity = core.storage.len_bytes(path)? * 2 + SegmentWriter::overhead_bytes();
     let writer = SegmentWriter::create(&core.storage, core.identity, new_id, &temporary, &front.schema, capacity)?;
     let mut active = Active::new(writer);
     for (stamp, columns) in &whole {
@@ -86,10 +100,11 @@ fn save_rows(core: &Core, lane: &mut Lane, id: SegmentId, path: &Path) -> Result
         active.batches.push(Arc::new(batch));
         lane.last_stamp = lane.last_stamp.max(*stamp);
     }
-    seal_active(core, active, vec![id])?;
+    replaces.push(id);
+    seal_active(core, active, replaces)?;
     let segment = Arc::new(Segment::open(&*core.storage, &names::sealed(new_id), new_id)?);
     core.change_view(|view| {
         view.segments.insert(new_id, Arc::clone(&segment));
     });
-    Ok(Some(segment))
+    Ok((Some(segment), rows_lost))
 }

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::core::Core;
+use super::findings::findings;
+use super::quarantine::told;
 use crate::error::Result;
 use crate::hot::HotStats;
 use crate::names;
@@ -38,6 +40,8 @@ pub struct Stats {
     pub delta_bytes: usize,
     /// Files in quarantine.
     pub quarantined: usize,
+    /// Sealed segments that should be there and are not.
+    pub missing: u64,
     /// Segment files of which something does not check out and that could not be moved.
     pub bad_files: usize,
     /// Keys that were read and there.
@@ -113,7 +117,8 @@ pub(crate) fn stats(core: &Core) -> Result<Stats> {
         run_keys: view.runs.iter().map(|run| run.run.keys()).sum(),
         delta_keys: core.delta.len(),
         delta_bytes: core.delta.capacity_bytes(),
-        quarantined: names_in(names::QUARANTINE)?.len(),
+        quarantined: told(&*core.storage)?.file_count,
+        missing: findings(core)?.missing.iter().map(|missing| missing.segments).sum(),
         bad_files: core.known.lock().bad_files(),
         hits: get(&counters.hits),
         misses: get(&counters.misses),

@@ -109,9 +109,23 @@ impl Shared {
     pub(crate) fn begin(&self, keys: Keys<'_>) -> Result<Option<KeyKind>> {
         self.check_process()?;
         self.queue.check()?;
+        self.core.check_writes()?;
         let Some(kind) = keys.check()? else { return Ok(None) };
-        self.core.fix_key_kind(kind)?;
+        if let Some(fixed) = self.core.key_kind() {
+            fixed.expect(kind)?;
+        }
         Ok(Some(kind))
+    }
+
+    /// Fixes the kind of keys with the first put. A disk that does not take that stops the writer, as with any write.
+    fn claim_key_kind(&self, kind: KeyKind) -> Result<()> {
+        self.core.claim_key_kind(kind).or_else(|error| match &error {
+            Error::Io { source, .. } if source.kind() != std::io::ErrorKind::TimedOut => {
+                self.queue.fail(error);
+                self.queue.check()
+            }
+            _ => Err(error),
+        })
     }
 
     pub(crate) fn check_process(&self) -> Result<()> {
@@ -150,6 +164,7 @@ impl Shared {
     /// Makes rows readable and hands them to the writer.
     pub(crate) fn put(&self, columns: Columns) -> Result<()> {
         let core = &self.core;
+        self.claim_key_kind(columns.schema.key)?;
         self.wait_for_merge();
         let hashes = columns.hashes(core.hasher);
         let len_bytes = columns.len_bytes() + hashes.len() * 8;
@@ -194,11 +209,12 @@ impl Shared {
         if too_few || core.options.synchronous || fills_hot {
             return Ok(false);
         }
+        self.claim_key_kind(columns.schema.key)?;
         self.wait_for_merge();
         let Some(mut guard) = self.lane.try_lock() else { return Ok(false) };
         // With the lane in hand: whatever is put from now on is written later.
         let (Some(lane), true) = (guard.as_mut(), self.queue.flushed(lent)?) else { return Ok(false) };
-        let written = self.write_lent(lane, columns, values).map_err(|error| lane.first_failure(error));
+        let written = self.write_lent(lane, columns, values).map_err(|error| lane.first_failure(&self.core, error));
         drop(guard);
         if let Err(error) = written {
             self.queue.fail(error);
@@ -306,7 +322,7 @@ impl Shared {
             Some(lane) if self.queue.failure().is_none() => lane
                 .commit(&self.core, &work.waiting)
                 .and_then(|()| work.barrier.map_or(Ok(()), |durability| lane.sync(&self.core, durability)))
-                .map_err(|error| lane.first_failure(error)),
+                .map_err(|error| lane.first_failure(&self.core, error)),
             // Closed when all was written.
             None if work.waiting.is_empty() && work.barrier.is_none() => return,
             // After a failure nothing is tried again on the same files.

@@ -324,6 +324,17 @@ impl Store {
         shared.merge(Purpose::One)
     }
 
+    /// Acknowledges what is lost: damaged files that were set aside, segments that are missing, files of other stores.
+    /// Reports of opening and of [`Reader::verify`] are clean of it from now on. Nothing is deleted: damaged files stay in
+    /// `quarantine/`. Returns how many things it was.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] in a forked child; IO errors.
+    pub fn acknowledge_damage(&self) -> Result<usize> {
+        self.inner.shared.check_process()?;
+        super::findings::acknowledge(&self.inner.shared.core)
+    }
+
     /// Writes and seals everything, merges the index, and releases the lane. All clones of the handle are closed;
     /// reads through them go on.
     ///
@@ -379,7 +390,8 @@ impl Inner {
             return Err(Error::Poisoned { cause: Arc::new(cause) });
         }
         let Some(mut lane) = shared.lane.lock().take() else { return Ok(()) };
-        lane.seal_all(&shared.core)?;
+        lane.seal_all(&shared.core).map_err(|error| lane.first_failure(&shared.core, error))?;
+        lane.check_in_place(&shared.core)?;
         if let Some(purpose) = merge_at_close(&shared.core) {
             shared.merge(purpose)?;
         }

@@ -132,7 +132,7 @@ fn exit_codes_say_what_happened() {
     assert_eq!((found, message.contains("no key 100")), (1, true));
     assert_eq!(code(&["get", text(&m), "ten"]).0, 3);
     assert_eq!(code(&["no-such-command"]).0, 3);
-    assert_eq!(code(&["stats", text(&dir.path().join("absent"))]).0, 4);
+    assert_eq!(code(&["stats", text(&dir.path().join("absent"))]).0, 3);
     assert_eq!(code(&["import", text(&m), "x.csv"]).0, 3);
     let (found, message) = code(&["get", text(&m), "100", "--format", "json"]);
     assert_eq!(found, 1);

@@ -401,6 +401,7 @@ def check_run(path, segments):
 def main(store):
     identity = json.load(open(os.path.join(store, "store.json")))
     text = f"{identity['format']} {identity['store']} {identity['hash']}"
+    text += f" {identity['key']}" if "key" in identity else ""
     check(crc32(text.encode()) == identity["crc32"] and identity["format"] == 1, "store.json")
     segments = {}
     folder = os.path.join(store, "segments")

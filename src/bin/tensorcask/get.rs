@@ -3,40 +3,49 @@
 use std::path::PathBuf;
 
 use serde_json::json;
-use tensorcask::half::{bf16, f16};
-use tensorcask::{Dtype, Tensor, Value};
+use tensorcask::Value;
 
-use crate::output::{Failure, Output};
+use crate::numbers::{self, Shown};
+use crate::output::{Failure, Output, one_line};
+use crate::store::ReadArguments;
+
+/// How many elements of each tensor are shown if nothing is said.
+const HEAD: usize = 8;
 
 /// Arguments of `get`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The store's folder.
-    store: PathBuf,
+    #[command(flatten)]
+    read: ReadArguments,
     /// The key: text, a number, or hexadecimal bytes, as the store's keys are.
     key: String,
     /// Writes the tensor to this .npy file.
     #[arg(long)]
     npy: Option<PathBuf>,
-    /// How many elements of each tensor are shown.
-    #[arg(long, default_value_t = 8)]
-    head: usize,
+    /// How many elements of each tensor are shown (default: 8).
+    #[arg(long, conflicts_with = "npy")]
+    head: Option<usize>,
 }
 
 /// Shows the value of a key, or writes it to a file.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
-    let reader = crate::reader(&arguments.store)?;
+    let reader = crate::store::reader(&arguments.read, output)?;
     let key = crate::parse_key(&arguments.key, reader.key_kind())?;
+    let name = key.to_string();
+    let name = one_line(&name);
     let Some(value) = reader.get(&key)? else {
-        return Err(Failure::missing(format!("there is no key {key} in {}", arguments.store.display())));
+        return Err(Failure::missing(format!("there is no key {name} in {}", arguments.read.store.display())));
     };
     if let Some(path) = &arguments.npy {
         let Value::Tensor(tensor) = &value else {
-            return Err(Failure::input(format!("the value of {key} is no single tensor, so it cannot be a .npy file")));
+            return Err(Failure::input(format!(
+                "the value of {name} is no single tensor, so it cannot be a .npy file"
+            )));
         };
-        return crate::npy::write_one(path, tensor);
+        return crate::npy_file::write_one(path, tensor);
     }
-    output.line(|| outline(&value, 0, arguments.head), || to_json(&value, arguments.head))
+    let head = arguments.head.unwrap_or(HEAD);
+    output.line(|| outline(&value, 0, head), || to_json(&value, head))
 }
 
 fn outline(value: &Value, depth: usize, head: usize) -> String {
@@ -48,15 +57,21 @@ fn outline(value: &Value, depth: usize, head: usize) -> String {
         _ => format!("{indent}{name}: {}", outline(item, 0, head)),
     };
     match value {
-        Value::Map(items) => items.iter().map(|(name, value)| item(name.clone(), value)).collect::<Vec<_>>().join("\n"),
+        Value::Map(items) => {
+            items.iter().map(|(name, value)| item(one_line(name).into_owned(), value)).collect::<Vec<_>>().join("\n")
+        }
         Value::List(items) | Value::Tuple(items) => {
             items.iter().enumerate().map(|(at, value)| item(at.to_string(), value)).collect::<Vec<_>>().join("\n")
         }
         Value::Tensor(tensor) => {
-            let shown = elements(tensor, head);
-            let more = if shown.len() < tensor.shape().iter().product() { ", …" } else { "" };
-            let shown: Vec<String> = shown.iter().map(ToString::to_string).collect();
-            format!("{} {:?} [{}{more}]", tensor.dtype(), tensor.shape(), shown.join(", "))
+            let (shown, more) = numbers::first(tensor, head);
+            let shown: Vec<String> = shown.into_iter().map(|element| element.human).collect();
+            let rest = match (more, shown.is_empty()) {
+                (false, _) => "",
+                (true, false) => ", …",
+                (true, true) => "…",
+            };
+            format!("{} {:?} [{}{rest}]", tensor.dtype(), tensor.shape(), shown.join(", "))
         }
         scalar => crate::ls::describe(scalar),
     }
@@ -65,39 +80,16 @@ fn outline(value: &Value, depth: usize, head: usize) -> String {
 fn to_json(value: &Value, head: usize) -> serde_json::Value {
     match value {
         Value::Tensor(tensor) => {
-            json!({ "dtype": tensor.dtype().name(), "shape": tensor.shape(), "head": elements(tensor, head) })
+            let head: Vec<_> = numbers::first(tensor, head).0.into_iter().map(|element| element.json).collect();
+            json!({ "dtype": tensor.dtype().name(), "shape": tensor.shape(), "head": head })
         }
         Value::Null => serde_json::Value::Null,
         Value::Bool(flag) => json!(flag),
         Value::Int(number) => json!(number),
-        Value::Float(number) => json!(number),
+        Value::Float(number) => Shown::f64(*number).json,
         Value::Str(text) => json!(text),
         Value::Bytes(bytes) => json!({ "bytes": bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() }),
         Value::List(items) | Value::Tuple(items) => items.iter().map(|item| to_json(item, head)).collect(),
         Value::Map(items) => items.iter().map(|(name, item)| (name.clone(), to_json(item, head))).collect(),
-    }
-}
-
-/// The first elements, as numbers; those of types that Rust has no numbers for as their bytes.
-fn elements(tensor: &Tensor, head: usize) -> Vec<serde_json::Value> {
-    macro_rules! numbers {
-        ($type:ty, $convert:expr) => {
-            tensor.to_vec::<$type>().unwrap_or_default().into_iter().take(head).map($convert).collect()
-        };
-    }
-    match tensor.dtype() {
-        Dtype::F32 => numbers!(f32, |x| json!(x)),
-        Dtype::F64 => numbers!(f64, |x| json!(x)),
-        Dtype::F16 => numbers!(f16, |x| json!(x.to_f32())),
-        Dtype::BF16 => numbers!(bf16, |x| json!(x.to_f32())),
-        Dtype::C64 => numbers!([f32; 2], |x| json!(x)),
-        Dtype::I8 => numbers!(i8, |x| json!(x)),
-        Dtype::I16 => numbers!(i16, |x| json!(x)),
-        Dtype::I32 => numbers!(i32, |x| json!(x)),
-        Dtype::I64 => numbers!(i64, |x| json!(x)),
-        Dtype::U16 => numbers!(u16, |x| json!(x)),
-        Dtype::U32 => numbers!(u32, |x| json!(x)),
-        Dtype::U64 => numbers!(u64, |x| json!(x)),
-        _ => tensor.data().iter().take(head).map(|byte| json!(byte)).collect(),
     }
 }

@@ -1,17 +1,17 @@
 //! `tensorcask ls`
 
-use std::path::PathBuf;
-
 use serde_json::json;
 use tensorcask::{Key, Reader, Value};
 
-use crate::output::{Failure, Output};
+use crate::numbers::Shown;
+use crate::output::{Failure, Output, one_line};
+use crate::store::ReadArguments;
 
 /// Arguments of `ls`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The store's folder.
-    store: PathBuf,
+    #[command(flatten)]
+    read: ReadArguments,
     /// Only keys that start with this, in order.
     #[arg(long, conflicts_with_all = ["from", "to"])]
     prefix: Option<String>,
@@ -45,7 +45,7 @@ pub(crate) fn keys(
 
 /// Lists keys.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
-    let reader = crate::reader(&arguments.store)?;
+    let reader = crate::store::reader(&arguments.read, output)?;
     let keys = match (&arguments.from, &arguments.to) {
         (Some(from), Some(to)) => {
             let (from, to) = (crate::parse_key(from, reader.key_kind())?, crate::parse_key(to, reader.key_kind())?);
@@ -56,8 +56,10 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     for key in keys.take(arguments.limit.unwrap_or(usize::MAX)) {
         let key = key?;
         let structure = if arguments.long { reader.get(&key)?.map(|value| describe(&value)) } else { None };
+        let name = key.to_string();
+        let name = one_line(&name);
         output.line(
-            || structure.as_ref().map_or_else(|| key.to_string(), |structure| format!("{key}\t{structure}")),
+            || structure.as_ref().map_or_else(|| name.to_string(), |structure| format!("{name}\t{structure}")),
             || match &structure {
                 Some(structure) => json!({ "key": key_json(&key), "value": structure }),
                 None => json!({ "key": key_json(&key) }),
@@ -83,13 +85,14 @@ pub(crate) fn describe(value: &Value) -> String {
         Value::Null => "null".into(),
         Value::Bool(flag) => flag.to_string(),
         Value::Int(number) => number.to_string(),
-        Value::Float(number) => number.to_string(),
+        Value::Float(number) => Shown::f64(*number).human,
         Value::Str(text) => format!("{text:?}"),
         Value::Bytes(bytes) => format!("{} bytes", bytes.len()),
         Value::List(items) => format!("[{}]", all(items)),
         Value::Tuple(items) => format!("({})", all(items)),
         Value::Map(items) => {
-            let items: Vec<String> = items.iter().map(|(name, item)| format!("{name}: {}", describe(item))).collect();
+            let items: Vec<String> =
+                items.iter().map(|(name, item)| format!("{}: {}", one_line(name), describe(item))).collect();
             format!("{{{}}}", items.join(", "))
         }
     }

@@ -4,22 +4,24 @@
 //! disk failed.
 
 mod export;
+mod failure;
 mod get;
 mod import;
 mod key;
 mod ls;
 mod metadata;
-mod npy;
+mod new_file;
+mod npy_file;
+mod numbers;
 mod output;
 mod stats;
+mod store;
 mod verify;
 mod warm;
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tensorcask::{Options, Reader};
 
 use crate::key::parse_key;
 use crate::output::{Failure, Format, Output};
@@ -58,29 +60,32 @@ enum Command {
     Export(export::Arguments),
 }
 
-/// Splits a store's folder into cache dir and module id.
-fn split(store: &Path) -> Result<(PathBuf, String), Failure> {
-    let module = store.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
-        Failure::input(format!("{} does not name a store: give the folder <cache dir>/<module id>", store.display()))
-    })?;
-    let parent = store.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Ok((parent.to_path_buf(), module.to_owned()))
-}
-
-/// Opens a store for reading.
-fn reader(store: &Path) -> Result<Reader, Failure> {
-    let (cache_dir, module) = split(store)?;
-    Ok(Options::new().open_reader(cache_dir, &module)?)
+/// Says what is wrong with the arguments, in the format that they ask for as far as they can be read.
+fn wrong_use(error: &clap::Error) -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let two_words = arguments.windows(2).any(|pair| pair == ["--format", "json"]);
+    let output = Output::new(if two_words || arguments.iter().any(|argument| argument == "--format=json") {
+        Format::Json
+    } else {
+        Format::Human
+    });
+    if output.is_json() {
+        return output.fail(&Failure::input(error.render().to_string().trim_end().to_owned()));
+    }
+    let _ = error.print();
+    ExitCode::from(Failure::input(String::new()).code())
 }
 
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            let code = if error.use_stderr() { 3 } else { 0 };
-            // A closed terminal is no reason to say more.
+            if error.use_stderr() {
+                return wrong_use(&error);
+            }
+            // Help and version. A closed terminal is no reason to say more.
             let _ = error.print();
-            return ExitCode::from(code);
+            return ExitCode::SUCCESS;
         }
     };
     let output = Output::new(arguments.format);

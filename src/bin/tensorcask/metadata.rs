@@ -3,14 +3,13 @@
 //! The engine does not read it. It is written to a temporary file and renamed, so it is there as a whole or not at all.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::Path;
 
+use crate::new_file::NewFile;
 use crate::output::Failure;
 
 const NAME: &str = "metadata.json";
-const TEMPORARY_NAME: &str = "metadata.json.tmp";
 
 /// Texts by name.
 pub(crate) type Metadata = BTreeMap<String, String>;
@@ -33,19 +32,9 @@ pub(crate) fn load(folder: &Path) -> Result<Metadata, Failure> {
 
 /// Replaces the metadata of the store in `folder`.
 pub(crate) fn save(folder: &Path, metadata: &Metadata) -> Result<(), Failure> {
-    let (path, temporary) = (folder.join(NAME), folder.join(TEMPORARY_NAME));
-    let fail = |error: std::io::Error| Failure::io(&path, &error);
-    let text = serde_json::to_string_pretty(metadata).map_err(|error| fail(error.into()))?;
-    let write = || {
-        let mut file = File::create(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_data()?;
-        std::fs::rename(&temporary, &path)?;
-        File::open(folder)?.sync_all()
-    };
-    write().map_err(|error| {
-        // What is left of it is ours, and nobody reads it.
-        let _ = std::fs::remove_file(&temporary);
-        fail(error)
-    })
+    let path = folder.join(NAME);
+    let text = serde_json::to_vec_pretty(metadata).map_err(|error| Failure::io(&path, &error.into()))?;
+    let mut file = NewFile::create(&path)?;
+    file.put(&text)?;
+    file.finish()
 }

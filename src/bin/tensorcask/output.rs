@@ -1,11 +1,15 @@
 //! What the commands print, how they show progress, and how they fail.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
+
+pub(crate) use crate::failure::Failure;
 
 /// Who reads the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -14,57 +18,6 @@ pub(crate) enum Format {
     Human,
     /// Programs: one JSON object a line.
     Json,
-}
-
-/// Why a command ends early.
-#[derive(Debug)]
-pub(crate) struct Failure {
-    code: u8,
-    message: Option<String>,
-}
-
-impl Failure {
-    /// A key is not there.
-    pub(crate) fn missing(message: String) -> Self {
-        Self { code: 1, message: Some(message) }
-    }
-
-    /// Damage was found, and already listed.
-    pub(crate) fn damage() -> Self {
-        Self { code: 2, message: None }
-    }
-
-    /// The input or its use is wrong.
-    pub(crate) fn input(message: String) -> Self {
-        Self { code: 3, message: Some(message) }
-    }
-
-    /// Reading or writing `what` failed.
-    pub(crate) fn io(what: &std::path::Path, error: &std::io::Error) -> Self {
-        Self { code: 4, message: Some(format!("{}: {error}", what.display())) }
-    }
-
-    /// The same with more to say.
-    pub(crate) fn and(self, more: &str) -> Self {
-        Self { message: self.message.map(|message| message + more), ..self }
-    }
-
-    /// Nobody reads the output any more.
-    fn closed() -> Self {
-        Self { code: 0, message: None }
-    }
-}
-
-impl From<tensorcask::Error> for Failure {
-    fn from(error: tensorcask::Error) -> Self {
-        use tensorcask::Error;
-        let code = match &error {
-            error if error.is_corrupt() => 2,
-            Error::Invalid { .. } | Error::KeyKind { .. } | Error::Mismatch { .. } | Error::TooLarge { .. } => 3,
-            _ => 4,
-        };
-        Self { code, message: Some(error.to_string()) }
-    }
 }
 
 /// Where output goes.
@@ -89,8 +42,7 @@ impl Output {
         let text = if self.is_json() { json().to_string() } else { human() };
         match writeln!(std::io::stdout().lock(), "{text}") {
             Ok(()) => Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::closed()),
-            Err(error) => Err(Failure::io(std::path::Path::new("standard output"), &error)),
+            Err(error) => Err(Failure::standard_output(&error)),
         }
     }
 
@@ -106,17 +58,40 @@ impl Output {
         bar
     }
 
+    /// Says what to know beside the result.
+    pub(crate) fn warn(&self, message: &str) {
+        let text = if self.is_json() {
+            json!({ "warning": message }).to_string()
+        } else {
+            format!("tensorcask: warning: {message}")
+        };
+        // A closed terminal is no reason to say more.
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    }
+
     /// Says why a command failed; returns its exit code.
     pub(crate) fn fail(&self, failure: &Failure) -> ExitCode {
-        if let Some(message) = &failure.message {
-            if self.is_json() {
-                eprintln!("{}", serde_json::json!({ "error": message, "code": failure.code }));
+        if let Some(message) = failure.message() {
+            let text = if self.is_json() {
+                json!({ "error": message, "code": failure.code() }).to_string()
             } else {
-                eprintln!("tensorcask: {message}");
-            }
+                format!("tensorcask: {message}")
+            };
+            // A closed terminal is no reason to say more.
+            let _ = writeln!(std::io::stderr().lock(), "{text}");
         }
-        ExitCode::from(failure.code)
+        ExitCode::from(failure.code())
     }
+}
+
+/// A path in JSON, which is text: bytes that are none are replaced.
+pub(crate) fn path_json(path: &Path) -> Json {
+    Json::String(path.to_string_lossy().into_owned())
+}
+
+/// Text of a store on a line of its own: in quotes, with escapes, where it would break the line or the terminal.
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
+    if text.chars().any(char::is_control) { Cow::Owned(format!("{text:?}")) } else { Cow::Borrowed(text) }
 }
 
 /// A size in bytes for people.

@@ -1,23 +1,22 @@
 //! `tensorcask stats`
 
-use std::path::PathBuf;
-
 use crate::output::{Failure, Output, bytes};
+use crate::store::ReadArguments;
 
 /// Arguments of `stats`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The store's folder.
-    store: PathBuf,
+    #[command(flatten)]
+    read: ReadArguments,
 }
 
 /// Shows sizes, the index, and what opening found.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
-    let reader = crate::reader(&arguments.store)?;
+    let reader = crate::store::open(&arguments.read)?;
     let keys = reader.len()?;
     let stats = reader.stats()?;
     let report = reader.open_report();
-    let metadata = crate::metadata::load(&arguments.store)?;
+    let metadata = crate::metadata::load(&arguments.read.store)?;
     let human = || {
         let rows = [
             ("keys", format!("{keys} ({})", stats.key_kind.unwrap_or("none yet"))),

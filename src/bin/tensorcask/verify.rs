@@ -4,18 +4,20 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::output::{Failure, Output};
+use crate::failure::in_words;
+use crate::output::{Failure, Output, path_json};
+use crate::store::ReadArguments;
 
 /// Arguments of `verify`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The store's folder.
-    store: PathBuf,
+    #[command(flatten)]
+    read: ReadArguments,
 }
 
 /// Reads and checks every byte. Damage ends with exit code 2.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
-    let reader = crate::reader(&arguments.store)?;
+    let reader = crate::store::open(&arguments.read)?;
     let bar = output.progress(0);
     let report = reader.verify(&mut |done, total| {
         bar.set_length(total);
@@ -26,13 +28,21 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     let again = |path: &PathBuf| report.damage.iter().any(|damage| damage.path == *path);
     let unreadable: Vec<_> = reader.open_report().quarantined.iter().filter(|file| !again(&file.path)).collect();
     for file in &unreadable {
-        output.line(|| file.why.clone(), || json!({ "path": file.path, "what": file.why }))?;
+        let what = in_words(&file.why);
+        output.line(|| what.clone(), || json!({ "path": path_json(&file.path), "what": what }))?;
     }
     for damage in &report.damage {
         output.line(
-            || format!("{}: {} ({} rows)", damage.path.display(), damage.what, damage.rows),
-            || json!({ "path": damage.path, "what": damage.what, "rows": damage.rows }),
+            || format!("{}: {} ({} rows)", damage.path.display(), in_words(&damage.what), damage.rows),
+            || {
+                json!({ "path": path_json(&damage.path), "what": in_words(&damage.what), "rows": damage.rows,
+                    "keys": damage.keys })
+            },
         )?;
+        // Text only: a program has them above.
+        for key in damage.keys.iter().filter(|_| !output.is_json()) {
+            output.line(|| format!("  put again: {key}"), || json!(null))?;
+        }
     }
     let found = report.damage.len() + unreadable.len();
     output.line(

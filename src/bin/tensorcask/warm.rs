@@ -1,14 +1,13 @@
 //! `tensorcask warm`
 
-use std::path::PathBuf;
-
 use crate::output::{Failure, Output, bytes};
+use crate::store::ReadArguments;
 
 /// Arguments of `warm`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The store's folder.
-    store: PathBuf,
+    #[command(flatten)]
+    read: ReadArguments,
     /// Most bytes to bring in; all if it is not given.
     #[arg(long)]
     limit_bytes: Option<u64>,
@@ -16,7 +15,7 @@ pub(crate) struct Arguments {
 
 /// Brings the index and the sealed rows into memory, where other processes find them.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
-    let warmed = crate::reader(&arguments.store)?.warm(arguments.limit_bytes.unwrap_or(u64::MAX))?;
+    let warmed = crate::store::reader(&arguments.read, output)?.warm(arguments.limit_bytes.unwrap_or(u64::MAX))?;
     let human = || {
         let left =
             if warmed.left_bytes == 0 { String::new() } else { format!(", {} left out", bytes(warmed.left_bytes)) };

@@ -35,10 +35,8 @@ use self::input::Inputs;
 use self::keys::{KeySource, check_len, with_prefix};
 use self::put::Done;
 use self::source::Source;
-use crate::output::{Failure, Output};
-
-/// Largest value that is put, as of the engine's default.
-const MOST_VALUE_BYTES: usize = 1 << 30;
+use crate::output::{Failure, Output, path_json};
+use crate::store::WriteArguments;
 
 /// How tensors are packed.
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -92,6 +90,8 @@ pub(crate) struct Arguments {
     /// Down-casts wider floats to F16 or BF16.
     #[arg(long, value_parser = ["F16", "BF16"])]
     store_as: Option<String>,
+    #[command(flatten)]
+    write: WriteArguments,
 }
 
 fn parse_dtype(name: &str) -> Result<Dtype, String> {
@@ -121,9 +121,9 @@ impl Arguments {
             CodecName::Zstd => Codec::Zstd { level: 3 },
             CodecName::ShuffleZstd => Codec::ShuffleZstd { level: 3 },
         };
-        let (cache_dir, module) = crate::split(&self.store)?;
         let options = Options::new().codec(codec).store_as(self.store_as());
-        Ok(options.buffer_bytes(16 << 20).flush_every(8192, 8 << 20).delta_keys(1 << 18).open(cache_dir, &module)?)
+        let options = options.buffer_bytes(16 << 20).flush_every(8192, 8 << 20).delta_keys(1 << 18);
+        crate::store::writer(&self.store, &self.write, options)
     }
 }
 
@@ -143,7 +143,7 @@ impl Plan {
         let mut sources = open::sources(arguments, inputs)?;
         let mut counted = Vec::with_capacity(sources.len());
         for source in &mut sources {
-            counted.push((source.path().to_path_buf(), source.check(MOST_VALUE_BYTES)?));
+            counted.push((source.path().to_path_buf(), source.check(arguments.write.most_value_bytes())?));
         }
         check_alike(&sources)?;
         let own = sources.first().and_then(|source| source.key_kind());
@@ -232,7 +232,7 @@ fn check_alike(sources: &[Box<dyn Source>]) -> Result<(), Failure> {
 /// Puts the rows or tensors of files.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let start = Instant::now();
-    crate::split(&arguments.store)?;
+    crate::store::check_name(&arguments.store)?;
     let inputs = Inputs::list(&arguments.files)?;
     let plan = Plan::new(arguments, &inputs)?;
     let done = put::run(arguments, &plan, output)?;
@@ -267,11 +267,9 @@ fn report(
             names.join(", ")
         ));
     }
-    if !output.is_json() {
-        // A closed terminal is no reason to fail.
-        warnings.iter().for_each(|warning| eprintln!("tensorcask: warning: {warning}"));
-    }
+    warnings.iter().for_each(|warning| output.warn(warning));
     let rows = plan.rows;
+    let left_out: Vec<_> = inputs.left_out.iter().map(|path| path_json(path)).collect();
     output.line(
         || {
             format!(
@@ -285,7 +283,7 @@ fn report(
             json!({
                 "values": rows, "bytes": done.bytes, "seconds": seconds, "files": inputs.files.len(),
                 "distinct_keys": plan.distinct, "duplicates": duplicates, "new": done.new, "replaced": replaced,
-                "infinite": done.infinite, "left_out": inputs.left_out, "warnings": warnings,
+                "infinite": done.infinite, "left_out": left_out, "warnings": warnings,
             })
         },
     )

@@ -55,7 +55,7 @@ pub(crate) fn check_value_len(path: &Path, len_bytes: usize, most_bytes: usize) 
         return Ok(());
     }
     Err(Failure::input(format!(
-        "{}: a value is {len_bytes} bytes long, more than the limit of {most_bytes}",
+        "{}: a value is {len_bytes} bytes long, more than {most_bytes}: give a larger --max-value-bytes",
         path.display()
     )))
 }

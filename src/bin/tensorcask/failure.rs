@@ -1,0 +1,253 @@
+//! Why commands fail: the one table of exit codes, and the library's errors in the words of the command line.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use tensorcask::Error;
+
+/// What ended a command. Its number is the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Nobody reads the output any more, which is no failure.
+    Closed = 0,
+    /// A key is not there.
+    NoSuchKey = 1,
+    /// Damage was found.
+    Damage = 2,
+    /// The input, or the way the command is used, is wrong.
+    Input = 3,
+    /// The store or the disk failed, though the command was right.
+    Disk = 4,
+}
+
+impl Kind {
+    /// The kind of a library error: the table of exit codes.
+    fn of(error: &Error) -> Self {
+        match error {
+            Error::Corrupt { .. } | Error::DamagedRows { .. } => Self::Damage,
+            Error::Invalid { .. }
+            | Error::KeyKind { .. }
+            | Error::Mismatch { .. }
+            | Error::TooLarge { .. }
+            | Error::NewerFormat { .. } => Self::Input,
+            Error::Poisoned { cause } => Self::of(cause),
+            // A file of the store, not one that the caller named.
+            _ => Self::Disk,
+        }
+    }
+
+    /// The kind of a failure to read or write a file that the caller named.
+    fn of_named_file(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::NotFound
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::AlreadyExists
+            | ErrorKind::InvalidFilename
+            | ErrorKind::InvalidInput
+            | ErrorKind::NotSeekable
+            | ErrorKind::InvalidData
+            | ErrorKind::UnexpectedEof => Self::Input,
+            // Full, read-only, out of reach.
+            _ => Self::Disk,
+        }
+    }
+}
+
+/// Why a command ends early.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    kind: Kind,
+    message: Option<String>,
+}
+
+impl Failure {
+    /// A key is not there.
+    pub(crate) fn missing(message: String) -> Self {
+        Self { kind: Kind::NoSuchKey, message: Some(message) }
+    }
+
+    /// Damage was found, and already listed.
+    pub(crate) fn damage() -> Self {
+        Self { kind: Kind::Damage, message: None }
+    }
+
+    /// The input or its use is wrong.
+    pub(crate) fn input(message: String) -> Self {
+        Self { kind: Kind::Input, message: Some(message) }
+    }
+
+    /// Reading or writing `what`, which the caller named, failed.
+    pub(crate) fn io(what: &Path, error: &std::io::Error) -> Self {
+        Self { kind: Kind::of_named_file(error.kind()), message: Some(format!("{}: {error}", what.display())) }
+    }
+
+    /// Opening the store that the caller named failed.
+    pub(crate) fn opening(error: &Error) -> Self {
+        let kind = match error {
+            Error::Io { source, .. } => Kind::of_named_file(source.kind()),
+            error => Kind::of(error),
+        };
+        Self { kind, message: Some(message(error)) }
+    }
+
+    /// Writing to standard output failed.
+    pub(crate) fn standard_output(error: &std::io::Error) -> Self {
+        if error.kind() == ErrorKind::BrokenPipe {
+            return Self { kind: Kind::Closed, message: None };
+        }
+        Self { kind: Kind::Disk, message: Some(format!("standard output: {error}")) }
+    }
+
+    /// The same with more to say.
+    pub(crate) fn and(self, more: &str) -> Self {
+        Self { message: self.message.map(|message| message + more), ..self }
+    }
+
+    /// The exit code.
+    pub(crate) fn code(&self) -> u8 {
+        self.kind as u8
+    }
+
+    /// What to say.
+    pub(crate) fn message(&self) -> Option<&str> {
+        self.message.as_deref()
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { kind: Kind::of(&error), message: Some(message(&error)) }
+    }
+}
+
+/// What the library calls by its own names, and what the command line calls it.
+const WORDS: &[(&str, &str)] = &[
+    ("the option max_value_bytes", "--max-value-bytes"),
+    ("Options::allow_network(true)", "--allow-network"),
+    ("Options::max_value_bytes", "--max-value-bytes"),
+    ("Options::group_writable", "--group-writable"),
+    ("use Lane::Auto", "give --lane auto"),
+    ("Lane::Auto", "--lane auto"),
+    ("use scan_range", "give --from and --to"),
+    ("Reader::open", "a command that only reads"),
+];
+
+/// What `error` says, with the options of the command line for those of the library.
+fn message(error: &Error) -> String {
+    let text = match error {
+        Error::Io { action, path, source } => {
+            let hint = match source.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    "; free space on that file system and run the command again"
+                }
+                ErrorKind::PermissionDenied => {
+                    "; its permissions do not allow it to this user (--group-writable shares a store)"
+                }
+                ErrorKind::ReadOnlyFilesystem => "; choose a folder that can be written",
+                ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
+                    "; something else lies at that path: move it away or choose another folder"
+                }
+                _ => "",
+            };
+            format!("could not {action} {}: {source}{hint}", path.display())
+        }
+        Error::LaneBusy { lane, path } => format!(
+            "lane {lane} has a writer already (lock {}): wait for it, or give --lane auto or another lane",
+            path.display()
+        ),
+        Error::TooLarge { what, .. } if what.contains("value in bytes") => {
+            format!("{error}: give a larger --max-value-bytes")
+        }
+        Error::Poisoned { cause } => format!("writing stopped: {}", message(cause)),
+        error => error.to_string(),
+    };
+    in_words(&text)
+}
+
+/// What the library says, with the options of the command line for those of the library.
+pub(crate) fn in_words(text: &str) -> String {
+    WORDS.iter().fold(text.to_owned(), |text, (library, command)| text.replace(library, command))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn io_error(kind: ErrorKind) -> Error {
+        Error::io("open", "store/file", io::Error::from(kind))
+    }
+
+    /// Every row of the table: an error, the code when it comes from within a store, and when the store is opened.
+    fn table() -> Vec<(Error, u8, u8)> {
+        let poisoned = |cause: Error| Error::Poisoned { cause: Arc::new(cause) };
+        let invalid = || Error::invalid("it is wrong");
+        vec![
+            (Error::corrupt("f", 0, "bits"), 2, 2),
+            (Error::DamagedRows { rows: Vec::new() }, 2, 2),
+            (poisoned(Error::corrupt("f", 0, "bits")), 2, 2),
+            (invalid(), 3, 3),
+            (poisoned(invalid()), 3, 3),
+            (Error::KeyKind { expected: "str", found: "u64" }, 3, 3),
+            (Error::Mismatch { position: 0, expected: "a".into(), found: "b".into() }, 3, 3),
+            (Error::TooLarge { what: "a value in bytes".into(), found: 2, limit: 1 }, 3, 3),
+            (Error::NewerFormat { path: "f".into(), found: 9, supported: 1 }, 3, 3),
+            (Error::LaneBusy { lane: 0, path: "lock".into() }, 4, 4),
+            (Error::ReadOnly { why: "give Options::allow_network(true)".into() }, 4, 4),
+            (Error::Closed, 4, 4),
+            (io_error(ErrorKind::StorageFull), 4, 4),
+            (poisoned(io_error(ErrorKind::StorageFull)), 4, 4),
+            (io_error(ErrorKind::QuotaExceeded), 4, 4),
+            (io_error(ErrorKind::PermissionDenied), 4, 4),
+            (io_error(ErrorKind::ReadOnlyFilesystem), 4, 4),
+            (io_error(ErrorKind::Other), 4, 4),
+            (io_error(ErrorKind::NotFound), 4, 3),
+            (io_error(ErrorKind::NotADirectory), 4, 3),
+            (io_error(ErrorKind::IsADirectory), 4, 3),
+            (io_error(ErrorKind::AlreadyExists), 4, 3),
+            (io_error(ErrorKind::InvalidFilename), 4, 3),
+        ]
+    }
+
+    #[test]
+    fn every_error_has_its_exit_code() {
+        for (error, within, opening) in table() {
+            assert_eq!(Failure::opening(&error).code(), opening, "opening: {error:?}");
+            assert_eq!(Failure::from(error.clone()).code(), within, "{error:?}");
+        }
+        for (kind, code) in [
+            (ErrorKind::NotFound, 3),
+            (ErrorKind::IsADirectory, 3),
+            (ErrorKind::UnexpectedEof, 3),
+            (ErrorKind::InvalidData, 3),
+            (ErrorKind::InvalidInput, 3),
+            (ErrorKind::PermissionDenied, 4),
+            (ErrorKind::StorageFull, 4),
+            (ErrorKind::ReadOnlyFilesystem, 4),
+            (ErrorKind::FileTooLarge, 4),
+        ] {
+            assert_eq!(Failure::io(Path::new("f"), &io::Error::from(kind)).code(), code, "{kind}");
+        }
+        assert_eq!(Failure::standard_output(&ErrorKind::BrokenPipe.into()).code(), 0);
+        assert_eq!(Failure::standard_output(&ErrorKind::StorageFull.into()).code(), 4);
+        assert_eq!((Failure::missing(String::new()).code(), Failure::damage().code()), (1, 2));
+    }
+
+    #[test]
+    fn messages_name_options_of_the_command() {
+        for (error, ..) in table() {
+            let said = Failure::from(error.clone()).message().unwrap_or_default().to_owned();
+            assert!(!said.contains("::") && !said.contains("get_batch_into"), "{error:?}: {said}");
+        }
+        let said = |error: Error| message(&error);
+        assert!(said(Error::ReadOnly { why: "x, or Options::allow_network(true)".into() }).contains("--allow-network"));
+        assert!(said(Error::LaneBusy { lane: 0, path: "lock".into() }).contains("--lane auto"));
+        let large = Error::TooLarge { what: "a decoded value in bytes".into(), found: 2, limit: 1 };
+        assert!(said(large).contains("--max-value-bytes"));
+        let zero = Error::invalid("the option max_value_bytes is 0: give at least 1");
+        assert_eq!(said(zero), "--max-value-bytes is 0: give at least 1");
+    }
+}

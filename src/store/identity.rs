@@ -1,0 +1,175 @@
+//! What a store is called, how it hashes, and which kind its keys are: `store.json`, which segments can stand in for.
+
+use std::collections::HashMap;
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::core::Core;
+use super::locks::wait_for_open_lock;
+use crate::checksum::crc32;
+use crate::error::{Error, Result};
+use crate::io::{Durability, Storage};
+use crate::key::KeyKind;
+use crate::names::{self, SegmentId};
+use crate::segment::layout::FORMAT_VERSION;
+use crate::segment::reader::Segment;
+use crate::segment::scan::read_front;
+use crate::segment::writer::StoreIdentity;
+
+/// The contents of `store.json`.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct IdentityFile {
+    format: u32,
+    store: uuid::Uuid,
+    hash: u8,
+    /// Fixed by the first write, before any segment says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<KeyKind>,
+    crc32: u32,
+}
+
+impl IdentityFile {
+    fn new(identity: StoreIdentity, key: Option<KeyKind>) -> Self {
+        let mut file = Self { format: FORMAT_VERSION, store: identity.store, hash: identity.hash_id, key, crc32: 0 };
+        file.crc32 = file.checksum();
+        file
+    }
+
+    fn checksum(&self) -> u32 {
+        let key = self.key.map_or_else(String::new, |key| format!(" {}", key.name()));
+        crc32(format!("{} {} {}{key}", self.format, self.store, self.hash).as_bytes())
+    }
+}
+
+/// What `store.json` holds.
+#[derive(Debug, Clone)]
+pub(crate) enum Recorded {
+    /// There is no such file.
+    Absent,
+    /// Its checksum does not match.
+    Damaged(Error),
+    /// The identity, and the kind of keys once it is fixed.
+    Identity(StoreIdentity, Option<KeyKind>),
+}
+
+/// Reads `store.json`.
+///
+/// # Errors
+/// [`Error::NewerFormat`] for a newer version, IO errors.
+pub(crate) fn read(storage: &dyn Storage) -> Result<Recorded> {
+    const MOST_BYTES: u64 = 4096;
+    let file = match storage.open(Path::new(names::IDENTITY), 0) {
+        Ok(file) => file,
+        Err(error) if error.is_not_found() => return Ok(Recorded::Absent),
+        Err(error) => return Err(error),
+    };
+    let path = storage.describe(Path::new(names::IDENTITY));
+    let bytes = file.bytes(0, file.len_bytes()?.min(MOST_BYTES) as usize)?;
+    let found = match serde_json::from_slice::<IdentityFile>(&bytes) {
+        Ok(found) if found.crc32 == found.checksum() => found,
+        Ok(_) => return Ok(Recorded::Damaged(Error::corrupt(path, 0, "its checksum does not match what it says"))),
+        Err(error) => return Ok(Recorded::Damaged(Error::corrupt(path, 0, format!("it is no identity: {error}")))),
+    };
+    if found.format > FORMAT_VERSION {
+        return Err(Error::NewerFormat { path, found: found.format, supported: FORMAT_VERSION });
+    }
+    Ok(Recorded::Identity(StoreIdentity { store: found.store, hash_id: found.hash }, found.key))
+}
+
+/// The identity of the store: what `store.json` says; without it, what most sealed segments say (of as many, the first
+/// by name), or else the first active one. `None` if there is no store.
+pub(crate) fn find(
+    storage: &dyn Storage,
+    recorded: &Recorded,
+    segments: &[Arc<Segment>],
+    active: &[SegmentId],
+) -> Option<StoreIdentity> {
+    if let Recorded::Identity(identity, _) = recorded {
+        return Some(*identity);
+    }
+    let mut votes: HashMap<StoreIdentity, (usize, std::cmp::Reverse<usize>)> = HashMap::new();
+    for (position, segment) in segments.iter().enumerate() {
+        votes.entry(StoreIdentity::of(&segment.front.header)).or_insert((0, std::cmp::Reverse(position))).0 += 1;
+    }
+    let most = votes.into_iter().max_by_key(|(_, votes)| *votes).map(|(identity, _)| identity);
+    most.or_else(|| {
+        active.iter().find_map(|&id| {
+            let path = names::active(id);
+            let front = read_front(&path, &*storage.open(&path, 0).ok()?, id).ok()?;
+            Some(StoreIdentity::of(&front.header))
+        })
+    })
+}
+
+/// Writes `store.json`, in the place of a former one.
+///
+/// # Errors
+/// IO errors; the former file is then still there.
+pub(crate) fn write(
+    storage: &dyn Storage,
+    identity: StoreIdentity,
+    key: Option<KeyKind>,
+    durability: Durability,
+) -> Result<()> {
+    let json = serde_json::to_vec(&IdentityFile::new(identity, key))
+        .map_err(|error| Error::invalid(format!("identity: {error}")))?;
+    replace_file(storage, Path::new(names::IDENTITY), &json, durability)
+}
+
+/// Puts a file of these bytes at `path`, in the place of a former one, in one step.
+///
+/// # Errors
+/// IO errors; the former file is then still there.
+pub(crate) fn replace_file(storage: &dyn Storage, path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(names::TEMPORARY_SUFFIX);
+    let temporary = PathBuf::from(temporary);
+    match storage.remove(&temporary) {
+        Err(error) if !error.is_not_found() => return Err(error),
+        _ => {}
+    }
+    let mut file = storage.create(&temporary)?;
+    file.append(&[IoSlice::new(bytes)])?;
+    file.sync(durability)?;
+    storage.rename(&temporary, path)?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    if durability > Durability::Buffered { storage.sync_dir(folder) } else { Ok(()) }
+}
+
+impl Core {
+    /// Fixes the kind of the store's keys with its first write, for all lanes: before any of them has committed a row,
+    /// `store.json` is what they agree by.
+    ///
+    /// # Errors
+    /// [`Error::KeyKind`] if it is another; IO errors.
+    pub(crate) fn claim_key_kind(&self, kind: KeyKind) -> Result<()> {
+        if let Some(fixed) = self.key_kind() {
+            return fixed.expect(kind);
+        }
+        let _opening = wait_for_open_lock(&*self.storage)?;
+        // Another lane may have committed rows since this handle was opened.
+        self.refresh()?;
+        if let Some(fixed) = self.key_kind() {
+            return fixed.expect(kind);
+        }
+        match read(&*self.storage)? {
+            Recorded::Identity(identity, _) if identity != self.identity => Err(Error::ReadOnly {
+                why: format!(
+                    "{} was exchanged since: it names store {}, not {}",
+                    self.storage.describe(Path::new(names::IDENTITY)).display(),
+                    identity.store,
+                    self.identity.store
+                ),
+            }),
+            Recorded::Identity(_, Some(fixed)) => {
+                self.fix_key_kind(fixed)?;
+                fixed.expect(kind)
+            }
+            _ => {
+                write(&*self.storage, self.identity, Some(kind), self.options.durability)?;
+                self.fix_key_kind(kind)
+            }
+        }
+    }
+}
