@@ -72,6 +72,11 @@ impl Failure {
         Self { kind: Kind::Damage, message: None }
     }
 
+    /// A file that the caller named is damaged.
+    pub(crate) fn damaged(message: String) -> Self {
+        Self { kind: Kind::Damage, message: Some(message) }
+    }
+
     /// The input or its use is wrong.
     pub(crate) fn input(message: String) -> Self {
         Self { kind: Kind::Input, message: Some(message) }

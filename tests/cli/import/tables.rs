@@ -269,12 +269,39 @@ fn sealed_segments_can_be_imported() {
         assert!(files > 1);
         same(&place, &again, &values);
     }
+    a_damaged_segment_is_told(&place);
     let store = Options::new().open(place.path("cache"), "m0").unwrap();
     store.delete("key/00").unwrap();
     store.close().unwrap();
     let segments = std::fs::read_dir(place.store("m0").join("segments")).unwrap();
     let newest = segments.map(|entry| entry.unwrap().path()).max().unwrap();
     assert!(place.refused(&[text(&newest)]).contains("deleted keys"));
+}
+
+/// A flipped bit of a row is damage, whether its column is imported or not.
+fn a_damaged_segment_is_told(place: &Place) {
+    let values: Vec<(String, Value)> = (0..50)
+        .map(|row| {
+            let tensor = Tensor::from_slice(&[16], &[row as f32 + 0.25; 16]).unwrap();
+            (format!("key/{row:02}"), Value::Map(vec![("x".into(), tensor.into()), ("n".into(), Value::Int(row))]))
+        })
+        .collect();
+    fill(place, "whole", Options::new(), &values);
+    let segment = std::fs::read_dir(place.store("whole").join("segments")).unwrap().next().unwrap().unwrap().path();
+    let bytes = std::fs::read(&segment).unwrap();
+    let whole = place.file("whole.arrow", &bytes);
+    place.import("again", &[text(&whole), "--tensor", "value/n"]);
+    assert_eq!(place.get("again", "key/07"), Some(Value::Int(7)));
+    let row = 7.25_f32.to_le_bytes().repeat(16);
+    let at = bytes.windows(row.len()).position(|window| window == row).unwrap();
+    let mut bytes = bytes;
+    bytes[at + 5] ^= 1;
+    let damaged = place.file("damaged.arrow", &bytes);
+    for arguments in [&[][..], &["--tensor", "value/n"]] {
+        let store = place.store("damaged");
+        let (found, message) = code(&[&["import", text(&store), text(&damaged)], arguments].concat());
+        assert!(found == 2 && message.contains("row 7 is damaged") && !store.exists(), "{found}: {message}");
+    }
 }
 
 /// Whatever is flipped or cut, an import ends with an exit code of the table and says why.

@@ -5,8 +5,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::output::Failure;
 
-/// Hashes that are held at a time: 16 MiB.
-const MOST_HASHES: u64 = 2 << 20;
+/// Hashes that are held at a time: 8 MiB.
+const MOST_HASHES: u64 = 1 << 20;
 
 /// Calls its argument with all keys, some at a time, once.
 pub(crate) type EachKey<'a> = dyn Fn(&mut dyn FnMut(Vec<Key>) -> Result<(), Failure>) -> Result<(), Failure> + 'a;

@@ -102,7 +102,7 @@ fn no_nulls_within(array: &dyn Array) -> Result<(), Refusal> {
 }
 
 /// The elements of an array of numbers, as bytes.
-fn elements(array: &dyn Array) -> Result<Option<(Dtype, Bytes)>, Refusal> {
+pub(crate) fn elements(array: &dyn Array) -> Result<Option<(Dtype, Bytes)>, Refusal> {
     let Some(dtype) = dtype_of(array.data_type()) else { return Ok(None) };
     no_nulls_within(array)?;
     if let Some(flags) = array.as_boolean_opt() {
@@ -183,7 +183,7 @@ pub(crate) fn fixed(field: &Field, array: &dyn Array) -> Result<Option<Fixed>, R
 }
 
 /// The items of all lists of `list`, without those before and behind.
-fn flat(list: &FixedSizeListArray) -> ArrayRef {
+pub(crate) fn flat(list: &FixedSizeListArray) -> ArrayRef {
     list.values().slice(list.value_offset_at(0), list.len() * list.value_length() as usize)
 }
 

@@ -87,6 +87,10 @@ impl<'a> Parser<'a> {
         if self.take('[') {
             return Ok(Literal::List(self.items(']', depth)?.0));
         }
+        // Python 2 marked texts so.
+        if let Some(text) = self.rest.strip_prefix(['u', 'b']).filter(|text| text.starts_with(['\'', '"'])) {
+            self.rest = text;
+        }
         match self.rest.chars().next() {
             Some(quote @ ('\'' | '"')) => self.text(quote),
             Some(first) if first.is_ascii_digit() || first == '-' => self.number(),
@@ -156,6 +160,7 @@ mod tests {
         assert_eq!(shape("()"), numbers(&[]));
         assert_eq!(shape("(6)"), Literal::Number(6));
         assert_eq!(shape("(-1,)"), numbers(&[-1]));
+        assert_eq!(parse_dictionary("{u'a': b'x'}"), Ok(vec![("a".into(), Literal::Text("x".into()))]));
         assert!(parse_dictionary("{\"a\":[('x', '<i8', (3,))],}").is_ok());
     }
 

@@ -20,6 +20,7 @@ mod packed;
 mod parquet;
 mod put;
 mod safetensors;
+mod segment;
 mod source;
 mod table;
 mod tree;
@@ -73,7 +74,7 @@ pub(crate) struct Arguments {
     /// Is put before each key; row numbers become text then.
     #[arg(long)]
     key_prefix: Option<String>,
-    /// Lets row numbers replace keys that the store has already.
+    /// Lets row numbers replace keys that the store has already; keys that are given do so in any case.
     #[arg(long)]
     overwrite: bool,
     /// The tensor of a .safetensors file or the array of a .npz file whose rows become values, or the column whose cells

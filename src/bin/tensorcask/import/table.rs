@@ -9,6 +9,7 @@ use tensorcask::{Dtype, Key, KeyKind};
 
 use super::columns::{Refusal, fixed, values};
 use super::input::InputFile;
+use super::segment::{COLUMN, Checksums};
 use super::source::{CHUNK_BYTES, CHUNK_ROWS, Chunk, Chunks, Rows, Source, check_value_len, tensor_len_bytes};
 use super::tree::Tree;
 use crate::output::Failure;
@@ -38,14 +39,36 @@ pub(crate) struct Wanted<'a> {
     pub key_kind: Option<KeyKind>,
 }
 
+/// What a column is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// The keys, whatever else it may be.
+    Key,
+    /// A leaf of the values.
+    Value,
+    /// The row checksums of a segment.
+    Checksum,
+    /// Nothing but the checksums of its rows.
+    Checked,
+}
+
+/// A column that is read.
+#[derive(Debug)]
+struct Column {
+    /// Its place in the schema.
+    at: usize,
+    field: Field,
+    role: Role,
+}
+
 /// A table whose rows are values.
 pub(crate) struct Table<T> {
     tables: T,
-    /// The columns that are read, in the order of the schema, with their fields.
-    columns: Vec<(usize, Field)>,
-    /// Place and kind of the keys among those.
-    key: Option<(usize, KeyKind)>,
+    /// The columns that are read, in the order of the schema.
+    columns: Vec<Column>,
+    key_kind: Option<KeyKind>,
     tree: Tree,
+    checksums: Option<Checksums>,
 }
 
 impl<T: Tables> Table<T> {
@@ -70,38 +93,38 @@ impl<T: Tables> Table<T> {
                 file.refuse("it has a column \"key\" of keys: leave out --keys and --first-key, or rename the column")
             );
         }
-        let is_segment = schema.metadata().contains_key("tensorcask");
+        let checksums = Checksums::of(&schema);
         let only = wanted.tensor.map(|name| find("--tensor", name)).transpose()?.flatten();
-        let is_value = |at: usize| match only {
-            Some(only) => at == only,
-            // The checksums of a segment are those of that file.
-            None => Some(at) != key_at && !(is_segment && names.get(at) == Some(&"row_crc32")),
+        let role = |at: usize, field: &Field| match (only, Some(at) == key_at) {
+            (_, true) => Some(Role::Key),
+            _ if checksums.is_some() && field.name() == COLUMN => Some(Role::Checksum),
+            (Some(only), _) if at != only => checksums.map(|_| Role::Checked),
+            _ => Some(Role::Value),
         };
-        let fields = schema.fields().iter().enumerate().filter(|(at, _)| Some(*at) == key_at || is_value(*at));
-        let columns: Vec<(usize, Field)> = fields.map(|(at, field)| (at, Field::clone(field))).collect();
-        let key = match key_at.and_then(|at| columns.iter().position(|(found, _)| *found == at)) {
-            Some(place) => {
-                let kind = columns.get(place).map(|(_, field)| key_kind(field.data_type(), wanted.key_kind));
-                kind.transpose()
-                    .map_err(|why| file.refuse(format!("the column of keys {why}")))?
-                    .map(|kind| (place, kind))
-            }
-            None => None,
-        };
-        let value_names: Vec<&str> =
-            columns.iter().filter(|(at, _)| is_value(*at)).map(|(_, field)| field.name().as_str()).collect();
+        let fields = schema.fields().iter().enumerate();
+        let columns: Vec<Column> = fields
+            .filter_map(|(at, field)| Some(Column { at, field: Field::clone(field), role: role(at, field)? }))
+            .collect();
+        let keys = columns.iter().find(|column| column.role == Role::Key);
+        let kind = keys.map(|column| key_kind(column.field.data_type(), wanted.key_kind)).transpose();
+        let key_kind = kind.map_err(|why| file.refuse(format!("the column of keys {why}")))?;
+        let value_names: Vec<&str> = columns
+            .iter()
+            .filter(|column| column.role == Role::Value)
+            .map(|column| column.field.name().as_str())
+            .collect();
         let tree = match only {
             Some(_) => Tree::Leaf(0),
             None => Tree::of(&schema, &value_names).map_err(|why| file.refuse(why))?,
         };
-        if value_names.is_empty() && !is_segment {
+        if value_names.is_empty() && checksums.is_none() {
             return Err(file.refuse(format!("there is no column of values; there are {}", list())));
         }
-        Ok(Self { tables, columns, key, tree })
+        Ok(Self { tables, columns, key_kind, tree, checksums })
     }
 
     fn batches(&self) -> Result<Batches<'_>, Failure> {
-        let columns: Vec<usize> = self.columns.iter().map(|(at, _)| *at).collect();
+        let columns: Vec<usize> = self.columns.iter().map(|column| column.at).collect();
         self.tables.batches(&columns)
     }
 
@@ -110,18 +133,42 @@ impl<T: Tables> Table<T> {
         self.tables.file().refuse(format!("column {column:?}{row}: {}", refusal.why))
     }
 
+    /// Compares the row checksums of a segment.
+    fn check_rows(&self, batch: &RecordBatch, first: u64) -> Result<(), Failure> {
+        let Some(checksums) = self.checksums else { return Ok(()) };
+        let (mut key, mut stored, mut leaves) = (None, None, Vec::new());
+        for (column, Column { field, role, .. }) in batch.columns().iter().zip(&self.columns) {
+            match role {
+                Role::Checksum => stored = Some(column),
+                _ if field.name() == "key" => key = Some(column),
+                _ => leaves.push(column),
+            }
+        }
+        let damaged = key.zip(stored).map_or(Some(0), |(key, stored)| checksums.first_damaged(key, &leaves, stored));
+        match damaged {
+            Some(row) => Err(Failure::damaged(format!(
+                "{}: row {} is damaged: its checksum does not match; open its store to save the others, or export that",
+                self.path().display(),
+                first + row as u64
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// The rows of a batch, of which the first is row `first` of the file.
     fn chunk(&self, batch: &RecordBatch, first: u64) -> Result<Chunk, Failure> {
+        self.check_rows(batch, first)?;
         let mut keys = None;
         let mut leaves = Vec::with_capacity(self.columns.len());
-        for (place, (_, field)) in self.columns.iter().enumerate() {
+        for (place, Column { field, role, .. }) in self.columns.iter().enumerate() {
             let fail = |refusal: Refusal| self.refuse(field.name(), first, &refusal);
             let Some(column) = batch.columns().get(place) else {
                 return Err(fail(Refusal::from("it is not there in all parts of the file".to_owned())));
             };
-            match self.key {
-                Some((key, kind)) if key == place => keys = Some(column_keys(column, kind).map_err(fail)?),
-                _ => leaves.push((field, decoded(column).map_err(fail)?)),
+            match (role, self.key_kind) {
+                (Role::Key, Some(kind)) => keys = Some(column_keys(column, kind).map_err(fail)?),
+                (Role::Value, _) => leaves.push((field, decoded(column).map_err(fail)?)),
+                _ => {}
             }
         }
         let len = batch.num_rows();
@@ -167,12 +214,12 @@ impl<T: Tables> Source for Table<T> {
     }
 
     fn key_kind(&self) -> Option<KeyKind> {
-        self.key.map(|(_, kind)| kind)
+        self.key_kind
     }
 
     fn keys(&self, each: &mut dyn FnMut(Vec<Key>) -> Result<(), Failure>) -> Result<(), Failure> {
-        let Some((place, kind)) = self.key else { return Ok(()) };
-        let Some((at, field)) = self.columns.get(place) else { return Ok(()) };
+        let column = self.columns.iter().find(|column| column.role == Role::Key);
+        let Some((Column { at, field, .. }, kind)) = column.zip(self.key_kind) else { return Ok(()) };
         let mut first = 0;
         for batch in self.tables.batches(&[*at])? {
             let batch = batch?;
@@ -200,7 +247,7 @@ impl<T: Tables> Source for Table<T> {
     }
 
     fn structure(&self) -> Option<String> {
-        let columns = self.columns.iter().map(|(_, field)| {
+        let columns = self.columns.iter().map(|Column { field, .. }| {
             let dtype = field.metadata().get("dtype").map(|dtype| format!(" as {dtype}")).unwrap_or_default();
             format!("{} {}{dtype}", field.name(), field.data_type())
         });
@@ -208,7 +255,11 @@ impl<T: Tables> Source for Table<T> {
     }
 
     fn dtypes(&self) -> Vec<Dtype> {
-        self.columns.iter().flat_map(|(_, field)| super::columns::dtypes(field)).collect()
+        self.columns
+            .iter()
+            .filter(|column| column.role == Role::Value)
+            .flat_map(|column| super::columns::dtypes(&column.field))
+            .collect()
     }
 }
 
