@@ -13,15 +13,12 @@ const SIX: [f32; 6] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0];
 /// What it is, the file, and the dtype, shape and bytes of its rows.
 type Case<'a> = (&'a str, Vec<u8>, Dtype, &'a [usize], Vec<u8>);
 
-/// Each array is imported bit for bit, as rows of this dtype and shape with these bytes.
-#[test]
-fn arrays_of_every_writer() {
-    let place = Place::new();
+fn cases<'a>() -> Vec<Case<'a>> {
     let data = floats(&SIX);
     let turned = |numbers: &[f32]| numbers.iter().flat_map(|n| n.to_be_bytes()).collect::<Vec<u8>>();
     let plain = header("<f4", false, &[3, 2]);
     let nan: Vec<u8> = [0x7fc0_0000_u32, 0x7f80_0001, 0xffc1_2345].iter().flat_map(|bits| bits.to_le_bytes()).collect();
-    let cases: Vec<Case<'_>> = vec![
+    vec![
         ("plain", npy(&plain, &data), Dtype::F32, &[2], data.clone()),
         ("version 2", npy_of_version(2, &plain, &data), Dtype::F32, &[2], data.clone()),
         ("version 3", npy_of_version(3, &plain, &data), Dtype::F32, &[2], data.clone()),
@@ -94,8 +91,14 @@ fn arrays_of_every_writer() {
             vec![1, 2, 3, 4],
         ),
         ("no elements", npy(&header("<f4", false, &[5, 0]), &[]), Dtype::F32, &[0], vec![]),
-    ];
-    for (at, (name, bytes, dtype, shape, expected)) in cases.iter().enumerate() {
+    ]
+}
+
+/// Each array is imported bit for bit, as rows of this dtype and shape with these bytes.
+#[test]
+fn arrays_of_every_writer() {
+    let place = Place::new();
+    for (at, (name, bytes, dtype, shape, expected)) in cases().iter().enumerate() {
         let file = place.file(if at % 2 == 0 { "in.npy" } else { "IN.NPY" }, bytes);
         let store = format!("s{at}");
         let said = place.import(&store, &[text(&file)]);

@@ -295,7 +295,7 @@ fn a_damaged_segment_is_told(place: &Place) {
     let row = 7.25_f32.to_le_bytes().repeat(16);
     let at = bytes.windows(row.len()).position(|window| window == row).unwrap();
     let mut bytes = bytes;
-    bytes[at + 5] ^= 1;
+    *bytes.get_mut(at + 5).unwrap() ^= 1;
     let damaged = place.file("damaged.arrow", &bytes);
     for arguments in [&[][..], &["--tensor", "value/n"]] {
         let store = place.store("damaged");

@@ -232,8 +232,8 @@ pub(crate) fn values(field: &Field, array: &dyn Array) -> Result<Vec<Value>, Ref
                 (0..array.len()).map(|at| tensor(dtype, &[], data.slice(at * width..(at + 1) * width))).collect()
             }
             None => Err(Refusal::from(format!(
-                "its type {other} cannot be stored: convert it to numbers, texts or lists of numbers, or choose a column \
-                 with --tensor"
+                "its type {other} cannot be stored: convert it to numbers, texts or lists of numbers, or choose a \
+                 column with --tensor"
             ))),
         },
     }

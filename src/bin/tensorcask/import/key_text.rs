@@ -1,8 +1,8 @@
 //! Text files of keys: one key a line.
 //!
 //! A line ends with LF or CRLF, and its bytes are the key as they are, blanks included. What cannot be told from a
-//! mistake is refused with its line: an empty line (empty lines at the end are left out), a CR elsewhere, bytes that are
-//! not UTF-8, a NUL.
+//! mistake is refused with its line: an empty line (empty lines at the end are left out), a CR elsewhere, bytes that
+//! are not UTF-8, a NUL.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};

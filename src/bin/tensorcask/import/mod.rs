@@ -1,7 +1,7 @@
 //! `tensorcask import`
 //!
-//! All files are checked before the store is opened: a refused import keeps nothing. Then rows are put in chunks that are
-//! bounded by bytes, each written before the next is read.
+//! All files are checked before the store is opened: a refused import keeps nothing. Then rows are put in chunks that
+//! are bounded by bytes, each written before the next is read.
 
 mod array;
 mod arrow_file;
@@ -52,16 +52,16 @@ enum CodecName {
 pub(crate) struct Arguments {
     /// The store's folder; made if it is not there.
     store: PathBuf,
-    /// .npy, .npz, .safetensors, Arrow (.arrow, .ipc, .feather; files and streams) or .parquet files, or folders of them
-    /// (in the order of their names). All are of one format.
+    /// .npy, .npz, .safetensors, Arrow (.arrow, .ipc, .feather; files and streams) or .parquet files, or folders of
+    /// them (in the order of their names). All are of one format.
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// A file with the key of each row: text, one key a line, or a .npy file of integers or texts. Once for all rows, or
-    /// once a file.
+    /// A file with the key of each row: text, one key a line, or a .npy file of integers or texts. Once for all rows,
+    /// or once a file.
     #[arg(long)]
     keys: Vec<PathBuf>,
-    /// The column of an Arrow or Parquet file, or the array of a .npz file, that has the keys (default: `key`, if there is
-    /// one).
+    /// The column of an Arrow or Parquet file, or the array of a .npz file, that has the keys (default: `key`, if there
+    /// is one).
     #[arg(long, conflicts_with = "keys")]
     key_column: Option<String>,
     /// The kind of the keys: str, u64 or bytes (hexadecimal in text; default: str for text, or what a column or array
@@ -77,8 +77,9 @@ pub(crate) struct Arguments {
     /// Lets row numbers replace keys that the store has already; keys that are given do so in any case.
     #[arg(long)]
     overwrite: bool,
-    /// The tensor of a .safetensors file or the array of a .npz file whose rows become values, or the column whose cells
-    /// do. Without it each tensor becomes one value under its name, and a row of several arrays or columns a map of them.
+    /// The tensor of a .safetensors file or the array of a .npz file whose rows become values, or the column whose
+    /// cells do. Without it each tensor becomes one value under its name, and a row of several arrays or columns a map
+    /// of them.
     #[arg(long)]
     tensor: Option<String>,
     /// What elements of a .npy or .npz file are whose type numpy has no name for, or that were saved as integers of the
@@ -274,7 +275,8 @@ fn report(
     output.line(
         || {
             format!(
-                "{rows} values, {} in {seconds:.2} s\n{} distinct keys, {duplicates} duplicates: {} new, {replaced} replaced",
+                "{rows} values, {} in {seconds:.2} s\n{} distinct keys, {duplicates} duplicates: {} new, {replaced} \
+                 replaced",
                 crate::output::bytes(done.bytes),
                 plan.distinct,
                 done.new

@@ -52,8 +52,8 @@ impl Header {
     }
 }
 
-/// Reads the header of the array that starts at `start` and takes `len_bytes`; checks its length against it. `format` is
-/// that of the file, `name` what the array is called in messages.
+/// Reads the header of the array that starts at `start` and takes `len_bytes`; checks its length against it. `format`
+/// is that of the file, `name` what the array is called in messages.
 pub(crate) fn read_header(
     file: &InputFile,
     format: Format,
@@ -249,8 +249,8 @@ pub(crate) fn numbers(
                 format!("its elements are {size} bytes of a type that the file does not name ({descr:?}): convert them")
             } else {
                 format!(
-                    "its elements are {} bits of a type that the file does not name ({descr:?}, as ml_dtypes saves it): \
-                     say which it is with {known}",
+                    "its elements are {} bits of a type that the file does not name ({descr:?}, as ml_dtypes saves \
+                     it): say which it is with {known}",
                     size * 8
                 )
             });

@@ -83,9 +83,9 @@ fn check_store(arguments: &Arguments, plan: &Plan, store: &Store) -> Result<(), 
     })?;
     match first {
         Some(first) => Err(Failure::input(format!(
-            "the rows have no keys of their own, and {taken} of their {} numbers are keys of {} already, first {first}: \
-             number them from another one on with --first-key, make other keys with --key-prefix or --keys, or replace what \
-             is there with --overwrite",
+            "the rows have no keys of their own, and {taken} of their {} numbers are keys of {} already, \
+             first {first}: number them from another one on with --first-key, make other keys with --key-prefix or \
+             --keys, or replace what is there with --overwrite",
             plan.rows,
             arguments.store.display()
         ))),

@@ -27,8 +27,8 @@ impl Tree {
         }
     }
 
-    /// The tree of columns called `names`: what the header of a segment says; the value itself where there is one column;
-    /// a tree where all are called `value` and a JSON pointer, as exports have it; else a map.
+    /// The tree of columns called `names`: what the header of a segment says; the value itself where there is one
+    /// column; a tree where all are called `value` and a JSON pointer, as exports have it; else a map.
     pub(crate) fn of(schema: &Schema, names: &[&str]) -> Result<Self, String> {
         if let Some(tree) = header(schema)? {
             return match tree.leaves() {
