@@ -177,6 +177,18 @@ impl Error {
         matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
     }
 
+    /// Whether a name that was to be read as a file stands for something else.
+    pub(crate) fn is_no_file(&self) -> bool {
+        use std::io::ErrorKind::{AlreadyExists, InvalidInput, IsADirectory};
+        matches!(self, Self::Io { source, .. } if matches!(source.kind(), IsADirectory | InvalidInput | AlreadyExists))
+    }
+
+    /// All numbers that a lane can give to its files were given out.
+    pub(crate) fn no_sequence(lane: u16) -> Self {
+        let limit = crate::names::SegmentId::MOST_SEQUENCE;
+        Self::TooLarge { what: format!("the number of the next file of lane {lane}"), found: limit, limit: limit - 1 }
+    }
+
     /// The file or folder concerned, where there is one.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {

@@ -34,6 +34,16 @@ pub(crate) struct SegmentId {
 }
 
 impl SegmentId {
+    /// Sequence numbers stay below this one: at a thousand a second, a lane does not come to it in 8,000 years. A file that
+    /// has a greater number was named by somebody else, and must not use up the numbers before it.
+    pub(crate) const MOST_SEQUENCE: u64 = 1 << 48;
+
+    /// The number behind all of `taken`; `None` if none is left.
+    pub(crate) fn next_sequence(taken: impl Iterator<Item = u64>) -> Option<u64> {
+        let newest = taken.filter(|sequence| *sequence < Self::MOST_SEQUENCE).max().unwrap_or(0);
+        Some(newest + 1).filter(|next| *next < Self::MOST_SEQUENCE)
+    }
+
     fn stem(self) -> String {
         format!("{:04}-{:010}", self.lane, self.sequence)
     }
@@ -214,6 +224,13 @@ pub(crate) fn check_module_id(module_id: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_not_used_up_by_a_name() {
+        let next = |taken: &[u64]| SegmentId::next_sequence(taken.iter().copied());
+        assert_eq!((next(&[]), next(&[7, u64::MAX, 1 << 48, 3])), (Some(1), Some(8)));
+        assert_eq!((next(&[(1 << 48) - 2]), next(&[(1 << 48) - 1])), (Some((1 << 48) - 1), None));
+    }
 
     #[test]
     fn names_round_trip() {

@@ -17,7 +17,7 @@ pub(crate) use self::derive::{LeafValue, derive, single_tensor_schema};
 use crate::codec::Codec;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::key::KeyKind;
+use crate::key::{HashSeed, KeyKind};
 use crate::names::SegmentId;
 use crate::value::Value;
 
@@ -129,6 +129,9 @@ pub(crate) struct Header {
     pub sequence: u64,
     /// [`crate::key::KeyHasher::id`].
     pub hash: u8,
+    /// From version 2 on; before that, hashes have the seed 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash_seed: Option<HashSeed>,
     #[serde(flatten)]
     pub schema: RowSchema,
 }

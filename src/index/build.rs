@@ -2,8 +2,7 @@
 
 use super::merge::HashRow;
 use super::run_layout::{
-    BUCKET_LEN_BYTES, BUCKETS_OFFSET, Bucket, Covered, EMPTY, Footer, MAGIC, PAGE_BUCKETS, RUN_VERSION, SLOTS, home,
-    tag,
+    BUCKET_LEN_BYTES, BUCKETS_OFFSET, Bucket, Covered, EMPTY, Footer, MAGIC, PAGE_BUCKETS, SLOTS, home, tag,
 };
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
@@ -18,6 +17,10 @@ const MOST_TAKEN: usize = 1 << 12;
 pub(crate) struct RunHeader {
     pub store: [u8; 16],
     pub hash_id: u8,
+    /// What key hashes start from; 0 before version 2.
+    pub hash_seed: u64,
+    /// Version of the run.
+    pub version: u32,
     /// Row numbers of the run count through these segments.
     pub covered: Vec<Covered>,
     /// The state of the store for which `live_keys` holds.
@@ -59,7 +62,7 @@ impl<'a> RunBuilder<'a> {
             return Err(Error::TooLarge { what: "the rows of one index run".into(), found: rows, limit: EMPTY - 1 });
         }
         let mut first_page = vec![0; BUCKETS_OFFSET as usize];
-        let version = RUN_VERSION.to_le_bytes();
+        let version = header.version.to_le_bytes();
         for (target, byte) in first_page.iter_mut().zip(MAGIC.iter().chain(&version)) {
             *target = *byte;
         }
@@ -159,7 +162,9 @@ impl<'a> RunBuilder<'a> {
         let pages_offset = BUCKETS_OFFSET + self.base * BUCKET_LEN_BYTES as u64;
         let footer = Footer {
             store: self.header.store,
+            version: self.header.version,
             hash_id: self.header.hash_id,
+            hash_seed: self.header.hash_seed,
             keys: self.keys,
             buckets: self.buckets,
             spill_buckets: self.base - self.buckets,

@@ -242,8 +242,8 @@ impl Run {
     }
 
     /// The key hash that the run was built with.
-    pub(crate) fn hash_id(&self) -> u8 {
-        self.footer.hash_id
+    pub(crate) fn hash(&self) -> (u8, u64) {
+        (self.footer.hash_id, self.footer.hash_seed)
     }
 
     /// The file, for messages.
@@ -260,7 +260,14 @@ mod tests {
     fn run_of(pairs: &mut [(u64, u64)], rows: u64) -> Vec<u8> {
         pairs.sort_unstable();
         let covered = Covered { lane: 1, sequence: 2, rows, seal_crc: 3, first_stamp: 4, last_stamp: 5 };
-        let header = RunHeader { store: [7; 16], hash_id: 0, covered: vec![covered], known_fingerprint: 9 };
+        let header = RunHeader {
+            store: [7; 16],
+            hash_id: 0,
+            hash_seed: 0,
+            version: 1,
+            covered: vec![covered],
+            known_fingerprint: 9,
+        };
         let mut bytes = Vec::new();
         let mut sink = |part: &[u8]| {
             bytes.extend_from_slice(part);

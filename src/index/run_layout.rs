@@ -9,7 +9,7 @@ use crate::checksum::crc32;
 use crate::error::{Error, Result};
 
 /// Version of the run layout.
-pub(crate) const RUN_VERSION: u32 = 1;
+pub(crate) const RUN_VERSION: u32 = 2;
 /// How a run begins.
 pub(crate) const MAGIC: &[u8; 8] = b"TCRUN\r\n\x01";
 /// How its footer begins.
@@ -238,8 +238,10 @@ impl Covered {
 /// The end of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Footer {
+    pub version: u32,
     pub store: [u8; 16],
     pub hash_id: u8,
+    pub hash_seed: u64,
     /// Slots used.
     pub keys: u64,
     /// Home buckets.
@@ -259,7 +261,7 @@ pub(crate) struct Footer {
 impl Footer {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut record = FOOTER_MAGIC.to_vec();
-        record.extend_from_slice(&RUN_VERSION.to_le_bytes());
+        record.extend_from_slice(&self.version.to_le_bytes());
         record.extend_from_slice(&u32::from(self.hash_id).to_le_bytes());
         record.extend_from_slice(&self.store);
         for word in self.words() {
@@ -267,6 +269,7 @@ impl Footer {
         }
         record.extend_from_slice(&self.pages_crc.to_le_bytes());
         record.extend_from_slice(&self.covered_crc.to_le_bytes());
+        record.extend_from_slice(&self.hash_seed.to_le_bytes());
         record.resize(FOOTER_LEN_BYTES - 4, 0);
         let crc = crc32(&record);
         record.extend_from_slice(&crc.to_le_bytes());
@@ -314,7 +317,7 @@ impl Footer {
         if version > RUN_VERSION {
             return Err(Error::NewerFormat { path: path.into(), found: version, supported: RUN_VERSION });
         }
-        let mut footer = Self { hash_id: four() as u8, ..Self::default() };
+        let mut footer = Self { version, hash_id: four() as u8, ..Self::default() };
         for bytes in footer.store.as_chunks_mut::<4>().0 {
             *bytes = four().to_le_bytes();
         }
@@ -330,6 +333,8 @@ impl Footer {
         footer.covered = eight();
         footer.pages_crc = four();
         footer.covered_crc = four();
+        // Zeros in version 1.
+        footer.hash_seed = u64::from(four()) | u64::from(four()) << 32;
         if footer.is_consistent(offset) { Ok(footer) } else { Err(corrupt("the footer's numbers do not fit the file")) }
     }
 

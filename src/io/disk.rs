@@ -1,7 +1,8 @@
 //! [`Storage`] over the file system.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Seek, SeekFrom};
+use std::fs::{self, File, FileType, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,8 +11,8 @@ use bytes::Bytes;
 use super::append::DiskAppend;
 use super::group::{share_file, share_folder, unless_denied};
 use super::lock::DiskLock;
-use super::mmap::GrowingMap;
-use super::{AppendFile, DirEntry, LockGuard, ReadFile, Storage};
+use super::mmap::{GrowingMap, open_regular};
+use super::{AppendFile, DirEntry, FileKind, LockGuard, ReadFile, Storage};
 use crate::error::{Error, Result};
 
 /// A folder of the file system, and what lies below it.
@@ -83,23 +84,16 @@ impl Storage for DiskStorage {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&full).map_err(fail)? {
             let entry = entry.map_err(fail)?;
-            // The folder itself tells the kind, without a look at each file; but not what a link leads to.
-            let kind = entry.file_type().and_then(|kind| {
-                if kind.is_symlink() {
-                    fs::metadata(entry.path()).map(|metadata| metadata.is_dir())
-                } else {
-                    Ok(kind.is_dir())
-                }
-            });
-            let is_dir = match kind {
-                Ok(is_dir) => is_dir,
+            // The folder itself tells the kind, without a look at each file.
+            let kind = match entry.file_type() {
+                Ok(found) => kind_of(&entry.path(), found),
                 // Another process unlinked it since.
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 Err(e) => return Err(Error::io("look at", entry.path(), e)),
             };
             // A name that is not UTF-8 is none of ours; the lossy form says so to whoever parses it.
             let name = entry.file_name().to_string_lossy().into_owned();
-            entries.push(DirEntry { name, is_dir });
+            entries.push(DirEntry { name, kind });
         }
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
@@ -122,7 +116,7 @@ impl Storage for DiskStorage {
     fn open_append(&self, path: &Path, len_bytes: u64) -> Result<Box<dyn AppendFile>> {
         let path = self.resolve(path)?;
         let fail = |e| Error::io("open for appending", &path, e);
-        let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(fail)?;
+        let mut file = open_own(OpenOptions::new().read(true).write(true), &path).map_err(fail)?;
         let found = file.metadata().map_err(fail)?.len();
         if found < len_bytes {
             return Err(shorter_than_kept(&path, len_bytes, found));
@@ -137,8 +131,18 @@ impl Storage for DiskStorage {
     fn open(&self, path: &Path, capacity_bytes: u64) -> Result<Arc<dyn ReadFile>> {
         let path = self.resolve(path)?;
         let fail = |e| Error::io("open", &path, e);
-        let map = Arc::new(GrowingMap::new(File::open(&path).map_err(fail)?, capacity_bytes).map_err(fail)?);
-        Ok(Arc::new(DiskRead { map, path }))
+        let file = open_regular(&path).map_err(|e| fail(explained(&path, e)))?;
+        let map = GrowingMap::new(file, path.clone(), capacity_bytes).map_err(fail)?;
+        Ok(Arc::new(DiskRead { map: Arc::new(map) }))
+    }
+
+    fn kind(&self, path: &Path) -> Result<Option<FileKind>> {
+        let path = self.resolve(path)?;
+        match fs::symlink_metadata(&path) {
+            Ok(found) => Ok(Some(kind_of(&path, found.file_type()))),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(e) => Err(Error::io("look at", path, e)),
+        }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
@@ -161,10 +165,12 @@ impl Storage for DiskStorage {
 
     fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>> {
         let path = self.resolve(path)?;
-        let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let opened = open_own(OpenOptions::new().create(true).truncate(false).write(true), &path);
         let (opened, is_writable) = match opened {
             // Another user's file: to lock it, it is enough to have it open.
-            Err(e) if e.kind() == ErrorKind::PermissionDenied => (File::open(&path).map_err(|_| e), false),
+            Err(e) if e.kind() == ErrorKind::PermissionDenied => {
+                (open_own(OpenOptions::new().read(true), &path).map_err(|_| e), false)
+            }
             opened => (opened, true),
         };
         let file = opened.map_err(|e| Error::io("open the lock file", &path, e))?;
@@ -181,15 +187,59 @@ impl Storage for DiskStorage {
     }
 }
 
+/// What the name `path`, which itself is `found`, stands for.
+fn kind_of(path: &Path, found: FileType) -> FileKind {
+    if found.is_symlink() {
+        return match fs::metadata(path) {
+            Ok(target) if target.is_file() => FileKind::Link,
+            Ok(target) if target.is_dir() => FileKind::Folder,
+            // It leads to nothing, in a circle, or to where nobody may look.
+            _ => FileKind::Other,
+        };
+    }
+    match (found.is_file(), found.is_dir()) {
+        (true, _) => FileKind::File,
+        (_, true) => FileKind::Folder,
+        _ => FileKind::Other,
+    }
+}
+
+/// Opens a regular file of the store's own for writing: no link is followed, so that nothing outside is changed, and
+/// nothing is waited for.
+fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
+    options.custom_flags(i32::try_from(flags.bits()).unwrap_or(0));
+    let opened = options.open(path).and_then(|file| match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(ErrorKind::InvalidInput.into()),
+    });
+    opened.map_err(|error| match fs::symlink_metadata(path).map(|found| kind_of(path, found.file_type())) {
+        Ok(kind) if kind != FileKind::File => io::Error::new(
+            ErrorKind::AlreadyExists,
+            format!("a file of the store belongs there, found {}", kind.name()),
+        ),
+        _ => error,
+    })
+}
+
+/// The error of opening what is neither a file nor a folder: the system has many words for it.
+fn explained(path: &Path, error: io::Error) -> io::Error {
+    match fs::symlink_metadata(path).map(|found| kind_of(path, found.file_type())) {
+        Ok(FileKind::Other) if error.kind() != ErrorKind::PermissionDenied => {
+            io::Error::new(ErrorKind::InvalidInput, "it is no regular file")
+        }
+        _ => error,
+    }
+}
+
 #[derive(Debug)]
 struct DiskRead {
     map: Arc<GrowingMap>,
-    path: PathBuf,
 }
 
 impl ReadFile for DiskRead {
     fn len_bytes(&self) -> Result<u64> {
-        self.map.len_bytes().map_err(|e| Error::io("look at", &self.path, e))
+        self.map.len_bytes().map_err(|e| Error::io("look at", self.map.path(), e))
     }
 
     fn bytes(&self, offset: u64, len_bytes: usize) -> Result<Bytes> {
@@ -198,7 +248,7 @@ impl ReadFile for DiskRead {
         }
         let found = self.len_bytes()?;
         if offset.checked_add(len_bytes as u64).is_none_or(|end| end > found) {
-            return Err(beyond_end(&self.path, offset, len_bytes, found));
+            return Err(beyond_end(self.map.path(), offset, len_bytes, found));
         }
         if let Some(bytes) = self.map.bytes(offset, len_bytes) {
             return Ok(bytes);
@@ -209,7 +259,7 @@ impl ReadFile for DiskRead {
     fn copy(&self, offset: u64, len_bytes: usize) -> Result<Bytes> {
         let found = self.len_bytes()?;
         if offset.checked_add(len_bytes as u64).is_none_or(|end| end > found) {
-            return Err(beyond_end(&self.path, offset, len_bytes, found));
+            return Err(beyond_end(self.map.path(), offset, len_bytes, found));
         }
         // A file that is not expected to grow is published, and nobody cuts it.
         if self.map.is_settled() {
@@ -221,11 +271,15 @@ impl ReadFile for DiskRead {
             read => read,
         }
     }
+
+    fn settle(&self) {
+        self.map.settle();
+    }
 }
 
 impl DiskRead {
     fn read(&self, offset: u64, len_bytes: usize) -> Result<Bytes> {
-        let fail = |e| Error::io("read", &self.path, e);
+        let fail = |e| Error::io("read", self.map.path(), e);
         let mut out = Vec::new();
         out.try_reserve_exact(len_bytes).map_err(|_| fail(ErrorKind::OutOfMemory.into()))?;
         out.resize(len_bytes, 0);
@@ -430,8 +484,8 @@ mod tests {
             append(&mut *storage.create(p("d/b")).unwrap(), &[b"12"]);
             append(&mut *storage.create(p("d/a")).unwrap(), &[b"1"]);
             storage.create(p("d/e/deep")).unwrap();
-            let names = |path| storage.list(p(path)).unwrap().into_iter().map(|e| (e.name, e.is_dir));
-            let entry = |name: &str, is_dir| (name.to_owned(), is_dir);
+            let names = |path| storage.list(p(path)).unwrap().into_iter().map(|e| (e.name, e.kind));
+            let entry = |name: &str, is_dir| (name.to_owned(), if is_dir { FileKind::Folder } else { FileKind::File });
             assert!(names("").eq([entry("d", true)]));
             assert!(names("./d").eq([entry("a", false), entry("b", false), entry("e", true)]));
             assert_eq!(["d/a", "d/b"].map(|path| storage.len_bytes(p(path)).unwrap()), [1, 2]);
@@ -471,6 +525,50 @@ mod tests {
             assert_eq!(storage.open(p("f"), 0).unwrap().bytes(0, 5).unwrap(), &b"keep+"[..]);
             assert!(storage.open_append(p("f"), 6).unwrap_err().is_corrupt());
         });
+    }
+
+    #[test]
+    fn what_is_no_file_is_told_apart_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = DiskStorage::new(folder.path());
+        storage.create_dir(p("folder")).unwrap();
+        append(&mut *storage.create(p("file")).unwrap(), &[b"x"]);
+        rustix::fs::mkfifoat(rustix::fs::CWD, folder.path().join("pipe"), rustix::fs::Mode::RWXU).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("socket")).unwrap();
+        let link = |target: &str, name| std::os::unix::fs::symlink(target, folder.path().join(name)).unwrap();
+        [("file", "a"), ("folder", "b"), ("nothing", "c"), ("d", "d"), ("pipe", "e")]
+            .into_iter()
+            .for_each(|(target, name)| link(target, name));
+        let kinds: Vec<_> = storage.list(p("")).unwrap().into_iter().map(|entry| (entry.name, entry.kind)).collect();
+        use FileKind::{File, Folder, Link, Other};
+        let expected = [
+            ("a", Link),
+            ("b", Folder),
+            ("c", Other),
+            ("d", Other),
+            ("e", Other),
+            ("file", File),
+            ("folder", Folder),
+            ("pipe", Other),
+            ("socket", Other),
+        ];
+        assert!(kinds.iter().map(|(name, kind)| (&**name, *kind)).eq(expected), "{kinds:?}");
+        for (name, expected) in expected {
+            assert_eq!(storage.kind(p(name)).unwrap(), Some(expected));
+            let opened = storage.open(p(name), 0);
+            match expected {
+                File | Link => assert_eq!(opened.unwrap().bytes(0, 1).unwrap(), &b"x"[..]),
+                Folder => assert_eq!(kind(opened), ErrorKind::IsADirectory),
+                // A link that leads to nothing is either.
+                Other => assert!(matches!(kind(opened), ErrorKind::InvalidInput | ErrorKind::NotFound)),
+            }
+            if expected != File {
+                assert_eq!(kind(storage.try_lock(p(name))), ErrorKind::AlreadyExists, "{name}");
+                assert_eq!(kind(storage.open_append(p(name), 0)), ErrorKind::AlreadyExists, "{name}");
+            }
+        }
+        assert_eq!(storage.kind(p("nothing")).unwrap(), None);
+        assert_eq!(storage.open(p("file"), 0).unwrap().len_bytes().unwrap(), 1);
     }
 
     #[test]

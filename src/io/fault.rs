@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{AppendFile, DirEntry, Durability, LockGuard, ReadFile, Storage};
+use super::{AppendFile, DirEntry, Durability, FileKind, LockGuard, ReadFile, Storage};
 use crate::error::{Error, Result};
 
 /// Passes everything on to another storage until its [`Faults`] say otherwise. Clones share them.
@@ -166,6 +166,10 @@ impl Storage for FaultStorage {
     fn open(&self, path: &Path, capacity_bytes: u64) -> Result<Arc<dyn ReadFile>> {
         self.faults.access(path).map_err(|kind| self.error("open", path, kind))?;
         self.inner.open(path, capacity_bytes)
+    }
+
+    fn kind(&self, path: &Path) -> Result<Option<FileKind>> {
+        self.inner.kind(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
 
 use super::disk::{beyond_end, relative, shorter_than_kept};
-use super::{AppendFile, DirEntry, Durability, LockGuard, ReadFile, Storage};
+use super::{AppendFile, DirEntry, Durability, FileKind, LockGuard, ReadFile, Storage};
 use crate::error::{Error, Result};
 
 /// A folder tree in memory, for stores that need not outlive the process and for tests. Clones share the tree.
@@ -182,7 +182,7 @@ impl Tree {
         Ok(inside
             .map(|(name, node)| DirEntry {
                 name: name.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-                is_dir: matches!(node, Node::Dir),
+                kind: if matches!(node, Node::Dir) { FileKind::Folder } else { FileKind::File },
             })
             .collect())
     }

@@ -47,13 +47,45 @@ pub enum Durability {
     SyncAll,
 }
 
+/// What a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A symbolic link to a regular file. It is read as the file is, and never written to, locked or cut.
+    Link,
+    /// A folder, or a link to one.
+    Folder,
+    /// Anything else: a pipe, a socket, a device, a link to one of them or to nothing.
+    Other,
+}
+
+impl FileKind {
+    /// Whether it can be read as a file.
+    #[must_use]
+    pub const fn is_file(self) -> bool {
+        matches!(self, Self::File | Self::Link)
+    }
+
+    /// What it is called in messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::File => "a file",
+            Self::Link => "a link to a file",
+            Self::Folder => "a folder",
+            Self::Other => "a special file or a dangling link",
+        }
+    }
+}
+
 /// One name in a folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirEntry {
     /// The name, without its folder.
     pub name: String,
-    /// Whether it is a folder.
-    pub is_dir: bool,
+    /// What it stands for.
+    pub kind: FileKind,
 }
 
 /// A folder tree that the engine lives in.
@@ -69,8 +101,18 @@ pub trait Storage: Send + Sync + Debug {
     /// Opens an unpublished file for appending after its first `len_bytes`, cutting what follows.
     fn open_append(&self, path: &Path, len_bytes: u64) -> Result<Box<dyn AppendFile>>;
     /// Opens a file for reading. At least `capacity_bytes` can be read as the file grows
-    /// (0: no more than what is there now).
+    /// (0: no more than what is there now). A folder is an IO error of kind `IsADirectory`, anything else that is no
+    /// file one of kind `InvalidInput`; neither is waited for.
     fn open(&self, path: &Path, capacity_bytes: u64) -> Result<Arc<dyn ReadFile>>;
+    /// What `path` stands for, links followed as [`FileKind`] says; `None` if nothing is there.
+    fn kind(&self, path: &Path) -> Result<Option<FileKind>> {
+        let entries = match self.list(path.parent().unwrap_or(Path::new(""))) {
+            Err(error) if error.is_not_found() => return Ok(None),
+            entries => entries?,
+        };
+        let found = entries.into_iter().find(|entry| path.file_name().is_some_and(|name| *name == *entry.name));
+        Ok(found.map(|entry| entry.kind))
+    }
     /// Renames a file, replacing the target if there is one, atomically.
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
     /// Unlinks a file. Readers that have it open keep it.
@@ -123,6 +165,9 @@ pub trait ReadFile: Send + Sync + Debug {
     /// A copy of `len_bytes` bytes from `offset`: for bytes that nobody has committed yet, which the writer or its
     /// successor may replace or cut off while they are being looked at.
     fn copy(&self, offset: u64, len_bytes: usize) -> Result<Bytes>;
+    /// Says that the file has all its bytes: what was opened to grow grows no more. It can be read as before, but keeps
+    /// no descriptor.
+    fn settle(&self) {}
 }
 
 /// Holds a lock until it is dropped.

@@ -7,8 +7,11 @@ use crate::checksum::crc32;
 use crate::error::{Error, Result};
 use crate::names::SegmentId;
 
-/// The format version that this library writes, and the newest that it reads.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+/// The format version of new stores, and the newest that this library reads. A store keeps the version it began with, so
+/// that programs that could read it still can.
+pub(crate) const FORMAT_VERSION: u32 = 2;
+/// The first version whose key hashes have a seed.
+pub(crate) const SEEDED_VERSION: u32 = 2;
 /// How every Arrow IPC file begins, padded to eight bytes.
 pub(crate) const ARROW_MAGIC: &[u8; 8] = b"ARROW1\0\0";
 /// How every Arrow IPC file ends.
@@ -200,6 +203,8 @@ impl Part {
 /// The last word on a segment: what it is and where its parts lie.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Seal {
+    /// Format version.
+    pub format: u32,
     pub store: [u8; 16],
     pub lane: u16,
     pub key_kind: u8,
@@ -238,7 +243,7 @@ impl Seal {
         let mut record = Vec::with_capacity(SEAL_LEN_BYTES);
         let mut put = Put(&mut record);
         put.bytes(SEAL_MAGIC)
-            .u32(FORMAT_VERSION)
+            .u32(self.format)
             .u32(SEAL_LEN_BYTES as u32)
             .bytes(&self.store)
             .bytes(&self.lane.to_le_bytes())
@@ -279,7 +284,7 @@ impl Seal {
             return Err(Error::NewerFormat { path: path.into(), found: version, supported: FORMAT_VERSION });
         }
         let _len = take.u32();
-        let mut seal = Self { store: take.array(), lane: take.u16(), ..Self::default() };
+        let mut seal = Self { format: version, store: take.array(), lane: take.u16(), ..Self::default() };
         [seal.key_kind, seal.hash_id] = take.array();
         seal.seed = take.u32();
         for field in
@@ -341,6 +346,7 @@ mod tests {
         };
         assert_eq!(Frame::decode(&frame.encode()), Some(frame));
         let seal = Seal {
+            format: FORMAT_VERSION,
             rows: 9,
             lane: 3,
             sequence: 12,
@@ -358,7 +364,7 @@ mod tests {
     #[test]
     fn every_flipped_byte_is_seen() {
         let frame = Frame { rows: 7, ..Frame::default() }.encode();
-        let seal = Seal::default().encode();
+        let seal = Seal { format: FORMAT_VERSION, ..Seal::default() }.encode();
         for position in 0..FRAME_LEN_BYTES {
             let mut bad = frame.clone();
             bad[position] ^= 0x10;

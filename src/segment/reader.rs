@@ -116,8 +116,8 @@ impl Segment {
         segment.check_front()?;
         segment.read_replaces()?;
         segment.file = file;
-        // Mapped from here on, so that it holds no descriptor.
-        segment.file.bytes(0, 1)?;
+        // From here on it holds no descriptor.
+        segment.file.settle();
         Ok(segment)
     }
 
@@ -146,6 +146,7 @@ impl Segment {
         let same = header.store.as_bytes() == &self.seal.store
             && header.schema.key.code() == self.seal.key_kind
             && header.hash == self.seal.hash_id
+            && header.format == self.seal.format
             && self.front.seed == self.seal.seed
             && self.front.frame.structure_crc == self.seal.schema.crc;
         if same { Ok(()) } else { Err(self.corrupt(0, "the header and the seal disagree")) }

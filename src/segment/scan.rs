@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow_ipc::{MessageHeader, root_as_footer};
 
 use super::batch::{Batch, parse_message};
-use super::layout::{ARROW_MAGIC, FORMAT_VERSION, FRAME_LEN_BYTES, Frame, Seal};
+use super::layout::{ARROW_MAGIC, FORMAT_VERSION, FRAME_LEN_BYTES, Frame, SEEDED_VERSION, Seal};
 use crate::checksum::{crc32, segment_seed};
 use crate::error::{Error, Result};
 use crate::io::{LARGE_PAGE_BYTES, ReadFile};
@@ -186,8 +186,11 @@ fn parse_header(path: &Path, json: &str) -> Result<Header> {
     }
     let header = parsed.map_err(|error| corrupt(format!("the header: {error}")))?;
     header.schema.check().map_err(corrupt)?;
-    if KeyHasher::from_id(header.hash).is_none() {
+    if KeyHasher::new(header.hash, 0).is_none() {
         return Err(corrupt(format!("hash {} is not known", header.hash)));
+    }
+    if header.hash_seed.is_some() != (format >= SEEDED_VERSION) {
+        return Err(corrupt(format!("version {format} with hash seed {:?} is not possible", header.hash_seed)));
     }
     Ok(header)
 }

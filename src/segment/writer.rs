@@ -9,13 +9,15 @@ use arrow_schema::Schema;
 use super::batch::Batch;
 use super::columns::BatchPart;
 use super::layout::{
-    ARROW_MAGIC, ARROW_TRAILER, END_OF_STREAM, FORMAT_VERSION, FRAME_LEN_BYTES, Frame, Part, SEAL_LEN_BYTES, Seal,
+    ARROW_MAGIC, ARROW_TRAILER, END_OF_STREAM, FORMAT_VERSION, FRAME_LEN_BYTES, Frame, Part, SEAL_LEN_BYTES,
+    SEEDED_VERSION, Seal,
 };
 use super::message::{encode_batch, footer, schema_message};
 use super::scan::{Front, HEADER_OFFSET, Prefix};
 use crate::checksum::{crc32, segment_seed};
 use crate::error::{Error, Result};
 use crate::io::{AppendFile, Durability, ReadFile, Storage};
+use crate::key::HashSeed;
 use crate::names::{self, SegmentId};
 use crate::schema::{Header, RowSchema, arrow_schema};
 
@@ -24,12 +26,33 @@ use crate::schema::{Header, RowSchema, arrow_schema};
 pub(crate) struct StoreIdentity {
     pub store: uuid::Uuid,
     pub hash_id: u8,
+    /// What key hashes start from.
+    pub hash_seed: u64,
+    /// Format version.
+    pub format: u32,
 }
 
 impl StoreIdentity {
-    /// What a segment's header says of its store.
+    /// A new store, with a random seed unless one is given.
+    pub(crate) fn new(hash_id: u8, hash_seed: Option<u64>) -> Self {
+        let random = || {
+            let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
+            // The bits of a UUID that are not random do not meet.
+            high ^ low.rotate_left(32)
+        };
+        let hash_seed = hash_seed.unwrap_or_else(random);
+        Self { store: uuid::Uuid::new_v4(), hash_id, hash_seed, format: FORMAT_VERSION }
+    }
+
+    /// The store that a segment with this header is of.
     pub(crate) fn of(header: &Header) -> Self {
-        Self { store: header.store, hash_id: header.hash }
+        let hash_seed = header.hash_seed.map_or(0, |seed| seed.0);
+        Self { store: header.store, hash_id: header.hash, hash_seed, format: header.format }
+    }
+
+    /// The seed as files say it: those of version 1 do not.
+    pub(crate) fn recorded_seed(&self) -> Option<HashSeed> {
+        (self.format >= SEEDED_VERSION).then_some(HashSeed(self.hash_seed))
     }
 }
 
@@ -104,11 +127,12 @@ impl SegmentWriter {
     ) -> Result<Self> {
         schema.check().map_err(Error::invalid)?;
         let header = Header {
-            format: FORMAT_VERSION,
+            format: identity.format,
             store: identity.store,
             lane: id.lane,
             sequence: id.sequence,
             hash: identity.hash_id,
+            hash_seed: identity.recorded_seed(),
             schema: RowSchema::clone(schema),
         };
         let arrow = arrow_schema(&header)?;
@@ -268,6 +292,7 @@ impl SegmentWriter {
         tail.align();
         let footer_part = Part::of(tail.end_offset + SEAL_LEN_BYTES as u64, &footer);
         let mut seal = Seal {
+            format: self.header.format,
             store: *self.header.store.as_bytes(),
             lane: self.header.lane,
             sequence: self.header.sequence,
@@ -302,6 +327,8 @@ impl SegmentWriter {
         self.file.fill_pages(false)?;
         self.file.sync(durability)?;
         self.storage.rename(&self.path, &self.sealed_path)?;
+        // Values that were read share its map; the descriptor is of no use any more.
+        self.reader.settle();
         if durability > Durability::Buffered {
             self.storage.sync_dir(Path::new(names::SEGMENTS))?;
         }

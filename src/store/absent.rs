@@ -107,7 +107,7 @@ pub(crate) fn missing(
 fn find(found: &Inventory, covered: &[(SegmentId, u64)], numbers: &Numbers) -> Vec<MissingIds> {
     let mut newest: BTreeMap<u16, u64> = BTreeMap::new();
     let known = found.own().chain(covered.iter().map(|(id, _)| *id)).chain(numbers.synced.iter().copied());
-    for id in known {
+    for id in known.filter(|id| id.sequence < SegmentId::MOST_SEQUENCE) {
         let newest = newest.entry(id.lane).or_default();
         *newest = (*newest).max(id.sequence);
     }
@@ -153,7 +153,8 @@ pub(crate) fn next_number(
 ) -> Result<u64> {
     let numbers = Numbers::look(core, found, listing, covered)?;
     let known = found.own().chain(covered.iter().map(|(id, _)| *id)).chain(numbers.synced.iter().copied());
-    let newest = known.filter(|id| id.lane == lane).map(|id| id.sequence).max().unwrap_or(0);
+    let known = known.filter(|id| id.lane == lane && id.sequence < SegmentId::MOST_SEQUENCE);
+    let newest = known.map(|id| id.sequence).max().unwrap_or(0);
     // Names of files that are not this store's say nothing of how far its lane has come: one of them may be the last.
     let explained = numbers.explained.get(&lane).into_iter().flatten();
     let next = newest.saturating_add(1);

@@ -1,6 +1,5 @@
 //! What a reader and a writer share: the published view, the delta, and the slots that its entries point to.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -14,6 +13,7 @@ use super::live::LiveCount;
 use super::options::Options;
 use super::refresh::Known;
 use super::rows::{Age, Row, Slots, Source};
+use super::segments::Segments;
 use crate::error::{Error, Result};
 use crate::hot::{HotTier, Weigh};
 use crate::index::block::HashBlock;
@@ -22,6 +22,7 @@ use crate::index::run::Run;
 use crate::io::Storage;
 use crate::key::{KeyHasher, KeyKind};
 use crate::names::SegmentId;
+use crate::segment::batch::Batch;
 use crate::segment::columns::Columns;
 use crate::segment::reader::Segment;
 use crate::segment::writer::StoreIdentity;
@@ -57,7 +58,7 @@ impl LoadedRun {
 pub(crate) struct View {
     /// Newest rows first.
     pub runs: Vec<Arc<LoadedRun>>,
-    pub segments: BTreeMap<SegmentId, Arc<Segment>>,
+    pub segments: Segments,
 }
 
 /// Counters since the handle was opened.
@@ -131,7 +132,7 @@ impl Core {
         identity: StoreIdentity,
         read_only: bool,
     ) -> Result<Self> {
-        let hasher = KeyHasher::from_id(identity.hash_id)
+        let hasher = KeyHasher::new(identity.hash_id, identity.hash_seed)
             .ok_or_else(|| Error::invalid(format!("key hash {} is not known", identity.hash_id)))?;
         Ok(Self {
             storage,
@@ -366,6 +367,17 @@ impl Core {
             self.admit(hash, slot, row, tombstone, || Row::of_segment(segment, row));
         }
         Ok(())
+    }
+
+    /// Has the slots of `segment`, which was active, point to it as it is now, sealed: nothing holds the file as it was
+    /// while it grew then, but what readers have taken. A batch that cannot be read stays where it was.
+    pub(crate) fn let_go_of_active(&self, segment: &Segment) {
+        let batches = segment.batches().map_or(0, |batches| batches.frames().len());
+        let batches: Vec<Arc<Batch>> =
+            (0..batches).filter_map(|number| segment.batch(number).ok().map(Arc::clone)).collect();
+        let before = self.slots.write().sealed(segment.id, &batches);
+        // Behind the lock: with the last batch goes the map, which takes milliseconds.
+        drop(before);
     }
 
     /// Notes a commit stamp that was seen, so that this handle's own are later.

@@ -5,14 +5,15 @@ use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::aside::{clear, set_aside_unless_file};
 use super::core::Core;
 use super::locks::wait_for_open_lock;
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
 use crate::io::{Durability, Storage};
-use crate::key::KeyKind;
+use crate::key::{HashSeed, KeyKind};
 use crate::names::{self, SegmentId};
-use crate::segment::layout::FORMAT_VERSION;
+use crate::segment::layout::{FORMAT_VERSION, SEEDED_VERSION};
 use crate::segment::reader::Segment;
 use crate::segment::scan::read_front;
 use crate::segment::writer::StoreIdentity;
@@ -23,6 +24,8 @@ struct IdentityFile {
     format: u32,
     store: uuid::Uuid,
     hash: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hash_seed: Option<HashSeed>,
     /// Fixed by the first write, before any segment says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<KeyKind>,
@@ -31,14 +34,18 @@ struct IdentityFile {
 
 impl IdentityFile {
     fn new(identity: StoreIdentity, key: Option<KeyKind>) -> Self {
-        let mut file = Self { format: FORMAT_VERSION, store: identity.store, hash: identity.hash_id, key, crc32: 0 };
+        let StoreIdentity { store, hash_id: hash, format, .. } = identity;
+        let mut file = Self { format, store, hash, hash_seed: identity.recorded_seed(), key, crc32: 0 };
         file.crc32 = file.checksum();
         file
     }
 
     fn checksum(&self) -> u32 {
-        let key = self.key.map_or_else(String::new, |key| format!(" {}", key.name()));
-        crc32(format!("{} {} {}{key}", self.format, self.store, self.hash).as_bytes())
+        let seed = self.hash_seed.map_or_else(String::new, |seed| format!(" {}", String::from(seed)));
+        // Programs that know version 1 only do not know of the key.
+        let key = self.key.filter(|_| self.format >= SEEDED_VERSION);
+        let key = key.map_or_else(String::new, |key| format!(" {}", key.name()));
+        crc32(format!("{} {} {}{seed}{key}", self.format, self.store, self.hash).as_bytes())
     }
 }
 
@@ -61,7 +68,7 @@ pub(crate) fn read(storage: &dyn Storage) -> Result<Recorded> {
     const MOST_BYTES: u64 = 4096;
     let file = match storage.open(Path::new(names::IDENTITY), 0) {
         Ok(file) => file,
-        Err(error) if error.is_not_found() => return Ok(Recorded::Absent),
+        Err(error) if error.is_not_found() || error.is_no_file() => return Ok(Recorded::Absent),
         Err(error) => return Err(error),
     };
     let path = storage.describe(Path::new(names::IDENTITY));
@@ -74,7 +81,12 @@ pub(crate) fn read(storage: &dyn Storage) -> Result<Recorded> {
     if found.format > FORMAT_VERSION {
         return Err(Error::NewerFormat { path, found: found.format, supported: FORMAT_VERSION });
     }
-    Ok(Recorded::Identity(StoreIdentity { store: found.store, hash_id: found.hash }, found.key))
+    if found.hash_seed.is_some() != (found.format >= SEEDED_VERSION) {
+        return Ok(Recorded::Damaged(Error::corrupt(path, 0, "its version and its hash seed do not fit together")));
+    }
+    let hash_seed = found.hash_seed.map_or(0, |seed| seed.0);
+    let identity = StoreIdentity { store: found.store, hash_id: found.hash, hash_seed, format: found.format };
+    Ok(Recorded::Identity(identity, found.key))
 }
 
 /// The identity of the store: what `store.json` says; without it, what most sealed segments say (of as many, the first
@@ -125,13 +137,11 @@ pub(crate) fn replace_file(storage: &dyn Storage, path: &Path, bytes: &[u8], dur
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(names::TEMPORARY_SUFFIX);
     let temporary = PathBuf::from(temporary);
-    match storage.remove(&temporary) {
-        Err(error) if !error.is_not_found() => return Err(error),
-        _ => {}
-    }
+    clear(storage, &temporary)?;
     let mut file = storage.create(&temporary)?;
     file.append(&[IoSlice::new(bytes)])?;
     file.sync(durability)?;
+    set_aside_unless_file(storage, path)?;
     storage.rename(&temporary, path)?;
     let folder = path.parent().unwrap_or(Path::new(""));
     if durability > Durability::Buffered { storage.sync_dir(folder) } else { Ok(()) }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::core::Core;
 use super::gather::in_shares;
 use crate::error::{Error, Result};
-use crate::io::Storage;
+use crate::io::{FileKind, Storage};
 use crate::names::{self, SegmentId, SegmentName};
 use crate::segment::reader::Segment;
 use crate::segment::scan::read_any_front;
@@ -22,12 +22,15 @@ pub(crate) struct Listing {
     pub temporary: Vec<SegmentId>,
     /// Active files beside a sealed one of their number.
     pub copies: Vec<SegmentId>,
+    /// What has a segment's name and is no file of a writer's: folders, pipes, links that are not to be written through.
+    pub not_files: Vec<(SegmentId, String)>,
 }
 
 impl Listing {
     /// All numbers that files have.
     pub(crate) fn ids(&self) -> impl Iterator<Item = SegmentId> {
-        self.sealed.iter().chain(&self.active).chain(&self.temporary).copied()
+        let not_files = self.not_files.iter().map(|(id, _)| *id);
+        self.sealed.iter().chain(&self.active).chain(&self.temporary).copied().chain(not_files)
     }
 }
 
@@ -39,7 +42,10 @@ pub(crate) fn list(storage: &dyn Storage) -> Result<Listing> {
     let mut listing = Listing::default();
     for entry in storage.list(Path::new(names::SEGMENTS))? {
         match names::parse_segment(&entry.name) {
-            _ if entry.is_dir => {}
+            SegmentName::Active(id) | SegmentName::Temporary(id) if entry.kind != FileKind::File => {
+                listing.not_files.push((id, entry.name));
+            }
+            SegmentName::Sealed(id) if !entry.kind.is_file() => listing.not_files.push((id, entry.name)),
             SegmentName::Sealed(id) => listing.sealed.push(id),
             SegmentName::Active(id) => listing.active.push(id),
             SegmentName::Temporary(id) => listing.temporary.push(id),

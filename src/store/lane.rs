@@ -1,5 +1,6 @@
 //! The writer's side of the files: one lane's active segments, one for each structure of rows.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -218,12 +219,13 @@ impl Lane {
     /// The next segment's name, which is given out once.
     ///
     /// # Errors
-    /// [`Error::ReadOnly`] if the lane has no numbers left.
+    /// [`Error::TooLarge`] if the lane has used up its numbers.
     pub(crate) fn next_id(&mut self) -> Result<SegmentId> {
         let id = SegmentId { lane: self.number, sequence: self.next_sequence };
-        self.next_sequence = self.next_sequence.checked_add(1).ok_or_else(|| Error::ReadOnly {
-            why: format!("lane {} has used up its segment numbers: choose another lane", self.number),
-        })?;
+        if id.sequence >= SegmentId::MOST_SEQUENCE {
+            return Err(Error::no_sequence(self.number));
+        }
+        self.next_sequence += 1;
         Ok(id)
     }
 
@@ -455,43 +457,37 @@ fn ordered_keys(batches: &[Arc<Batch>]) -> Result<Vec<u8>> {
     keys_fst::build(keys)
 }
 
-/// Cuts what waits into groups of one structure, in an order in which the newest row of every key comes last.
+/// Cuts what waits into groups of one structure, in an order in which the newest row of every key comes last. Expected
+/// O(rows).
 fn groups(waiting: &[Waiting], most_bytes: usize) -> Vec<Vec<&Waiting>> {
-    struct Group<'a> {
-        items: Vec<&'a Waiting>,
-        hashes: std::collections::HashSet<u64>,
-        len_bytes: usize,
-    }
     let mixed = waiting.windows(2).any(|pair| match pair {
         [(_, a), (_, b)] => a.columns.schema != b.columns.schema,
         _ => false,
     });
-    let mut groups: Vec<Group<'_>> = Vec::new();
+    let mut groups: Vec<(Vec<&Waiting>, usize)> = Vec::new();
+    // The newest group of each structure, of which there is one instance, and the newest group that holds each hash.
+    let mut newest: HashMap<*const RowSchema, usize> = HashMap::new();
+    let mut holders: HashMap<u64, usize> = HashMap::new();
     for item in waiting {
         let (_, pending) = item;
-        // The newest group of the same structure, unless a later group holds one of the keys.
-        let mut target = None;
-        for (position, group) in groups.iter().enumerate().rev() {
-            let same = group.items.first().is_some_and(|(_, first)| first.columns.schema == pending.columns.schema);
-            if same {
-                target = (group.len_bytes + pending.len_bytes <= most_bytes).then_some(position);
-                break;
-            }
-            if pending.hashes.iter().any(|hash| group.hashes.contains(hash)) {
-                break;
-            }
-        }
-        let position = target.unwrap_or(groups.len());
+        let structure = Arc::as_ptr(&pending.columns.schema);
+        let held_later = |group: usize| pending.hashes.iter().any(|hash| holders.get(hash) > Some(&group));
+        // The newest group of the same structure, unless it is full, or a later group holds one of the keys.
+        let same = newest.get(&structure).copied();
+        let has_room =
+            |group: usize| groups.get(group).is_some_and(|(_, len_bytes)| len_bytes + pending.len_bytes <= most_bytes);
+        let position = same.filter(|group| has_room(*group) && !held_later(*group)).unwrap_or(groups.len());
         if position == groups.len() {
-            groups.push(Group { items: Vec::new(), hashes: std::collections::HashSet::new(), len_bytes: 0 });
+            groups.push((Vec::new(), 0));
+            newest.insert(structure, position);
         }
-        if let Some(group) = groups.get_mut(position) {
-            group.items.push(item);
-            group.len_bytes += pending.len_bytes;
-            if mixed {
-                group.hashes.extend(&pending.hashes);
-            }
+        if let Some((items, len_bytes)) = groups.get_mut(position) {
+            items.push(item);
+            *len_bytes += pending.len_bytes;
+        }
+        if mixed {
+            holders.extend(pending.hashes.iter().map(|hash| (*hash, position)));
         }
     }
-    groups.into_iter().map(|group| group.items).collect()
+    groups.into_iter().map(|(items, _)| items).collect()
 }

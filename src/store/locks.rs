@@ -26,6 +26,8 @@ pub(crate) fn take_lane(storage: &dyn Storage, choice: LaneChoice) -> Result<(u1
             Ok(Some(lock)) => return Ok((number, lock)),
             Ok(None) => {}
             // Another user's lane, unless it is the folder that may not be written.
+            // Nobody can lock such a lane.
+            Err(error) if error.is_no_file() && choice == LaneChoice::Auto => {}
             Err(error) if error.is_denied() && choice == LaneChoice::Auto && storage.len_bytes(&path).is_ok() => {}
             Err(error) => return Err(error),
         }

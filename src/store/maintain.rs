@@ -201,6 +201,8 @@ fn build(
     let header = RunHeader {
         store: *core.identity.store.as_bytes(),
         hash_id: core.identity.hash_id,
+        hash_seed: core.identity.hash_seed,
+        version: core.identity.format,
         covered: segments.iter().map(|segment| covered(segment)).collect(),
         known_fingerprint: known,
     };
@@ -323,16 +325,22 @@ fn create_run(core: &Core, lane: u16) -> Result<(SegmentId, PathBuf, Box<dyn App
     // Two merges at once do not take the same number.
     let _known = core.known.lock();
     let entries = core.storage.list(Path::new(names::RUNS))?;
-    let newest = entries
+    let taken = entries
         .iter()
         .filter_map(|entry| names::parse_run(&entry.name).or_else(|| names::parse_temporary_run(&entry.name)))
         .filter(|id| id.lane == lane)
-        .map(|id| id.sequence)
-        .max();
-    let id = SegmentId { lane, sequence: newest.map_or(1, |sequence| sequence + 1) };
+        .map(|id| id.sequence);
+    let sequence = SegmentId::next_sequence(taken).ok_or_else(|| Error::no_sequence(lane))?;
+    let id = SegmentId { lane, sequence };
     let temporary = names::temporary_run(id);
     let file = core.storage.create(&temporary)?;
     Ok((id, temporary, file))
+}
+
+/// Whether a run is of this store.
+pub(crate) fn is_of_store(core: &Core, run: &Run) -> bool {
+    let identity = &core.identity;
+    run.store() == identity.store.as_bytes() && run.hash() == (identity.hash_id, identity.hash_seed)
 }
 
 /// Opens the run at `path`, whole.

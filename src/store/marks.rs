@@ -12,9 +12,10 @@
 use std::io::IoSlice;
 use std::path::Path;
 
+use super::aside::{clear, set_aside_unless_file};
 use crate::checksum::{crc32, segment_seed};
 use crate::error::{Error, Result};
-use crate::io::{AppendFile, Durability, ReadFile, Storage};
+use crate::io::{AppendFile, Durability, FileKind, ReadFile, Storage};
 use crate::names::{self, SegmentId};
 
 const RECORD_LEN_BYTES: usize = 24;
@@ -73,7 +74,7 @@ impl Mark {
 pub(crate) fn synced(storage: &dyn Storage, seed: u32, id: SegmentId) -> Result<Option<u64>> {
     let file = match storage.open(&names::lane_marks(id.lane), 0) {
         Ok(file) => file,
-        Err(error) if error.is_not_found() || error.is_denied() => return Ok(None),
+        Err(error) if error.is_not_found() || error.is_denied() || error.is_no_file() => return Ok(None),
         Err(error) => return Err(error),
     };
     let marks = decode_all(&*file)?;
@@ -162,11 +163,10 @@ impl Marks {
     /// IO errors.
     pub(crate) fn reopen(storage: &dyn Storage, lane: u16) -> Result<Option<Self>> {
         let path = names::lane_marks(lane);
-        let len_bytes = match storage.open(&path, 0) {
-            Ok(file) => file.len_bytes()?,
-            Err(error) if error.is_not_found() => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        if storage.kind(&path)? != Some(FileKind::File) {
+            return Ok(None);
+        }
+        let len_bytes = storage.len_bytes(&path)?;
         let records = len_bytes / RECORD_LEN_BYTES as u64;
         let file = storage.open_append(&path, records * RECORD_LEN_BYTES as u64)?;
         Ok(Some(Self { file, records: records as usize }))
@@ -179,14 +179,12 @@ impl Marks {
     pub(crate) fn create(storage: &dyn Storage, lane: u16, marks: &[Mark], durability: Durability) -> Result<Self> {
         let path = names::lane_marks(lane);
         let temporary = names::temporary_lane_marks(lane);
-        match storage.remove(&temporary) {
-            Err(error) if !error.is_not_found() => return Err(error),
-            _ => {}
-        }
+        clear(storage, &temporary)?;
         let mut written = Self { file: storage.create(&temporary)?, records: 0 };
         written.append(marks)?;
         written.records = 0;
         written.file.sync(durability)?;
+        set_aside_unless_file(storage, &path)?;
         storage.rename(&temporary, &path)?;
         if durability > Durability::Buffered {
             storage.sync_dir(Path::new(names::LANES))?;

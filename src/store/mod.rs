@@ -8,6 +8,7 @@
 //! a writer left, [`refresh`] follows other writers, [`maintain`] builds runs, and [`merges`] chooses what goes into one.
 
 pub(crate) mod absent;
+pub(crate) mod aside;
 pub(crate) mod background;
 pub(crate) mod cold;
 pub(crate) mod copy;
@@ -38,6 +39,7 @@ pub(crate) mod report;
 pub(crate) mod rows;
 pub(crate) mod salvage;
 pub(crate) mod sealing;
+pub(crate) mod segments;
 pub(crate) mod stats;
 pub(crate) mod unread;
 pub(crate) mod verify;

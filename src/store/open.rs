@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::absent;
+use super::aside::not_files;
 use super::core::{Core, LoadedRun};
 use super::findings::{Findings, findings};
 use super::identity::{self, Recorded};
 use super::inventory::{Inventory, Listing, Loaded, list, load};
 use super::lane::Lane;
 use super::locks::{take_lane, wait_for_open_lock};
-use super::maintain::{memory_run, open_run, remembered_live, uncovered};
+use super::maintain::{is_of_store, memory_run, open_run, remembered_live, uncovered};
 use super::marks::AllMarks;
 use super::options::{Lane as LaneChoice, Options, Recovery};
 use super::quarantine::{MissingIds, move_away, note_missing};
@@ -23,8 +24,9 @@ use super::report::OpenReport;
 use super::salvage;
 use crate::error::{Error, Result};
 use crate::index::run::Run;
-use crate::io::{Durability, LockGuard, Storage};
+use crate::io::{Durability, FileKind, LockGuard, Storage};
 use crate::names::{self, SegmentId};
+use crate::segment::reader::Segment;
 use crate::segment::writer::StoreIdentity;
 
 /// What is on disk, looked at and sorted out.
@@ -104,6 +106,10 @@ impl Found {
         if let Some(error) = files.chain(fronts).next() {
             return Err(error.clone());
         }
+        if let Some((_, name)) = self.listing.not_files.first() {
+            let path = self.core.storage.describe(&Path::new(names::SEGMENTS).join(name));
+            return Err(Error::corrupt(path, 0, "it is no file that a writer of this store made"));
+        }
         let known = findings(&self.core)?.missing;
         let new = self.missing.iter().map(|missing| missing.describe(&*self.core.storage));
         known.into_iter().chain(new).next().map_or(Ok(()), |missing| Err(missing.error()))
@@ -131,7 +137,9 @@ impl Found {
             core.saw_stamp(segment.seal.last_stamp);
         }
         drop(known);
-        let segments = self.inventory.segments.iter().map(|segment| (segment.id, Arc::clone(segment)));
+        // A writer is about to write anew those whose front is damaged.
+        let served = |segment: &&Arc<Segment>| core.read_only || segment.front_damage().is_none();
+        let segments = self.inventory.segments.iter().filter(served).map(|segment| (segment.id, Arc::clone(segment)));
         core.change_view(|view| view.segments.extend(segments.clone()));
     }
 }
@@ -143,7 +151,7 @@ pub(crate) fn open_reader(storage: Arc<dyn Storage>, options: Options) -> Result
     let found = look(storage, options, true, |_| None)?;
     found.refuse()?;
     found.publish();
-    let Found { core, recorded, inventory, runs, missing, .. } = found;
+    let Found { core, recorded, listing, inventory, runs, missing } = found;
     let mut known = core.known.lock();
     known.miss(missing);
     for segment in &inventory.segments {
@@ -167,7 +175,7 @@ pub(crate) fn open_reader(storage: Arc<dyn Storage>, options: Options) -> Result
     drop(known);
     core.refresh()?;
     report.rows_recovered = core.delta.len().saturating_sub(before) as u64;
-    finish_report(&core, &mut report, start)?;
+    finish_report(&core, &listing, &mut report, start)?;
     Ok((Arc::new(core), report))
 }
 
@@ -180,9 +188,8 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
     make_folders(&*storage, &options)?;
     let (number, lock) = take_lane(&*storage, options.lane)?;
     let opening = wait_for_open_lock(&*storage)?;
-    let found = look(storage, options, false, |options| {
-        Some(StoreIdentity { store: uuid::Uuid::new_v4(), hash_id: options.hash_bits })
-    })?;
+    let found =
+        look(storage, options, false, |options| Some(StoreIdentity::new(options.hash_bits, options.hash_seed)))?;
     found.refuse()?;
     let judged = found.judge(number)?;
     // From here on, files are changed.
@@ -208,7 +215,7 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
     drop(opening);
     core.refresh()?;
     lane.last_stamp = lane.last_stamp.max(core.newest_stamp());
-    finish_report(&core, &mut report, start)?;
+    finish_report(&core, &listing, &mut report, start)?;
     Ok((Arc::new(core), lane, report))
 }
 
@@ -302,14 +309,16 @@ fn set_aside(core: &Core, lane: &mut Lane, found: Inventory) -> Result<()> {
     }
     for segment in &found.segments {
         if let Some(error) = segment.front_damage() {
-            core.change_view(|view| drop(view.segments.remove(&segment.id)));
             salvage::quarantine(core, lane, segment.id, &names::sealed(segment.id), error)?;
         }
     }
     Ok(())
 }
 
-fn finish_report(core: &Core, report: &mut OpenReport, start: Instant) -> Result<()> {
+fn finish_report(core: &Core, listing: &Listing, report: &mut OpenReport, start: Instant) -> Result<()> {
+    for (path, why) in not_files(&*core.storage, listing)? {
+        core.known.lock().leave_not_file(core.storage.describe(&path), why);
+    }
     let Findings { files, missing } = findings(core)?;
     (report.quarantined, report.missing) = (files, missing);
     let view = core.view.load();
@@ -349,11 +358,9 @@ fn read_runs(core: &Core) -> Result<Runs> {
         Err(error) => return Err(error),
     };
     let mut runs = Runs::default();
-    for id in entries.iter().filter_map(|entry| names::parse_run(&entry.name)) {
+    for id in entries.iter().filter(|entry| entry.kind.is_file()).filter_map(|entry| names::parse_run(&entry.name)) {
         match open_run(core, &names::run(id)) {
-            Ok(run) if run.store() == core.identity.store.as_bytes() && run.hash_id() == core.identity.hash_id => {
-                runs.own.push((id, run));
-            }
+            Ok(run) if is_of_store(core, &run) => runs.own.push((id, run)),
             Ok(_) | Err(Error::NewerFormat { .. }) => runs.foreign += 1,
             Err(Error::Corrupt { .. }) => runs.damaged.push(id),
             Err(error) if error.is_denied() => runs.unreadable.push(error),
@@ -411,7 +418,8 @@ fn use_runs(core: &Core, runs: Runs, lane: Option<u16>, report: &mut OpenReport)
 fn remove_unfinished_runs(core: &Core, lane: Option<u16>) -> Result<()> {
     let Some(lane) = lane else { return Ok(()) };
     for entry in core.storage.list(Path::new(names::RUNS))? {
-        if names::parse_temporary_run(&entry.name).is_some_and(|id| id.lane == lane) {
+        let is_own = names::parse_temporary_run(&entry.name).is_some_and(|id| id.lane == lane);
+        if is_own && entry.kind == FileKind::File {
             core.storage.remove(&Path::new(names::RUNS).join(&entry.name))?;
         }
     }

@@ -86,6 +86,7 @@ pub struct Options {
     pub(crate) group_writable: bool,
     pub(crate) read_threads: usize,
     pub(crate) hash_bits: u8,
+    pub(crate) hash_seed: Option<u64>,
 }
 
 impl Default for Options {
@@ -115,6 +116,7 @@ impl Default for Options {
             group_writable: false,
             read_threads: super::gather::default_threads(),
             hash_bits: 0,
+            hash_seed: None,
         }
     }
 }
@@ -214,6 +216,14 @@ impl Options {
     #[must_use]
     pub fn hash_bits(mut self, bits: u8) -> Self {
         self.hash_bits = bits;
+        self
+    }
+
+    /// The seed of key hashes of a store that is created (default: random). For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn hash_seed(mut self, seed: u64) -> Self {
+        self.hash_seed = Some(seed);
         self
     }
 

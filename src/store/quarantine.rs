@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use super::aside::free_place;
 use super::core::Core;
 use super::identity::replace_file;
 use super::report::{Missing, Quarantined};
@@ -108,7 +109,7 @@ pub(crate) fn told(storage: &dyn Storage) -> Result<Told> {
         Err(error) => return Err(error),
     };
     let mut told = Told::default();
-    for entry in entries.iter().filter(|entry| !entry.is_dir) {
+    for entry in &entries {
         told.segments.extend(names::parse_quarantined(&entry.name));
         match names::parse_quarantine(&entry.name) {
             QuarantineName::Temporary | QuarantineName::NoteOn(_) => {}
@@ -167,13 +168,7 @@ pub(crate) fn move_away(
     rows_lost: Option<u64>,
 ) -> Result<Quarantined> {
     let storage = &*core.storage;
-    let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let taken = storage.list(Path::new(names::QUARANTINE))?;
-    let is_taken = |path: &Path| taken.iter().any(|entry| path.file_name().is_some_and(|name| *name == *entry.name));
-    let target = (0..=u32::MAX)
-        .map(|attempt| names::quarantined(&name, attempt))
-        .find(|target| !is_taken(target) && !is_taken(&names::note(target)))
-        .ok_or_else(|| Error::invalid(format!("the quarantine folder is full of files called {name}")))?;
+    let target = free_place(storage, path)?;
     let note = Note { path: path.into(), why: why.into(), rows_saved, rows_lost, segments: None, acknowledged: false };
     let durability = core.options.durability;
     note.write(storage, &names::note(&target), durability)?;

@@ -26,7 +26,7 @@ use crate::segment::reader::Segment;
 use crate::segment::scan::{
     Ahead, Front, Prefix, Rest, look_ahead, read_any_front, read_front, rows_told, salvage, walk,
 };
-use crate::segment::writer::SegmentWriter;
+use crate::segment::writer::{SegmentWriter, StoreIdentity};
 
 /// An active segment of another writer.
 #[derive(Debug)]
@@ -123,6 +123,11 @@ impl Known {
         self.foreign.push(left_in_place(error, 0, Some(0)));
     }
 
+    /// Notes what has the name of a file of the store and is none.
+    pub(crate) fn leave_not_file(&mut self, path: PathBuf, why: String) {
+        self.foreign.push(Quarantined { path, moved_to: None, why, rows_saved: 0, rows_lost: None });
+    }
+
     /// Notes segments that are missing.
     pub(crate) fn miss(&mut self, missing: Vec<MissingIds>) {
         self.missing.extend(missing);
@@ -181,6 +186,7 @@ impl Core {
         let mut changed = false;
         for entry in self.storage.list(Path::new(names::SEGMENTS))? {
             let taken = match names::parse_segment(&entry.name) {
+                _ if !entry.kind.is_file() => Ok(false),
                 SegmentName::Sealed(id) if !known.own.contains(&id) && !known.bad.contains(&id) => {
                     self.take_sealed(&mut known, id).map_err(|error| (id, error))
                 }
@@ -236,7 +242,10 @@ impl Core {
         });
         // Rows that were followed while the segment was active are found to be there already.
         self.admit_block(&segment, &block)?;
-        known.followed.remove(&id);
+        if let Some(followed) = known.followed.remove(&id) {
+            self.let_go_of_active(&segment);
+            followed.file.settle();
+        }
         Ok(true)
     }
 
@@ -303,7 +312,7 @@ impl Core {
     /// A segment is of this store only if it has its identity and its kind of keys.
     pub(crate) fn check_belongs(&self, front: &Front, path: &Path) -> Result<()> {
         let header = &front.header;
-        if header.store != self.identity.store || header.hash != self.identity.hash_id {
+        if StoreIdentity::of(header) != self.identity {
             return Err(Error::corrupt(
                 path,
                 0,

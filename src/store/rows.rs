@@ -242,6 +242,8 @@ pub(crate) struct Slot {
 pub(crate) struct Slots {
     slots: HashMap<u32, Slot, std::hash::BuildHasherDefault<SlotHasher>>,
     next: u32,
+    /// The slots whose rows are in each segment that is not sealed yet.
+    unsealed: HashMap<SegmentId, Vec<u32>>,
 }
 
 /// Slot numbers count up, so they need no mixing beyond spreading over the table's tag bits.
@@ -273,6 +275,7 @@ impl Slots {
 
     /// Says where the rows of a new slot are.
     pub(crate) fn fill(&mut self, slot: u32, source: Source, rows: u32) {
+        self.note(slot, &source);
         self.slots.insert(slot, Slot { source, rows });
     }
 
@@ -294,9 +297,34 @@ impl Slots {
 
     /// Says where the rows of `slot` are now.
     pub(crate) fn moved(&mut self, slot: u32, source: Source) {
+        self.note(slot, &source);
         if let Some(slot) = self.slots.get_mut(&slot) {
             slot.source = source;
         }
+    }
+
+    fn note(&mut self, slot: u32, source: &Source) {
+        if let Source::Committed { segment, .. } = source {
+            self.unsealed.entry(*segment).or_default().push(slot);
+        }
+    }
+
+    /// Says that segment `id` is sealed, and that these are its batches: its slots let go of the file as it was while it
+    /// grew. Returns what they had of it, to be dropped when nobody waits. O(slots of the segment).
+    pub(crate) fn sealed(&mut self, id: SegmentId, batches: &[Arc<Batch>]) -> Vec<Source> {
+        let mut before = Vec::new();
+        for number in self.unsealed.remove(&id).unwrap_or_default() {
+            let Some(Slot { source, .. }) = self.slots.get_mut(&number) else { continue };
+            let Source::Committed { segment, batch: old, first } = &*source else { continue };
+            let place = batches.binary_search_by_key(&old.frame.first_row, |batch| batch.frame.first_row);
+            let new = place.ok().and_then(|place| batches.get(place)).filter(|new| new.frame == old.frame);
+            if let (Some(new), true) = (new, *segment == id) {
+                new.trust(old);
+                let next = Source::Committed { segment: id, batch: Arc::clone(new), first: *first };
+                before.push(std::mem::replace(source, next));
+            }
+        }
+        before
     }
 
     /// Takes out the slots that are `gone`.

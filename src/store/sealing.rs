@@ -97,6 +97,7 @@ pub(crate) fn seal_all(core: &Core, actives: Vec<Active>) -> Result<()> {
         core.change_view(|view| {
             view.segments.insert(id, Arc::clone(&segment));
         });
+        core.let_go_of_active(&segment);
         Ok(())
     })
 }

@@ -95,7 +95,7 @@ pub(crate) fn stats(core: &Core) -> Result<Stats> {
         listed => listed,
     };
     let folder_bytes = |folder: &str| {
-        let files = names_in(folder)?.into_iter().filter(|entry| !entry.is_dir);
+        let files = names_in(folder)?.into_iter().filter(|entry| entry.kind.is_file());
         let sizes = files.map(|entry| match core.storage.len_bytes(&Path::new(folder).join(entry.name)) {
             // Renamed or removed since.
             Err(error) if error.is_not_found() => Ok(0),

@@ -79,7 +79,7 @@ def message_at(data, offset):
     return Table.root(metadata), length + 8
 
 
-# --- xxh3, 64 bits, seed 0, up to 128 bytes -----------------------------------------------------------------------------
+# --- xxh3, 64 bits, up to 128 bytes -----------------------------------------------------------------------------
 
 SECRET = bytes.fromhex(
     "b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671fcb79e64eccc0e578825ad07dccff7221b8084674f743248ee0"
@@ -116,16 +116,18 @@ def avalanche64(h):
     return h ^ h >> 32
 
 
-def xxh3(data):
+def xxh3(data, seed):
     """None for what is longer than 128 bytes."""
     n = len(data)
     if n == 0:
-        return avalanche64(u64(SECRET, 56) ^ u64(SECRET, 64))
+        return avalanche64(seed ^ u64(SECRET, 56) ^ u64(SECRET, 64))
     if n <= 3:
         combined = data[0] << 16 | data[n >> 1] << 24 | data[n - 1] | n << 8
-        return avalanche64(combined ^ (u32(SECRET, 0) ^ u32(SECRET, 4)))
+        return avalanche64(combined ^ ((u32(SECRET, 0) ^ u32(SECRET, 4)) + seed & MASK))
     if n <= 8:
-        keyed = (u32(data, n - 4) + (u32(data, 0) << 32)) & MASK ^ (u64(SECRET, 8) ^ u64(SECRET, 16))
+        seed ^= int.from_bytes(struct.pack("<I", seed & 0xFFFFFFFF), "big") << 32
+        flip = (u64(SECRET, 8) ^ u64(SECRET, 16)) - seed & MASK
+        keyed = (u32(data, n - 4) + (u32(data, 0) << 32)) & MASK ^ flip
         rotated = lambda x, r: (x << r | x >> (64 - r)) & MASK
         h = keyed ^ rotated(keyed, 49) ^ rotated(keyed, 24)
         h = h * 0x9FB21C651E98DF25 & MASK
@@ -133,12 +135,14 @@ def xxh3(data):
         h = h * 0x9FB21C651E98DF25 & MASK
         return h ^ h >> 28
     if n <= 16:
-        low = u64(data, 0) ^ (u64(SECRET, 24) ^ u64(SECRET, 32))
-        high = u64(data, n - 8) ^ (u64(SECRET, 40) ^ u64(SECRET, 48))
+        low = u64(data, 0) ^ ((u64(SECRET, 24) ^ u64(SECRET, 32)) + seed & MASK)
+        high = u64(data, n - 8) ^ ((u64(SECRET, 40) ^ u64(SECRET, 48)) - seed & MASK)
         swapped = int.from_bytes(low.to_bytes(8, "little"), "big")
         return avalanche((n + swapped + high + fold(low, high)) & MASK)
     if n <= 128:
-        mix = lambda at, s: fold(u64(data, at) ^ u64(SECRET, s), u64(data, at + 8) ^ u64(SECRET, s + 8))
+        plus = lambda s: u64(SECRET, s) + seed & MASK
+        minus = lambda s: u64(SECRET, s) - seed & MASK
+        mix = lambda at, s: fold(u64(data, at) ^ plus(s), u64(data, at + 8) ^ minus(s + 8))
         h = n * P64[0] & MASK
         for i in reversed(range((n - 1) // 32 + 1)):
             h = (h + mix(16 * i, 32 * i) + mix(n - 16 * (i + 1), 32 * i + 16)) & MASK
@@ -146,8 +150,14 @@ def xxh3(data):
     return None
 
 
-def key_hash(key, hash_id):
-    h = xxh3(key)
+def seed_of(header):
+    """The seed of key hashes that a header or store.json says; version 1 had none."""
+    check(header["format"] in (1, 2) and ("hash_seed" in header) == (header["format"] == 2), "a newer format")
+    return int(header.get("hash_seed", "0"), 16)
+
+
+def key_hash(key, hash_id, seed):
+    h = xxh3(key, seed)
     return h if h is None or hash_id == 0 else h & ~(MASK >> hash_id)
 
 
@@ -170,7 +180,7 @@ def read_seal(data):
     check(data[-6:] == b"ARROW1", "no Arrow trailer")
     at = len(data) - 10 - struct.unpack_from("<i", data, len(data) - 10)[0] - 256
     record = data[at : at + 256]
-    check(record[:8] == b"TCSEAL\r\n" and u32(record, 8) == 1 and u32(record, 12) == 256, "no seal of version 1")
+    check(record[:8] == b"TCSEAL\r\n" and u32(record, 8) in (1, 2) and u32(record, 12) == 256, "no seal of version 1 or 2")
     check(crc32(record[:252]) == u32(record, 252), "the seal's checksum")
     parts = {}
     for i, name in enumerate(["schema", "frames", "index", "keys", "replaced", "footer"]):
@@ -223,7 +233,7 @@ class Segment:
         check(message.number(1, "B") == 1, "the first message is no schema")
         entries = {entry.string(0): entry.string(1) for entry in message.table(2).tables(2)}
         self.header = header = json.loads(entries["tensorcask"])
-        check(header["format"] == 1, "a newer format")
+        self.hash_seed = seed_of(header)
         self.id = (header["lane"], header["sequence"])
         self.seed = crc32(uuid.UUID(header["store"]).bytes + struct.pack("<HQ", *self.id))
         frame = frame_at(data, 8 + length)
@@ -382,7 +392,7 @@ def check_run(path, segments):
             if key not in newest or age > newest[key][0]:
                 newest[key] = (age, first + row)
     for key, (_, row) in newest.items():
-        h = key_hash(key, u32(footer, 12))
+        h = key_hash(key, u32(footer, 12), u64(footer, 112))
         if h is None:
             continue
         home = h * buckets >> 64
@@ -400,9 +410,11 @@ def check_run(path, segments):
 
 def main(store):
     identity = json.load(open(os.path.join(store, "store.json")))
+    seed = seed_of(identity)
     text = f"{identity['format']} {identity['store']} {identity['hash']}"
-    text += f" {identity['key']}" if "key" in identity else ""
-    check(crc32(text.encode()) == identity["crc32"] and identity["format"] == 1, "store.json")
+    text += f" {identity['hash_seed']}" if "hash_seed" in identity else ""
+    text += f" {identity['key']}" if identity["format"] > 1 and "key" in identity else ""
+    check(crc32(text.encode()) == identity["crc32"], "store.json")
     segments = {}
     folder = os.path.join(store, "segments")
     for name in sorted(os.listdir(folder)):
@@ -411,7 +423,7 @@ def main(store):
             continue
         segment = Segment(os.path.join(folder, name), name)
         check(segment.id == (int(match[1]), int(match[2])), f"{name} is another segment")
-        check(segment.header["store"] == identity["store"], f"{name} is of another store")
+        check(segment.header["store"] == identity["store"] and segment.hash_seed == seed, f"{name} is of another store")
         segment.read_active() if match[3] else segment.read_sealed()
         segments[segment.id] = segment
     for replaced in [id for segment in segments.values() for id in segment.replaced]:
@@ -420,7 +432,7 @@ def main(store):
     for segment in segments.values():
         pairs = []
         for stamp, row, key, values in segment.rows():
-            pairs.append((key_hash(key, segment.header["hash"]), row))
+            pairs.append((key_hash(key, segment.header["hash"], seed), row))
             age = (stamp, segment.id[0], row)
             if key not in newest or age > newest[key][0]:
                 dead = segment.header["rows"] == "tombstones"

@@ -147,7 +147,7 @@ impl Medium {
     /// The files in a folder, with the folder's name.
     pub fn files(&self, folder: &str) -> Vec<String> {
         let entries = self.storage().list(folder.as_ref()).unwrap().into_iter();
-        entries.filter(|entry| !entry.is_dir).map(|entry| format!("{folder}/{}", entry.name)).collect()
+        entries.filter(|entry| entry.kind.is_file()).map(|entry| format!("{folder}/{}", entry.name)).collect()
     }
 
     /// Bytes of all files of the store.

@@ -1,0 +1,63 @@
+//! The sealed segments of a view: a map that is cheap to copy with one more in it.
+//!
+//! Each seal publishes a new view. Copying a list of all segments for it would cost O(segments) a seal; here a copy shares
+//! all groups of neighbouring segments but the one that changes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::names::SegmentId;
+use crate::segment::reader::Segment;
+
+/// Sequence numbers of a lane that share a group.
+const GROUP: u64 = 128;
+
+/// Segments by name, in order of lane and sequence.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Segments {
+    groups: BTreeMap<(u16, u64), Arc<BTreeMap<SegmentId, Arc<Segment>>>>,
+    len: usize,
+}
+
+fn group(id: SegmentId) -> (u16, u64) {
+    (id.lane, id.sequence / GROUP)
+}
+
+impl Segments {
+    /// How many.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The segment called `id`.
+    pub(crate) fn get(&self, id: &SegmentId) -> Option<&Arc<Segment>> {
+        self.groups.get(&group(*id))?.get(id)
+    }
+
+    /// Whether there is a segment called `id`.
+    pub(crate) fn contains_key(&self, id: &SegmentId) -> bool {
+        self.get(id).is_some()
+    }
+
+    /// Adds a segment, in place of another of its name. O(log segments), and O(segments / 128) for what copies share.
+    pub(crate) fn insert(&mut self, id: SegmentId, segment: Arc<Segment>) {
+        let group = self.groups.entry(group(id)).or_default();
+        self.len += usize::from(Arc::make_mut(group).insert(id, segment).is_none());
+    }
+
+    /// The segments, in order.
+    pub(crate) fn values(&self) -> impl Iterator<Item = &Arc<Segment>> {
+        self.groups.values().flat_map(|group| group.values())
+    }
+
+    /// Their names, in order.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &SegmentId> {
+        self.groups.values().flat_map(|group| group.keys())
+    }
+}
+
+impl Extend<(SegmentId, Arc<Segment>)> for Segments {
+    fn extend<T: IntoIterator<Item = (SegmentId, Arc<Segment>)>>(&mut self, segments: T) {
+        segments.into_iter().for_each(|(id, segment)| self.insert(id, segment));
+    }
+}
