@@ -116,7 +116,10 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
             let layout = Layout { plain: arguments.plain, stream: kind == Kind::Arrows };
             arrow::write(path, layout, &rows, &bar)?
         }
-        Kind::Safetensors => safetensors::write(path, &reader, arguments.f16_as_f32, rows()?, &mut progress)?,
+        Kind::Safetensors => {
+            let metadata = crate::metadata::load(&arguments.read.store)?;
+            safetensors::write(path, &reader, &metadata, arguments.f16_as_f32, rows()?, &mut progress)?
+        }
         Kind::Npy => npy::write(path, arguments.keys_out.as_deref(), &mut rows()?, &mut progress)?,
     };
     bar.finish_and_clear();

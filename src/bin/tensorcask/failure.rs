@@ -72,6 +72,11 @@ impl Failure {
         Self { kind: Kind::Damage, message: None }
     }
 
+    /// A file that the caller named is damaged.
+    pub(crate) fn damaged(message: String) -> Self {
+        Self { kind: Kind::Damage, message: Some(message) }
+    }
+
     /// The input or its use is wrong.
     pub(crate) fn input(message: String) -> Self {
         Self { kind: Kind::Input, message: Some(message) }
@@ -97,6 +102,11 @@ impl Failure {
             return Self { kind: Kind::Closed, message: None };
         }
         Self { kind: Kind::Disk, message: Some(format!("standard output: {error}")) }
+    }
+
+    /// The same with more to say.
+    pub(crate) fn and(self, more: &str) -> Self {
+        Self { message: self.message.map(|message| message + more), ..self }
     }
 
     /// The exit code.

@@ -7,9 +7,10 @@ mod export;
 mod failure;
 mod get;
 mod import;
+mod key;
 mod ls;
+mod metadata;
 mod new_file;
-mod npy;
 mod npy_file;
 mod numbers;
 mod output;
@@ -21,8 +22,8 @@ mod warm;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tensorcask::{Key, KeyKind};
 
+use crate::key::parse_key;
 use crate::output::{Failure, Format, Output};
 
 /// Looks into a store of tensors, checks it, and moves data in and out.
@@ -53,32 +54,10 @@ enum Command {
     Verify(verify::Arguments),
     /// Brings the index and the sealed rows into memory.
     Warm(warm::Arguments),
-    /// Puts the tensors of a .safetensors or .npy file.
+    /// Puts the rows or tensors of .npy, .npz, .safetensors, Arrow and Parquet files.
     Import(import::Arguments),
     /// Writes all values to an Arrow, .safetensors or .npy file.
     Export(export::Arguments),
-}
-
-/// Parses a key as the store's kind of keys has it: text, a number, or hexadecimal bytes.
-fn parse_key(text: &str, kind: Option<KeyKind>) -> Result<Key, Failure> {
-    match kind.unwrap_or(KeyKind::Str) {
-        KeyKind::Str => Ok(Key::Str(text.to_owned())),
-        KeyKind::U64 => text
-            .parse()
-            .map(Key::U64)
-            .map_err(|_| Failure::input(format!("{text:?} is no key of this store: its keys are unsigned integers"))),
-        KeyKind::Bytes => {
-            let hex = text.strip_prefix("0x").unwrap_or(text);
-            let digits: Option<Vec<u32>> = hex.chars().map(|c| c.to_digit(16)).collect();
-            let bytes = digits.filter(|digits| digits.len().is_multiple_of(2)).map(|digits| {
-                let pairs = digits.as_chunks::<2>().0.iter();
-                pairs.map(|[high, low]| u8::try_from(high * 16 + low).unwrap_or_default()).collect()
-            });
-            bytes.map(Key::Bytes).ok_or_else(|| {
-                Failure::input(format!("{text:?} is no key of this store: its keys are bytes, given in hexadecimal"))
-            })
-        }
-    }
 }
 
 /// Says what is wrong with the arguments, in the format that they ask for as far as they can be read.

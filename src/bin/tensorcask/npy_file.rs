@@ -6,11 +6,30 @@ use std::path::Path;
 use tensorcask::{Dtype, Tensor};
 
 use crate::new_file::NewFile;
-use crate::npy::type_name;
 use crate::output::Failure;
 
 /// Bytes of magic, version and length before a header of version 1.0.
 const LEAD_LEN_BYTES: usize = 10;
+
+/// What numpy calls a dtype, if it has it.
+fn type_name(dtype: Dtype) -> Option<&'static str> {
+    Some(match dtype {
+        Dtype::Bool => "|b1",
+        Dtype::U8 => "|u1",
+        Dtype::I8 => "|i1",
+        Dtype::U16 => "<u2",
+        Dtype::I16 => "<i2",
+        Dtype::U32 => "<u4",
+        Dtype::I32 => "<i4",
+        Dtype::U64 => "<u8",
+        Dtype::I64 => "<i8",
+        Dtype::F16 => "<f2",
+        Dtype::F32 => "<f4",
+        Dtype::F64 => "<f8",
+        Dtype::C64 => "<c8",
+        _ => return None,
+    })
+}
 
 /// The magic, and a header that says what follows: `rows` times `shape` elements. As long for any number of rows, so
 /// that it can be written before the rows are counted.

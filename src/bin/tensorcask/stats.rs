@@ -16,6 +16,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     let keys = reader.len()?;
     let stats = reader.stats()?;
     let report = reader.open_report();
+    let metadata = crate::metadata::load(&arguments.read.store)?;
     let human = || {
         let rows = [
             ("keys", format!("{keys} ({})", stats.key_kind.unwrap_or("none yet"))),
@@ -35,13 +36,16 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
             ),
             ("store", stats.store.clone()),
         ];
-        let lines: Vec<String> = rows.iter().map(|(name, figure)| format!("{name:<14} {figure}")).collect();
+        let metadata = metadata.iter().map(|(name, text)| ("metadata", format!("{name:?} is {text:?}")));
+        let rows = rows.into_iter().chain(metadata);
+        let lines: Vec<String> = rows.map(|(name, figure)| format!("{name:<14} {figure}")).collect();
         lines.join("\n")
     };
     let json = || {
         let mut json = serde_json::to_value(&stats).unwrap_or_default();
         if let Some(object) = json.as_object_mut() {
             object.insert("keys".into(), keys.into());
+            object.insert("metadata".into(), serde_json::to_value(&metadata).unwrap_or_default());
             object.insert("open_ms".into(), (report.elapsed.as_secs_f64() * 1e3).into());
         }
         json

@@ -7,6 +7,9 @@ use tensorcask::{Lane, Options, Reader, Store};
 
 use crate::output::{Failure, Output};
 
+/// Most bytes of a value if nothing is said, as of the engine.
+const MOST_VALUE_BYTES: usize = 1 << 30;
+
 /// The store to read, and how.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReadArguments {
@@ -35,6 +38,13 @@ pub(crate) struct WriteArguments {
     group_writable: bool,
 }
 
+impl WriteArguments {
+    /// Most bytes of a value.
+    pub(crate) fn most_value_bytes(&self) -> usize {
+        self.max_value_bytes.unwrap_or(MOST_VALUE_BYTES)
+    }
+}
+
 fn parse_lane(text: &str) -> Result<Lane, String> {
     match text {
         "auto" => Ok(Lane::Auto),
@@ -52,6 +62,11 @@ fn split(store: &Path) -> Result<(PathBuf, String), Failure> {
     })?;
     let parent = store.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Ok((parent.to_path_buf(), module.to_owned()))
+}
+
+/// Checks that `store` can name a store.
+pub(crate) fn check_name(store: &Path) -> Result<(), Failure> {
+    split(store).map(|_| ())
 }
 
 /// Opens a store for reading, and warns of what is left out of it.

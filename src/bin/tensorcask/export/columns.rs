@@ -199,6 +199,9 @@ fn fixed_column(name: &str, dtype: Dtype, shape: &[usize], tensors: &[&Tensor]) 
     let list = FixedSizeListArray::try_new_with_length(Arc::clone(&item), row, child, None, tensors.len())
         .map_err(|error| Failure::input(format!("{name}: {error}")))?;
     let mut metadata = named(dtype);
+    // The list tells neither that a tensor has no dimensions, nor those of packed elements.
+    let dims: Vec<String> = shape.iter().map(usize::to_string).collect();
+    metadata.insert("shape".into(), format!("[{}]", dims.join(",")));
     if !shape.is_empty() && dtype.bits() >= 8 {
         let complex = (dtype == Dtype::C64).then_some(&2);
         let dims: Vec<String> = shape.iter().chain(complex).map(usize::to_string).collect();

@@ -10,6 +10,7 @@ use tensorcask::{Dtype, Key, Reader, Tensor, Value};
 
 use super::rows::{Rows, widened};
 use super::{Written, nothing};
+use crate::metadata::Metadata;
 use crate::new_file::NewFile;
 use crate::output::Failure;
 
@@ -34,6 +35,7 @@ type Found<'f> = dyn FnMut(&str, &Tensor) -> Result<(), Failure> + 'f;
 pub(crate) fn write(
     path: &Path,
     reader: &Reader,
+    metadata: &Metadata,
     f16_as_f32: bool,
     mut rows: Rows<'_>,
     progress: &mut dyn FnMut(u64),
@@ -57,7 +59,7 @@ pub(crate) fn write(
     let mut order: Vec<(&String, &Entry)> = entries.iter().collect();
     order.sort_by_key(|(_, entry)| (std::cmp::Reverse(entry.dtype.bits()), entry.row, entry.leaf));
     let mut file = NewFile::create(path)?;
-    file.put(&header(&order)?)?;
+    file.put(&header(&order, metadata)?)?;
     let mut current: (usize, Vec<Tensor>) = (usize::MAX, Vec::new());
     for (name, entry) in order {
         if current.0 != entry.row {
@@ -138,8 +140,11 @@ fn tensors(value: &Value, name: &mut String, found: &mut Found<'_>) -> Result<()
 }
 
 /// The header's length, the header, and spaces up to a multiple of eight.
-fn header(order: &[(&String, &Entry)]) -> Result<Vec<u8>, Failure> {
+fn header(order: &[(&String, &Entry)], metadata: &Metadata) -> Result<Vec<u8>, Failure> {
     let mut json = String::from("{");
+    if !metadata.is_empty() {
+        json.push_str(&format!("{}:{}", json!(RESERVED), json!(metadata)));
+    }
     let mut start = 0_usize;
     for (name, entry) in order {
         let end = entry.dtype.tensor_len_bytes(&entry.shape).and_then(|len| start.checked_add(len));
