@@ -29,7 +29,10 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
                 format!("{} in segments, {} in index runs", bytes(stats.segment_bytes), bytes(stats.run_bytes)),
             ),
             ("index", format!("{} runs of {} keys, {} keys in memory", stats.runs, stats.run_keys, stats.delta_keys)),
-            ("damaged files", format!("{} in quarantine, {} in place", stats.quarantined, stats.bad_files)),
+            (
+                "damaged files",
+                format!("{} in quarantine, {} in place, {} missing", stats.quarantined, stats.bad_files, stats.missing),
+            ),
             (
                 "opened in",
                 format!("{:.2} ms, {} rows indexed anew", report.elapsed.as_secs_f64() * 1e3, report.rows_indexed),

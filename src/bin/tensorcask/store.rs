@@ -112,6 +112,13 @@ pub(crate) fn writer(store: &Path, arguments: &WriteArguments, options: Options)
     options.open(cache_dir, &module).map_err(|error| Failure::opening(&error))
 }
 
+/// Opens a store that is there for writing, in any lane that is free.
+pub(crate) fn any_lane(store: &Path) -> Result<Store, Failure> {
+    let (cache_dir, module) = split(store)?;
+    check_folder(store)?;
+    Options::new().lane(Lane::Auto).open(cache_dir, &module).map_err(|error| Failure::opening(&error))
+}
+
 /// Looks at what is at `store`, so that what is no store is told from a store that failed.
 fn check_folder(store: &Path) -> Result<(), Failure> {
     let refuse = |what: &str| Err(Failure::input(format!("{} {what}", store.display())));

@@ -1,8 +1,9 @@
 //! `tensorcask verify`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use tensorcask::{Damage, Reader, VerifyReport};
 
 use crate::failure::in_words;
 use crate::output::{Failure, Output, path_json};
@@ -13,6 +14,10 @@ use crate::store::ReadArguments;
 pub(crate) struct Arguments {
     #[command(flatten)]
     read: ReadArguments,
+    /// Acknowledges what is lost, so that it is not told any more: files that were set aside, segments that are missing,
+    /// files of other stores. Deletes nothing.
+    #[arg(long)]
+    forget: bool,
 }
 
 /// Reads and checks every byte. Damage ends with exit code 2.
@@ -49,5 +54,22 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
         || format!("{} rows in {} files checked, {found} damaged places", report.rows, report.files),
         || json!({ "rows": report.rows, "files": report.files, "damaged": found }),
     )?;
-    if found == 0 { Ok(()) } else { Err(Failure::damage()) }
+    let left = if arguments.forget { forget(arguments, &reader, &report, output)? } else { found };
+    if left == 0 { Ok(()) } else { Err(Failure::damage()) }
+}
+
+/// Acknowledges what opening found; returns how much damage is left, which only putting rows again mends.
+fn forget(arguments: &Arguments, reader: &Reader, found: &VerifyReport, output: &Output) -> Result<usize, Failure> {
+    let opened = reader.open_report();
+    let told: Vec<&Path> = opened.quarantined.iter().map(|file| &*file.path).collect();
+    let missing: Vec<&Path> = opened.missing.iter().map(|missing| &*missing.path).collect();
+    let store = crate::store::any_lane(&arguments.read.store)?;
+    let acknowledged = store.acknowledge_damage()?;
+    store.close()?;
+    output.line(
+        || format!("{acknowledged} of them acknowledged: they are not told any more"),
+        || json!({ "acknowledged": acknowledged }),
+    )?;
+    let is_told = |damage: &&Damage| told.contains(&&*damage.path) || missing.contains(&&*damage.path);
+    Ok(found.damage.iter().filter(|damage| !is_told(damage)).count())
 }
