@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use tensorcask::{Dtype, Value};
+use tensorcask::Dtype;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use tensorcask::{Key, Value};
+use tensorcask::Key;
 
 use super::{Place, path_text as text};
 use crate::ok;
