@@ -10,8 +10,11 @@ use super::batch::{Batch, Verify};
 use super::columns::{Columns, KeyColumn, LeafBytes};
 use super::layout::Frame;
 use crate::error::{Error, Result};
-use crate::key::MAX_KEY_LEN_BYTES;
+use crate::key::{KeyKind, MAX_KEY_LEN_BYTES};
 use crate::schema::RowSchema;
+
+/// Bytes of an integer key.
+const INTEGER_LEN_BYTES: usize = 8;
 
 /// A batch, or what is left of one whose structure is damaged: either is found out once.
 pub(crate) type Parsed = Result<Arc<Batch>, Box<Damaged>>;
@@ -25,7 +28,10 @@ pub(crate) fn parse(path: &Arc<Path>, schema: &Arc<RowSchema>, frame: Frame, mes
         Ok(batch) => Ok(Ok(Arc::new(batch))),
         Err(error) if error.is_corrupt() => {
             let batch = Batch::parse_damaged(path, schema, frame, message);
-            Ok(Err(Box::new(Damaged::new(error, batch.ok()))))
+            Ok(Err(Box::new(Damaged {
+                integers: integers(schema, &frame, message),
+                ..Damaged::new(error, batch.ok())
+            })))
         }
         Err(error) => Err(error),
     }
@@ -37,6 +43,8 @@ pub(crate) struct Damaged {
     error: Error,
     /// The batch as its bytes have it, and for each row whether it matches its checksum.
     rest: Option<(Arc<Batch>, Box<[bool]>)>,
+    /// The bytes in the place of integer keys.
+    integers: Bytes,
 }
 
 impl Damaged {
@@ -46,7 +54,7 @@ impl Damaged {
             let readable = readable_rows(&batch);
             (Arc::new(batch), readable)
         });
-        Self { error, rest: rest.filter(|(_, readable)| readable.contains(&true)) }
+        Self { error, rest: rest.filter(|(_, readable)| readable.contains(&true)), integers: Bytes::new() }
     }
 
     /// What is wrong with the batch.
@@ -72,7 +80,19 @@ impl Damaged {
 
     /// What the bytes of the batch have for the key of `row`. Nothing vouches for it.
     pub(crate) fn unchecked_key(&self, row: usize) -> Option<&[u8]> {
-        self.rest.as_ref().and_then(|(batch, _)| batch.columns.key(row))
+        let start = row.checked_mul(INTEGER_LEN_BYTES)?;
+        let integer = || self.integers.get(start..start.checked_add(INTEGER_LEN_BYTES)?);
+        self.rest.as_ref().and_then(|(batch, _)| batch.columns.key(row)).or_else(integer)
+    }
+}
+
+/// Where integer keys lie whatever the metadata says: they are the first bytes of a body.
+fn integers(schema: &RowSchema, frame: &Frame, message: &Bytes) -> Bytes {
+    let start = frame.metadata_len_bytes as usize;
+    let end = (frame.rows as usize).checked_mul(INTEGER_LEN_BYTES).and_then(|len| len.checked_add(start));
+    match end.filter(|end| schema.key == KeyKind::U64 && *end <= message.len()) {
+        Some(end) => message.slice(start..end),
+        None => Bytes::new(),
     }
 }
 

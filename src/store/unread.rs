@@ -176,16 +176,20 @@ impl Core {
                 Ok(ControlFlow::Continue(()))
             });
         }
-        for &row in rows.iter().filter(|row| !keys.contains_key(row)).take(MOST_MENDED).collect::<Vec<_>>() {
-            if let Some(key) = self.mended_key(segment, row).and_then(|key| kind.decode(&key)) {
+        let mut tries = MOST_MENDED;
+        for &row in rows {
+            if !keys.contains_key(&row)
+                && let Some(key) = self.mended_key(segment, row, &mut tries).and_then(|key| kind.decode(&key))
+            {
                 keys.insert(row, key);
             }
         }
         keys.into_values().collect()
     }
 
-    /// The bytes in the place of a key, if they have the row's hash, or have it with one of them changed.
-    fn mended_key(&self, segment: &Segment, row: u32) -> Option<Vec<u8>> {
+    /// The bytes in the place of a key, if they have the row's hash, or have it with one of them changed, which is one of the
+    /// `tries`.
+    fn mended_key(&self, segment: &Segment, row: u32, tries: &mut usize) -> Option<Vec<u8>> {
         /// Bytes of a key that are tried: integers, and short names.
         const MOST_BYTES: usize = 16;
         let hash = self.row_hash(segment, row).filter(|_| self.hasher.is_whole())?;
@@ -195,6 +199,7 @@ impl Core {
         if self.hasher.hash(&key) == hash {
             return Some(key);
         }
+        *tries = tries.checked_sub(1)?;
         for at in 0..key.len().min(MOST_BYTES) {
             let found = key.get(at).copied()?;
             for byte in 0..=u8::MAX {
