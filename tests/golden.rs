@@ -1,5 +1,6 @@
-//! Files of every format version ever written stay readable: `tests/golden/v1` was written by this test, once, with
-//! `TENSORCASK_WRITE_GOLDEN=1 cargo test --test golden`, and is opened for ever.
+//! Files of every format version ever written stay readable: the folders in `tests/golden` were written by this test,
+//! each once, when its version was the newest, with `TENSORCASK_WRITE_GOLDEN=1 cargo test --test golden`, and are opened
+//! for ever.
 #![expect(
     clippy::indexing_slicing,
     clippy::unwrap_used,
@@ -11,8 +12,27 @@ use std::path::{Path, PathBuf};
 use tensorcask::io::Durability;
 use tensorcask::{Codec, Dtype, Key, Options, Reader, Recovery, Store, Tensor, Value};
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1")
+const NEWEST: u32 = 2;
+
+fn golden(version: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/v{version}"))
+}
+
+/// Checks that a store is of `version` in all of its files: it is gone on with in the version that it has.
+fn check_version(store: &Path, version: u32) {
+    let identity = std::fs::read_to_string(store.join("store.json")).unwrap();
+    assert!(identity.contains(&format!("\"format\":{version}")), "{identity}");
+    assert_eq!(identity.contains("hash_seed"), version > 1);
+    for entry in std::fs::read_dir(store.join("segments")).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        let header = String::from_utf8_lossy(bytes.get(..4096).unwrap_or(&bytes));
+        assert!(header.contains(&format!("{{\"format\":{version},")), "{header}");
+    }
+    for entry in std::fs::read_dir(store.join("runs")).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        let footer = bytes.last_chunk::<160>().unwrap();
+        assert_eq!((footer[8], footer[112..120] != [0; 8]), (version as u8, version > 1));
+    }
 }
 
 /// Booleans other than 0 and 1 among them, which were not refused when version 1 was new: readers serve them as they are.
@@ -117,12 +137,21 @@ fn check(reader: &Reader, module: &str) {
 
 #[test]
 fn version_1_opens() {
+    check_golden(1);
+}
+
+#[test]
+fn version_2_opens() {
     if std::env::var_os("TENSORCASK_WRITE_GOLDEN").is_some() {
-        let _ = std::fs::remove_dir_all(golden());
-        write(&golden());
+        let _ = std::fs::remove_dir_all(golden(NEWEST));
+        write(&golden(NEWEST));
     }
+    check_golden(2);
+}
+
+fn check_golden(version: u32) {
     let dir = tempfile::tempdir().unwrap();
-    copy_folder(&golden(), dir.path());
+    copy_folder(&golden(version), dir.path());
     for module in MODULES {
         let reader = Options::new().recovery(Recovery::Strict).open_reader(dir.path(), module).unwrap();
         check(&reader, module);
@@ -143,5 +172,6 @@ fn version_1_opens() {
         store.close().unwrap();
         drop(store);
         check(&Store::open(dir.path(), module).unwrap(), module);
+        check_version(&dir.path().join(module), version);
     }
 }

@@ -52,13 +52,20 @@ struct IdentityFile {
     hash: u8,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hash_seed: Option<HashSeed>,
+    /// Of what every version has, so that a newer one is told from a damaged one.
     crc32: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seed_crc32: Option<u32>,
 }
 
 impl IdentityFile {
     fn checksum(&self) -> u32 {
-        let seed = self.hash_seed.map_or(String::new(), |seed| format!(" {}", String::from(seed)));
-        crc32(format!("{} {} {}{seed}", self.format, self.store, self.hash).as_bytes())
+        crc32(format!("{} {} {}", self.format, self.store, self.hash).as_bytes())
+    }
+
+    /// The checksum of the seed, from version 2 on.
+    fn seed_checksum(&self) -> Option<u32> {
+        self.hash_seed.map(|seed| crc32(format!("{} {}", self.store, String::from(seed)).as_bytes()))
     }
 }
 
@@ -119,7 +126,8 @@ fn read_identity(storage: &dyn Storage) -> Result<Option<StoreIdentity>> {
         let path = storage.describe(Path::new(IDENTITY));
         return Err(Error::NewerFormat { path, found: found.format, supported: FORMAT_VERSION });
     }
-    if found.hash_seed.is_some() != (found.format >= SEEDED_VERSION) {
+    let is_seeded = found.format >= SEEDED_VERSION;
+    if found.hash_seed.is_some() != is_seeded || found.seed_crc32 != found.seed_checksum() {
         return Ok(None);
     }
     let hash_seed = found.hash_seed.map_or(0, |seed| seed.0);
@@ -151,8 +159,9 @@ fn find_identity(
 
 fn write_identity(storage: &dyn Storage, identity: StoreIdentity, durability: Durability) -> Result<()> {
     let StoreIdentity { store, hash_id: hash, format, .. } = identity;
-    let mut contents = IdentityFile { format, store, hash, hash_seed: identity.recorded_seed(), crc32: 0 };
-    contents.crc32 = contents.checksum();
+    let mut contents =
+        IdentityFile { format, store, hash, hash_seed: identity.recorded_seed(), crc32: 0, seed_crc32: None };
+    (contents.crc32, contents.seed_crc32) = (contents.checksum(), contents.seed_checksum());
     let json = serde_json::to_vec(&contents).map_err(|error| Error::invalid(format!("identity: {error}")))?;
     let temporary = PathBuf::from(format!("{IDENTITY}.tmp"));
     clear(storage, &temporary)?;
