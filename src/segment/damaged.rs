@@ -67,6 +67,12 @@ impl Damaged {
         matches!(&self.rest, Some((_, readable)) if readable.get(row) == Some(&true))
     }
 
+    /// The batch, and the rows of it that match their own checksums; `None` if there are none.
+    pub(crate) fn readable(&self) -> Option<(&Arc<Batch>, Vec<usize>)> {
+        let (batch, readable) = self.rest.as_ref()?;
+        Some((batch, readable.iter().enumerate().filter(|(_, readable)| **readable).map(|(row, _)| row).collect()))
+    }
+
     /// The batch, for row `row` of it. O(1).
     ///
     /// # Errors

@@ -418,3 +418,19 @@ pub(crate) fn find_frames(file: &dyn ReadFile, from: u64, end: u64) -> Result<Ve
     found.dedup_by_key(|frame| frame.offset);
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_nested_to_any_depth_is_damage_and_takes_no_stack() {
+        for (open, close) in [("{\"list\":[", "]}"), ("{\"map\":[[\"a\",", "]]}"), ("[", "]"), ("{\"a\":", "}")] {
+            let tree = open.repeat(100_000) + "\"null\"" + &close.repeat(100_000);
+            for member in ["tree", "other"] {
+                let json = format!("{{\"format\":2,\"{member}\":{tree}}}");
+                assert!(parse_header(Path::new("x"), &json).unwrap_err().is_corrupt());
+            }
+        }
+    }
+}

@@ -29,23 +29,31 @@ struct IdentityFile {
     /// Fixed by the first write, before any segment says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<KeyKind>,
+    /// Of what every version has, so that a newer one is told from a damaged one.
     crc32: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seed_crc32: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key_crc32: Option<u32>,
 }
 
 impl IdentityFile {
     fn new(identity: StoreIdentity, key: Option<KeyKind>) -> Self {
         let StoreIdentity { store, hash_id: hash, format, .. } = identity;
-        let mut file = Self { format, store, hash, hash_seed: identity.recorded_seed(), key, crc32: 0 };
-        file.crc32 = file.checksum();
-        file
+        let hash_seed = identity.recorded_seed();
+        let file = Self { format, store, hash, hash_seed, key, crc32: 0, seed_crc32: None, key_crc32: None };
+        let (crc32, seed_crc32, key_crc32) = file.checksums();
+        Self { crc32, seed_crc32, key_crc32, ..file }
     }
 
-    fn checksum(&self) -> u32 {
-        let seed = self.hash_seed.map_or_else(String::new, |seed| format!(" {}", String::from(seed)));
-        // Programs that know version 1 only do not know of the key.
-        let key = self.key.filter(|_| self.format >= SEEDED_VERSION);
-        let key = key.map_or_else(String::new, |key| format!(" {}", key.name()));
-        crc32(format!("{} {} {}{seed}{key}", self.format, self.store, self.hash).as_bytes())
+    /// Of what every version has, of the seed, and of the kind of keys.
+    fn checksums(&self) -> (u32, Option<u32>, Option<u32>) {
+        let of_member = |text: &str| crc32(format!("{} {text}", self.store).as_bytes());
+        (
+            crc32(format!("{} {} {}", self.format, self.store, self.hash).as_bytes()),
+            self.hash_seed.map(|seed| of_member(&String::from(seed))),
+            self.key.map(|key| of_member(key.name())),
+        )
     }
 }
 
@@ -74,15 +82,18 @@ pub(crate) fn read(storage: &dyn Storage) -> Result<Recorded> {
     let path = storage.describe(Path::new(names::IDENTITY));
     let bytes = file.bytes(0, file.len_bytes()?.min(MOST_BYTES) as usize)?;
     let found = match serde_json::from_slice::<IdentityFile>(&bytes) {
-        Ok(found) if found.crc32 == found.checksum() => found,
+        Ok(found) if found.crc32 == found.checksums().0 => found,
         Ok(_) => return Ok(Recorded::Damaged(Error::corrupt(path, 0, "its checksum does not match what it says"))),
         Err(error) => return Ok(Recorded::Damaged(Error::corrupt(path, 0, format!("it is no identity: {error}")))),
     };
     if found.format > FORMAT_VERSION {
         return Err(Error::NewerFormat { path, found: found.format, supported: FORMAT_VERSION });
     }
-    if found.hash_seed.is_some() != (found.format >= SEEDED_VERSION) {
-        return Ok(Recorded::Damaged(Error::corrupt(path, 0, "its version and its hash seed do not fit together")));
+    let is_seeded = found.format >= SEEDED_VERSION;
+    if found.hash_seed.is_some() != is_seeded
+        || (found.seed_crc32, found.key_crc32) != (found.checksums().1, found.checksums().2)
+    {
+        return Ok(Recorded::Damaged(Error::corrupt(path, 0, "its hash seed or its kind of keys is damaged")));
     }
     let hash_seed = found.hash_seed.map_or(0, |seed| seed.0);
     let identity = StoreIdentity { store: found.store, hash_id: found.hash, hash_seed, format: found.format };

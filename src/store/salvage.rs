@@ -9,10 +9,10 @@ use super::quarantine::move_away;
 use crate::checksum::segment_seed;
 use crate::error::{Error, Result};
 use crate::names::{self, SegmentId};
-use crate::segment::batch::Batch;
 use crate::segment::columns::Columns;
+use crate::segment::damaged;
 use crate::segment::reader::Segment;
-use crate::segment::scan::{Front, read_front, rows_told, salvage};
+use crate::segment::scan::{Front, frames_in_place, read_front, rows_told};
 use crate::segment::writer::SegmentWriter;
 
 /// Copies the whole rows of the damaged file at `path` to a new segment that replaces it, then moves the file to
@@ -66,11 +66,19 @@ fn whole_rows(core: &Core, front: &Front, path: &Path) -> Result<Vec<(u64, Colum
     let described: Arc<Path> = core.storage.describe(path).into();
     let file = core.storage.open(path, 0)?;
     let mut whole = Vec::new();
-    for frame in salvage(&*file, front.seed, front.frame.end_offset(), file.len_bytes()?)? {
+    for frame in frames_in_place(&*file, front.seed, front.frame.end_offset(), file.len_bytes()?)? {
         let message = file.bytes(frame.offset, frame.message_len_bytes() as usize)?;
-        let Ok(batch) = Batch::parse(&described, &front.schema, frame, &message, true) else { continue };
-        let damaged = batch.damaged_rows();
-        let rows: Vec<usize> = (0..batch.columns.rows).filter(|row| damaged.binary_search(row).is_err()).collect();
+        let parsed = damaged::parse(&described, &front.schema, frame, &message)?;
+        let (batch, rows) = match &parsed {
+            Ok(batch) => {
+                let damaged = batch.damaged_rows();
+                (batch, (0..batch.columns.rows).filter(|row| damaged.binary_search(row).is_err()).collect())
+            }
+            Err(damaged) => match damaged.readable() {
+                Some(readable) => readable,
+                None => continue,
+            },
+        };
         if let Some(columns) = batch.columns.take(&rows).filter(|columns| columns.rows > 0) {
             whole.push((frame.stamp, columns));
         }

@@ -412,9 +412,13 @@ def main(store):
     identity = json.load(open(os.path.join(store, "store.json")))
     seed = seed_of(identity)
     text = f"{identity['format']} {identity['store']} {identity['hash']}"
-    text += f" {identity['hash_seed']}" if "hash_seed" in identity else ""
-    text += f" {identity['key']}" if identity["format"] > 1 and "key" in identity else ""
     check(crc32(text.encode()) == identity["crc32"], "store.json")
+    if "hash_seed" in identity:
+        text = f"{identity['store']} {identity['hash_seed']}"
+        check(crc32(text.encode()) == identity["seed_crc32"], "the hash seed in store.json")
+    if "key" in identity:
+        text = f"{identity['store']} {identity['key']}"
+        check(crc32(text.encode()) == identity["key_crc32"], "the kind of keys in store.json")
     segments = {}
     folder = os.path.join(store, "segments")
     for name in sorted(os.listdir(folder)):
