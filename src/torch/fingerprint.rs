@@ -185,8 +185,9 @@ pub(super) struct Identity {
     pub weights: BTreeMap<String, String>,
 }
 
-/// The version of the encoding that `tree` describes.
-pub(super) const ENCODING: u32 = 1;
+/// The version of the encoding that `tree` describes, and of the keys that `key` makes. In version 1 the places of
+/// arguments beside an id did not count.
+pub(super) const ENCODING: u32 = 2;
 
 impl Identity {
     /// The folder's name: 128 bits, in hexadecimal.

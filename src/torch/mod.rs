@@ -35,9 +35,11 @@
 
 mod batches;
 mod cache;
+mod call;
 mod convert;
 mod counters;
 mod error;
+mod exclusive;
 mod fingerprint;
 mod flight;
 mod gather;
@@ -55,11 +57,13 @@ mod rounding;
 mod space;
 mod tree;
 mod verify;
+mod waits;
 mod watch;
 mod why;
 
 pub use self::batches::{Batch, BatchIter, Batches};
-pub use self::cache::{CachedModule, Call};
+pub use self::cache::CachedModule;
+pub use self::call::Call;
 pub use self::counters::Counts;
 pub use self::fingerprint::Variables;
 pub use self::input::{Argument, Inputs};

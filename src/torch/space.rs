@@ -18,6 +18,7 @@ use super::flight::Flight;
 use super::held::Held;
 use super::rank::Rank;
 use crate::error::{Error, Result};
+use crate::io::Durability;
 use crate::io::memory::MemoryStorage;
 use crate::key::{Key, KeyKind};
 use crate::store::options::{Lane, Options};
@@ -255,6 +256,23 @@ impl Spaces {
             tracing::warn!(report = ?store.open_report(), "the store was repaired when it was opened");
         }
         Ok(Backend::Writer(store))
+    }
+
+    /// Writes out what other handles of this process, with other options, have waiting for keys of `kind`, so that it
+    /// is seen here. Returns whether there was any.
+    pub(super) fn write_neighbours(&self, kind: KeyKind) -> bool {
+        let Some(folder) = &self.folder else { return false };
+        let open = OPEN.lock();
+        let here = open.iter().filter(|((open, _), _)| open == folder);
+        let here: Vec<_> = here.filter_map(|(_, s)| s.upgrade().filter(|s| !std::ptr::eq(&raw const **s, self))).collect();
+        drop(open);
+        let write = |spaces: &Arc<Self>| {
+            let Some(space) = spaces.slot(kind).lock().clone() else { return false };
+            let Some(store) = space.store().filter(|store| store.waiting().0 > 0) else { return false };
+            // Its own handle is told of a failure.
+            store.flush_with(Durability::Buffered).is_ok()
+        };
+        here.iter().filter(|spaces| write(spaces)).count() > 0
     }
 
     /// The stores that are open.

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::counters::add;
 use super::error::torch;
 use super::output::Output;
-use super::resolve::{Batch, Inner, Load};
+use super::resolve::{Batch, Inner, Load, Loads};
 use super::tree::{Ragged, join};
 use crate::error::{Error, Result};
 
@@ -22,7 +22,7 @@ impl Inner {
         kept: &dyn Fn(&[usize]) -> Result<Output>,
         load: Load<'_>,
     ) -> Result<()> {
-        let Some(verification) = self.options.verification.filter(|v| batch.verifies && v.rate > 0.0) else {
+        let Some(verification) = self.options.verification.filter(|v| batch.loads != Loads::Nothing && v.rate > 0.0) else {
             return Ok(());
         };
         let hits = (0..batch.keys.len()).filter(|at| missing.binary_search(at).is_err());
