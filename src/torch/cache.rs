@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 use tch::{Device, Tensor, nn};
 
+use super::call::Call;
 use super::counters::{Counters, Counts};
 use super::error::invalid;
 use super::exclusive::Exclusive;
 use super::fingerprint::{ENCODING, Identity};
-use super::call::Call;
 use super::input::Inputs;
 use super::key::IntoIds;
 use super::module::Compute;
@@ -93,6 +93,7 @@ impl CachedModule {
             counters: Counters::default(),
             epoch: Mutex::default(),
             sampled: AtomicU64::new(0),
+            empties: Mutex::default(),
             warnings: Mutex::default(),
         });
         let told = inner.compare_record(&identity);

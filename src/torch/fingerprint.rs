@@ -26,6 +26,51 @@ impl Variables {
         Self::default()
     }
 
+    /// Those of `variables` under `prefix`, a path of names such as `"encoder"` or `"encoder.layer.0"`, by their full
+    /// names: of a backbone that shares one `VarStore` with the heads that are trained.
+    ///
+    /// ```
+    /// # fn main() -> tensorcask::Result<()> {
+    /// use tch::{Device, nn};
+    /// use tensorcask::torch::{CacheOptions, Variables};
+    ///
+    /// let variables = nn::VarStore::new(Device::Cpu);
+    /// let backbone = nn::linear(variables.root() / "backbone", 16, 8, Default::default());
+    /// let head = nn::linear(variables.root() / "head", 8, 2, Default::default());
+    ///
+    /// let options = CacheOptions::in_memory().module_id("backbone");
+    /// let backbone = options.wrap_module(backbone, Variables::under(&variables, "backbone")?.freeze())?;
+    /// assert_eq!(variables.trainable_variables().iter().filter(|tensor| tensor.requires_grad()).count(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if there is none.
+    pub fn under(variables: &nn::VarStore, prefix: &str) -> Result<Self> {
+        let within = |name: &str| {
+            name.strip_prefix(prefix).is_some_and(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('.'))
+        };
+        let mut all: Vec<(String, Tensor)> = variables.variables().into_iter().collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        let (found, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(name, _)| within(name));
+        if !found.is_empty() {
+            return Ok(found.into());
+        }
+        let mut firsts: Vec<&str> = others.iter().filter_map(|(name, _)| name.split('.').next()).collect();
+        firsts.dedup();
+        Err(Error::invalid(format!("no variable is under {prefix:?}: the names start with {}", firsts.join(", "))))
+    }
+
+    /// Freezes them: they require no gradients from here on.
+    #[must_use]
+    pub fn freeze(self) -> Self {
+        for (_, tensor) in &self.0 {
+            let _same = tensor.set_requires_grad(false);
+        }
+        self
+    }
+
     /// Names and tensors, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
@@ -105,25 +150,33 @@ impl Variables {
     }
 
     /// Writes the variables, and nothing of the cache, to a file that `VarStore::load` reads: `.safetensors` by that
-    /// ending, libtorch's own format by any other.
+    /// ending, libtorch's own format by any other; but `VarStore::load` takes `.pt` and `.bin` for Python's format.
     pub(super) fn save(&self, path: &std::path::Path) -> Result<()> {
-        if path.extension().is_some_and(|ending| ending == "safetensors") {
-            let named: Vec<(&str, Tensor)> =
-                self.iter().map(|(name, t)| Ok((name, host(t)?))).collect::<Result<_>>()?;
-            Tensor::write_safetensors(&named, path).map_err(torch("save variables"))
-        } else {
-            Tensor::save_multi(&self.iter().collect::<Vec<_>>(), path).map_err(torch("save variables"))
+        match Format::of(path) {
+            Format::Safetensors => {
+                let named: Vec<(&str, Tensor)> =
+                    self.iter().map(|(name, t)| Ok((name, host(t)?))).collect::<Result<_>>()?;
+                Tensor::write_safetensors(&named, path).map_err(torch("save variables"))
+            }
+            Format::Python => Err(Error::invalid(format!(
+                "{}: VarStore::load takes this ending for a file that Python wrote, which cannot be written here: save \
+                 under a name that ends in .safetensors or .ot",
+                path.display()
+            ))),
+            Format::Own => Tensor::save_multi(&self.iter().collect::<Vec<_>>(), path).map_err(torch("save variables")),
         }
     }
 
-    /// Reads every variable from a file that [`Variables::save`] or `VarStore::save` wrote.
+    /// Reads every variable from a file that [`Variables::save`], `VarStore::save` or Python wrote.
     pub(super) fn load(&self, path: &std::path::Path) -> Result<()> {
         let action = "load variables";
-        let named = if path.extension().is_some_and(|ending| ending == "safetensors") {
-            Tensor::read_safetensors(path).map_err(torch(action))?
-        } else {
-            Tensor::load_multi(path).map_err(torch(action))?
+        let named = match Format::of(path) {
+            Format::Safetensors => Tensor::read_safetensors(path),
+            // `VarStore::save` writes its own format by this ending too.
+            Format::Python => Tensor::loadz_multi(path).or_else(|error| Tensor::load_multi(path).map_err(|_| error)),
+            Format::Own => Tensor::load_multi(path),
         };
+        let named = named.map_err(torch(action))?;
         let found: HashMap<String, Tensor> = named.into_iter().collect();
         // All or nothing: a checkpoint of another module must not leave half of this one changed.
         for (name, variable) in self.iter() {
@@ -144,6 +197,23 @@ impl Variables {
             }
         }
         Ok(())
+    }
+}
+
+/// The format of a file of variables, as `VarStore::load` tells it by the name.
+enum Format {
+    Safetensors,
+    Python,
+    Own,
+}
+
+impl Format {
+    fn of(path: &std::path::Path) -> Self {
+        match path.extension().and_then(std::ffi::OsStr::to_str) {
+            Some("safetensors") => Self::Safetensors,
+            Some("pt" | "bin") => Self::Python,
+            _ => Self::Own,
+        }
     }
 }
 

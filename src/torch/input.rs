@@ -290,9 +290,10 @@ impl Inputs {
     }
 }
 
-/// Compressed layouts (CSR, BSR) have no strides.
+/// Compressed layouts (CSR, BSR) do not say that they are sparse, but have no strides.
 fn is_sparse(tensor: &Tensor) -> bool {
-    tensor.defined() && (tensor.is_sparse() || (!tensor.is_mkldnn() && tensor.f_contiguous().is_err()))
+    let strided = || tensor.f_detach().and_then(|tensor| tensor.f_as_strided([0_i64], [1_i64], None));
+    tensor.defined() && (tensor.is_sparse() || (!tensor.is_mkldnn() && strided().is_err()))
 }
 
 fn show(size: Option<i64>) -> String {

@@ -231,6 +231,14 @@ impl Canonical {
     }
 }
 
+/// All of a call but the samples: what it takes, and the dtype and shape of each.
+pub(super) fn layout(inputs: &Inputs) -> Result<u128> {
+    let mut arguments = inputs.sorted().into_iter();
+    let header = arguments
+        .try_fold(Canonical::new("layout"), |header, (name, argument)| header.argument(name, argument, false))?;
+    Ok(header.hash())
+}
+
 /// The keys of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum BatchKeys {

@@ -71,7 +71,7 @@ pub use self::key::{Content, Id, Ids, IntoIds};
 pub use self::log::init_logging;
 pub use self::module::{Compute, Settings};
 pub use self::options::{CacheOptions, Verification, Weights};
-pub use self::output::{IntoOutput, Output};
+pub use self::output::{IntoOutput, Lists, Output};
 pub use self::rank::Rank;
 pub use self::space::Place;
 pub use self::tree::Ragged;

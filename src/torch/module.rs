@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
-use tch::{CModule, IValue, Tensor, nn};
+use tch::{CModule, Device, IValue, Tensor, nn};
 
 use super::error::{invalid, torch};
 use super::fingerprint::Variables;
@@ -144,11 +144,14 @@ impl OfScript {
     }
 }
 
-/// libtorch writes its archives the same for the same module under the same file name.
+/// libtorch writes its archives the same for the same module under the same file name, but for marks of what others hold
+/// as well, such as the tensors of `named_parameters`. Nobody holds what was just read.
 fn archive_digest(module: &CModule) -> Result<String> {
     let folder = super::space::TemporaryFolder::new(None)?;
     let path = folder.path().join("module.pt");
     module.save(&path).map_err(torch("save a TorchScript module to be fingerprinted"))?;
+    let copy = CModule::load_on_device(&path, Device::Cpu).map_err(torch("read a TorchScript module back"))?;
+    copy.save(&path).map_err(torch("save a TorchScript module to be fingerprinted"))?;
     let bytes = std::fs::read(&path).map_err(|error| crate::Error::io("read", &path, error))?;
     Ok(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&bytes)))
 }

@@ -15,7 +15,7 @@ use super::fingerprint::Variables;
 use super::input::Inputs;
 use super::key::{Content, Ids};
 use super::module::{Compute, OfInputs, OfModuleT, OfScript, OfTensor, WithVariables};
-use super::output::{IntoOutput, Output};
+use super::output::{IntoOutput, Lists, Output};
 use super::rank::Rank;
 use super::space::Place;
 use super::tree::Ragged;
@@ -91,6 +91,7 @@ pub struct CacheOptions {
     pub(super) content: Content,
     pub(super) ids_from: Option<IdsFrom>,
     pub(super) ragged: Ragged,
+    pub(super) lists: Lists,
     pub(super) map_location: Option<Device>,
     pub(super) pinned: bool,
     pub(super) verification: Option<Verification>,
@@ -134,6 +135,7 @@ impl CacheOptions {
             content: Content::default(),
             ids_from: None,
             ragged: Ragged::default(),
+            lists: Lists::default(),
             map_location: None,
             pinned: false,
             verification: None,
@@ -174,6 +176,8 @@ impl CacheOptions {
         content: Content;
         /// What becomes of tensors whose shapes differ between samples (default: a list).
         ragged: Ragged;
+        /// What the lists are that the module gives (default: outputs of the whole batch).
+        lists: Lists;
         /// Puts results that are read or computed into page-locked memory, for quick copies to a GPU (default: off).
         /// Needs CUDA.
         pinned: bool;
@@ -364,8 +368,8 @@ impl CacheOptions {
         self.wrap(WithVariables { inner: OfInputs(f), variables: Mutex::new(variables.into()) })
     }
 
-    /// Wraps a module. `variables` are its weights and buffers, most simply `&var_store`: they are fingerprinted and
-    /// have to be frozen.
+    /// Wraps a module. `variables` are its weights and buffers, most simply `&var_store`, or the part of one under a
+    /// prefix ([`Variables::under`]): they are fingerprinted and have to be frozen.
     ///
     /// # Errors
     /// As [`CacheOptions::wrap`].

@@ -264,7 +264,8 @@ impl Spaces {
         let Some(folder) = &self.folder else { return false };
         let open = OPEN.lock();
         let here = open.iter().filter(|((open, _), _)| open == folder);
-        let here: Vec<_> = here.filter_map(|(_, s)| s.upgrade().filter(|s| !std::ptr::eq(&raw const **s, self))).collect();
+        let here: Vec<_> =
+            here.filter_map(|(_, s)| s.upgrade().filter(|s| !std::ptr::eq(&raw const **s, self))).collect();
         drop(open);
         let write = |spaces: &Arc<Self>| {
             let Some(space) = spaces.slot(kind).lock().clone() else { return false };

@@ -58,7 +58,7 @@ thread_local! {
 }
 
 /// Calls inside of calls, beyond which a thread's stack is in danger.
-const MOST_CALLS: usize = 64;
+const MOST_CALLS: usize = 100;
 
 impl Table {
     fn number(&mut self) -> u64 {
@@ -75,7 +75,9 @@ impl Table {
     fn next(&self, thread: ThreadId) -> Vec<ThreadId> {
         match self.awaited(thread) {
             None => Vec::new(),
-            Some(Awaited::Claims(claims)) => claims.iter().filter_map(|claim| Some(self.claims.get(claim)?.0)).collect(),
+            Some(Awaited::Claims(claims)) => {
+                claims.iter().filter_map(|claim| Some(self.claims.get(claim)?.0)).collect()
+            }
             Some(Awaited::Lock(lock)) => self.locks.get(lock).map(|(owner, _)| *owner).into_iter().collect(),
             Some(Awaited::Ahead(thread) | Awaited::Job(thread)) => vec![*thread],
         }
@@ -207,7 +209,8 @@ impl Drop for Claim {
 pub(super) fn wait_for_claims(claims: &[u64]) -> Waited {
     let held = |table: &Table| claims.iter().any(|claim| table.claims.contains_key(claim));
     let look = |table: &Table, me: ThreadId| {
-        let owners = || claims.iter().filter_map(|claim| table.claims.get(claim).map(|(owner, level)| (*claim, *owner, *level)));
+        let owners =
+            || claims.iter().filter_map(|claim| table.claims.get(claim).map(|(owner, level)| (*claim, *owner, *level)));
         let own = |owner, level| if owner == me { level == table.level(me) } else { table.runs_for(me, owner, true) };
         if owners().any(|(_, owner, level)| own(owner, level)) {
             return Some(Waited::Itself);
@@ -236,8 +239,9 @@ impl Lock {
     pub(super) fn lock(&self) -> Option<Locked<'_>> {
         let me = std::thread::current().id();
         let owner = |table: &Table| table.locks.get(&self.0).map(|(owner, _)| *owner).filter(|owner| *owner != me);
-        let look =
-            |table: &Table, me| owner(table).is_some_and(|o| table.waits_for(o, me)).then(|| Waited::Circle(Vec::new()));
+        let look = |table: &Table, me| {
+            owner(table).is_some_and(|o| table.waits_for(o, me)).then(|| Waited::Circle(Vec::new()))
+        };
         let (waited, mut table) = wait(&Awaited::Lock(self.0), |table| owner(table).is_none(), look);
         (waited == Waited::Over).then(|| {
             table.locks.entry(self.0).or_insert((me, 0)).1 += 1;

@@ -54,7 +54,7 @@ impl Inner {
                 }
             }
         };
-        let output = self.exclusively(&make).map(|(output, _held)| output);
+        let output = self.exclusively(&make).map(|(output, _held)| output.with_lists(self.options.lists));
         if training {
             self.trainings.fetch_add(1, Ordering::Relaxed);
         }

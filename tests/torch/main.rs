@@ -6,6 +6,7 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
+mod calls;
 mod changes;
 mod content;
 mod devices;
@@ -18,6 +19,7 @@ mod ranks;
 mod refusals;
 mod settings;
 mod threads;
+mod waiting;
 mod wrapping;
 
 use std::sync::Arc;
