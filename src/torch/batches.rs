@@ -9,6 +9,7 @@ use super::cache::CachedModule;
 use super::error::invalid;
 use super::input::Inputs;
 use super::key::{Ids, IntoIds};
+use super::nested;
 use super::output::Output;
 use super::resolve::Loads;
 use super::waits::{self, Waited};
@@ -153,16 +154,15 @@ impl Batches {
             // The other end is still here.
             let _sent = wanted.send(());
         }
-        let depth = waits::depth();
+        let depth = nested::depth();
         let read = move || {
-            waits::start_at(depth);
             let sender = Announcing { batches: Some(batches) };
             for chunk in order.chunks(self.batch_size) {
                 // The iterator may be gone: nobody wants more then.
                 if (self.drop_last && chunk.len() < self.batch_size) || wants.recv().is_err() {
                     break;
                 }
-                let batch = self.read(ids.select(chunk));
+                let batch = nested::at_least(depth, || self.read(ids.select(chunk)));
                 let failed = batch.is_err();
                 if !sender.send(batch) || failed {
                     break;

@@ -58,8 +58,8 @@ impl Ids {
     }
 }
 
-/// What can be passed as ids: slices, arrays and vectors of strings, integers or [`Id`]s, and one-dimensional tensors of
-/// any integer kind.
+/// What can be passed as ids: slices and vectors of strings, integers or [`Id`]s, and one-dimensional tensors of any
+/// integer kind.
 pub trait IntoIds {
     /// The ids.
     ///
@@ -87,9 +87,6 @@ macro_rules! into_ids {
             impl IntoIds for &Vec<$element> { fn into_ids(self) -> Result<Ids> { self.as_slice().into_ids() } }
             impl IntoIds for Vec<$element> { fn into_ids(self) -> Result<Ids> { self.as_slice().into_ids() } }
             impl<const N: usize> IntoIds for &[$element; N] {
-                fn into_ids(self) -> Result<Ids> { self.as_slice().into_ids() }
-            }
-            impl<const N: usize> IntoIds for [$element; N] {
                 fn into_ids(self) -> Result<Ids> { self.as_slice().into_ids() }
             }
         )*
@@ -136,12 +133,6 @@ impl IntoIds for &Tensor {
         let wide = host.f_to_kind(Kind::Int64).map_err(torch("widen ids"))?;
         let number = |bytes: &[u8; 8]| natural(i64::from_le_bytes(*bytes));
         memory::bytes(&wide)?.as_chunks().0.iter().map(number).collect::<Result<_>>().map(Ids::Int)
-    }
-}
-
-impl IntoIds for Tensor {
-    fn into_ids(self) -> Result<Ids> {
-        (&self).into_ids()
     }
 }
 

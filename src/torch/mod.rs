@@ -49,6 +49,7 @@ mod key;
 mod log;
 mod memory;
 mod module;
+mod nested;
 mod options;
 mod output;
 mod rank;

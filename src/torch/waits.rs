@@ -13,14 +13,14 @@
 //! A circle has a claim or a lock in it, and whoever waits for that opens it; one of nothing but threads is an error.
 
 use std::any::Any;
-use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::thread::ThreadId;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::nested;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -51,14 +51,6 @@ struct Table {
 
 static TABLE: LazyLock<Mutex<Table>> = LazyLock::new(Mutex::default);
 static CHANGED: Condvar = Condvar::new();
-
-thread_local! {
-    /// Calls that this thread is in, those of the thread that it runs for included.
-    static DEPTH: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Calls inside of calls, beyond which a thread's stack is in danger.
-const MOST_CALLS: usize = 100;
 
 impl Table {
     fn number(&mut self) -> u64 {
@@ -122,9 +114,7 @@ impl Table {
         }
         false
     }
-}
 
-impl Table {
     /// A job is done: its caller waits no more.
     fn served(&mut self, server: ThreadId, caller: ThreadId) {
         if let Some(callers) = self.serving.get_mut(&server) {
@@ -259,11 +249,9 @@ impl Lock {
             if owner == me || !table.waiting.contains_key(&owner) || !table.waits_for(owner, me) {
                 return None;
             }
-            let (place, depth) = (Arc::clone(&result), DEPTH.get());
+            let (place, depth) = (Arc::clone(&result), nested::depth());
             let job = move || {
-                let own = DEPTH.replace(depth.max(DEPTH.get()));
-                let ran = catch_unwind(AssertUnwindSafe(run));
-                DEPTH.set(own);
+                let ran = nested::at_least(depth, || catch_unwind(AssertUnwindSafe(run)));
                 *place.lock() = Some(ran);
             };
             table.jobs.entry(owner).or_default().push_back((me, Box::new(job)));
@@ -302,37 +290,6 @@ pub(super) fn announce() {
     CHANGED.notify_all();
 }
 
-/// A call that this thread is in, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Nested(());
-
-impl Nested {
-    /// `None` if too many calls are inside of each other.
-    pub(super) fn enter() -> Option<Self> {
-        let depth = DEPTH.get();
-        (depth < MOST_CALLS).then(|| {
-            DEPTH.set(depth + 1);
-            Self(())
-        })
-    }
-}
-
-impl Drop for Nested {
-    fn drop(&mut self) {
-        DEPTH.set(DEPTH.get().saturating_sub(1));
-    }
-}
-
-/// How many calls this thread is in.
-pub(super) fn depth() -> usize {
-    DEPTH.get()
-}
-
-/// A new thread runs for one that is in so many calls.
-pub(super) fn start_at(depth: usize) {
-    DEPTH.set(depth);
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Barrier;
@@ -348,10 +305,9 @@ mod tests {
             test();
             done.send(()).unwrap();
         });
-        match ended.recv_timeout(Duration::from_secs(60)) {
-            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("threads wait for each other"),
-            _ => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
-        }
+        let ended = ended.recv_timeout(Duration::from_secs(60));
+        assert!(ended != Err(std::sync::mpsc::RecvTimeoutError::Timeout), "threads wait for each other");
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic));
     }
 
     /// Takes the lock, or has its owner run this.
@@ -420,12 +376,17 @@ mod tests {
                 std::thread::spawn(move || {
                     let next = Arc::clone(&locks[(at + 1) % 3]);
                     let mut ran = Vec::new();
-                    for _ in 0..200 {
+                    for round in 0..200 {
                         let (start, next) = (Arc::clone(&start), Arc::clone(&next));
                         ran.push(locked(&locks[at], move || {
-                            // All three have their first lock and want the next one's.
-                            start.wait();
-                            locked(&next, move || at + 10)
+                            // At first all three have their own lock before they want the next one's.
+                            if round == 0 {
+                                start.wait();
+                            }
+                            locked(&next, move || {
+                                std::thread::sleep(Duration::from_micros(50));
+                                at + 10
+                            })
                         }));
                     }
                     ran
@@ -482,16 +443,5 @@ mod tests {
             let failed = threads.map(|thread| thread.join().is_err());
             assert_eq!(failed, [false, true]);
         });
-    }
-
-    #[test]
-    fn calls_end_at_some_depth() {
-        let mut calls = Vec::new();
-        while let Some(call) = Nested::enter() {
-            calls.push(call);
-        }
-        assert_eq!((calls.len(), depth()), (MOST_CALLS, MOST_CALLS));
-        drop(calls);
-        assert_eq!(depth(), 0);
     }
 }

@@ -1,5 +1,6 @@
 //! The torch layer, with real libtorch: `scripts/with-torch cargo test --features torch --test torch`.
 #![cfg(feature = "torch")]
+#![expect(clippy::needless_borrows_for_generic_args, reason = "ids are passed by reference, as callers mostly do")]
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -16,10 +16,9 @@ fn in_time(test: impl FnOnce() + Send + 'static) {
         test();
         done.send(()).unwrap();
     });
-    match ended.recv_timeout(Duration::from_secs(120)) {
-        Err(RecvTimeoutError::Timeout) => panic!("threads wait for each other"),
-        _ => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-    }
+    let ended = ended.recv_timeout(Duration::from_secs(120));
+    assert!(ended != Err(RecvTimeoutError::Timeout), "threads wait for each other");
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
 /// A handle that a module gets at after it was wrapped.
@@ -40,7 +39,7 @@ fn many(numbers: &[u64]) -> Tensor {
 fn load(ids: &Ids) -> tensorcask::Result<Inputs> {
     match ids {
         Ids::Int(ids) => Ok(Inputs::from(&many(ids))),
-        _ => panic!("ids are integers"),
+        _ => unreachable!("ids are integers"),
     }
 }
 
