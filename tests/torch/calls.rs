@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use tch::nn::{self, Module};
-use tch::{CModule, Device, Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use tensorcask::torch::{
     Argument, CacheOptions, CachedModule, Content, Ids, Inputs, Lists, Output, Variables, Verification, Weights,
 };
@@ -276,27 +276,6 @@ fn empty_batches_look_as_the_module_says() {
     // Without inputs, what is kept tells.
     let lazy = wrap().forward_lazy(ids(0, 0), Device::Cpu, |_| panic!("nothing is missing")).unwrap();
     assert_outputs(&lazy, &expected);
-}
-
-#[test]
-fn a_script_is_the_same_whoever_holds_its_parameters() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("linear.pt");
-    let mut variables = nn::VarStore::new(Device::Cpu);
-    let linear = nn::linear(variables.root(), 3, 2, Default::default());
-    variables.freeze();
-    let mut trace = |inputs: &[Tensor]| vec![linear.forward(&inputs[0])];
-    let traced = CModule::create_by_tracing("m", "forward", &[rows(0, 2, 3)], &mut trace).unwrap();
-    traced.save(&file).unwrap();
-    let identity = |hold: bool| {
-        let module = CModule::load(&file).unwrap();
-        let held = hold.then(|| module.named_parameters().unwrap());
-        let module = CacheOptions::in_folder(dir.path(), "m").wrap_script(module).unwrap();
-        drop(held);
-        module.folder().unwrap()
-    };
-    assert_eq!(identity(false), identity(true));
-    assert_eq!(identity(true), identity(false));
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod outputs;
 mod places;
 mod ranks;
 mod refusals;
+mod script;
 mod settings;
 mod threads;
 mod waiting;
