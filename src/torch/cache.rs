@@ -31,6 +31,11 @@ use crate::error::Result;
 /// Samples are found by ids ([`CachedModule::forward_with_ids`]) or by content ([`CachedModule::forward`]). Only what is
 /// missing is computed, in one batch, without gradients; results come back in order, on the input's device, in the
 /// structure, dtype, shape and bits that the module gave. It is itself an [`nn::Module`], by content.
+///
+/// **The module itself, and what loads its inputs, may call handles**, its own among them, and read batches of them. What
+/// one thread computes, others wait for; where threads would wait for each other, the samples are computed twice, or the
+/// module is run by a thread that is inside of it already. A computation that needs its own result is an error. Only
+/// threads that the module starts by itself, and waits for, must not ask for what it holds: nobody sees that wait.
 #[derive(Clone)]
 pub struct CachedModule {
     inner: Arc<Inner>,
@@ -254,10 +259,15 @@ impl CachedModule {
             let (path, inner) = (path.to_path_buf(), Arc::clone(&self.inner));
             move |_: &dyn Compute, _| {
                 let mut weights = inner.weights.lock();
+                // Past the cache a module may be trainable.
+                let enabled = inner.enabled.load(Ordering::Relaxed);
+                if enabled && inner.options.enforce_stateless {
+                    weights.variables.check_frozen()?;
+                }
                 weights.variables.load(&path)?;
                 weights.told = false;
                 drop(weights);
-                inner.check_weights().map(|_| ())
+                if enabled { inner.check_weights().map(|_| ()) } else { Ok(()) }
             }
         };
         self.inner.exclusively(&make).map(|_| ())

@@ -317,9 +317,15 @@ fn a_module_whose_cache_is_off_is_trained() {
         let loss = tensor(module.call(&x).training(training).run()).square().sum(Kind::Float);
         optimizer.backward_step(&loss);
     }
+    // A checkpoint is loaded all the same.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tuned.ot");
+    module.save(&file).unwrap();
+    module.load(&file).unwrap();
     // On again: refused while it is trainable, and old outputs are not met afterwards.
     module.set_enabled(true);
     assert!(matches!(module.forward(&x).unwrap_err(), tensorcask::Error::Trainable { .. }));
+    assert!(matches!(module.load(&file).unwrap_err(), tensorcask::Error::Trainable { .. }));
     variables.freeze();
     let after = tensor(module.forward(&x));
     assert!(!after.equal(&before));
