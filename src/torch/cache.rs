@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, ReentrantMutex, RwLock};
 use tch::{Device, Tensor, nn};
 
+use super::backend::is_full;
 use super::counters::{Counters, Counts};
 use super::error::invalid;
+use super::failing::OnStoreError;
 use super::fingerprint::{ENCODING, Identity};
 use super::input::{Argument, Inputs};
 use super::key::{BatchKeys, Ids, IntoIds};
@@ -69,7 +71,8 @@ impl CachedModule {
             variables.check_frozen()?;
         }
         let identity = identify(&base, &variables)?;
-        let spaces = Spaces::open(&opening, &identity)?;
+        let lenient = options.on_store_error == OnStoreError::WarnAndCompute;
+        let spaces = Spaces::open(&opening, &identity, |error| lenient && is_full(error))?;
         let (sign, pins) = (variables.sign(), variables.pins());
         let mut fleeting = HashMap::new();
         if !matches!(options.place, Place::Folder(_)) {

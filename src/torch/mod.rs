@@ -33,11 +33,13 @@
 //! the version that the caller gives, the sample's id or content, plain arguments, and the variant. [`CachedModule::why_miss`] tells
 //! which of them differs.
 
+mod backend;
 mod batches;
 mod cache;
 mod convert;
 mod counters;
 mod error;
+mod failing;
 mod fingerprint;
 mod flight;
 mod gather;
@@ -61,6 +63,7 @@ mod why;
 pub use self::batches::{Batch, BatchIter, Batches};
 pub use self::cache::{CachedModule, Call};
 pub use self::counters::Counts;
+pub use self::failing::OnStoreError;
 pub use self::fingerprint::Variables;
 pub use self::input::{Argument, Inputs};
 pub use self::key::{Content, Id, Ids, IntoIds};

@@ -11,6 +11,7 @@ use tch::{CModule, Device, Tensor, nn};
 
 use super::cache::CachedModule;
 use super::error::invalid;
+use super::failing::OnStoreError;
 use super::fingerprint::Variables;
 use super::input::Inputs;
 use super::key::{Content, Ids};
@@ -95,6 +96,8 @@ pub struct CacheOptions {
     pub(super) pinned: bool,
     pub(super) verification: Option<Verification>,
     pub(super) recompute_damaged: bool,
+    pub(super) on_store_error: OnStoreError,
+    pub(super) allow_grad_inputs: bool,
     pub(super) memory_bytes: usize,
     pub(super) memory_device: Option<Device>,
     pub(super) disk_bytes: Option<u64>,
@@ -138,6 +141,8 @@ impl CacheOptions {
             pinned: false,
             verification: None,
             recompute_damaged: true,
+            on_store_error: OnStoreError::default(),
+            allow_grad_inputs: false,
             memory_bytes: 0,
             memory_device: None,
             disk_bytes: None,
@@ -179,6 +184,11 @@ impl CacheOptions {
         pinned: bool;
         /// Computes damaged rows again, with a warning, rather than failing (default: on).
         recompute_damaged: bool;
+        /// What a full or broken disk does to a call (default: it warns once, and computes without keeping).
+        on_store_error: OnStoreError;
+        /// Accepts inputs that require gradients while gradients are on, as if they were detached: no gradient reaches
+        /// what made them, on a miss as on a hit (default: off, they are refused).
+        allow_grad_inputs: bool;
         /// Bytes of outputs held in memory for each kind of key (default: 0; the system's page cache holds what was
         /// read). Stops when full. With a [`CacheOptions::memory_device`], of tensors on that device.
         memory_bytes: usize;

@@ -8,6 +8,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, ReentrantMutex, RwLock};
 use tch::{Device, Kind};
 
+use super::backend::Space;
 use super::convert::own;
 use super::counters::{Counters, Counts, add};
 use super::error::{invalid, torch};
@@ -19,7 +20,7 @@ use super::module::Compute;
 use super::options::CacheOptions;
 use super::output::{Output, select_rows};
 use super::rounding::Rounding;
-use super::space::{Opening, Space, Spaces};
+use super::space::{Opening, Spaces};
 use super::tree::{Ragged, check_batch, split};
 use super::watch::Watched;
 use crate::error::Result;
@@ -92,7 +93,7 @@ impl Inner {
             return Ok(Some(Output::Tensor(rows)));
         }
         let landings = spaces.flight.landings();
-        let mut rows = Rows::read(space, keys, &self.counters, self.options.recompute_damaged)?;
+        let mut rows = self.read(space, keys)?;
         let missing = rows.missing();
         self.counters.hit(keys.len() - missing.len(), rows.len_bytes(), spaces.mean_s());
         if !missing.is_empty() {
@@ -175,7 +176,7 @@ impl Inner {
 
     /// Takes in the rows at `at` that others have finished meanwhile; returns what is still missing.
     fn look_again(&self, batch: &Batch<'_>, rows: &mut Rows, at: &[usize]) -> Result<Vec<usize>> {
-        let again = Rows::read(batch.space, &batch.keys.select(at), &self.counters, self.options.recompute_damaged)?;
+        let again = self.read(batch.space, &batch.keys.select(at))?;
         let missing: Vec<usize> = again.missing().iter().filter_map(|&place| at.get(place).copied()).collect();
         let found = at.len() - missing.len();
         add(&self.counters.waited, found);
@@ -225,7 +226,7 @@ impl Inner {
 
     /// Puts computed rows into the store, which copies them: nothing of the caller's is kept.
     fn keep(&self, batch: &Batch<'_>, at: &[usize], output: &Output) -> Result<()> {
-        let kept = self.put(batch, at, output)?;
+        let kept = self.put(batch, at, output).or_else(|error| self.forgive(Some(batch.space), error).map(|()| None))?;
         add(&self.counters.misses, at.len());
         add(if kept.is_some() { &self.counters.put_bytes } else { &self.counters.not_kept }, kept.unwrap_or(at.len()));
         Ok(())
@@ -239,7 +240,7 @@ impl Inner {
             Ok((.., host)) => super::memory::bytes(host)?.len(),
             Err(values) => values.iter().map(value_len_bytes).sum(),
         };
-        let Some(store) = space.store().filter(|_| spaces.reserve(len_bytes as u64)) else { return Ok(None) };
+        let Some(store) = space.store()?.filter(|_| spaces.reserve(len_bytes as u64)) else { return Ok(None) };
         let chosen;
         let keys = if at.len() == keys.len() {
             keys

@@ -10,6 +10,7 @@ mod changes;
 mod content;
 mod devices;
 mod edges;
+mod failing;
 mod hits;
 mod identity;
 mod outputs;
