@@ -37,19 +37,34 @@ pub struct CachedModule {
 }
 
 impl CachedModule {
-    pub(super) fn new(options: CacheOptions, compute: Box<dyn Compute>) -> Result<Self> {
+    /// Wraps `compute`, whose type is called `name` unless it has more to say.
+    pub(super) fn new(options: CacheOptions, compute: Box<dyn Compute>, name: &str) -> Result<Self> {
         let rank = options.rank.map_or_else(Rank::from_env, Ok)?;
         options.check(rank)?;
-        let settings = compute.settings();
+        let mut settings = compute.settings();
+        if settings.structure.is_empty() {
+            name.clone_into(&mut settings.structure);
+        }
+        if !options.check_structure {
+            settings.structure = String::new();
+        }
         let module_id = options.module_id.clone().or(settings.module_id).ok_or_else(|| {
             invalid("no module id was given: name the module with `module_id`, it is the folder of its outputs")
         })?;
+        let version = options.version.clone().or(settings.version).unwrap_or_default();
+        if let (Some(why), Place::Folder(_), "") = (&settings.indistinct, &options.place, version.as_str()) {
+            return Err(invalid(format!(
+                "no version was given for {module_id:?}, whose outputs stay in a folder: {why}, so old outputs would be \
+                 served for new code. Give a `version`, and another one whenever the code changes"
+            )));
+        }
         let engine = options.engine_options();
         let mut arguments = settings.arguments;
         arguments.extend(options.arguments.clone());
         let base = Identity {
             encoding: ENCODING,
-            version: options.version.clone().or(settings.version).unwrap_or_default(),
+            version,
+            structure: settings.structure,
             arguments,
             instance: options.instance.clone(),
             cache_dtype: engine.store_as.map(|dtype| dtype.name().to_owned()).unwrap_or_default(),
@@ -135,6 +150,7 @@ impl CachedModule {
         let keys = BatchKeys::by_id(ids.into_ids()?, None, 0)?;
         self.inner.run(&keys, device, false, &mut |positions| {
             let inputs = load(positions)?;
+            self.inner.check_gradients(&inputs)?;
             let batch = inputs.batch_size()?;
             if batch != positions.len() {
                 return Err(invalid(format!(
@@ -362,6 +378,7 @@ impl Call<'_> {
         if training || !module.is_enabled() {
             return inner.bypass(&inputs, training);
         }
+        inner.check_gradients(&inputs)?;
         let keys = match ids {
             Some(ids) => BatchKeys::by_id(ids, Some(&inputs), variant)?,
             None => BatchKeys::by_content(&inputs, batch, inner.options.content, variant)?,

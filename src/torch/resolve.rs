@@ -226,7 +226,8 @@ impl Inner {
 
     /// Puts computed rows into the store, which copies them: nothing of the caller's is kept.
     fn keep(&self, batch: &Batch<'_>, at: &[usize], output: &Output) -> Result<()> {
-        let kept = self.put(batch, at, output).or_else(|error| self.forgive(Some(batch.space), error).map(|()| None))?;
+        let kept =
+            self.put(batch, at, output).or_else(|error| self.forgive(Some(batch.space), error).map(|()| None))?;
         add(&self.counters.misses, at.len());
         add(if kept.is_some() { &self.counters.put_bytes } else { &self.counters.not_kept }, kept.unwrap_or(at.len()));
         Ok(())

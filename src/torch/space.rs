@@ -130,6 +130,7 @@ impl Spaces {
             drop(open);
             // Another layer's handle may have met a full disk long ago.
             spaces.opened().iter().for_each(|space| space.revive());
+            spaces.record();
             return Ok(spaces);
         }
         let spaces = Arc::new(Self::new(opening, identity, Some(folder.clone()), temporary));
@@ -208,6 +209,7 @@ impl Spaces {
     pub(super) fn flush(&self) -> Result<()> {
         // All of them, also after one has failed.
         let flushed: Vec<Result<()>> = self.opened().iter().map(|space| space.flush()).collect();
+        self.record();
         self.write_timing();
         flushed.into_iter().collect()
     }

@@ -59,6 +59,9 @@ impl Inner {
         if sign == watched.sign {
             return Ok(sign);
         }
+        // In this order: what changes between two of these steps shows in the next sign.
+        watched.variables.describe();
+        let sign = self.sign(&watched.variables);
         let identity = identify(&self.base, &watched.variables)?;
         let mut former = None;
         if identity.name() != watched.identity.name() {
