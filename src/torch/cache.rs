@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 use tch::{Device, Tensor, nn};
 
+use super::backend::is_full;
 use super::call::Call;
 use super::counters::{Counters, Counts};
 use super::error::invalid;
 use super::exclusive::Exclusive;
+use super::failing::OnStoreError;
 use super::fingerprint::{ENCODING, Identity};
 use super::input::Inputs;
 use super::key::IntoIds;
@@ -42,19 +44,34 @@ pub struct CachedModule {
 }
 
 impl CachedModule {
-    pub(super) fn new(options: CacheOptions, compute: Box<dyn Compute>) -> Result<Self> {
+    /// Wraps `compute`, whose type is called `name` unless it has more to say.
+    pub(super) fn new(options: CacheOptions, compute: Box<dyn Compute>, name: &str) -> Result<Self> {
         let rank = options.rank.map_or_else(Rank::from_env, Ok)?;
         options.check(rank)?;
-        let settings = compute.settings();
+        let mut settings = compute.settings();
+        if settings.structure.is_empty() {
+            name.clone_into(&mut settings.structure);
+        }
+        if !options.check_structure {
+            settings.structure = String::new();
+        }
         let module_id = options.module_id.clone().or(settings.module_id).ok_or_else(|| {
             invalid("no module id was given: name the module with `module_id`, it is the folder of its outputs")
         })?;
+        let version = options.version.clone().or(settings.version).unwrap_or_default();
+        if let (Some(why), Place::Folder(_), "") = (&settings.indistinct, &options.place, version.as_str()) {
+            return Err(invalid(format!(
+                "no version was given for {module_id:?}, whose outputs stay in a folder: {why}, so old outputs would be \
+                 served for new code. Give a `version`, and another one whenever the code changes"
+            )));
+        }
         let engine = options.engine_options();
         let mut arguments = settings.arguments;
         arguments.extend(options.arguments.clone());
         let base = Identity {
             encoding: ENCODING,
-            version: options.version.clone().or(settings.version).unwrap_or_default(),
+            version,
+            structure: settings.structure,
             arguments,
             instance: options.instance.clone(),
             cache_dtype: engine.store_as.map(|dtype| dtype.name().to_owned()).unwrap_or_default(),
@@ -76,7 +93,8 @@ impl CachedModule {
             variables.check_frozen()?;
         }
         let identity = identify(&base, &variables)?;
-        let spaces = Spaces::open(&opening, &identity)?;
+        let lenient = options.on_store_error == OnStoreError::WarnAndCompute;
+        let spaces = Spaces::open(&opening, &identity, |error| lenient && is_full(error))?;
         let (sign, pins) = (variables.sign(), variables.pins());
         let mut fleeting = HashMap::new();
         if !matches!(options.place, Place::Folder(_)) {

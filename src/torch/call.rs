@@ -74,6 +74,7 @@ impl<'a> Call<'a> {
         if self.training || !self.module.is_enabled() {
             return inner.bypass(&self.inputs, self.training);
         }
+        inner.check_gradients(&self.inputs)?;
         let keys = self.keys(ids)?;
         let inputs = &self.inputs;
         inner.run(&keys, inputs.device(), Loads::Inputs, &mut |positions| {
@@ -96,6 +97,7 @@ impl<'a> Call<'a> {
         let inner = self.module.inner();
         let ids = self.take_ids()?.ok_or_else(|| invalid("no ids were given: without inputs there is no content"))?;
         let (inputs, training, samples) = (self.inputs.shallow_clone(), self.training, ids.len());
+        let off = training || (!self.module.is_enabled() && loads == Loads::Lazily);
         let mut load = |positions: &[usize]| {
             let loaded = load(positions)?;
             let batch = loaded.batch_size()?;
@@ -105,10 +107,12 @@ impl<'a> Call<'a> {
                     positions.len()
                 )));
             }
-            loaded.check_dense()?;
+            if !off {
+                inner.check_gradients(&loaded)?;
+                loaded.check_dense()?;
+            }
             inputs.filled(loaded)
         };
-        let off = training || (!self.module.is_enabled() && loads == Loads::Lazily);
         if off && samples > 0 {
             let all: Vec<usize> = (0..samples).collect();
             return inner.bypass(&load(&all)?, training)?.to_device(device);

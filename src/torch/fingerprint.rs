@@ -4,20 +4,20 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, nn};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::convert::{host, kind, shape_of};
 use super::error::torch;
 use super::key::Canonical;
-use super::memory;
+use super::memory::{self, Described};
 use crate::error::{Error, Result};
 
-/// Variables of up to this many elements are read at every call.
+/// Some bytes of variables of up to this many elements are read at every call.
 const SMALL_ELEMENTS: usize = 4096;
 
 /// The named variables of a module: weights and buffers.
 #[derive(Debug, Default)]
-pub struct Variables(Vec<(String, Tensor)>);
+pub struct Variables(Vec<(String, Tensor)>, Vec<Described>);
 
 impl Variables {
     /// Of a module that has none, or whose variables are not to be looked at.
@@ -99,7 +99,7 @@ impl Variables {
     /// # Errors
     /// [`Error::Trainable`].
     pub(super) fn check_frozen(&self) -> Result<()> {
-        let mut trainable = self.iter().filter(|(_, tensor)| tensor.requires_grad()).map(|(name, _)| name);
+        let mut trainable = self.iter().filter(|(_, tensor)| memory::requires_grad(tensor)).map(|(name, _)| name);
         match trainable.next() {
             None => Ok(()),
             Some(first) => Err(Error::Trainable { first: first.to_owned(), count: 1 + trainable.count() }),
@@ -108,17 +108,17 @@ impl Variables {
 
     /// A cheap sign of change. libtorch counts the writes to a tensor, and one that was exchanged lies elsewhere (see
     /// [`Variables::pins`]); the running statistics of a batch normalisation are written without being counted, but they
-    /// are small, and small variables on the CPU are read whole.
+    /// are small, and some bytes of small variables on the CPU are read.
     pub(super) fn sign(&self) -> u64 {
-        let mut sign = 0_u64;
-        let mut mix = |part: u64| sign = (sign.rotate_left(5) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut room = Vec::new();
-        for (_, tensor) in self.iter() {
-            if let Some(bytes) = memory::look(tensor, SMALL_ELEMENTS, &mut room, &mut mix) {
-                mix(xxh3_64(bytes));
-            }
-        }
-        sign
+        self.iter().zip(&self.1).fold(0_u64, |sign, ((_, tensor), known)| {
+            (sign.rotate_left(5) ^ memory::look(tensor, known, &mut room)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        })
+    }
+
+    /// Takes what the variables look like now as what they are compared with.
+    pub(super) fn describe(&mut self) {
+        self.1 = self.iter().map(|(_, tensor)| memory::describe(tensor, SMALL_ELEMENTS)).collect();
     }
 
     /// Handles that keep the storage of every variable alive, so that none that replaces it can lie at its address.
@@ -220,7 +220,9 @@ impl Format {
 impl From<Vec<(String, Tensor)>> for Variables {
     fn from(mut variables: Vec<(String, Tensor)>) -> Self {
         variables.sort_by(|a, b| a.0.cmp(&b.0));
-        Self(variables)
+        let mut variables = Self(variables, Vec::new());
+        variables.describe();
+        variables
     }
 }
 
@@ -243,6 +245,9 @@ pub(super) struct Identity {
     pub encoding: u32,
     /// The caller's.
     pub version: String,
+    /// What the module is beside its weights; empty if that is not looked at.
+    #[serde(default)]
+    pub structure: String,
     /// The caller's constructor arguments.
     pub arguments: BTreeMap<String, String>,
     /// Instances that are not to share.
@@ -270,6 +275,9 @@ impl Identity {
         parts = parts.part(self.version.as_bytes()).part(self.instance.as_bytes());
         parts = parts.part(self.cache_dtype.as_bytes());
         parts = pairs(parts, &self.arguments);
+        if !self.structure.is_empty() {
+            parts = parts.part(b"structure").part(self.structure.as_bytes());
+        }
         if self.weights_count {
             parts = pairs(parts.part(b"weights"), &self.weights);
         }
@@ -287,6 +295,7 @@ impl Identity {
         plain("encoding", &self.encoding.to_string(), &other.encoding.to_string());
         plain("version", &self.version, &other.version);
         plain("instance", &self.instance, &other.instance);
+        plain("structure", &self.structure, &other.structure);
         plain("cache_dtype", &self.cache_dtype, &other.cache_dtype);
         let maps = [("argument", &self.arguments, &other.arguments), ("weights", &self.weights, &other.weights)];
         for (what, ours, theirs) in maps {

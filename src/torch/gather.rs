@@ -2,13 +2,13 @@
 
 use tch::Tensor;
 
+use super::backend::{Layout, Space};
 use super::convert::{empty, from_bytes, host, kind_of, shape_of, stored_dtype};
 use super::counters::{Counters, add};
 use super::error::invalid;
 use super::key::BatchKeys;
 use super::memory;
 use super::output::{Output, select_rows};
-use super::space::{Layout, Space};
 use super::tree::{Ragged, join};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
@@ -24,6 +24,11 @@ pub(super) enum Rows {
 }
 
 impl Rows {
+    /// None of `len` rows.
+    pub(super) fn none(len: usize) -> Self {
+        Self::Values(vec![None; len])
+    }
+
     /// Reads what the store has of `keys`. Damaged rows are missing, and counted, if `heals`.
     pub(super) fn read(space: &Space, keys: &BatchKeys, counters: &Counters, heals: bool) -> Result<Self> {
         let layout = space.layout.read().clone();

@@ -33,6 +33,7 @@
 //! the version that the caller gives, the sample's id or content, plain arguments, and the variant. [`CachedModule::why_miss`] tells
 //! which of them differs.
 
+mod backend;
 mod batches;
 mod cache;
 mod call;
@@ -40,9 +41,11 @@ mod convert;
 mod counters;
 mod error;
 mod exclusive;
+mod failing;
 mod fingerprint;
 mod flight;
 mod gather;
+mod gradients;
 mod held;
 mod input;
 mod key;
@@ -56,6 +59,7 @@ mod rank;
 mod resolve;
 mod rounding;
 mod space;
+mod structure;
 mod tree;
 mod verify;
 mod waits;
@@ -66,6 +70,7 @@ pub use self::batches::{Batch, BatchIter, Batches};
 pub use self::cache::CachedModule;
 pub use self::call::Call;
 pub use self::counters::Counts;
+pub use self::failing::OnStoreError;
 pub use self::fingerprint::Variables;
 pub use self::input::{Argument, Inputs};
 pub use self::key::{Content, Id, Ids, IntoIds};

@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Mutex, RwLock};
 use tch::{Device, Kind};
 
+use super::backend::Space;
 use super::convert::own;
 use super::counters::{Counters, Counts, add};
 use super::error::{invalid, torch};
@@ -20,7 +21,7 @@ use super::nested::Nested;
 use super::options::{CacheOptions, Weights};
 use super::output::{Output, select_rows};
 use super::rounding::Rounding;
-use super::space::{Opening, Space, Spaces};
+use super::space::{Opening, Spaces};
 use super::tree::{Ragged, check_batch, split};
 use super::watch::Watched;
 use crate::error::Result;
@@ -165,13 +166,12 @@ impl Inner {
 
     /// Reads what is kept of `keys`, also by other handles of this process that have not written it yet.
     fn read(&self, batch: &Batch<'_>, keys: &BatchKeys) -> Result<Rows> {
-        let read = |keys: &BatchKeys| Rows::read(batch.space, keys, batch.counters, self.options.recompute_damaged);
-        let mut rows = read(keys)?;
+        let mut rows = self.read_own(batch, keys)?;
         if rows.is_whole() || !batch.spaces.write_neighbours(keys.kind()) {
             return Ok(rows);
         }
         let missing = rows.missing();
-        rows.take(&missing, read(&keys.select(&missing))?.into_values()?)?;
+        rows.take(&missing, self.read_own(batch, &keys.select(&missing))?.into_values()?)?;
         Ok(rows)
     }
 
@@ -278,7 +278,8 @@ impl Inner {
 
     /// Puts computed rows into the store, which copies them: nothing of the caller's is kept.
     fn keep(&self, batch: &Batch<'_>, at: &[usize], output: &Output) -> Result<()> {
-        let kept = self.put(batch, at, output)?;
+        let kept =
+            self.put(batch, at, output).or_else(|error| self.forgive(Some(batch.space), error).map(|()| None))?;
         add(&self.counters.misses, at.len());
         add(if kept.is_some() { &self.counters.put_bytes } else { &self.counters.not_kept }, kept.unwrap_or(at.len()));
         Ok(())
@@ -292,7 +293,7 @@ impl Inner {
             Ok((.., host)) => super::memory::bytes(host)?.len(),
             Err(values) => values.iter().map(value_len_bytes).sum(),
         };
-        let Some(store) = space.store().filter(|_| spaces.reserve(len_bytes as u64)) else { return Ok(None) };
+        let Some(store) = space.store()?.filter(|_| spaces.reserve(len_bytes as u64)) else { return Ok(None) };
         let chosen;
         let keys = if at.len() == keys.len() {
             keys

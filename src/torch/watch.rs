@@ -5,8 +5,10 @@ use std::sync::atomic::Ordering;
 
 use tch::Tensor;
 
+use super::backend::is_of_disk;
 use super::counters::add;
 use super::exclusive::records_gradients;
+use super::failing::OnStoreError;
 use super::fingerprint::{Identity, Variables};
 use super::input::Inputs;
 use super::module::Compute;
@@ -75,12 +77,15 @@ impl Inner {
         if sign == watched.sign {
             return Ok(sign);
         }
+        // In this order: what changes between two of these steps shows in the next sign.
+        watched.variables.describe();
+        let sign = self.sign(&watched.variables);
         let identity = identify(&self.base, &watched.variables)?;
         let mut former = None;
         if identity.name() != watched.identity.name() {
             let current = self.spaces();
             // What was computed with the former weights is not to be lost silently.
-            current.flush()?;
+            current.flush().or_else(|error| self.forgive(None, error))?;
             let next = self.open(&identity)?;
             next.expect_mean(current.mean_s());
             tracing::info!(module = %self.opening.module_id, identity = identity.name(), "the weights were changed");
@@ -97,13 +102,14 @@ impl Inner {
 
     fn open(&self, identity: &Identity) -> Result<Arc<Spaces>> {
         if matches!(self.opening.place, Place::Folder(_)) {
-            return Spaces::open(&self.opening, identity);
+            let lenient = self.options.on_store_error == OnStoreError::WarnAndCompute;
+            return Spaces::open(&self.opening, identity, |error| lenient && is_of_disk(error));
         }
         let mut fleeting = self.fleeting.lock();
         if let Some(spaces) = fleeting.get(&identity.name()) {
             return Ok(Arc::clone(spaces));
         }
-        let spaces = Spaces::open(&self.opening, identity)?;
+        let spaces = Spaces::open(&self.opening, identity, |_| false)?;
         fleeting.insert(identity.name(), Arc::clone(&spaces));
         Ok(spaces)
     }
