@@ -163,6 +163,24 @@ impl Decoder {
         Self::default()
     }
 
+    /// Whether `encoded` says of itself that `raw_len_bytes` come out of it: to be asked before a buffer is made for them. O(1).
+    ///
+    /// # Errors
+    /// What it says instead.
+    pub(crate) fn check_len(encoded: &[u8], raw_len_bytes: usize) -> Result<(), String> {
+        let found = match encoded.split_first() {
+            Some((&RAW, data)) => Some(data.len() as u64),
+            Some((_, data)) => zstd::zstd_safe::get_frame_content_size(data).map_err(|e| format!("{e:?}"))?,
+            None => return Err("expected a packed row, found no bytes".to_owned()),
+        };
+        match found {
+            Some(found) if found != raw_len_bytes as u64 => {
+                Err(format!("expected a packed row of {raw_len_bytes} bytes, found one of {found}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Unpacks `encoded` into `out`, which is `raw_len_bytes` long. `encoded` may be anything.
     ///
     /// # Errors

@@ -93,6 +93,16 @@ impl fmt::Display for Key {
     }
 }
 
+/// Strings as text, integers as numbers, bytes in hexadecimal.
+impl serde::Serialize for Key {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Self::U64(number) => serializer.serialize_u64(*number),
+            Self::Str(_) | Self::Bytes(_) => serializer.collect_str(self),
+        }
+    }
+}
+
 /// A borrowed key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KeyRef<'a> {
@@ -278,6 +288,11 @@ impl KeyHasher {
     /// The hasher with this code, if there is one.
     pub(crate) const fn from_id(id: u8) -> Option<Self> {
         if id < 64 { Some(Self { id }) } else { None }
+    }
+
+    /// Whether all bits of the hash are kept, so that rows with one hash are of one key.
+    pub(crate) const fn is_whole(self) -> bool {
+        self.id == 0 || self.id >= 64
     }
 
     /// The hash of canonical bytes.

@@ -31,16 +31,18 @@ pub(crate) struct KeysFst {
     map: Map<Bytes>,
     path: PathBuf,
     offset: u64,
+    /// Rows of the segment: no more keys are in a block that this library wrote.
+    rows: u32,
 }
 
 impl KeysFst {
-    /// The block `bytes` at `offset` of `path`, whose checksum the caller has compared.
+    /// The block `bytes` at `offset` of `path`, whose checksum the caller has compared; the segment has `rows` rows.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if it is no transducer.
-    pub(crate) fn open(path: PathBuf, offset: u64, bytes: Bytes) -> Result<Self> {
+    pub(crate) fn open(path: PathBuf, offset: u64, bytes: Bytes, rows: u32) -> Result<Self> {
         match guarded(|| Map::new(bytes)) {
-            Some(Ok(map)) => Ok(Self { map, path, offset }),
+            Some(Ok(map)) => Ok(Self { map, path, offset, rows }),
             Some(Err(error)) => Err(Error::corrupt(path, offset, format!("the block of ordered keys: {error}"))),
             None => Err(Error::corrupt(path, offset, "the block of ordered keys is malformed")),
         }
@@ -63,9 +65,16 @@ impl KeysFst {
                 Bound::Unbounded => range,
             };
             let mut stream = range.into_stream();
+            let mut left = self.rows;
             while let Some((key, row)) = stream.next() {
                 let row = u32::try_from(row)
-                    .map_err(|_| Error::corrupt(&self.path, self.offset, format!("row {row} is out of range")))?;
+                    .ok()
+                    .filter(|row| *row < self.rows)
+                    .ok_or_else(|| Error::corrupt(&self.path, self.offset, format!("row {row} is out of range")))?;
+                left = left.checked_sub(1).ok_or_else(|| {
+                    let what = format!("the ordered keys are more than the {} rows of the segment", self.rows);
+                    Error::corrupt(&self.path, self.offset, what)
+                })?;
                 if found(key, row)?.is_break() {
                     break;
                 }
@@ -89,7 +98,7 @@ mod tests {
     #[test]
     fn ranges_are_in_order() {
         let bytes = build([("a", 3), ("ab", 1), ("b", 2)]).unwrap();
-        let fst = KeysFst::open("x".into(), 0, bytes.into()).unwrap();
+        let fst = KeysFst::open("x".into(), 0, bytes.into(), 4).unwrap();
         let mut keys = Vec::new();
         fst.range(Bound::Included(b"ab"), Bound::Unbounded, &mut |key, row| {
             keys.push((key.to_vec(), row));
@@ -106,7 +115,7 @@ mod tests {
         for position in 0..good.len() {
             let mut bad = good.clone();
             bad[position] ^= 0xFF;
-            if let Ok(fst) = KeysFst::open("x".into(), 0, bad.into()) {
+            if let Ok(fst) = KeysFst::open("x".into(), 0, bad.into(), 100) {
                 let mut steps = 0;
                 let _ = fst.range(Bound::Unbounded, Bound::Unbounded, &mut |_, _| {
                     steps += 1;

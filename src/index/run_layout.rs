@@ -341,6 +341,7 @@ impl Footer {
             let footer_offset = covered_offset.checked_add(self.covered.checked_mul(COVERED_LEN_BYTES as u64)?)?;
             Some(
                 self.buckets > 0
+                    && self.keys <= buckets.saturating_mul(SLOTS as u64)
                     && pages_offset == self.pages_offset
                     && self.pages == buckets.div_ceil(PAGE_BUCKETS)
                     && covered_offset == self.covered_offset

@@ -89,6 +89,24 @@ impl Batch {
         if check_structure && crc32(structure) != frame.structure_crc {
             return Err(corrupt("the checksum of a batch's keys and offsets does not match its bytes".into()));
         }
+        Self::parse_parts(path, schema, frame, message)
+    }
+
+    /// Parses a batch whose structure checksum does not match: its rows count where their own checksums do.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if its layout cannot be understood.
+    pub(super) fn parse_damaged(
+        path: &Arc<Path>,
+        schema: &Arc<RowSchema>,
+        frame: Frame,
+        message: &Bytes,
+    ) -> Result<Self> {
+        Self::parse_parts(path, schema, frame, message)
+    }
+
+    fn parse_parts(path: &Arc<Path>, schema: &Arc<RowSchema>, frame: Frame, message: &Bytes) -> Result<Self> {
+        let corrupt = |what: String| Error::corrupt(&**path, frame.offset, what);
         let (header, metadata_len) = parse_message(message).map_err(corrupt)?;
         if metadata_len as u64 != u64::from(frame.metadata_len_bytes) {
             return Err(corrupt(format!(

@@ -1,8 +1,8 @@
 //! The batches of a sealed segment: where they are, and those that were parsed.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
-use super::batch::Batch;
+use super::damaged::Parsed;
 use super::layout::{Frame, Seal};
 
 /// The batches of a segment, in order. Of a damaged one, rows between them may be in none.
@@ -10,7 +10,7 @@ use super::layout::{Frame, Seal};
 pub(crate) struct Batches {
     frames: Vec<Frame>,
     first_rows: Vec<u32>,
-    parsed: Vec<OnceLock<Arc<Batch>>>,
+    parsed: Vec<OnceLock<Parsed>>,
 }
 
 impl Batches {
@@ -32,19 +32,14 @@ impl Batches {
         }
     }
 
-    /// Rows that are in none of them. O(batches).
-    pub(crate) fn lost_rows(&self, seal: &Seal) -> u64 {
-        seal.rows.saturating_sub(self.frames.iter().map(|frame| u64::from(frame.rows)).sum())
-    }
-
     /// Their commit frames.
     pub(crate) fn frames(&self) -> &[Frame] {
         &self.frames
     }
 
-    /// The place of batch `number`, once it was parsed; `None` if there is no such batch.
+    /// The place of batch `number` and of its damage; `None` if there is no such batch.
     #[inline]
-    pub(crate) fn parsed(&self, number: usize) -> Option<&OnceLock<Arc<Batch>>> {
+    pub(crate) fn parsed(&self, number: usize) -> Option<&OnceLock<Parsed>> {
         self.parsed.get(number)
     }
 

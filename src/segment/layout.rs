@@ -26,6 +26,10 @@ pub(crate) const FRAME_LEN_BYTES: usize = 96;
 const SEAL_MAGIC: &[u8; 8] = b"TCSEAL\r\n";
 /// Bytes of a seal.
 pub(crate) const SEAL_LEN_BYTES: usize = 256;
+/// Bytes of the index block for a row.
+const INDEX_ROW_LEN_BYTES: u64 = 12;
+/// Stamps are below this: no clock comes near it, and later stamps can be counted on from any that is read.
+const MAX_STAMP: u64 = 1 << 62;
 
 /// Writes little-endian fields one after another.
 struct Put<'a>(&'a mut Vec<u8>);
@@ -151,7 +155,9 @@ impl Frame {
         let message = u64::from(frame.metadata_len_bytes).checked_add(frame.body_len_bytes)?;
         frame.offset.checked_add(message)?.checked_add(FRAME_LEN_BYTES as u64)?;
         frame.first_row.checked_add(u64::from(frame.rows))?;
-        (frame.structure_len_bytes <= message && u64::from(frame.metadata_len_bytes) <= frame.structure_len_bytes)
+        (frame.structure_len_bytes <= message
+            && u64::from(frame.metadata_len_bytes) <= frame.structure_len_bytes
+            && frame.stamp.max(frame.durable_stamp) < MAX_STAMP)
             .then_some(frame)
     }
 
@@ -296,7 +302,26 @@ impl Seal {
         if version == 0 || seal.rows > u64::from(u32::MAX) {
             return Err(corrupt(format!("format version {version} with {} rows is not possible", seal.rows)));
         }
+        seal.check_counts().map_err(corrupt)?;
         Ok(seal)
+    }
+
+    /// Counts are bounded by the bytes that back them, so that nothing is allocated for a count alone.
+    fn check_counts(&self) -> Result<(), String> {
+        if self.index.len_bytes != self.rows * INDEX_ROW_LEN_BYTES {
+            return Err(format!("{} rows do not have an index block of {} bytes", self.rows, self.index.len_bytes));
+        }
+        let batches = self.frames.len_bytes / FRAME_LEN_BYTES as u64;
+        if !self.frames.len_bytes.is_multiple_of(FRAME_LEN_BYTES as u64) || batches > self.rows {
+            return Err(format!("{} rows do not have a frame table of {} bytes", self.rows, self.frames.len_bytes));
+        }
+        if self.tombstones > self.rows {
+            return Err(format!("{} of {} rows cannot be tombstones", self.tombstones, self.rows));
+        }
+        if self.first_stamp > self.last_stamp || self.last_stamp >= MAX_STAMP {
+            return Err(format!("stamps from {} to {} are not possible", self.first_stamp, self.last_stamp));
+        }
+        Ok(())
     }
 }
 
@@ -319,6 +344,7 @@ mod tests {
             rows: 9,
             lane: 3,
             sequence: 12,
+            index: Part { offset: 0, len_bytes: 9 * 12, crc: 4 },
             footer: Part { offset: 100, len_bytes: 28, crc: 5 },
             ..Seal::default()
         };
@@ -350,5 +376,16 @@ mod tests {
         let frame =
             Frame { structure_len_bytes: 10, body_len_bytes: u64::MAX, metadata_len_bytes: 8, ..Frame::default() };
         assert_eq!(Frame::decode(&frame.encode()), None);
+        let frame = Frame { stamp: u64::MAX, ..Frame::default() };
+        assert_eq!(Frame::decode(&frame.encode()), None);
+        for seal in [
+            Seal { rows: 1, ..Seal::default() },
+            Seal { tombstones: 1, ..Seal::default() },
+            Seal { last_stamp: u64::MAX, ..Seal::default() },
+            Seal { first_stamp: 1, ..Seal::default() },
+            Seal { frames: Part { offset: 0, len_bytes: 96, crc: 0 }, ..Seal::default() },
+        ] {
+            assert!(Seal::decode(&seal.encode(), Path::new("x"), 0, 1 << 40).is_err(), "{seal:?}");
+        }
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod batch;
 pub(crate) mod batches;
 pub(crate) mod build;
 pub(crate) mod columns;
+pub(crate) mod damaged;
 pub(crate) mod layout;
 pub(crate) mod message;
 pub(crate) mod plan;

@@ -8,10 +8,11 @@ use bytes::Bytes;
 
 use super::batch::Batch;
 use super::batches::Batches;
+use super::damaged::{self, Damaged, Parsed};
 use super::layout::{
     ARROW_TRAILER, END_OF_STREAM, FRAME_LEN_BYTES, Frame, Part, SEAL_LEN_BYTES, Seal, TRAILER_LEN_BYTES,
 };
-use super::scan::{Front, read_front, salvage};
+use super::scan::{Front, frames_in_place, read_front};
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
 use crate::io::residency::{Wanted, bring_in};
@@ -75,6 +76,8 @@ pub(crate) struct Segment {
     described: Arc<Path>,
     file: Arc<dyn ReadFile>,
     batches: OnceLock<Batches>,
+    /// The key hash of each row, as far as it is known: filled where rows cannot be read.
+    pub row_hashes: OnceLock<Box<[Option<u64>]>>,
 }
 
 impl Segment {
@@ -92,8 +95,17 @@ impl Segment {
             return Err(Error::corrupt(&*described, 0, format!("the seal is of {:?}, not {id:?}", seal.id())));
         }
         let front = read_front(&described, &*ends, id)?;
-        let mut segment =
-            Self { id, front, replaces: Vec::new(), batches: OnceLock::new(), seal, len_bytes, described, file: ends };
+        let mut segment = Self {
+            id,
+            front,
+            replaces: Vec::new(),
+            batches: OnceLock::new(),
+            row_hashes: OnceLock::new(),
+            seal,
+            len_bytes,
+            described,
+            file: ends,
+        };
         segment.check_front()?;
         segment.read_replaces()?;
         segment.file = file;
@@ -160,9 +172,12 @@ impl Segment {
         let of = |frames| Batches::new(frames, &self.seal, self.len_bytes);
         let batches = match self.part(self.seal.frames, "the frame table") {
             Ok(table) => of(table.chunks(FRAME_LEN_BYTES).filter_map(Frame::decode_checked).collect()),
-            Err(error) if error.is_corrupt() => {
-                of(salvage(&*self.file, self.seal.seed, self.front.frame.end_offset(), self.seal.frames.offset)?)
-            }
+            Err(error) if error.is_corrupt() => of(frames_in_place(
+                &*self.file,
+                self.seal.seed,
+                self.front.frame.end_offset(),
+                self.seal.frames.offset,
+            )?),
             Err(error) => return Err(error),
         };
         Ok(self.batches.get_or_init(|| batches))
@@ -203,19 +218,61 @@ impl Segment {
         self.seal.rows as u32
     }
 
-    /// Batch number `number`, parsed when it is first asked for. O(1) after that.
+    /// Batch number `number`, parsed when it is first asked for. O(1) after that, also where it is damaged.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if it does not check out.
     #[inline]
     pub(crate) fn batch(&self, number: usize) -> Result<&Arc<Batch>> {
+        match self.parsed(number)? {
+            Ok(batch) => Ok(batch),
+            Err(damaged) => Err(damaged.error().clone()),
+        }
+    }
+
+    /// Batch number `number` for row `within` of it: as [`Segment::batch`], but where the batch is damaged, those of its
+    /// rows that match their own checksums are there.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the row cannot be read.
+    pub(crate) fn batch_of_row(&self, number: usize, within: usize) -> Result<&Arc<Batch>> {
+        match self.parsed(number)? {
+            Ok(batch) => Ok(batch),
+            Err(damaged) => damaged.batch_of(within),
+        }
+    }
+
+    /// Batch number `number`, or what is left of it.
+    ///
+    /// # Errors
+    /// As [`Segment::batches`]; [`Error::Corrupt`] if nothing tells where it lies.
+    #[inline]
+    pub(crate) fn parsed(&self, number: usize) -> Result<&Parsed> {
         match self.batches()?.parsed(number) {
             Some(slot) => match slot.get() {
-                Some(batch) => Ok(batch),
+                Some(parsed) => Ok(parsed),
                 None => self.parse_batch(number, slot),
             },
             None => Err(self.lost()),
         }
+    }
+
+    /// The same, from the bytes that are in the file now.
+    pub(crate) fn parse_anew(&self, number: usize) -> Result<Parsed> {
+        let frame = self.batches()?.frames().get(number).copied().unwrap_or_default();
+        let message = match self.file.bytes(frame.offset, frame.message_len_bytes() as usize) {
+            // The file was cut since it was opened.
+            Err(error) if error.is_corrupt() => return Ok(Err(Box::new(Damaged::new(error, None)))),
+            message => message?,
+        };
+        damaged::parse(&self.described, &self.front.schema, frame, &message)
+    }
+
+    /// The frame of the batch that `row` is in, if any tells of it.
+    pub(crate) fn frame_of(&self, row: u32) -> Option<&Frame> {
+        let batches = self.batches().ok()?;
+        let (number, _) = batches.locate(row)?;
+        batches.frames().get(number)
     }
 
     /// Whether [`Segment::batch`] was asked for batch `number` before.
@@ -243,11 +300,9 @@ impl Segment {
     }
 
     #[cold]
-    fn parse_batch<'a>(&'a self, number: usize, slot: &'a OnceLock<Arc<Batch>>) -> Result<&'a Arc<Batch>> {
-        let frame = self.batches()?.frames().get(number).copied().unwrap_or_default();
-        let message = self.file.bytes(frame.offset, frame.message_len_bytes() as usize)?;
-        let batch = Batch::parse(&self.described, &self.front.schema, frame, &message, true)?;
-        Ok(slot.get_or_init(|| Arc::new(batch)))
+    fn parse_batch<'a>(&'a self, number: usize, slot: &'a OnceLock<Parsed>) -> Result<&'a Parsed> {
+        let parsed = self.parse_anew(number)?;
+        Ok(slot.get_or_init(|| parsed))
     }
 
     /// Checks again what opening read, and what reading does not need: the frames behind the messages, and the end of the

@@ -312,6 +312,21 @@ pub(crate) fn look_ahead(
 /// # Errors
 /// Only if the file cannot be read.
 pub(crate) fn salvage(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Result<Vec<Frame>> {
+    let mut found = Vec::new();
+    for frame in frames_in_place(file, seed, from, end)? {
+        if crc32(&file.copy(frame.offset, frame.structure_len_bytes as usize)?) == frame.structure_crc {
+            found.push(frame);
+        }
+    }
+    Ok(found)
+}
+
+/// All frames of this segment that lie where they say, between `from` and `end`, whether the batches before them check out
+/// or not. O(bytes).
+///
+/// # Errors
+/// Only if the file cannot be read.
+pub(crate) fn frames_in_place(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Result<Vec<Frame>> {
     const WINDOW: u64 = 8 << 20;
     let mut found = Vec::new();
     // Everything is aligned to eight bytes.
@@ -327,8 +342,7 @@ pub(crate) fn salvage(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Re
             }
             let frame = window.get(start..start + FRAME_LEN_BYTES).and_then(Frame::decode);
             let Some(frame) = frame else { continue };
-            let in_place = frame.frame_offset() == at + start as u64 && frame.seed == seed && frame.rows > 0;
-            if in_place && crc32(&file.copy(frame.offset, frame.structure_len_bytes as usize)?) == frame.structure_crc {
+            if frame.frame_offset() == at + start as u64 && frame.seed == seed && frame.rows > 0 {
                 found.push(frame);
             }
         }

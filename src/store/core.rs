@@ -194,7 +194,7 @@ impl Core {
         const MOST: usize = 4;
         const RUN_KEYS_A_DELTA_KEY: u64 = 64;
         let least = self.options.delta_keys.max(1);
-        let in_runs: u64 = self.view.load().runs.iter().map(|run| run.run.keys()).sum();
+        let in_runs = self.view.load().runs.iter().fold(0_u64, |keys, run| keys.saturating_add(run.run.keys()));
         usize::try_from(in_runs / RUN_KEYS_A_DELTA_KEY).unwrap_or(usize::MAX).clamp(least, least.saturating_mul(MOST))
     }
 
@@ -364,8 +364,8 @@ impl Core {
 }
 
 impl Age {
-    /// Older than every row.
-    pub(crate) const OLDEST: Self = Self { stamp: 0, lane: 0, order: 0 };
+    /// Newer than every row.
+    pub(crate) const NEWEST: Self = Self { stamp: u64::MAX, lane: u16::MAX, order: u64::MAX };
 }
 
 impl Weigh for Value {

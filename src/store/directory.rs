@@ -43,6 +43,8 @@ pub(crate) struct Directory {
     places: Box<[Place]>,
     /// Run row of the first row of each batch, and the end of rows.
     starts: Box<[u64]>,
+    /// Run row of the first row of each segment.
+    segment_starts: Box<[u64]>,
     /// For each 2^`shift` rows, where they are.
     cells: Box<[Cell]>,
     last_cell: u64,
@@ -70,7 +72,9 @@ impl Directory {
         let batches = read.iter().map(|frames| frames.len()).sum();
         let (mut places, mut starts) = (Vec::with_capacity(batches), Vec::with_capacity(batches + 1));
         let mut start = 0_u64;
+        let mut segment_starts = Vec::with_capacity(segments.len());
         for ((position, segment), frames) in (0_u32..).zip(segments).zip(read) {
+            segment_starts.push(start);
             let mut add = |first_row: u64, number: u32| {
                 starts.push(start + first_row);
                 places.push(Place { head: OnceLock::new(), segment: position, number });
@@ -89,7 +93,7 @@ impl Directory {
             start += u64::from(segment.rows());
         }
         starts.push(start);
-        Self::of_places(places, starts)
+        Self { segment_starts: segment_starts.into(), ..Self::of_places(places, starts) }
     }
 
     fn of_places(places: Vec<Place>, starts: Vec<u64>) -> Self {
@@ -113,7 +117,8 @@ impl Directory {
         });
         let cells: Box<[Cell]> = cells.collect();
         let last_cell = cells.len().saturating_sub(1) as u64;
-        Self { cells, last_cell, starts: starts.into(), places: places.into(), shift }
+        let segment_starts = Box::default();
+        Self { cells, last_cell, segment_starts, starts: starts.into(), places: places.into(), shift }
     }
 
     /// Makes the heads of all batches that were parsed before, or whose segments are `wanted`, so that the lookups that come
@@ -171,6 +176,25 @@ impl Directory {
         let place = self.place(run_row);
         let batch = self.places.get(place.batch as usize)?;
         Some((batch.segment as usize, batch.number as usize, place.row as usize))
+    }
+
+    /// The segment that `run_row` is in, and its row there, whether a batch of it can be read or not. O(log segments).
+    pub(crate) fn segment_row<'a>(
+        &self,
+        segments: &'a [Arc<Segment>],
+        run_row: u64,
+    ) -> Option<(&'a Arc<Segment>, u32)> {
+        let position = self.segment_starts.partition_point(|start| *start <= run_row).checked_sub(1)?;
+        let row = u32::try_from(run_row - self.segment_starts.get(position)?).ok()?;
+        segments.get(position).filter(|segment| row < segment.rows()).map(|segment| (segment, row))
+    }
+
+    /// The stamp that no row at `place` is above.
+    pub(crate) fn newest_stamp(&self, segments: &[Arc<Segment>], place: RowPlace) -> u64 {
+        let Some(place) = self.places.get(place.batch as usize) else { return u64::MAX };
+        let Some(segment) = segments.get(place.segment as usize) else { return u64::MAX };
+        let frame = segment.batches().ok().and_then(|batches| batches.frames().get(place.number as usize));
+        frame.map_or(segment.seal.last_stamp, |frame| frame.stamp)
     }
 
     /// The batch at `place`. `segments` are those the directory was made for.

@@ -5,11 +5,10 @@ use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use super::core::Core;
-use super::rows::{Slot, Source};
+use super::rows::{Row, Slot, Source};
+use super::unread::ordered_keys;
 use crate::error::{Error, Result};
-use crate::index::keys_fst::KeysFst;
 use crate::key::{Key, KeyKind, KeyRef};
-use crate::segment::reader::Segment;
 
 /// Everything that has rows now, once: sealed segments, and slots of rows that are in none.
 pub(crate) fn sources(core: &Core) -> Vec<(u32, Slot)> {
@@ -30,7 +29,13 @@ pub(crate) fn sources(core: &Core) -> Vec<(u32, Slot)> {
 
 /// The key in row `row` of a source, if that row is the newest of its key and no tombstone.
 fn live_key(core: &Core, number: u32, slot: &Slot, row: u32) -> Result<Option<Key>> {
-    let Some(found) = slot.source.row(number, row)? else { return Ok(None) };
+    let found = match slot.source.row(number, row) {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(None),
+        // Its key is listed where its newer row is.
+        Err(_) if core.is_superseded_in(&slot.source, row) => return Ok(None),
+        Err(error) => return Err(error),
+    };
     if found.is_tombstone() {
         return Ok(None);
     }
@@ -161,7 +166,7 @@ pub(crate) fn scan(core: &Core, kind: KeyKind, bounds: Bounds) -> Result<Vec<Key
             Ok(())
         };
         let ordered = match &slot.source {
-            Source::Sealed(segment) => ordered_keys(segment)?,
+            Source::Sealed(segment) => ordered_keys(segment),
             _ => None,
         };
         match (ordered, &bounds) {
@@ -173,8 +178,12 @@ pub(crate) fn scan(core: &Core, kind: KeyKind, bounds: Bounds) -> Result<Vec<Key
             }
             _ => {
                 for row in 0..slot.rows {
-                    let found = slot.source.row(number, row)?;
-                    if found.is_some_and(|found| found.key().is_some_and(|key| bounds.holds(key))) {
+                    let found = slot.source.row(number, row);
+                    // Of what cannot be read nothing says that it lies outside.
+                    let is_outside = |found: &Option<Row<'_>>| {
+                        found.as_ref().is_none_or(|found| !found.key().is_some_and(|key| bounds.holds(key)))
+                    };
+                    if !found.is_ok_and(|found| is_outside(&found)) {
                         consider(row)?;
                     }
                 }
@@ -182,14 +191,4 @@ pub(crate) fn scan(core: &Core, kind: KeyKind, bounds: Bounds) -> Result<Vec<Key
         }
     }
     Ok(keys.into_iter().collect())
-}
-
-/// The ordered keys of a segment, if it has them and they are whole; else its key columns are searched.
-fn ordered_keys(segment: &Segment) -> Result<Option<KeysFst>> {
-    match segment.keys_block() {
-        Ok(Some((offset, bytes))) => Ok(KeysFst::open(segment.described().to_path_buf(), offset, bytes).ok()),
-        Ok(None) => Ok(None),
-        Err(error) if error.is_corrupt() => Ok(None),
-        Err(error) => Err(error),
-    }
 }

@@ -60,7 +60,7 @@ pub(crate) fn len(core: &Core) -> Result<u64> {
 
 /// Counts the keys whose newest row is a value: a merge of everything there is, into nothing.
 fn count(core: &Core) -> Result<u64> {
-    let mut sources = Sources::default();
+    let mut sources = Sources::new(core);
     let mut blocks = Vec::new();
     for (number, slot) in everything(core) {
         let start = sources.add(number, slot.clone());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::core::{Core, LoadedRun, View};
 use super::directory::RowPlace;
 use super::rows::{Holder, Row, Source};
+use super::unread::{Newest, Unread};
 use crate::error::{Error, Result};
 use crate::index::delta::Entry;
 use crate::index::run_layout::EMPTY;
@@ -29,6 +30,13 @@ pub(crate) struct Asked<'a> {
     pub hash: u64,
 }
 
+/// What the delta has of a batch of keys.
+pub(crate) struct InDelta {
+    rows: Vec<Option<Row<'static>>>,
+    /// Positions of keys of which a row cannot be read, and the stamp that it is not above.
+    undecided: Vec<(usize, u64)>,
+}
+
 /// The rows of a batch of keys, tombstones included, and the positions at which damage hides the answer.
 pub(crate) struct Located<'v> {
     pub rows: Vec<Option<Row<'v>>>,
@@ -36,10 +44,15 @@ pub(crate) struct Located<'v> {
 }
 
 impl<'v> Located<'v> {
-    /// Positions that have neither a row nor damage.
+    /// Positions that have neither a row nor damage. O(keys).
     pub(crate) fn missing(&self) -> Vec<usize> {
-        let damaged = |at: usize| self.errors.iter().any(|(position, _)| *position == at);
-        self.rows.iter().enumerate().filter(|(at, row)| row.is_none() && !damaged(*at)).map(|(at, _)| at).collect()
+        let mut open: Vec<bool> = self.rows.iter().map(Option::is_none).collect();
+        for (position, _) in &self.errors {
+            if let Some(open) = open.get_mut(*position) {
+                *open = false;
+            }
+        }
+        open.iter().enumerate().filter(|(_, open)| **open).map(|(at, _)| at).collect()
     }
 
     /// Takes in what was found for the keys at `positions`.
@@ -77,27 +90,22 @@ impl Core {
     /// The delta is read before the view: rows move from the first to the second, in that order.
     ///
     /// # Errors
-    /// [`crate::Error::Corrupt`] if a batch that may hold the key does not check out.
+    /// [`crate::Error::Corrupt`] if a row that may be the key's cannot be read, and none that is newer was found.
     pub(crate) fn locate(&self, hash: u64, key: &[u8]) -> Result<Option<Found<'static>>> {
         self.locate_after(hash, key, || self.locate_in_delta(hash, key))
     }
 
     /// The newest row of `key` that a run has: as [`Core::locate`], without a look at the delta.
     pub(crate) fn locate_merged(&self, hash: u64, key: &[u8]) -> Result<Option<Row<'static>>> {
-        self.locate_after(hash, key, || Ok(None)).map(|found| found.map(|found| found.row))
+        self.locate_after(hash, key, Newest::default).map(|found| found.map(|found| found.row))
     }
 
-    fn locate_after(
-        &self,
-        hash: u64,
-        key: &[u8],
-        in_delta: impl Fn() -> Result<Option<Found<'static>>>,
-    ) -> Result<Option<Found<'static>>> {
+    fn locate_after(&self, hash: u64, key: &[u8], in_delta: impl Fn() -> Newest) -> Result<Option<Found<'static>>> {
         loop {
-            let newest = in_delta()?;
+            let newest = in_delta();
             let view = self.view.load();
-            match locate_in_runs(&view.runs, hash, key, newest)? {
-                Ok(found) => return Ok(found),
+            match self.locate_in_runs(&view.runs, hash, key, newest) {
+                Ok(newest) => return newest.settle(),
                 // A damaged run is replaced, and never served from: its rows are in the segments.
                 Err(damaged) => {
                     let damaged = damaged.run.path().to_path_buf();
@@ -110,11 +118,12 @@ impl Core {
 
     /// What the delta knows of `asked`: the first half of a lookup, to be followed by [`Core::locate_in_view`] with a
     /// view that is loaded after it.
-    pub(crate) fn newest_in_delta(&self, asked: &[Asked<'_>]) -> Result<Vec<Option<Row<'static>>>> {
-        let mut rows = Vec::new();
+    pub(crate) fn newest_in_delta(&self, asked: &[Asked<'_>]) -> InDelta {
+        let mut rows: Vec<Option<Row<'static>>> = Vec::new();
         rows.resize_with(asked.len(), || None);
+        let mut undecided = Vec::new();
         if self.delta.is_empty() {
-            return Ok(rows);
+            return InDelta { rows, undecided };
         }
         let mut entries: Vec<(usize, Entry)> = Vec::with_capacity(asked.len());
         for (position, asked) in asked.iter().enumerate() {
@@ -129,47 +138,68 @@ impl Core {
             // A slot that is gone was merged into a run, which the view that is loaded next has.
             let Some(source) = source else { continue };
             let (Some(asked), Some(newest)) = (asked.get(*position), rows.get_mut(*position)) else { continue };
-            if let Some(row) = source.row(entry.slot, entry.row)?
-                && asked.key.with_bytes(|bytes| row.key() == Some(bytes))
-                && newest.as_ref().is_none_or(|found: &Row<'_>| row.age() > found.age())
-            {
-                *newest = Some(row);
+            match source.row(entry.slot, entry.row) {
+                Ok(Some(row)) => {
+                    if asked.key.with_bytes(|bytes| row.key() == Some(bytes))
+                        && newest.as_ref().is_none_or(|found: &Row<'_>| row.age() > found.age())
+                    {
+                        *newest = Some(row);
+                    }
+                }
+                Ok(None) => {}
+                Err(_) => undecided.push((*position, source.age(entry.row).stamp)),
             }
         }
-        Ok(rows)
+        InDelta { rows, undecided }
     }
 
     /// The newest rows of `asked`, in their order: as [`Core::locate`], in stages over groups of keys so that waits for
     /// memory overlap. `delta` is what [`Core::newest_in_delta`] said before `view` was loaded.
-    pub(crate) fn locate_in_view<'v>(
-        &self,
-        view: &'v View,
-        asked: &[Asked<'_>],
-        delta: Result<Vec<Option<Row<'static>>>>,
-    ) -> Located<'v> {
-        if let Ok(found) = delta {
-            let mut rows: Vec<Option<Row<'v>>> = found;
-            let mut stages = Stages::new(asked.len());
-            let groups = asked.chunks(GROUP).zip(rows.chunks_mut(GROUP));
-            if groups.map(|(asked, rows)| stages.locate(&view.runs, asked, rows)).all(|located| located.is_ok()) {
-                return Located { rows, errors: Vec::new() };
+    pub(crate) fn locate_in_view<'v>(&self, view: &'v View, asked: &[Asked<'_>], delta: InDelta) -> Located<'v> {
+        let mut rows: Vec<Option<Row<'v>>> = delta.rows;
+        let mut stages = Stages::new(asked.len());
+        stages.undecided = delta.undecided;
+        for (number, (asked, rows)) in asked.chunks(GROUP).zip(rows.chunks_mut(GROUP)).enumerate() {
+            let first = number * GROUP;
+            if stages.locate(&view.runs, asked, rows, first).is_err() {
+                // A damaged run: nothing is known of these keys.
+                stages.undecided.extend((first..first + asked.len()).map(|position| (position, u64::MAX)));
             }
         }
-        // One by one, so that damage is an answer of its own key only.
-        let mut located = Located { rows: Vec::with_capacity(asked.len()), errors: Vec::new() };
-        for (position, asked) in asked.iter().enumerate() {
-            let found = asked.key.with_bytes(|bytes| self.locate(asked.hash, bytes)).unwrap_or_else(|error| {
-                located.errors.push((position, error));
-                None
-            });
-            located.rows.push(found.map(|found| found.row));
+        let mut located = Located { rows, errors: Vec::new() };
+        if !stages.undecided.is_empty() {
+            self.decide(&mut located, asked, stages.undecided);
         }
         located
     }
 
-    fn locate_in_delta(&self, hash: u64, key: &[u8]) -> Result<Option<Found<'static>>> {
+    /// Looks again, one by one, for the keys at `undecided` positions, of which a row up to that stamp could not be read:
+    /// unless a newer row was found, so that damage is an answer of its own key only.
+    #[cold]
+    fn decide(&self, located: &mut Located<'_>, asked: &[Asked<'_>], mut undecided: Vec<(usize, u64)>) {
+        undecided.sort_unstable();
+        undecided.reverse();
+        // The highest stamp of each position is left.
+        undecided.dedup_by_key(|(position, _)| *position);
+        for (position, stamp) in undecided.into_iter().rev() {
+            let (Some(row), Some(asked)) = (located.rows.get_mut(position), asked.get(position)) else { continue };
+            if row.as_ref().is_some_and(|row| row.age().stamp > stamp) {
+                continue;
+            }
+            *row = match asked.key.with_bytes(|bytes| self.locate(asked.hash, bytes)) {
+                Ok(found) => found.map(|found| found.row),
+                Err(error) => {
+                    located.errors.push((position, error));
+                    None
+                }
+            };
+        }
+    }
+
+    fn locate_in_delta(&self, hash: u64, key: &[u8]) -> Newest {
+        let mut newest = Newest::default();
         if self.delta.is_empty() {
-            return Ok(None);
+            return newest;
         }
         let mut first: Option<Entry> = None;
         let mut more: Vec<Entry> = Vec::new();
@@ -177,58 +207,53 @@ impl Core {
             None => first = Some(entry),
             Some(_) => more.push(entry),
         });
-        let mut newest: Option<Found<'static>> = None;
         for entry in first.into_iter().chain(more) {
             // The lock is held to copy a reference, not while rows are read.
             let source = self.slots.read().get(entry.slot).map(|slot| slot.source.clone());
             // A slot that is gone was merged into a run, which the view read next has.
-            let Some(row) = source.map(|source| source.row(entry.slot, entry.row)).transpose()?.flatten() else {
-                continue;
-            };
-            if row.key() == Some(key) && newest.as_ref().is_none_or(|found| row.age() > found.row.age()) {
-                newest = Some(Found { row, entry: Some((entry.slot, entry.row)) });
+            let Some(source) = source else { continue };
+            match source.row(entry.slot, entry.row) {
+                Ok(Some(row)) if row.key() == Some(key) => {
+                    newest.add(Found { row, entry: Some((entry.slot, entry.row)) });
+                }
+                Ok(_) => {}
+                Err(error) => newest.add_unread(Unread { age: source.age(entry.row), error }),
+            }
+        }
+        newest
+    }
+
+    /// The newest of `newest` and the rows of `key` in `runs`, which are sorted by their newest stamp. The error is a run
+    /// that is damaged.
+    fn locate_in_runs<'a>(
+        &self,
+        runs: &'a [Arc<LoadedRun>],
+        hash: u64,
+        key: &[u8],
+        mut newest: Newest,
+    ) -> Result<Newest, &'a LoadedRun> {
+        for loaded in runs {
+            if newest.is_above(loaded.run.max_stamp()) {
+                break;
+            }
+            let directory = loaded.directory();
+            let probed = loaded.run.find(hash, &mut |run_row| {
+                let place = directory.place(run_row);
+                match directory.head(&loaded.segments, place) {
+                    Ok(head) if head.batch.columns.key(place.row as usize) == Some(key) => {
+                        let holder = Holder::Batch(Arc::clone(&head.batch), head.lane);
+                        newest.add(Found { row: Row { holder, row: place.row as usize }, entry: None });
+                    }
+                    Ok(_) => {}
+                    Err(error) => newest.consider_damaged(self, loaded, run_row, (hash, key), error),
+                }
+            });
+            if probed.is_err() {
+                return Err(loaded);
             }
         }
         Ok(newest)
     }
-}
-
-/// The newest of `newest` and the rows of `key` in `runs`, which are sorted by their newest stamp. The inner error is
-/// a run that is damaged.
-fn locate_in_runs<'a>(
-    runs: &'a [Arc<LoadedRun>],
-    hash: u64,
-    key: &[u8],
-    mut newest: Option<Found<'static>>,
-) -> Result<Result<Option<Found<'static>>, &'a LoadedRun>> {
-    for loaded in runs {
-        if newest.as_ref().is_some_and(|found| found.row.age().stamp > loaded.run.max_stamp()) {
-            break;
-        }
-        let mut failed = None;
-        let row_of = |run_row| {
-            let place = loaded.directory().place(run_row);
-            loaded.directory().head(&loaded.segments, place).map(|head| (head, place.row as usize))
-        };
-        let probed = loaded.run.find(hash, &mut |run_row| match row_of(run_row) {
-            Ok((head, row)) if head.batch.columns.key(row) == Some(key) => {
-                let row = Row { holder: Holder::Batch(Arc::clone(&head.batch), head.lane), row };
-                if newest.as_ref().is_none_or(|found| row.age() > found.row.age()) {
-                    newest = Some(Found { row, entry: None });
-                }
-            }
-            Ok(_) => {}
-            Err(error) => failed = Some(error),
-        });
-        if probed.is_err() {
-            return Ok(Err(loaded));
-        }
-        // A batch that cannot be read may hold the key: neither a miss nor an older row is true then.
-        if let Some(error) = failed {
-            return Err(error);
-        }
-    }
-    Ok(Ok(newest))
 }
 
 /// A list to which items are added that may not count: without a branch, as nobody guesses which do.
@@ -265,6 +290,8 @@ struct Stages {
     spilled: Counted<(u32, u64, u64)>,
     run_rows: Counted<(u32, u64)>,
     places: Vec<(u32, RowPlace)>,
+    /// As [`InDelta::undecided`], of all groups.
+    undecided: Vec<(usize, u64)>,
 }
 
 impl Stages {
@@ -277,15 +304,17 @@ impl Stages {
             spilled: Counted::with_room(group),
             run_rows: Counted::with_room(room),
             places: Vec::with_capacity(room),
+            undecided: Vec::new(),
         }
     }
 
-    /// Puts the newest rows of a group of keys into `newest`.
+    /// Puts the newest rows of a group of keys into `newest`; the group begins at position `first` of the batch.
     fn locate<'v>(
         &mut self,
         runs: &'v [Arc<LoadedRun>],
         asked: &[Asked<'_>],
         newest: &mut [Option<Row<'v>>],
+        first: usize,
     ) -> Result<()> {
         for loaded in runs {
             asked.iter().for_each(|asked| loaded.run.prefetch(asked.hash));
@@ -293,8 +322,8 @@ impl Stages {
         for loaded in runs {
             self.match_tags(loaded, asked, newest)?;
             self.find_places(loaded);
-            self.ask_for_keys(loaded, asked)?;
-            self.compare_keys(loaded, asked, newest)?;
+            self.ask_for_keys(loaded, asked);
+            self.compare_keys(loaded, asked, newest, first);
         }
         Ok(())
     }
@@ -331,33 +360,41 @@ impl Stages {
     }
 
     #[inline]
-    fn ask_for_keys(&self, loaded: &LoadedRun, asked: &[Asked<'_>]) -> Result<()> {
+    fn ask_for_keys(&self, loaded: &LoadedRun, asked: &[Asked<'_>]) {
         let directory = loaded.directory();
-        let head = |place| directory.head(&loaded.segments, place);
-        for (_, place) in &self.places {
-            head(*place)?.prefetch_key(place.row as usize);
+        let heads = || self.places.iter().map(|(_, place)| (directory.head(&loaded.segments, *place), place));
+        for (head, place) in heads() {
+            if let Ok(head) = head {
+                head.prefetch_key(place.row as usize);
+            }
         }
         // Keys of several lengths are found in two steps.
         if !matches!(asked.first(), Some(Asked { key: KeyRef::U64(_), .. })) {
-            for (_, place) in &self.places {
-                head(*place)?.prefetch_variable_key(place.row as usize);
+            for (head, place) in heads() {
+                if let Ok(head) = head {
+                    head.prefetch_variable_key(place.row as usize);
+                }
             }
         }
-        Ok(())
     }
 
     #[inline]
     fn compare_keys<'v>(
-        &self,
+        &mut self,
         loaded: &'v LoadedRun,
         asked: &[Asked<'_>],
         newest: &mut [Option<Row<'v>>],
-    ) -> Result<()> {
+        first: usize,
+    ) {
         let directory = loaded.directory();
         for (position, place) in &self.places {
             let (position, row) = (*position as usize, place.row as usize);
             let (Some(asked), Some(newest)) = (asked.get(position), newest.get_mut(position)) else { continue };
-            let head = directory.head(&loaded.segments, *place)?;
+            let Ok(head) = directory.head(&loaded.segments, *place) else {
+                let stamp = directory.newest_stamp(&loaded.segments, *place);
+                self.undecided.push((first + position, stamp));
+                continue;
+            };
             if head.holds(row, asked.key) {
                 let row = Row { holder: Holder::Viewed(head), row };
                 if newest.as_ref().is_none_or(|found| row.age() > found.age()) {
@@ -365,6 +402,5 @@ impl Stages {
                 }
             }
         }
-        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::hash::BuildHasherDefault;
 use std::io::IoSlice;
-use std::ops::Range;
+use std::ops::{Bound, ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::core::{Core, LoadedRun, View};
 use super::merges::{Merges, Purpose};
 use super::rows::{Age, Row, Slot, SlotHasher, Source};
+use super::unread::ordered_keys;
 use crate::error::{Error, Result};
 use crate::index::block::{self, HashBlock};
 use crate::index::build::{RunBuilder, RunHeader};
@@ -27,8 +28,10 @@ use crate::segment::reader::Segment;
 const LIVE_UNKNOWN: u64 = u64::MAX;
 
 /// Rows of several sources under one numbering, as in a run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sources {
+    /// Whether rows with one hash are of one key.
+    hash_is_key: bool,
     slots: Vec<(u32, Slot)>,
     starts: Vec<u64>,
     end: u64,
@@ -37,6 +40,12 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
+    /// No rows of the store yet.
+    pub(crate) fn new(core: &Core) -> Self {
+        let hash_is_key = core.hasher.is_whole();
+        Self { hash_is_key, slots: Vec::new(), starts: Vec::new(), end: 0, tombstones: Vec::new() }
+    }
+
     /// Adds a source; returns the number of its first row.
     pub(crate) fn add(&mut self, number: u32, slot: Slot) -> u64 {
         let start = self.end;
@@ -74,27 +83,32 @@ impl Sources {
         entries.iter().filter(|(_, row)| is_value(*row)).count() as u64
     }
 
-    /// Of rows that share a hash, keeps the newest of each key. A row that cannot be read stays: whoever looks it up
-    /// must learn of the damage.
+    /// Of rows that share a hash, keeps the newest of each key. A row that cannot be read stays, unless a newer one with its
+    /// hash can be: whoever looks it up must learn of the damage, as long as it may hide something.
     pub(crate) fn keep_newest(&self, rows: &mut Vec<u64>) -> Result<()> {
-        let mut newest: Vec<(Option<Row<'static>>, u64)> = Vec::with_capacity(rows.len());
+        let mut newest: Vec<(Row<'static>, u64)> = Vec::with_capacity(rows.len());
+        let mut unread: Vec<(Age, u64)> = Vec::new();
         for &number in rows.iter() {
             let Ok(Some(row)) = self.row(number) else {
-                newest.push((None, number));
+                let age = self.at(number).map_or(Age::NEWEST, |((_, slot), within)| slot.source.age(within));
+                unread.push((age, number));
                 continue;
             };
-            let same = newest.iter_mut().find(|(kept, _)| kept.as_ref().is_some_and(|kept| kept.key() == row.key()));
-            match same {
-                Some(kept) => {
-                    if kept.0.as_ref().map_or(Age::OLDEST, Row::age) < row.age() {
-                        *kept = (Some(row), number);
-                    }
-                }
-                None => newest.push((Some(row), number)),
+            match newest.iter_mut().find(|(kept, _)| kept.key() == row.key()) {
+                Some(kept) if kept.0.age() < row.age() => *kept = (row, number),
+                Some(_) => {}
+                None => newest.push((row, number)),
             }
         }
+        if self.hash_is_key && !unread.is_empty() {
+            // All are rows of one key: the newest is left, and what is no older than one that cannot be read.
+            unread.sort_unstable();
+            unread.drain(..unread.len() - 1);
+            unread.retain(|(age, _)| newest.iter().all(|(row, _)| row.age() < *age));
+            newest.retain(|(row, _)| unread.iter().all(|(age, _)| *age < row.age()));
+        }
         rows.clear();
-        rows.extend(newest.into_iter().map(|(_, number)| number));
+        rows.extend(newest.into_iter().map(|(_, number)| number).chain(unread.into_iter().map(|(_, number)| number)));
         rows.sort_unstable();
         Ok(())
     }
@@ -108,18 +122,40 @@ pub(crate) fn hash_block(core: &Core, segment: &Segment) -> Result<HashBlock> {
     {
         return Ok(block);
     }
-    let mut pairs = Vec::with_capacity(segment.rows() as usize);
+    let (described, mut pairs) = (segment.described(), Vec::new());
+    // The seal's count is bounded by the length of its index block.
+    pairs.try_reserve_exact(segment.rows() as usize).map_err(|_| too_many_rows(segment))?;
+    let mut unread = Vec::new();
     for (number, frame) in segment.batches()?.frames().iter().enumerate() {
-        // Rows of a batch that cannot be read have no keys any more.
-        let Ok(batch) = segment.batch(number) else { continue };
-        for row in 0..frame.rows {
-            if let Some(key) = batch.columns.key(row as usize) {
-                pairs.push((core.hasher.hash(key), frame.first_row as u32 + row));
+        for (row, within) in (frame.first_row as u32..).zip(0..frame.rows as usize) {
+            let batch = segment.batch_of_row(number, within);
+            match batch.as_ref().ok().and_then(|batch| batch.columns.key(within)) {
+                Some(key) => pairs.push((core.hasher.hash(key), row)),
+                None => unread.push(row),
             }
         }
     }
-    HashBlock::parse(block::encode(pairs.into_iter()).into())
-        .map_err(|what| Error::corrupt(&**segment.described(), 0, what))
+    // Rows that cannot be read have no keys any more, unless the ordered keys have them.
+    if !unread.is_empty()
+        && let Some(fst) = ordered_keys(segment)
+    {
+        let walked = fst.range(Bound::Unbounded, Bound::Unbounded, &mut |key, row| {
+            if unread.binary_search(&row).is_ok() {
+                pairs.push((core.hasher.hash(key), row));
+            }
+            Ok(ControlFlow::Continue(()))
+        });
+        drop(walked);
+    }
+    HashBlock::parse(block::encode(pairs.into_iter()).into()).map_err(|what| Error::corrupt(&**described, 0, what))
+}
+
+fn too_many_rows(segment: &Segment) -> Error {
+    Error::io(
+        "index the rows of",
+        &**segment.described(),
+        std::io::Error::new(std::io::ErrorKind::OutOfMemory, format!("{} rows do not fit into memory", segment.rows())),
+    )
 }
 
 fn covered(segment: &Segment) -> Covered {
@@ -156,7 +192,7 @@ fn build(
     covers_all: bool,
     sink: &mut dyn FnMut(&[u8]) -> Result<()>,
 ) -> Result<u64> {
-    let mut sources = Sources::default();
+    let mut sources = Sources::new(core);
     let mut blocks = Vec::with_capacity(segments.len());
     for segment in segments {
         let start = sources.add(0, Slot { source: Source::Sealed(Arc::clone(segment)), rows: segment.rows() });
@@ -192,7 +228,9 @@ pub(crate) fn memory_run(core: &Core, segments: Vec<Arc<Segment>>, covers_all: b
 
 /// The count of live keys that a run remembers, if the state it knew is that of `segments`.
 pub(crate) fn remembered_live<'a>(run: &Run, segments: impl Iterator<Item = &'a Arc<Segment>>) -> Option<u64> {
-    (run.live_keys() != LIVE_UNKNOWN && run.known_fingerprint() == fingerprint(segments)).then(|| run.live_keys())
+    let mut rows = 0_u64;
+    let known = fingerprint(segments.inspect(|segment| rows += u64::from(segment.rows())));
+    (run.live_keys() <= rows && run.known_fingerprint() == known).then(|| run.live_keys())
 }
 
 /// Segments that no run of `view` covers.

@@ -33,6 +33,7 @@ pub(crate) mod rows;
 pub(crate) mod salvage;
 pub(crate) mod sealing;
 pub(crate) mod stats;
+pub(crate) mod unread;
 pub(crate) mod verify;
 pub(crate) mod warm;
 pub(crate) mod worker;

@@ -62,10 +62,10 @@ fn tensor_of(core: &Core, row: &Row<'_>, kind: &LeafKind, leaf: LeafBytes<'_>, d
     let data = if *codec == Codec::None {
         column.slice(start..end)
     } else {
+        let failed = |what: String| row.corrupt(&format!("unpacking failed: {what}"));
+        Decoder::check_len(leaf.as_slice(), len).map_err(failed)?;
         let mut out = vec![0; len];
-        decoder
-            .decode(leaf.as_slice(), dtype.unit_len_bytes(), len, &mut out)
-            .map_err(|what| row.corrupt(&format!("unpacking failed: {what}")))?;
+        decoder.decode(leaf.as_slice(), dtype.unit_len_bytes(), len, &mut out).map_err(failed)?;
         Bytes::from(out)
     };
     if data.len() != len {

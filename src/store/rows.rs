@@ -60,6 +60,14 @@ pub(crate) struct Row<'v> {
     pub row: usize,
 }
 
+impl Age {
+    /// How new row `row` of `segment` is; where no frame tells, how new it can be.
+    pub(crate) fn of_segment(segment: &Segment, row: u32) -> Self {
+        let stamp = segment.frame_of(row).map_or(segment.seal.last_stamp, |frame| frame.stamp);
+        Self { stamp, lane: segment.id.lane, order: u64::from(row) }
+    }
+}
+
 impl Row<'_> {
     /// The columns that the row is in.
     #[inline]
@@ -158,10 +166,10 @@ impl Row<'_> {
 }
 
 impl Row<'static> {
-    /// The row of a sealed segment, if there is one.
+    /// The row of a sealed segment, if there is one. Of a damaged batch, rows that match their own checksums are there.
     pub(crate) fn of_segment(segment: &Segment, row: u32) -> Result<Option<Self>> {
         let Some((number, within)) = segment.locate(row)? else { return Ok(None) };
-        let batch = segment.batch(number)?;
+        let batch = segment.batch_of_row(number, within)?;
         Ok(Some(Self { holder: Holder::Batch(Arc::clone(batch), segment.id.lane), row: within }))
     }
 }
@@ -190,6 +198,19 @@ impl Source {
         match &self {
             Self::Pending(pending) => pending.written.get().cloned().unwrap_or(self),
             Self::Committed { .. } | Self::Sealed(_) => self,
+        }
+    }
+
+    /// How new row `row` is, or, where it cannot be read, can be.
+    pub(crate) fn age(&self, row: u32) -> Age {
+        match self {
+            Self::Pending(_) => Age::NEWEST,
+            Self::Committed { segment, batch, first } => Age {
+                stamp: batch.frame.stamp,
+                lane: segment.lane,
+                order: batch.frame.first_row + u64::from(*first) + u64::from(row),
+            },
+            Self::Sealed(segment) => Age::of_segment(segment, row),
         }
     }
 

@@ -31,8 +31,12 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     for damage in &report.damage {
         output.line(
             || format!("{}: {} ({} rows)", damage.path.display(), damage.what, damage.rows),
-            || json!({ "path": damage.path, "what": damage.what, "rows": damage.rows }),
+            || json!({ "path": damage.path, "what": damage.what, "rows": damage.rows, "keys": damage.keys }),
         )?;
+        // Text only: a program has them above.
+        for key in damage.keys.iter().filter(|_| !output.is_json()) {
+            output.line(|| format!("  put again: {key}"), || json!(null))?;
+        }
     }
     let found = report.damage.len() + unreadable.len();
     output.line(
