@@ -263,7 +263,7 @@ fn empty_batches_look_as_the_module_says() {
     // A tree of nothing.
     let dir = tempfile::tempdir().unwrap();
     let wrap = || {
-        let options = CacheOptions::in_folder(dir.path(), "trees");
+        let options = CacheOptions::in_folder(dir.path(), "trees").version("1");
         options.wrap_fn(|x: &Tensor| Output::map([("a", Output::Tensor(x + 1)), ("n", 3_i64.into())])).unwrap()
     };
     let module = wrap();
@@ -281,7 +281,7 @@ fn empty_batches_look_as_the_module_says() {
 #[test]
 fn ignored_weights_may_be_written_by_the_module() {
     let dir = tempfile::tempdir().unwrap();
-    for options in [in_memory(), CacheOptions::in_folder(dir.path(), "m")] {
+    for options in [in_memory(), CacheOptions::in_folder(dir.path(), "m").version("1")] {
         let mut variables = nn::VarStore::new(Device::Cpu);
         let calls = variables.root().zeros_no_train("calls", &[1]);
         variables.freeze();
@@ -357,7 +357,7 @@ fn shared_arguments_are_never_sampled() {
 #[test]
 fn handles_with_other_options_see_each_others_fresh_rows() {
     let dir = tempfile::tempdir().unwrap();
-    let options = || CacheOptions::in_folder(dir.path(), "m");
+    let options = || CacheOptions::in_folder(dir.path(), "m").version("1");
     let (one, _) = doubling_with(options());
     let (two, seen) = doubling_with(options().codec(tensorcask::Codec::Zstd { level: 1 }));
     let (three, _) = doubling_with(options().memory_bytes(1 << 20));
