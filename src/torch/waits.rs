@@ -115,6 +115,12 @@ impl Table {
         false
     }
 
+    /// Whether a claim that `owner` made when it was running `level` jobs is of the task that `runner` works at. One from
+    /// before a job is of another task than the job.
+    fn is_own(&self, runner: ThreadId, owner: ThreadId, level: usize) -> bool {
+        level == self.level(owner) && (owner == runner || self.runs_for(runner, owner, true))
+    }
+
     /// A job is done: its caller waits no more.
     fn served(&mut self, server: ThreadId, caller: ThreadId) {
         if let Some(callers) = self.serving.get_mut(&server) {
@@ -201,8 +207,7 @@ pub(super) fn wait_for_claims(claims: &[u64]) -> Waited {
     let look = |table: &Table, me: ThreadId| {
         let owners =
             || claims.iter().filter_map(|claim| table.claims.get(claim).map(|(owner, level)| (*claim, *owner, *level)));
-        let own = |owner, level| if owner == me { level == table.level(me) } else { table.runs_for(me, owner, true) };
-        if owners().any(|(_, owner, level)| own(owner, level)) {
+        if owners().any(|(_, owner, level)| table.is_own(me, owner, level)) {
             return Some(Waited::Itself);
         }
         let waits = |(claim, owner, _)| table.waits_for(owner, me).then_some(claim);
@@ -423,6 +428,23 @@ mod tests {
             assert_eq!(result, (Waited::Over, Some((Waited::Itself, std::thread::current().id()))));
             assert_eq!(wait_for_thread(std::thread::current().id(), || false), Waited::Itself);
         });
+    }
+
+    #[test]
+    fn a_job_is_another_task_than_what_lies_under_it() {
+        let [first, second, third] = [(); 3].map(|()| std::thread::spawn(|| ()).thread().id());
+        let mut table = Table::default();
+        // The second runs a job of the first, and has the third run one for it.
+        table.serving.insert(second, vec![first]);
+        table.serving.insert(third, vec![second]);
+        table.waiting.insert(first, Awaited::Job(second));
+        table.waiting.insert(second, Awaited::Job(third));
+        assert!(table.is_own(third, first, 0) && table.is_own(third, second, 1) && table.is_own(third, third, 1));
+        assert!(!table.is_own(third, second, 0) && !table.is_own(third, third, 0));
+        assert!(table.waits_for(first, third) && !table.waits_for(third, first));
+        // What has a job to run does not wait.
+        table.jobs.insert(second, VecDeque::from([(third, Box::new(|| ()) as Job)]));
+        assert!(!table.waits_for(first, third) && !table.is_own(third, first, 0));
     }
 
     #[test]
