@@ -56,6 +56,7 @@ mod rank;
 mod resolve;
 mod rounding;
 mod space;
+mod strided;
 mod structure;
 mod tree;
 mod verify;
