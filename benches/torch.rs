@@ -205,30 +205,43 @@ fn many_variables(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
 }
 
 fn hashing(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
+    let images = Tensor::randn([64, 3, 224, 224], (Kind::Float, Device::Cpu));
+    // As an image decoder gives them: channels last, seen as channels first.
+    let last = images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
+    let bytes_last = (Tensor::randn([64, 224, 224, 3], (Kind::Float, Device::Cpu)) * 50.0).to_kind(Kind::Uint8);
+    let bytes_last = bytes_last.permute([0, 3, 1, 2]);
+    let gray = Tensor::randn([64, 1, 224, 224], (Kind::Float, Device::Cpu)).expand([64, 3, 224, 224], false);
+    hashing_of(settings, figures, "f32", &images, "≥ 5 GB/s")?;
+    hashing_of(settings, figures, "f32, channels last", &last, "≥ 8 GB/s")?;
+    hashing_of(settings, figures, "u8, channels last", &bytes_last, "≥ 8 GB/s")?;
+    hashing_of(settings, figures, "f32, one channel expanded", &gray, "≥ 8 GB/s")
+}
+
+fn hashing_of(settings: &Settings, figures: &mut Vec<Figure>, what: &str, images: &Tensor, wanted: &str) -> Fallible {
     let module =
         CacheOptions::in_memory().module_id("images").wrap_fn(|x: &Tensor| x.flatten(1, -1).narrow(1, 0, 4))?;
-    let images = Tensor::randn([64, 3, 224, 224], (Kind::Float, Device::Cpu));
-    let bytes = 64 * 3 * 224 * 224 * 4;
-    let copy = images.zeros_like();
-    black_box(module.forward(&images)?);
+    let bytes = images.numel() * images.kind().elt_size_in_bytes();
+    let from = images.contiguous();
+    let copy = from.zeros_like();
+    black_box(module.forward(images)?);
     let (quartiles, control, subject) = paired(
         settings.rounds.min(60),
         || {
-            copy.shallow_clone().f_copy_(&images)?;
+            copy.shallow_clone().f_copy_(&from)?;
             Ok(())
         },
         || {
-            black_box(module.forward(&images)?);
+            black_box(module.forward(images)?);
             Ok(())
         },
     )?;
     let rate = |time: Duration| format!("{:.1} GB/s", bytes as f64 / time.as_secs_f64() / 1e9);
     figures.push(Figure {
-        what: format!("64 hits by content of 3 × 224 × 224 f32: {} of input", rate(subject)),
+        what: format!("64 hits by content of 3 × 224 × 224 {what}: {} of input", rate(subject)),
         control: format!("copying the same bytes: {}", rate(control)),
         ratio: quartiles[1],
         spread: (quartiles[0], quartiles[2]),
-        wanted: "≥ 5 GB/s".into(),
+        wanted: wanted.into(),
     });
     Ok(())
 }

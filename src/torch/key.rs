@@ -7,10 +7,11 @@
 use tch::{Kind, Tensor};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::convert::{host, kind, shape_of};
+use super::convert::{host, host_of_any_layout, kind, shape_of};
 use super::error::{invalid, torch};
 use super::input::{Argument, Inputs};
 use super::memory;
+use super::strided::Samples;
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyKind, KeyRef, Keys};
 
@@ -265,7 +266,7 @@ impl BatchKeys {
         for (name, argument) in inputs.sorted() {
             header = header.argument(name, argument, false)?;
             if let Argument::Tensor(tensor) = argument {
-                tensors.push(host(tensor)?);
+                tensors.push(host_of_any_layout(tensor)?);
             }
         }
         if let Content::Sampled { edge_bytes, stride_bytes } = content {
@@ -273,15 +274,14 @@ impl BatchKeys {
             header = header.part(b"sampled").part(&numbers.map(u64::to_le_bytes).concat());
         }
         let header = header.hash().to_le_bytes();
-        let blocks = tensors.iter().map(memory::bytes).collect::<Result<Vec<_>>>()?;
-        let mut joined = Vec::with_capacity(16 * (blocks.len() + 1));
+        let views = tensors.iter().map(memory::view).collect::<Result<Vec<_>>>()?;
+        let mut samples: Vec<Samples<'_>> = views.into_iter().map(Samples::new).collect();
+        let mut joined = Vec::with_capacity(16 * (samples.len() + 1));
         let key = |row: usize| {
             joined.clear();
             joined.extend_from_slice(&header);
-            for block in &blocks {
-                let width = block.len().checked_div(batch).unwrap_or(0);
-                let bytes = block.get(row * width..(row + 1) * width).unwrap_or_default();
-                joined.extend_from_slice(&content.digest(bytes).to_le_bytes());
+            for samples in &mut samples {
+                joined.extend_from_slice(&content.digest(samples.bytes(row)).to_le_bytes());
             }
             xxh3_128(&joined).to_le_bytes()
         };

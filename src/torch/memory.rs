@@ -44,6 +44,47 @@ pub(super) fn bytes(tensor: &Tensor) -> Result<&[u8]> {
     Ok(unsafe { std::slice::from_raw_parts(address.cast::<u8>().cast_const(), len) })
 }
 
+/// The elements of a dense CPU tensor of any layout.
+#[derive(Debug)]
+pub(super) struct View<'a> {
+    /// From the first element on, up to the end of the last in memory.
+    pub bytes: &'a [u8],
+    /// Bytes of an element.
+    pub width: usize,
+    pub sizes: Vec<usize>,
+    /// In elements.
+    pub strides: Vec<usize>,
+}
+
+/// The memory that the elements of a dense CPU tensor lie in. Nothing is copied.
+///
+/// # Errors
+/// [`crate::Error::Invalid`] for any other tensor.
+pub(super) fn view(tensor: &Tensor) -> Result<View<'_>> {
+    let refused = || invalid("the elements of a tensor were asked for: it has to be a dense tensor on the CPU");
+    if !tensor.defined() || tensor.device() != Device::Cpu || tensor.is_sparse() || tensor.is_mkldnn() {
+        return Err(refused());
+    }
+    let width = tensor.f_kind().map_err(torch("read the kind of a tensor"))?.elt_size_in_bytes();
+    let natural = |numbers: Vec<i64>| numbers.into_iter().map(|n| usize::try_from(n).ok()).collect::<Option<Vec<_>>>();
+    let sizes = natural(tensor.size()).ok_or_else(refused)?;
+    let strides = natural(tensor.stride()).ok_or_else(refused)?;
+    let address = tensor.data_ptr();
+    if sizes.contains(&0) || address.is_null() {
+        return Ok(View { bytes: &[], width, sizes, strides });
+    }
+    let mut farthest = 0_usize;
+    for (size, stride) in sizes.iter().zip(&strides) {
+        let reach = (size - 1).checked_mul(*stride).ok_or_else(refused)?;
+        farthest = farthest.checked_add(reach).ok_or_else(refused)?;
+    }
+    let len = (farthest + 1).checked_mul(width).filter(|&len| isize::try_from(len).is_ok()).ok_or_else(refused)?;
+    // SAFETY: strides are not negative, so that all elements lie between the first and the farthest, in one storage that
+    // the tensor keeps alive. As to writes meanwhile, see `bytes`.
+    let bytes = unsafe { std::slice::from_raw_parts(address.cast::<u8>().cast_const(), len) };
+    Ok(View { bytes, width, sizes, strides })
+}
+
 /// What a tensor looked like when it was last described. What does not change between calls is not asked for again.
 #[derive(Debug, Default)]
 pub(super) struct Described {

@@ -59,6 +59,7 @@ mod rank;
 mod resolve;
 mod rounding;
 mod space;
+mod strided;
 mod structure;
 mod tree;
 mod verify;
