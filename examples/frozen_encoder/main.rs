@@ -48,7 +48,7 @@ fn cached(models: &Path, cache_dir: &Path, change: impl Fn(&Encoder)) -> Fallibl
     let encoder = Encoder::load(models, Device::Cpu)?;
     change(&encoder);
     let variables = Variables::from(&encoder.variables);
-    let options = CacheOptions::in_folder(cache_dir, "all-MiniLM-L6-v2").argument("tokens", TOKENS);
+    let options = CacheOptions::in_folder(cache_dir, "all-MiniLM-L6-v2").version("1").argument("tokens", TOKENS);
     let forward = move |inputs: &Inputs| Ok(encoder.forward(inputs.tensor(0)?, inputs.tensor(1)?));
     Ok(options.wrap_inputs_fn_with(variables, forward)?)
 }

@@ -1,6 +1,6 @@
 //! Batches of kept outputs, read ahead by a thread.
 
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
 use tch::Device;
@@ -9,7 +9,10 @@ use super::cache::CachedModule;
 use super::error::invalid;
 use super::input::Inputs;
 use super::key::{Ids, IntoIds};
+use super::nested;
 use super::output::Output;
+use super::resolve::Loads;
+use super::waits::{self, Waited};
 use crate::error::{Error, Result};
 
 type Loader = Box<dyn FnMut(&Ids) -> Result<Inputs> + Send>;
@@ -24,6 +27,8 @@ pub struct Batches {
     ahead: usize,
     shuffle: Option<u64>,
     drop_last: bool,
+    variant: u32,
+    arguments: Inputs,
     load: Option<Loader>,
 }
 
@@ -78,6 +83,8 @@ impl CachedModule {
             ahead: 2,
             shuffle: None,
             drop_last: false,
+            variant: 0,
+            arguments: Inputs::tensors(1),
             load: None,
         }
     }
@@ -108,7 +115,21 @@ impl Batches {
         self
     }
 
-    /// Makes the inputs of ids whose outputs are missing. Without it a missing output is an error.
+    /// Which of several cached augmentations of the samples to read (default: 0).
+    pub fn variant(mut self, variant: u32) -> Self {
+        self.variant = variant;
+        self
+    }
+
+    /// What a call takes (default: one tensor by position): the places of tensors, which `load` fills, and the other
+    /// arguments: `Inputs::tensors(2).named("layer", 3)`.
+    pub fn arguments(mut self, arguments: impl Into<Inputs>) -> Self {
+        self.arguments = arguments.into();
+        self
+    }
+
+    /// Makes the inputs of ids whose outputs are missing, tensors only, and of those that are verified. Without it a
+    /// missing output is an error, and nothing is verified.
     pub fn load(mut self, load: impl FnMut(&Ids) -> Result<Inputs> + Send + 'static) -> Self {
         self.load = Some(Box::new(load));
         self
@@ -118,8 +139,8 @@ impl Batches {
     ///
     /// # Errors
     /// [`Error::Invalid`] for ids that cannot be used or batches of nothing; IO errors if no thread can be started.
-    pub fn start(self) -> Result<BatchIter> {
-        let ids = self.ids?;
+    pub fn start(mut self) -> Result<BatchIter> {
+        let ids = std::mem::replace(&mut self.ids, Ok(Ids::Int(Vec::new())))?;
         if self.batch_size == 0 {
             return Err(invalid("a batch size of 0: give at least 1"));
         }
@@ -127,64 +148,120 @@ impl Batches {
         if let Some(seed) = self.shuffle {
             fastrand::Rng::with_seed(seed).shuffle(&mut order);
         }
-        let (sender, receiver) = sync_channel(self.ahead.min(order.len()));
-        let Self { module, device, batch_size, drop_last, mut load, .. } = self;
+        let (batches, receiver) = channel();
+        let (wanted, wants) = channel();
+        for _ in 0..self.ahead.min(order.len()) {
+            // The other end is still here.
+            let _sent = wanted.send(());
+        }
+        let depth = nested::depth();
         let read = move || {
-            for chunk in order.chunks(batch_size) {
-                if drop_last && chunk.len() < batch_size {
+            let sender = Announcing { batches: Some(batches) };
+            for chunk in order.chunks(self.batch_size) {
+                // The iterator may be gone: nobody wants more then.
+                if (self.drop_last && chunk.len() < self.batch_size) || wants.recv().is_err() {
                     break;
                 }
-                let batch = read(&module, ids.select(chunk), device, load.as_mut());
+                let batch = nested::at_least(depth, || self.read(ids.select(chunk)));
                 let failed = batch.is_err();
-                // The iterator may be gone: nobody wants more then.
-                if sender.send(batch).is_err() || failed {
+                if !sender.send(batch) || failed {
                     break;
                 }
             }
         };
         let thread = std::thread::Builder::new().name("tensorcask-batches".into()).spawn(read);
         let thread = thread.map_err(|error| Error::io("start the thread that reads ahead for", "batches", error))?;
-        Ok(BatchIter { receiver: Some(receiver), thread: Some(thread) })
+        Ok(BatchIter { receiver: Some(receiver), wanted: Some(wanted), thread: Some(thread) })
+    }
+
+    fn read(&mut self, ids: Ids) -> Result<Batch> {
+        let call = self.module.call(&self.arguments).ids(&ids).variant(self.variant);
+        let loads = if self.load.is_some() { Loads::Lazily } else { Loads::Nothing };
+        let load = &mut self.load;
+        let output = call.run_from(self.device, loads, &mut |positions| {
+            let missing = ids.select(positions);
+            match load {
+                Some(load) => load(&missing),
+                None => Err(invalid(format!(
+                    "{} of {} outputs of a batch are missing: compute them first, or say with `load` how",
+                    missing.len(),
+                    ids.len()
+                ))),
+            }
+        })?;
+        Ok(Batch { ids, output })
     }
 }
 
-fn read(module: &CachedModule, ids: Ids, device: Device, load: Option<&mut Loader>) -> Result<Batch> {
-    let mut load = load;
-    let output = module.forward_lazy(&ids, device, |positions| {
-        let missing = ids.select(positions);
-        match &mut load {
-            Some(load) => load(&missing),
-            None => Err(invalid(format!(
-                "{} of {} outputs of a batch are missing: compute them first, or say with `load` how",
-                missing.len(),
-                ids.len()
-            ))),
-        }
-    })?;
-    Ok(Batch { ids, output })
+/// Wakes the thread that waits for a batch, also by the end of this one.
+struct Announcing {
+    batches: Option<Sender<Result<Batch>>>,
+}
+
+impl Announcing {
+    fn send(&self, batch: Result<Batch>) -> bool {
+        let sent = self.batches.as_ref().is_some_and(|batches| batches.send(batch).is_ok());
+        waits::announce();
+        sent
+    }
+}
+
+impl Drop for Announcing {
+    fn drop(&mut self) {
+        self.batches = None;
+        waits::announce();
+    }
 }
 
 /// Batches, as they come. Ends after the first error.
+///
+/// It may be used inside of a wrapped module and inside of a loader: a thread that waits for a batch there runs the
+/// module for the thread that reads ahead.
 #[derive(Debug)]
 pub struct BatchIter {
     receiver: Option<Receiver<Result<Batch>>>,
+    /// One for each batch that may be read.
+    wanted: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
+}
+
+impl BatchIter {
+    /// The next batch, or why there is none; `None` if it would never come.
+    fn wait(&self) -> Option<std::result::Result<Result<Batch>, TryRecvError>> {
+        let (receiver, thread) = (self.receiver.as_ref()?, self.thread.as_ref()?);
+        let mut next = receiver.try_recv();
+        if !matches!(next, Err(TryRecvError::Empty)) {
+            return Some(next);
+        }
+        let waited = waits::wait_for_thread(thread.thread().id(), || {
+            next = receiver.try_recv();
+            !matches!(next, Err(TryRecvError::Empty))
+        });
+        (waited == Waited::Over).then_some(next)
+    }
 }
 
 impl Iterator for BatchIter {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch = self.receiver.as_ref()?.recv();
-        match batch {
-            Ok(batch) => Some(batch),
-            Err(_) => {
-                self.receiver = None;
+        // A thread that has ended wants to know no more.
+        let _sent = self.wanted.as_ref()?.send(());
+        match self.wait() {
+            Some(Ok(batch)) => Some(batch),
+            Some(Err(_)) => {
+                (self.receiver, self.wanted) = (None, None);
                 // A panic of the wrapped module goes on in the thread that asked.
                 match self.thread.take()?.join() {
                     Ok(()) => None,
                     Err(panic) => std::panic::resume_unwind(panic),
                 }
+            }
+            None => {
+                (self.receiver, self.wanted) = (None, None);
+                Some(Err(invalid(
+                    "the reading of a batch asked for a batch of the same iterator: it would wait for itself",
+                )))
             }
         }
     }
@@ -192,9 +269,16 @@ impl Iterator for BatchIter {
 
 impl Drop for BatchIter {
     fn drop(&mut self) {
-        // A thread that waits to send sees that nobody receives.
-        self.receiver = None;
-        if let Some(thread) = self.thread.take() {
+        // The thread sees that nobody wants more.
+        self.wanted = None;
+        let Some(receiver) = self.receiver.take() else { return };
+        let Some(thread) = self.thread.take() else { return };
+        // What is still being read may need this thread.
+        let ended = || {
+            while receiver.try_recv().is_ok() {}
+            matches!(receiver.try_recv(), Err(TryRecvError::Disconnected))
+        };
+        if waits::wait_for_thread(thread.thread().id(), ended) == Waited::Over {
             let _panicked = thread.join();
         }
     }

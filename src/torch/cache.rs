@@ -6,14 +6,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, ReentrantMutex, RwLock};
+use parking_lot::{Mutex, RwLock};
 use tch::{Device, Tensor, nn};
 
+use super::backend::is_full;
+use super::call::Call;
 use super::counters::{Counters, Counts};
 use super::error::invalid;
+use super::exclusive::Exclusive;
+use super::failing::OnStoreError;
 use super::fingerprint::{ENCODING, Identity};
-use super::input::{Argument, Inputs};
-use super::key::{BatchKeys, Ids, IntoIds};
+use super::input::Inputs;
+use super::key::IntoIds;
 use super::module::Compute;
 use super::options::{CacheOptions, Weights};
 use super::output::Output;
@@ -29,25 +33,45 @@ use crate::error::Result;
 /// Samples are found by ids ([`CachedModule::forward_with_ids`]) or by content ([`CachedModule::forward`]). Only what is
 /// missing is computed, in one batch, without gradients; results come back in order, on the input's device, in the
 /// structure, dtype, shape and bits that the module gave. It is itself an [`nn::Module`], by content.
+///
+/// **The module itself, and what loads its inputs, may call handles**, its own among them, and read batches of them. What
+/// one thread computes, others wait for; where threads would wait for each other, the samples are computed twice, or the
+/// module is run by a thread that is inside of it already. A computation that needs its own result is an error. Only
+/// threads that the module starts by itself, and waits for, must not ask for what it holds: nobody sees that wait.
 #[derive(Clone)]
 pub struct CachedModule {
     inner: Arc<Inner>,
 }
 
 impl CachedModule {
-    pub(super) fn new(options: CacheOptions, compute: Box<dyn Compute>) -> Result<Self> {
+    /// Wraps `compute`, whose type is called `name` unless it has more to say.
+    pub(super) fn new(options: CacheOptions, compute: Box<dyn Compute>, name: &str) -> Result<Self> {
         let rank = options.rank.map_or_else(Rank::from_env, Ok)?;
         options.check(rank)?;
-        let settings = compute.settings();
+        let mut settings = compute.settings();
+        if settings.structure.is_empty() {
+            name.clone_into(&mut settings.structure);
+        }
+        if !options.check_structure {
+            settings.structure = String::new();
+        }
         let module_id = options.module_id.clone().or(settings.module_id).ok_or_else(|| {
             invalid("no module id was given: name the module with `module_id`, it is the folder of its outputs")
         })?;
+        let version = options.version.clone().or(settings.version).unwrap_or_default();
+        if let (Some(why), Place::Folder(_), "") = (&settings.indistinct, &options.place, version.as_str()) {
+            return Err(invalid(format!(
+                "no version was given for {module_id:?}, whose outputs stay in a folder: {why}, so old outputs would be \
+                 served for new code. Give a `version`, and another one whenever the code changes"
+            )));
+        }
         let engine = options.engine_options();
         let mut arguments = settings.arguments;
         arguments.extend(options.arguments.clone());
         let base = Identity {
             encoding: ENCODING,
-            version: options.version.clone().or(settings.version).unwrap_or_default(),
+            version,
+            structure: settings.structure,
             arguments,
             instance: options.instance.clone(),
             cache_dtype: engine.store_as.map(|dtype| dtype.name().to_owned()).unwrap_or_default(),
@@ -69,18 +93,21 @@ impl CachedModule {
             variables.check_frozen()?;
         }
         let identity = identify(&base, &variables)?;
-        let spaces = Spaces::open(&opening, &identity)?;
+        let lenient = options.on_store_error == OnStoreError::WarnAndCompute;
+        let spaces = Spaces::open(&opening, &identity, |error| lenient && is_full(error))?;
         let (sign, pins) = (variables.sign(), variables.pins());
         let mut fleeting = HashMap::new();
         if !matches!(options.place, Place::Folder(_)) {
             fleeting.insert(identity.name(), Arc::clone(&spaces));
         }
-        let inner = Inner {
+        let watched = Watched { variables, sign, identity: identity.clone(), pins, told: false };
+        let inner = Arc::new_cyclic(|me| Inner {
+            me: me.clone(),
             options,
             opening,
             base,
-            compute: ReentrantMutex::new(compute),
-            weights: Mutex::new(Watched { variables, sign, identity: identity.clone(), pins }),
+            compute: Exclusive::new(compute),
+            weights: Mutex::new(watched),
             fleeting: Mutex::new(fleeting),
             spaces: RwLock::new(spaces),
             rounding,
@@ -89,10 +116,12 @@ impl CachedModule {
             counters: Counters::default(),
             epoch: Mutex::default(),
             sampled: AtomicU64::new(0),
+            empties: Mutex::default(),
             warnings: Mutex::default(),
-        };
-        inner.compare_record(&identity);
-        Ok(Self { inner: Arc::new(inner) })
+        });
+        let told = inner.compare_record(&identity);
+        inner.weights.lock().told = told;
+        Ok(Self { inner })
     }
 
     /// The output for a batch, found by content: every byte of every tensor argument of the sample, dtypes, shapes and
@@ -105,7 +134,8 @@ impl CachedModule {
         self.call(inputs).run()
     }
 
-    /// The output for a batch, found by ids: one a sample.
+    /// The output for a batch, found by ids: one a sample. The id names the sample: of the tensors beside it only the
+    /// places count, which are those by position and by name, not what is in them. Everything else that is passed counts.
     ///
     /// # Errors
     /// As [`CachedModule::forward`]; [`crate::Error::Invalid`] if there are not as many ids as samples.
@@ -115,11 +145,12 @@ impl CachedModule {
 
     /// A call with more to say than inputs and ids.
     pub fn call(&self, inputs: impl Into<Inputs>) -> Call<'_> {
-        Call { module: self, inputs: inputs.into(), ids: None, variant: 0, training: false }
+        Call::new(self, inputs.into())
     }
 
     /// The output for `ids`, on `device`, without inputs at hand: `load` makes the inputs of the samples at some
-    /// positions, tensors only, and is called only if they are missing; so hits are not verified.
+    /// positions, one tensor by position, and is called only for what is missing, and for the hits that
+    /// [`CacheOptions::verify`] chooses. For other arguments or a variant: [`Call::run_lazy`].
     ///
     /// # Errors
     /// As [`CachedModule::forward_with_ids`], and those of `load`.
@@ -127,39 +158,17 @@ impl CachedModule {
         &self,
         ids: impl IntoIds,
         device: Device,
-        mut load: impl FnMut(&[usize]) -> Result<Inputs>,
+        load: impl FnMut(&[usize]) -> Result<Inputs>,
     ) -> Result<Output> {
-        let keys = BatchKeys::by_id(ids.into_ids()?, None, 0)?;
-        self.inner.run(&keys, device, false, &mut |positions| {
-            let inputs = load(positions)?;
-            let batch = inputs.batch_size()?;
-            if batch != positions.len() {
-                return Err(invalid(format!(
-                    "{batch} samples were loaded for {} missing ids: load one each",
-                    positions.len()
-                )));
-            }
-            if inputs.sorted().iter().any(|(_, argument)| !matches!(argument, Argument::Tensor(_))) {
-                return Err(invalid(
-                    "plain or shared arguments were loaded: they would have to be part of the key, and the keys were \
-                     looked up before; use forward_with_ids, or wrap a function that knows them",
-                ));
-            }
-            Ok(inputs)
-        })
+        self.call(Inputs::tensors(1)).ids(ids).run_lazy(device, load)
     }
 
-    /// Which of `ids` are kept.
+    /// Which of `ids` are kept, for calls of one tensor. For other arguments, a variant or content: [`Call::contains`].
     ///
     /// # Errors
     /// The store's.
     pub fn contains(&self, ids: impl IntoIds) -> Result<Vec<bool>> {
-        let keys = BatchKeys::by_id(ids.into_ids()?, None, 0)?;
-        self.inner.check_weights()?;
-        match self.inner.spaces().space(keys.kind())?.reader()? {
-            Some(reader) => keys.with(|keys| reader.contains_batch(keys)),
-            None => Ok(vec![false; keys.len()]),
-        }
+        self.call(Inputs::tensors(1)).ids(ids).contains()
     }
 
     /// Turns the cache on or off. Off, calls go straight to the module, with gradients if the caller has them.
@@ -262,10 +271,24 @@ impl CachedModule {
     /// # Errors
     /// [`crate::Error::Torch`]; [`crate::Error::Invalid`] if the file holds another module's variables: nothing is changed then.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
         // Not while a computation uses them.
-        let _compute = self.inner.compute.lock();
-        self.inner.weights.lock().variables.load(path.as_ref())?;
-        self.inner.check_weights().map(|_| ())
+        let make = || {
+            let (path, inner) = (path.to_path_buf(), Arc::clone(&self.inner));
+            move |_: &dyn Compute, _| {
+                let mut weights = inner.weights.lock();
+                // Past the cache a module may be trainable.
+                let enabled = inner.enabled.load(Ordering::Relaxed);
+                if enabled && inner.options.enforce_stateless {
+                    weights.variables.check_frozen()?;
+                }
+                weights.variables.load(&path)?;
+                weights.told = false;
+                drop(weights);
+                if enabled { inner.check_weights().map(|_| ()) } else { Ok(()) }
+            }
+        };
+        self.inner.exclusively(&make).map(|_| ())
     }
 
     /// A plain function of one tensor that gives one tensor.
@@ -273,17 +296,8 @@ impl CachedModule {
         move |xs| self.forward(xs)?.into_tensor()
     }
 
-    pub(super) fn inner_spaces(&self) -> Result<Arc<Spaces>> {
-        self.inner.check_weights()?;
-        Ok(self.inner.spaces())
-    }
-
-    pub(super) fn identity(&self) -> Identity {
-        self.inner.weights.lock().identity.clone()
-    }
-
-    pub(super) fn keys_of(&self, inputs: &Inputs) -> Result<BatchKeys> {
-        BatchKeys::by_content(inputs, inputs.batch_size()?, self.inner.options.content, 0)
+    pub(super) fn inner(&self) -> &Inner {
+        &self.inner
     }
 }
 
@@ -305,68 +319,5 @@ impl nn::Module for CachedModule {
             Ok(tensor) => tensor,
             Err(error) => panic!("the cached module {:?} failed: {error}", self.inner.opening.module_id),
         }
-    }
-}
-
-/// One call of a [`CachedModule`].
-#[derive(Debug)]
-#[must_use = "a call does nothing until it is run"]
-pub struct Call<'a> {
-    module: &'a CachedModule,
-    inputs: Inputs,
-    ids: Option<Result<Ids>>,
-    variant: u32,
-    training: bool,
-}
-
-impl Call<'_> {
-    /// One id a sample.
-    pub fn ids(mut self, ids: impl IntoIds) -> Self {
-        self.ids = Some(ids.into_ids());
-        self
-    }
-
-    /// Which of several cached augmentations of the samples this is (default: 0).
-    pub fn variant(mut self, variant: u32) -> Self {
-        self.variant = variant;
-        self
-    }
-
-    /// Calls the module in training mode: its output then varies, so nothing is looked up or kept.
-    pub fn training(mut self, training: bool) -> Self {
-        self.training = training;
-        self
-    }
-
-    /// Runs it.
-    ///
-    /// # Errors
-    /// As [`CachedModule::forward`].
-    pub fn run(self) -> Result<Output> {
-        let Self { module, inputs, ids, variant, training } = self;
-        let inner = &module.inner;
-        let batch = inputs.batch_size()?;
-        let ids = match (ids, &inner.options.ids_from) {
-            (Some(ids), _) => Some(ids?),
-            (None, Some(derive)) => Some(derive(&inputs)?),
-            (None, None) => None,
-        };
-        if let Some(ids) = &ids
-            && ids.len() != batch
-        {
-            return Err(invalid(format!("{} ids were given for {batch} samples: give one id a sample", ids.len())));
-        }
-        if training || !module.is_enabled() {
-            return inner.bypass(&inputs, training);
-        }
-        let keys = match ids {
-            Some(ids) => BatchKeys::by_id(ids, Some(&inputs), variant)?,
-            None => BatchKeys::by_content(&inputs, batch, inner.options.content, variant)?,
-        };
-        let device = inputs.device();
-        inner.run(&keys, device, true, &mut |positions| {
-            let whole = positions.len() == batch && positions.iter().enumerate().all(|(at, &position)| at == position);
-            if whole { Ok(inputs.shallow_clone()) } else { inputs.select(positions) }
-        })
     }
 }

@@ -69,6 +69,11 @@ fn dims(shape: &[usize]) -> Result<Vec<i64>> {
 /// The tensor on the CPU, dense, contiguous and detached from any graph: a shallow clone where it is all that. Waits
 /// for the device.
 pub(super) fn host(tensor: &Tensor) -> Result<Tensor> {
+    host_of_any_layout(tensor)?.f_contiguous().map_err(torch("copy a tensor to the CPU"))
+}
+
+/// [`host`], but contiguous only if it was.
+pub(super) fn host_of_any_layout(tensor: &Tensor) -> Result<Tensor> {
     let action = "copy a tensor to the CPU";
     let kind = kind(tensor)?;
     if matches!(kind, Kind::QInt8 | Kind::QUInt8 | Kind::QInt32) {
@@ -83,8 +88,7 @@ pub(super) fn host(tensor: &Tensor) -> Result<Tensor> {
     }
     // Conjugation and negation may be pending: the bytes do not show them.
     host = host.f_resolve_conj().map_err(torch(action))?;
-    host = host.f_resolve_neg().map_err(torch(action))?;
-    host.f_contiguous().map_err(torch(action))
+    host.f_resolve_neg().map_err(torch(action))
 }
 
 /// A copy of its own on the same device: dense, detached, sharing nothing.

@@ -77,6 +77,13 @@ macro_rules! counters {
         pub(super) struct Counters { $(pub $name: AtomicU64,)* pub compute_ns: AtomicU64, pub saved_ns: AtomicU64 }
 
         impl Counters {
+            /// Adds what `other` counted.
+            pub(super) fn take_in(&self, other: &Self) {
+                $(self.$name.fetch_add(other.$name.load(Ordering::Relaxed), Ordering::Relaxed);)*
+                self.compute_ns.fetch_add(other.compute_ns.load(Ordering::Relaxed), Ordering::Relaxed);
+                self.saved_ns.fetch_add(other.saved_ns.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+
             /// The counts.
             pub(super) fn counts(&self) -> Counts {
                 let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

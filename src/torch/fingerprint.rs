@@ -4,26 +4,71 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, nn};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::convert::{host, kind, shape_of};
 use super::error::torch;
 use super::key::Canonical;
-use super::memory;
+use super::memory::{self, Described};
 use crate::error::{Error, Result};
 
-/// Variables of up to this many elements are read at every call.
+/// Some bytes of variables of up to this many elements are read at every call.
 const SMALL_ELEMENTS: usize = 4096;
 
 /// The named variables of a module: weights and buffers.
 #[derive(Debug, Default)]
-pub struct Variables(Vec<(String, Tensor)>);
+pub struct Variables(Vec<(String, Tensor)>, Vec<Described>);
 
 impl Variables {
     /// Of a module that has none, or whose variables are not to be looked at.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
+    }
+
+    /// Those of `variables` under `prefix`, a path of names such as `"encoder"` or `"encoder.layer.0"`, by their full
+    /// names: of a backbone that shares one `VarStore` with the heads that are trained.
+    ///
+    /// ```
+    /// # fn main() -> tensorcask::Result<()> {
+    /// use tch::{Device, nn};
+    /// use tensorcask::torch::{CacheOptions, Variables};
+    ///
+    /// let variables = nn::VarStore::new(Device::Cpu);
+    /// let backbone = nn::linear(variables.root() / "backbone", 16, 8, Default::default());
+    /// let head = nn::linear(variables.root() / "head", 8, 2, Default::default());
+    ///
+    /// let options = CacheOptions::in_memory().module_id("backbone");
+    /// let backbone = options.wrap_module(backbone, Variables::under(&variables, "backbone")?.freeze())?;
+    /// assert_eq!(variables.trainable_variables().iter().filter(|tensor| tensor.requires_grad()).count(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if there is none.
+    pub fn under(variables: &nn::VarStore, prefix: &str) -> Result<Self> {
+        let within = |name: &str| {
+            name.strip_prefix(prefix).is_some_and(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('.'))
+        };
+        let mut all: Vec<(String, Tensor)> = variables.variables().into_iter().collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        let (found, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(name, _)| within(name));
+        if !found.is_empty() {
+            return Ok(found.into());
+        }
+        let mut firsts: Vec<&str> = others.iter().filter_map(|(name, _)| name.split('.').next()).collect();
+        firsts.dedup();
+        Err(Error::invalid(format!("no variable is under {prefix:?}: the names start with {}", firsts.join(", "))))
+    }
+
+    /// Freezes them: they require no gradients from here on.
+    #[must_use]
+    pub fn freeze(self) -> Self {
+        for (_, tensor) in &self.0 {
+            let _same = tensor.set_requires_grad(false);
+        }
+        self
     }
 
     /// Names and tensors, sorted by name.
@@ -54,7 +99,7 @@ impl Variables {
     /// # Errors
     /// [`Error::Trainable`].
     pub(super) fn check_frozen(&self) -> Result<()> {
-        let mut trainable = self.iter().filter(|(_, tensor)| tensor.requires_grad()).map(|(name, _)| name);
+        let mut trainable = self.iter().filter(|(_, tensor)| memory::requires_grad(tensor)).map(|(name, _)| name);
         match trainable.next() {
             None => Ok(()),
             Some(first) => Err(Error::Trainable { first: first.to_owned(), count: 1 + trainable.count() }),
@@ -63,17 +108,17 @@ impl Variables {
 
     /// A cheap sign of change. libtorch counts the writes to a tensor, and one that was exchanged lies elsewhere (see
     /// [`Variables::pins`]); the running statistics of a batch normalisation are written without being counted, but they
-    /// are small, and small variables on the CPU are read whole.
+    /// are small, and some bytes of small variables on the CPU are read.
     pub(super) fn sign(&self) -> u64 {
-        let mut sign = 0_u64;
-        let mut mix = |part: u64| sign = (sign.rotate_left(5) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut room = Vec::new();
-        for (_, tensor) in self.iter() {
-            if let Some(bytes) = memory::look(tensor, SMALL_ELEMENTS, &mut room, &mut mix) {
-                mix(xxh3_64(bytes));
-            }
-        }
-        sign
+        self.iter().zip(&self.1).fold(0_u64, |sign, ((_, tensor), known)| {
+            (sign.rotate_left(5) ^ memory::look(tensor, known, &mut room)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        })
+    }
+
+    /// Takes what the variables look like now as what they are compared with.
+    pub(super) fn describe(&mut self) {
+        self.1 = self.iter().map(|(_, tensor)| memory::describe(tensor, SMALL_ELEMENTS)).collect();
     }
 
     /// Handles that keep the storage of every variable alive, so that none that replaces it can lie at its address.
@@ -105,25 +150,33 @@ impl Variables {
     }
 
     /// Writes the variables, and nothing of the cache, to a file that `VarStore::load` reads: `.safetensors` by that
-    /// ending, libtorch's own format by any other.
+    /// ending, libtorch's own format by any other; but `VarStore::load` takes `.pt` and `.bin` for Python's format.
     pub(super) fn save(&self, path: &std::path::Path) -> Result<()> {
-        if path.extension().is_some_and(|ending| ending == "safetensors") {
-            let named: Vec<(&str, Tensor)> =
-                self.iter().map(|(name, t)| Ok((name, host(t)?))).collect::<Result<_>>()?;
-            Tensor::write_safetensors(&named, path).map_err(torch("save variables"))
-        } else {
-            Tensor::save_multi(&self.iter().collect::<Vec<_>>(), path).map_err(torch("save variables"))
+        match Format::of(path) {
+            Format::Safetensors => {
+                let named: Vec<(&str, Tensor)> =
+                    self.iter().map(|(name, t)| Ok((name, host(t)?))).collect::<Result<_>>()?;
+                Tensor::write_safetensors(&named, path).map_err(torch("save variables"))
+            }
+            Format::Python => Err(Error::invalid(format!(
+                "{}: VarStore::load takes this ending for a file that Python wrote, which cannot be written here: save \
+                 under a name that ends in .safetensors or .ot",
+                path.display()
+            ))),
+            Format::Own => Tensor::save_multi(&self.iter().collect::<Vec<_>>(), path).map_err(torch("save variables")),
         }
     }
 
-    /// Reads every variable from a file that [`Variables::save`] or `VarStore::save` wrote.
+    /// Reads every variable from a file that [`Variables::save`], `VarStore::save` or Python wrote.
     pub(super) fn load(&self, path: &std::path::Path) -> Result<()> {
         let action = "load variables";
-        let named = if path.extension().is_some_and(|ending| ending == "safetensors") {
-            Tensor::read_safetensors(path).map_err(torch(action))?
-        } else {
-            Tensor::load_multi(path).map_err(torch(action))?
+        let named = match Format::of(path) {
+            Format::Safetensors => Tensor::read_safetensors(path),
+            // `VarStore::save` writes its own format by this ending too.
+            Format::Python => Tensor::loadz_multi(path).or_else(|error| Tensor::load_multi(path).map_err(|_| error)),
+            Format::Own => Tensor::load_multi(path),
         };
+        let named = named.map_err(torch(action))?;
         let found: HashMap<String, Tensor> = named.into_iter().collect();
         // All or nothing: a checkpoint of another module must not leave half of this one changed.
         for (name, variable) in self.iter() {
@@ -147,10 +200,29 @@ impl Variables {
     }
 }
 
+/// The format of a file of variables, as `VarStore::load` tells it by the name.
+enum Format {
+    Safetensors,
+    Python,
+    Own,
+}
+
+impl Format {
+    fn of(path: &std::path::Path) -> Self {
+        match path.extension().and_then(std::ffi::OsStr::to_str) {
+            Some("safetensors") => Self::Safetensors,
+            Some("pt" | "bin") => Self::Python,
+            _ => Self::Own,
+        }
+    }
+}
+
 impl From<Vec<(String, Tensor)>> for Variables {
     fn from(mut variables: Vec<(String, Tensor)>) -> Self {
         variables.sort_by(|a, b| a.0.cmp(&b.0));
-        Self(variables)
+        let mut variables = Self(variables, Vec::new());
+        variables.describe();
+        variables
     }
 }
 
@@ -173,6 +245,9 @@ pub(super) struct Identity {
     pub encoding: u32,
     /// The caller's.
     pub version: String,
+    /// What the module is beside its weights; empty if that is not looked at.
+    #[serde(default)]
+    pub structure: String,
     /// The caller's constructor arguments.
     pub arguments: BTreeMap<String, String>,
     /// Instances that are not to share.
@@ -185,8 +260,9 @@ pub(super) struct Identity {
     pub weights: BTreeMap<String, String>,
 }
 
-/// The version of the encoding that `tree` describes.
-pub(super) const ENCODING: u32 = 1;
+/// The version of the encoding that `tree` describes, and of the keys that `key` makes. In version 1 the places of
+/// arguments beside an id did not count.
+pub(super) const ENCODING: u32 = 2;
 
 impl Identity {
     /// The folder's name: 128 bits, in hexadecimal.
@@ -199,6 +275,9 @@ impl Identity {
         parts = parts.part(self.version.as_bytes()).part(self.instance.as_bytes());
         parts = parts.part(self.cache_dtype.as_bytes());
         parts = pairs(parts, &self.arguments);
+        if !self.structure.is_empty() {
+            parts = parts.part(b"structure").part(self.structure.as_bytes());
+        }
         if self.weights_count {
             parts = pairs(parts.part(b"weights"), &self.weights);
         }
@@ -216,6 +295,7 @@ impl Identity {
         plain("encoding", &self.encoding.to_string(), &other.encoding.to_string());
         plain("version", &self.version, &other.version);
         plain("instance", &self.instance, &other.instance);
+        plain("structure", &self.structure, &other.structure);
         plain("cache_dtype", &self.cache_dtype, &other.cache_dtype);
         let maps = [("argument", &self.arguments, &other.arguments), ("weights", &self.weights, &other.weights)];
         for (what, ours, theirs) in maps {

@@ -1,20 +1,18 @@
 //! Single flight: what one thread is computing, the others wait for.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::ThreadId;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
+use super::waits::{self, Waited, wait_for_claims};
 use crate::error::{Error, Result};
 use crate::key::Key;
 
-/// The keys that are being computed, and by whom.
+/// The keys that are being computed, and the claims on each: more than one where a thread could not wait.
 #[derive(Debug, Default)]
 pub(super) struct Flight {
-    keys: Mutex<HashMap<Key, ThreadId>>,
-    landed: Condvar,
+    keys: Mutex<HashMap<Key, Vec<u64>>>,
     landings: AtomicU64,
 }
 
@@ -23,6 +21,17 @@ pub(super) struct Flight {
 pub(super) struct Claim<'a> {
     flight: &'a Flight,
     keys: Vec<Key>,
+    /// Dropped last, so that whoever waited for it finds the keys free.
+    number: waits::Claim,
+}
+
+/// What came of a claim.
+pub(super) struct Claimed<'a> {
+    pub claim: Claim<'a>,
+    /// For each key, whether it was got.
+    pub got: Vec<bool>,
+    /// The claims on keys that were not.
+    pub others: Vec<u64>,
 }
 
 impl Flight {
@@ -31,40 +40,41 @@ impl Flight {
         self.landings.load(Ordering::Acquire)
     }
 
-    /// Claims those of `keys` that nobody else computes. Returns the claim and, for each key, whether it was got.
-    pub(super) fn claim(&self, keys: &[Key]) -> (Claim<'_>, Vec<bool>) {
+    /// Claims those of `keys` that nobody else computes, or only claims that are `passed_by`.
+    pub(super) fn claim(&self, keys: &[Key], passed_by: &[u64]) -> Claimed<'_> {
+        let number = waits::Claim::new();
         let mut flying = self.keys.lock();
-        let thread = std::thread::current().id();
-        let mut claim = |key: &Key| match flying.entry(key.clone()) {
-            Entry::Vacant(free) => {
-                free.insert(thread);
-                true
+        let mut others = Vec::new();
+        let mut claim = |key: &Key| {
+            let claims = flying.entry(key.clone()).or_default();
+            let free = claims.iter().all(|claim| passed_by.contains(claim));
+            if free {
+                claims.push(number.number());
+            } else {
+                others.extend(claims.iter().filter(|claim| !passed_by.contains(claim)));
             }
-            Entry::Occupied(_) => false,
+            free
         };
         let got: Vec<bool> = keys.iter().map(&mut claim).collect();
+        drop(flying);
+        others.sort_unstable();
+        others.dedup();
         let keys = keys.iter().zip(&got).filter(|(_, got)| **got).map(|(key, _)| key.clone()).collect();
-        (Claim { flight: self, keys }, got)
+        Claimed { claim: Claim { flight: self, keys, number }, got, others }
     }
 
-    /// Waits until none of `keys` is being computed.
+    /// Waits until none of `claims` is held any more. Returns those that it cannot wait for, because they wait for
+    /// this thread.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it is this thread that computes one: it would wait for itself.
-    pub(super) fn wait(&self, keys: &[Key]) -> Result<()> {
-        let thread = std::thread::current().id();
-        let mut flying = self.keys.lock();
-        loop {
-            let mut owners = keys.iter().filter_map(|key| flying.get(key)).peekable();
-            if owners.peek().is_none() {
-                return Ok(());
-            }
-            if owners.any(|owner| *owner == thread) {
-                return Err(Error::invalid(
-                    "a computation, or the loading of its inputs, asked for the very sample that it is to make",
-                ));
-            }
-            self.landed.wait(&mut flying);
+    /// [`Error::Invalid`] if it is this thread, or one that it runs for, that holds one: it would wait for itself.
+    pub(super) fn wait(claims: &[u64]) -> Result<Vec<u64>> {
+        match wait_for_claims(claims) {
+            Waited::Over => Ok(Vec::new()),
+            Waited::Circle(claims) => Ok(claims),
+            Waited::Itself => Err(Error::invalid(
+                "a computation, or the loading of its inputs, asked for the very sample that it is to make",
+            )),
         }
     }
 }
@@ -76,10 +86,14 @@ impl Drop for Claim<'_> {
         }
         let mut flying = self.flight.keys.lock();
         for key in &self.keys {
-            flying.remove(key);
+            if let Some(claims) = flying.get_mut(key) {
+                claims.retain(|claim| *claim != self.number.number());
+                if claims.is_empty() {
+                    flying.remove(key);
+                }
+            }
         }
         self.flight.landings.fetch_add(1, Ordering::Release);
-        self.flight.landed.notify_all();
     }
 }
 
@@ -91,24 +105,32 @@ mod tests {
     fn one_thread_computes_and_the_others_wait() {
         let flight = Flight::default();
         let keys = [Key::U64(1), Key::U64(2)];
-        let (claim, got) = flight.claim(&keys[..1]);
-        assert_eq!(got, [true]);
+        let first = flight.claim(&keys[..1], &[]);
+        assert_eq!((&first.got, first.others.len()), (&vec![true], 0));
         std::thread::scope(|scope| {
             let waiter = scope.spawn(|| {
-                let (other, got) = flight.claim(&keys);
-                assert_eq!(got, [false, true]);
-                drop(other);
-                flight.wait(&keys[..1]).unwrap();
+                let second = flight.claim(&keys, &[]);
+                assert_eq!((second.got, second.others.len()), (vec![false, true], 1));
+                drop(second.claim);
+                assert!(Flight::wait(&second.others).unwrap().is_empty());
                 flight.landings()
             });
             while flight.landings() == 0 {
                 std::thread::yield_now();
             }
-            drop(claim);
+            drop(first.claim);
             assert_eq!(waiter.join().unwrap(), 2);
         });
-        flight.wait(&keys).unwrap();
-        let (_claim, _) = flight.claim(&keys);
-        assert!(flight.wait(&keys).is_err());
+        let all = flight.claim(&keys, &[]);
+        assert_eq!(all.got, [true, true]);
+        let again = flight.claim(&keys, &[]);
+        assert!(Flight::wait(&again.others).is_err());
+        // Passed by, a key has two claims, and stays claimed until both are over.
+        let passing = flight.claim(&keys, &again.others);
+        assert_eq!(passing.got, [true, true]);
+        drop(all.claim);
+        assert_eq!(flight.claim(&keys, &[]).got, [false, false]);
+        drop(passing.claim);
+        assert_eq!(flight.claim(&keys, &[]).got, [true, true]);
     }
 }

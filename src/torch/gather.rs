@@ -2,13 +2,13 @@
 
 use tch::Tensor;
 
+use super::backend::{Layout, Space};
 use super::convert::{empty, from_bytes, host, kind_of, shape_of, stored_dtype};
 use super::counters::{Counters, add};
 use super::error::invalid;
 use super::key::BatchKeys;
 use super::memory;
 use super::output::{Output, select_rows};
-use super::space::{Layout, Space};
 use super::tree::{Ragged, join};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
@@ -24,6 +24,11 @@ pub(super) enum Rows {
 }
 
 impl Rows {
+    /// None of `len` rows.
+    pub(super) fn none(len: usize) -> Self {
+        Self::Values(vec![None; len])
+    }
+
     /// Reads what the store has of `keys`. Damaged rows are missing, and counted, if `heals`.
     pub(super) fn read(space: &Space, keys: &BatchKeys, counters: &Counters, heals: bool) -> Result<Self> {
         let layout = space.layout.read().clone();
@@ -56,6 +61,14 @@ impl Rows {
             Err(error) => return Err(error),
         }
         Ok(Some(Self::Stacked { batch, dtype, shape: shape.clone(), found }))
+    }
+
+    /// Whether no row is missing.
+    pub(super) fn is_whole(&self) -> bool {
+        match self {
+            Self::Stacked { found, .. } => found.iter().all(|found| *found),
+            Self::Values(values) => values.iter().all(Option::is_some),
+        }
     }
 
     /// Positions of rows that are missing.
@@ -244,13 +257,18 @@ pub(super) fn single(output: &Output) -> Result<Option<(Dtype, Vec<usize>, Tenso
     Ok(Some((dtype, shape, host)))
 }
 
-/// An empty batch of what rows look like; `None` while nothing is known.
+/// An empty batch of what is kept; `None` while nothing is.
 pub(super) fn empty_batch(space: &Space) -> Result<Option<Output>> {
-    match &*space.layout.read() {
-        Layout::Fixed(dtype, shape) => {
-            let Some(kind) = kind_of(*dtype) else { return Ok(None) };
-            from_bytes(kind, &[&[0], shape.as_slice()].concat(), &[]).map(|batch| Some(Output::Tensor(batch)))
-        }
-        _ => Ok(None),
+    if let Layout::Fixed(dtype, shape) = &*space.layout.read()
+        && let Some(kind) = kind_of(*dtype)
+    {
+        return from_bytes(kind, &[&[0], shape.as_slice()].concat(), &[]).map(|batch| Some(Output::Tensor(batch)));
+    }
+    let Some(reader) = space.reader()? else { return Ok(None) };
+    let Some(key) = reader.keys().next().transpose()? else { return Ok(None) };
+    let Some(row) = reader.get(&key)? else { return Ok(None) };
+    match join(&[&row], Ragged::List)? {
+        Output::Each(_) => Ok(Some(Output::Each(Vec::new()))),
+        output => output.try_map(&mut |tensor| select_rows(tensor, &[])).map(Some),
     }
 }

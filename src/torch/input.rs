@@ -24,6 +24,8 @@ pub enum Argument {
     Bool(bool),
     /// No value (Python's `None`).
     Null,
+    /// The place of an [`Argument::Tensor`], in a lookup by ids that has none at hand: see [`Inputs::tensors`].
+    Batched,
 }
 
 impl Argument {
@@ -36,6 +38,7 @@ impl Argument {
             Self::Str(text) => Self::Str(text.clone()),
             Self::Bool(flag) => Self::Bool(*flag),
             Self::Null => Self::Null,
+            Self::Batched => Self::Batched,
         }
     }
 }
@@ -48,7 +51,7 @@ impl From<&Argument> for IValue {
             Argument::Float(number) => Self::Double(*number),
             Argument::Str(text) => Self::String(text.clone()),
             Argument::Bool(flag) => Self::Bool(*flag),
-            Argument::Null => Self::None,
+            Argument::Null | Argument::Batched => Self::None,
         }
     }
 }
@@ -90,6 +93,13 @@ impl Inputs {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The places of `count` tensors by position, for lookups by ids and for loaders: what a call takes, without the
+    /// tensors themselves. Further places are [`Argument::Batched`].
+    #[must_use]
+    pub fn tensors(count: usize) -> Self {
+        (0..count).fold(Self::new(), |inputs, _| inputs.with(Argument::Batched))
     }
 
     /// One more argument by position.
@@ -154,6 +164,81 @@ impl Inputs {
         })
     }
 
+    /// Whether tensors are at hand, not just their places.
+    pub(super) fn has_tensors(&self) -> bool {
+        self.batched().next().is_some()
+    }
+
+    /// This call, whose tensors are those of `loaded`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if other tensors were loaded than this call has places for, or anything else.
+    pub(super) fn filled(&self, mut loaded: Self) -> Result<Self> {
+        if loaded.arguments.iter().any(|(_, argument)| !matches!(argument, Argument::Tensor(_))) {
+            return Err(invalid(
+                "plain or shared arguments were loaded: they are part of the key, and the keys were looked up before; \
+                 say them beforehand, as the arguments of the call or of the batches, and load tensors only",
+            ));
+        }
+        let places = |inputs: &Self| {
+            let tensor = |argument: &Argument| matches!(argument, Argument::Tensor(_) | Argument::Batched);
+            let mut names: Vec<Option<String>> =
+                inputs.arguments.iter().filter(|(_, a)| tensor(a)).map(|(name, _)| name.clone()).collect();
+            names.sort();
+            names
+        };
+        let (wanted, found) = (places(self), places(&loaded));
+        if wanted != found {
+            let list = |names: &[Option<String>]| {
+                let name = |name: &Option<String>| name.as_ref().map_or("by position".to_owned(), |n| format!("{n:?}"));
+                names.iter().map(name).collect::<Vec<_>>().join(", ")
+            };
+            return Err(invalid(format!(
+                "the tensors ({}) were loaded, but the ids were looked up for a call with ({}): say beforehand what a \
+                 call takes, such as Inputs::tensors(2), as the arguments of the call or of the batches",
+                list(&found),
+                list(&wanted)
+            )));
+        }
+        let mut take = |name: &Option<String>| {
+            let at = loaded.arguments.iter().position(|(found, _)| found == name)?;
+            Some(loaded.arguments.remove(at).1)
+        };
+        let fill = |(name, argument): &(Option<String>, Argument)| {
+            let argument = match argument {
+                Argument::Tensor(_) | Argument::Batched => take(name).unwrap_or(Argument::Null),
+                other => other.shallow_clone(),
+            };
+            (name.clone(), argument)
+        };
+        Ok(Self { arguments: self.arguments.iter().map(fill).collect() })
+    }
+
+    /// Refuses tensors that are no block of elements, by name.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub(super) fn check_dense(&self) -> Result<()> {
+        let mut position = 0_usize;
+        for (name, argument) in &self.arguments {
+            let at = match name {
+                Some(name) => format!("{name:?}"),
+                None => position.to_string(),
+            };
+            position += usize::from(name.is_none());
+            match argument {
+                Argument::Tensor(tensor) | Argument::Shared(tensor) if is_sparse(tensor) => {
+                    return Err(invalid(format!(
+                        "the argument {at} is a sparse tensor, whose rows are no blocks of elements: pass \
+                         tensor.to_dense()"
+                    )));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Samples in the batch.
     ///
     /// # Errors
@@ -164,6 +249,9 @@ impl Inputs {
         names.sort_unstable();
         if let Some(twice) = names.array_windows().find(|[a, b]| a == b) {
             return Err(invalid(format!("the argument {:?} was passed twice", twice[0])));
+        }
+        if self.arguments.iter().any(|(_, argument)| matches!(argument, Argument::Batched)) {
+            return Err(invalid("the place of a tensor was passed where the tensor itself is needed"));
         }
         let mut sizes = self.batched().map(|tensor| tensor.size().first().copied());
         let first = sizes.next().ok_or_else(|| invalid("no tensor was passed: a batch needs one at least"))?;
@@ -200,6 +288,12 @@ impl Inputs {
         let arguments = self.arguments.iter().map(|(name, argument)| (name.clone(), argument.shallow_clone()));
         Self { arguments: arguments.collect() }
     }
+}
+
+/// Compressed layouts (CSR, BSR) do not say that they are sparse, but have no strides.
+fn is_sparse(tensor: &Tensor) -> bool {
+    let strided = || tensor.f_detach().and_then(|tensor| tensor.f_as_strided([0_i64], [1_i64], None));
+    tensor.defined() && (tensor.is_sparse() || (!tensor.is_mkldnn() && strided().is_err()))
 }
 
 fn show(size: Option<i64>) -> String {

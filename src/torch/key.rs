@@ -4,13 +4,14 @@
 //! each length-prefixed) and of the digests of each tensor's bytes of that sample. Swapped arguments, rolled elements
 //! or plain values that add up to the same are other keys. Hash: [XXH3](https://xxhash.com), 128 bits.
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::convert::{host, kind, shape_of};
-use super::error::invalid;
+use super::convert::{host, host_of_any_layout, kind, shape_of};
+use super::error::{invalid, torch};
 use super::input::{Argument, Inputs};
 use super::memory;
+use super::strided::Samples;
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyKind, KeyRef, Keys};
 
@@ -58,7 +59,8 @@ impl Ids {
     }
 }
 
-/// What can be passed as ids: slices of strings, integers or [`Id`]s, and one-dimensional integer tensors.
+/// What can be passed as ids: slices and vectors of strings, integers or [`Id`]s, and one-dimensional tensors of any
+/// integer kind.
 pub trait IntoIds {
     /// The ids.
     ///
@@ -84,6 +86,7 @@ macro_rules! into_ids {
         $(
             impl IntoIds for &[$element] { fn into_ids(self) -> Result<Ids> { let $ids = self; $convert } }
             impl IntoIds for &Vec<$element> { fn into_ids(self) -> Result<Ids> { self.as_slice().into_ids() } }
+            impl IntoIds for Vec<$element> { fn into_ids(self) -> Result<Ids> { self.as_slice().into_ids() } }
             impl<const N: usize> IntoIds for &[$element; N] {
                 fn into_ids(self) -> Result<Ids> { self.as_slice().into_ids() }
             }
@@ -97,6 +100,7 @@ into_ids! {
     u32 => |ids| Ok(Ids::Int(ids.iter().map(|&id| u64::from(id)).collect())),
     usize => |ids| Ok(Ids::Int(ids.iter().map(|&id| id as u64).collect())),
     i64 => |ids| ids.iter().map(|&id| natural(id)).collect::<Result<_>>().map(Ids::Int),
+    i32 => |ids| ids.iter().map(|&id| natural(i64::from(id))).collect::<Result<_>>().map(Ids::Int),
     Id => |ids| of_one_kind(ids),
 }
 
@@ -118,15 +122,18 @@ fn of_one_kind(ids: &[Id]) -> Result<Ids> {
 impl IntoIds for &Tensor {
     fn into_ids(self) -> Result<Ids> {
         let host = host(self)?;
-        if host.dim() != 1 || kind(&host)? != tch::Kind::Int64 {
+        let integers = matches!(kind(&host)?, Kind::Uint8 | Kind::Int8 | Kind::Int16 | Kind::Int | Kind::Int64);
+        if host.dim() != 1 || !integers {
             return Err(invalid(format!(
-                "ids are a {:?} tensor of shape {:?}: pass a one-dimensional Int64 tensor",
+                "ids are a {:?} tensor of shape {:?}: pass a one-dimensional Int64 tensor, or one of another integer \
+                 kind",
                 kind(&host)?,
                 host.size()
             )));
         }
+        let wide = host.f_to_kind(Kind::Int64).map_err(torch("widen ids"))?;
         let number = |bytes: &[u8; 8]| natural(i64::from_le_bytes(*bytes));
-        memory::bytes(&host)?.as_chunks().0.iter().map(number).collect::<Result<_>>().map(Ids::Int)
+        memory::bytes(&wide)?.as_chunks().0.iter().map(number).collect::<Result<_>>().map(Ids::Int)
     }
 }
 
@@ -186,16 +193,19 @@ impl Canonical {
         xxh3_128(&self.0)
     }
 
-    /// The argument without the bytes of its samples.
-    fn argument(self, name: Option<&str>, argument: &Argument, content: Content) -> Result<Self> {
+    /// The argument without the bytes of its samples; of a tensor beside an id just the place, as the id names it.
+    fn argument(self, name: Option<&str>, argument: &Argument, by_id: bool) -> Result<Self> {
         let this = match name {
             Some(name) => self.part(b"named").part(name.as_bytes()),
             None => self.part(b"positional"),
         };
         Ok(match argument {
+            Argument::Tensor(_) | Argument::Batched if by_id => this.part(b"tensor"),
+            Argument::Batched => return Err(invalid("the place of a tensor was passed where its content is the key")),
             Argument::Tensor(tensor) => this.part(b"tensor").tensor(tensor, 1)?,
             Argument::Shared(tensor) => {
-                let digest = content.digest(memory::bytes(&host(tensor)?)?);
+                // All of it: it stands for every sample.
+                let digest = xxh3_128(memory::bytes(&host(tensor)?)?);
                 this.part(b"shared").tensor(tensor, 0)?.part(&digest.to_le_bytes())
             }
             Argument::Int(number) => this.part(b"int").part(&number.to_le_bytes()),
@@ -213,27 +223,33 @@ impl Canonical {
     }
 }
 
+/// All of a call but the samples: what it takes, and the dtype and shape of each.
+pub(super) fn layout(inputs: &Inputs) -> Result<u128> {
+    let mut arguments = inputs.sorted().into_iter();
+    let header = arguments
+        .try_fold(Canonical::new("layout"), |header, (name, argument)| header.argument(name, argument, false))?;
+    Ok(header.hash())
+}
+
 /// The keys of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum BatchKeys {
     Ids(Ids),
-    /// 128-bit digests: content, or an id together with plain arguments or a variant.
+    /// 128-bit digests: content, or an id together with further arguments or a variant.
     Hashed(Vec<[u8; 16]>),
 }
 
 impl BatchKeys {
-    /// Keys by id. Plain arguments and a variant change what is computed, so they become part of the key.
-    pub(super) fn by_id(ids: Ids, inputs: Option<&Inputs>, variant: u32) -> Result<Self> {
-        let mut header = Canonical::new("id").part(&variant.to_le_bytes());
-        let mut plain = variant == 0;
-        for (name, argument) in inputs.map(Inputs::sorted).unwrap_or_default() {
-            if !matches!(argument, Argument::Tensor(_)) {
-                header = header.argument(name, argument, Content::Full)?;
-                plain = false;
-            }
-        }
-        if plain {
+    /// Keys by id: the ids themselves for a call of one tensor. Any other argument and a variant change what is
+    /// computed, so they become part of the key, each at its place.
+    pub(super) fn by_id(ids: Ids, inputs: &Inputs, variant: u32) -> Result<Self> {
+        let arguments = inputs.sorted();
+        if variant == 0 && matches!(arguments.as_slice(), [(None, Argument::Tensor(_) | Argument::Batched)]) {
             return Ok(Self::Ids(ids));
+        }
+        let mut header = Canonical::new("id").part(&variant.to_le_bytes());
+        for (name, argument) in arguments {
+            header = header.argument(name, argument, true)?;
         }
         let header = header.hash().to_le_bytes();
         let hash = |kind: &str, id: &[u8]| Canonical::new(kind).part(&header).part(id).hash().to_le_bytes();
@@ -248,9 +264,9 @@ impl BatchKeys {
         let mut header = Canonical::new("content").part(&variant.to_le_bytes());
         let mut tensors = Vec::new();
         for (name, argument) in inputs.sorted() {
-            header = header.argument(name, argument, content)?;
+            header = header.argument(name, argument, false)?;
             if let Argument::Tensor(tensor) = argument {
-                tensors.push(host(tensor)?);
+                tensors.push(host_of_any_layout(tensor)?);
             }
         }
         if let Content::Sampled { edge_bytes, stride_bytes } = content {
@@ -258,15 +274,14 @@ impl BatchKeys {
             header = header.part(b"sampled").part(&numbers.map(u64::to_le_bytes).concat());
         }
         let header = header.hash().to_le_bytes();
-        let blocks = tensors.iter().map(memory::bytes).collect::<Result<Vec<_>>>()?;
-        let mut joined = Vec::with_capacity(16 * (blocks.len() + 1));
+        let views = tensors.iter().map(memory::view).collect::<Result<Vec<_>>>()?;
+        let mut samples: Vec<Samples<'_>> = views.into_iter().map(Samples::new).collect();
+        let mut joined = Vec::with_capacity(16 * (samples.len() + 1));
         let key = |row: usize| {
             joined.clear();
             joined.extend_from_slice(&header);
-            for block in &blocks {
-                let width = block.len().checked_div(batch).unwrap_or(0);
-                let bytes = block.get(row * width..(row + 1) * width).unwrap_or_default();
-                joined.extend_from_slice(&content.digest(bytes).to_le_bytes());
+            for samples in &mut samples {
+                joined.extend_from_slice(&content.digest(samples.bytes(row)).to_le_bytes());
             }
             xxh3_128(&joined).to_le_bytes()
         };

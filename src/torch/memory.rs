@@ -2,9 +2,9 @@
 #![expect(unsafe_code, reason = "libtorch hands out the address of a tensor's elements as a raw pointer")]
 
 use tch::{Device, Tensor};
-use torch_sys::{
-    at_data_ptr, at_device, at_dim, at_is_contiguous, at_is_mkldnn, at_is_sparse, at_scalar_type, at_shape, at_stride,
-};
+use torch_sys::c_generated::atg__version;
+use torch_sys::{at_data_ptr, at_dim, at_requires_grad, at_scalar_type, at_shape, at_stride};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::{invalid, torch};
 use crate::error::Result;
@@ -44,59 +44,146 @@ pub(super) fn bytes(tensor: &Tensor) -> Result<&[u8]> {
     Ok(unsafe { std::slice::from_raw_parts(address.cast::<u8>().cast_const(), len) })
 }
 
-/// What tells whether a tensor was written to or exchanged, handed to `mix`: its count of writes, kind, device and sizes,
-/// and strides and address if it is dense. Returns the bytes of one on the CPU that has up to `small` elements.
+/// The elements of a dense CPU tensor of any layout.
+#[derive(Debug)]
+pub(super) struct View<'a> {
+    /// From the first element on, up to the end of the last in memory.
+    pub bytes: &'a [u8],
+    /// Bytes of an element.
+    pub width: usize,
+    pub sizes: Vec<usize>,
+    /// In elements.
+    pub strides: Vec<usize>,
+}
+
+/// The memory that the elements of a dense CPU tensor lie in. Nothing is copied.
+///
+/// # Errors
+/// [`crate::Error::Invalid`] for any other tensor.
+pub(super) fn view(tensor: &Tensor) -> Result<View<'_>> {
+    let refused = || invalid("the elements of a tensor were asked for: it has to be a dense tensor on the CPU");
+    if !tensor.defined() || tensor.device() != Device::Cpu || tensor.is_sparse() || tensor.is_mkldnn() {
+        return Err(refused());
+    }
+    let width = tensor.f_kind().map_err(torch("read the kind of a tensor"))?.elt_size_in_bytes();
+    let natural = |numbers: Vec<i64>| numbers.into_iter().map(|n| usize::try_from(n).ok()).collect::<Option<Vec<_>>>();
+    let sizes = natural(tensor.size()).ok_or_else(refused)?;
+    let strides = natural(tensor.stride()).ok_or_else(refused)?;
+    let address = tensor.data_ptr();
+    if sizes.contains(&0) || address.is_null() {
+        return Ok(View { bytes: &[], width, sizes, strides });
+    }
+    let mut farthest = 0_usize;
+    for (size, stride) in sizes.iter().zip(&strides) {
+        let reach = (size - 1).checked_mul(*stride).ok_or_else(refused)?;
+        farthest = farthest.checked_add(reach).ok_or_else(refused)?;
+    }
+    let len = (farthest + 1).checked_mul(width).filter(|&len| isize::try_from(len).is_ok()).ok_or_else(refused)?;
+    // SAFETY: strides are not negative, so that all elements lie between the first and the farthest, in one storage that
+    // the tensor keeps alive. As to writes meanwhile, see `bytes`.
+    let bytes = unsafe { std::slice::from_raw_parts(address.cast::<u8>().cast_const(), len) };
+    Ok(View { bytes, width, sizes, strides })
+}
+
+/// What a tensor looked like when it was last described. What does not change between calls is not asked for again.
+#[derive(Debug, Default)]
+pub(super) struct Described {
+    kind: i32,
+    address: usize,
+    /// Sizes, then strides.
+    dims: Vec<i64>,
+    /// Whether it has strides and an address.
+    dense: bool,
+    /// Whether libtorch counts the writes to it: not for tensors made in inference mode.
+    counted: bool,
+    /// Bytes of a small one that is a block of memory on the CPU.
+    readable: usize,
+}
+
+/// How `tensor` looks now. Of one of up to `small` elements on the CPU, bytes are read by [`look`].
+pub(super) fn describe(tensor: &Tensor, small: usize) -> Described {
+    if !tensor.defined() {
+        return Described::default();
+    }
+    let dense = !tensor.is_sparse() && !tensor.is_mkldnn();
+    let counted = tensor.f_internal_version().is_ok();
+    let readable = if dense && tensor.numel() <= small { bytes(tensor).map_or(0, <[u8]>::len) } else { 0 };
+    // SAFETY: the borrow keeps the tensor alive, and this call only reads what describes it.
+    let kind = unsafe { at_scalar_type(tensor.as_ptr().cast_mut()) };
+    let dims = if dense { [tensor.size(), tensor.stride()].concat() } else { tensor.size() };
+    let address = if dense { tensor.data_ptr().addr() } else { 0 };
+    Described { kind, address, dims, dense, counted, readable }
+}
+
+/// Whether an optimizer could change the tensor.
+pub(super) fn requires_grad(tensor: &Tensor) -> bool {
+    // SAFETY: the borrow keeps the tensor alive, and this call only reads what describes it.
+    unsafe { at_requires_grad(tensor.as_ptr().cast_mut()) != 0 }
+}
+
+/// A number that is another one when the tensor was written to or exchanged: from its count of writes, and from whether
+/// kind, sizes, strides and address are those of `known`. Of a small one on the CPU, some bytes count as well: batch
+/// normalisation writes its statistics, all of them, without being counted.
 ///
 /// This runs for every variable at every call of a module. The methods of `tch` look for an error after each call into
-/// libtorch and allocate for sizes and for strides; here the last call finds the errors of all, and `room` is used again.
-pub(super) fn look<'a>(
-    tensor: &'a Tensor,
-    small: usize,
-    room: &mut Vec<i64>,
-    mut mix: impl FnMut(u64),
-) -> Option<&'a [u8]> {
+/// libtorch and allocate for sizes and for strides. `room` is used again.
+pub(super) fn look(tensor: &Tensor, known: &Described, room: &mut Vec<i64>) -> u64 {
     let raw = tensor.as_ptr().cast_mut();
     // SAFETY: the borrow keeps the tensor alive, and these calls only read what describes it.
-    let (kind, device, dims, dense) = unsafe {
-        let dense = at_is_sparse(raw) == 0 && at_is_mkldnn(raw) == 0;
-        (at_scalar_type(raw), at_device(raw), at_dim(raw), dense)
-    };
-    // A failed `at_dim` is the greatest number there is.
-    let known = dims.checked_mul(2).unwrap_or(0);
+    let (kind, dims) = unsafe { (at_scalar_type(raw), at_dim(raw)) };
+    let numbers = if known.dense { dims.checked_mul(2) } else { Some(dims) };
+    if kind != known.kind || numbers != Some(known.dims.len()) {
+        return changed(tensor);
+    }
     room.clear();
-    room.resize(known, 0);
-    let (mut address, mut contiguous) = (std::ptr::null_mut(), false);
+    room.resize(known.dims.len(), 0);
+    let mut address: *const u8 = std::ptr::null();
     if let Some((sizes, strides)) = room.split_at_mut_checked(dims) {
         // SAFETY: as above; each of the two has room for the `dims` numbers that are written to it.
         unsafe {
             at_shape(raw, sizes.as_mut_ptr());
-            if dense {
+            if known.dense {
                 at_stride(raw, strides.as_mut_ptr());
-                (address, contiguous) = (at_data_ptr(raw), at_is_contiguous(raw) == 1);
+                address = at_data_ptr(raw).cast::<u8>().cast_const();
             }
         }
     }
-    // Also fails, and forgets the error, if one of the calls above did.
-    let version = tensor.f_internal_version();
-    mix(version.as_ref().map_or(0, |version| version.cast_unsigned()));
-    mix(u64::from(kind.cast_unsigned()) << 32 | u64::from(device.cast_unsigned()));
-    room.iter().for_each(|&part| mix(part.cast_unsigned()));
-    mix(address.addr() as u64);
-    let sizes = room.get(..dims).unwrap_or_default();
-    let numel = sizes.iter().try_fold(1_usize, |numel, &size| numel.checked_mul(usize::try_from(size).ok()?))?;
-    if !dense || numel > small {
-        return None;
+    if *room != known.dims || address.addr() != known.address {
+        return changed(tensor);
     }
-    if version.is_err() {
-        // A tensor whose writes are not counted, or one that cannot be described.
-        return bytes(tensor).ok();
+    // SAFETY: as above.
+    let version = if known.counted { unsafe { atg__version(raw) }.cast_unsigned() } else { 0 };
+    if known.readable == 0 {
+        return version;
     }
-    if tensor.device() != Device::Cpu || !contiguous || address.is_null() {
-        return None;
+    // SAFETY: address, kind, sizes and strides are those of a block of so many readable bytes on the CPU, which the tensor
+    // keeps alive. As to writes meanwhile, see `bytes`.
+    let bytes = unsafe { std::slice::from_raw_parts(address, known.readable) };
+    version.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ if known.counted { probe(bytes) } else { xxh3_64(bytes) }
+}
+
+/// Of a tensor that is not as it was described.
+fn changed(tensor: &Tensor) -> u64 {
+    // Also forgets the error of a call that failed.
+    let version = tensor.f_internal_version().map_or(0, i64::cast_unsigned);
+    if !tensor.defined() || tensor.is_sparse() || tensor.is_mkldnn() {
+        return !version;
     }
-    let len = numel.checked_mul(tensor.f_kind().ok()?.elt_size_in_bytes())?;
-    // SAFETY: as in `bytes`: dense, contiguous, on the CPU, and none of the calls that said so failed.
-    Some(unsafe { std::slice::from_raw_parts(address.cast::<u8>().cast_const(), len) })
+    let kind = tensor.f_kind().map_or(0, |kind| kind as i64);
+    let mut described = [tensor.size(), tensor.stride(), vec![kind, version.cast_signed()]].concat();
+    described.push((tensor.data_ptr().addr() as u64).cast_signed());
+    let bytes: Vec<u8> = described.iter().flat_map(|number| number.to_le_bytes()).collect();
+    !xxh3_64(&bytes)
+}
+
+/// Some bytes of all: both ends and the middle.
+fn probe(bytes: &[u8]) -> u64 {
+    let eight = |from: usize| {
+        let part = bytes.get(from..).and_then(<[u8]>::first_chunk::<8>);
+        part.map_or_else(|| xxh3_64(bytes), |part| u64::from_le_bytes(*part))
+    };
+    let (middle, last) = (bytes.len() / 16 * 8, bytes.len().saturating_sub(8));
+    eight(0).rotate_left(17) ^ eight(middle).rotate_left(34) ^ eight(last).wrapping_mul(0xC2B2_AE3D_27D4_EB4F)
 }
 
 /// The elements of a dense contiguous CPU tensor, as bytes to be written. Only for tensors that this crate made and

@@ -33,41 +33,52 @@
 //! the version that the caller gives, the sample's id or content, plain arguments, and the variant. [`CachedModule::why_miss`] tells
 //! which of them differs.
 
+mod backend;
 mod batches;
 mod cache;
+mod call;
 mod convert;
 mod counters;
 mod error;
+mod exclusive;
+mod failing;
 mod fingerprint;
 mod flight;
 mod gather;
+mod gradients;
 mod held;
 mod input;
 mod key;
 mod log;
 mod memory;
 mod module;
+mod nested;
 mod options;
 mod output;
 mod rank;
 mod resolve;
 mod rounding;
 mod space;
+mod strided;
+mod structure;
 mod tree;
 mod verify;
+mod waits;
 mod watch;
 mod why;
 
 pub use self::batches::{Batch, BatchIter, Batches};
-pub use self::cache::{CachedModule, Call};
+pub use self::cache::CachedModule;
+pub use self::call::Call;
 pub use self::counters::Counts;
+pub use self::failing::OnStoreError;
 pub use self::fingerprint::Variables;
 pub use self::input::{Argument, Inputs};
 pub use self::key::{Content, Id, Ids, IntoIds};
 pub use self::log::init_logging;
 pub use self::module::{Compute, Settings};
 pub use self::options::{CacheOptions, Verification, Weights};
-pub use self::output::{IntoOutput, Output};
+pub use self::output::{IntoOutput, Lists, Output};
 pub use self::rank::Rank;
 pub use self::space::Place;
 pub use self::tree::Ragged;

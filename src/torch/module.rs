@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use parking_lot::Mutex;
-use tch::{CModule, IValue, Tensor, nn};
+use tch::{CModule, Device, IValue, Tensor, nn};
 
 use super::error::{invalid, torch};
 use super::fingerprint::Variables;
 use super::input::{Argument, Inputs};
 use super::output::{IntoOutput, Output};
+use super::structure::Structure;
 use crate::error::Result;
 
 /// What a wrapped object says of itself; options that the caller sets go first.
@@ -22,6 +23,10 @@ pub struct Settings {
     pub arguments: BTreeMap<String, String>,
     /// Digests of weights that are not among its variables, by name.
     pub weights: BTreeMap<String, String>,
+    /// What it is, such as the name of its type and its configuration: another never meets its outputs.
+    pub structure: String,
+    /// Why all of the above cannot tell it from another computation, if so: outputs in a folder then ask for a version.
+    pub indistinct: Option<String>,
 }
 
 /// A computation whose outputs never change for the same inputs: what [`super::CachedModule`] wraps.
@@ -68,12 +73,22 @@ fn only(inputs: &Inputs) -> Result<&Tensor> {
     }
 }
 
+/// Nothing can be asked of a closure but to run.
+fn of_closure() -> Settings {
+    let why = "two closures, or one before and after a change of its code, look the same from outside";
+    Settings { indistinct: Some(why.to_owned()), ..Settings::default() }
+}
+
 /// A function of one tensor.
 pub(super) struct OfTensor<F>(pub F);
 
 impl<F: Fn(&Tensor) -> O + Send, O: IntoOutput> Compute for OfTensor<F> {
     fn compute(&self, inputs: &Inputs) -> Result<Output> {
         (self.0)(only(inputs)?).into_output()
+    }
+
+    fn settings(&self) -> Settings {
+        of_closure()
     }
 }
 
@@ -83,6 +98,10 @@ pub(super) struct OfInputs<F>(pub F);
 impl<F: Fn(&Inputs) -> Result<O> + Send, O: Into<Output>> Compute for OfInputs<F> {
     fn compute(&self, inputs: &Inputs) -> Result<Output> {
         (self.0)(inputs).map(Into::into)
+    }
+
+    fn settings(&self) -> Settings {
+        of_closure()
     }
 }
 
@@ -111,8 +130,31 @@ impl<C: Compute> Compute for WithVariables<C> {
     }
 }
 
+/// What a module says of itself.
+fn of_structure(structure: &Structure) -> Settings {
+    let why = "functions are part of the module, and two functions look the same from outside";
+    Settings {
+        structure: structure.text.clone(),
+        indistinct: structure.has_functions.then(|| why.to_owned()),
+        ..Settings::default()
+    }
+}
+
+/// A module.
+pub(super) struct OfModule<M>(pub M, pub Structure);
+
+impl<M: nn::Module> Compute for OfModule<M> {
+    fn compute(&self, inputs: &Inputs) -> Result<Output> {
+        Ok(self.0.forward(only(inputs)?).into())
+    }
+
+    fn settings(&self) -> Settings {
+        of_structure(&self.1)
+    }
+}
+
 /// A module with an evaluation mode: always evaluated in it.
-pub(super) struct OfModuleT<M>(pub M);
+pub(super) struct OfModuleT<M>(pub M, pub Structure);
 
 impl<M: nn::ModuleT> Compute for OfModuleT<M> {
     fn compute(&self, inputs: &Inputs) -> Result<Output> {
@@ -121,6 +163,10 @@ impl<M: nn::ModuleT> Compute for OfModuleT<M> {
 
     fn compute_training(&self, inputs: &Inputs) -> Result<Output> {
         Ok(self.0.forward_t(only(inputs)?, true).into())
+    }
+
+    fn settings(&self) -> Settings {
+        of_structure(&self.1)
     }
 }
 
@@ -144,11 +190,14 @@ impl OfScript {
     }
 }
 
-/// libtorch writes its archives the same for the same module under the same file name.
+/// libtorch writes its archives the same for the same module under the same file name, but for marks of what others hold
+/// as well, such as the tensors of `named_parameters`. Nobody holds what was just read.
 fn archive_digest(module: &CModule) -> Result<String> {
     let folder = super::space::TemporaryFolder::new(None)?;
     let path = folder.path().join("module.pt");
     module.save(&path).map_err(torch("save a TorchScript module to be fingerprinted"))?;
+    let copy = CModule::load_on_device(&path, Device::Cpu).map_err(torch("read a TorchScript module back"))?;
+    copy.save(&path).map_err(torch("save a TorchScript module to be fingerprinted"))?;
     let bytes = std::fs::read(&path).map_err(|error| crate::Error::io("read", &path, error))?;
     Ok(format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&bytes)))
 }

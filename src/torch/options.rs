@@ -11,13 +11,15 @@ use tch::{CModule, Device, Tensor, nn};
 
 use super::cache::CachedModule;
 use super::error::invalid;
+use super::failing::OnStoreError;
 use super::fingerprint::Variables;
 use super::input::Inputs;
 use super::key::{Content, Ids};
-use super::module::{Compute, OfInputs, OfModuleT, OfScript, OfTensor, WithVariables};
-use super::output::{IntoOutput, Output};
+use super::module::{Compute, OfInputs, OfModule, OfModuleT, OfScript, OfTensor, WithVariables};
+use super::output::{IntoOutput, Lists, Output};
 use super::rank::Rank;
 use super::space::Place;
+use super::structure::Structure;
 use super::tree::Ragged;
 use crate::codec::Codec;
 use crate::dtype::Dtype;
@@ -30,7 +32,8 @@ use crate::store::options::{HotFill, Options};
 pub enum Weights {
     /// It is part of the identity: other weights never meet these outputs. Weights that change while the module is
     /// wrapped are noticed at the next call by libtorch's count of writes, and after a call in training mode; writes
-    /// that bypass that count (through `Tensor::data`) are not, but for small variables on the CPU.
+    /// that bypass that count (through `Tensor::data`) are not, unless they reach the ends or the middle of a variable
+    /// of up to 4,096 elements on the CPU, as a pass of batch normalisation in training does.
     #[default]
     Check,
     /// It is recorded but does not count: outputs of other weights are served, with a warning
@@ -70,7 +73,7 @@ pub(super) type IdsFrom = Arc<dyn Fn(&Inputs) -> Result<Ids> + Send + Sync>;
 /// use tch::{Device, Kind, Tensor};
 /// use tensorcask::torch::CacheOptions;
 ///
-/// let square = CacheOptions::in_folder(dir.path(), "square").wrap_fn(|x: &Tensor| x * x)?;
+/// let square = CacheOptions::in_folder(dir.path(), "square").version("1").wrap_fn(|x: &Tensor| x * x)?;
 /// let x = Tensor::from_slice(&[1.0_f32, 2.0, 3.0]).reshape([3, 1]);
 /// let first = square.forward(&x)?.into_tensor()?;
 /// let second = square.forward(&x)?.into_tensor()?;
@@ -88,13 +91,17 @@ pub struct CacheOptions {
     pub(super) instance: String,
     pub(super) weights: Weights,
     pub(super) enforce_stateless: bool,
+    pub(super) check_structure: bool,
     pub(super) content: Content,
     pub(super) ids_from: Option<IdsFrom>,
     pub(super) ragged: Ragged,
+    pub(super) lists: Lists,
     pub(super) map_location: Option<Device>,
     pub(super) pinned: bool,
     pub(super) verification: Option<Verification>,
     pub(super) recompute_damaged: bool,
+    pub(super) on_store_error: OnStoreError,
+    pub(super) allow_grad_inputs: bool,
     pub(super) memory_bytes: usize,
     pub(super) memory_device: Option<Device>,
     pub(super) disk_bytes: Option<u64>,
@@ -131,13 +138,17 @@ impl CacheOptions {
             instance: String::new(),
             weights: Weights::default(),
             enforce_stateless: true,
+            check_structure: true,
             content: Content::default(),
             ids_from: None,
             ragged: Ragged::default(),
+            lists: Lists::default(),
             map_location: None,
             pinned: false,
             verification: None,
             recompute_damaged: true,
+            on_store_error: OnStoreError::default(),
+            allow_grad_inputs: false,
             memory_bytes: 0,
             memory_device: None,
             disk_bytes: None,
@@ -168,17 +179,29 @@ impl CacheOptions {
     setters! {
         /// Refuses modules with variables that require gradients, in training and in evaluation (default: on).
         enforce_stateless: bool;
+        /// Takes the name of an `nn::Module`'s type and its `Debug`, which shows its configuration, into the identity
+        /// (default: on). What differs from process to process is left out: values of variables, addresses, devices, the
+        /// order of hash maps. Off, only weights, `version`, `argument`s and `instance` tell modules apart: for modules
+        /// whose `Debug` shows counters or times.
+        check_structure: bool;
         /// What other weights do to the identity (default: [`Weights::Check`]).
         weights: Weights;
         /// How much of each sample a content key covers (default: all of it).
         content: Content;
         /// What becomes of tensors whose shapes differ between samples (default: a list).
         ragged: Ragged;
+        /// What the lists are that the module gives (default: outputs of the whole batch).
+        lists: Lists;
         /// Puts results that are read or computed into page-locked memory, for quick copies to a GPU (default: off).
         /// Needs CUDA.
         pinned: bool;
         /// Computes damaged rows again, with a warning, rather than failing (default: on).
         recompute_damaged: bool;
+        /// What a full or broken disk does to a call (default: it warns once, and computes without keeping).
+        on_store_error: OnStoreError;
+        /// Accepts inputs that require gradients while gradients are on, as if they were detached: no gradient reaches
+        /// what made them, on a miss as on a hit (default: off, they are refused).
+        allow_grad_inputs: bool;
         /// Bytes of outputs held in memory for each kind of key (default: 0; the system's page cache holds what was
         /// read). Stops when full. With a [`CacheOptions::memory_device`], of tensors on that device.
         memory_bytes: usize;
@@ -191,7 +214,8 @@ impl CacheOptions {
         self
     }
 
-    /// A version of the module's code: another version never meets these outputs.
+    /// A version of the module's code: another version never meets these outputs. Closures ask for one where outputs are
+    /// kept in a folder, and so do modules with functions in them: nothing else tells their code.
     #[must_use]
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = Some(version.into());
@@ -324,24 +348,40 @@ impl CacheOptions {
         Ok(())
     }
 
-    /// Wraps a computation of your own type.
+    /// Wraps a computation of your own type, whose name is part of the identity ([`CacheOptions::check_structure`]).
     ///
     /// # Errors
     /// [`crate::Error::Invalid`] for unusable options or without a module id, [`crate::Error::Trainable`] for modules that are
     /// not frozen, and the errors of opening a store.
     pub fn wrap(self, compute: impl Compute + 'static) -> Result<CachedModule> {
-        CachedModule::new(self, Box::new(compute))
+        let name = std::any::type_name_of_val(&compute);
+        CachedModule::new(self, Box::new(compute), name)
     }
 
-    /// Wraps a function of one tensor.
+    /// Wraps an adapter, whose own type says nothing.
+    fn adapt(self, compute: impl Compute + 'static) -> Result<CachedModule> {
+        CachedModule::new(self, Box::new(compute), "")
+    }
+
+    /// What `module` says of its structure, if that is looked at.
+    fn structure<M: fmt::Debug>(&self, module: &M, variables: &Variables) -> Structure {
+        if self.check_structure {
+            Structure::of(module, variables)
+        } else {
+            Structure { text: String::new(), has_functions: false }
+        }
+    }
+
+    /// Wraps a function of one tensor. In a folder, it has to have a [`CacheOptions::version`].
     ///
     /// # Errors
     /// As [`CacheOptions::wrap`].
     pub fn wrap_fn<O: IntoOutput + 'static>(self, f: impl Fn(&Tensor) -> O + Send + 'static) -> Result<CachedModule> {
-        self.wrap(OfTensor(f))
+        self.adapt(OfTensor(f))
     }
 
-    /// Wraps a function of several tensors and plain arguments. Errors of its own become [`crate::Error::compute`].
+    /// Wraps a function of several tensors and plain arguments. Errors of its own become [`crate::Error::compute`]. In a
+    /// folder, it has to have a [`CacheOptions::version`].
     ///
     /// # Errors
     /// As [`CacheOptions::wrap`].
@@ -349,7 +389,7 @@ impl CacheOptions {
         self,
         f: impl Fn(&Inputs) -> Result<O> + Send + 'static,
     ) -> Result<CachedModule> {
-        self.wrap(OfInputs(f))
+        self.adapt(OfInputs(f))
     }
 
     /// [`CacheOptions::wrap_inputs_fn`] for a function that uses variables: they are fingerprinted and have to be frozen.
@@ -361,11 +401,13 @@ impl CacheOptions {
         variables: impl Into<Variables>,
         f: impl Fn(&Inputs) -> Result<O> + Send + 'static,
     ) -> Result<CachedModule> {
-        self.wrap(WithVariables { inner: OfInputs(f), variables: Mutex::new(variables.into()) })
+        self.adapt(WithVariables { inner: OfInputs(f), variables: Mutex::new(variables.into()) })
     }
 
-    /// Wraps a module. `variables` are its weights and buffers, most simply `&var_store`: they are fingerprinted and
-    /// have to be frozen.
+    /// Wraps a module. `variables` are its weights and buffers, most simply `&var_store`, or the part of one under a
+    /// prefix ([`Variables::under`]): they are fingerprinted and have to be frozen. Its type and its `Debug` count as well
+    /// ([`CacheOptions::check_structure`]); a module with functions in it, as of `nn::func`, has to have a
+    /// [`CacheOptions::version`] in a folder.
     ///
     /// # Errors
     /// As [`CacheOptions::wrap`].
@@ -374,8 +416,9 @@ impl CacheOptions {
         module: impl nn::Module + 'static,
         variables: impl Into<Variables>,
     ) -> Result<CachedModule> {
-        let inner = OfTensor(move |xs: &Tensor| module.forward(xs));
-        self.wrap(WithVariables { inner, variables: Mutex::new(variables.into()) })
+        let variables = variables.into();
+        let structure = self.structure(&module, &variables);
+        self.adapt(WithVariables { inner: OfModule(module, structure), variables: Mutex::new(variables) })
     }
 
     /// Wraps a module that behaves differently in training. Only evaluation is cached.
@@ -387,7 +430,9 @@ impl CacheOptions {
         module: impl nn::ModuleT + 'static,
         variables: impl Into<Variables>,
     ) -> Result<CachedModule> {
-        self.wrap(WithVariables { inner: OfModuleT(module), variables: Mutex::new(variables.into()) })
+        let variables = variables.into();
+        let structure = self.structure(&module, &variables);
+        self.adapt(WithVariables { inner: OfModuleT(module, structure), variables: Mutex::new(variables) })
     }
 
     /// Wraps a TorchScript module. It is set to evaluation and frozen; its code, parameters and buffers are
@@ -404,6 +449,6 @@ impl CacheOptions {
     /// # Errors
     /// As [`CacheOptions::wrap`].
     pub fn wrap_script_method(self, module: CModule, method: &str) -> Result<CachedModule> {
-        self.wrap(OfScript::new(module, method)?)
+        self.adapt(OfScript::new(module, method)?)
     }
 }

@@ -7,8 +7,10 @@ use crate::error::{Error, Result};
 
 /// The output of a module for a batch.
 ///
-/// Every tensor's first dimension is the batch. Plain values hold for the whole batch, so they have to be the same
-/// for every sample. What differs in shape from sample to sample is an [`Output::Each`].
+/// Every tensor's first dimension is the batch, also of those in lists. Plain values hold for the whole batch, so they
+/// have to be the same for every sample. What is given sample by sample, as for shapes that differ, is an
+/// [`Output::Each`], and nothing else is: sizes that happen to fit decide nothing. For modules that give such lists and
+/// cannot say so, TorchScript among them, there is [`Lists::Each`].
 #[derive(Debug)]
 pub enum Output {
     /// One tensor, `[batch, …]`.
@@ -33,7 +35,35 @@ pub enum Output {
     Str(String),
 }
 
+/// What the lists are that a module gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lists {
+    /// Outputs of the whole batch, such as one `[batch, …]` tensor a layer.
+    #[default]
+    Batched,
+    /// One item a sample, as [`Output::Each`].
+    Each,
+}
+
 impl Output {
+    /// A list of outputs of the whole batch.
+    #[must_use]
+    pub fn list<O: Into<Output>>(items: impl IntoIterator<Item = O>) -> Self {
+        Self::List(items.into_iter().map(Into::into).collect())
+    }
+
+    /// The same tree, in which the outermost lists are what `lists` says.
+    pub(super) fn with_lists(self, lists: Lists) -> Self {
+        match self {
+            Self::List(items) if lists == Lists::Each => Self::Each(items),
+            Self::Map(items) => {
+                Self::Map(items.into_iter().map(|(name, item)| (name, item.with_lists(lists))).collect())
+            }
+            Self::Tuple(items) => Self::Tuple(items.into_iter().map(|item| item.with_lists(lists)).collect()),
+            other => other,
+        }
+    }
+
     /// A map of named outputs.
     #[must_use]
     pub fn map<N: Into<String>, O: Into<Output>>(items: impl IntoIterator<Item = (N, O)>) -> Self {

@@ -1,25 +1,27 @@
 //! One call: looks a batch up, computes what is missing, keeps it, and puts it together.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Weak};
 
-use parking_lot::{Mutex, ReentrantMutex, RwLock};
+use parking_lot::{Mutex, RwLock};
 use tch::{Device, Kind};
 
+use super::backend::Space;
 use super::convert::own;
 use super::counters::{Counters, Counts, add};
 use super::error::{invalid, torch};
+use super::exclusive::{Exclusive, infer};
 use super::fingerprint::Identity;
+use super::flight::{Claimed, Flight};
 use super::gather::{Rows, empty_batch, single, value_len_bytes};
 use super::input::Inputs;
-use super::key::BatchKeys;
-use super::module::Compute;
-use super::options::CacheOptions;
+use super::key::{BatchKeys, layout};
+use super::nested::Nested;
+use super::options::{CacheOptions, Weights};
 use super::output::{Output, select_rows};
 use super::rounding::Rounding;
-use super::space::{Opening, Space, Spaces};
+use super::space::{Opening, Spaces};
 use super::tree::{Ragged, check_batch, split};
 use super::watch::Watched;
 use crate::error::Result;
@@ -28,11 +30,13 @@ use crate::value::Value;
 
 /// What the handles of a wrapped module share.
 pub(super) struct Inner {
+    /// Itself, for threads that run the module for others.
+    pub me: Weak<Self>,
     pub options: CacheOptions,
     pub opening: Opening,
     pub base: Identity,
     /// Locked before `weights` where both are. A module may call its own handle.
-    pub compute: ReentrantMutex<Box<dyn Compute>>,
+    pub compute: Exclusive,
     pub weights: Mutex<Watched>,
     pub spaces: RwLock<Arc<Spaces>>,
     /// Identities met before, of stores that no folder keeps.
@@ -45,6 +49,8 @@ pub(super) struct Inner {
     pub epoch: Mutex<(u64, Counts)>,
     /// Hits so far that verification has decided on.
     pub sampled: AtomicU64,
+    /// What the module gives for batches of none, by the weights and the layout of the call.
+    pub empties: Mutex<HashMap<(u64, u128), Output>>,
     pub warnings: Mutex<Vec<String>>,
 }
 
@@ -54,36 +60,57 @@ pub(super) type Load<'a> = &'a mut dyn FnMut(&[usize]) -> Result<Inputs>;
 /// Times that a call starts anew because the weights were changed while it computed.
 const MOST_TRIES: usize = 8;
 
+/// Empty batches that are remembered.
+const MOST_EMPTIES: usize = 100;
+
 impl Inner {
     pub(super) fn spaces(&self) -> Arc<Spaces> {
         Arc::clone(&self.spaces.read())
     }
 
     /// The batch of `keys`. Starts anew if the weights are changed on the way.
-    pub(super) fn run(&self, keys: &BatchKeys, device: Device, verifies: bool, load: Load<'_>) -> Result<Output> {
+    pub(super) fn run(&self, keys: &BatchKeys, device: Device, loads: Loads, load: Load<'_>) -> Result<Output> {
+        let _nested = self.enter()?;
         let device = self.options.map_location.unwrap_or(device);
         for _ in 0..MOST_TRIES {
             let sign = self.check_weights()?;
             let spaces = self.spaces();
             let space = spaces.space(keys.kind())?;
-            let batch = Batch { spaces: &spaces, space: &space, keys, sign, verifies };
-            if let Some(output) = self.resolve(&batch, load)? {
+            let counters = Counters::default();
+            let batch = Batch { spaces: &spaces, space: &space, keys, sign, loads, counters: &counters };
+            let resolved = self.resolve(&batch, load);
+            // What was found for weights that are no longer in force is found again.
+            if !matches!(resolved, Ok(None)) {
+                self.counters.take_in(&counters);
+            }
+            if let Some(output) = resolved? {
                 return self.deliver(output, device);
             }
         }
         Err(invalid("the weights of the module are changed by every call: freeze it, or turn the cache off"))
     }
 
+    /// One more call that this thread is in.
+    pub(super) fn enter(&self) -> Result<Nested> {
+        Nested::enter().ok_or_else(|| {
+            invalid(format!(
+                "calls of the module {:?} are inside of each other without end: what it computes, or the loading of its \
+                 inputs, asks for more samples each time",
+                self.opening.module_id
+            ))
+        })
+    }
+
     /// What is kept is read, what is missing is loaded, computed and kept; `None` if the weights were changed meanwhile.
     fn resolve(&self, batch: &Batch<'_>, load: Load<'_>) -> Result<Option<Output>> {
-        let Batch { spaces, space, keys, .. } = *batch;
+        let Batch { spaces, keys, .. } = *batch;
         if keys.len() == 0 {
             return self.resolve_empty(batch, load);
         }
         if let Some(held) = &spaces.held
             && let Some(rows) = held.batch(keys)?
         {
-            self.counters.hit(
+            batch.counters.hit(
                 keys.len(),
                 rows.numel() * rows.f_kind().map_or(0, Kind::elt_size_in_bytes),
                 spaces.mean_s(),
@@ -92,9 +119,9 @@ impl Inner {
             return Ok(Some(Output::Tensor(rows)));
         }
         let landings = spaces.flight.landings();
-        let mut rows = Rows::read(space, keys, &self.counters, self.options.recompute_damaged)?;
+        let mut rows = self.read(batch, keys)?;
         let missing = rows.missing();
-        self.counters.hit(keys.len() - missing.len(), rows.len_bytes(), spaces.mean_s());
+        batch.counters.hit(keys.len() - missing.len(), rows.len_bytes(), spaces.mean_s());
         if !missing.is_empty() {
             let (todo, twins) = unique(keys, &missing);
             match self.complete(batch, &mut rows, todo, landings, load)? {
@@ -102,7 +129,7 @@ impl Inner {
                 Completed::Changed => return Ok(None),
                 Completed::Rows => {}
             }
-            add(&self.counters.duplicates, twins.len());
+            add(&batch.counters.duplicates, twins.len());
             rows.copy(&twins)?;
         }
         self.verify(batch, &missing, &|chosen| rows.pick(chosen), load)?;
@@ -113,13 +140,39 @@ impl Inner {
         Ok(Some(output))
     }
 
+    /// A batch of none looks as the module says, and without a module to ask, as what is kept does.
     fn resolve_empty(&self, batch: &Batch<'_>, load: Load<'_>) -> Result<Option<Output>> {
-        match empty_batch(batch.space)? {
-            Some(output) => Ok(Some(output)),
-            // Without inputs there is nobody to ask what an output looks like.
-            None if !batch.verifies => Ok(Some(Output::Each(Vec::new()))),
-            None => self.compute(batch.sign, load, &[], &mut |output| self.rounding.empty(output)),
+        if batch.loads != Loads::Inputs {
+            return empty_batch(batch.space).map(|kept| Some(kept.unwrap_or(Output::Each(Vec::new()))));
         }
+        let call = (batch.sign, layout(&load(&[])?)?);
+        if let Some(known) = self.empties.lock().get(&call) {
+            return Ok(Some(known.shallow_clone()));
+        }
+        match self.compute(batch.sign, load, &[], &mut |output| self.rounding.empty(output)) {
+            Ok(Some(output)) => {
+                let mut empties = self.empties.lock();
+                if empties.len() >= MOST_EMPTIES {
+                    empties.clear();
+                }
+                empties.insert(call, output.shallow_clone());
+                Ok(Some(output))
+            }
+            // A module that takes no empty batches.
+            Err(error) => empty_batch(batch.space)?.map(Some).ok_or(error),
+            Ok(None) => Ok(None),
+        }
+    }
+
+    /// Reads what is kept of `keys`, also by other handles of this process that have not written it yet.
+    fn read(&self, batch: &Batch<'_>, keys: &BatchKeys) -> Result<Rows> {
+        let mut rows = self.read_own(batch, keys)?;
+        if rows.is_whole() || !batch.spaces.write_neighbours(keys.kind()) {
+            return Ok(rows);
+        }
+        let missing = rows.missing();
+        rows.take(&missing, self.read_own(batch, &keys.select(&missing))?.into_values()?)?;
+        Ok(rows)
     }
 
     /// Computes the rows at `open`, or waits for another thread that does.
@@ -133,8 +186,10 @@ impl Inner {
     ) -> Result<Completed> {
         let Batch { spaces, keys, .. } = *batch;
         let owned = |at: &[usize]| -> Vec<Key> { at.iter().filter_map(|&at| keys.get(at)).collect() };
+        // Claims of threads that wait for this one.
+        let mut passed_by = Vec::new();
         while !open.is_empty() {
-            let (claim, got) = spaces.flight.claim(&owned(&open));
+            let Claimed { claim, got, others: claims } = spaces.flight.claim(&owned(&open), &passed_by);
             let chosen = |mine: bool| -> Vec<usize> {
                 open.iter().zip(&got).filter(|(_, got)| **got == mine).map(|(&at, _)| at).collect()
             };
@@ -166,7 +221,7 @@ impl Inner {
             if others.is_empty() {
                 break;
             }
-            spaces.flight.wait(&owned(&others))?;
+            passed_by.extend(Flight::wait(&claims)?);
             landings = spaces.flight.landings();
             open = self.look_again(batch, rows, &others)?;
         }
@@ -175,11 +230,11 @@ impl Inner {
 
     /// Takes in the rows at `at` that others have finished meanwhile; returns what is still missing.
     fn look_again(&self, batch: &Batch<'_>, rows: &mut Rows, at: &[usize]) -> Result<Vec<usize>> {
-        let again = Rows::read(batch.space, &batch.keys.select(at), &self.counters, self.options.recompute_damaged)?;
+        let again = self.read(batch, &batch.keys.select(at))?;
         let missing: Vec<usize> = again.missing().iter().filter_map(|&place| at.get(place).copied()).collect();
         let found = at.len() - missing.len();
-        add(&self.counters.waited, found);
-        self.counters.hit(found, again.len_bytes(), batch.spaces.mean_s());
+        add(&batch.counters.waited, found);
+        batch.counters.hit(found, again.len_bytes(), batch.spaces.mean_s());
         rows.take(at, again.into_values()?)?;
         Ok(missing)
     }
@@ -194,16 +249,14 @@ impl Inner {
         then: &mut dyn FnMut(&Output) -> Result<T>,
     ) -> Result<Option<T>> {
         let inputs = load(positions)?;
-        let compute = self.compute.lock();
-        let started = Instant::now();
-        let output = {
-            let _guard = tch::no_grad_guard();
-            compute.compute(&inputs)?
+        let make = || {
+            let inputs = inputs.shallow_clone();
+            move |module: &dyn super::module::Compute, for_another| infer(module, &inputs, for_another)
         };
+        let ((output, elapsed), _held) = self.exclusively(&make)?;
+        let output = output.with_lists(self.options.lists);
         check_batch(&output, positions.len())?;
-        let output = output.try_map(&mut |tensor| tensor.f_detach().map_err(torch("detach an output")))?;
-        let elapsed = started.elapsed();
-        if self.sign(&self.weights.lock().variables) != sign {
+        if self.options.weights == Weights::Check && self.sign(&self.weights.lock().variables) != sign {
             return Ok(None);
         }
         let nanoseconds = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
@@ -225,7 +278,8 @@ impl Inner {
 
     /// Puts computed rows into the store, which copies them: nothing of the caller's is kept.
     fn keep(&self, batch: &Batch<'_>, at: &[usize], output: &Output) -> Result<()> {
-        let kept = self.put(batch, at, output)?;
+        let kept =
+            self.put(batch, at, output).or_else(|error| self.forgive(Some(batch.space), error).map(|()| None))?;
         add(&self.counters.misses, at.len());
         add(if kept.is_some() { &self.counters.put_bytes } else { &self.counters.not_kept }, kept.unwrap_or(at.len()));
         Ok(())
@@ -239,7 +293,7 @@ impl Inner {
             Ok((.., host)) => super::memory::bytes(host)?.len(),
             Err(values) => values.iter().map(value_len_bytes).sum(),
         };
-        let Some(store) = space.store().filter(|_| spaces.reserve(len_bytes as u64)) else { return Ok(None) };
+        let Some(store) = space.store()?.filter(|_| spaces.reserve(len_bytes as u64)) else { return Ok(None) };
         let chosen;
         let keys = if at.len() == keys.len() {
             keys
@@ -300,7 +354,20 @@ pub(super) struct Batch<'a> {
     /// Of the weights in force.
     pub sign: u64,
     /// Whether there are inputs to compute hits again with.
-    pub verifies: bool,
+    pub loads: Loads,
+    /// What this try finds.
+    pub counters: &'a Counters,
+}
+
+/// Where the inputs of a call come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loads {
+    /// The caller has them at hand.
+    Inputs,
+    /// They can be loaded, of any samples.
+    Lazily,
+    /// From nowhere: everything is to be kept already.
+    Nothing,
 }
 
 /// Positions of the first of each missing key, and `(from, to)` for those that stand again.

@@ -11,18 +11,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
+use super::backend::{Source, Space};
 use super::fingerprint::Identity;
 use super::flight::Flight;
 use super::held::Held;
 use super::rank::Rank;
 use crate::error::{Error, Result};
+use crate::io::Durability;
 use crate::io::memory::MemoryStorage;
 use crate::key::{Key, KeyKind};
-use crate::store::options::{Lane, Options};
-use crate::store::reader::Reader;
-use crate::store::writer::Store;
+use crate::store::options::Options;
 
 /// Where the outputs of a module are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,76 +73,11 @@ impl Drop for TemporaryFolder {
     }
 }
 
-/// What rows of a store have looked like so far.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Layout {
-    Unknown,
-    /// One tensor of this dtype and shape: batches are read straight into place.
-    Fixed(crate::Dtype, Vec<usize>),
-    /// Trees, or rows of several shapes.
-    Mixed,
-}
-
-#[derive(Debug)]
-enum Backend {
-    Writer(Store),
-    /// A reader can only be opened once the writing rank has made the store.
-    Reader {
-        cache_dir: PathBuf,
-        name: &'static str,
-        options: Options,
-        reader: RwLock<Option<Reader>>,
-    },
-}
-
-/// One store.
-#[derive(Debug)]
-pub(super) struct Space {
-    backend: Backend,
-    pub layout: RwLock<Layout>,
-}
-
-impl Space {
-    /// The store for reading, if there is one yet.
-    pub(super) fn reader(&self) -> Result<Option<Reader>> {
-        match &self.backend {
-            Backend::Writer(store) => Ok(Some((**store).clone())),
-            Backend::Reader { cache_dir, name, options, reader } => {
-                if let Some(reader) = &*reader.read() {
-                    return Ok(Some(reader.clone()));
-                }
-                match options.clone().open_reader(cache_dir, name) {
-                    Ok(opened) => Ok(Some(reader.write().get_or_insert(opened).clone())),
-                    Err(error) if error.is_not_found() => Ok(None),
-                    Err(error) => Err(error),
-                }
-            }
-        }
-    }
-
-    /// The store for writing, if this process may.
-    pub(super) const fn store(&self) -> Option<&Store> {
-        match &self.backend {
-            Backend::Writer(store) => Some(store),
-            Backend::Reader { .. } => None,
-        }
-    }
-}
-
-impl Drop for Space {
-    fn drop(&mut self) {
-        if let Backend::Writer(store) = &self.backend
-            && let Err(error) = store.close()
-        {
-            tracing::error!(%error, "closing a store failed; rows not flushed before are lost");
-        }
-    }
-}
-
 /// The stores of one identity. Wrapped modules of one process that have the same share one `Spaces`.
 #[derive(Debug)]
 pub(super) struct Spaces {
     opening: Opening,
+    identity: Identity,
     /// `None` in memory.
     folder: Option<PathBuf>,
     stores: [Mutex<Option<Arc<Space>>>; 3],
@@ -172,11 +107,12 @@ const IDENTITY: &str = "identity.json";
 const TIMING: &str = "timing.json";
 
 impl Spaces {
-    /// Opens the stores of `identity`, or joins a handle of this process that has them open in the same way.
-    pub(super) fn open(opening: &Opening, identity: &Identity) -> Result<Arc<Self>> {
+    /// Opens the stores of `identity`, or joins a handle of this process that has them open in the same way. Where
+    /// the folder cannot be made and that is `forgiven`, the stores are opened later.
+    pub(super) fn open(opening: &Opening, identity: &Identity, forgiven: impl Fn(&Error) -> bool) -> Result<Arc<Self>> {
         crate::names::check_module_id(&opening.module_id)?;
         let (base, temporary) = match &opening.place {
-            Place::Memory => return Ok(Arc::new(Self::new(opening, None, None))),
+            Place::Memory => return Ok(Arc::new(Self::new(opening, identity, None, None))),
             Place::Folder(path) => (path.clone(), None),
             Place::Temporary(parent) => {
                 let folder = TemporaryFolder::new(parent.as_deref())?;
@@ -185,26 +121,47 @@ impl Spaces {
         };
         let module = base.join(&opening.module_id);
         let folder = module.join(identity.name());
-        std::fs::create_dir_all(&folder).map_err(|error| Error::io("create", &folder, error))?;
-        let folder = folder.canonicalize().map_err(|error| Error::io("resolve", &folder, error))?;
+        let folder = made(&folder).or_else(|error| {
+            let absolute = std::path::absolute(&folder).ok().filter(|_| forgiven(&error));
+            absolute.ok_or(error)
+        })?;
         let settings = format!("{:?}", Opening { place: Place::Folder(folder.clone()), ..opening.clone() });
         let mut open = OPEN.lock();
         if let Some(spaces) = open.get(&(folder.clone(), settings.clone())).and_then(Weak::upgrade) {
+            drop(open);
+            // Another layer's handle may have met a full disk long ago.
+            spaces.opened().iter().for_each(|space| space.revive());
+            spaces.record();
             return Ok(spaces);
         }
-        if opening.writes && recorded(&folder).is_none() {
-            write_json(&folder.join(IDENTITY), identity)?;
-        }
-        let spaces = Arc::new(Self::new(opening, Some(folder.clone()), temporary));
+        let spaces = Arc::new(Self::new(opening, identity, Some(folder.clone()), temporary));
         open.retain(|_, spaces| spaces.strong_count() > 0);
         open.insert((folder, settings), Arc::downgrade(&spaces));
+        drop(open);
+        spaces.record();
         Ok(spaces)
     }
 
-    fn new(opening: &Opening, folder: Option<PathBuf>, temporary: Option<TemporaryFolder>) -> Self {
+    /// Records what the identity is made of, if that is not done. It is derived: stores do without.
+    fn record(&self) {
+        let Some(folder) = self.folder.as_ref().filter(|_| self.opening.writes) else { return };
+        if recorded(folder).is_none()
+            && let Err(error) = write_json(&folder.join(IDENTITY), &self.identity)
+        {
+            tracing::warn!(%error, "what the identity of a module is made of could not be recorded");
+        }
+    }
+
+    fn new(
+        opening: &Opening,
+        identity: &Identity,
+        folder: Option<PathBuf>,
+        temporary: Option<TemporaryFolder>,
+    ) -> Self {
         let timing = folder.as_deref().and_then(|folder| read_json::<f64>(&folder.join(TIMING)));
         let spaces = Self {
             opening: opening.clone(),
+            identity: identity.clone(),
             folder,
             stores: Default::default(),
             flight: Flight::default(),
@@ -232,29 +189,34 @@ impl Spaces {
         if let Some(space) = &*slot {
             return Ok(Arc::clone(space));
         }
-        let space = Arc::new(Space { backend: self.backend(kind.name())?, layout: RwLock::new(Layout::Unknown) });
+        let options = self.opening.options.clone();
+        let source = match &self.folder {
+            None => Source::Memory(Arc::new(MemoryStorage::new())),
+            Some(folder) if !self.opening.writes => Source::Reader { cache_dir: folder.clone() },
+            Some(folder) => Source::Writer { cache_dir: folder.clone(), rank: self.opening.rank.rank },
+        };
+        let space = Arc::new(Space::open(source, kind.name(), options)?);
         *slot = Some(Arc::clone(&space));
+        self.record();
         Ok(space)
     }
 
-    fn backend(&self, name: &'static str) -> Result<Backend> {
-        let options = self.opening.options.clone();
-        let Some(folder) = &self.folder else {
-            return options.open_on(Arc::new(MemoryStorage::new())).map(Backend::Writer);
+    /// Writes out what other handles of this process, with other options, have waiting for keys of `kind`, so that it
+    /// is seen here. Returns whether there was any.
+    pub(super) fn write_neighbours(&self, kind: KeyKind) -> bool {
+        let Some(folder) = &self.folder else { return false };
+        let open = OPEN.lock();
+        let here = open.iter().filter(|((open, _), _)| open == folder);
+        let here: Vec<_> =
+            here.filter_map(|(_, s)| s.upgrade().filter(|s| !std::ptr::eq(&raw const **s, self))).collect();
+        drop(open);
+        let write = |spaces: &Arc<Self>| {
+            let Some(space) = spaces.slot(kind).lock().clone() else { return false };
+            // Its own handle is told of a failure.
+            let Ok(Some(store)) = space.store() else { return false };
+            store.waiting().0 > 0 && store.flush_with(Durability::Buffered).is_ok()
         };
-        if !self.opening.writes {
-            return Ok(Backend::Reader { cache_dir: folder.clone(), name, options, reader: RwLock::new(None) });
-        }
-        // A rank keeps its lane from run to run where it can; another job in the same folder may have it.
-        let opened = match options.clone().lane(Lane::Number(self.opening.rank.rank)).open(folder, name) {
-            Err(Error::LaneBusy { .. }) => options.lane(Lane::Auto).open(folder, name),
-            other => other,
-        };
-        let store = opened?;
-        if !store.open_report().is_clean() {
-            tracing::warn!(report = ?store.open_report(), "the store was repaired when it was opened");
-        }
-        Ok(Backend::Writer(store))
+        here.iter().filter(|spaces| write(spaces)).count() > 0
     }
 
     /// The stores that are open.
@@ -264,12 +226,11 @@ impl Spaces {
 
     /// A true barrier: returns when everything that was put is on disk.
     pub(super) fn flush(&self) -> Result<()> {
-        for space in self.opened() {
-            if let Some(store) = space.store() {
-                store.flush()?;
-            }
-        }
-        self.write_timing()
+        // All of them, also after one has failed.
+        let flushed: Vec<Result<()>> = self.opened().iter().map(|space| space.flush()).collect();
+        self.record();
+        self.write_timing();
+        flushed.into_iter().collect()
     }
 
     /// Looks for what other processes committed.
@@ -323,8 +284,8 @@ impl Spaces {
         self.used.since.store(0, Ordering::Relaxed);
         if let Some(folder) = &self.folder {
             let opened = self.opened();
-            let waiting = opened.iter().filter_map(|space| space.store().map(|store| store.waiting().1 as u64));
-            self.used.bytes.store(folder_len_bytes(folder) + waiting.sum::<u64>(), Ordering::Relaxed);
+            let waiting: usize = opened.iter().map(|space| space.waiting_len_bytes()).sum();
+            self.used.bytes.store(folder_len_bytes(folder) + waiting as u64, Ordering::Relaxed);
         }
     }
 
@@ -349,12 +310,11 @@ impl Spaces {
         }
     }
 
-    fn write_timing(&self) -> Result<()> {
-        match &self.folder {
-            Some(folder) if self.opening.writes && self.mean_s() > 0.0 => {
-                write_json(&folder.join(TIMING), &self.mean_s())
-            }
-            _ => Ok(()),
+    /// Records the mean time of a sample. It is derived: a process that does not find it starts from 0.
+    fn write_timing(&self) {
+        let Some(folder) = self.folder.as_ref().filter(|_| self.opening.writes && self.mean_s() > 0.0) else { return };
+        if let Err(error) = write_json(&folder.join(TIMING), &self.mean_s()) {
+            tracing::warn!(%error, "the mean time of a sample could not be recorded");
         }
     }
 
@@ -381,9 +341,7 @@ impl Spaces {
 
 impl Drop for Spaces {
     fn drop(&mut self) {
-        if let Err(error) = self.write_timing() {
-            tracing::warn!(%error, "the mean time of a sample could not be recorded");
-        }
+        self.write_timing();
     }
 }
 
@@ -419,7 +377,16 @@ fn write_json(path: &Path, content: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_vec_pretty(content).map_err(|error| Error::invalid(error.to_string()))?;
     let part = path.with_extension(format!("{}.part", uuid::Uuid::new_v4().simple()));
     let written = std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, path));
-    written.map_err(|error| Error::io("write", path, error))
+    written.map_err(|error| {
+        let _nothing_left_behind = std::fs::remove_file(&part);
+        Error::io("write", path, error)
+    })
+}
+
+/// Makes the folder, and gives the path that all handles of it agree on.
+fn made(folder: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
+    folder.canonicalize().map_err(|error| Error::io("resolve", folder, error))
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {

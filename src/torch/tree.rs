@@ -40,7 +40,8 @@ pub(super) fn check_batch(output: &Output, batch: usize) -> Result<()> {
             Output::Tensor(tensor) => match tensor.size().first() {
                 Some(&first) if usize::try_from(first) == Ok(batch) => Ok(()),
                 first => Err(invalid(format!(
-                    "{} has first dimension {}, but {batch} samples were computed: each sample needs a row of its own",
+                    "{} has first dimension {}, but {batch} samples were computed: each sample needs a row of its own, \
+                     and a list of one item a sample is an Output::Each (CacheOptions::lists)",
                     at(path),
                     first.map_or("none".to_owned(), ToString::to_string)
                 ))),

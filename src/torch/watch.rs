@@ -5,9 +5,13 @@ use std::sync::atomic::Ordering;
 
 use tch::Tensor;
 
+use super::backend::is_of_disk;
 use super::counters::add;
+use super::exclusive::records_gradients;
+use super::failing::OnStoreError;
 use super::fingerprint::{Identity, Variables};
 use super::input::Inputs;
+use super::module::Compute;
 use super::options::Weights;
 use super::output::Output;
 use super::resolve::Inner;
@@ -24,6 +28,8 @@ pub(super) struct Watched {
     pub identity: Identity,
     /// See [`Variables::pins`].
     pub pins: Vec<Tensor>,
+    /// Whether the caller knows already that weights do not count.
+    pub told: bool,
 }
 
 impl Inner {
@@ -31,18 +37,29 @@ impl Inner {
         if variables.is_empty() { 0 } else { variables.sign() ^ self.trainings.load(Ordering::Relaxed).rotate_left(32) }
     }
 
-    /// Past the cache.
+    /// Past the cache. A module whose cache is off may be trained.
     pub(super) fn bypass(&self, inputs: &Inputs, training: bool) -> Result<Output> {
-        if self.options.enforce_stateless {
+        let _nested = self.enter()?;
+        if self.options.enforce_stateless && self.enabled.load(Ordering::Relaxed) {
             self.weights.lock().variables.check_frozen()?;
         }
         add(&self.counters.bypassed, 1);
-        let compute = self.compute.lock();
-        if !training {
-            return compute.compute(inputs);
+        let gradients = records_gradients();
+        let make = || {
+            let inputs = inputs.shallow_clone();
+            move |module: &dyn Compute, for_another: bool| {
+                let run = || if training { module.compute_training(&inputs) } else { module.compute(&inputs) };
+                match for_another {
+                    false => run(),
+                    true if gradients => tch::with_grad(run),
+                    true => tch::no_grad(run),
+                }
+            }
+        };
+        let output = self.exclusively(&make).map(|(output, _held)| output.with_lists(self.options.lists));
+        if training {
+            self.trainings.fetch_add(1, Ordering::Relaxed);
         }
-        let output = compute.compute_training(inputs);
-        self.trainings.fetch_add(1, Ordering::Relaxed);
         output
     }
 
@@ -53,22 +70,28 @@ impl Inner {
         if self.options.enforce_stateless {
             watched.variables.check_frozen()?;
         }
+        if self.options.weights == Weights::Ignore && watched.told {
+            return Ok(watched.sign);
+        }
         let sign = self.sign(&watched.variables);
         if sign == watched.sign {
             return Ok(sign);
         }
+        // In this order: what changes between two of these steps shows in the next sign.
+        watched.variables.describe();
+        let sign = self.sign(&watched.variables);
         let identity = identify(&self.base, &watched.variables)?;
         let mut former = None;
         if identity.name() != watched.identity.name() {
             let current = self.spaces();
             // What was computed with the former weights is not to be lost silently.
-            current.flush()?;
+            current.flush().or_else(|error| self.forgive(None, error))?;
             let next = self.open(&identity)?;
             next.expect_mean(current.mean_s());
             tracing::info!(module = %self.opening.module_id, identity = identity.name(), "the weights were changed");
             former = Some(std::mem::replace(&mut *self.spaces.write(), next));
         }
-        self.compare_record(&identity);
+        watched.told = self.compare_record(&identity);
         watched.pins = watched.variables.pins();
         (watched.sign, watched.identity) = (sign, identity);
         drop(watched);
@@ -79,13 +102,14 @@ impl Inner {
 
     fn open(&self, identity: &Identity) -> Result<Arc<Spaces>> {
         if matches!(self.opening.place, Place::Folder(_)) {
-            return Spaces::open(&self.opening, identity);
+            let lenient = self.options.on_store_error == OnStoreError::WarnAndCompute;
+            return Spaces::open(&self.opening, identity, |error| lenient && is_of_disk(error));
         }
         let mut fleeting = self.fleeting.lock();
         if let Some(spaces) = fleeting.get(&identity.name()) {
             return Ok(Arc::clone(spaces));
         }
-        let spaces = Spaces::open(&self.opening, identity)?;
+        let spaces = Spaces::open(&self.opening, identity, |_| false)?;
         fleeting.insert(identity.name(), Arc::clone(&spaces));
         Ok(spaces)
     }
@@ -98,20 +122,21 @@ impl Inner {
         }
     }
 
-    /// With [`Weights::Ignore`], warns when the outputs that are there were computed with other weights.
-    pub(super) fn compare_record(&self, identity: &Identity) {
+    /// With [`Weights::Ignore`], warns when the outputs that are there were computed with other weights. Returns
+    /// whether there is no more to say.
+    pub(super) fn compare_record(&self, identity: &Identity) -> bool {
         if self.options.weights == Weights::Check {
-            return;
+            return false;
         }
-        let Some(record) = self.spaces().folder().and_then(recorded) else { return };
+        let Some(record) = self.spaces().folder().and_then(recorded) else { return true };
         let differences = identity.differences(&record);
-        if let Some(first) = differences.first() {
-            let more = differences.len() - 1;
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            self.warn(format!(
-                "outputs were computed with other weights and are served all the same, as the options say: {first}{more}"
-            ));
-        }
+        let Some(first) = differences.first() else { return false };
+        let more = differences.len() - 1;
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        self.warn(format!(
+            "outputs were computed with other weights and are served all the same, as the options say: {first}{more}"
+        ));
+        true
     }
 }
 

@@ -42,12 +42,13 @@ impl fmt::Display for WhyMiss {
 }
 
 impl CachedModule {
-    /// Tells why the sample of an id is missing: which part of the identity differs from those that keep it.
+    /// Tells why the sample of an id is missing, for calls of one tensor: which part of the identity differs from those
+    /// that keep it. For other arguments or a variant: [`super::Call::why_miss`].
     ///
     /// # Errors
     /// [`crate::Error::Invalid`] unless one id is given; the store's.
     pub fn why_miss(&self, id: impl IntoIds) -> Result<WhyMiss> {
-        self.why(&BatchKeys::by_id(id.into_ids()?, None, 0)?)
+        self.call(Inputs::tensors(1)).ids(id).why_miss()
     }
 
     /// [`CachedModule::why_miss`] by content, for a batch of one.
@@ -55,17 +56,22 @@ impl CachedModule {
     /// # Errors
     /// As [`CachedModule::why_miss`].
     pub fn why_miss_content(&self, inputs: impl Into<Inputs>) -> Result<WhyMiss> {
-        self.why(&self.keys_of(&inputs.into())?)
+        let inputs = inputs.into();
+        let keys = BatchKeys::by_content(&inputs, inputs.batch_size()?, self.inner().options.content, 0)?;
+        self.why(&keys)
     }
 
-    fn why(&self, keys: &BatchKeys) -> Result<WhyMiss> {
+    pub(super) fn why(&self, keys: &BatchKeys) -> Result<WhyMiss> {
         let Some(key) = keys.get(0).filter(|_| keys.len() == 1) else {
             return Err(invalid(format!("{} samples were asked about: ask about one", keys.len())));
         };
-        let spaces = self.inner_spaces()?;
+        let inner = self.inner();
+        inner.check_weights()?;
+        let spaces = inner.spaces();
         let reader = spaces.space(keys.kind())?.reader()?;
-        let kept = reader.map_or(Ok(false), |reader| reader.contains(&key))?;
-        let ours = self.identity();
+        let there = || reader.as_ref().map_or(Ok(false), |reader| reader.contains(&key));
+        let kept = there()? || (spaces.write_neighbours(keys.kind()) && there()?);
+        let ours = inner.weights.lock().identity.clone();
         let differences = |record: Option<Identity>| record.map(|record| ours.differences(&record)).unwrap_or_default();
         let siblings = spaces.siblings(&key)?.into_iter();
         let elsewhere = siblings.map(|record| Elsewhere { differences: differences(record) }).collect();

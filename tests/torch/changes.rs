@@ -19,6 +19,7 @@ fn scaling(options: CacheOptions, len: i64, value: f64) -> (CachedModule, Tensor
     let w = variables.root().var("w", &[len], nn::Init::Const(value));
     variables.freeze();
     let handle = w.shallow_clone();
+    let options = options.version("1");
     let module = options.wrap_inputs_fn_with(&variables, move |inputs: &Inputs| Ok(inputs.tensor(0)? * w.get(0)));
     (module.unwrap(), handle, variables)
 }

@@ -179,7 +179,7 @@ fn a_call_that_waits_for_itself_is_an_error() {
 }
 
 #[test]
-fn lazy_calls_are_not_verified_and_may_be_empty() {
+fn batches_without_a_loader_are_not_verified_and_lazy_calls_may_be_empty() {
     let (module, seen) = doubling_with(in_memory().verify(Verification::rate(1.0)));
     module.forward_with_ids(&rows(0, 4, 2), &ids(0, 4)).unwrap();
     let batches = module.batches(&ids(0, 4), 2).ahead(usize::MAX).start().unwrap();

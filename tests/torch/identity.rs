@@ -128,7 +128,7 @@ fn versions_arguments_and_instances_count() {
     let (module, _) = doubling_with(options().version("3").argument("depth", 12));
     let why = module.why_miss(&["b"]).unwrap();
     let closest = why.elsewhere.iter().find(|other| other.differences.len() == 1).unwrap();
-    assert_eq!(closest.differences, ["version: \"3\" here, \"\" there"]);
+    assert_eq!(closest.differences, ["version: \"3\" here, \"1\" there"]);
     assert_eq!(why.elsewhere.len(), 7);
     assert!(why.to_string().contains("argument depth: 12 here, 24 there"));
 }
@@ -244,7 +244,7 @@ fn variables_of_any_source() {
     assert_eq!(named.get("encoder.bias").unwrap().size(), [2]);
     let dir = tempfile::tempdir().unwrap();
     let wrap = |seed: f64| {
-        let options = CacheOptions::in_folder(dir.path(), "m");
+        let options = CacheOptions::in_folder(dir.path(), "m").version("1");
         let (layer, variables) = linear(seed);
         options
             .wrap_inputs_fn_with(&variables, move |inputs: &Inputs| Ok(nn::Module::forward(&layer, inputs.tensor(0)?)))

@@ -1,7 +1,7 @@
 //! Where outputs are kept, and how much of them.
 
 use tch::{Device, Tensor};
-use tensorcask::torch::{CacheOptions, Place};
+use tensorcask::torch::{CacheOptions, OnStoreError, Place};
 
 use super::{assert_same, doubling_with, ids, rows};
 
@@ -118,7 +118,8 @@ fn memory_tiers_hold_what_they_may() {
 #[test]
 fn failures_of_the_disk_surface() {
     let dir = tempfile::tempdir().unwrap();
-    let (module, _) = doubling_with(CacheOptions::in_folder(dir.path(), "m").engine(|engine| engine.segment_rows(4)));
+    let options = CacheOptions::in_folder(dir.path(), "m").on_store_error(OnStoreError::Fail);
+    let (module, _) = doubling_with(options.engine(|engine| engine.segment_rows(4)));
     module.forward_with_ids(&rows(0, 3, 2), &ids(0, 3)).unwrap();
     module.flush().unwrap();
     // Somebody takes the files away under the writer: the active segment cannot be sealed any more.

@@ -216,3 +216,58 @@ fn damaged_rows_are_computed_again() {
     call(&module).unwrap();
     assert_eq!((seen.samples(), module.counts().damaged), (0, 0));
 }
+
+/// Bytes of all files below `folder`.
+fn len_bytes(folder: &std::path::Path) -> u64 {
+    let list = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    list.map(|entry| if entry.path().is_dir() { len_bytes(&entry.path()) } else { entry.metadata().unwrap().len() })
+        .sum()
+}
+
+#[test]
+fn a_damaged_batch_is_computed_again_in_one_epoch_only() {
+    for damaged_key in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = || CacheOptions::in_folder(dir.path(), "m").version("1");
+        let names: Vec<String> = (0..2_000).map(|at| format!("sample-{at:06}")).collect();
+        let epoch = |module: &CachedModule| {
+            for from in (0..2_000).step_by(500) {
+                let x = rows(from, 500, 256);
+                let output = module.forward_with_ids(&x, &names[from as usize..from as usize + 500]).unwrap();
+                assert_same(&output.into_tensor().unwrap(), &(x * 2 + 1));
+            }
+        };
+        let (module, _) = doubling_with(options());
+        epoch(&module);
+        let folder = module.folder().unwrap();
+        module.close().unwrap();
+        let segments = std::fs::read_dir(folder.join("str/segments")).unwrap().map(|e| e.unwrap().path());
+        let segments: Vec<_> = segments.collect();
+        let needle = if damaged_key {
+            b"sample-000700".to_vec()
+        } else {
+            (700.0_f32 * 256.0 * 2.0 + 1.0).to_le_bytes().to_vec()
+        };
+        let damage = |segment: &std::path::PathBuf| {
+            let mut bytes = std::fs::read(segment).unwrap();
+            let Some(at) = bytes.windows(needle.len()).position(|window| window == needle) else { return false };
+            bytes[at + 2] ^= 1;
+            std::fs::write(segment, bytes).unwrap();
+            true
+        };
+        assert!(segments.iter().any(damage));
+        let mut misses = Vec::new();
+        let mut sizes = Vec::new();
+        for _ in 0..4 {
+            let (module, _) = doubling_with(options());
+            epoch(&module);
+            epoch(&module);
+            assert_eq!(module.len().unwrap(), 2_000);
+            misses.push(module.counts().misses);
+            module.close().unwrap();
+            sizes.push(len_bytes(&folder));
+        }
+        assert!((1..=500).contains(&misses[0]) && misses[1..] == [0, 0, 0], "{misses:?}");
+        assert!(sizes[3] <= sizes[0] + 4_096, "{sizes:?}");
+    }
+}

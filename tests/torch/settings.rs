@@ -15,7 +15,7 @@ fn packed_outputs_are_the_same() {
     for codec in [Codec::Zstd { level: 3 }, Codec::ShuffleZstd { level: 1 }] {
         let dir = tempfile::tempdir().unwrap();
         for run in 0..2 {
-            let options = CacheOptions::in_folder(dir.path(), "m").codec(codec);
+            let options = CacheOptions::in_folder(dir.path(), "m").version("1").codec(codec);
             let module = options.wrap_fn(|x: &Tensor| x.to_kind(Kind::Float) * 2).unwrap();
             for _ in 0..2 {
                 let output = module.forward_with_ids(&noise(20), &ids(0, 20)).unwrap().into_tensor().unwrap();
