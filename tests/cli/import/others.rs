@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use tensorcask::Key;
+use tensorcask::{Key, Value};
 
 use super::{Place, path_text as text};
 use crate::ok;
@@ -76,7 +76,7 @@ fn files_of_other_programs() {
         place.import(&store, &[&[text(&path)], arguments].concat());
         assert_eq!(place.keys(&store), ["a", "b", "c"].map(|key| Key::Str(key.into())), "{}", path.display());
         for (key, expected) in [("a", [0.0, 1.0]), ("b", [2.0, 3.0]), ("c", [4.0, 5.0])] {
-            let tensor = place.tensor(&store, key);
+            let Some(Value::Tensor(ref tensor)) = place.get(&store, key) else { panic!("{} {key}", path.display()) };
             assert_eq!(
                 (tensor.shape(), tensor.to_vec::<f32>().unwrap()),
                 (&[2][..], expected.into()),

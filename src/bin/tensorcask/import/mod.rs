@@ -125,8 +125,6 @@ impl Arguments {
         };
         let options = Options::new().codec(codec).store_as(self.store_as());
         let options = options.buffer_bytes(16 << 20).flush_every(8192, 8 << 20).delta_keys(1 << 18);
-        // A seal sorts the hashes of all rows of a segment, 12 bytes each.
-        let options = options.segment_rows(1 << 20);
         crate::store::writer(&self.store, &self.write, options)
     }
 }
