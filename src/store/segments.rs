@@ -12,10 +12,12 @@ use crate::segment::reader::Segment;
 /// Sequence numbers of a lane that share a group.
 const GROUP: u64 = 128;
 
+type Group = BTreeMap<SegmentId, Arc<Segment>>;
+
 /// Segments by name, in order of lane and sequence.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Segments {
-    groups: BTreeMap<(u16, u64), Arc<BTreeMap<SegmentId, Arc<Segment>>>>,
+    groups: BTreeMap<(u16, u64), Arc<Group>>,
     len: usize,
 }
 
