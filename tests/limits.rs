@@ -406,7 +406,7 @@ fn values_may_be_nested_to_any_depth_and_are_refused() {
         let nested = |levels: usize| (0..levels).fold(Value::Null, |inner, _| wrap(inner));
         let deep = nested(LEVELS);
         assert!(is_refused(store.put(1_u64, &deep)));
-        assert!(is_refused(store.put_batch(&[1_u64], &[deep.clone()])));
+        assert!(is_refused(store.put_batch(&[1_u64], std::slice::from_ref(&deep))));
         assert!(deep == deep.clone() && deep != nested(LEVELS - 1));
         assert!(!format!("{deep:?}").is_empty());
         // As deep as a store takes, and one level more.
