@@ -121,6 +121,11 @@ pub(crate) fn lane_lock(lane: u16) -> PathBuf {
     Path::new(LANES).join(format!("{lane:04}.lock"))
 }
 
+/// The lane whose lock file a name in the lanes folder is.
+pub(crate) fn parse_lane_lock(name: &str) -> Option<u16> {
+    name.strip_suffix(".lock")?.parse().ok()
+}
+
 /// Path of a lane's marks of what is on the medium.
 pub(crate) fn lane_marks(lane: u16) -> PathBuf {
     Path::new(LANES).join(format!("{lane:04}.synced"))

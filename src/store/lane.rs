@@ -115,7 +115,7 @@ impl Lane {
     /// After an error the lane is finished.
     pub(crate) fn commit(&mut self, core: &Arc<Core>, waiting: &[Waiting]) -> Result<()> {
         self.check_seals()?;
-        core.take_in_others();
+        core.take_in_others(self.number);
         for group in groups(waiting, core.options.flush_bytes.max(1)) {
             self.commit_group(core, &group)?;
         }
@@ -145,7 +145,7 @@ impl Lane {
     /// After an error the lane is finished.
     pub(crate) fn make_room(&mut self, core: &Arc<Core>, part: &BatchPart<'_>) -> Result<()> {
         self.check_seals()?;
-        core.take_in_others();
+        core.take_in_others(self.number);
         self.active_for(core, &part.columns.schema, part.columns.rows, part.len_bytes()).map(drop)
     }
 

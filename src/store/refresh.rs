@@ -65,6 +65,8 @@ pub(crate) struct Known {
     missing: Vec<MissingIds>,
     /// When the folder had changed last, as it was listed last; `None` where that is not known for sure.
     listed: Option<SystemTime>,
+    /// When the folder of locks had changed last, as no other lane had a lock in it; `None` where that is not known.
+    alone: Option<SystemTime>,
 }
 
 /// Damage that stays where it is.
@@ -189,10 +191,13 @@ impl Core {
     }
 
     /// Takes in what others have committed, if there is any, before this handle commits: whoever puts a key last is to
-    /// have the later stamp, whatever the clocks say. In a store that nobody else writes this is one look at the folder.
+    /// have the later stamp, whatever the clocks say. In a store of no lane but `lane` this is one look at a folder.
     /// What cannot be taken in is told by the next read that misses.
-    pub(crate) fn take_in_others(&self) {
-        let known = self.known.lock();
+    pub(crate) fn take_in_others(&self, lane: u16) {
+        let mut known = self.known.lock();
+        if self.is_alone(&mut known, lane) {
+            return;
+        }
         let changed = |path| self.storage.changed(path).ok().flatten();
         let is_new = known.listed.is_none() || changed(Path::new(names::SEGMENTS)) != known.listed;
         let any = is_new || known.followed.values().any(Followed::has_begun_more);
@@ -204,7 +209,7 @@ impl Core {
 
     fn take_in(&self) -> Result<bool> {
         let mut known = self.known.lock();
-        known.listed = self.listed_now();
+        known.listed = self.listed_now(names::SEGMENTS);
         *self.last_refresh.lock() = Instant::now();
         self.counters.refreshes.fetch_add(1, Ordering::Relaxed);
         let mut changed = false;
@@ -246,11 +251,25 @@ impl Core {
         Ok(changed)
     }
 
-    /// When the folder changed last. A change that follows in the same tick of the file system's clock looks the same, so
+    /// Whether no lane but `lane` was ever written in.
+    fn is_alone(&self, known: &mut Known, lane: u16) -> bool {
+        let changed = self.storage.changed(Path::new(names::LANES)).ok().flatten();
+        if changed.is_some() && changed == known.alone {
+            return true;
+        }
+        known.alone = self.listed_now(names::LANES);
+        let is_other = |name: &str| names::parse_lane_lock(name).is_some_and(|other| other != lane);
+        let entries = self.storage.list(Path::new(names::LANES));
+        let is_alone = entries.is_ok_and(|entries| !entries.iter().any(|entry| is_other(&entry.name)));
+        known.alone = known.alone.filter(|_| is_alone);
+        is_alone
+    }
+
+    /// When a folder changed last. A change that follows in the same tick of the file system's clock looks the same, so
     /// only one that is older than a few ticks counts.
-    fn listed_now(&self) -> Option<SystemTime> {
+    fn listed_now(&self, folder: &str) -> Option<SystemTime> {
         const TICKS: Duration = Duration::from_millis(50);
-        let changed = self.storage.changed(Path::new(names::SEGMENTS)).ok().flatten()?;
+        let changed = self.storage.changed(Path::new(folder)).ok().flatten()?;
         SystemTime::now().duration_since(changed).is_ok_and(|age| age > TICKS).then_some(changed)
     }
 

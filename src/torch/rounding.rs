@@ -26,18 +26,22 @@ impl Rounding {
     }
 
     /// The value as it will be read.
-    pub(super) fn value(self, value: Value) -> Result<Value> {
-        let all = |items: Vec<Value>| items.into_iter().map(|item| self.value(item)).collect::<Result<Vec<_>>>();
-        Ok(match value {
-            Value::Tensor(tensor) => Value::Tensor(self.tensor(tensor)?),
-            Value::List(items) => Value::List(all(items)?),
-            Value::Tuple(items) => Value::Tuple(all(items)?),
-            Value::Map(items) => {
-                let item = |(name, item)| Ok((name, self.value(item)?));
-                Value::Map(items.into_iter().map(item).collect::<Result<_>>()?)
+    pub(super) fn value(self, mut value: Value) -> Result<Value> {
+        match &mut value {
+            Value::Tensor(tensor) => *tensor = self.tensor(tensor.clone())?,
+            Value::List(items) | Value::Tuple(items) => {
+                for item in items {
+                    *item = self.value(std::mem::take(item))?;
+                }
             }
-            plain => plain,
-        })
+            Value::Map(items) => {
+                for (_, item) in items {
+                    *item = self.value(std::mem::take(item))?;
+                }
+            }
+            _ => {}
+        }
+        Ok(value)
     }
 
     /// A batch of no rows as it will be read.
