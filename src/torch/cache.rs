@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, ReentrantMutex, RwLock};
 use tch::{Device, Tensor, nn};
 
-use super::backend::is_full;
+use super::backend::{is_full, is_read_only};
 use super::counters::{Counters, Counts};
 use super::error::invalid;
 use super::failing::OnStoreError;
@@ -23,6 +23,7 @@ use super::rank::Rank;
 use super::resolve::Inner;
 use super::rounding::Rounding;
 use super::space::{Opening, Place, Spaces};
+use super::used::Used;
 use super::watch::{Watched, identify};
 use crate::error::Result;
 
@@ -77,8 +78,8 @@ impl CachedModule {
             module_id,
             options: engine,
             rank,
-            writes: options.writer_rank.is_none_or(|writer| writer == rank.rank),
-            disk_bytes: options.disk_bytes,
+            writes: !options.read_only && options.writer_rank.is_none_or(|writer| writer == rank.rank),
+            used: Arc::new(Used::new(options.cap_bytes())),
             held: options.memory_device.map(|device| (device, options.memory_bytes)),
         };
         let variables = compute.variables()?;
@@ -87,7 +88,7 @@ impl CachedModule {
         }
         let identity = identify(&base, &variables)?;
         let lenient = options.on_store_error == OnStoreError::WarnAndCompute;
-        let spaces = Spaces::open(&opening, &identity, |error| lenient && is_full(error))?;
+        let spaces = Spaces::open(&opening, &identity, |error| lenient && (is_full(error) || is_read_only(error)))?;
         let (sign, pins) = (variables.sign(), variables.pins());
         let mut fleeting = HashMap::new();
         if !matches!(options.place, Place::Folder(_)) {
@@ -110,6 +111,9 @@ impl CachedModule {
             warnings: Mutex::default(),
         };
         inner.compare_record(&identity);
+        if let Some(why) = inner.spaces().read_only() {
+            inner.warn(format!("outputs are read, and what is missing is computed and not kept: {why}"));
+        }
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -192,7 +192,7 @@ impl OfScript {
 
 /// libtorch writes its archives the same for the same module under the same file name.
 fn archive_digest(module: &CModule) -> Result<String> {
-    let folder = super::space::TemporaryFolder::new(None)?;
+    let folder = super::temporary::TemporaryFolder::new(None)?;
     let path = folder.path().join("module.pt");
     module.save(&path).map_err(torch("save a TorchScript module to be fingerprinted"))?;
     let bytes = std::fs::read(&path).map_err(|error| crate::Error::io("read", &path, error))?;

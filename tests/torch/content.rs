@@ -172,7 +172,7 @@ fn subsampling_is_a_choice_that_still_looks_everywhere() {
 fn the_layout_in_memory_does_not_count() {
     let kinds = [Kind::Float, Kind::Half, Kind::Uint8, Kind::Int64, Kind::Double, Kind::ComplexDouble];
     for kind in kinds {
-        let images = (rows(0, 6, 3 * 20 * 31) % 251.0).reshape([6, 3, 20, 31]).to_kind(kind);
+        let images = rows(0, 6, 3 * 20 * 31).remainder(251.0).reshape([6, 3, 20, 31]).to_kind(kind);
         let (module, seen) = doubling();
         let call = |x: &Tensor| module.forward(x).unwrap().into_tensor().unwrap();
         let expected = call(&images);
