@@ -72,8 +72,8 @@ type Open = HashMap<(PathBuf, String), Weak<Spaces>>;
 /// The identities that this process has open.
 static OPEN: LazyLock<Mutex<Open>> = LazyLock::new(Mutex::default);
 
-const IDENTITY: &str = "identity.json";
-const TIMING: &str = "timing.json";
+pub(super) const IDENTITY: &str = "identity.json";
+pub(super) const TIMING: &str = "timing.json";
 
 impl Spaces {
     /// Opens the stores of `identity`, or joins a handle of this process that has them open in the same way. Where
@@ -127,6 +127,13 @@ impl Spaces {
         open.insert((folder, settings), Arc::downgrade(&spaces));
         drop(open);
         spaces.record();
+        if spaces.opening.writes
+            && let Some(folder) = &spaces.folder
+        {
+            // Tells when the identity was last used.
+            let touched = std::fs::File::options().write(true).open(folder.join(IDENTITY));
+            let _derived = touched.and_then(|file| file.set_modified(std::time::SystemTime::now()));
+        }
         Ok(spaces)
     }
 
@@ -312,6 +319,12 @@ impl Drop for Spaces {
     fn drop(&mut self) {
         self.write_timing();
     }
+}
+
+/// Whether this process has the identity in `folder` open.
+pub(super) fn is_open(folder: &Path) -> bool {
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
+    OPEN.lock().iter().any(|((open, _), spaces)| *open == folder && spaces.strong_count() > 0)
 }
 
 /// Whether the identity in `folder` keeps `key`, in files or in a handle of this process.
