@@ -5,6 +5,7 @@
 
 mod export;
 mod get;
+mod identities;
 mod import;
 mod ls;
 mod npy;
@@ -49,6 +50,8 @@ enum Command {
     Verify(verify::Arguments),
     /// Brings the index and the sealed rows into memory.
     Warm(warm::Arguments),
+    /// Lists the weights and versions of a wrapped module whose outputs are kept.
+    Identities(identities::Arguments),
     /// Puts the tensors of a .safetensors or .npy file.
     Import(import::Arguments),
     /// Writes all values to an Arrow, .safetensors or .npy file.
@@ -109,6 +112,7 @@ fn main() -> ExitCode {
         Command::Get(arguments) => get::run(arguments, &output),
         Command::Verify(arguments) => verify::run(arguments, &output),
         Command::Warm(arguments) => warm::run(arguments, &output),
+        Command::Identities(arguments) => identities::run(arguments, &output),
         Command::Import(arguments) => import::run(arguments, &output),
         Command::Export(arguments) => export::run(arguments, &output),
     };
