@@ -14,8 +14,6 @@ const GROUP_LEN: u64 = 128;
 
 type Group = BTreeMap<SegmentId, Arc<Segment>>;
 
-type Group = BTreeMap<SegmentId, Arc<Segment>>;
-
 /// Segments by name, in order of lane and sequence.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Segments {

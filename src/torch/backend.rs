@@ -77,6 +77,12 @@ pub(super) const fn is_of_disk(error: &Error) -> bool {
     matches!(error, Error::Io { .. } | Error::Poisoned { .. } | Error::Closed)
 }
 
+/// Whether a folder or file system may not be written to.
+pub(super) fn is_read_only(error: &Error) -> bool {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    matches!(error, Error::Io { source, .. } if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem))
+}
+
 /// Whether a file system has no room, or none for this user or process.
 pub(super) fn is_full(error: &Error) -> bool {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};

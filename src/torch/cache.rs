@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 use tch::{Device, Tensor, nn};
 
-use super::backend::is_full;
+use super::backend::{is_full, is_read_only};
 use super::call::Call;
 use super::counters::{Counters, Counts};
 use super::error::invalid;
@@ -25,6 +25,7 @@ use super::rank::Rank;
 use super::resolve::Inner;
 use super::rounding::Rounding;
 use super::space::{Opening, Place, Spaces};
+use super::used::Used;
 use super::watch::{Watched, identify};
 use crate::error::Result;
 
@@ -84,8 +85,8 @@ impl CachedModule {
             module_id,
             options: engine,
             rank,
-            writes: options.writer_rank.is_none_or(|writer| writer == rank.rank),
-            disk_bytes: options.disk_bytes,
+            writes: !options.read_only && options.writer_rank.is_none_or(|writer| writer == rank.rank),
+            used: Arc::new(Used::new(options.cap_bytes())),
             held: options.memory_device.map(|device| (device, options.memory_bytes)),
         };
         let variables = compute.variables()?;
@@ -94,7 +95,7 @@ impl CachedModule {
         }
         let identity = identify(&base, &variables)?;
         let lenient = options.on_store_error == OnStoreError::WarnAndCompute;
-        let spaces = Spaces::open(&opening, &identity, |error| lenient && is_full(error))?;
+        let spaces = Spaces::open(&opening, &identity, |error| lenient && (is_full(error) || is_read_only(error)))?;
         let (sign, pins) = (variables.sign(), variables.pins());
         let mut fleeting = HashMap::new();
         if !matches!(options.place, Place::Folder(_)) {
@@ -121,6 +122,9 @@ impl CachedModule {
         });
         let told = inner.compare_record(&identity);
         inner.weights.lock().told = told;
+        if let Some(why) = inner.spaces().read_only() {
+            inner.warn(format!("outputs are read, and what is missing is computed and not kept: {why}"));
+        }
         Ok(Self { inner })
     }
 
@@ -294,6 +298,10 @@ impl CachedModule {
     /// A plain function of one tensor that gives one tensor.
     pub fn into_fn(self) -> impl Fn(&Tensor) -> Result<Tensor> + Send + Sync {
         move |xs| self.forward(xs)?.into_tensor()
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        self.inner.weights.lock().identity.clone()
     }
 
     pub(super) fn inner(&self) -> &Inner {

@@ -63,6 +63,9 @@ impl Verification {
     }
 }
 
+/// What outputs in memory may take, unless the options say.
+const MEMORY_BYTES: u64 = 1 << 30;
+
 pub(super) type IdsFrom = Arc<dyn Fn(&Inputs) -> Result<Ids> + Send + Sync>;
 
 /// Options of a [`CachedModule`].
@@ -102,6 +105,7 @@ pub struct CacheOptions {
     pub(super) recompute_damaged: bool,
     pub(super) on_store_error: OnStoreError,
     pub(super) allow_grad_inputs: bool,
+    pub(super) read_only: bool,
     pub(super) memory_bytes: usize,
     pub(super) memory_device: Option<Device>,
     pub(super) disk_bytes: Option<u64>,
@@ -149,6 +153,7 @@ impl CacheOptions {
             recompute_damaged: true,
             on_store_error: OnStoreError::default(),
             allow_grad_inputs: false,
+            read_only: false,
             memory_bytes: 0,
             memory_device: None,
             disk_bytes: None,
@@ -202,8 +207,12 @@ impl CacheOptions {
         /// Accepts inputs that require gradients while gradients are on, as if they were detached: no gradient reaches
         /// what made them, on a miss as on a hit (default: off, they are refused).
         allow_grad_inputs: bool;
+        /// Only reads the outputs that are kept in the folder, and computes what is missing without keeping it (default:
+        /// off; a folder that cannot be written to is opened in this way by itself, with a warning).
+        read_only: bool;
         /// Bytes of outputs held in memory for each kind of key (default: 0; the system's page cache holds what was
-        /// read). Stops when full. With a [`CacheOptions::memory_device`], of tensors on that device.
+        /// read). Stops when full. Of [`CacheOptions::in_memory`], what all outputs may take (default there: 1 GiB). With a
+        /// [`CacheOptions::memory_device`], of tensors on that device.
         memory_bytes: usize;
     }
 
@@ -265,9 +274,10 @@ impl CacheOptions {
         self
     }
 
-    /// Bytes that the outputs of this identity may take on disk, or in memory for a store in memory (default: no
-    /// cap). At the cap nothing more is kept and what is kept stays, so that each epoch finds the same samples.
-    /// Measured, not exact: rows waiting to be written and other ranks' are seen a little later.
+    /// Bytes that the files of the module may take: of all its identities, ranks and indexes, by their lengths, and what
+    /// waits to be written; in memory, the outputs (default: no cap). At the cap nothing more is kept and what is kept
+    /// stays, so that each epoch and each run finds the same samples. What other processes write at the same time is seen
+    /// a little later.
     #[must_use]
     pub fn disk_bytes(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.disk_bytes = bytes.into();
@@ -318,10 +328,21 @@ impl CacheOptions {
         self
     }
 
+    /// Bytes that may be kept.
+    pub(super) fn cap_bytes(&self) -> Option<u64> {
+        if self.place != Place::Memory {
+            return self.disk_bytes;
+        }
+        let given = if self.memory_device.is_some() { 0 } else { self.memory_bytes as u64 };
+        let bound = if given == 0 { MEMORY_BYTES } else { given };
+        // A larger cap that was asked for by name counts, unless both were.
+        Some(self.disk_bytes.map_or(bound, |cap| if given == 0 { cap } else { cap.min(given) }))
+    }
+
     /// The store's options with what the layer's own options say.
     pub(super) fn engine_options(&self) -> Options {
         let options = self.engine.clone();
-        if self.memory_bytes == 0 || self.memory_device.is_some() {
+        if self.memory_bytes == 0 || self.memory_device.is_some() || self.place == Place::Memory {
             return options;
         }
         options.hot_bytes(self.memory_bytes).hot_policy(HotPolicy::StopWhenFull).hot_fill(HotFill::OnReadAndWrite)

@@ -23,6 +23,7 @@ use super::output::{Output, select_rows};
 use super::rounding::Rounding;
 use super::space::{Opening, Spaces};
 use super::tree::{Ragged, check_batch, split};
+use super::used::Room;
 use super::watch::Watched;
 use crate::error::Result;
 use crate::key::Key;
@@ -293,7 +294,14 @@ impl Inner {
             Ok((.., host)) => super::memory::bytes(host)?.len(),
             Err(values) => values.iter().map(value_len_bytes).sum(),
         };
-        let Some(store) = space.store()?.filter(|_| spaces.reserve(len_bytes as u64)) else { return Ok(None) };
+        let Some(store) = space.store()? else { return Ok(None) };
+        let room = spaces.reserve(at.len(), len_bytes);
+        if room == Room::FullNow {
+            self.warn(format!("the cap of {} bytes is reached: no more outputs are kept", spaces.cap_bytes()));
+        }
+        if room != Room::Granted {
+            return Ok(None);
+        }
         let chosen;
         let keys = if at.len() == keys.len() {
             keys

@@ -18,6 +18,8 @@ use super::fingerprint::Identity;
 use super::flight::Flight;
 use super::held::Held;
 use super::rank::Rank;
+use super::temporary::TemporaryFolder;
+use super::used::{Room, Used, folder_len_bytes};
 use crate::error::{Error, Result};
 use crate::io::Durability;
 use crate::io::memory::MemoryStorage;
@@ -44,33 +46,9 @@ pub(super) struct Opening {
     pub rank: Rank,
     /// Whether this process may write.
     pub writes: bool,
-    pub disk_bytes: Option<u64>,
+    /// Shared by the identities of a module.
+    pub used: Arc<Used>,
     pub held: Option<(tch::Device, usize)>,
-}
-
-/// A folder that is removed when it is dropped.
-#[derive(Debug)]
-pub(super) struct TemporaryFolder(PathBuf);
-
-impl TemporaryFolder {
-    pub(super) fn new(parent: Option<&Path>) -> Result<Self> {
-        let parent = parent.map_or_else(std::env::temp_dir, Path::to_path_buf);
-        let path = parent.join(format!("tensorcask-{}", uuid::Uuid::new_v4().simple()));
-        std::fs::create_dir_all(&path).map_err(|error| Error::io("create", &path, error))?;
-        Ok(Self(path))
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for TemporaryFolder {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(folder = %self.0.display(), %error, "a temporary store could not be removed");
-        }
-    }
 }
 
 /// The stores of one identity. Wrapped modules of one process that have the same share one `Spaces`.
@@ -80,22 +58,14 @@ pub(super) struct Spaces {
     identity: Identity,
     /// `None` in memory.
     folder: Option<PathBuf>,
+    read_only: Option<String>,
     stores: [Mutex<Option<Arc<Space>>>; 3],
     pub flight: Flight,
     pub held: Option<Held>,
-    used: Used,
     /// Mean seconds a sample took, as an `f64`'s bits.
     mean_s: AtomicU64,
     /// Last, so that the stores are closed before their folder goes.
     _temporary: Option<TemporaryFolder>,
-}
-
-/// Bytes that the stores take, for the cap.
-#[derive(Debug, Default)]
-struct Used {
-    bytes: AtomicU64,
-    /// Bytes that were put since the folder was last measured.
-    since: AtomicU64,
 }
 
 type Open = HashMap<(PathBuf, String), Weak<Spaces>>;
@@ -103,8 +73,8 @@ type Open = HashMap<(PathBuf, String), Weak<Spaces>>;
 /// The identities that this process has open.
 static OPEN: LazyLock<Mutex<Open>> = LazyLock::new(Mutex::default);
 
-const IDENTITY: &str = "identity.json";
-const TIMING: &str = "timing.json";
+pub(super) const IDENTITY: &str = "identity.json";
+pub(super) const TIMING: &str = "timing.json";
 
 impl Spaces {
     /// Opens the stores of `identity`, or joins a handle of this process that has them open in the same way. Where
@@ -121,11 +91,28 @@ impl Spaces {
         };
         let module = base.join(&opening.module_id);
         let folder = module.join(identity.name());
-        let folder = made(&folder).or_else(|error| {
-            let absolute = std::path::absolute(&folder).ok().filter(|_| forgiven(&error));
-            absolute.ok_or(error)
-        })?;
-        let settings = format!("{:?}", Opening { place: Place::Folder(folder.clone()), ..opening.clone() });
+        let mut opening = opening.clone();
+        let mut read_only = None;
+        if opening.writes
+            && let Err(error) = check_writable(&folder)
+        {
+            let why =
+                format!("{error}: make the folder writable, or wrap the module with CacheOptions::read_only(true)");
+            if !forgiven(&error) {
+                return Err(Error::ReadOnly { why });
+            }
+            opening.writes = false;
+            read_only = Some(why);
+        }
+        let absolute = || std::path::absolute(&folder).map_err(|error| Error::io("resolve", &folder, error));
+        let folder = if opening.writes {
+            made(&folder).or_else(|error| if forgiven(&error) { absolute() } else { Err(error) })?
+        } else {
+            folder.canonicalize().or_else(|_not_there_yet| absolute())?
+        };
+        let opening = &opening;
+        let settings =
+            format!("{read_only:?} {:?}", Opening { place: Place::Folder(folder.clone()), ..opening.clone() });
         let mut open = OPEN.lock();
         if let Some(spaces) = open.get(&(folder.clone(), settings.clone())).and_then(Weak::upgrade) {
             drop(open);
@@ -134,11 +121,20 @@ impl Spaces {
             spaces.record();
             return Ok(spaces);
         }
-        let spaces = Arc::new(Self::new(opening, identity, Some(folder.clone()), temporary));
+        let mut spaces = Self::new(opening, identity, Some(folder.clone()), temporary);
+        spaces.read_only = read_only;
+        let spaces = Arc::new(spaces);
         open.retain(|_, spaces| spaces.strong_count() > 0);
         open.insert((folder, settings), Arc::downgrade(&spaces));
         drop(open);
         spaces.record();
+        if spaces.opening.writes
+            && let Some(folder) = &spaces.folder
+        {
+            // Tells when the identity was last used.
+            let touched = std::fs::File::options().write(true).open(folder.join(IDENTITY));
+            let _derived = touched.and_then(|file| file.set_modified(std::time::SystemTime::now()));
+        }
         Ok(spaces)
     }
 
@@ -166,11 +162,13 @@ impl Spaces {
             stores: Default::default(),
             flight: Flight::default(),
             held: opening.held.map(|(device, bytes)| Held::new(device, bytes)),
-            used: Used::default(),
+            read_only: None,
             mean_s: AtomicU64::new(timing.filter(|mean| mean.is_finite()).unwrap_or(0.0).to_bits()),
             _temporary: temporary,
         };
-        spaces.measure();
+        if let Some(folder) = spaces.folder.as_deref().filter(|_| spaces.opening.used.is_capped()) {
+            spaces.opening.used.begin(spaces.files_len_bytes(), folder);
+        }
         spaces
     }
 
@@ -263,30 +261,27 @@ impl Spaces {
         Ok(keys)
     }
 
-    /// Whether `bytes` more may be put under the cap; counts them if so. Stops when full: what is kept stays, so that
-    /// the next epoch finds the same samples.
-    pub(super) fn reserve(&self, bytes: u64) -> bool {
-        let Some(cap) = self.opening.disk_bytes else { return true };
-        let granted = self.used.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|used| *used <= cap)
-        });
-        // Other ranks write too, and rows take more than their bytes.
-        if self.used.since.fetch_add(bytes, Ordering::Relaxed) > cap / 64 {
-            self.measure();
-        }
-        granted.is_ok()
+    /// Whether `rows` of `bytes` in all may be put under the cap; counts them if so.
+    pub(super) fn reserve(&self, rows: usize, bytes: usize) -> Room {
+        let files = || self.files_len_bytes();
+        self.opening.used.reserve(rows as u64, bytes as u64, self.folder.as_deref(), files)
     }
 
-    fn measure(&self) {
-        if self.opening.disk_bytes.is_none() {
-            return;
-        }
-        self.used.since.store(0, Ordering::Relaxed);
-        if let Some(folder) = &self.folder {
-            let opened = self.opened();
-            let waiting: usize = opened.iter().map(|space| space.waiting_len_bytes()).sum();
-            self.used.bytes.store(folder_len_bytes(folder) + waiting as u64, Ordering::Relaxed);
-        }
+    /// Bytes of the files of all identities of this module, and of what waits to be written to those of this one.
+    fn files_len_bytes(&self) -> u64 {
+        let module = self.folder.as_deref().and_then(Path::parent);
+        let waiting: usize = self.opened().iter().map(|space| space.waiting_len_bytes()).sum();
+        module.map_or(0, folder_len_bytes) + waiting as u64
+    }
+
+    /// Bytes that may be kept.
+    pub(super) fn cap_bytes(&self) -> u64 {
+        self.opening.used.cap()
+    }
+
+    /// Why outputs are read only, though nobody asked for that.
+    pub(super) fn read_only(&self) -> Option<&str> {
+        self.read_only.as_deref()
     }
 
     /// Mean seconds of computation a sample; 0 while nothing is known.
@@ -345,6 +340,12 @@ impl Drop for Spaces {
     }
 }
 
+/// Whether this process has the identity in `folder` open.
+pub(super) fn is_open(folder: &Path) -> bool {
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
+    OPEN.lock().iter().any(|((open, _), spaces)| *open == folder && spaces.strong_count() > 0)
+}
+
 /// Whether the identity in `folder` keeps `key`, in files or in a handle of this process.
 fn keeps(folder: &Path, key: &Key) -> Result<bool> {
     let kind = key.as_ref().kind();
@@ -373,7 +374,7 @@ pub(super) fn recorded(folder: &Path) -> Option<Identity> {
 }
 
 /// Replaces a small file whole. It is derived: a reader that finds it missing or damaged does without.
-fn write_json(path: &Path, content: &impl serde::Serialize) -> Result<()> {
+pub(super) fn write_json(path: &Path, content: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_vec_pretty(content).map_err(|error| Error::invalid(error.to_string()))?;
     let part = path.with_extension(format!("{}.part", uuid::Uuid::new_v4().simple()));
     let written = std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, path));
@@ -383,23 +384,26 @@ fn write_json(path: &Path, content: &impl serde::Serialize) -> Result<()> {
     })
 }
 
+/// Whether the folder, or the one that it would be made in, can be written to.
+fn check_writable(folder: &Path) -> Result<()> {
+    let there = folder.ancestors().find(|ancestor| ancestor.exists());
+    let there = there.filter(|there| !there.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    match rustix::fs::accessat(rustix::fs::CWD, there, access, rustix::fs::AtFlags::EACCESS) {
+        Err(error @ (rustix::io::Errno::ACCESS | rustix::io::Errno::ROFS | rustix::io::Errno::PERM)) => {
+            Err(Error::io("write to", there, error.into()))
+        }
+        // Anything else shows when it is used.
+        _ => Ok(()),
+    }
+}
+
 /// Makes the folder, and gives the path that all handles of it agree on.
 fn made(folder: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
     folder.canonicalize().map_err(|error| Error::io("resolve", folder, error))
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
+pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
-}
-
-/// Bytes of all files below `folder`. What vanishes meanwhile counts nothing.
-fn folder_len_bytes(folder: &Path) -> u64 {
-    let Ok(list) = std::fs::read_dir(folder) else { return 0 };
-    let len = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => folder_len_bytes(&entry.path()),
-        Ok(metadata) => metadata.len(),
-        Err(_) => 0,
-    };
-    list.flatten().map(len).sum()
 }

@@ -59,6 +59,29 @@ fn running_statistics_that_a_training_pass_moves() {
 }
 
 #[test]
+fn running_statistics_that_move_behind_the_handle() {
+    let mut variables = nn::VarStore::new(Device::Cpu);
+    // Every size up to the largest of which something is read.
+    let sizes = [1, 2, 3, 7, 8, 9, 64, 2048, 4096];
+    for features in sizes {
+        let path = variables.root() / features;
+        let config = nn::BatchNormConfig { ws_init: nn::Init::Const(1.0), ..Default::default() };
+        let norm = std::sync::Arc::new(std::sync::Mutex::new(nn::batch_norm1d(path, features, config)));
+        variables.freeze();
+        let inner = std::sync::Arc::clone(&norm);
+        let forward = move |inputs: &Inputs| Ok(inner.lock().unwrap().forward_t(inputs.tensor(0)?, false));
+        let module = CacheOptions::in_memory().module_id("m").wrap_inputs_fn_with(&variables, forward).unwrap();
+        let x = rows(0, 4, features);
+        let before = tensor(module.forward(&x));
+        assert_same(&tensor(module.forward(&x)), &before);
+        assert_eq!(module.counts().hits, 4);
+        let _trained = norm.lock().unwrap().forward_t(&x, true);
+        let after = tensor(module.forward(&x));
+        assert!(!after.equal(&before), "old outputs were met with {features} features");
+    }
+}
+
+#[test]
 fn weights_that_change_during_a_call() {
     let dir = tempfile::tempdir().unwrap();
     let (module, w, _variables) = scaling(CacheOptions::in_folder(dir.path(), "m"), 1, 2.0);

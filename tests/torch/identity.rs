@@ -251,3 +251,51 @@ fn variables_of_any_source() {
     };
     assert_eq!((misses(&wrap(1.0).unwrap()), misses(&wrap(1.0).unwrap()), misses(&wrap(2.0).unwrap())), (2, 0, 2));
 }
+
+#[test]
+fn identities_are_listed_and_pruned() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || CacheOptions::in_folder(dir.path(), "m");
+    assert_eq!(options().identities().unwrap(), []);
+    for version in ["1", "2", "3"] {
+        let (module, _) = doubling_with(options().version(version));
+        misses(&module);
+        module.forward_with_ids(&rows(0, 1, 3), &[7_u64]).unwrap();
+        module.close().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let all = options().identities().unwrap();
+    assert_eq!(all.len(), 3);
+    assert!(all.iter().all(|identity| identity.rows == Some(3) && identity.bytes > 100), "{all:?}");
+    assert!(all.windows(2).all(|pair| pair[0].last_used >= pair[1].last_used));
+    assert!(all[0].differences.is_empty());
+    assert_eq!(all[2].differences, ["version: \"3\" here, \"1\" there"]);
+
+    // Whatever is open stays, and so does what holds other files.
+    let (module, seen) = doubling_with(options().version("2"));
+    misses(&module);
+    let stranger = all[2].folder.join("notes.txt");
+    std::fs::write(&stranger, "mine").unwrap();
+    assert_eq!(module.identities().unwrap().iter().filter(|identity| identity.differences.is_empty()).count(), 1);
+    let pruned = module.prune_identities(|_| true).unwrap();
+    assert_eq!(pruned.removed.iter().map(|identity| &identity.id).collect::<Vec<_>>(), [&all[0].id]);
+    let mut reasons: Vec<&str> = pruned.kept.iter().map(|(_, why)| why.as_str()).collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, ["a handle of this process has it open", "notes.txt in it is no file of tensorcask"]);
+    assert!(!all[0].folder.exists() && stranger.exists());
+    assert_eq!((misses(&module), seen.samples()), (0, 0));
+    std::fs::remove_file(stranger).unwrap();
+    let pruned = options().prune_identities(|identity| !identity.differences.is_empty()).unwrap();
+    assert_eq!((pruned.removed.len(), pruned.kept.len()), (1, 0));
+    assert_eq!(options().identities().unwrap().len(), 1);
+    // A writer that this process knows nothing of.
+    let folder = module.folder().unwrap();
+    module.close().unwrap();
+    let writer = tensorcask::Store::open(&folder, "str").unwrap();
+    assert_eq!(options().prune_identities(|_| true).unwrap().kept[0].1, "a writer has it open");
+    writer.close().unwrap();
+    drop(writer);
+    assert_eq!(options().prune_identities(|_| true).unwrap().removed.len(), 1);
+    assert_eq!(misses(&doubling_with(options().version("2")).0), 2);
+    assert!(CacheOptions::in_memory().identities().is_err());
+}

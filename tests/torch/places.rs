@@ -144,3 +144,160 @@ fn failures_of_the_disk_surface() {
     module.set_enabled(false);
     module.forward(&rows(100, 1, 2)).unwrap();
 }
+
+/// Bytes of all files below a folder.
+fn files_len_bytes(folder: &std::path::Path) -> u64 {
+    let len = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => files_len_bytes(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    std::fs::read_dir(folder).map_or(0, |list| list.flatten().map(len).sum())
+}
+
+#[test]
+fn a_disk_cap_is_kept_and_every_run_keeps_the_same_samples() {
+    // Rows of 8 bytes, of a few hundred, and of 16 KiB; one by one, and in batches.
+    for (dims, batch, cap) in [(2, 100, 200_000), (100, 1, 300_000), (100, 50, 1_000_000), (4096, 8, 8_000_000)] {
+        let dir = tempfile::tempdir().unwrap();
+        let count = (2 * cap / (4 * dims as u64 + 8)).min(4000) / batch * batch;
+        let all = ids(0, count);
+        let limit = cap + cap / 50 + batch * (4 * dims as u64 + 64);
+        let mut kept = None;
+        for run in 0..3 {
+            let (module, _) = doubling_with(CacheOptions::in_folder(dir.path(), "m").disk_bytes(cap));
+            for _ in 0..2 {
+                for chunk in all.chunks(batch as usize) {
+                    module.forward_with_ids(&rows(chunk[0] as i64, batch as i64, dims), chunk).unwrap();
+                    if chunk[0] % 16 == 0 {
+                        let found = files_len_bytes(dir.path());
+                        assert!(found <= limit, "{found} bytes of {cap} with rows of {dims} in batches of {batch}");
+                    }
+                }
+                module.flush().unwrap();
+                let len = module.len().unwrap();
+                assert_eq!(*kept.get_or_insert(len), len, "run {run}, rows of {dims} in batches of {batch}");
+                assert!(len > 0 && len < count);
+            }
+            assert_eq!(module.warnings().len(), 1, "{:?}", module.warnings());
+            module.close().unwrap();
+            let found = files_len_bytes(dir.path());
+            assert!(found <= limit, "{found} bytes of {cap} after closing, rows of {dims} in batches of {batch}");
+        }
+        // Another identity of the module finds no more room; a larger cap does.
+        let (other, _) = doubling_with(CacheOptions::in_folder(dir.path(), "m").version("2").disk_bytes(cap));
+        other.forward_with_ids(&rows(0, 100, dims), ids(0, 100).as_slice()).unwrap();
+        assert!(files_len_bytes(dir.path()) <= limit);
+        let (larger, _) = doubling_with(CacheOptions::in_folder(dir.path(), "m").disk_bytes(2 * cap));
+        let x = rows(count as i64 - 1, 1, dims);
+        larger.forward_with_ids(&x, &[count - 1]).unwrap();
+        assert_eq!(larger.counts().not_kept, 0);
+    }
+}
+
+#[test]
+fn memory_is_bounded() {
+    for options in [CacheOptions::in_memory().memory_bytes(100_000), CacheOptions::in_memory().disk_bytes(100_000)] {
+        let (module, _) = doubling_with(options.module_id("m"));
+        let mut kept = Vec::new();
+        for _ in 0..3 {
+            for at in 0..40 {
+                module.forward_with_ids(&rows(at * 10, 10, 100), ids(at as u64 * 10, 10).as_slice()).unwrap();
+            }
+            kept.push(module.len().unwrap());
+        }
+        assert!((150..=250).contains(&kept[0]) && kept.iter().all(|len| *len == kept[0]), "{kept:?}");
+        assert_eq!(module.warnings().len(), 1);
+    }
+}
+
+#[test]
+fn temporary_folders_of_processes_that_are_gone_are_removed() {
+    const PARENT: &str = "TENSORCASK_TORCH_TEMPORARY";
+    let options = |parent: &std::path::Path| CacheOptions::new(Place::Temporary(Some(parent.into()))).module_id("m");
+    if let Some(parent) = std::env::var_os(PARENT) {
+        let (module, _) = doubling_with(options(parent.as_ref()));
+        module.forward_with_ids(&rows(0, 3, 2), &ids(0, 3)).unwrap();
+        std::process::exit(0);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let there = || std::fs::read_dir(dir.path()).unwrap().count();
+    // Nobody's, and somebody else's.
+    for name in ["tensorcask-0123456789abcdef0123456789abcdef", "tensorcask-other"] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+        std::fs::write(dir.path().join(name).join("lock"), "mine").unwrap();
+    }
+    let leave = || {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "places::temporary_folders_of_processes_that_are_gone_are_removed", "--nocapture"]);
+        assert!(child.env(PARENT, dir.path()).output().unwrap().status.success());
+    };
+    leave();
+    assert_eq!(there(), 3, "process::exit runs no destructors");
+    // The next process removes what the last one left, and leaves its own.
+    leave();
+    assert_eq!(there(), 3);
+    // What is in use stays.
+    let (module, _) = doubling_with(options(dir.path()));
+    assert_eq!(there(), 3);
+    leave();
+    assert_eq!(there(), 4);
+    module.forward_with_ids(&rows(0, 3, 2), &ids(0, 3)).unwrap();
+    drop(module);
+    assert_eq!(there(), 3);
+}
+
+#[test]
+fn folders_that_cannot_be_written_are_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let options = || CacheOptions::in_folder(dir.path().join("cache"), "m");
+    let read_only = |module: &tensorcask::torch::CachedModule, hits: u64| {
+        let output = module.forward_with_ids(&rows(0, 5, 2), &ids(0, 5)).unwrap().into_tensor().unwrap();
+        assert_same(&output, &(rows(0, 5, 2) * 2 + 1));
+        let counts = module.counts();
+        assert_eq!((counts.hits, counts.misses, counts.not_kept), (hits, 5 - hits, 5 - hits));
+        module.flush().unwrap();
+    };
+    // Asked for by name: nothing is made.
+    read_only(&doubling_with(options().read_only(true)).0, 0);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    let (module, _) = doubling_with(options());
+    module.forward_with_ids(&rows(0, 3, 2), &ids(0, 3)).unwrap();
+    let folder = module.folder().unwrap();
+    module.close().unwrap();
+    let (module, _) = doubling_with(options().read_only(true));
+    read_only(&module, 3);
+    assert!(module.warnings().is_empty());
+
+    // Found out: as a user who may not write, where the tests' own may write anything.
+    let mode = |mode| {
+        let permissions = || std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(&folder, permissions()).unwrap();
+        std::fs::set_permissions(folder.parent().unwrap(), permissions()).unwrap();
+    };
+    mode(0o555);
+    std::thread::scope(|scope| {
+        let reads = scope.spawn(|| {
+            let nobody = rustix::process::Uid::from_raw(65534);
+            if rustix::process::geteuid().is_root() {
+                rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+            }
+            let (module, _) = doubling_with(options());
+            read_only(&module, 3);
+            let warnings = module.warnings();
+            assert_eq!(warnings.len(), 1, "{warnings:?}");
+            assert!(
+                warnings[0].contains("CacheOptions::read_only(true)") && !warnings[0].contains("rank"),
+                "{warnings:?}"
+            );
+            // Another identity cannot even have a folder.
+            read_only(&doubling_with(options().version("2")).0, 0);
+            let strict = options().version("1").on_store_error(OnStoreError::Fail).wrap_fn(|x: &Tensor| x + 1);
+            assert!(matches!(strict, Err(tensorcask::Error::ReadOnly { .. })), "{strict:?}");
+        });
+        reads.join().unwrap();
+    });
+    mode(0o755);
+}

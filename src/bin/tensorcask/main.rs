@@ -6,6 +6,7 @@
 mod export;
 mod failure;
 mod get;
+mod identities;
 mod import;
 mod key;
 mod ls;
@@ -54,6 +55,8 @@ enum Command {
     Verify(verify::Arguments),
     /// Brings the index and the sealed rows into memory.
     Warm(warm::Arguments),
+    /// Lists the weights and versions of a wrapped module whose outputs are kept.
+    Identities(identities::Arguments),
     /// Puts the rows or tensors of .npy, .npz, .safetensors, Arrow and Parquet files.
     Import(import::Arguments),
     /// Writes all values to an Arrow, .safetensors or .npy file.
@@ -95,6 +98,7 @@ fn main() -> ExitCode {
         Command::Get(arguments) => get::run(arguments, &output),
         Command::Verify(arguments) => verify::run(arguments, &output),
         Command::Warm(arguments) => warm::run(arguments, &output),
+        Command::Identities(arguments) => identities::run(arguments, &output),
         Command::Import(arguments) => import::run(arguments, &output),
         Command::Export(arguments) => export::run(arguments, &output),
     };
