@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use media::{Kind, Medium};
-use tensorcask::{Error, Key, Options, Reader, Store};
+use tensorcask::{Error, Key, Options, Reader, Store, Value};
 
 on_both!(
     rows_put_again_count_once_and_the_disk_stays_flat,
@@ -407,4 +407,59 @@ fn the_command_line_names_what_to_put_again() {
     store.close().unwrap();
     let (code, said) = verify("human");
     assert!(code == Some(0) && said.contains("0 damaged places"), "{said}");
+}
+
+#[test]
+fn damage_that_costs_no_row_is_mended_when_the_store_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || Options::new().synchronous(true);
+    let put = |keys: std::ops::Range<u64>| {
+        let store = options().open(dir.path(), "m").unwrap();
+        keys.for_each(|key| store.put(&format!("key {key}"), &Value::Int(key as i64)).unwrap());
+        store.close().unwrap();
+    };
+    let path = dir.path().join("m/segments/0000-0000000001.arrow");
+    put(0..50);
+    put(50..60);
+    let whole = std::fs::read(&path).unwrap();
+    for merged in [false, true] {
+        if merged {
+            let store = options().open(dir.path(), "m").unwrap();
+            store.merge_index().unwrap();
+            store.close().unwrap();
+        }
+        // The index block, the ordered keys, the frame table, a frame, the end of the stream.
+        let seal = whole.windows(8).rposition(|bytes| bytes == b"TCSEAL\r\n").unwrap();
+        let part = |number: usize| {
+            let at = seal + 80 + number * 20;
+            u64::from_le_bytes(whole[at..at + 8].try_into().unwrap()) as usize
+        };
+        let frame = whole.windows(8).position(|bytes| bytes == b"TCFRAME1").unwrap() + 600;
+        let frame = frame + whole[frame..].windows(8).position(|bytes| bytes == b"TCFRAME1").unwrap();
+        for at in [part(2) + 5, part(3) + 40, part(1) + 30, frame + 20] {
+            let copy = tempfile::tempdir().unwrap();
+            media::copy_folder(&dir.path().join("m"), &copy.path().join("m"));
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x10;
+            std::fs::write(copy.path().join("m/segments/0000-0000000001.arrow"), bytes).unwrap();
+            let store = options().open(copy.path(), "m").unwrap();
+            let found = store.verify(&mut |_, _| {}).unwrap();
+            assert!(found.damage.len() == 1 && found.damage[0].rows == 0, "{found:?}");
+            store.close().unwrap();
+            let served = |reader: &tensorcask::Reader| {
+                assert_eq!(reader.len().unwrap(), 60, "byte {at}");
+                (0..60).for_each(|key| assert_eq!(reader.get(&format!("key {key}")).unwrap(), Some(Value::Int(key))));
+                assert_eq!(reader.scan_prefix("key").unwrap().len(), 60);
+            };
+            served(&store);
+            drop(store);
+            let store = options().open(copy.path(), "m").unwrap();
+            assert!(store.open_report().is_clean(), "byte {at}: {:?}", store.open_report());
+            let again = store.verify(&mut |_, _| {}).unwrap();
+            assert!(again.is_clean(), "byte {at}: {again:?}");
+            served(&store);
+            store.close().unwrap();
+            assert!(copy.path().join("m/quarantine/0000-0000000001.arrow").exists(), "nothing is deleted");
+        }
+    }
 }

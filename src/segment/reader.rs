@@ -2,6 +2,7 @@
 //! asked for.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -75,6 +76,8 @@ pub(crate) struct Segment {
     pub len_bytes: u64,
     /// Why the front is not read from where it stands first, but from the Arrow footer.
     front_damage: Option<Error>,
+    /// Whether damage was found in it, and nobody asked yet.
+    damaged: AtomicBool,
     described: Arc<Path>,
     file: Arc<dyn ReadFile>,
     batches: OnceLock<Batches>,
@@ -110,6 +113,7 @@ impl Segment {
             seal,
             len_bytes,
             front_damage,
+            damaged: AtomicBool::new(false),
             described,
             file: ends,
         };
@@ -135,6 +139,16 @@ impl Segment {
     /// may cost all of them.
     pub(crate) fn front_damage(&self) -> Option<&Error> {
         self.front_damage.as_ref()
+    }
+
+    /// Notes that damage was found.
+    pub(crate) fn note_damaged(&self) {
+        self.damaged.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether damage was found since this was last asked.
+    pub(crate) fn take_damaged(&self) -> bool {
+        self.damaged.swap(false, Ordering::Relaxed)
     }
 
     fn corrupt(&self, offset: u64, what: impl Into<String>) -> Error {
@@ -164,6 +178,7 @@ impl Segment {
         if crc32(&bytes) == part.crc {
             Ok(bytes)
         } else {
+            self.note_damaged();
             Err(self.corrupt(part.offset, format!("the checksum of {name} does not match its bytes")))
         }
     }

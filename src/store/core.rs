@@ -47,6 +47,11 @@ impl LoadedRun {
         Self { run, name, segments, directory: OnceLock::new() }
     }
 
+    /// Whether it has the rows of segment `id`.
+    pub(crate) fn covers(&self, id: SegmentId) -> bool {
+        self.segments.iter().any(|segment| segment.id == id)
+    }
+
     /// The batches of its rows.
     #[inline]
     pub(crate) fn directory(&self) -> &Directory {

@@ -232,22 +232,23 @@ impl Lane {
     /// [`Error::TooLarge`] if the lane has used up its numbers.
     pub(crate) fn next_id(&mut self, core: &Core) -> Result<SegmentId> {
         let (sequence, passed) = self.numbers.give_out().ok_or_else(|| Error::no_sequence(self.number))?;
-        let noted = self.voids.len();
         for sequence in passed {
-            self.void(core, SegmentId { lane: self.number, sequence });
+            self.void(core, SegmentId { lane: self.number, sequence })?;
         }
-        // While the lane is being opened, they are written with all others.
-        let new = self.voids.get(noted..).unwrap_or_default().to_vec();
-        self.append_marks(&new)?;
         Ok(SegmentId { lane: self.number, sequence })
     }
 
-    /// Notes that no segment has the number of `id` any more, to be written with the marks.
-    pub(crate) fn void(&mut self, core: &Core, id: SegmentId) {
+    /// Notes that no segment has the number of `id` any more. While the lane is being opened, the marks are written later.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn void(&mut self, core: &Core, id: SegmentId) -> Result<()> {
         let void = Mark::void(&core.identity.store, id);
-        if !self.voids.contains(&void) {
-            self.voids.push(void);
+        if self.voids.contains(&void) {
+            return Ok(());
         }
+        self.voids.push(void);
+        self.append_marks(&[void])
     }
 
     fn seal_last(&mut self, core: &Arc<Core>) -> Result<()> {

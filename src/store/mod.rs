@@ -35,6 +35,7 @@ pub(crate) mod read;
 pub(crate) mod reader;
 pub(crate) mod recover;
 pub(crate) mod refresh;
+pub(crate) mod repair;
 pub(crate) mod report;
 pub(crate) mod rows;
 pub(crate) mod salvage;

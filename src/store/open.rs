@@ -199,7 +199,7 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
     let mut lane = new_lane(&found, number, lock)?;
     settle_identity(&found)?;
     found.publish();
-    let mut empty = unfinished(&found, &mut lane);
+    let mut empty = unfinished(&found, &mut lane)?;
     let Found { core, listing, inventory, runs, missing, .. } = found;
     set_aside(&core, &mut lane, inventory)?;
     use_runs(&core, runs, Some(number), &mut report)?;
@@ -270,7 +270,7 @@ fn settle_identity(found: &Found) -> Result<()> {
         Recorded::Identity(..) => {}
         Recorded::Absent => identity::write(&*core.storage, core.identity, None, core.options.durability)?,
         Recorded::Damaged(error) => {
-            move_away(core, Path::new(names::IDENTITY), &error.to_string(), 0, Some(0))?;
+            move_away(core, Path::new(names::IDENTITY), &error.to_string(), (0, Some(0)), false)?;
             identity::write(&*core.storage, core.identity, None, core.options.durability)?;
         }
     }
@@ -289,10 +289,10 @@ fn settle_identity(found: &Found) -> Result<()> {
 
 /// Segments that the lane's former writer had begun to write in the place of others: they hold nothing that is not there
 /// still.
-fn unfinished(found: &Found, lane: &mut Lane) -> Vec<PathBuf> {
+fn unfinished(found: &Found, lane: &mut Lane) -> Result<Vec<PathBuf>> {
     let own: Vec<SegmentId> = found.listing.temporary.iter().filter(|id| id.lane == lane.number).copied().collect();
-    own.iter().for_each(|id| lane.void(&found.core, *id));
-    own.into_iter().map(names::temporary_segment).collect()
+    own.iter().try_for_each(|id| lane.void(&found.core, *id))?;
+    Ok(own.into_iter().map(names::temporary_segment).collect())
 }
 
 /// Moves away what is damaged, after its whole rows were saved, and what others replace; leaves what may not be read.
@@ -301,11 +301,17 @@ fn set_aside(core: &Core, lane: &mut Lane, found: Inventory) -> Result<()> {
         core.leave_damaged(&mut core.known.lock(), *id, error)?;
     }
     for segment in &found.replaced {
-        move_away(core, &names::sealed(segment.id), "another segment replaces it", segment.seal.rows, Some(0))?;
+        move_away(
+            core,
+            &names::sealed(segment.id),
+            "another segment replaces it",
+            (segment.seal.rows, Some(0)),
+            false,
+        )?;
     }
     for (id, error) in &found.damaged_replaced {
         core.known.lock().bad(*id);
-        move_away(core, &names::sealed(*id), &format!("another segment replaces it: {error}"), 0, Some(0))?;
+        move_away(core, &names::sealed(*id), &format!("another segment replaces it: {error}"), (0, Some(0)), false)?;
     }
     for (id, error) in &found.damaged {
         salvage::quarantine(core, lane, *id, &names::sealed(*id), error)?;

@@ -164,12 +164,12 @@ pub(crate) fn move_away(
     core: &Core,
     path: &Path,
     why: &str,
-    rows_saved: u64,
-    rows_lost: Option<u64>,
+    (rows_saved, rows_lost): (u64, Option<u64>),
+    acknowledged: bool,
 ) -> Result<Quarantined> {
     let storage = &*core.storage;
     let target = free_place(storage, path)?;
-    let note = Note { path: path.into(), why: why.into(), rows_saved, rows_lost, segments: None, acknowledged: false };
+    let note = Note { path: path.into(), why: why.into(), rows_saved, rows_lost, segments: None, acknowledged };
     let durability = core.options.durability;
     note.write(storage, &names::note(&target), durability)?;
     storage.rename(path, &target)?;

@@ -109,7 +109,7 @@ pub(crate) fn recover_active(
                 let path = core.storage.describe(&path);
                 report.notes.push(format!("removed {}, to which nothing was committed", path.display()));
             }
-            lane.void(core, id);
+            lane.void(core, id)?;
             empty.push(path);
             Ok(())
         }

@@ -11,8 +11,9 @@ use crate::error::{Error, Result};
 use crate::names::{self, SegmentId};
 use crate::segment::columns::Columns;
 use crate::segment::damaged;
+use crate::segment::layout::Frame;
 use crate::segment::reader::Segment;
-use crate::segment::scan::{Front, frames_in_place, read_front, rows_told};
+use crate::segment::scan::{Front, frames_in_place, read_front};
 use crate::segment::writer::SegmentWriter;
 
 /// Copies the whole rows of the damaged file at `path` to a new segment that replaces it, then moves the file to
@@ -28,47 +29,67 @@ pub(crate) fn quarantine(
     path: &Path,
     error: &Error,
 ) -> Result<Option<Arc<Segment>>> {
+    set_aside(core, lane, id, path, &error.to_string(), false)
+}
+
+/// The same, with a note that is `acknowledged` already if nothing is lost that anybody has to know of.
+///
+/// # Errors
+/// IO errors.
+pub(crate) fn set_aside(
+    core: &Core,
+    lane: &mut Lane,
+    id: SegmentId,
+    path: &Path,
+    why: &str,
+    acknowledged: bool,
+) -> Result<Option<Arc<Segment>>> {
     let (saved, rows_lost) = save_rows(core, lane, id, path)?;
     core.known.lock().bad(id);
-    lane.void(core, id);
+    lane.void(core, id)?;
     let rows_saved = saved.as_ref().map_or(0, |segment| u64::from(segment.rows()));
-    move_away(core, path, &error.to_string(), rows_saved, rows_lost)?;
+    move_away(core, path, why, (rows_saved, rows_lost), acknowledged)?;
     Ok(saved)
 }
 
-/// What a damaged file tells of itself: its front, the rows that it had, and the segments that it replaces.
+/// What a damaged file tells of itself.
 struct Remains {
     front: Option<Front>,
+    /// Of its batches, in order, from wherever one is whole: behind the batch, or in the frame table.
+    frames: Vec<Frame>,
+    /// How many rows it had.
     rows: Option<u64>,
+    /// The segments that it replaces.
     replaces: Vec<SegmentId>,
 }
 
 fn remains(core: &Core, id: SegmentId, path: &Path) -> Result<Remains> {
     let described: Arc<Path> = core.storage.describe(path).into();
-    if let Ok(segment) = Segment::open(&*core.storage, path, id) {
-        let front = Some(segment.front.clone());
-        return Ok(Remains { front, rows: Some(segment.seal.rows), replaces: segment.replaces });
-    }
     let file = core.storage.open(path, 0)?;
     let seed = segment_seed(core.identity.store.as_bytes(), id);
-    let rows = rows_told(&*file, seed, 0, file.len_bytes()?)?;
+    let mut frames = frames_in_place(&*file, seed, 0, file.len_bytes()?)?;
+    if let Ok(segment) = Segment::open(&*core.storage, path, id) {
+        frames.extend_from_slice(segment.batches()?.frames());
+        frames.sort_by_key(|frame| frame.offset);
+        frames.dedup_by_key(|frame| frame.offset);
+        let front = Some(segment.front.clone());
+        return Ok(Remains { front, frames, rows: Some(segment.seal.rows), replaces: segment.replaces });
+    }
+    let rows = frames.iter().map(|frame| frame.first_row.saturating_add(u64::from(frame.rows))).max();
     // Without its structure no row of it can be understood.
     let front = read_front(&described, &*file, id).ok();
-    Ok(Remains {
-        front: front.filter(|front| core.check_belongs(front, &described).is_ok()),
-        rows,
-        replaces: Vec::new(),
-    })
+    let front = front.filter(|front| core.check_belongs(front, &described).is_ok());
+    Ok(Remains { front, frames, rows, replaces: Vec::new() })
 }
 
 /// The rows of a file whose checksums match, with the stamps of their batches, in order.
-fn whole_rows(core: &Core, front: &Front, path: &Path) -> Result<Vec<(u64, Columns)>> {
+fn whole_rows(core: &Core, front: &Front, frames: &[Frame], path: &Path) -> Result<Vec<(u64, Columns)>> {
     let described: Arc<Path> = core.storage.describe(path).into();
     let file = core.storage.open(path, 0)?;
     let mut whole = Vec::new();
-    for frame in frames_in_place(&*file, front.seed, front.frame.end_offset(), file.len_bytes()?)? {
+    for frame in frames {
         let message = file.bytes(frame.offset, frame.message_len_bytes() as usize)?;
-        let parsed = damaged::parse(&described, &front.schema, frame, &message)?;
+        let parsed = damaged::parse(&described, &front.schema, *frame, &message)?;
         let (batch, rows) = match &parsed {
             Ok(batch) => {
                 let damaged = batch.damaged_rows();
@@ -88,9 +109,9 @@ fn whole_rows(core: &Core, front: &Front, path: &Path) -> Result<Vec<(u64, Colum
 
 /// Returns the segment with what could be saved, if anything could, and how many rows are lost, if anything tells.
 fn save_rows(core: &Core, lane: &mut Lane, id: SegmentId, path: &Path) -> Result<(Option<Arc<Segment>>, Option<u64>)> {
-    let Remains { front, rows, mut replaces } = remains(core, id, path)?;
+    let Remains { front, frames, rows, mut replaces } = remains(core, id, path)?;
     let Some(front) = front else { return Ok((None, rows)) };
-    let whole = whole_rows(core, &front, path)?;
+    let whole = whole_rows(core, &front, &frames, path)?;
     let saved: u64 = whole.iter().map(|(_, columns)| columns.rows as u64).sum();
     let rows_lost = rows.map(|rows| rows.saturating_sub(saved));
     if whole.is_empty() {

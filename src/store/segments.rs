@@ -47,6 +47,13 @@ impl Segments {
         self.len += usize::from(Arc::make_mut(group).insert(id, segment).is_none());
     }
 
+    /// Takes a segment out, if it is there. As [`Segments::insert`].
+    pub(crate) fn remove(&mut self, id: &SegmentId) {
+        if let Some(group) = self.groups.get_mut(&group(*id)) {
+            self.len -= usize::from(Arc::make_mut(group).remove(id).is_some());
+        }
+    }
+
     /// The segments, in order.
     pub(crate) fn values(&self) -> impl Iterator<Item = &Arc<Segment>> {
         self.groups.values().flat_map(|group| group.values())

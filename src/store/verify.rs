@@ -144,13 +144,17 @@ fn unread_rows(damaged: &Damaged, first_row: u64, rows: u32) -> Vec<u32> {
     numbers.filter(|(_, within)| !damaged.is_readable(*within)).map(|(row, _)| row).collect()
 }
 
-fn verify_segment(
+/// Checks every byte of a sealed segment.
+///
+/// # Errors
+/// IO errors. Damage goes into `report`.
+pub(crate) fn verify_segment(
     core: &Core,
     segment: &Segment,
     report: &mut VerifyReport,
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    let path = segment.described();
+    let (path, before) = (segment.described(), report.damage.len());
     for error in segment.check_structure() {
         report.add(path, error.to_string(), 0);
     }
@@ -185,6 +189,9 @@ fn verify_segment(
         report_unread(core, segment, lost, &segment.lost(), report);
     }
     verify_index(segment, pairs, whole, report);
+    if report.damage.len() > before {
+        segment.note_damaged();
+    }
     Ok(())
 }
 

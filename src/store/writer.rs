@@ -14,6 +14,7 @@ use super::merges::{Merges, Purpose};
 use super::options::Options;
 use super::pending::Queue;
 use super::reader::Reader;
+use super::repair::repair;
 use super::report::OpenReport;
 use super::worker::{Schemas, Shared, merge_at_close};
 use crate::buffers::Buffers;
@@ -404,8 +405,13 @@ impl Inner {
         let Some(mut lane) = shared.lane.lock().take() else { return Ok(()) };
         lane.seal_all(&shared.core).map_err(|error| lane.first_failure(&shared.core, error))?;
         lane.check_in_place(&shared.core)?;
-        if let Some(purpose) = merge_at_close(&shared.core) {
+        let repaired = repair(&shared.core, &mut lane)?;
+        if let Some(purpose) = repaired.then_some(Purpose::One).or_else(|| merge_at_close(&shared.core)) {
             shared.merge(purpose)?;
+        }
+        // What the merge found.
+        if repair(&shared.core, &mut lane)? {
+            shared.merge(Purpose::One)?;
         }
         shared.merge_failure()
     }
