@@ -57,6 +57,8 @@ pub(crate) struct Known {
     begun: HashMap<SegmentId, u64>,
     /// Files that are damaged, or another store's, so that they are not tried again at every miss.
     bad: HashSet<SegmentId>,
+    /// Active segments whose numbers files have that are damaged, or another store's.
+    hidden: HashSet<SegmentId>,
     /// What was left where it is although it is damaged.
     damage: Vec<Quarantined>,
     /// Files that were left where they are because they are another store's.
@@ -114,6 +116,11 @@ impl Known {
     /// Notes a file that does not check out.
     pub(crate) fn bad(&mut self, id: SegmentId) {
         self.bad.insert(id);
+    }
+
+    /// Notes an active segment that a bad file with the sealed name of its number stands before.
+    pub(crate) fn follow_hidden(&mut self, id: SegmentId) {
+        self.hidden.insert(id);
     }
 
     /// How many files do not check out.
@@ -221,7 +228,7 @@ impl Core {
                 }
                 SegmentName::Active(id)
                     if !known.own.contains(&id)
-                        && !known.bad.contains(&id)
+                        && (!known.bad.contains(&id) || known.hidden.contains(&id))
                         && !self.view.load().segments.contains_key(&id) =>
                 {
                     let followed = match self.follow(&mut known, id) {
