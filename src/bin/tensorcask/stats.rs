@@ -12,7 +12,7 @@ pub(crate) struct Arguments {
 
 /// Shows sizes, the index, and what opening found.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
-    let reader = crate::store::open(&arguments.read)?;
+    let reader = crate::store::reader(&arguments.read, output)?;
     let keys = reader.len()?;
     let stats = reader.stats()?;
     let report = reader.open_report();
