@@ -16,7 +16,10 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     let keys = reader.len()?;
     let stats = reader.stats()?;
     let report = reader.open_report();
-    let metadata = crate::metadata::load(&arguments.read.store)?;
+    let metadata = crate::metadata::load(&arguments.read.store).unwrap_or_else(|failure| {
+        output.warn(failure.message().unwrap_or_default());
+        Default::default()
+    });
     let human = || {
         let rows = [
             ("keys", format!("{keys} ({})", stats.key_kind.unwrap_or("none yet"))),

@@ -63,7 +63,8 @@ fn is_unknown(reader: &Reader, path: &Path) -> bool {
 fn list(output: &Output, path: &Path, what: &str, rows: Option<u64>, keys: &[Key]) -> Result<(), Failure> {
     let what = in_words(what);
     // The path is said, and this is the check.
-    let what = what.strip_prefix(&*path.to_string_lossy()).map_or(&*what, str::trim_start);
+    let said = format!("{} is ", path.display());
+    let what = what.strip_prefix(&said).unwrap_or(&what);
     let what = what.replace("run `tensorcask verify`, then put", "put");
     output.line(
         || match rows {

@@ -25,7 +25,9 @@ pub(crate) struct Done {
 
 /// Opens the store and puts all rows.
 pub(crate) fn run(arguments: &Arguments, plan: &Plan, output: &Output) -> Result<Done, Failure> {
-    let mut kept = metadata::load(&arguments.store)?;
+    crate::store::check_place(&arguments.store)?;
+    let has_metadata = plan.sources.iter().any(|(source, _)| !source.metadata().is_empty());
+    let mut kept = if has_metadata { metadata::load(&arguments.store)? } else { Metadata::new() };
     let store = arguments.open_store()?;
     check_store(arguments, plan, &store)?;
     let mut done = Done::default();
