@@ -114,6 +114,11 @@ impl Failure {
         self.kind as u8
     }
 
+    /// Whether the disk failed, or does not let this user do that.
+    pub(crate) fn is_of_disk(&self) -> bool {
+        self.kind == Kind::Disk
+    }
+
     /// What to say.
     pub(crate) fn message(&self) -> Option<&str> {
         self.message.as_deref()
