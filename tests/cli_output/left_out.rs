@@ -84,3 +84,20 @@ fn segments_are_named_as_their_files_are() {
     assert_eq!(output.status.code(), Some(2));
     assert!(said.contains("0000-0000000001, not 0001-0000000001") && !said.contains("SegmentId"), "{said}");
 }
+
+#[test]
+fn one_place_is_listed_once() {
+    let (_dir, m) = store(|store| store.put("a", &tensor(&[1], &[2_u8])).unwrap());
+    let segment = m.join("segments/0000-0000000001.arrow");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[100] ^= 4;
+    std::fs::write(&segment, bytes).unwrap();
+    let (found, lines, _) = json(&["verify", text(&m)]);
+    assert_eq!(
+        (found, lines.len(), &lines[0]["rows"], &lines[1]["damaged"]),
+        (2, 2, &0.into(), &1.into()),
+        "{lines:?}"
+    );
+    // It costs no rows, so there are none to put.
+    assert!(!lines[0]["what"].to_string().contains("put the affected rows"), "{lines:?}");
+}

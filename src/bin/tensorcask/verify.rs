@@ -65,7 +65,8 @@ fn list(output: &Output, path: &Path, what: &str, rows: Option<u64>, keys: &[Key
     // The path is said, and this is the check.
     let said = format!("{} is ", path.display());
     let what = what.strip_prefix(&said).unwrap_or(&what);
-    let what = what.replace("run `tensorcask verify`, then put", "put");
+    let advice = "; run `tensorcask verify`, then put the affected rows again";
+    let what = what.replace(advice, if rows == Some(0) { "" } else { "; put the affected rows again" });
     output.line(
         || match rows {
             Some(rows) => format!("{}: {what} ({rows} rows)", path.display()),
