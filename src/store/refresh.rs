@@ -133,10 +133,11 @@ impl Known {
         self.damage.push(left_in_place(error, rows_saved, rows_lost));
     }
 
-    /// Notes that `id` is a segment of another store.
+    /// Notes that `id` is a segment of another store. Nothing tells whether it is the file that is in the wrong place, or
+    /// `store.json`, so nobody knows whether rows are lost.
     pub(crate) fn leave_foreign(&mut self, id: SegmentId, error: &Error) {
         self.bad.insert(id);
-        self.foreign.push(left_in_place(error, 0, Some(0)));
+        self.foreign.push(left_in_place(error, 0, None));
     }
 
     /// Notes what has the name of a file of the store and is none.
@@ -363,7 +364,7 @@ impl Core {
         if found == id {
             Ok(())
         } else {
-            Err(Error::corrupt(path, 0, format!("it is segment {found:?}, not {id:?} as its name says")))
+            Err(Error::corrupt(path, 0, format!("it is segment {found}, not {id} as its name says")))
         }
     }
 
