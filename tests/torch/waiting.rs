@@ -389,3 +389,20 @@ fn what_others_wait_for_is_still_computed_once() {
         assert_eq!(seen.samples(), 50);
     });
 }
+
+#[test]
+fn deriving_ids_ends_too() {
+    in_time(|| {
+        let own = Handle::default();
+        let inner = Arc::clone(&own);
+        let derive = move |inputs: &Inputs| {
+            inner.get().unwrap().forward(inputs)?;
+            Ok(Ids::Int(vec![1]))
+        };
+        let module = CacheOptions::in_memory().module_id("m").ids_from(derive).wrap_fn(|x: &Tensor| x * 2).unwrap();
+        own.set(module.clone()).unwrap();
+        let error = module.forward(&one(1)).unwrap_err();
+        assert!(error.to_string().contains("without end"), "{error}");
+        assert_same(&call(&module, 1).unwrap(), &one(2));
+    });
+}
