@@ -17,6 +17,9 @@ use crate::store::options::Options;
 
 const KINDS: [KeyKind; 3] = [KeyKind::Str, KeyKind::U64, KeyKind::Bytes];
 
+/// The extension of a folder that is being removed.
+const AWAY: &str = "pruned";
+
 /// An identity whose outputs are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredIdentity {
@@ -58,7 +61,7 @@ impl CacheOptions {
     /// # Errors
     /// As [`CacheOptions::identities`].
     pub fn prune_identities(&self, remove: impl FnMut(&StoredIdentity) -> bool) -> Result<Pruned> {
-        prune(self.identities()?, remove)
+        prune(&self.module_folder()?, self.identities()?, remove)
     }
 
     fn module_folder(&self) -> Result<PathBuf> {
@@ -88,7 +91,14 @@ impl CachedModule {
     /// # Errors
     /// IO errors.
     pub fn prune_identities(&self, remove: impl FnMut(&StoredIdentity) -> bool) -> Result<Pruned> {
-        prune(self.identities()?, remove)
+        let Some(module) = self.folder().and_then(|folder| folder.parent().map(Path::to_path_buf)) else {
+            return Ok(Pruned::default());
+        };
+        let pruned = prune(&module, self.identities()?, remove)?;
+        if !pruned.removed.is_empty() {
+            self.inner().opening.used.reopen();
+        }
+        Ok(pruned)
     }
 }
 
@@ -102,8 +112,7 @@ fn list(module: &Path, ours: Option<&Identity>) -> Result<Vec<StoredIdentity>> {
     for entry in entries {
         let entry = entry.map_err(|error| Error::io("list", module, error))?;
         let id = entry.file_name().to_string_lossy().into_owned();
-        let is_id = id.len() == 32 && id.bytes().all(|digit| digit.is_ascii_hexdigit());
-        if !is_id || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+        if !is_id(&id) || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
         let folder = entry.path();
@@ -132,7 +141,12 @@ fn rows(folder: &Path) -> Option<u64> {
     stores.map(len).sum()
 }
 
-fn prune(identities: Vec<StoredIdentity>, mut remove: impl FnMut(&StoredIdentity) -> bool) -> Result<Pruned> {
+fn prune(
+    module: &Path,
+    identities: Vec<StoredIdentity>,
+    mut remove: impl FnMut(&StoredIdentity) -> bool,
+) -> Result<Pruned> {
+    finish(module)?;
     let mut pruned = Pruned::default();
     let (chosen, others): (Vec<_>, Vec<_>) = identities.into_iter().partition(|identity| remove(identity));
     for identity in chosen {
@@ -148,6 +162,24 @@ fn prune(identities: Vec<StoredIdentity>, mut remove: impl FnMut(&StoredIdentity
         }
     }
     Ok(pruned)
+}
+
+fn is_id(name: &str) -> bool {
+    name.len() == 32 && name.bytes().all(|digit| digit.is_ascii_hexdigit())
+}
+
+/// Removes what an earlier call had taken away from its place when it was interrupted.
+fn finish(module: &Path) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(module) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let is_away = path.extension().is_some_and(|extension| extension == AWAY)
+            && path.file_stem().is_some_and(|stem| is_id(&stem.to_string_lossy()));
+        if is_away && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            std::fs::remove_dir_all(&path).map_err(|error| Error::io("remove", &path, error))?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes an identity's folder, or says why it stays.
@@ -180,7 +212,7 @@ fn take(folder: &Path) -> Result<Option<String>> {
             locks.push(lock);
         }
     }
-    let away = folder.with_extension("pruned");
+    let away = folder.with_extension(AWAY);
     std::fs::rename(folder, &away).map_err(|error| Error::io("rename", folder, error))?;
     std::fs::remove_dir_all(&away).map_err(|error| Error::io("remove", &away, error))?;
     Ok(None)
