@@ -328,7 +328,6 @@ fn identities_are_listed_and_pruned_without_the_layer() {
     assert_eq!(misses(&module), 0);
     // What an interrupted removal left is nobody's sibling, and the next removal finishes with it.
     module.close().unwrap();
-    drop(module);
     std::fs::rename(&ours, ours.with_extension("pruned")).unwrap();
     let other = wrap("3");
     assert!(other.why_miss(&["a"]).unwrap().elsewhere.is_empty());
