@@ -38,6 +38,7 @@
 
 #![deny(missing_docs)]
 
+pub mod identities;
 pub mod io;
 
 mod buffers;

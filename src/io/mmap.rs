@@ -52,7 +52,7 @@ fn maps_are_left() -> bool {
 ///
 /// # Errors
 /// The system's word; [`io::ErrorKind::InvalidInput`] for what is neither a file nor a folder.
-pub(super) fn open_regular(path: &Path) -> io::Result<File> {
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     let non_blocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
     let file = OpenOptions::new().read(true).custom_flags(non_blocking).open(path)?;
     let kind = file.metadata()?.file_type();

@@ -54,7 +54,7 @@ fn try_lane(storage: &dyn Storage, path: &Path) -> Result<Option<Box<dyn LockGua
 /// # Errors
 /// [`Error::Io`] of kind `TimedOut` after a minute; IO errors.
 pub(crate) fn wait_for_open_lock(storage: &dyn Storage) -> Result<Box<dyn LockGuard>> {
-    let path = Path::new(names::LANES).join("open.lock");
+    let path = Path::new(names::LANES).join(names::OPEN_LOCK);
     let start = Instant::now();
     loop {
         if let Some(lock) = storage.try_lock(&path)? {

@@ -15,7 +15,7 @@ use super::counters::{Counters, Counts};
 use super::error::invalid;
 use super::exclusive::Exclusive;
 use super::failing::OnStoreError;
-use super::fingerprint::{ENCODING, Identity};
+use super::fingerprint::ENCODING;
 use super::input::Inputs;
 use super::key::IntoIds;
 use super::module::Compute;
@@ -29,6 +29,7 @@ use super::temporary::TemporaryFolder;
 use super::used::Used;
 use super::watch::{Watched, identify};
 use crate::error::Result;
+use crate::identities::record::Identity;
 
 /// A frozen module whose outputs are computed once: a handle that is cheap to clone and may be shared by threads.
 ///

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor, nn};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -11,6 +10,7 @@ use super::error::torch;
 use super::key::Canonical;
 use super::memory::{self, Described};
 use crate::error::{Error, Result};
+use crate::identities::record::Identity;
 
 /// Some bytes of variables of up to this many elements are read at every call.
 const SMALL_ELEMENTS: usize = 4096;
@@ -238,28 +238,6 @@ impl From<&nn::VarStore> for Variables {
     }
 }
 
-/// Everything that decides whether an output of yesterday is still an output of this module.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Identity {
-    /// The version of the way in which outputs become values.
-    pub encoding: u32,
-    /// The caller's.
-    pub version: String,
-    /// What the module is beside its weights; empty if that is not looked at.
-    #[serde(default)]
-    pub structure: String,
-    /// The caller's constructor arguments.
-    pub arguments: BTreeMap<String, String>,
-    /// Instances that are not to share.
-    pub instance: String,
-    /// The dtype that wider floats are kept as, or nothing.
-    pub cache_dtype: String,
-    /// Whether `weights` counts.
-    pub weights_count: bool,
-    /// A digest a variable.
-    pub weights: BTreeMap<String, String>,
-}
-
 /// The version of the encoding that `tree` describes, and of the keys that `key` makes. In version 1 the places of
 /// arguments beside an id did not count.
 pub(super) const ENCODING: u32 = 2;
@@ -282,36 +260,5 @@ impl Identity {
             parts = pairs(parts.part(b"weights"), &self.weights);
         }
         format!("{:032x}", parts.hash())
-    }
-
-    /// How `other` differs, one line a part.
-    pub(super) fn differences(&self, other: &Self) -> Vec<String> {
-        let mut lines = Vec::new();
-        let mut plain = |what: &str, ours: &str, theirs: &str| {
-            if ours != theirs {
-                lines.push(format!("{what}: {ours:?} here, {theirs:?} there"));
-            }
-        };
-        plain("encoding", &self.encoding.to_string(), &other.encoding.to_string());
-        plain("version", &self.version, &other.version);
-        plain("instance", &self.instance, &other.instance);
-        plain("structure", &self.structure, &other.structure);
-        plain("cache_dtype", &self.cache_dtype, &other.cache_dtype);
-        let maps = [("argument", &self.arguments, &other.arguments), ("weights", &self.weights, &other.weights)];
-        for (what, ours, theirs) in maps {
-            let names: std::collections::BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
-            for name in names {
-                match (ours.get(name), theirs.get(name)) {
-                    (Some(a), Some(b)) if a != b => lines.push(format!("{what} {name}: {a} here, {b} there")),
-                    (Some(a), None) => lines.push(format!("{what} {name}: {a} here, none there")),
-                    (None, Some(b)) => lines.push(format!("{what} {name}: none here, {b} there")),
-                    _ => {}
-                }
-            }
-        }
-        if self.weights_count != other.weights_count {
-            lines.push(format!("weights count: {} here, {} there", self.weights_count, other.weights_count));
-        }
-        lines
     }
 }

@@ -13,7 +13,6 @@ use super::convert::own;
 use super::counters::{Counters, Counts, add};
 use super::error::{invalid, torch};
 use super::exclusive::{Exclusive, infer};
-use super::fingerprint::Identity;
 use super::flight::{Claimed, Flight};
 use super::gather::{Rows, empty_batch, single, value_len_bytes};
 use super::input::Inputs;
@@ -27,6 +26,7 @@ use super::tree::{Ragged, check_batch, split};
 use super::used::Room;
 use super::watch::Watched;
 use crate::error::Result;
+use crate::identities::record::Identity;
 use crate::key::Key;
 use crate::value::Value;
 

@@ -14,16 +14,19 @@ use std::sync::{Arc, LazyLock, Weak};
 use parking_lot::Mutex;
 
 use super::backend::{Source, Space};
-use super::fingerprint::Identity;
 use super::flight::Flight;
 use super::held::Held;
 use super::rank::Rank;
 use super::temporary::TemporaryFolder;
-use super::used::{ROW_BYTES, Room, Used, folder_len_bytes};
+use super::used::{ROW_BYTES, Room, Used};
 use crate::error::{Error, Result};
+use crate::identities::record::Identity;
+use crate::identities::size::folder_len_bytes;
+use crate::identities::{IN_USE, KINDS};
 use crate::io::Durability;
 use crate::io::memory::MemoryStorage;
 use crate::key::{Key, KeyKind};
+use crate::names::{self, RECORD, TIMING};
 use crate::store::options::Options;
 
 /// Where the outputs of a module are kept.
@@ -77,11 +80,6 @@ type Open = HashMap<(PathBuf, String), Weak<Spaces>>;
 /// The identities that this process has open.
 static OPEN: LazyLock<Mutex<Open>> = LazyLock::new(Mutex::default);
 
-const KINDS: [KeyKind; 3] = [KeyKind::Str, KeyKind::U64, KeyKind::Bytes];
-
-pub(super) const IDENTITY: &str = "identity.json";
-pub(super) const TIMING: &str = "timing.json";
-
 impl Spaces {
     /// Opens the stores of `identity`, or joins a handle of this process that has them open in the same way. Where
     /// the folder cannot be made and that is `forgiven`, the stores are opened later.
@@ -117,6 +115,7 @@ impl Spaces {
         let opening = &opening;
         let settings =
             format!("{read_only:?} {:?}", Opening { place: Place::Folder(folder.clone()), ..opening.clone() });
+        let _set_before = IN_USE.set(is_open);
         let mut open = OPEN.lock();
         if let Some(spaces) = open.get(&(folder.clone(), settings.clone())).and_then(Weak::upgrade) {
             drop(open);
@@ -139,7 +138,7 @@ impl Spaces {
             && let Some(folder) = &spaces.folder
         {
             // Tells when the identity was last used.
-            let touched = std::fs::File::options().write(true).open(folder.join(IDENTITY));
+            let touched = std::fs::File::options().write(true).open(folder.join(RECORD));
             let _derived = touched.and_then(|file| file.set_modified(std::time::SystemTime::now()));
         }
         Ok(spaces)
@@ -149,7 +148,7 @@ impl Spaces {
     fn record(&self) {
         let Some(folder) = self.folder.as_ref().filter(|_| self.opening.writes) else { return };
         if recorded(folder).is_none()
-            && let Err(error) = write_json(&folder.join(IDENTITY), &self.identity)
+            && let Err(error) = write_json(&folder.join(RECORD), &self.identity)
         {
             tracing::warn!(%error, "what the identity of a module is made of could not be recorded");
         }
@@ -332,7 +331,9 @@ impl Spaces {
         let mut found = Vec::new();
         for entry in list {
             let path = entry.map_err(|error| Error::io("list", module, error))?.path();
-            if path != *folder && path.is_dir() && keeps(&path, key)? {
+            // Not what is left of an identity whose removal was interrupted.
+            let is_identity = path.file_name().and_then(|name| name.to_str()).is_some_and(names::is_identity);
+            if is_identity && path != *folder && path.is_dir() && keeps(&path, key)? {
                 found.push(recorded(&path));
             }
         }
@@ -352,7 +353,7 @@ impl Drop for Spaces {
 }
 
 /// Whether this process has the identity in `folder` open.
-pub(super) fn is_open(folder: &Path) -> bool {
+fn is_open(folder: &Path) -> bool {
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
     OPEN.lock().iter().any(|((open, _), spaces)| *open == folder && spaces.strong_count() > 0)
 }
@@ -381,13 +382,13 @@ fn keeps(folder: &Path, key: &Key) -> Result<bool> {
 
 /// The identity recorded in `folder`, if there is one that can be read.
 pub(super) fn recorded(folder: &Path) -> Option<Identity> {
-    read_json(&folder.join(IDENTITY))
+    read_json(&folder.join(RECORD))
 }
 
 /// Replaces a small file whole. It is derived: a reader that finds it missing or damaged does without.
 pub(super) fn write_json(path: &Path, content: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_vec_pretty(content).map_err(|error| Error::invalid(error.to_string()))?;
-    let part = path.with_extension(format!("{}.part", uuid::Uuid::new_v4().simple()));
+    let part = names::part(path, uuid::Uuid::new_v4());
     let written = std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, path));
     written.map_err(|error| {
         let _nothing_left_behind = std::fs::remove_file(&part);

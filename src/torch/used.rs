@@ -7,6 +7,7 @@ use std::sync::{Arc, LazyLock, Weak};
 use parking_lot::Mutex;
 
 use super::space::{read_json, write_json};
+use crate::names::FULL;
 
 /// What a row takes beside its elements: its key and checksum, and its places in the index of its segment and of the
 /// store. More than most take, so that a cap is met rather early than late.
@@ -15,8 +16,6 @@ pub(super) const ROW_BYTES: u64 = 64;
 const BATCH_BYTES: u64 = 600;
 const ALIGNED_BATCH_BYTES: u64 = 32 << 10;
 const PAGE_BYTES: u64 = 4096;
-/// In the folder of an identity: the cap at which it was full, and what the files took then.
-pub(super) const FULL: &str = "full.json";
 
 /// The bytes that may be used, and those that are.
 pub(super) struct Used {
@@ -138,15 +137,4 @@ impl Usage {
         self.bytes = self.bytes.saturating_add(bytes);
         self.since = self.since.saturating_add(bytes);
     }
-}
-
-/// Bytes of all files below `folder`. What vanishes meanwhile counts nothing.
-pub(super) fn folder_len_bytes(folder: &Path) -> u64 {
-    let Ok(list) = std::fs::read_dir(folder) else { return 0 };
-    let len = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => folder_len_bytes(&entry.path()),
-        Ok(metadata) => metadata.len(),
-        Err(_) => 0,
-    };
-    list.flatten().map(len).sum()
 }

@@ -9,7 +9,7 @@ use super::backend::is_of_disk;
 use super::counters::add;
 use super::exclusive::records_gradients;
 use super::failing::OnStoreError;
-use super::fingerprint::{Identity, Variables};
+use super::fingerprint::Variables;
 use super::input::Inputs;
 use super::module::Compute;
 use super::options::Weights;
@@ -17,6 +17,7 @@ use super::output::Output;
 use super::resolve::Inner;
 use super::space::{Place, Spaces, recorded};
 use crate::error::Result;
+use crate::identities::record::Identity;
 
 /// Warnings that are kept.
 const MOST_WARNINGS: usize = 100;

@@ -4,10 +4,10 @@ use std::fmt;
 
 use super::cache::CachedModule;
 use super::error::invalid;
-use super::fingerprint::Identity;
 use super::input::Inputs;
 use super::key::{BatchKeys, IntoIds};
 use crate::error::Result;
+use crate::identities::record::Identity;
 
 /// Where a sample is, if not where it was looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 #![cfg(feature = "cli")]
 #![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
 
+mod identities;
 mod import;
 
 use std::path::Path;
@@ -146,27 +147,4 @@ fn exit_codes_say_what_happened() {
     assert_eq!(code(&["verify", text(&m)]).0, 2);
     assert_eq!(code(&["get", text(&m), "77"]).0, 2);
     assert_eq!(code(&["get", text(&m), "78"]).0, 0);
-}
-
-#[test]
-fn identities_of_a_wrapped_module_are_listed() {
-    let dir = tempfile::tempdir().unwrap();
-    let id = "0123456789abcdef0123456789abcdef";
-    let folder = dir.path().join("encoder").join(id);
-    let store = Store::open(&folder, "u64").unwrap();
-    store.put_rows(&[1_u64, 2, 3], &[2], &[0.0_f32; 6]).unwrap();
-    store.close().unwrap();
-    let record = r#"{"version": "7", "arguments": {"depth": "12"}, "weights": {"w": "Float [2] 00"}}"#;
-    std::fs::write(folder.join("identity.json"), record).unwrap();
-    std::fs::create_dir(dir.path().join("encoder/other")).unwrap();
-    let module = dir.path().join("encoder");
-    let said = ok(&["identities", text(&module)]);
-    assert_eq!(said.lines().count(), 1);
-    assert!(said.starts_with(id) && said.contains("3 rows") && said.contains("version \"7\""), "{said}");
-    assert!(said.contains("arguments {\"depth\":\"12\"}, 1 weights"), "{said}");
-    let json: serde_json::Value =
-        serde_json::from_str(&ok(&["identities", text(&module), "--format", "json"])).unwrap();
-    assert_eq!((json["id"].as_str(), json["rows"].as_u64()), (Some(id), Some(3)));
-    assert_eq!(code(&["identities", text(dir.path())]).0, 3);
-    assert_eq!(code(&["identities", text(&dir.path().join("nothing"))]).0, 3);
 }

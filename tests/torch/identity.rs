@@ -279,7 +279,7 @@ fn identities_are_listed_and_pruned() {
     assert_eq!(module.identities().unwrap().iter().filter(|identity| identity.differences.is_empty()).count(), 1);
     let pruned = module.prune_identities(|_| true).unwrap();
     assert_eq!(pruned.removed.iter().map(|identity| &identity.id).collect::<Vec<_>>(), [&all[0].id]);
-    let mut reasons: Vec<&str> = pruned.kept.iter().map(|(_, why)| why.as_str()).collect();
+    let mut reasons: Vec<String> = pruned.kept.iter().map(|(_, why)| why.to_string()).collect();
     reasons.sort_unstable();
     assert_eq!(reasons, ["a handle of this process has it open", "notes.txt in it is no file of tensorcask"]);
     assert!(!all[0].folder.exists() && stranger.exists());
@@ -292,10 +292,46 @@ fn identities_are_listed_and_pruned() {
     let folder = module.folder().unwrap();
     module.close().unwrap();
     let writer = tensorcask::Store::open(&folder, "str").unwrap();
-    assert_eq!(options().prune_identities(|_| true).unwrap().kept[0].1, "a writer has it open");
+    assert_eq!(options().prune_identities(|_| true).unwrap().kept[0].1.to_string(), "a writer has it open");
     writer.close().unwrap();
     drop(writer);
     assert_eq!(options().prune_identities(|_| true).unwrap().removed.len(), 1);
     assert_eq!(misses(&doubling_with(options().version("2")).0), 2);
     assert!(CacheOptions::in_memory().identities().is_err());
+}
+
+#[test]
+fn identities_are_listed_and_pruned_without_the_layer() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("m");
+    let wrap =
+        |version: &str| doubling_with(CacheOptions::in_folder(dir.path(), "m").disk_bytes(1 << 20).version(version)).0;
+    for version in ["1", "2"] {
+        let module = wrap(version);
+        misses(&module);
+        module.forward(&rows(0, 1, 3)).unwrap();
+        module.close().unwrap();
+    }
+    let listed = tensorcask::identities::list(&folder).unwrap();
+    assert_eq!(listed, CacheOptions::in_folder(dir.path(), "m").identities().unwrap());
+    assert!(listed.iter().all(|identity| identity.record.as_ref().unwrap().contains("\"version\"")), "{listed:?}");
+    // A handle of this process has one open, though none of its stores.
+    let module = wrap("1");
+    let ours = module.folder().unwrap();
+    for dry_run in [true, false] {
+        let pruned = tensorcask::identities::prune(&folder, dry_run, |_| true).unwrap();
+        assert_eq!((pruned.removed.len(), pruned.kept.len()), (1, 1));
+        assert_eq!(pruned.kept[0].1.to_string(), "a handle of this process has it open");
+        assert_eq!(pruned.freed_bytes(), listed.iter().find(|identity| !ours.ends_with(&identity.id)).unwrap().bytes);
+        assert_eq!(listed.iter().filter(|identity| identity.folder.exists()).count(), if dry_run { 2 } else { 1 });
+    }
+    assert_eq!(misses(&module), 0);
+    // What an interrupted removal left is nobody's sibling, and the next removal finishes with it.
+    module.close().unwrap();
+    std::fs::rename(&ours, ours.with_extension("pruned")).unwrap();
+    let other = wrap("3");
+    assert!(other.why_miss(&["a"]).unwrap().elsewhere.is_empty());
+    assert_eq!(tensorcask::identities::interrupted(&folder).unwrap().len(), 1);
+    assert_eq!(other.prune_identities(|_| false).unwrap().removed.len(), 1);
+    assert_eq!((other.identities().unwrap().len(), std::fs::read_dir(&folder).unwrap().count()), (1, 1));
 }

@@ -82,6 +82,11 @@ impl Failure {
         Self { kind: Kind::Input, message: Some(message) }
     }
 
+    /// The store or the disk failed.
+    pub(crate) fn disk(message: String) -> Self {
+        Self { kind: Kind::Disk, message: Some(message) }
+    }
+
     /// Reading or writing `what`, which the caller named, failed.
     pub(crate) fn io(what: &Path, error: &std::io::Error) -> Self {
         Self { kind: Kind::of_named_file(error.kind()), message: Some(format!("{}: {error}", what.display())) }

@@ -55,7 +55,7 @@ enum Command {
     Verify(verify::Arguments),
     /// Brings the index and the sealed rows into memory.
     Warm(warm::Arguments),
-    /// Lists the weights and versions of a wrapped module whose outputs are kept.
+    /// Lists the weights and versions of a wrapped module whose outputs are kept, or removes some.
     Identities(identities::Arguments),
     /// Puts the rows or tensors of .npy, .npz, .safetensors, Arrow and Parquet files.
     Import(import::Arguments),

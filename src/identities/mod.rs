@@ -1,0 +1,225 @@
+//! The identities of a wrapped module: the folders of outputs that its former and present weights, versions and
+//! configurations left, `<cache dir>/<module id>/<identity>`. The torch layer makes them; it is not needed here.
+//!
+//! ```
+//! # fn main() -> tensorcask::Result<()> {
+//! # let cache_dir = tempfile::tempdir().unwrap();
+//! # let cache_dir = cache_dir.path();
+//! use tensorcask::identities;
+//!
+//! let module = cache_dir.join("vit-b16");
+//! let latest = identities::list(&module)?.into_iter().next().map(|identity| identity.id);
+//!
+//! // Remove all but the one that was used last; first look what that would be.
+//! for dry_run in [true, false] {
+//!     let pruned = identities::prune(&module, dry_run, |identity| latest.as_ref() != Some(&identity.id))?;
+//!     println!("{} identities, {} bytes", pruned.removed.len(), pruned.freed_bytes());
+//!     pruned.kept.iter().for_each(|(identity, why)| println!("{} stays: {why}", identity.id));
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub(crate) mod record;
+mod remove;
+pub(crate) mod size;
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+use self::record::Identity;
+use self::remove::{Contents, finish, take};
+use crate::error::{Error, Result};
+use crate::key::KeyKind;
+use crate::names;
+use crate::store::options::Options;
+
+pub(crate) const KINDS: [KeyKind; 3] = [KeyKind::Str, KeyKind::U64, KeyKind::Bytes];
+
+/// Whether a handle of the torch layer in this process has the identity in this folder open, though its stores may not be.
+pub(crate) static IN_USE: OnceLock<fn(&Path) -> bool> = OnceLock::new();
+
+/// An identity whose outputs are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoredIdentity {
+    /// 32 hexadecimal digits: the name of its folder.
+    pub id: String,
+    /// Its folder: `<id>`, or `<id>.pruned` if its removal was interrupted.
+    pub folder: PathBuf,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// Outputs that are kept; `None` if a store of it cannot be read.
+    pub rows: Option<u64>,
+    /// When it was last opened for writing, or written to. Reading leaves no trace.
+    pub last_used: Option<SystemTime>,
+    /// How it differs, one line a part: from the module that was asked, or else from the identity that was used last.
+    pub differences: Vec<String>,
+    /// What it is made of: the JSON text of its `identity.json`; `None` if that cannot be read.
+    pub record: Option<String>,
+}
+
+/// What pruning did, or in a dry run would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pruned {
+    /// Identities whose folders were removed, and what an interrupted removal had left.
+    pub removed: Vec<StoredIdentity>,
+    /// Identities that were to be removed but stay, each with the reason.
+    pub kept: Vec<(StoredIdentity, Stays)>,
+}
+
+impl Pruned {
+    /// Bytes of the files that were removed.
+    #[must_use]
+    pub fn freed_bytes(&self) -> u64 {
+        self.removed.iter().map(|identity| identity.bytes).sum()
+    }
+}
+
+/// Why an identity stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stays {
+    /// Something has it open: a writer of any process, or a handle of this one.
+    Open(String),
+    /// It holds something that neither a store nor the torch layer made, or that a store has set aside.
+    Foreign(String),
+    /// The file system failed. What is left of the identity is in `<id>.pruned` if its removal had begun.
+    Failed(String),
+}
+
+impl std::fmt::Display for Stays {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Open(why) | Self::Foreign(why) | Self::Failed(why)) = self;
+        f.write_str(why)
+    }
+}
+
+/// The identities in the folder of a module, `<cache dir>/<module id>`, the last used one first. A folder that is not
+/// there has none.
+///
+/// # Errors
+/// IO errors.
+pub fn list(module_folder: impl AsRef<Path>) -> Result<Vec<StoredIdentity>> {
+    list_beside(module_folder.as_ref(), None)
+}
+
+/// What removals that were interrupted have left in the folder of a module: it still takes room, and the next
+/// [`prune`] finishes with it.
+///
+/// # Errors
+/// IO errors.
+pub fn interrupted(module_folder: impl AsRef<Path>) -> Result<Vec<StoredIdentity>> {
+    let found = folders(module_folder.as_ref(), names::parse_pruned)?;
+    Ok(found.into_iter().map(|(id, folder)| look(id, folder, false)).collect())
+}
+
+/// Removes the identities in the folder of a module that `remove` chooses, and finishes removals that were interrupted;
+/// with `dry_run`, only says what it would do.
+///
+/// An identity stays if a writer of any process or a handle of this one has it open, or if anything in its folder is not
+/// a file of the names that a store and the torch layer make; files in the quarantine of its stores count as such. What
+/// stays for these reasons stays whole. No other process may read what is removed.
+///
+/// # Errors
+/// IO errors of listing; those of a removal are in [`Pruned::kept`].
+pub fn prune(
+    module_folder: impl AsRef<Path>,
+    dry_run: bool,
+    remove: impl FnMut(&StoredIdentity) -> bool,
+) -> Result<Pruned> {
+    let module = module_folder.as_ref();
+    prune_listed(module, list(module)?, dry_run, remove)
+}
+
+/// [`list`], with the differences from `ours`.
+pub(crate) fn list_beside(module: &Path, ours: Option<&Identity>) -> Result<Vec<StoredIdentity>> {
+    let mut found: Vec<StoredIdentity> = folders(module, |name| names::is_identity(name).then_some(name))?
+        .into_iter()
+        .map(|(id, folder)| look(id, folder, true))
+        .collect();
+    found.sort_by(|a, b| b.last_used.cmp(&a.last_used).then_with(|| a.id.cmp(&b.id)));
+    let parsed = |identity: &StoredIdentity| serde_json::from_str::<Identity>(identity.record.as_deref()?).ok();
+    let latest = found.iter().find_map(parsed);
+    let compared = ours.or(latest.as_ref());
+    for identity in &mut found {
+        identity.differences = match (compared, parsed(identity)) {
+            (Some(compared), Some(record)) => compared.differences(&record),
+            _ => vec!["what it is made of is not recorded".to_owned()],
+        };
+    }
+    Ok(found)
+}
+
+/// [`prune`], of what was listed.
+pub(crate) fn prune_listed(
+    module: &Path,
+    identities: Vec<StoredIdentity>,
+    dry_run: bool,
+    mut remove: impl FnMut(&StoredIdentity) -> bool,
+) -> Result<Pruned> {
+    let mut pruned = Pruned::default();
+    let mut sort = |mut identity: StoredIdentity, taken: std::result::Result<Contents, Stays>| match taken {
+        Ok(contents) => {
+            identity.bytes = contents.len_bytes;
+            pruned.removed.push(identity);
+        }
+        Err(why) => pruned.kept.push((identity, why)),
+    };
+    for left in interrupted(module)? {
+        let taken = finish(&left.folder, dry_run);
+        sort(left, taken);
+    }
+    let (chosen, others): (Vec<_>, Vec<_>) = identities.into_iter().partition(|identity| remove(identity));
+    for identity in chosen {
+        let taken = take(&identity, dry_run);
+        sort(identity, taken);
+    }
+    if !dry_run && !pruned.removed.is_empty() {
+        // There is room again: no identity is full any more.
+        for other in others.iter().chain(pruned.kept.iter().map(|(identity, _)| identity)) {
+            let full = other.folder.join(names::FULL);
+            if std::fs::symlink_metadata(&full).is_ok_and(|found| found.is_file()) {
+                let _derived = std::fs::remove_file(full);
+            }
+        }
+    }
+    Ok(pruned)
+}
+
+/// The folders in that of a module whose names `id_of` knows, with their identities. Links are none.
+fn folders(module: &Path, id_of: impl Fn(&str) -> Option<&str>) -> Result<Vec<(String, PathBuf)>> {
+    let fail = |error| Error::io("list", module, error);
+    let entries = match std::fs::read_dir(module) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(fail(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(fail)?;
+        let name = entry.file_name();
+        if let Some(id) = name.to_str().and_then(&id_of)
+            && entry.file_type().is_ok_and(|kind| kind.is_dir())
+        {
+            found.push((id.to_owned(), entry.path()));
+        }
+    }
+    Ok(found)
+}
+
+fn look(id: String, folder: PathBuf, is_whole: bool) -> StoredIdentity {
+    let (bytes, last_used) = size::measure(&folder);
+    let rows = if is_whole { rows(&folder) } else { None };
+    let record = std::fs::read_to_string(folder.join(names::RECORD)).ok();
+    let record = record.filter(|text| serde_json::from_str::<serde_json::Value>(text).is_ok());
+    StoredIdentity { id, folder, bytes, rows, last_used, differences: Vec::new(), record }
+}
+
+fn rows(folder: &Path) -> Option<u64> {
+    let stores = KINDS.into_iter().filter(|kind| folder.join(kind.name()).is_dir());
+    let len = |kind: KeyKind| Options::new().open_reader(folder, kind.name()).and_then(|reader| reader.len()).ok();
+    stores.map(len).sum()
+}

@@ -1,0 +1,165 @@
+//! Removes an identity's folder: looks through it, locks its stores, renames it, looks again, and only then removes what
+//! it has seen, file by file.
+
+use std::fs::{File, FileType, TryLockError};
+use std::path::{Path, PathBuf};
+
+use super::{IN_USE, KINDS, Stays, StoredIdentity};
+use crate::error::Error;
+use crate::io::mmap::open_regular;
+use crate::names;
+
+type Taken<T> = std::result::Result<T, Stays>;
+
+/// What a folder holds, all of which is ours.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    files: Vec<PathBuf>,
+    /// Those that hold others first.
+    folders: Vec<PathBuf>,
+    pub len_bytes: u64,
+}
+
+/// Locks of the writers of an identity's stores, with their paths in its folder.
+type Locks = Vec<(PathBuf, File)>;
+
+/// Removes an identity; with `dry_run`, looks whether it could be.
+pub(super) fn take(identity: &StoredIdentity, dry_run: bool) -> Taken<Contents> {
+    let folder = &identity.folder;
+    if IN_USE.get().is_some_and(|in_use| in_use(folder)) {
+        return Err(Stays::Open("a handle of this process has it open".to_owned()));
+    }
+    let contents = look_through(folder)?;
+    let is_stamped =
+        |path: &Path| path == Path::new(names::RECORD) || KINDS.iter().any(|kind| path.starts_with(kind.name()));
+    if !contents.files.iter().any(|path| is_stamped(path)) {
+        return Err(Stays::Foreign("nothing in it tells that the torch layer made it".to_owned()));
+    }
+    let mut locks = lock(folder, &contents, &[])?;
+    let away = folder.with_file_name(names::pruned(&identity.id));
+    if std::fs::symlink_metadata(&away).is_ok() && !(dry_run && look_through(&away).is_ok()) {
+        return Err(Stays::Failed(format!("{} is in the way: move it away", away.display())));
+    }
+    if dry_run {
+        return Ok(contents);
+    }
+    std::fs::rename(folder, &away).map_err(failed("rename", folder))?;
+    // From here on no writer finds it. One that came in between is seen now.
+    let again = look_through(&away).and_then(|contents| {
+        locks.extend(lock(&away, &contents, &locks)?);
+        Ok(contents)
+    });
+    match again {
+        Ok(contents) => remove(&away, contents),
+        Err(why) => match std::fs::rename(&away, folder) {
+            Ok(()) => Err(why),
+            Err(error) => Err(Stays::Failed(format!("{why}; it is left at {}: {error}", away.display()))),
+        },
+    }
+}
+
+/// Finishes the removal of what is left in `folder`; with `dry_run`, looks whether that could be done.
+pub(super) fn finish(folder: &Path, dry_run: bool) -> Taken<Contents> {
+    let contents = look_through(folder)?;
+    let _locks = lock(folder, &contents, &[])?;
+    if dry_run { Ok(contents) } else { remove(folder, contents) }
+}
+
+/// Removes what was seen in `folder`, and nothing else: a folder with something new in it stays.
+fn remove(folder: &Path, contents: Contents) -> Taken<Contents> {
+    let is_there = |error: &std::io::Error| error.kind() != std::io::ErrorKind::NotFound;
+    // What tells what the folder is goes last.
+    let (last, first): (Vec<_>, Vec<_>) = contents.files.iter().partition(|path| **path == Path::new(names::RECORD));
+    for path in first.into_iter().chain(last) {
+        let path = folder.join(path);
+        std::fs::remove_file(&path)
+            .or_else(|e| if is_there(&e) { Err(e) } else { Ok(()) })
+            .map_err(failed("remove", &path))?;
+    }
+    for path in contents.folders.iter().rev().map(|path| folder.join(path)).chain([folder.to_path_buf()]) {
+        std::fs::remove_dir(&path)
+            .or_else(|e| if is_there(&e) { Err(e) } else { Ok(()) })
+            .map_err(failed("remove", &path))?;
+    }
+    Ok(contents)
+}
+
+fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(std::io::Error) -> Stays + use<'a> {
+    move |error| Stays::Failed(Error::io(action, path, error).to_string())
+}
+
+/// The names in `folder`, in order, with what they are themselves.
+fn entries(folder: &Path) -> Taken<Vec<(String, FileType, u64)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(failed("list", folder))? {
+        let entry = entry.map_err(failed("list", folder))?;
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed("look at", &entry.path())(error)),
+        };
+        // A name that is not UTF-8 is none of ours; the lossy form says so.
+        found.push((entry.file_name().to_string_lossy().into_owned(), metadata.file_type(), metadata.len()));
+    }
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(found)
+}
+
+/// Looks at everything in the folder of an identity.
+fn look_through(folder: &Path) -> Taken<Contents> {
+    let mut contents = Contents::default();
+    contents.add(folder, Path::new(""), names::is_file_of_identity, &KINDS.map(|kind| kind.name()))?;
+    for store in contents.folders.clone() {
+        contents.add(folder, &store, |name| names::is_file_of_store("", name), &names::FOLDERS)?;
+    }
+    let within: Vec<PathBuf> = contents.folders.iter().filter(|path| path.components().count() == 2).cloned().collect();
+    for path in within {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        contents.add(folder, &path, |file| names::is_file_of_store(&name, file), &[])?;
+    }
+    Ok(contents)
+}
+
+impl Contents {
+    /// Adds what is in the folder `within`, which may hold files that `is_file` knows and `folders`.
+    fn add(&mut self, root: &Path, within: &Path, is_file: impl Fn(&str) -> bool, folders: &[&str]) -> Taken<()> {
+        for (name, kind, len_bytes) in entries(&root.join(within))? {
+            let path = within.join(&name);
+            if kind.is_dir() && folders.contains(&name.as_str()) {
+                self.folders.push(path);
+            } else if kind.is_file() && is_file(&name) {
+                self.files.push(path);
+                self.len_bytes += len_bytes;
+            } else if within.ends_with(names::QUARANTINE) {
+                return Err(Stays::Foreign(format!(
+                    "{} was set aside by the store: look at it, and remove it or move it away first",
+                    path.display()
+                )));
+            } else {
+                return Err(Stays::Foreign(format!("{} in it is no file of tensorcask", path.display())));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes the locks of all stores in `folder` beside those that are `held`: first that of opening, so that no writer begins,
+/// then those of the lanes.
+fn lock(folder: &Path, contents: &Contents, held: &[(PathBuf, File)]) -> Taken<Locks> {
+    let is_opening = |path: &Path| path.file_name().is_some_and(|name| name == names::OPEN_LOCK);
+    let is_lock = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "lock");
+    let mut paths: Vec<&PathBuf> = contents.files.iter().filter(is_lock).collect();
+    paths.retain(|path| held.iter().all(|(taken, _)| taken != *path));
+    paths.sort_by_key(|path| !is_opening(path));
+    let mut locks = Vec::with_capacity(paths.len());
+    for path in paths {
+        let full = folder.join(path);
+        let file = open_regular(&full).map_err(failed("open the lock file", &full))?;
+        match file.try_lock() {
+            Ok(()) => locks.push((path.clone(), file)),
+            Err(TryLockError::WouldBlock) => return Err(Stays::Open("a writer has it open".to_owned())),
+            Err(TryLockError::Error(error)) => return Err(failed("lock", &full)(error)),
+        }
+    }
+    Ok(locks)
+}
