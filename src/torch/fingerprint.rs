@@ -1,6 +1,8 @@
 //! What tells one module from another: its weights, its arguments, its version.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tch::{Kind, Tensor, nn};
 use xxhash_rust::xxh3::xxh3_128;
@@ -17,7 +19,27 @@ const SMALL_ELEMENTS: usize = 4096;
 
 /// The named variables of a module: weights and buffers.
 #[derive(Debug, Default)]
-pub struct Variables(Vec<(String, Tensor)>, Vec<Described>);
+pub struct Variables(Vec<(String, Tensor)>, Vec<Described>, Turn);
+
+/// Of more variables than this, as many are looked at thoroughly in a call, in turn.
+const THOROUGH: usize = 64;
+
+/// Which variables a call looks at thoroughly.
+#[derive(Debug, Default)]
+struct Turn(AtomicUsize);
+
+impl Turn {
+    /// The positions of `variables` whose turn it is.
+    fn now(&self, variables: usize) -> Range<usize> {
+        let turns = variables.div_ceil(THOROUGH).max(1);
+        let start = self.0.load(Ordering::Relaxed) % turns * THOROUGH;
+        start..start + THOROUGH
+    }
+
+    fn passes(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 impl Variables {
     /// Of a module that has none, or whose variables are not to be looked at.
@@ -94,6 +116,17 @@ impl Variables {
         self.0.is_empty()
     }
 
+    /// Refuses variables that an optimizer could change. Of many, some are looked at, in turn: who makes one of them
+    /// trainable makes most of them so.
+    ///
+    /// # Errors
+    /// [`Error::Trainable`].
+    pub(super) fn check_some_frozen(&self) -> Result<()> {
+        let turn = self.2.now(self.0.len());
+        let now = self.0.get(turn.start..turn.end.min(self.0.len())).unwrap_or_default();
+        if now.iter().any(|(_, tensor)| memory::requires_grad(tensor)) { self.check_frozen() } else { Ok(()) }
+    }
+
     /// Refuses variables that an optimizer could change.
     ///
     /// # Errors
@@ -108,11 +141,16 @@ impl Variables {
 
     /// A cheap sign of change. libtorch counts the writes to a tensor, and one that was exchanged lies elsewhere (see
     /// [`Variables::pins`]); the running statistics of a batch normalisation are written without being counted, but they
-    /// are small, and some bytes of small variables on the CPU are read.
+    /// are small, and some bytes of small variables on the CPU are read. Shapes and strides, which nothing changes without
+    /// a write or another address but a `resize_` to fewer elements, are looked at in turn where there are many variables.
     pub(super) fn sign(&self) -> u64 {
         let mut room = Vec::new();
-        self.iter().zip(&self.1).fold(0_u64, |sign, ((_, tensor), known)| {
-            (sign.rotate_left(5) ^ memory::look(tensor, known, &mut room)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        let turn = self.2.now(self.0.len());
+        self.2.passes();
+        let looks = self.iter().zip(&self.1).enumerate();
+        looks.fold(0_u64, |sign, (position, ((_, tensor), known))| {
+            let look = memory::look(tensor, known, turn.contains(&position), &mut room);
+            (sign.rotate_left(5) ^ look).wrapping_mul(0x9E37_79B9_7F4A_7C15)
         })
     }
 
@@ -220,7 +258,7 @@ impl Format {
 impl From<Vec<(String, Tensor)>> for Variables {
     fn from(mut variables: Vec<(String, Tensor)>) -> Self {
         variables.sort_by(|a, b| a.0.cmp(&b.0));
-        let mut variables = Self(variables, Vec::new());
+        let mut variables = Self(variables, Vec::new(), Turn::default());
         variables.describe();
         variables
     }

@@ -3,7 +3,7 @@
 
 use tch::{Device, Tensor};
 use torch_sys::c_generated::atg__version;
-use torch_sys::{at_data_ptr, at_dim, at_requires_grad, at_scalar_type, at_shape, at_stride};
+use torch_sys::{C_tensor, at_data_ptr, at_dim, at_requires_grad, at_scalar_type, at_shape, at_stride};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::{invalid, torch};
@@ -126,9 +126,15 @@ pub(super) fn requires_grad(tensor: &Tensor) -> bool {
 /// normalisation writes its statistics, all of them, without being counted.
 ///
 /// This runs for every variable at every call of a module. The methods of `tch` look for an error after each call into
-/// libtorch and allocate for sizes and for strides. `room` is used again.
-pub(super) fn look(tensor: &Tensor, known: &Described, room: &mut Vec<i64>) -> u64 {
+/// libtorch and allocate for sizes and for strides. `room` is used again. Kind, sizes and strides of a dense tensor are
+/// looked at if it is to be `thorough`.
+pub(super) fn look(tensor: &Tensor, known: &Described, thorough: bool, room: &mut Vec<i64>) -> u64 {
     let raw = tensor.as_ptr().cast_mut();
+    if known.dense && !thorough {
+        // SAFETY: the borrow keeps the tensor alive, and this call only reads what describes it.
+        let address = unsafe { at_data_ptr(raw).cast::<u8>().cast_const() };
+        return if address.addr() == known.address { look_at_bytes(raw, known, address) } else { changed(tensor) };
+    }
     // SAFETY: the borrow keeps the tensor alive, and these calls only read what describes it.
     let (kind, dims) = unsafe { (at_scalar_type(raw), at_dim(raw)) };
     let numbers = if known.dense { dims.checked_mul(2) } else { Some(dims) };
@@ -151,13 +157,18 @@ pub(super) fn look(tensor: &Tensor, known: &Described, room: &mut Vec<i64>) -> u
     if *room != known.dims || address.addr() != known.address {
         return changed(tensor);
     }
-    // SAFETY: as above.
+    look_at_bytes(raw, known, address)
+}
+
+/// The count of writes, and some bytes, of a tensor that lies at the `address` that is known of it.
+fn look_at_bytes(raw: *mut C_tensor, known: &Described, address: *const u8) -> u64 {
+    // SAFETY: the tensor is one that `look` borrows, and this call only reads its count.
     let version = if known.counted { unsafe { atg__version(raw) }.cast_unsigned() } else { 0 };
     if known.readable == 0 {
         return version;
     }
-    // SAFETY: address, kind, sizes and strides are those of a block of so many readable bytes on the CPU, which the tensor
-    // keeps alive. As to writes meanwhile, see `bytes`.
+    // SAFETY: the address is that of a block of so many readable bytes on the CPU when the tensor was described, and
+    // `Variables::pins` keeps the storage that had it alive. As to writes meanwhile, see `bytes`.
     let bytes = unsafe { std::slice::from_raw_parts(address, known.readable) };
     version.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ if known.counted { probe(bytes) } else { xxh3_64(bytes) }
 }

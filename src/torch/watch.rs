@@ -69,7 +69,7 @@ impl Inner {
     pub(super) fn check_weights(&self) -> Result<u64> {
         let mut watched = self.weights.lock();
         if self.options.enforce_stateless {
-            watched.variables.check_frozen()?;
+            watched.variables.check_some_frozen()?;
         }
         if self.options.weights == Weights::Ignore && watched.told {
             return Ok(watched.sign);
@@ -77,6 +77,9 @@ impl Inner {
         let sign = self.sign(&watched.variables);
         if sign == watched.sign {
             return Ok(sign);
+        }
+        if self.options.enforce_stateless {
+            watched.variables.check_frozen()?;
         }
         // In this order: what changes between two of these steps shows in the next sign.
         watched.variables.describe();
