@@ -35,6 +35,13 @@ pub(crate) struct SegmentId {
     pub sequence: u64,
 }
 
+/// As in the names of its files.
+impl std::fmt::Display for SegmentId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.stem())
+    }
+}
+
 impl SegmentId {
     /// Sequence numbers stay below this one: at a thousand a second, a lane does not come to it in 8,000 years. A file that
     /// has a greater number was named by somebody else, and must not use up the numbers before it.

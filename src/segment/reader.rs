@@ -97,7 +97,7 @@ impl Segment {
         let ends: Arc<dyn ReadFile> = Arc::new(Ends::read(&file)?);
         let seal = read_seal(&described, &*ends, len_bytes)?;
         if seal.id() != id {
-            return Err(Error::corrupt(&*described, 0, format!("the seal is of {:?}, not {id:?}", seal.id())));
+            return Err(Error::corrupt(&*described, 0, format!("the seal is of segment {}, not {id}", seal.id())));
         }
         let (front, front_damage) = match read_front(&described, &*ends, id) {
             Ok(front) => (front, None),

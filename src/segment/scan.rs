@@ -84,7 +84,7 @@ pub(crate) fn read_front(path: &Path, file: &dyn ReadFile, expected: SegmentId) 
     let front = read_any_front(path, file)?;
     let id = front.header.id();
     if id != expected {
-        return Err(Error::corrupt(path, 0, format!("the file is segment {id:?}, not {expected:?} as its name says")));
+        return Err(Error::corrupt(path, 0, format!("the file is segment {id}, not {expected} as its name says")));
     }
     Ok(front)
 }
@@ -155,7 +155,7 @@ pub(crate) fn front_in_footer(path: &Path, footer: &[u8], seal: &Seal) -> Result
     let seed = segment_seed(header.store.as_bytes(), header.id());
     let metadata_len_bytes = u32::try_from(seal.schema.len_bytes).ok();
     let (true, Some(metadata_len_bytes)) = (header.id() == seal.id() && seed == seal.seed, metadata_len_bytes) else {
-        return Err(corrupt(format!("the Arrow footer is of segment {:?}, not {:?}", header.id(), seal.id())));
+        return Err(corrupt(format!("the Arrow footer is of segment {}, not {}", header.id(), seal.id())));
     };
     let frame = Frame {
         seed,

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::absent::{is_acknowledged, still};
 use super::core::Core;
 use super::locks::wait_for_open_lock;
-use super::quarantine::{self, MissingIds, told};
+use super::quarantine::{self, MissingIds, Told, told};
 use super::report::{Missing, Quarantined};
 use crate::error::{Error, Result};
 
@@ -31,12 +31,16 @@ pub(crate) fn findings(core: &Core) -> Result<Findings> {
     missing.retain(|missing| !is_acknowledged(&told, missing) && !told.missing.contains(missing));
     missing.append(&mut told.missing);
     let missing: Vec<MissingIds> = still(storage, missing)?;
-    let folder = storage.describe(Path::new(""));
-    let is_left =
-        |file: &Quarantined| file.path.strip_prefix(&folder).is_ok_and(|path| told.left_acknowledged.contains(path));
+    let in_place: Vec<Quarantined> = in_place.into_iter().filter(|file| !is_left(core, &told, file)).collect();
     let mut files = told.files;
-    files.extend(in_place.into_iter().filter(|file| !is_left(file)));
+    files.extend(in_place);
     Ok(Findings { files, missing: missing.iter().map(|missing| missing.describe(storage)).collect() })
+}
+
+/// Whether a file stays where it is with acknowledgement.
+fn is_left(core: &Core, told: &Told, file: &Quarantined) -> bool {
+    let folder = core.storage.describe(Path::new(""));
+    file.path.strip_prefix(&folder).is_ok_and(|path| told.left_acknowledged.contains(path))
 }
 
 /// Acknowledges what is known to be wrong and cannot be put right: reports are clean of it from now on. Files stay where
@@ -47,7 +51,9 @@ pub(crate) fn findings(core: &Core) -> Result<Findings> {
 pub(crate) fn acknowledge(core: &Core) -> Result<usize> {
     let _opening = wait_for_open_lock(&*core.storage)?;
     let foreign = core.known.lock().foreign().to_vec();
-    quarantine::acknowledge(core, &foreign)
+    let told = told(&*core.storage)?;
+    let new: Vec<Quarantined> = foreign.into_iter().filter(|file| !is_left(core, &told, file)).collect();
+    quarantine::acknowledge(core, &new)
 }
 
 impl Missing {

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::aside::{clear, set_aside_unless_file};
 use super::core::Core;
+use super::inventory::Loaded;
 use super::locks::wait_for_open_lock;
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
@@ -14,7 +14,6 @@ use crate::io::{Durability, Storage};
 use crate::key::{HashSeed, KeyKind};
 use crate::names::{self, SegmentId};
 use crate::segment::layout::{FORMAT_VERSION, SEEDED_VERSION};
-use crate::segment::reader::Segment;
 use crate::segment::scan::read_front;
 use crate::segment::writer::StoreIdentity;
 
@@ -101,24 +100,31 @@ pub(crate) fn read(storage: &dyn Storage) -> Result<Recorded> {
 }
 
 /// The identity of the store: what `store.json` says; without it, what most sealed segments say (of as many, the first
-/// by name), or else the first active one. `None` if there is no store.
+/// by name), or else the first active one, or the first damaged one that still says it. `None` if there is no store.
 pub(crate) fn find(
     storage: &dyn Storage,
     recorded: &Recorded,
-    segments: &[Arc<Segment>],
+    loaded: &Loaded,
     active: &[SegmentId],
 ) -> Option<StoreIdentity> {
     if let Recorded::Identity(identity, _) = recorded {
         return Some(*identity);
     }
     let mut votes: HashMap<StoreIdentity, (usize, std::cmp::Reverse<usize>)> = HashMap::new();
-    for (position, segment) in segments.iter().enumerate() {
+    for (position, segment) in loaded.segments.iter().enumerate() {
         votes.entry(StoreIdentity::of(&segment.front.header)).or_insert((0, std::cmp::Reverse(position))).0 += 1;
     }
     let most = votes.into_iter().max_by_key(|(_, votes)| *votes).map(|(identity, _)| identity);
     most.or_else(|| {
         active.iter().find_map(|&id| {
             let path = names::active(id);
+            let front = read_front(&path, &*storage.open(&path, 0).ok()?, id).ok()?;
+            Some(StoreIdentity::of(&front.header))
+        })
+    })
+    .or_else(|| {
+        loaded.damaged.iter().find_map(|&(id, _)| {
+            let path = names::sealed(id);
             let front = read_front(&path, &*storage.open(&path, 0).ok()?, id).ok()?;
             Some(StoreIdentity::of(&front.header))
         })

@@ -7,11 +7,14 @@ use std::sync::Arc;
 
 use super::core::Core;
 use super::gather::in_shares;
+use super::marks;
+use crate::checksum::segment_seed;
 use crate::error::{Error, Result};
 use crate::io::{FileKind, Storage};
 use crate::names::{self, SegmentId, SegmentName};
+use crate::segment::begun::begun_bytes;
 use crate::segment::reader::Segment;
-use crate::segment::scan::read_any_front;
+use crate::segment::scan::{read_any_front, walk};
 
 /// Names in the segments folder.
 #[derive(Debug, Default)]
@@ -104,6 +107,10 @@ pub(crate) struct Inventory {
     pub foreign: Vec<(SegmentId, Error)>,
     /// Active files of this store.
     pub active: BTreeSet<SegmentId>,
+    /// Those among them whose sealed names files have that are damaged, or another store's.
+    pub hidden: BTreeSet<SegmentId>,
+    /// Files that are called as unfinished repairs are, and are none, and what each is.
+    pub strays: Vec<(SegmentId, String)>,
 }
 
 impl Inventory {
@@ -132,7 +139,50 @@ impl Inventory {
                 Err(error) => return Err(error),
             }
         }
+        for &id in &listing.copies {
+            found.take_copy(core, id)?;
+        }
+        for &id in &listing.temporary {
+            let stray = stray(core, listing, id)?;
+            found.strays.extend(stray.map(|why| (id, why)));
+        }
         Ok(found)
+    }
+
+    /// Looks at an active file beside a sealed one of its number. A folder that is copied while its writer seals has both:
+    /// then the sealed one holds all that the active one does.
+    fn take_copy(&mut self, core: &Core, id: SegmentId) -> Result<()> {
+        match active_belongs(core, id) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error) if error.is_corrupt() => {
+                self.foreign.push((id, error));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+        let whole = self.segments.iter().chain(&self.replaced).find(|segment| segment.id == id);
+        let Some(segment) = whole else {
+            let is_bad = self.damaged.iter().chain(&self.damaged_replaced).chain(&self.foreign).any(|bad| bad.0 == id);
+            if is_bad {
+                self.active.insert(id);
+                self.hidden.insert(id);
+            }
+            return Ok(());
+        };
+        let path = names::active(id);
+        let file = match core.storage.open(&path, 0) {
+            Err(error) if error.is_not_found() || error.is_denied() => return Ok(()),
+            file => file?,
+        };
+        let frames = walk(&*file, segment.front.seed, segment.front.frame.end_offset(), 0)?.frames;
+        let sealed = segment.batches()?.frames();
+        if !sealed.starts_with(&frames) {
+            let error = "it has batches that the sealed segment of its number has not: of two copies of a store that were \
+                         both written to, each has rows of its own";
+            self.foreign.push((id, Error::corrupt(core.storage.describe(&path), 0, error)));
+        }
+        Ok(())
     }
 
     /// Whether there are segments, and all of them are another store's: then it is `store.json` that was exchanged.
@@ -147,6 +197,30 @@ impl Inventory {
         let sealed = self.segments.iter().chain(&self.replaced).map(|segment| segment.id);
         sealed.chain(self.active.iter().copied())
     }
+}
+
+/// What is called as the unfinished repair `id` is and holds more than a repair that was stopped can: its rows are those
+/// of a file that is there still, and no mark tells of it. `None` for such a repair.
+fn stray(core: &Core, listing: &Listing, id: SegmentId) -> Result<Option<String>> {
+    let path = names::temporary_segment(id);
+    let file = match core.storage.open(&path, 0) {
+        // Finished since it was listed.
+        Err(error) if error.is_not_found() || error.is_denied() => return Ok(None),
+        file => file?,
+    };
+    let seed = segment_seed(core.identity.store.as_bytes(), id);
+    let front = read_any_front(&core.storage.describe(&path), &*file);
+    let own = front.is_ok_and(|front| core.check_is(&front, id, &path).is_ok());
+    if !own && begun_bytes(&*file, seed)?.is_none() {
+        return Ok(Some("it is no segment that a repair of this store was writing".into()));
+    }
+    if marks::synced(&*core.storage, seed, id)?.is_some_and(|len_bytes| len_bytes > 0) {
+        return Ok(Some("it is a segment that was written to, under the name of an unfinished repair".into()));
+    }
+    let replaces = Segment::open(&*core.storage, &path, id).map(|segment| segment.replaces);
+    let is_there = |id: &SegmentId| listing.ids().any(|other| other == *id);
+    let whole = replaces.is_ok_and(|replaces| !replaces.last().is_some_and(is_there));
+    Ok(whole.then(|| "it is a whole segment under the name of an unfinished repair".into()))
 }
 
 /// Whether the front of an active file says that it is of this store; `false` if it cannot, or may not, be read.

@@ -401,9 +401,13 @@ impl Lane {
         if self.marks.is_none() { self.write_marks(core) } else { Ok(()) }
     }
 
-    /// Writes the lane's marks anew, without those of segments that are active no more.
+    /// Writes the lane's marks anew, without those of segments that are active no more, but for the newest.
     pub(crate) fn write_marks(&mut self, core: &Core) -> Result<()> {
-        let marks: Vec<Mark> = self.actives.iter().filter_map(Active::mark).chain(self.voids.iter().copied()).collect();
+        let newest = AllMarks::newest(&*core.storage, &core.identity.store, self.number)?;
+        let newest =
+            newest.filter(|mark| self.actives.iter().all(|active| active.writer.id().sequence != mark.sequence));
+        let marks = self.actives.iter().filter_map(Active::mark).chain(newest).chain(self.voids.iter().copied());
+        let marks: Vec<Mark> = marks.collect();
         self.marks = Some(Marks::create(&*core.storage, self.number, &marks, core.options.durability)?);
         Ok(())
     }

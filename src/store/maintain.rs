@@ -20,7 +20,7 @@ use crate::index::build::{RunBuilder, RunHeader};
 use crate::index::merge::{HashRow, merge_blocks};
 use crate::index::run::Run;
 use crate::index::run_layout::Covered;
-use crate::io::{AppendFile, Durability};
+use crate::io::{AppendFile, Durability, Storage};
 use crate::names::{self, SegmentId};
 use crate::segment::reader::Segment;
 
@@ -275,7 +275,7 @@ pub(crate) fn build_run(core: &Core, lane: u16, merges: &Merges, purpose: Purpos
     drop(file);
     let path = names::run(id);
     core.storage.rename(&temporary, &path)?;
-    let run = open_run(core, &path)?;
+    let run = open_run(&*core.storage, &path)?;
     // It is read back here, and not by the puts and gets that would come first to each of its pages.
     run.verify_all()?;
     let run = LoadedRun::new(run, Some(id), segments);
@@ -344,10 +344,10 @@ pub(crate) fn is_of_store(core: &Core, run: &Run) -> bool {
 }
 
 /// Opens the run at `path`, whole.
-pub(crate) fn open_run(core: &Core, path: &Path) -> Result<Run> {
-    let file = core.storage.open(path, 0)?;
+pub(crate) fn open_run(storage: &dyn Storage, path: &Path) -> Result<Run> {
+    let file = storage.open(path, 0)?;
     let len = usize::try_from(file.len_bytes()?).unwrap_or(usize::MAX);
-    Run::open(core.storage.describe(path), file.bytes(0, len)?)
+    Run::open(storage.describe(path), file.bytes(0, len)?)
 }
 
 /// Publishes `run` in place of `absorbed`, then drops what it covers from the delta: in this order, so that a reader

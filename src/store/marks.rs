@@ -138,6 +138,21 @@ impl AllMarks {
         found
     }
 
+    /// The mark of the newest segment of lane `lane` of `store`, behind which no number tells that it is missing.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn newest(storage: &dyn Storage, store: &uuid::Uuid, lane: u16) -> Result<Option<Mark>> {
+        let marks = match storage.open(&names::lane_marks(lane), 0) {
+            Ok(file) => decode_all(&*file)?,
+            Err(error) if error.is_not_found() || error.is_no_file() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let seed = |mark: &Mark| segment_seed(store.as_bytes(), SegmentId { lane, sequence: mark.sequence });
+        let own = marks.into_iter().filter(|mark| !mark.is_void() && mark.seed == seed(mark));
+        Ok(own.max_by_key(|mark| (mark.sequence, mark.len_bytes)))
+    }
+
     /// The void numbers that lane `lane` has noted.
     ///
     /// # Errors

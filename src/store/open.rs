@@ -18,7 +18,7 @@ use super::locks::{take_lane, wait_for_open_lock};
 use super::maintain::{is_of_store, memory_run, open_run, remembered_live, uncovered};
 use super::marks::AllMarks;
 use super::options::{Lane as LaneChoice, Options, Recovery};
-use super::quarantine::{MissingIds, move_away, note_missing};
+use super::quarantine::{MissingIds, move_away, note_missing, told};
 use super::recover::{Judged, judge, recover_active};
 use super::report::OpenReport;
 use super::salvage;
@@ -56,6 +56,14 @@ struct Runs {
 }
 
 impl Runs {
+    /// Those of the store of `core`.
+    fn of_store(mut self, core: &Core) -> Self {
+        let all = self.own.len();
+        self.own.retain(|(_, run)| is_of_store(core, run));
+        self.foreign += all - self.own.len();
+        self
+    }
+
     /// Segments that they cover, and their rows.
     fn covered(&self) -> Vec<(SegmentId, u64)> {
         let covered = self.own.iter().flat_map(|(_, run)| run.covered());
@@ -70,6 +78,8 @@ fn look(
     read_only: bool,
     invent: impl FnOnce(&Options) -> Option<StoreIdentity>,
 ) -> Result<Found> {
+    // Before the segments: what a run covers was sealed before the run was made.
+    let runs = read_runs(&*storage)?;
     let listing = list(&*storage)?;
     let loaded: Loaded = load(&*storage, &listing.sealed)?;
     let recorded = match identity::read(&*storage) {
@@ -77,7 +87,7 @@ fn look(
         Err(error) if read_only && error.is_denied() => Recorded::Damaged(error),
         recorded => recorded?,
     };
-    let identity = identity::find(&*storage, &recorded, &loaded.segments, &listing.active);
+    let identity = identity::find(&*storage, &recorded, &loaded, &listing.active);
     let identity = identity.or_else(|| invent(&options)).ok_or_else(|| {
         Error::io(
             "open the store in",
@@ -87,7 +97,7 @@ fn look(
     })?;
     let core = Core::new(storage, options, identity, read_only)?;
     let inventory = Inventory::take(&core, &listing, loaded)?;
-    let runs = read_runs(&core)?;
+    let runs = runs.of_store(&core);
     let missing = absent::missing(&core, &inventory, &listing, &runs.covered())?;
     Ok(Found { core, recorded, listing, inventory, runs, missing })
 }
@@ -109,6 +119,9 @@ impl Found {
         if let Some(error) = files.chain(fronts).next() {
             return Err(error.clone());
         }
+        if let Some((id, why)) = found.strays.first() {
+            return Err(Error::corrupt(self.core.storage.describe(&names::temporary_segment(*id)), 0, why.clone()));
+        }
         if let Some((_, name)) = self.listing.not_files.first() {
             let path = self.core.storage.describe(&Path::new(names::SEGMENTS).join(name));
             return Err(Error::corrupt(path, 0, "it is no file that a writer of this store made"));
@@ -121,8 +134,10 @@ impl Found {
     /// Active segments of `lane`, whose writer is gone, and what they turned out to be.
     fn judge(&self, lane: u16) -> Result<Vec<(SegmentId, Judged)>> {
         let foreign: HashSet<SegmentId> = self.inventory.foreign.iter().map(|(id, _)| *id).collect();
-        let own = self.listing.active.iter().filter(|id| id.lane == lane && !foreign.contains(id));
-        let judged = own.map(|id| judge(&self.core, *id).map(|judged| (*id, judged))).collect::<Result<Vec<_>>>()?;
+        let own = self.listing.active.iter().filter(|id| !foreign.contains(id)).chain(&self.inventory.hidden);
+        let own = own.filter(|id| id.lane == lane);
+        let judge = |id| judge(&self.core, id).map(|judged| (id, judged.behind(&self.core, &self.inventory, id)));
+        let judged = own.map(|id| judge(*id)).collect::<Result<Vec<_>>>()?;
         if self.core.options.recovery == Recovery::Strict
             && let Some(error) = judged.iter().find_map(|(_, judged)| judged.damage())
         {
@@ -136,6 +151,10 @@ impl Found {
         let core = &self.core;
         let mut known = core.known.lock();
         self.inventory.foreign.iter().for_each(|(id, error)| known.leave_foreign(*id, error));
+        self.inventory.hidden.iter().for_each(|id| known.follow_hidden(*id));
+        for (id, why) in &self.inventory.strays {
+            known.leave_not_file(core.storage.describe(&names::temporary_segment(*id)), why.clone());
+        }
         for segment in &self.inventory.segments {
             core.saw_stamp(segment.seal.last_stamp);
         }
@@ -188,6 +207,10 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
     let mut report = OpenReport::default();
     check_network(&*storage, &options)?;
     refuse_damage(&storage, &options)?;
+    if let Err(error @ Error::NewerFormat { .. }) = identity::read(&*storage) {
+        // Before anything is made.
+        return Err(error);
+    }
     make_folders(&*storage, &options)?;
     let (number, lock) = take_lane(&*storage, options.lane)?;
     let opening = wait_for_open_lock(&*storage)?;
@@ -201,11 +224,13 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
     found.publish();
     let mut empty = unfinished(&found, &mut lane)?;
     let Found { core, listing, inventory, runs, missing, .. } = found;
+    let hidden: Vec<SegmentId> = inventory.hidden.iter().filter(|id| id.lane == number).copied().collect();
+    note_set_aside(&core, &mut lane, &listing)?;
     set_aside(&core, &mut lane, inventory)?;
     use_runs(&core, runs, Some(number), &mut report)?;
     index_uncovered(&core, &mut report)?;
     let own: Vec<SegmentId> = listing.active.iter().filter(|id| id.lane == number).copied().collect();
-    own.into_iter().for_each(|id| core.known.lock().own(id));
+    own.into_iter().chain(hidden).for_each(|id| core.known.lock().own(id));
     for (id, judged) in judged {
         recover_active(&core, &mut lane, id, judged, (&mut report, &mut empty))?;
     }
@@ -290,9 +315,22 @@ fn settle_identity(found: &Found) -> Result<()> {
 /// Segments that the lane's former writer had begun to write in the place of others: they hold nothing that is not there
 /// still.
 fn unfinished(found: &Found, lane: &mut Lane) -> Result<Vec<PathBuf>> {
-    let own: Vec<SegmentId> = found.listing.temporary.iter().filter(|id| id.lane == lane.number).copied().collect();
+    let is_stray = |id: &SegmentId| found.inventory.strays.iter().any(|(stray, _)| stray == id);
+    let own = found.listing.temporary.iter().filter(|id| id.lane == lane.number && !is_stray(id));
+    let own: Vec<SegmentId> = own.copied().collect();
     own.iter().try_for_each(|id| lane.void(&found.core, *id))?;
     Ok(own.into_iter().map(names::temporary_segment).collect())
+}
+
+/// Notes that the numbers of files that earlier openings moved away are void: one that was stopped halfway did not.
+fn note_set_aside(core: &Core, lane: &mut Lane, listing: &Listing) -> Result<()> {
+    let there: HashSet<SegmentId> = listing.ids().collect();
+    let noted = AllMarks::read(&*core.storage)?;
+    let lanes = there.iter().map(|id| id.lane);
+    let noted: HashSet<(SegmentId, bool)> = noted.segments(&core.identity.store, lanes).into_iter().collect();
+    let moved = told(&*core.storage)?.segments.into_iter().filter(|id| !there.contains(id));
+    let mut new = moved.filter(|id| !noted.contains(&(*id, true)));
+    new.try_for_each(|id| lane.void(core, id))
 }
 
 /// Moves away what is damaged, after its whole rows were saved, and what others replace; leaves what may not be read.
@@ -367,18 +405,18 @@ fn make_folders(storage: &dyn Storage, options: &Options) -> Result<()> {
     if options.durability > Durability::Buffered { storage.sync_dir(Path::new("")) } else { Ok(()) }
 }
 
-/// Opens all runs. O(runs).
-fn read_runs(core: &Core) -> Result<Runs> {
-    let entries = match core.storage.list(Path::new(names::RUNS)) {
+/// Opens all runs, of whichever store. O(runs).
+fn read_runs(storage: &dyn Storage) -> Result<Runs> {
+    let entries = match storage.list(Path::new(names::RUNS)) {
         Ok(entries) => entries,
         Err(error) if error.is_not_found() => return Ok(Runs::default()),
         Err(error) => return Err(error),
     };
     let mut runs = Runs::default();
     for id in entries.iter().filter(|entry| entry.kind.is_file()).filter_map(|entry| names::parse_run(&entry.name)) {
-        match open_run(core, &names::run(id)) {
-            Ok(run) if is_of_store(core, &run) => runs.own.push((id, run)),
-            Ok(_) | Err(Error::NewerFormat { .. }) => runs.foreign += 1,
+        match open_run(storage, &names::run(id)) {
+            Ok(run) => runs.own.push((id, run)),
+            Err(Error::NewerFormat { .. }) => runs.foreign += 1,
             Err(Error::Corrupt { .. }) => runs.damaged.push(id),
             Err(error) if error.is_denied() => runs.unreadable.push(error),
             Err(error) if error.is_not_found() => {}

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::core::Core;
+use super::inventory::Inventory;
 use super::lane::{Active, Lane};
 use super::marks;
 use super::report::OpenReport;
@@ -28,6 +29,16 @@ pub(crate) enum Judged {
 }
 
 impl Judged {
+    /// The same, if nothing stands before segment `id`; damage, if its number was given to another file as well: then its
+    /// rows need a new one.
+    pub(crate) fn behind(self, core: &Core, found: &Inventory, id: SegmentId) -> Self {
+        if !found.hidden.contains(&id) || matches!(self, Self::Damaged(_)) {
+            return self;
+        }
+        let path = core.storage.describe(&names::active(id));
+        Self::Damaged(Error::corrupt(path, 0, "another file has the sealed name of its number"))
+    }
+
     /// The damage, if it is that.
     pub(crate) fn damage(&self) -> Option<&Error> {
         match self {

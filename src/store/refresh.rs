@@ -57,6 +57,8 @@ pub(crate) struct Known {
     begun: HashMap<SegmentId, u64>,
     /// Files that are damaged, or another store's, so that they are not tried again at every miss.
     bad: HashSet<SegmentId>,
+    /// Active segments whose numbers files have that are damaged, or another store's.
+    hidden: HashSet<SegmentId>,
     /// What was left where it is although it is damaged.
     damage: Vec<Quarantined>,
     /// Files that were left where they are because they are another store's.
@@ -116,6 +118,11 @@ impl Known {
         self.bad.insert(id);
     }
 
+    /// Notes an active segment that a bad file with the sealed name of its number stands before.
+    pub(crate) fn follow_hidden(&mut self, id: SegmentId) {
+        self.hidden.insert(id);
+    }
+
     /// How many files do not check out.
     pub(crate) fn bad_files(&self) -> usize {
         self.bad.len() + self.followed.values().filter(|followed| followed.damaged_at.is_some()).count()
@@ -126,10 +133,11 @@ impl Known {
         self.damage.push(left_in_place(error, rows_saved, rows_lost));
     }
 
-    /// Notes that `id` is a segment of another store.
+    /// Notes that `id` is a segment of another store. Nothing tells whether it is the file that is in the wrong place, or
+    /// `store.json`, so nobody knows whether rows are lost.
     pub(crate) fn leave_foreign(&mut self, id: SegmentId, error: &Error) {
         self.bad.insert(id);
-        self.foreign.push(left_in_place(error, 0, Some(0)));
+        self.foreign.push(left_in_place(error, 0, None));
     }
 
     /// Notes what has the name of a file of the store and is none.
@@ -221,7 +229,7 @@ impl Core {
                 }
                 SegmentName::Active(id)
                     if !known.own.contains(&id)
-                        && !known.bad.contains(&id)
+                        && (!known.bad.contains(&id) || known.hidden.contains(&id))
                         && !self.view.load().segments.contains_key(&id) =>
                 {
                     let followed = match self.follow(&mut known, id) {
@@ -356,7 +364,7 @@ impl Core {
         if found == id {
             Ok(())
         } else {
-            Err(Error::corrupt(path, 0, format!("it is segment {found:?}, not {id:?} as its name says")))
+            Err(Error::corrupt(path, 0, format!("it is segment {found}, not {id} as its name says")))
         }
     }
 

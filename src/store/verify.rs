@@ -1,5 +1,6 @@
 //! Reading and checking everything.
 
+use std::collections::HashSet;
 use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,6 +49,12 @@ impl VerifyReport {
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.damage.is_empty()
+    }
+
+    /// What opening found and what the check found again is one place. Damage to rows is found by the check only.
+    fn list_once(&mut self) {
+        let mut seen = HashSet::new();
+        self.damage.retain(|damage| damage.rows > 0 || seen.insert((damage.path.clone(), damage.what.clone())));
     }
 
     fn add(&mut self, path: &Path, what: impl Into<String>, rows: u64) {
@@ -103,6 +110,7 @@ pub(crate) fn verify(core: &Core, progress: &mut dyn FnMut(u64, u64)) -> Result<
             report.add(loaded.run.path(), format!("{error} (it will be built anew)"), 0);
         }
     }
+    report.list_once();
     Ok(report)
 }
 

@@ -155,14 +155,20 @@ impl Space {
         if open.is_some() {
             return Ok(open);
         }
-        let Source::Reader { cache_dir } = &self.source else {
-            return state.failure.as_ref().map_or(Ok(None), |failure| Err(failure.error.clone()));
-        };
+        let failure = state.failure.as_ref().map(|failure| failure.error.clone());
         drop(state);
+        // What a writer that cannot be opened wrote earlier is read all the same.
+        let cache_dir = match (&self.source, &failure) {
+            (Source::Reader { cache_dir }, _) | (Source::Writer { cache_dir, .. }, Some(_)) => cache_dir,
+            _ => return failure.map_or(Ok(None), Err),
+        };
         match self.options.clone().open_reader(cache_dir, self.name) {
             Ok(opened) => Ok(Some(self.state.write().reader.get_or_insert(opened).clone())),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => match failure {
+                Some(failure) => Err(failure),
+                None if error.is_not_found() => Ok(None),
+                None => Err(error),
+            },
         }
     }
 

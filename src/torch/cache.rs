@@ -24,7 +24,8 @@ use super::output::Output;
 use super::rank::Rank;
 use super::resolve::Inner;
 use super::rounding::Rounding;
-use super::space::{Opening, Place, Spaces};
+use super::space::{Opening, Place, Spaces, module_folder, resolved};
+use super::temporary::TemporaryFolder;
 use super::used::Used;
 use super::watch::{Watched, identify};
 use crate::error::Result;
@@ -81,13 +82,21 @@ impl CachedModule {
             weights: settings.weights,
         };
         let rounding = Rounding { store_as: engine.store_as, restore: engine.restore_dtype };
+        crate::names::check_module_id(&module_id)?;
+        let temporary = match &options.place {
+            Place::Temporary(parent) => Some(Arc::new(TemporaryFolder::new(parent.as_deref())?)),
+            _ => None,
+        };
+        let module = module_folder(&options.place, temporary.as_deref(), &module_id);
+        let module = module.map(|folder| resolved(&folder)).transpose()?;
         let opening = Opening {
             place: options.place.clone(),
             module_id,
             options: engine,
             rank,
             writes: !options.read_only && options.writer_rank.is_none_or(|writer| writer == rank.rank),
-            used: Arc::new(Used::new(options.cap_bytes())),
+            used: Arc::new(Used::new(options.cap_bytes(), module.as_deref())),
+            temporary,
             held: options.memory_device.map(|device| (device, options.memory_bytes)),
         };
         let variables = compute.variables()?;

@@ -159,7 +159,9 @@ impl<'a> Call<'a> {
                 Ok(Some(ids))
             }
             (None, Some(derive)) if self.inputs.has_tensors() => {
+                let nested = self.module.inner().enter()?;
                 let ids = derive(&self.inputs)?;
+                drop(nested);
                 self.check_ids(&ids)?;
                 Ok(Some(ids))
             }

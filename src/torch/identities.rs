@@ -57,6 +57,10 @@ impl CachedModule {
     pub fn prune_identities(&self, remove: impl FnMut(&StoredIdentity) -> bool) -> Result<Pruned> {
         let folder = self.folder();
         let Some(module) = folder.as_deref().and_then(Path::parent) else { return Ok(Pruned::default()) };
-        prune_listed(module, self.identities()?, false, remove)
+        let pruned = prune_listed(module, self.identities()?, false, remove)?;
+        if pruned.is_more_room() {
+            self.inner().opening.used.reopen();
+        }
+        Ok(pruned)
     }
 }

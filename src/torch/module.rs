@@ -56,7 +56,8 @@ pub trait Compute: Send {
         Ok(Variables::none())
     }
 
-    /// What it says of itself.
+    /// What it says of itself. Nothing else tells two values of this type apart that have the same variables: what its
+    /// other fields hold belongs into the arguments or the structure.
     fn settings(&self) -> Settings {
         Settings::default()
     }

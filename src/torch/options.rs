@@ -387,7 +387,7 @@ impl CacheOptions {
     /// What `module` says of its structure, if that is looked at.
     fn structure<M: fmt::Debug>(&self, module: &M, variables: &Variables) -> Structure {
         if self.check_structure {
-            Structure::of(module, variables)
+            Structure::of(module, variables, self.weights == Weights::Check)
         } else {
             Structure { text: String::new(), has_functions: false }
         }

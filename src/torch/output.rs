@@ -1,6 +1,6 @@
 //! What a wrapped module gives: a tensor, or a tree of tensors and plain values.
 
-use tch::{Device, IValue, Tensor};
+use tch::{Device, IValue, Kind, Tensor};
 
 use super::error::{invalid, torch};
 use crate::error::{Error, Result};
@@ -168,7 +168,13 @@ impl Output {
 pub(super) fn select_rows(tensor: &Tensor, positions: &[usize]) -> Result<Tensor> {
     let index: Vec<i64> = positions.iter().map(|&at| i64::try_from(at).unwrap_or(i64::MAX)).collect();
     let index = Tensor::f_from_slice(&index).and_then(|index| index.f_to_device(tensor.device()));
-    index.and_then(|index| tensor.f_index_select(0, &index)).map_err(torch("select rows of a batch"))
+    let select = |tensor: &Tensor| index.and_then(|index| tensor.f_index_select(0, &index));
+    let selected = if tensor.is_mkldnn() {
+        tensor.f_to_dense(None::<Kind>, false).and_then(|dense| select(&dense)?.f_to_mkldnn(None))
+    } else {
+        select(tensor)
+    };
+    selected.map_err(torch("select rows of a batch"))
 }
 
 /// What a wrapped function may return: an [`Output`], a tensor, a list or tuple of them, or a `Result` of those.

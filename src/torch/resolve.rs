@@ -1,6 +1,7 @@
 //! One call: looks a batch up, computes what is missing, keeps it, and puts it together.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -150,7 +151,13 @@ impl Inner {
         if let Some(known) = self.empties.lock().get(&call) {
             return Ok(Some(known.shallow_clone()));
         }
-        match self.compute(batch.sign, load, &[], &mut |output| self.rounding.empty(output)) {
+        // A module of `tch` panics where libtorch has an error.
+        let compute = || self.compute(batch.sign, load, &[], &mut |output| self.rounding.empty(output));
+        let computed = match catch_unwind(AssertUnwindSafe(compute)) {
+            Ok(computed) => computed,
+            Err(panic) => return empty_batch(batch.space)?.map_or_else(|| resume_unwind(panic), |kept| Ok(Some(kept))),
+        };
+        match computed {
             Ok(Some(output)) => {
                 let mut empties = self.empties.lock();
                 if empties.len() >= MOST_EMPTIES {

@@ -18,7 +18,7 @@ use super::flight::Flight;
 use super::held::Held;
 use super::rank::Rank;
 use super::temporary::TemporaryFolder;
-use super::used::{Room, Used};
+use super::used::{ROW_BYTES, Room, Used};
 use crate::error::{Error, Result};
 use crate::identities::IN_USE;
 use crate::identities::record::Identity;
@@ -51,6 +51,8 @@ pub(super) struct Opening {
     pub writes: bool,
     /// Shared by the identities of a module.
     pub used: Arc<Used>,
+    /// Of [`Place::Temporary`], shared by the identities as well.
+    pub temporary: Option<Arc<TemporaryFolder>>,
     pub held: Option<(tch::Device, usize)>,
 }
 
@@ -67,8 +69,10 @@ pub(super) struct Spaces {
     pub held: Option<Held>,
     /// Mean seconds a sample took, as an `f64`'s bits.
     mean_s: AtomicU64,
+    /// Rows that were put, whose index may not be written yet.
+    put_rows: AtomicU64,
     /// Last, so that the stores are closed before their folder goes.
-    _temporary: Option<TemporaryFolder>,
+    _temporary: Option<Arc<TemporaryFolder>>,
 }
 
 type Open = HashMap<(PathBuf, String), Weak<Spaces>>;
@@ -76,39 +80,39 @@ type Open = HashMap<(PathBuf, String), Weak<Spaces>>;
 /// The identities that this process has open.
 static OPEN: LazyLock<Mutex<Open>> = LazyLock::new(Mutex::default);
 
+const KINDS: [KeyKind; 3] = [KeyKind::Str, KeyKind::U64, KeyKind::Bytes];
+
 impl Spaces {
     /// Opens the stores of `identity`, or joins a handle of this process that has them open in the same way. Where
     /// the folder cannot be made and that is `forgiven`, the stores are opened later.
     pub(super) fn open(opening: &Opening, identity: &Identity, forgiven: impl Fn(&Error) -> bool) -> Result<Arc<Self>> {
         names::check_module_id(&opening.module_id)?;
-        let (base, temporary) = match &opening.place {
-            Place::Memory => return Ok(Arc::new(Self::new(opening, identity, None, None))),
-            Place::Folder(path) => (path.clone(), None),
-            Place::Temporary(parent) => {
-                let folder = TemporaryFolder::new(parent.as_deref())?;
-                (folder.path().to_path_buf(), Some(folder))
-            }
+        let Some(module) = module_folder(&opening.place, opening.temporary.as_deref(), &opening.module_id) else {
+            return Ok(Arc::new(Self::new(opening, identity, None)));
         };
-        let module = base.join(&opening.module_id);
         let folder = module.join(identity.name());
         let mut opening = opening.clone();
         let mut read_only = None;
         if opening.writes
             && let Err(error) = check_writable(&folder)
         {
+            // Not the advice of the engine, whose functions the caller may not know.
+            let what = match &error {
+                Error::Io { action, path, source } => format!("could not {action} {}: {source}", path.display()),
+                other => other.to_string(),
+            };
             let why =
-                format!("{error}: make the folder writable, or wrap the module with CacheOptions::read_only(true)");
+                format!("{what}: make the folder writable, or wrap the module with CacheOptions::read_only(true)");
             if !forgiven(&error) {
                 return Err(Error::ReadOnly { why });
             }
             opening.writes = false;
             read_only = Some(why);
         }
-        let absolute = || std::path::absolute(&folder).map_err(|error| Error::io("resolve", &folder, error));
         let folder = if opening.writes {
-            made(&folder).or_else(|error| if forgiven(&error) { absolute() } else { Err(error) })?
+            made(&folder).or_else(|error| if forgiven(&error) { resolved(&folder) } else { Err(error) })?
         } else {
-            folder.canonicalize().or_else(|_not_there_yet| absolute())?
+            resolved(&folder)?
         };
         let opening = &opening;
         let settings =
@@ -122,12 +126,15 @@ impl Spaces {
             spaces.record();
             return Ok(spaces);
         }
-        let mut spaces = Self::new(opening, identity, Some(folder.clone()), temporary);
+        let mut spaces = Self::new(opening, identity, Some(folder.clone()));
         spaces.read_only = read_only;
         let spaces = Arc::new(spaces);
         open.retain(|_, spaces| spaces.strong_count() > 0);
         open.insert((folder, settings), Arc::downgrade(&spaces));
         drop(open);
+        if let Some(folder) = spaces.folder.as_deref().filter(|_| spaces.opening.used.is_capped()) {
+            spaces.opening.used.begin(spaces.files_len_bytes(), folder);
+        }
         spaces.record();
         if spaces.opening.writes
             && let Some(folder) = &spaces.folder
@@ -149,14 +156,9 @@ impl Spaces {
         }
     }
 
-    fn new(
-        opening: &Opening,
-        identity: &Identity,
-        folder: Option<PathBuf>,
-        temporary: Option<TemporaryFolder>,
-    ) -> Self {
+    fn new(opening: &Opening, identity: &Identity, folder: Option<PathBuf>) -> Self {
         let timing = folder.as_deref().and_then(|folder| read_json::<f64>(&folder.join(TIMING)));
-        let spaces = Self {
+        Self {
             opening: opening.clone(),
             identity: identity.clone(),
             folder,
@@ -165,12 +167,9 @@ impl Spaces {
             held: opening.held.map(|(device, bytes)| Held::new(device, bytes)),
             read_only: None,
             mean_s: AtomicU64::new(timing.filter(|mean| mean.is_finite()).unwrap_or(0.0).to_bits()),
-            _temporary: temporary,
-        };
-        if let Some(folder) = spaces.folder.as_deref().filter(|_| spaces.opening.used.is_capped()) {
-            spaces.opening.used.begin(spaces.files_len_bytes(), folder);
+            put_rows: AtomicU64::new(0),
+            _temporary: opening.temporary.clone(),
         }
-        spaces
     }
 
     fn slot(&self, kind: KeyKind) -> &Mutex<Option<Arc<Space>>> {
@@ -252,7 +251,8 @@ impl Spaces {
     /// Keys in all stores.
     pub(super) fn len(&self) -> Result<u64> {
         let mut keys = 0;
-        for kind in [KeyKind::Str, KeyKind::U64, KeyKind::Bytes] {
+        for kind in KINDS {
+            self.write_neighbours(kind);
             if let Some(space) = self.existing(kind)?
                 && let Some(reader) = space.reader()?
             {
@@ -265,14 +265,25 @@ impl Spaces {
     /// Whether `rows` of `bytes` in all may be put under the cap; counts them if so.
     pub(super) fn reserve(&self, rows: usize, bytes: usize) -> Room {
         let files = || self.files_len_bytes();
-        self.opening.used.reserve(rows as u64, bytes as u64, self.folder.as_deref(), files)
+        let room = self.opening.used.reserve(rows as u64, bytes as u64, self.folder.as_deref(), files);
+        if room == Room::Granted {
+            self.put_rows.fetch_add(rows as u64, Ordering::Relaxed);
+        }
+        room
     }
 
-    /// Bytes of the files of all identities of this module, and of what waits to be written to those of this one.
+    /// Bytes of the files of all identities of this module, and of what this process has waiting to be written to them.
     fn files_len_bytes(&self) -> u64 {
-        let module = self.folder.as_deref().and_then(Path::parent);
-        let waiting: usize = self.opened().iter().map(|space| space.waiting_len_bytes()).sum();
-        module.map_or(0, folder_len_bytes) + waiting as u64
+        let Some(module) = self.folder.as_deref().and_then(Path::parent) else { return 0 };
+        let open = OPEN.lock();
+        let of_module = open.iter().filter(|((open, _), _)| open.parent() == Some(module));
+        let here: Vec<_> = of_module.filter_map(|(_, spaces)| spaces.upgrade()).collect();
+        drop(open);
+        let waiting = |spaces: &Arc<Self>| {
+            let waiting: usize = spaces.opened().iter().map(|space| space.waiting_len_bytes()).sum();
+            waiting as u64 + spaces.put_rows.load(Ordering::Relaxed) * ROW_BYTES / 2
+        };
+        folder_len_bytes(module) + here.iter().map(waiting).sum::<u64>()
     }
 
     /// Bytes that may be kept.
@@ -387,8 +398,27 @@ pub(super) fn write_json(path: &Path, content: &impl serde::Serialize) -> Result
     })
 }
 
-/// Whether the folder, or the one that it would be made in, can be written to.
+/// The folder that the identities of a module are in; `None` in memory.
+pub(super) fn module_folder(place: &Place, temporary: Option<&TemporaryFolder>, module_id: &str) -> Option<PathBuf> {
+    let base = match place {
+        Place::Folder(folder) => folder,
+        _ => temporary?.path(),
+    };
+    Some(base.join(module_id))
+}
+
+/// Whether an identity's folder can be written to, and the stores in it that are there.
 fn check_writable(folder: &Path) -> Result<()> {
+    check_access(folder)?;
+    let stores = KINDS.iter().map(|kind| folder.join(kind.name()));
+    stores
+        .flat_map(|store| [store.join("lanes"), store.join("segments"), store])
+        .filter(|part| part.exists())
+        .try_for_each(|part| check_access(&part))
+}
+
+/// Whether the folder, or the one that it would be made in, can be written to.
+fn check_access(folder: &Path) -> Result<()> {
     let there = folder.ancestors().find(|ancestor| ancestor.exists());
     let there = there.filter(|there| !there.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
@@ -405,6 +435,18 @@ fn check_writable(folder: &Path) -> Result<()> {
 fn made(folder: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
     folder.canonicalize().map_err(|error| Error::io("resolve", folder, error))
+}
+
+/// The same path, whether the folder is there yet or not: as far as it is there, without links.
+pub(super) fn resolved(folder: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(folder).map_err(|error| Error::io("resolve", folder, error))?;
+    for there in absolute.ancestors() {
+        if let Ok(canonical) = there.canonicalize() {
+            let rest = absolute.strip_prefix(there).unwrap_or(Path::new(""));
+            return Ok(if rest.as_os_str().is_empty() { canonical } else { canonical.join(rest) });
+        }
+    }
+    Ok(absolute)
 }
 
 pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {

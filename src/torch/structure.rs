@@ -24,13 +24,19 @@ pub(super) struct Structure {
 
 impl Structure {
     /// Of a module with these variables, whose values are fingerprinted by themselves.
-    pub(super) fn of<M: Debug>(module: &M, variables: &Variables) -> Self {
+    ///
+    /// Where a variable's few elements are shown, its name stands instead, so that a configuration which reads like one
+    /// of them is another configuration nevertheless. Where the values do not count (`by_name` is off), neither does
+    /// which of several variables looks like this.
+    pub(super) fn of<M: Debug>(module: &M, variables: &Variables, by_name: bool) -> Self {
         let mut shown = format!("{module:?}");
-        for (_, tensor) in variables.iter().filter(|(_, tensor)| tensor.defined() && tensor.dim() < 2) {
+        for (name, tensor) in variables.iter().filter(|(_, tensor)| tensor.defined() && tensor.dim() < 2) {
             // `tch` shows the elements of a tensor that has only a few.
             let values = format!("{tensor:?}");
             if !values.starts_with("Tensor[") {
-                shown = shown.replace(&values, &format!("Tensor[{:?}]", tensor.size()));
+                let instead =
+                    if by_name { format!("Tensor[{name:?}]") } else { format!("Tensor[{:?}]", tensor.size()) };
+                shown = shown.replace(&values, &instead);
             }
         }
         let (shown, has_functions) = without_places(&sorted(&shown));
@@ -193,7 +199,7 @@ mod tests {
 
     #[test]
     fn long_descriptions_are_cut_but_count_whole() {
-        let of = |last: u8| Structure::of(&[vec![1_u8; 5000], vec![last]], &Variables::none()).text;
+        let of = |last: u8| Structure::of(&[vec![1_u8; 5000], vec![last]], &Variables::none(), true).text;
         assert!(of(1).len() < LONGEST + 100);
         assert_ne!(of(1), of(2));
         assert_eq!(of(1), of(1));

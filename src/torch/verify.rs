@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::counters::add;
@@ -41,7 +41,9 @@ impl Inner {
         let Some(now) = now else { return Ok(()) };
         add(&self.counters.verified, chosen.len());
         let now = join(&now.iter().collect::<Vec<_>>(), Ragged::List)?;
-        let Some(what) = differs(&kept(&chosen)?, &now, verification.relative, verification.absolute)? else {
+        let Some(what) =
+            differs(&kept(&chosen)?.to_device(Device::Cpu)?, &now, verification.relative, verification.absolute)?
+        else {
             return Ok(());
         };
         let first = chosen.first().and_then(|&at| batch.keys.get(at)).map(|key| key.to_string()).unwrap_or_default();

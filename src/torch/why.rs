@@ -57,6 +57,7 @@ impl CachedModule {
     /// As [`CachedModule::why_miss`].
     pub fn why_miss_content(&self, inputs: impl Into<Inputs>) -> Result<WhyMiss> {
         let inputs = inputs.into();
+        inputs.check_dense()?;
         let keys = BatchKeys::by_content(&inputs, inputs.batch_size()?, self.inner().options.content, 0)?;
         self.why(&keys)
     }

@@ -9,6 +9,7 @@
 mod arrays;
 mod codes;
 mod columns;
+mod left_out;
 mod places;
 mod values;
 

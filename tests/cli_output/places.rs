@@ -1,12 +1,12 @@
 //! Where files go, and with which rights.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use serde_json::{Value as Json, json};
 use tensorcask::{Options, Value};
 
-use crate::{code, names, ok, store, store_with, tensor, text};
+use crate::{code, names, ok, run, store, store_with, tensor, text};
 
 #[test]
 fn a_refused_export_leaves_the_earlier_file() {
@@ -264,4 +264,105 @@ fn users_of_one_store_write_in_lanes_of_their_own() {
     // Each sees what the other wrote.
     assert_eq!(as_nobody(&program, &["ls", text(&m)]).1.lines().count(), 5);
     assert_eq!(ok(&["ls", text(&m)]).lines().count(), 5);
+}
+
+/// Runs a script of bash with the tool as `$0`.
+fn script(script: &str, arguments: &[&str]) -> Output {
+    let program = [env!("CARGO_BIN_EXE_tensorcask")];
+    Command::new("bash").arg("-c").arg(script).args(program.iter().chain(arguments)).output().unwrap()
+}
+
+#[test]
+fn a_pipe_gets_a_whole_file_or_nothing() {
+    let (dir, m) = store(|store| store.put_rows(&[1_u64, 2], &[3], &[1.0_f32; 6]).unwrap());
+    // The header of an array is known at its end.
+    let pipe = dir.path().join("a.npy");
+    let output = script(
+        "mkfifo \"$2\"; (cat \"$2\" | wc -c) & \"$0\" export \"$1\" \"$2\"; code=$?; wait; exit $code",
+        &[text(&m), text(&pipe)],
+    );
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stdout).unwrap().trim()), (Some(3), "0"), "{message}");
+    assert!(message.contains("is a pipe"), "{message}");
+    assert_eq!(names(dir.path()), ["a.npy", "m"]);
+    // What is printed beside data that goes to standard output is no part of it.
+    for (kind, format) in [("arrows", "human"), ("arrows", "json"), ("safetensors", "human"), ("arrow", "human")] {
+        let file = dir.path().join("b");
+        ok(&["export", text(&m), text(&file), "--to", kind]);
+        let output = run(&["export", text(&m), "/dev/stdout", "--to", kind, "--format", format]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(output.stdout == std::fs::read(&file).unwrap(), "{kind}");
+        assert!(String::from_utf8(output.stderr).unwrap().contains("/dev/stdout"));
+    }
+}
+
+#[test]
+fn no_target_destroys_what_is_read_or_written_with_it() {
+    let (dir, m) = store(|store| store.put_rows(&[1_u64, 2], &[3], &[1.0_f32; 6]).unwrap());
+    let segment = m.join("segments").join(&names(&m.join("segments"))[0]);
+    let before = std::fs::read(&segment).unwrap();
+    let linked = dir.path().join("linked.arrow");
+    std::os::unix::fs::symlink(&segment, &linked).unwrap();
+    for target in [&segment, &linked, &m.join("store.json"), &m.join("x.arrow"), &dir.path().join("./m/../m/y")] {
+        for arguments in [
+            &["export", text(&m), text(target), "--to", "arrow"][..],
+            &["export", text(&m), text(&dir.path().join("a.npy")), "--keys-out", text(target)],
+            &["get", text(&m), "1", "--npy", text(target)],
+        ] {
+            let (found, message) = code(arguments);
+            assert_eq!((found, message.contains("in the folder of the store")), (3, true), "{message}");
+        }
+    }
+    assert_eq!(std::fs::read(&segment).unwrap(), before);
+    // The keys and the array at one place, in two spellings.
+    let array = dir.path().join("a.npy");
+    std::os::unix::fs::symlink("a.npy", dir.path().join("keys")).unwrap();
+    for keys in ["a.npy", "./a.npy", "m/../a.npy", "keys"] {
+        let (found, message) = code(&["export", text(&m), text(&array), "--keys-out", text(&dir.path().join(keys))]);
+        assert_eq!((found, message.contains("name another")), (3, true), "{keys}: {message}");
+    }
+    assert_eq!(names(dir.path()), ["keys", "linked.arrow", "m"]);
+}
+
+/// The signal that such a limit sends would end the process before anything is said.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_limit_of_file_sizes_is_an_exit_code() {
+    let (dir, m) = store(|store| {
+        let keys: Vec<u64> = (0..3000).collect();
+        store.put_rows(&keys, &[256], &vec![1.0_f32; 3000 * 256]).unwrap();
+    });
+    for name in ["a.npy", "a.arrow", "a.arrows", "a.safetensors"] {
+        let out = dir.path().join(name);
+        std::fs::write(&out, "precious").unwrap();
+        let output = script("ulimit -f 1000; exec \"$0\" export \"$1\" \"$2\"", &[text(&m), text(&out)]);
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), message.contains(name)), (Some(4), true), "{message}");
+        assert_eq!(std::fs::read(&out).unwrap(), b"precious");
+    }
+    assert_eq!(names(dir.path()), ["a.arrow", "a.arrows", "a.npy", "a.safetensors", "m"]);
+}
+
+#[test]
+fn metadata_is_shared_as_the_store_is() {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, m) = store(|store| store.put("k", &tensor(&[1], &[1.0_f32])).unwrap());
+    let set_mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    let header = br#"{"__metadata__":{"model":"x"},"t":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}}      "#;
+    let file = dir.path().join("a.safetensors");
+    std::fs::write(&file, [&(header.len() as u64).to_le_bytes()[..], header, &[0; 8]].concat()).unwrap();
+    for (folder_mode, expected) in [(0o770, 0o660), (0o750, 0o600), (0o1770, 0o600)] {
+        set_mode(&m, folder_mode);
+        let output = script("umask 077; exec \"$0\" import \"$1\" \"$2\"", &[text(&m), text(&file)]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let metadata = m.join("metadata.json");
+        assert_eq!(std::fs::metadata(&metadata).unwrap().permissions().mode() & 0o777, expected, "{folder_mode:o}");
+        std::fs::remove_file(metadata).unwrap();
+    }
+    // One that cannot be read stops what needs it.
+    std::fs::write(m.join("metadata.json"), "{").unwrap();
+    let (found, message) = code(&["stats", text(&m)]);
+    assert_eq!((found, message.contains("warning") && message.contains("metadata.json")), (0, true), "{message}");
+    assert_eq!(code(&["import", text(&m), text(&file)]).0, 3);
+    assert_eq!(code(&["export", text(&m), text(&file)]).0, 3);
 }

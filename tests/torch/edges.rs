@@ -210,3 +210,41 @@ fn asking_why_makes_nothing() {
     assert!(two.why_miss(&[1_u64]).unwrap().elsewhere.is_empty());
     assert!(!one.folder().unwrap().join("u64").exists());
 }
+
+#[test]
+fn why_content_misses_is_not_asked_of_sparse_inputs() {
+    let (module, _) = doubling();
+    let dense = rows(1, 1, 4);
+    for sparse in [dense.to_sparse(None, None::<&[i64]>, None), dense.to_sparse_csr(None)] {
+        let error = module.why_miss_content(&sparse).unwrap_err();
+        assert!(error.to_string().contains("argument 0 is a sparse tensor"), "{error}");
+    }
+}
+
+#[test]
+fn an_empty_batch_for_a_module_that_panics_at_it() {
+    // As modules of tch do at any error of libtorch: the largest of no elements.
+    let module = wrapped(|x| Output::Tensor(x - x.max()));
+    let empty = || module.forward(&rows(0, 0, 4));
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(empty)).is_err());
+    module.forward(&rows(0, 3, 4)).unwrap();
+    assert_same(&empty().unwrap().into_tensor().unwrap(), &rows(0, 0, 4));
+}
+
+#[test]
+fn inputs_in_the_layout_of_mkldnn() {
+    let module = wrapped(|x| Output::Tensor(x.to_dense(None::<Kind>, false) * 2));
+    module.forward(&rows(0, 2, 4)).unwrap();
+    let x = rows(0, 3, 4);
+    assert_same(&module.forward(&x.to_mkldnn()).unwrap().into_tensor().unwrap(), &(&x * 2));
+    assert_eq!((module.counts().hits, module.counts().misses), (2, 3));
+}
+
+#[test]
+fn fresh_rows_of_another_handle_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || CacheOptions::in_folder(dir.path(), "m");
+    let ((one, _), (other, _)) = (doubling_with(options()), doubling_with(options().memory_bytes(1 << 20)));
+    one.forward_with_ids(&rows(0, 3, 2), &ids(0, 3)).unwrap();
+    assert_eq!((other.len().unwrap(), other.is_empty().unwrap()), (3, false));
+}

@@ -301,3 +301,158 @@ fn folders_that_cannot_be_written_are_read() {
     });
     mode(0o755);
 }
+
+/// A module of one weight, which is its factor.
+fn scaling(options: CacheOptions) -> (tensorcask::torch::CachedModule, Tensor) {
+    let mut variables = tch::nn::VarStore::new(Device::Cpu);
+    let w = variables.root().var("w", &[1], tch::nn::Init::Const(1.0));
+    variables.freeze();
+    let factor = w.shallow_clone();
+    let scale = move |inputs: &tensorcask::torch::Inputs| Ok(inputs.tensor(0)? * &factor);
+    (options.version("1").wrap_inputs_fn_with(&variables, scale).unwrap(), w)
+}
+
+#[test]
+fn a_cap_counts_the_identities_of_temporary_stores_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let cap = 200_000;
+    let options = CacheOptions::new(Place::Temporary(Some(dir.path().into()))).module_id("m").disk_bytes(cap);
+    let (module, mut w) = scaling(options);
+    let mut kept = 0;
+    for factor in 2..7_i64 {
+        tch::no_grad(|| {
+            let _filled = w.fill_(factor);
+        });
+        for at in 0..40 {
+            module.forward_with_ids(&rows(at * 10, 10, 250), ids(at as u64 * 10, 10).as_slice()).unwrap();
+        }
+        module.flush().unwrap();
+        kept += module.len().unwrap();
+    }
+    assert!((100..=200).contains(&kept), "{kept}");
+    let found = files_len_bytes(dir.path());
+    assert!(found <= cap + cap / 50 + 10_000, "{found}");
+    drop(module);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_cap_counts_all_handles_of_a_module_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let cap = 2_000_000;
+    let options = |version: usize| CacheOptions::in_folder(dir.path(), "m").version(version.to_string());
+    // One of them without a cap, whose rows leave less room to the others.
+    let caps = [Some(cap), Some(cap), None, Some(cap), Some(cap)];
+    let handles: Vec<_> =
+        caps.iter().enumerate().map(|(at, cap)| doubling_with(options(at).disk_bytes(*cap)).0).collect();
+    for at in 0..300 {
+        for (handle, cap) in handles.iter().zip(caps) {
+            if cap.is_some() || at < 100 {
+                handle.forward_with_ids(&rows(at * 10, 10, 100), ids(at as u64 * 10, 10).as_slice()).unwrap();
+            }
+        }
+    }
+    let within = |when: &str| {
+        let found = files_len_bytes(dir.path());
+        assert!(found <= cap + cap / 50 + 5000 && found >= cap * 8 / 10, "{found} bytes {when}");
+    };
+    handles.iter().for_each(|handle| handle.flush().unwrap());
+    within("after a flush");
+    drop(handles);
+    within("after closing");
+}
+
+#[test]
+fn a_handle_finds_the_room_that_it_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = |version| CacheOptions::in_folder(dir.path(), "m").version(version).disk_bytes(200_000);
+    let fill = |module: &tensorcask::torch::CachedModule| {
+        for at in 0..60 {
+            module.forward_with_ids(&rows(at * 10, 10, 100), ids(at as u64 * 10, 10).as_slice()).unwrap();
+        }
+        module.flush().unwrap();
+        module.len().unwrap()
+    };
+    let (old, _) = doubling_with(options("old"));
+    assert!(fill(&old) > 300);
+    old.close().unwrap();
+    let (new, _) = doubling_with(options("new"));
+    assert!(fill(&new) < 50);
+    assert_eq!(new.prune_identities(|identity| !identity.differences.is_empty()).unwrap().removed.len(), 1);
+    assert!(fill(&new) > 300);
+    assert!(files_len_bytes(dir.path()) < 204_000 + 5000);
+}
+
+#[test]
+fn a_folder_is_the_same_whichever_way_leads_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("real")).unwrap();
+    std::os::unix::fs::symlink(dir.path().join("real"), dir.path().join("link")).unwrap();
+    for (at, way) in ["link", "real/../real", "link/../real/."].into_iter().enumerate() {
+        let options = || CacheOptions::in_folder(dir.path().join(way).join(at.to_string()), "m");
+        // The reader is there before there is anything to read.
+        let (reader, seen) = doubling_with(options().read_only(true));
+        let (writer, _) = doubling_with(options());
+        writer.forward_with_ids(&rows(0, 3, 2), &ids(0, 3)).unwrap();
+        reader.forward_with_ids(&rows(0, 3, 2), &ids(0, 3)).unwrap();
+        assert_eq!(seen.samples(), 0, "{way}");
+    }
+}
+
+#[test]
+fn stores_that_cannot_be_written_are_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let options = || CacheOptions::in_folder(dir.path().join("cache"), "m");
+    let (module, _) = doubling_with(options());
+    module.forward_with_ids(&rows(0, 3, 2), &ids(0, 3)).unwrap();
+    let folder = module.folder().unwrap();
+    module.close().unwrap();
+    let mode = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    // The folders of the module are everybody's, what is in one store is somebody else's.
+    folder.ancestors().take(4).for_each(|folder| mode(folder, 0o777));
+    for part in ["", "lanes", "segments"] {
+        mode(&folder.join("u64").join(part), 0o555);
+    }
+    std::thread::scope(|scope| {
+        let reads = scope.spawn(|| {
+            let nobody = rustix::process::Uid::from_raw(65534);
+            if rustix::process::geteuid().is_root() {
+                rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+            }
+            let (module, seen) = doubling_with(options());
+            let output = module.forward_with_ids(&rows(0, 5, 2), &ids(0, 5)).unwrap().into_tensor().unwrap();
+            assert_same(&output, &(rows(0, 5, 2) * 2 + 1));
+            assert_eq!((seen.samples(), module.counts().hits, module.counts().not_kept), (2, 3, 2));
+            let warnings = module.warnings();
+            assert!(warnings.len() == 1 && !warnings[0].contains("Reader::open"), "{warnings:?}");
+            module.close().unwrap();
+        });
+        reads.join().unwrap();
+    });
+    for part in ["", "lanes", "segments"] {
+        mode(&folder.join("u64").join(part), 0o755);
+    }
+}
+
+#[test]
+fn pruning_that_was_interrupted_is_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = |version: &str| CacheOptions::in_folder(dir.path(), "m").version(version);
+    let keep = |version: &str| {
+        let (module, _) = doubling_with(options(version));
+        module.forward_with_ids(&rows(0, 3, 2), &ids(0, 3)).unwrap();
+        module.folder().unwrap()
+    };
+    // Cut off between the renaming and the removal, and kept again meanwhile.
+    let folder = keep("1");
+    std::fs::rename(&folder, folder.with_extension("pruned")).unwrap();
+    keep("1");
+    std::fs::create_dir(dir.path().join("m/mine.pruned")).unwrap();
+    assert_eq!(options("1").prune_identities(|_| true).unwrap().removed.len(), 1);
+    let left: Vec<_> =
+        std::fs::read_dir(dir.path().join("m")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["mine.pruned"]);
+}

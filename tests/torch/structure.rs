@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use tch::nn::{self, Module};
 use tch::{Device, Kind, Tensor};
-use tensorcask::torch::{CacheOptions, CachedModule, Compute, Inputs, Output, Settings, Variables};
+use tensorcask::torch::{CacheOptions, CachedModule, Compute, Inputs, Output, Settings, Variables, Weights};
 
 use super::{assert_same, rows};
 
@@ -184,4 +184,37 @@ fn functions_ask_for_a_version() {
     for options in [CacheOptions::in_memory(), CacheOptions::temporary()] {
         options.module_id("m").wrap_fn(|x: &Tensor| x.relu().to_kind(Kind::Float)).unwrap().forward(&images).unwrap();
     }
+}
+
+#[test]
+fn a_configuration_that_reads_like_a_variable_counts() {
+    #[derive(Debug)]
+    struct Net {
+        factors: Vec<f64>,
+        first: Tensor,
+        second: Tensor,
+    }
+    impl Module for Net {
+        fn forward(&self, x: &Tensor) -> Tensor {
+            x * self.factors[0] + &self.first - &self.second
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let wrap = |factor: f64, value: f64, weights: Weights| {
+        let mut variables = nn::VarStore::new(Device::Cpu);
+        let first = variables.root().var("first", &[1], nn::Init::Const(value));
+        let second = variables.root().var("second", &[1], nn::Init::Const(value + 1.0));
+        variables.freeze();
+        let net = Net { factors: vec![factor], first, second };
+        CacheOptions::in_folder(dir.path(), "m").weights(weights).wrap_module(net, &variables).unwrap()
+    };
+    let images = rows(0, 2, 16).reshape([2, 1, 4, 4]);
+    for round in 0..2 {
+        for factor in [1.0, 2.0, 3.0] {
+            assert_eq!(computes(&wrap(factor, 1.0, Weights::Check), &(&images * factor - 1.0)), round == 0);
+        }
+    }
+    // Values that do not count do not count here either.
+    assert!(computes(&wrap(9.0, 1.0, Weights::Ignore), &(&images * 9.0 - 1.0)));
+    assert!(!computes(&wrap(9.0, 5.0, Weights::Ignore), &(&images * 9.0 - 1.0)));
 }

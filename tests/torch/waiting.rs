@@ -389,3 +389,83 @@ fn what_others_wait_for_is_still_computed_once() {
         assert_eq!(seen.samples(), 50);
     });
 }
+
+#[test]
+fn deriving_ids_ends_too() {
+    in_time(|| {
+        let own = Handle::default();
+        let inner = Arc::clone(&own);
+        let derive = move |inputs: &Inputs| {
+            inner.get().unwrap().forward(inputs)?;
+            Ok(Ids::Int(vec![1]))
+        };
+        let module = CacheOptions::in_memory().module_id("m").ids_from(derive).wrap_fn(|x: &Tensor| x * 2).unwrap();
+        own.set(module.clone()).unwrap();
+        let error = module.forward(&one(1)).unwrap_err();
+        assert!(error.to_string().contains("without end"), "{error}");
+        assert_same(&call(&module, 1).unwrap(), &one(2));
+    });
+}
+
+#[test]
+fn handles_of_one_identity_call_each_other() {
+    in_time(|| {
+        // They share their claims and their rows, but each runs a module of its own.
+        let dir = tempfile::tempdir().unwrap();
+        let handles = [Handle::default(), Handle::default()];
+        for at in 0..2 {
+            let other = Arc::clone(&handles[1 - at]);
+            let options = CacheOptions::in_folder(dir.path(), "m").version("1");
+            let module = options.wrap_fn(move |x: &Tensor| -> tensorcask::Result<Tensor> {
+                let n = number(x);
+                std::thread::sleep(Duration::from_millis(2));
+                if n > 0 {
+                    let _previous = call(other.get().unwrap(), n - 1)?;
+                }
+                Ok(x * 2)
+            });
+            handles[at].set(module.unwrap()).unwrap();
+        }
+        std::thread::scope(|scope| {
+            for thread in 0..4_usize {
+                let module = handles[thread % 2].get().unwrap();
+                scope.spawn(move || {
+                    for round in 0..15 {
+                        let n = (round * 3 + thread as i64) % 20;
+                        assert_same(&call(module, n).unwrap(), &one(2 * n));
+                    }
+                });
+            }
+        });
+    });
+}
+
+#[test]
+fn loaders_of_several_handles_wait_in_a_ring() {
+    in_time(|| {
+        for round in 0..10 {
+            let of =
+                |at: usize| CacheOptions::in_memory().module_id(format!("m{at}")).wrap_fn(|x: &Tensor| x * 2).unwrap();
+            let modules = [of(0), of(1), of(2)];
+            let start = Barrier::new(3);
+            std::thread::scope(|scope| {
+                for at in 0..3 {
+                    let (modules, start) = (&modules, &start);
+                    scope.spawn(move || {
+                        let output = modules[at].forward_lazy(&[7], Device::Cpu, |_| {
+                            start.wait();
+                            let next = modules[(at + 1) % 3].forward_lazy(&[7], Device::Cpu, |_| {
+                                // By content, which is another kind of key.
+                                modules[(at + 2) % 3].forward(&one(round))?;
+                                Ok(Inputs::from(&one(7)))
+                            });
+                            assert_same(&next?.into_tensor()?, &one(14));
+                            Ok(Inputs::from(&one(7)))
+                        });
+                        assert_same(&output.unwrap().into_tensor().unwrap(), &one(14));
+                    });
+                }
+            });
+        }
+    });
+}

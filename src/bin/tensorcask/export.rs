@@ -6,12 +6,14 @@ mod lists;
 mod npy;
 mod rows;
 mod safetensors;
+mod structure;
 
 use std::path::PathBuf;
 
 use clap::ValueEnum;
 use serde_json::json;
 
+use crate::new_file::check_outside;
 use crate::output::{Failure, Output, path_json};
 use crate::store::ReadArguments;
 
@@ -105,11 +107,18 @@ fn kind_of(arguments: &Arguments) -> Result<Kind, Failure> {
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let (kind, path) = (kind_of(arguments)?, &arguments.file);
     let reader = crate::store::reader(&arguments.read, output)?;
+    for target in [Some(path), arguments.keys_out.as_ref()].into_iter().flatten() {
+        check_outside(target, &arguments.read.store)?;
+    }
     let rows = || {
         let keys = crate::ls::keys(&reader, arguments.prefix.as_deref())?;
         Ok::<_, Failure>(Rows::new(&reader, keys, arguments.f16_as_f32))
     };
-    let bar = output.progress(reader.len()?);
+    let (keys, left_out) = (reader.len()?, crate::store::left_out(&reader));
+    if keys == 0 && left_out > 0 {
+        return Err(Failure::damaged("there is nothing to export: no row of the store can be read".into()));
+    }
+    let bar = output.progress(keys);
     let mut progress = |rows: u64| bar.inc(rows);
     let written = match kind {
         Kind::Arrow | Kind::Arrows => {
@@ -124,8 +133,8 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     };
     bar.finish_and_clear();
     let replaced = if written.replaced { ", in place of an earlier file" } else { "" };
-    let left_out = crate::store::left_out(&reader);
-    output.line(
+    output.written(
+        path,
         || format!("{} values to {}{replaced}", written.rows, path.display()),
         || {
             let path = path_json(path);

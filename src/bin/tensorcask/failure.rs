@@ -119,6 +119,11 @@ impl Failure {
         self.kind as u8
     }
 
+    /// Whether the disk failed, or does not let this user do that.
+    pub(crate) fn is_of_disk(&self) -> bool {
+        self.kind == Kind::Disk
+    }
+
     /// What to say.
     pub(crate) fn message(&self) -> Option<&str> {
         self.message.as_deref()
@@ -141,6 +146,7 @@ const WORDS: &[(&str, &str)] = &[
     ("Lane::Auto", "--lane auto"),
     ("use scan_range", "give --from and --to"),
     ("Reader::open", "a command that only reads"),
+    ("this handle cannot write", "the store cannot be written"),
 ];
 
 /// What `error` says, with the options of the command line for those of the library.
@@ -154,6 +160,7 @@ fn message(error: &Error) -> String {
                 ErrorKind::PermissionDenied => {
                     "; its permissions do not allow it to this user (--group-writable shares a store)"
                 }
+                ErrorKind::FileTooLarge => "; the limit of the file system, or of the process (ulimit -f)",
                 ErrorKind::ReadOnlyFilesystem => "; choose a folder that can be written",
                 ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
                     "; something else lies at that path: move it away or choose another folder"

@@ -37,6 +37,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
         return Err(Failure::missing(format!("there is no key {name} in {}", arguments.read.store.display())));
     };
     if let Some(path) = &arguments.npy {
+        crate::new_file::check_outside(path, &arguments.read.store)?;
         let Value::Tensor(tensor) = &value else {
             return Err(Failure::input(format!(
                 "the value of {name} is no single tensor, so it cannot be a .npy file"

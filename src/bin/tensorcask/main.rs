@@ -79,7 +79,16 @@ fn wrong_use(error: &clap::Error) -> ExitCode {
     ExitCode::from(Failure::input(String::new()).code())
 }
 
+/// A file that would exceed the limit of the process (`ulimit -f`) is an error of the write, which is told and cleaned up
+/// after, and no sudden death.
+fn catch_file_size_limit() {
+    use std::sync::{Arc, atomic::AtomicBool};
+    // Where that cannot be done, the process dies as before.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)));
+}
+
 fn main() -> ExitCode {
+    catch_file_size_limit();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -35,6 +35,7 @@ pub(crate) fn save(folder: &Path, metadata: &Metadata) -> Result<(), Failure> {
     let path = folder.join(NAME);
     let text = serde_json::to_vec_pretty(metadata).map_err(|error| Failure::io(&path, &error.into()))?;
     let mut file = NewFile::create(&path)?;
+    file.share_with_group()?;
     file.put(&text)?;
     file.finish()
 }

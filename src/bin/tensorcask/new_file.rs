@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, ErrorKind, Seek, SeekFrom, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -32,6 +33,8 @@ pub(crate) struct NewFile {
     place: Place,
     out: BufWriter<File>,
     replaces: Option<fs::Metadata>,
+    /// Rights that the folder's group gets beside what the umask leaves.
+    group_rights: u32,
 }
 
 impl NewFile {
@@ -59,7 +62,30 @@ impl NewFile {
             let (file, name) = temporary(folder_of(&target)).map_err(io)?;
             (file, Place::Temporary(name))
         };
-        Ok(Self { named: path.to_path_buf(), target, place, out: BufWriter::new(file), replaces })
+        Ok(Self { named: path.to_path_buf(), target, place, out: BufWriter::new(file), replaces, group_rights: 0 })
+    }
+
+    /// Lets the group read and write the file where it may write the folder, as the store's own files do.
+    pub(crate) fn share_with_group(&mut self) -> Result<(), Failure> {
+        let io = |error: std::io::Error| self.failure(&error);
+        let folder = fs::metadata(folder_of(&self.target)).map_err(io)?;
+        let file = self.out.get_ref().metadata().map_err(io)?;
+        // The sticky bit protects users of a folder from each other.
+        if folder.mode() & 0o1020 == 0o020 && folder.gid() == file.gid() {
+            self.group_rights = 0o060;
+        }
+        Ok(())
+    }
+
+    /// Refuses a pipe or a device: the start of the file is known when its end is.
+    pub(crate) fn check_seekable(&mut self) -> Result<(), Failure> {
+        match self.out.get_mut().stream_position() {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Failure::input(format!(
+                "{} is a pipe, which cannot be written in this format: name a file, or write a stream with --to arrows",
+                self.named.display()
+            ))),
+        }
     }
 
     /// Whether another file of the name will be gone.
@@ -90,6 +116,10 @@ impl NewFile {
         let file = self.out.get_ref();
         if let Some(earlier) = &self.replaces {
             file.set_permissions(earlier.permissions())?;
+        }
+        if self.group_rights != 0 {
+            let mode = file.metadata()?.mode();
+            file.set_permissions(fs::Permissions::from_mode(mode | self.group_rights))?;
         }
         file.sync_all()?;
         if matches!(self.place, Place::Nameless) {
@@ -126,6 +156,36 @@ impl Seek for NewFile {
     fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
         self.out.seek(to)
     }
+}
+
+/// Whether both paths lead to one place, whatever their spelling is.
+pub(crate) fn is_same_place(one: &Path, other: &Path) -> bool {
+    one == other || full(one).is_some_and(|one| full(other) == Some(one))
+}
+
+/// Refuses to write `path` where it lies in the folder of the store that is read: it could be one of its own files.
+pub(crate) fn check_outside(path: &Path, store: &Path) -> Result<(), Failure> {
+    let inside = store.canonicalize().ok().zip(full(path)).is_some_and(|(store, path)| path.starts_with(store));
+    if !inside {
+        return Ok(());
+    }
+    Err(Failure::input(format!(
+        "{} lies in the folder of the store {}, whose files are its own: write to another folder",
+        path.display(),
+        store.display()
+    )))
+}
+
+/// The path from the root, behind links; `None` where its folder is not there.
+fn full(path: &Path) -> Option<PathBuf> {
+    let target = behind_links(path);
+    Some(folder_of(&target).canonicalize().ok()?.join(target.file_name()?))
+}
+
+/// Whether `path` is where standard output goes, a pipe or a terminal: what else is printed there would follow the data.
+pub(crate) fn is_standard_output(path: &Path) -> bool {
+    let (Ok(found), Ok(output)) = (fs::metadata(path), rustix::fs::fstat(std::io::stdout())) else { return false };
+    !found.is_file() && (found.dev(), found.ino()) == (output.st_dev, output.st_ino)
 }
 
 /// What `path` leads to: a link stays, and the file behind it is written.
@@ -237,6 +297,7 @@ mod tests {
             place: Place::Temporary(name),
             out: BufWriter::new(file),
             replaces: None,
+            group_rights: 0,
         };
         drop(named);
         assert!(names(folder.path()).is_empty());
@@ -245,7 +306,7 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn links_and_permissions_stay() {
-        use std::os::unix::fs::{PermissionsExt, symlink};
+        use std::os::unix::fs::symlink;
         let folder = tempfile::tempdir().unwrap();
         let (real, linked) = (folder.path().join("real"), folder.path().join("linked"));
         fs::write(&real, b"old").unwrap();

@@ -34,8 +34,10 @@ fn type_name(dtype: Dtype) -> Option<&'static str> {
 /// The magic, and a header that says what follows: `rows` times `shape` elements. As long for any number of rows, so
 /// that it can be written before the rows are counted.
 fn header(dtype: Dtype, rows: Option<u64>, shape: &[usize]) -> Result<Vec<u8>, Failure> {
-    let name = type_name(dtype)
-        .ok_or_else(|| Failure::input(format!("numpy has no {dtype}: export to Arrow or safetensors, or as F32")))?;
+    let name = type_name(dtype).ok_or_else(|| {
+        let widened = if dtype == Dtype::BF16 { ", or with --f16-as-f32" } else { "" };
+        Failure::input(format!("numpy has no {dtype}: export to Arrow or safetensors{widened}"))
+    })?;
     let text = |rows: Option<u64>| {
         let dims = rows.into_iter().chain(shape.iter().map(|dim| *dim as u64));
         let dims: String = dims.map(|dim| format!("{dim}, ")).collect();
@@ -74,6 +76,7 @@ impl RowsWriter {
     pub(crate) fn create(path: &Path, dtype: Dtype, shape: &[usize]) -> Result<Self, Failure> {
         let header = header(dtype, Some(0), shape)?;
         let mut file = NewFile::create(path)?;
+        file.check_seekable()?;
         file.put(&header)?;
         Ok(Self { file, dtype, shape: shape.to_vec(), rows: 0 })
     }

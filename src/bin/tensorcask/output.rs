@@ -37,6 +37,22 @@ impl Output {
         self.format == Format::Json
     }
 
+    /// Prints what was written to `path`; to standard error where the data went to standard output.
+    pub(crate) fn written(
+        &self,
+        path: &Path,
+        human: impl FnOnce() -> String,
+        json: impl FnOnce() -> Json,
+    ) -> Result<(), Failure> {
+        if !crate::new_file::is_standard_output(path) {
+            return self.line(human, json);
+        }
+        let text = if self.is_json() { json().to_string() } else { human() };
+        // A closed terminal is no reason to say more.
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+        Ok(())
+    }
+
     /// Prints a line: `human`, or `json`.
     pub(crate) fn line(&self, human: impl FnOnce() -> String, json: impl FnOnce() -> Json) -> Result<(), Failure> {
         let text = if self.is_json() { json().to_string() } else { human() };

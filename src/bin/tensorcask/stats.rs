@@ -12,11 +12,14 @@ pub(crate) struct Arguments {
 
 /// Shows sizes, the index, and what opening found.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
-    let reader = crate::store::open(&arguments.read)?;
+    let reader = crate::store::reader(&arguments.read, output)?;
     let keys = reader.len()?;
     let stats = reader.stats()?;
     let report = reader.open_report();
-    let metadata = crate::metadata::load(&arguments.read.store)?;
+    let metadata = crate::metadata::load(&arguments.read.store).unwrap_or_else(|failure| {
+        output.warn(failure.message().unwrap_or_default());
+        Default::default()
+    });
     let human = || {
         let rows = [
             ("keys", format!("{keys} ({})", stats.key_kind.unwrap_or("none yet"))),

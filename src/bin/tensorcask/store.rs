@@ -119,6 +119,18 @@ pub(crate) fn any_lane(store: &Path) -> Result<Store, Failure> {
     Options::new().lane(Lane::Auto).open(cache_dir, &module).map_err(|error| Failure::opening(&error))
 }
 
+/// Checks that a store is at `store`, or can be made there.
+pub(crate) fn check_place(store: &Path) -> Result<(), Failure> {
+    match std::fs::metadata(store) {
+        Ok(found) if !found.is_dir() => Err(Failure::input(format!(
+            "{} is no folder: expected a store, <cache dir>/<module id>, or a name for a new one",
+            store.display()
+        ))),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Failure::io(store, &error)),
+        _ => Ok(()),
+    }
+}
+
 /// Looks at what is at `store`, so that what is no store is told from a store that failed.
 fn check_folder(store: &Path) -> Result<(), Failure> {
     let refuse = |what: &str| Err(Failure::input(format!("{} {what}", store.display())));

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use tensorcask::{Damage, Reader, VerifyReport};
+use tensorcask::{Damage, Key, Reader, VerifyReport};
 
 use crate::failure::in_words;
 use crate::output::{Failure, Output, path_json};
@@ -33,17 +33,11 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     let again = |path: &PathBuf| report.damage.iter().any(|damage| damage.path == *path);
     let unreadable: Vec<_> = reader.open_report().quarantined.iter().filter(|file| !again(&file.path)).collect();
     for file in &unreadable {
-        let what = in_words(&file.why);
-        output.line(|| what.clone(), || json!({ "path": path_json(&file.path), "what": what }))?;
+        list(output, &file.path, &file.why, file.rows_lost, &[])?;
     }
     for damage in &report.damage {
-        output.line(
-            || format!("{}: {} ({} rows)", damage.path.display(), in_words(&damage.what), damage.rows),
-            || {
-                json!({ "path": path_json(&damage.path), "what": in_words(&damage.what), "rows": damage.rows,
-                    "keys": damage.keys })
-            },
-        )?;
+        let rows = Some(damage.rows).filter(|rows| *rows > 0 || !is_unknown(&reader, &damage.path));
+        list(output, &damage.path, &damage.what, rows, &damage.keys)?;
         // Text only: a program has them above.
         for key in damage.keys.iter().filter(|_| !output.is_json()) {
             output.line(|| format!("  put again: {key}"), || json!(null))?;
@@ -56,6 +50,30 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     )?;
     let left = if arguments.forget { forget(arguments, &reader, &report, output)? } else { found };
     if left == 0 { Ok(()) } else { Err(Failure::damage()) }
+}
+
+/// Whether nothing tells how many rows of the file at `path` are lost.
+fn is_unknown(reader: &Reader, path: &Path) -> bool {
+    let opened = reader.open_report();
+    opened.quarantined.iter().any(|file| *file.path == *path && file.rows_lost.is_none())
+        || opened.missing.iter().any(|missing| *missing.path == *path && missing.rows.is_none())
+}
+
+/// Lists a damaged place.
+fn list(output: &Output, path: &Path, what: &str, rows: Option<u64>, keys: &[Key]) -> Result<(), Failure> {
+    let what = in_words(what);
+    // The path is said, and this is the check.
+    let said = format!("{} is ", path.display());
+    let what = what.strip_prefix(&said).unwrap_or(&what);
+    let advice = "; run `tensorcask verify`, then put the affected rows again";
+    let what = what.replace(advice, if rows == Some(0) { "" } else { "; put the affected rows again" });
+    output.line(
+        || match rows {
+            Some(rows) => format!("{}: {what} ({rows} rows)", path.display()),
+            None => format!("{}: {what} (nothing tells how many rows)", path.display()),
+        },
+        || json!({ "path": path_json(path), "what": what, "rows": rows, "keys": keys }),
+    )
 }
 
 /// Acknowledges what opening found; returns how much damage is left, which only putting rows again mends.

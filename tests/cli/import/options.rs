@@ -116,7 +116,8 @@ fn a_store_that_fails_is_no_wrong_input() {
     // Something else lies where the store would be.
     place.file("cache/file", "x");
     let (found, message) = code(&["import", text(&place.store("file")), text(&array)]);
-    assert!((3..=4).contains(&found), "{message}");
+    assert_eq!((found, message.contains("is no folder")), (3, true), "{message}");
+    assert!(!message.contains("metadata.json"), "{message}");
     assert_eq!(std::fs::read(place.store("file")).unwrap(), b"x");
 }
 

@@ -4,13 +4,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, FixedSizeListArray, Float64Array, Int64Array, RecordBatch, StringArray,
-    UInt64Array,
+    ArrayRef, BinaryArray, BooleanArray, FixedSizeListArray, Float64Array, Int64Array, NullArray, RecordBatch,
+    StringArray, UInt64Array,
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use tensorcask::{Dtype, Key, Tensor, Value};
 
 use super::lists::{elements, nested};
+use super::structure::Structure;
 use crate::output::Failure;
 
 /// Why no batch was made.
@@ -35,6 +36,8 @@ pub(crate) struct Columns {
     ragged: HashSet<String>,
     /// Dtype and shape of the first tensor of each column.
     first: HashMap<String, (Dtype, Vec<usize>)>,
+    /// That of the first value, which all have.
+    structure: Option<Structure>,
 }
 
 /// Leaves of a value with the names of their columns.
@@ -46,7 +49,6 @@ fn leaves<'a>(value: &'a Value, name: String, found: &mut Vec<(String, &'a Value
         Value::List(items) | Value::Tuple(items) => {
             items.iter().enumerate().for_each(|(at, item)| leaves(item, format!("{name}/{at}"), found));
         }
-        Value::Null => {}
         leaf => found.push((name, leaf)),
     }
 }
@@ -54,7 +56,7 @@ fn leaves<'a>(value: &'a Value, name: String, found: &mut Vec<(String, &'a Value
 impl Columns {
     /// Columns as lists of lists without extension types if they are to be `plain`; those of `ragged` anyway.
     pub(crate) fn new(plain: bool, ragged: HashSet<String>) -> Self {
-        Self { plain, ragged, first: HashMap::new() }
+        Self { plain, ragged, first: HashMap::new(), structure: None }
     }
 
     /// The keys and values as a record batch.
@@ -65,19 +67,10 @@ impl Columns {
         let mut columns: Vec<(String, Vec<&Value>)> = Vec::new();
         for (row, (key, value)) in values.iter().enumerate() {
             let mut found = Vec::new();
+            self.check_structure(key, value)?;
             leaves(value, "value".into(), &mut found);
             if row == 0 {
                 columns = found.iter().map(|(name, _)| (name.clone(), Vec::with_capacity(values.len()))).collect();
-            }
-            let same =
-                found.len() == columns.len() && found.iter().zip(&columns).all(|(leaf, column)| leaf.0 == column.0);
-            if !same {
-                let key = key.to_string();
-                return Err(Failure::input(format!(
-                    "the value of {key:?} has another structure than those before it, and an Arrow file has one: select \
-                     some with --prefix"
-                ))
-                .into());
             }
             columns.iter_mut().zip(found).for_each(|((_, column), (_, leaf))| column.push(leaf));
         }
@@ -89,8 +82,30 @@ impl Columns {
             fields.push(field);
             arrays.push(array);
         }
-        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays);
+        let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
+        let header = self.structure.as_ref().filter(|_| !self.plain).and_then(|structure| structure.header(&names));
+        let metadata: HashMap<_, _> = header.map(|header| ("tensorcask".to_owned(), header)).into_iter().collect();
+        let batch = RecordBatch::try_new(Arc::new(Schema::new_with_metadata(fields, metadata)), arrays);
         batch.map_err(|error| Failure::input(error.to_string()).into())
+    }
+
+    /// Refuses a value of another structure than the first one.
+    fn check_structure(&mut self, key: &Key, value: &Value) -> Result<(), Failure> {
+        let structure = self.structure.get_or_insert_with(|| Structure::of(value));
+        if !structure.is_of(value) {
+            return Err(Failure::input(format!(
+                "the value of {:?} has another structure than those before it, and an Arrow file has one: select some \
+                 with --prefix",
+                key.to_string()
+            )));
+        }
+        if self.plain && structure.has_empty() {
+            return Err(Failure::input(format!(
+                "the value of {:?} has an empty list or map, for which there is no plain column: leave --plain out",
+                key.to_string()
+            )));
+        }
+        Ok(())
     }
 
     fn leaf_column(&mut self, name: &str, column: &[&Value]) -> Result<(Field, ArrayRef), Refused> {
@@ -109,6 +124,10 @@ impl Columns {
             }};
         }
         let array = match column.first() {
+            Some(Value::Null) if column.iter().all(|value| matches!(value, Value::Null)) => {
+                let array: ArrayRef = Arc::new(NullArray::new(column.len()));
+                return Ok((Field::new(name, DataType::Null, true), array));
+            }
             Some(Value::Bool(_)) => scalars!(BooleanArray, Bool, |flag: &bool| *flag),
             Some(Value::Int(_)) => scalars!(Int64Array, Int, |number: &i64| *number),
             Some(Value::Float(_)) => scalars!(Float64Array, Float, |number: &f64| *number),

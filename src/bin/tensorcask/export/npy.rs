@@ -7,7 +7,7 @@ use tensorcask::Key;
 
 use super::rows::Rows;
 use super::{Written, nothing};
-use crate::new_file::NewFile;
+use crate::new_file::{NewFile, is_same_place};
 use crate::npy_file::RowsWriter;
 use crate::output::{Failure, one_line};
 
@@ -19,7 +19,7 @@ pub(crate) fn write(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Written, Failure> {
     let keys_path = keys_out.map_or_else(|| beside(path), Path::to_path_buf);
-    if keys_path == path {
+    if is_same_place(&keys_path, path) {
         return Err(Failure::input(format!("--keys-out {} is the file of the array: name another", path.display())));
     }
     let mut keys = NewFile::create(&keys_path)?;

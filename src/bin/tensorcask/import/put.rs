@@ -25,7 +25,13 @@ pub(crate) struct Done {
 
 /// Opens the store and puts all rows.
 pub(crate) fn run(arguments: &Arguments, plan: &Plan, output: &Output) -> Result<Done, Failure> {
-    let mut kept = metadata::load(&arguments.store)?;
+    crate::store::check_place(&arguments.store)?;
+    let has_metadata = plan.sources.iter().any(|(source, _)| !source.metadata().is_empty());
+    let mut kept = match metadata::load(&arguments.store) {
+        // Metadata that this user may not read stop only what adds to them.
+        Err(failure) if !has_metadata && failure.is_of_disk() => Metadata::new(),
+        loaded => loaded?,
+    };
     let store = arguments.open_store()?;
     check_store(arguments, plan, &store)?;
     let mut done = Done::default();

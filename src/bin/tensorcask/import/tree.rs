@@ -30,7 +30,7 @@ impl Tree {
     /// The tree of columns called `names`: what the header of a segment says; the value itself where there is one
     /// column; a tree where all are called `value` and a JSON pointer, as exports have it; else a map.
     pub(crate) fn of(schema: &Schema, names: &[&str]) -> Result<Self, String> {
-        if let Some(tree) = header(schema)? {
+        if let Some(tree) = header(schema, names)? {
             return match tree.leaves() {
                 leaves if leaves == names.len() => Ok(tree),
                 leaves => Err(format!("its header names {leaves} columns of values, but it has {}", names.len())),
@@ -92,13 +92,18 @@ impl Tree {
 }
 
 /// The tree in the header that this program writes.
-fn header(schema: &Schema) -> Result<Option<Tree>, String> {
+fn header(schema: &Schema, names: &[&str]) -> Result<Option<Tree>, String> {
     let Some(text) = schema.metadata().get("tensorcask") else { return Ok(None) };
     let json: Json = serde_json::from_str(text).map_err(|error| format!("its header cannot be read: {error}"))?;
     if json.get("rows").and_then(Json::as_str) == Some("tombstones") {
         return Err("it is a segment of deleted keys, and has no values".into());
     }
     let Some(tree) = json.get("tree") else { return Ok(None) };
+    // An export says which columns it is about: another program may have kept the header and changed them.
+    let columns = json.get("columns").and_then(Json::as_array);
+    if columns.is_some_and(|columns| !columns.iter().map(Json::as_str).eq(names.iter().map(|name| Some(*name)))) {
+        return Ok(None);
+    }
     let parsed = parse(tree, 0).ok_or_else(|| "its header has a tree that cannot be read".to_owned())?;
     Ok(Some(parsed))
 }
@@ -159,5 +164,11 @@ mod tests {
         assert!(Tree::of(&schema(r#"{"tree":{"leaf":0}}"#), &["a", "b"]).is_err());
         assert!(Tree::of(&schema(r#"{"rows":"tombstones","tree":"null"}"#), &[]).is_err());
         assert!(Tree::of(&schema("{"), &["a"]).is_err());
+        let export = schema(r#"{"tree":{"tuple":[{"leaf":0},{"leaf":1}]},"columns":["value/0","value/1"]}"#);
+        let leaves = || vec![Tree::Leaf(0), Tree::Leaf(1)];
+        assert_eq!(Tree::of(&export, &["value/0", "value/1"]), Ok(Tree::Tuple(leaves())));
+        let swapped = Tree::Map(vec![("1".into(), Tree::Leaf(0)), ("0".into(), Tree::Leaf(1))]);
+        assert_eq!(Tree::of(&export, &["value/1", "value/0"]), Ok(swapped));
+        assert_eq!(Tree::of(&export, &["value/0"]), Ok(Tree::List(vec![Tree::Leaf(0)])));
     }
 }
