@@ -125,8 +125,8 @@ pub fn interrupted(module_folder: impl AsRef<Path>) -> Result<Vec<StoredIdentity
 /// Removes the identities in the folder of a module that `remove` chooses, and finishes removals that were interrupted;
 /// with `dry_run`, only says what it would do.
 ///
-/// An identity stays if a writer of any process or a handle of this one has it open, or if anything in its folder is not
-/// a file of the names that a store and the torch layer make; files in the quarantine of its stores count as such. What
+/// An identity stays if a writer of any process or a handle of this one has it open, or if anything in its folder is
+/// not a file of the names that a store and the torch layer make; files in the quarantine of its stores count as such. What
 /// stays for these reasons stays whole. No other process may read what is removed.
 ///
 /// # Errors

@@ -67,7 +67,8 @@ fn prune_named<'a>(
     if let Some(unknown) = named.iter().find(|id| there.clone().all(|identity| identity.id != **id)) {
         let first = there.next().map(|identity| identity.id.clone()).unwrap_or_default();
         return Err(Failure::input(format!(
-            "{} has no identity {unknown:?}, so nothing was removed: give ids as this command lists them, such as {first}",
+            "{} has no identity {unknown:?}, so nothing was removed: give ids as this command lists them, such \
+             as {first}",
             arguments.folder.display()
         )));
     }
