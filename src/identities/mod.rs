@@ -29,15 +29,15 @@ use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use self::record::Identity;
-use self::remove::{Contents, finish, take};
+use self::remove::{finish, take};
 use crate::error::{Error, Result};
 use crate::key::KeyKind;
 use crate::names;
 use crate::store::options::Options;
 
-pub(crate) const KINDS: [KeyKind; 3] = [KeyKind::Str, KeyKind::U64, KeyKind::Bytes];
+const KINDS: [KeyKind; 3] = [KeyKind::Str, KeyKind::U64, KeyKind::Bytes];
 
-/// Whether a handle of the torch layer in this process has the identity in this folder open, though its stores may not be.
+/// Whether a handle of the torch layer in this process has the identity in this folder open, though perhaps no store.
 pub(crate) static IN_USE: OnceLock<fn(&Path) -> bool> = OnceLock::new();
 
 /// An identity whose outputs are kept.
@@ -64,17 +64,23 @@ pub struct StoredIdentity {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pruned {
-    /// Identities whose folders were removed, and what an interrupted removal had left.
+    /// Identities whose folders were removed.
     pub removed: Vec<StoredIdentity>,
+    /// What interrupted removals had left, and was removed too.
+    pub finished: Vec<StoredIdentity>,
     /// Identities that were to be removed but stay, each with the reason.
     pub kept: Vec<(StoredIdentity, Stays)>,
 }
 
 impl Pruned {
+    pub(crate) fn is_more_room(&self) -> bool {
+        !self.removed.is_empty() || !self.finished.is_empty()
+    }
+
     /// Bytes of the files that were removed.
     #[must_use]
     pub fn freed_bytes(&self) -> u64 {
-        self.removed.iter().map(|identity| identity.bytes).sum()
+        self.removed.iter().chain(&self.finished).map(|identity| identity.bytes).sum()
     }
 }
 
@@ -119,8 +125,8 @@ pub fn interrupted(module_folder: impl AsRef<Path>) -> Result<Vec<StoredIdentity
 /// Removes the identities in the folder of a module that `remove` chooses, and finishes removals that were interrupted;
 /// with `dry_run`, only says what it would do.
 ///
-/// An identity stays if a writer of any process or a handle of this one has it open, or if anything in its folder is not
-/// a file of the names that a store and the torch layer make; files in the quarantine of its stores count as such. What
+/// An identity stays if a writer of any process or a handle of this one has it open, or if anything in its folder is
+/// not a file of the names that a store and the torch layer make; files in the quarantine of its stores count as such. What
 /// stays for these reasons stays whole. No other process may read what is removed.
 ///
 /// # Errors
@@ -161,23 +167,26 @@ pub(crate) fn prune_listed(
     mut remove: impl FnMut(&StoredIdentity) -> bool,
 ) -> Result<Pruned> {
     let mut pruned = Pruned::default();
-    let mut sort = |mut identity: StoredIdentity, taken: std::result::Result<Contents, Stays>| match taken {
-        Ok(contents) => {
-            identity.bytes = contents.len_bytes;
-            pruned.removed.push(identity);
+    for mut left in interrupted(module)? {
+        match finish(&left.folder, dry_run) {
+            Ok(contents) => {
+                left.bytes = contents.len_bytes;
+                pruned.finished.push(left);
+            }
+            Err(why) => pruned.kept.push((left, why)),
         }
-        Err(why) => pruned.kept.push((identity, why)),
-    };
-    for left in interrupted(module)? {
-        let taken = finish(&left.folder, dry_run);
-        sort(left, taken);
     }
     let (chosen, others): (Vec<_>, Vec<_>) = identities.into_iter().partition(|identity| remove(identity));
-    for identity in chosen {
-        let taken = take(&identity, dry_run);
-        sort(identity, taken);
+    for mut identity in chosen {
+        match take(&identity, dry_run) {
+            Ok(contents) => {
+                identity.bytes = contents.len_bytes;
+                pruned.removed.push(identity);
+            }
+            Err(why) => pruned.kept.push((identity, why)),
+        }
     }
-    if !dry_run && !pruned.removed.is_empty() {
+    if !dry_run && pruned.is_more_room() {
         // There is room again: no identity is full any more.
         for other in others.iter().chain(pruned.kept.iter().map(|(identity, _)| identity)) {
             let full = other.folder.join(names::FULL);

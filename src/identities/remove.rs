@@ -1,5 +1,5 @@
-//! Removes an identity's folder: looks through it, locks its stores, renames it, looks again, and only then removes what
-//! it has seen, file by file.
+//! Removes an identity's folder: looks through it, locks its stores, renames it, looks again, and only then removes
+//! what it has seen, file by file.
 
 use std::fs::{File, FileType, TryLockError};
 use std::path::{Path, PathBuf};
@@ -143,8 +143,8 @@ impl Contents {
     }
 }
 
-/// Takes the locks of all stores in `folder` beside those that are `held`: first that of opening, so that no writer begins,
-/// then those of the lanes.
+/// Takes the locks of all stores in `folder` beside those that are `held`: first that of opening, so that no writer
+/// begins, then those of the lanes.
 fn lock(folder: &Path, contents: &Contents, held: &[(PathBuf, File)]) -> Taken<Locks> {
     let is_opening = |path: &Path| path.file_name().is_some_and(|name| name == names::OPEN_LOCK);
     let is_lock = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "lock");

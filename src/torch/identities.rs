@@ -58,7 +58,7 @@ impl CachedModule {
         let folder = self.folder();
         let Some(module) = folder.as_deref().and_then(Path::parent) else { return Ok(Pruned::default()) };
         let pruned = prune_listed(module, self.identities()?, false, remove)?;
-        if !pruned.removed.is_empty() {
+        if pruned.is_more_room() {
             self.inner().opening.used.reopen();
         }
         Ok(pruned)

@@ -20,9 +20,9 @@ use super::rank::Rank;
 use super::temporary::TemporaryFolder;
 use super::used::{ROW_BYTES, Room, Used};
 use crate::error::{Error, Result};
+use crate::identities::IN_USE;
 use crate::identities::record::Identity;
 use crate::identities::size::folder_len_bytes;
-use crate::identities::{IN_USE, KINDS};
 use crate::io::Durability;
 use crate::io::memory::MemoryStorage;
 use crate::key::{Key, KeyKind};
@@ -80,11 +80,13 @@ type Open = HashMap<(PathBuf, String), Weak<Spaces>>;
 /// The identities that this process has open.
 static OPEN: LazyLock<Mutex<Open>> = LazyLock::new(Mutex::default);
 
+const KINDS: [KeyKind; 3] = [KeyKind::Str, KeyKind::U64, KeyKind::Bytes];
+
 impl Spaces {
     /// Opens the stores of `identity`, or joins a handle of this process that has them open in the same way. Where
     /// the folder cannot be made and that is `forgiven`, the stores are opened later.
     pub(super) fn open(opening: &Opening, identity: &Identity, forgiven: impl Fn(&Error) -> bool) -> Result<Arc<Self>> {
-        crate::names::check_module_id(&opening.module_id)?;
+        names::check_module_id(&opening.module_id)?;
         let Some(module) = module_folder(&opening.place, opening.temporary.as_deref(), &opening.module_id) else {
             return Ok(Arc::new(Self::new(opening, identity, None)));
         };

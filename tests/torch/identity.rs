@@ -332,6 +332,6 @@ fn identities_are_listed_and_pruned_without_the_layer() {
     let other = wrap("3");
     assert!(other.why_miss(&["a"]).unwrap().elsewhere.is_empty());
     assert_eq!(tensorcask::identities::interrupted(&folder).unwrap().len(), 1);
-    assert_eq!(other.prune_identities(|_| false).unwrap().removed.len(), 1);
+    assert_eq!(other.prune_identities(|_| false).unwrap().finished.len(), 1);
     assert_eq!((other.identities().unwrap().len(), std::fs::read_dir(&folder).unwrap().count()), (1, 1));
 }

@@ -67,7 +67,8 @@ fn prune_named<'a>(
     if let Some(unknown) = named.iter().find(|id| there.clone().all(|identity| identity.id != **id)) {
         let first = there.next().map(|identity| identity.id.clone()).unwrap_or_default();
         return Err(Failure::input(format!(
-            "{} has no identity {unknown:?}, so nothing was removed: give ids as this command lists them, such as {first}",
+            "{} has no identity {unknown:?}, so nothing was removed: give ids as this command lists them, such \
+             as {first}",
             arguments.folder.display()
         )));
     }
@@ -102,7 +103,7 @@ fn say(pruned: &Pruned, dry_run: bool, output: &Output) -> Result<(), Failure> {
     for (identity, why) in &pruned.kept {
         say_kept(identity, &why.to_string(), output)?;
     }
-    for identity in &pruned.removed {
+    for identity in pruned.removed.iter().chain(&pruned.finished) {
         let line = || {
             let rows = identity.rows.map_or(String::new(), |rows| format!(", {rows} rows"));
             format!("{}  {}{rows}, {}", identity.id, verb(dry_run), bytes(identity.bytes))
@@ -110,7 +111,7 @@ fn say(pruned: &Pruned, dry_run: bool, output: &Output) -> Result<(), Failure> {
         let json = || json!({ "id": identity.id, "removed": !dry_run, "rows": identity.rows, "bytes": identity.bytes });
         output.line(line, json)?;
     }
-    let (removed, freed) = (pruned.removed.len(), pruned.freed_bytes());
+    let (removed, freed) = (pruned.removed.len() + pruned.finished.len(), pruned.freed_bytes());
     let total =
         || format!("{removed} {}, {} {}", verb(dry_run), bytes(freed), if dry_run { "in all" } else { "freed" });
     output.line(total, || json!({ "dry_run": dry_run, "identities": removed, "freed_bytes": freed }))
