@@ -360,7 +360,12 @@ pub(crate) fn publish_run(core: &Core, run: Arc<LoadedRun>, absorbed: &[Arc<Load
         view.runs.retain(|old| !absorbed.iter().any(|gone| Arc::ptr_eq(old, gone)));
         view.runs.push(Arc::clone(&run));
     });
-    let in_run = |source: &Source| source.segment().is_some_and(|id| covered.binary_search(&id).is_ok());
+    drop_from_delta(core, &|id| covered.binary_search(&id).is_ok());
+}
+
+/// Drops the rows of `segments` from the delta: they are found elsewhere by now.
+pub(crate) fn drop_from_delta(core: &Core, segments: &dyn Fn(SegmentId) -> bool) {
+    let in_run = |source: &Source| source.segment().is_some_and(segments);
     // Asked for each entry of the delta, while puts wait for its shard.
     let gone: HashSet<u32, BuildHasherDefault<SlotHasher>> = core.slots.read().numbers_of(in_run).collect();
     if gone.is_empty() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::core::{Core, LoadedRun};
 use super::lane::Lane;
 use super::locks::wait_for_open_lock;
-use super::maintain::{memory_run, publish_run};
+use super::maintain::{drop_from_delta, memory_run, publish_run};
 use super::salvage;
 use super::verify::{VerifyReport, verify_segment};
 use crate::error::Result;
@@ -50,19 +50,20 @@ pub(crate) fn repair(core: &Core, lane: &mut Lane) -> Result<bool> {
 /// Puts a copy of `segment`, which `run` covers, in its place, on disk and in the view.
 fn replace(core: &Core, lane: &mut Lane, segment: &Arc<Segment>, why: &str, run: Option<Arc<LoadedRun>>) -> Result<()> {
     let copy = salvage::set_aside(core, lane, segment.id, &names::sealed(segment.id), why, true)?;
-    match (run, copy) {
-        (Some(run), copy) => {
-            let others = run.segments.iter().filter(|other| other.id != segment.id).cloned();
-            let fresh = memory_run(core, others.chain(copy).collect(), false)?;
-            publish_run(core, Arc::new(fresh), std::slice::from_ref(&run));
-            // It names a segment that is gone. Runs of other lanes are found stale.
-            if let Some(name) = run.name.filter(|name| name.lane == lane.number) {
-                core.storage.remove(&names::run(name))?;
-            }
-        }
-        (None, Some(copy)) => core.admit_segment(&copy)?,
-        (None, None) => {}
+    let others = run.iter().flat_map(|run| &run.segments).filter(|other| other.id != segment.id).cloned();
+    let segments: Vec<Arc<Segment>> = others.chain(copy).collect();
+    // In this order, so that a reader finds every row in one place or the other.
+    if !segments.is_empty() {
+        publish_run(core, Arc::new(memory_run(core, segments, false)?), run.as_slice());
     }
-    core.change_view(|view| view.segments.remove(&segment.id));
-    Ok(())
+    core.change_view(|view| {
+        view.segments.remove(&segment.id);
+        view.runs.retain(|run| !run.covers(segment.id));
+    });
+    drop_from_delta(core, &|id| id == segment.id);
+    // It names a segment that is gone. Runs of other lanes are found stale.
+    match run.and_then(|run| run.name).filter(|name| name.lane == lane.number) {
+        Some(name) => core.storage.remove(&names::run(name)),
+        None => Ok(()),
+    }
 }

@@ -104,6 +104,8 @@ fn whole_rows(core: &Core, front: &Front, frames: &[Frame], path: &Path) -> Resu
             whole.push((frame.stamp, columns));
         }
     }
+    // As in any segment: bytes that were changed with their checksums may say otherwise.
+    whole.sort_by_key(|(stamp, _)| *stamp);
     Ok(whole)
 }
 
