@@ -57,7 +57,8 @@ fn cached(models: &Path, cache_dir: &Path, change: impl Fn(&Encoder)) -> Fallibl
 fn embed(module: &CachedModule, tokenizer: &Sentences, corpus: &Corpus, ids: &[u64]) -> Fallible<Tensor> {
     let mut parts = Vec::new();
     for batch in ids.chunks(BATCH) {
-        let output = module.forward_lazy(batch, Device::Cpu, |missing| {
+        let call = module.call(Inputs::tensors(2)).ids(batch);
+        let output = call.run_lazy(Device::Cpu, |missing| {
             let of = |&at: &usize| corpus.sentences.get(*batch.get(at)? as usize).map(String::as_str);
             let sentences: Vec<&str> = missing.iter().filter_map(of).collect();
             let (tokens, mask) = tokenizer.encode(&sentences).map_err(tensorcask::Error::compute)?;
