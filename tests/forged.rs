@@ -283,7 +283,7 @@ fn forged_bytes_are_errors(kind: Kind) {
 
 /// One bit of every byte of each file, and every length: minutes. `cargo test --release -- --ignored`.
 #[test]
-#[ignore = "takes minutes"]
+#[ignore = "takes minutes: cargo test --release --test forged -- --ignored"]
 fn every_byte_and_every_length() {
     let mut random = Random(77);
     for kind in [Kind::Memory, Kind::Disk] {

@@ -238,7 +238,7 @@ fn rows_put_again_count_in_each_kind_of_index(kind: Kind) {
 
 /// The same with 300,000 rows: `cargo test --release -- --ignored`.
 #[test]
-#[ignore = "takes a minute without optimisation"]
+#[ignore = "takes a minute without optimisation: cargo test --release --test repair -- --ignored"]
 fn three_hundred_thousand_rows_put_again() {
     for kind in [Kind::Memory, Kind::Disk] {
         for strings in [false, true] {
@@ -283,7 +283,7 @@ fn looking_at_a_damaged_batch_is_linear(kind: Kind) {
 
 /// How long it takes: `cargo test --release -- --ignored --nocapture`.
 #[test]
-#[ignore = "measures"]
+#[ignore = "measures: cargo test --release --test repair -- --ignored --nocapture"]
 fn four_times_the_damaged_rows_take_about_four_times_as_long() {
     let seconds = |count: usize, what: Damage| {
         let rows = Rows::new(count, 8, false);
