@@ -1,6 +1,7 @@
 //! What the torch layer costs, and what it saves: each figure beside its control, measured in turn in the same run.
 //!
 //! `scripts/with-torch cargo bench --features torch --bench torch -- [--rows 100000] [--dir DIR] [--report FILE]`
+//! `--only hits|variables|hashing|misses|epochs` measures one of its groups.
 //!
 //! One thread computes and reads, so that ratios do not depend on the number of cores.
 
@@ -28,21 +29,23 @@ struct Settings {
     rounds: usize,
     dir: PathBuf,
     report: Option<PathBuf>,
+    only: Option<String>,
 }
 
 fn settings() -> Fallible<Settings> {
     let dir = std::env::temp_dir().join("tensorcask-torch-bench");
-    let mut settings = Settings { rows: 100_000, rounds: 200, dir, report: None };
+    let mut settings = Settings { rows: 100_000, rounds: 200, dir, report: None, only: None };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
         match argument.as_str() {
             "--rows" => settings.rows = value()?.parse()?,
             "--dir" => settings.dir = value()?.into(),
+            "--only" => settings.only = Some(value()?),
             "--report" => settings.report = Some(value()?.into()),
             "--test" => (settings.rows, settings.rounds) = (2000, 5),
             "--bench" => {}
-            other => return Err(format!("{other} is no option: --rows, --dir, --report, --test").into()),
+            other => return Err(format!("{other} is no option: --rows, --dir, --only, --report, --test").into()),
         }
     }
     settings.rows = settings.rows.max(2 * BATCH);
@@ -164,7 +167,8 @@ fn many_variables(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
         .map(|n| {
             let channels = 64_i64 << (n / 5 % 5).min(4);
             let convolution = || ones(channels * 64).reshape([channels, 64, 1, 1]);
-            (format!("{n:03}"), if n % 5 == 0 { convolution() } else { ones(channels) })
+            let part = ["conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var"][n % 5];
+            (format!("layer.{:03}.{part}", n / 5), if n % 5 == 0 { convolution() } else { ones(channels) })
         })
         .collect();
     for (what, variables, batch, wanted) in
@@ -419,11 +423,16 @@ fn main() -> Fallible {
     let _former = std::fs::remove_dir_all(&settings.dir);
     std::fs::create_dir_all(&settings.dir)?;
     let mut figures = Vec::new();
-    hits(&settings, &mut figures)?;
-    many_variables(&settings, &mut figures)?;
-    hashing(&settings, &mut figures)?;
-    misses(&settings, &mut figures)?;
-    small_module(&settings, &mut figures)?;
+    let all: [(&str, fn(&Settings, &mut Vec<Figure>) -> Fallible); 5] = [
+        ("hits", hits),
+        ("variables", many_variables),
+        ("hashing", hashing),
+        ("misses", misses),
+        ("epochs", small_module),
+    ];
+    for (_, measure) in all.iter().filter(|(name, _)| settings.only.as_ref().is_none_or(|only| only == name)) {
+        measure(&settings, &mut figures)?;
+    }
     let mut table = String::from("| what | control | ratio | quartiles | wanted |\n| --- | --- | --- | --- | --- |\n");
     for Figure { what, control, ratio, spread, wanted } in figures {
         writeln!(table, "| {what} | {control} | {ratio:.3} | {:.3}–{:.3} | {wanted} |", spread.0, spread.1)?;

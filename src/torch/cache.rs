@@ -106,12 +106,12 @@ impl CachedModule {
         let identity = identify(&base, &variables)?;
         let lenient = options.on_store_error == OnStoreError::WarnAndCompute;
         let spaces = Spaces::open(&opening, &identity, |error| lenient && (is_full(error) || is_read_only(error)))?;
-        let (sign, pins) = (variables.sign(), variables.pins());
+        let sign = variables.sign(usize::MAX);
         let mut fleeting = HashMap::new();
         if !matches!(options.place, Place::Folder(_)) {
             fleeting.insert(identity.name(), Arc::clone(&spaces));
         }
-        let watched = Watched { variables, sign, identity: identity.clone(), pins, told: false };
+        let watched = Watched { variables, sign, identity: identity.clone(), told: false };
         let inner = Arc::new_cyclic(|me| Inner {
             me: me.clone(),
             options,
@@ -299,7 +299,7 @@ impl CachedModule {
                 weights.variables.load(&path)?;
                 weights.told = false;
                 drop(weights);
-                if enabled { inner.check_weights().map(|_| ()) } else { Ok(()) }
+                if enabled { inner.check_weights(usize::MAX).map(|_| ()) } else { Ok(()) }
             }
         };
         self.inner.exclusively(&make).map(|_| ())

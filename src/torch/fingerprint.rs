@@ -1,7 +1,6 @@
 //! What tells one module from another: its weights, its arguments, its version.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tch::{Kind, Tensor, nn};
@@ -10,35 +9,23 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::convert::{host, kind, shape_of};
 use super::error::torch;
 use super::key::Canonical;
-use super::memory::{self, Described};
+use super::memory::{self, Watch};
 use crate::error::{Error, Result};
 use crate::identities::record::Identity;
 
-/// Some bytes of variables of up to this many elements are read at every call.
+/// Of variables that were made in inference mode, the bytes of those of up to this many elements are looked at.
 const SMALL_ELEMENTS: usize = 4096;
+
+/// Of up to so many variables, each call looks at all closely, and of more at two, in turn, or as many as it asks for.
+const FEW: usize = 16;
 
 /// The named variables of a module: weights and buffers.
 #[derive(Debug, Default)]
-pub struct Variables(Vec<(String, Tensor)>, Vec<Described>, Turn);
-
-/// Of more variables than this, as many are looked at thoroughly in a call, in turn.
-const THOROUGH: usize = 64;
-
-/// Which variables a call looks at thoroughly.
-#[derive(Debug, Default)]
-struct Turn(AtomicUsize);
-
-impl Turn {
-    /// The positions of `variables` whose turn it is.
-    fn now(&self, variables: usize) -> Range<usize> {
-        let turns = variables.div_ceil(THOROUGH).max(1);
-        let start = self.0.load(Ordering::Relaxed) % turns * THOROUGH;
-        start..start + THOROUGH
-    }
-
-    fn passes(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
+pub struct Variables {
+    named: Vec<(String, Tensor)>,
+    watch: Watch,
+    /// Where the next call begins to look closely.
+    turn: AtomicUsize,
 }
 
 impl Variables {
@@ -87,7 +74,7 @@ impl Variables {
     /// Freezes them: they require no gradients from here on.
     #[must_use]
     pub fn freeze(self) -> Self {
-        for (_, tensor) in &self.0 {
+        for (_, tensor) in &self.named {
             let _same = tensor.set_requires_grad(false);
         }
         self
@@ -95,7 +82,7 @@ impl Variables {
 
     /// Names and tensors, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.0.iter().map(|(name, tensor)| (name.as_str(), tensor))
+        self.named.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
     /// The variable of this name.
@@ -107,24 +94,23 @@ impl Variables {
     /// How many.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.named.len()
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.named.is_empty()
     }
 
-    /// Refuses variables that an optimizer could change. Of many, some are looked at, in turn: who makes one of them
+    /// Refuses variables that an optimizer could change. Of more than `looks`, some are looked at: who makes one of them
     /// trainable makes most of them so.
     ///
     /// # Errors
     /// [`Error::Trainable`].
-    pub(super) fn check_some_frozen(&self) -> Result<()> {
-        let turn = self.2.now(self.0.len());
-        let now = self.0.get(turn.start..turn.end.min(self.0.len())).unwrap_or_default();
-        if now.iter().any(|(_, tensor)| memory::requires_grad(tensor)) { self.check_frozen() } else { Ok(()) }
+    pub(super) fn check_some_frozen(&self, looks: usize) -> Result<()> {
+        let mut turn = self.turn(looks).filter_map(|at| self.named.get(at));
+        if turn.any(|(_, tensor)| memory::requires_grad(tensor)) { self.check_frozen() } else { Ok(()) }
     }
 
     /// Refuses variables that an optimizer could change.
@@ -139,29 +125,29 @@ impl Variables {
         }
     }
 
-    /// A cheap sign of change. libtorch counts the writes to a tensor, and one that was exchanged lies elsewhere (see
-    /// [`Variables::pins`]); the running statistics of a batch normalisation are written without being counted, but they
-    /// are small, and some bytes of small variables on the CPU are read. Shapes and strides, which nothing changes without
-    /// a write or another address but a `resize_` to fewer elements, are looked at in turn where there are many variables.
-    pub(super) fn sign(&self) -> u64 {
-        let mut room = Vec::new();
-        let turn = self.2.now(self.0.len());
-        self.2.passes();
-        let looks = self.iter().zip(&self.1).enumerate();
-        looks.fold(0_u64, |sign, (position, ((_, tensor), known))| {
-            let look = memory::look(tensor, known, turn.contains(&position), &mut room);
-            (sign.rotate_left(5) ^ look).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-        })
+    /// The positions of those whose turn it is to be looked at closely.
+    fn turn(&self, looks: usize) -> impl Iterator<Item = usize> {
+        let len = self.named.len();
+        let start = self.turn.load(Ordering::Relaxed) % len.max(1);
+        (start..len).chain(0..start).take(if len <= FEW { FEW } else { looks.max(2) })
     }
 
-    /// Takes what the variables look like now as what they are compared with.
+    /// A sign of change that is cheap enough for every call. libtorch counts the writes to a tensor, and one that was
+    /// exchanged has another storage. This misses two kinds of change: a `set_data` to other elements of the same
+    /// storage, and the running statistics of a batch normalisation. So variables are also looked at closely: `looks` of
+    /// them, in turn, and every `running_var`, which a batch normalisation writes whenever it writes anything.
+    pub(super) fn sign(&self, looks: usize) -> u64 {
+        let sign = self.watch.sign(self.turn(looks));
+        self.turn.fetch_add(looks.clamp(2, self.named.len().max(2)), Ordering::Relaxed);
+        sign
+    }
+
+    /// Takes what the variables look like now as what they are compared with, and keeps their storage.
     pub(super) fn describe(&mut self) {
-        self.1 = self.iter().map(|(_, tensor)| memory::describe(tensor, SMALL_ELEMENTS)).collect();
-    }
-
-    /// Handles that keep the storage of every variable alive, so that none that replaces it can lie at its address.
-    pub(super) fn pins(&self) -> Vec<Tensor> {
-        self.iter().filter_map(|(_, tensor)| tensor.f_detach().ok()).collect()
+        let names = self.named.iter().enumerate();
+        let variances: Vec<usize> =
+            names.filter(|(_, (name, _))| name.ends_with("running_var")).map(|(at, _)| at).collect();
+        self.watch = Watch::new(self.named.iter().map(|(_, tensor)| tensor), SMALL_ELEMENTS, &variances);
     }
 
     /// A digest of each variable's dtype, shape and bytes. O(bytes).
@@ -258,7 +244,7 @@ impl Format {
 impl From<Vec<(String, Tensor)>> for Variables {
     fn from(mut variables: Vec<(String, Tensor)>) -> Self {
         variables.sort_by(|a, b| a.0.cmp(&b.0));
-        let mut variables = Self(variables, Vec::new(), Turn::default());
+        let mut variables = Self { named: variables, ..Self::default() };
         variables.describe();
         variables
     }

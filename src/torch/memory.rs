@@ -2,8 +2,6 @@
 #![expect(unsafe_code, reason = "libtorch hands out the address of a tensor's elements as a raw pointer")]
 
 use tch::{Device, Tensor};
-use torch_sys::c_generated::atg__version;
-use torch_sys::{C_tensor, at_data_ptr, at_dim, at_requires_grad, at_scalar_type, at_shape, at_stride};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::{invalid, torch};
@@ -85,116 +83,173 @@ pub(super) fn view(tensor: &Tensor) -> Result<View<'_>> {
     Ok(View { bytes, width, sizes, strides })
 }
 
-/// What a tensor looked like when it was last described. What does not change between calls is not asked for again.
-#[derive(Debug, Default)]
-pub(super) struct Described {
-    kind: i32,
-    address: usize,
-    /// Sizes, then strides.
-    dims: Vec<i64>,
-    /// Whether it has strides and an address.
-    dense: bool,
-    /// Whether libtorch counts the writes to it: not for tensors made in inference mode.
-    counted: bool,
-    /// Bytes of a small one that is a block of memory on the CPU.
-    readable: usize,
+/// The functions of `look.cpp`. Each takes a pointer to a `torch::Tensor`.
+mod ffi {
+    use std::ffi::c_void;
+
+    /// A tensor, and where its storage is described.
+    #[derive(Debug, Clone, Copy)]
+    #[repr(C)]
+    pub(super) struct Seen {
+        pub(super) tensor: usize,
+        storage: usize,
+    }
+
+    unsafe extern "C" {
+        pub(super) fn tensorcask_see(tensor: *const c_void) -> Seen;
+        pub(super) fn tensorcask_counted(tensor: *const c_void) -> bool;
+        pub(super) fn tensorcask_layout(tensor: *const c_void) -> u64;
+        pub(super) fn tensorcask_requires_grad(tensor: *const c_void) -> bool;
+        pub(super) fn tensorcask_look(seen: *const Seen, len: usize, same: *mut bool) -> u64;
+    }
 }
 
-/// How `tensor` looks now. Of one of up to `small` elements on the CPU, bytes are read by [`look`].
-pub(super) fn describe(tensor: &Tensor, small: usize) -> Described {
-    if !tensor.defined() {
-        return Described::default();
+/// Tensors that are watched, and what they looked like when they were described.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    seen: Vec<ffi::Seen>,
+    described: Vec<Described>,
+    /// Writes that had been counted before that.
+    writes: u64,
+    /// Those whose writes are not counted.
+    uncounted: Vec<usize>,
+    /// Those whose bytes each call looks at.
+    frequent: Vec<Readable>,
+}
+
+/// Bytes of a tensor on the CPU: some in the middle, or all if libtorch does not count the writes to it, as to none that
+/// was made in inference mode. Of the others, only the statistics of a batch normalisation are written without being
+/// counted, and they change in all elements.
+#[derive(Debug, Clone, Copy)]
+struct Readable {
+    address: usize,
+    len: usize,
+    /// Of the bytes, as they were.
+    hash: u64,
+}
+
+#[derive(Debug)]
+struct Described {
+    tensor: Tensor,
+    /// Keeps the storage, so that none that replaces it can lie at its address.
+    _storage: Tensor,
+    /// A hash of dtype, sizes, strides and address.
+    layout: u64,
+    /// Of a block of memory on the CPU.
+    readable: Option<Readable>,
+    counted: bool,
+}
+
+impl Watch {
+    /// Describes `tensors`. Each call looks at bytes of those at `frequent`. Of those whose writes are not counted, it
+    /// looks at all bytes, if they are of up to `small` elements.
+    pub(super) fn new<'a>(tensors: impl Iterator<Item = &'a Tensor>, small: usize, frequent: &[usize]) -> Self {
+        let tensors: Vec<Tensor> = tensors.map(Tensor::shallow_clone).collect();
+        // SAFETY: the borrow keeps the tensor alive, and this call only reads what describes it.
+        let see = |tensor: &Tensor| unsafe { ffi::tensorcask_see(tensor.as_ptr().cast()) };
+        let mut watch = Self { seen: tensors.iter().map(see).collect(), ..Self::default() };
+        // In the order of their addresses, which a processor can foresee.
+        watch.seen.sort_unstable_by_key(|seen| seen.tensor);
+        (watch.writes, _) = watch.look();
+        watch.described = tensors.into_iter().map(|tensor| Described::new(tensor, small)).collect();
+        let described = watch.described.iter().enumerate();
+        watch.uncounted = described.filter(|(_, tensor)| !tensor.counted).map(|(at, _)| at).collect();
+        let frequent = frequent.iter().filter_map(|&at| watch.described.get(at)).filter(|tensor| tensor.counted);
+        watch.frequent = frequent.filter_map(|tensor| tensor.readable).collect();
+        watch.frequent.sort_unstable_by_key(|readable| readable.address);
+        watch
     }
-    let dense = !tensor.is_sparse() && !tensor.is_mkldnn();
-    let counted = tensor.f_internal_version().is_ok();
-    let readable = if dense && tensor.numel() <= small { bytes(tensor).map_or(0, <[u8]>::len) } else { 0 };
+
+    /// The number of writes to all of them that libtorch has counted, and whether all have the storage they had. Two
+    /// nanoseconds a tensor.
+    fn look(&self) -> (u64, bool) {
+        let mut same = true;
+        // SAFETY: `described`, or `new`, keeps each of the `len` tensors alive, and the call only reads.
+        let writes = unsafe { ffi::tensorcask_look(self.seen.as_ptr(), self.seen.len(), &raw mut same) };
+        (writes, same)
+    }
+
+    /// A number that changes with the tensors. Those at `closely` are looked at closely, and all if one of them was
+    /// written to since they were described.
+    pub(super) fn sign(&self, closely: impl Iterator<Item = usize>) -> u64 {
+        let (writes, same) = self.look();
+        let add = |sign: u64, difference: u64| sign.rotate_left(5).wrapping_add(difference);
+        let differences = if same && writes == self.writes {
+            let closely = self.uncounted.iter().copied().chain(closely);
+            let sign = closely.filter_map(|at| self.described.get(at)).map(Described::difference).fold(0, add);
+            // SAFETY: writes to these are counted, and none was written to: they lie where they lay.
+            self.frequent.iter().map(|readable| unsafe { readable.difference() }).fold(sign, add)
+        } else {
+            self.described.iter().map(Described::difference).fold(u64::from(!same), add)
+        };
+        writes.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ differences
+    }
+}
+
+impl Described {
+    fn new(tensor: Tensor, small: usize) -> Self {
+        // SAFETY: the tensor is alive, and the call only reads what describes it.
+        let counted = unsafe { ffi::tensorcask_counted(tensor.as_ptr().cast()) };
+        let layout = layout(&tensor);
+        let readable = bytes(&tensor).ok().filter(|bytes| !bytes.is_empty() && (counted || tensor.numel() <= small));
+        let readable = readable.map(|bytes| Readable::new(bytes, counted));
+        Self { layout, counted, readable, _storage: tensor.f_detach().unwrap_or_default(), tensor }
+    }
+
+    /// 0 if layout and bytes are what they were, else a number that tells what they are.
+    fn difference(&self) -> u64 {
+        let layout = layout(&self.tensor);
+        if layout != self.layout {
+            return layout | 1;
+        }
+        // SAFETY: the layout tells that the tensor lies where it lay.
+        self.readable.map_or(0, |readable| unsafe { readable.difference() })
+    }
+}
+
+impl Readable {
+    const SOME_BYTES: usize = 32;
+
+    fn new(bytes: &[u8], counted: bool) -> Self {
+        let middle = bytes.len() / 128 * 64;
+        let some = bytes.get(middle..middle + Self::SOME_BYTES).filter(|_| counted);
+        let bytes = some.unwrap_or(bytes);
+        Self { address: bytes.as_ptr().expose_provenance(), len: bytes.len(), hash: Self::hash(bytes) }
+    }
+
+    #[inline]
+    fn hash(bytes: &[u8]) -> u64 {
+        match bytes.as_array::<{ Self::SOME_BYTES }>() {
+            Some(bytes) => {
+                let (words, _) = bytes.as_chunks::<8>();
+                words.iter().fold(0, |sum, word| sum.rotate_left(9) ^ u64::from_le_bytes(*word))
+            }
+            None => xxh3_64(bytes),
+        }
+    }
+
+    /// 0 if the bytes are what they were, else a number that tells what they are.
+    ///
+    /// # Safety
+    /// The tensor has to lie where it lay. As to writes meanwhile, see [`bytes`].
+    unsafe fn difference(self) -> u64 {
+        // SAFETY: they were readable, and lie in a storage that is kept.
+        let bytes = unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(self.address), self.len) };
+        let hash = Self::hash(bytes);
+        if hash == self.hash { 0 } else { hash | 1 }
+    }
+}
+
+/// A hash of dtype, sizes, strides and address.
+fn layout(tensor: &Tensor) -> u64 {
     // SAFETY: the borrow keeps the tensor alive, and this call only reads what describes it.
-    let kind = unsafe { at_scalar_type(tensor.as_ptr().cast_mut()) };
-    let dims = if dense { [tensor.size(), tensor.stride()].concat() } else { tensor.size() };
-    let address = if dense { tensor.data_ptr().addr() } else { 0 };
-    Described { kind, address, dims, dense, counted, readable }
+    unsafe { ffi::tensorcask_layout(tensor.as_ptr().cast()) }
 }
 
 /// Whether an optimizer could change the tensor.
 pub(super) fn requires_grad(tensor: &Tensor) -> bool {
     // SAFETY: the borrow keeps the tensor alive, and this call only reads what describes it.
-    unsafe { at_requires_grad(tensor.as_ptr().cast_mut()) != 0 }
-}
-
-/// A number that is another one when the tensor was written to or exchanged: from its count of writes, and from whether
-/// kind, sizes, strides and address are those of `known`. Of a small one on the CPU, some bytes count as well: batch
-/// normalisation writes its statistics, all of them, without being counted.
-///
-/// This runs for every variable at every call of a module. The methods of `tch` look for an error after each call into
-/// libtorch and allocate for sizes and for strides. `room` is used again. Kind, sizes and strides of a dense tensor are
-/// looked at if it is to be `thorough`.
-pub(super) fn look(tensor: &Tensor, known: &Described, thorough: bool, room: &mut Vec<i64>) -> u64 {
-    let raw = tensor.as_ptr().cast_mut();
-    if known.dense && !thorough {
-        // SAFETY: the borrow keeps the tensor alive, and this call only reads what describes it.
-        let address = unsafe { at_data_ptr(raw).cast::<u8>().cast_const() };
-        return if address.addr() == known.address { look_at_bytes(raw, known, address) } else { changed(tensor) };
-    }
-    // SAFETY: the borrow keeps the tensor alive, and these calls only read what describes it.
-    let (kind, dims) = unsafe { (at_scalar_type(raw), at_dim(raw)) };
-    let numbers = if known.dense { dims.checked_mul(2) } else { Some(dims) };
-    if kind != known.kind || numbers != Some(known.dims.len()) {
-        return changed(tensor);
-    }
-    room.clear();
-    room.resize(known.dims.len(), 0);
-    let mut address: *const u8 = std::ptr::null();
-    if let Some((sizes, strides)) = room.split_at_mut_checked(dims) {
-        // SAFETY: as above; each of the two has room for the `dims` numbers that are written to it.
-        unsafe {
-            at_shape(raw, sizes.as_mut_ptr());
-            if known.dense {
-                at_stride(raw, strides.as_mut_ptr());
-                address = at_data_ptr(raw).cast::<u8>().cast_const();
-            }
-        }
-    }
-    if *room != known.dims || address.addr() != known.address {
-        return changed(tensor);
-    }
-    look_at_bytes(raw, known, address)
-}
-
-/// The count of writes, and some bytes, of a tensor that lies at the `address` that is known of it.
-fn look_at_bytes(raw: *mut C_tensor, known: &Described, address: *const u8) -> u64 {
-    // SAFETY: the tensor is one that `look` borrows, and this call only reads its count.
-    let version = if known.counted { unsafe { atg__version(raw) }.cast_unsigned() } else { 0 };
-    if known.readable == 0 {
-        return version;
-    }
-    // SAFETY: the address is that of a block of so many readable bytes on the CPU when the tensor was described, and
-    // `Variables::pins` keeps the storage that had it alive. As to writes meanwhile, see `bytes`.
-    let bytes = unsafe { std::slice::from_raw_parts(address, known.readable) };
-    version.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ if known.counted { probe(bytes) } else { xxh3_64(bytes) }
-}
-
-/// Of a tensor that is not as it was described.
-fn changed(tensor: &Tensor) -> u64 {
-    // Also forgets the error of a call that failed.
-    let version = tensor.f_internal_version().map_or(0, i64::cast_unsigned);
-    if !tensor.defined() || tensor.is_sparse() || tensor.is_mkldnn() {
-        return !version;
-    }
-    let kind = tensor.f_kind().map_or(0, |kind| kind as i64);
-    let mut described = [tensor.size(), tensor.stride(), vec![kind, version.cast_signed()]].concat();
-    described.push((tensor.data_ptr().addr() as u64).cast_signed());
-    let bytes: Vec<u8> = described.iter().flat_map(|number| number.to_le_bytes()).collect();
-    !xxh3_64(&bytes)
-}
-
-/// Some bytes of all: both ends and the middle.
-fn probe(bytes: &[u8]) -> u64 {
-    let eight = |from: usize| {
-        let part = bytes.get(from..).and_then(<[u8]>::first_chunk::<8>);
-        part.map_or_else(|| xxh3_64(bytes), |part| u64::from_le_bytes(*part))
-    };
-    let (middle, last) = (bytes.len() / 16 * 8, bytes.len().saturating_sub(8));
-    eight(0).rotate_left(17) ^ eight(middle).rotate_left(34) ^ eight(last).wrapping_mul(0xC2B2_AE3D_27D4_EB4F)
+    unsafe { ffi::tensorcask_requires_grad(tensor.as_ptr().cast()) }
 }
 
 /// The elements of a dense contiguous CPU tensor, as bytes to be written. Only for tensors that this crate made and

@@ -8,8 +8,8 @@ use bytemuck::Pod;
 
 use super::memory::View;
 
-/// Elements of a block, which is read and written while it is in the fastest cache.
-const BLOCK: usize = 512;
+/// Bytes of each channel in a block, which is read and written while it is in the fastest cache.
+const BLOCK_BYTES: usize = 6 * 1024;
 
 /// One dimension: how many elements, and how far apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,19 +151,48 @@ fn exchange<T: Pod>(from: &[T], outer: Dim, inner: Dim, to: &mut [T]) {
     }
 }
 
-/// A few channels, one behind the other at each place, become planes of `len` elements each.
+/// Two, three or four channels, one behind the other at each place, become planes of `len` elements each.
 fn planes<T: Pod, const N: usize>(from: &[T], to: &mut [T], len: usize) {
     let (places, _) = from.as_chunks::<N>();
+    let block_len = BLOCK_BYTES / size_of::<T>();
     let mut planes = to.chunks_exact_mut(len.max(1));
     let mut planes: [&mut [T]; N] = std::array::from_fn(|_| planes.next().unwrap_or_default());
-    for (block, places) in places.get(..len).unwrap_or_default().chunks(BLOCK).enumerate() {
+    for (block, places) in places.get(..len).unwrap_or_default().chunks(block_len).enumerate() {
         for (channel, plane) in planes.iter_mut().enumerate() {
-            let to = plane.get_mut(block * BLOCK..).unwrap_or_default();
-            for (to, place) in to.iter_mut().zip(places) {
-                *to = place.get(channel).copied().unwrap_or_else(T::zeroed);
+            let to = plane.get_mut(block * block_len..).unwrap_or_default();
+            match channel {
+                0 => plane_of::<T, N, 0>(places, to),
+                1 => plane_of::<T, N, 1>(places, to),
+                2 => plane_of::<T, N, 2>(places, to),
+                _ => plane_of::<T, N, 3>(places, to),
             }
         }
     }
+}
+
+/// One channel of `places`.
+fn plane_of<T: Pod, const N: usize, const CHANNEL: usize>(places: &[[T; N]], to: &mut [T]) {
+    /// Compiled to shuffles of whole registers: of bytes nine times as fast. Inlined, it would be compiled to neither,
+    /// as then the two slices may overlap for all that the compiler knows.
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2")]
+    #[inline(never)]
+    fn with_avx2<T: Pod, const N: usize, const CHANNEL: usize>(places: &[[T; N]], to: &mut [T]) {
+        copy::<T, N, CHANNEL>(places, to);
+    }
+    #[inline(always)]
+    fn copy<T: Pod, const N: usize, const CHANNEL: usize>(places: &[[T; N]], to: &mut [T]) {
+        for (to, place) in to.iter_mut().zip(places) {
+            *to = place.get(CHANNEL).copied().unwrap_or_else(T::zeroed);
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        #[expect(unsafe_code, reason = "the compiler does not know which processor this will run on")]
+        // SAFETY: the processor has what the function was compiled for.
+        return unsafe { with_avx2::<T, N, CHANNEL>(places, to) };
+    }
+    copy::<T, N, CHANNEL>(places, to);
 }
 
 #[cfg(test)]

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tch::Tensor;
-
 use super::backend::is_of_disk;
 use super::counters::add;
 use super::exclusive::records_gradients;
@@ -27,15 +25,18 @@ pub(super) struct Watched {
     pub variables: Variables,
     pub sign: u64,
     pub identity: Identity,
-    /// See [`Variables::pins`].
-    pub pins: Vec<Tensor>,
     /// Whether the caller knows already that weights do not count.
     pub told: bool,
 }
 
 impl Inner {
-    pub(super) fn sign(&self, variables: &Variables) -> u64 {
-        if variables.is_empty() { 0 } else { variables.sign() ^ self.trainings.load(Ordering::Relaxed).rotate_left(32) }
+    /// A sign of change of `variables`, of which `looks` are looked at closely.
+    pub(super) fn sign(&self, variables: &Variables, looks: usize) -> u64 {
+        if variables.is_empty() {
+            0
+        } else {
+            variables.sign(looks) ^ self.trainings.load(Ordering::Relaxed).rotate_left(32)
+        }
     }
 
     /// Past the cache. A module whose cache is off may be trained.
@@ -65,16 +66,16 @@ impl Inner {
     }
 
     /// Notices weights that were changed since they were fingerprinted, and moves to their identity. Returns the sign
-    /// of those that are in force.
-    pub(super) fn check_weights(&self) -> Result<u64> {
+    /// of those that are in force. `looks` is how many variables are worth being looked at closely.
+    pub(super) fn check_weights(&self, looks: usize) -> Result<u64> {
         let mut watched = self.weights.lock();
         if self.options.enforce_stateless {
-            watched.variables.check_some_frozen()?;
+            watched.variables.check_some_frozen(looks)?;
         }
         if self.options.weights == Weights::Ignore && watched.told {
             return Ok(watched.sign);
         }
-        let sign = self.sign(&watched.variables);
+        let sign = self.sign(&watched.variables, looks);
         if sign == watched.sign {
             return Ok(sign);
         }
@@ -83,7 +84,7 @@ impl Inner {
         }
         // In this order: what changes between two of these steps shows in the next sign.
         watched.variables.describe();
-        let sign = self.sign(&watched.variables);
+        let sign = self.sign(&watched.variables, usize::MAX);
         let identity = identify(&self.base, &watched.variables)?;
         let mut former = None;
         if identity.name() != watched.identity.name() {
@@ -96,7 +97,6 @@ impl Inner {
             former = Some(std::mem::replace(&mut *self.spaces.write(), next));
         }
         watched.told = self.compare_record(&identity);
-        watched.pins = watched.variables.pins();
         (watched.sign, watched.identity) = (sign, identity);
         drop(watched);
         // Closing may take a while: nobody is to wait for it.

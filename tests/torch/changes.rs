@@ -61,8 +61,7 @@ fn running_statistics_that_a_training_pass_moves() {
 #[test]
 fn running_statistics_that_move_behind_the_handle() {
     let mut variables = nn::VarStore::new(Device::Cpu);
-    // Every size up to the largest of which something is read.
-    let sizes = [1, 2, 3, 7, 8, 9, 64, 2048, 4096];
+    let sizes = [1, 2, 3, 7, 8, 9, 64, 2048, 4096, 10_000];
     for features in sizes {
         let path = variables.root() / features;
         let config = nn::BatchNormConfig { ws_init: nn::Init::Const(1.0), ..Default::default() };
@@ -79,6 +78,44 @@ fn running_statistics_that_move_behind_the_handle() {
         let after = tensor(module.forward(&x));
         assert!(!after.equal(&before), "old outputs were met with {features} features");
     }
+}
+
+/// Of so many variables not all are looked at closely in each call.
+#[test]
+fn one_of_hundreds_of_variables() {
+    let mut variables = nn::VarStore::new(Device::Cpu);
+    let root = variables.root();
+    let config = nn::BatchNormConfig { ws_init: nn::Init::Const(1.0), ..Default::default() };
+    let norms: Vec<_> = (0..100).map(|at| nn::batch_norm1d(&root / at, 8, config)).collect();
+    let mut w = root.var("w", &[16, 16], nn::Init::Const(1.0));
+    variables.freeze();
+    let norms = std::sync::Arc::new(std::sync::Mutex::new(norms));
+    let (inner, weight) = (std::sync::Arc::clone(&norms), w.shallow_clone());
+    let forward = move |inputs: &Inputs| {
+        let norms = inner.lock().unwrap();
+        Ok(norms.iter().fold(inputs.tensor(0)?.shallow_clone(), |x, norm| norm.forward_t(&x, false)) * weight.sum(None))
+    };
+    let module = CacheOptions::in_memory().module_id("m").wrap_inputs_fn_with(&variables, forward).unwrap();
+    let x = rows(0, 1, 8);
+    let mut former = tensor(module.forward(&x));
+    let mut differs = |after: &str| {
+        let output = tensor(module.forward(&x));
+        assert!(!output.equal(&former), "an old output was met after {after}");
+        assert_same(&tensor(module.forward(&x)), &output);
+        former = output;
+    };
+    for at in [0, 1, 50, 99] {
+        let _trained = norms.lock().unwrap()[at].forward_t(&rows(3, 4, 8), true);
+        differs(&format!("a training pass of layer {at} alone"));
+        set(norms.lock().unwrap()[at].bs.as_ref().unwrap(), 0.25);
+        differs(&format!("a write to layer {at} alone"));
+    }
+    w.set_data(&Tensor::full([16, 16], 2.0, (Kind::Float, Device::Cpu)));
+    differs("an exchange of one variable");
+    set(&w, 3.0);
+    differs("a write to the one that was exchanged");
+    variables.unfreeze();
+    assert!(module.forward(&x).is_err(), "trainable variables were not refused");
 }
 
 #[test]
