@@ -1,6 +1,6 @@
 //! A TorchScript model, cached by content: silero-vad finds speech in overlapping windows of a recording.
 //!
-//! `scripts/with-torch --models cargo run --release --features torch --bin voice_activity [-- RECORDING.wav]`
+//! `scripts/with-torch --models cargo run --release -p tensorcask-examples --features torch --bin voice_activity [-- RECORDING.wav]`
 //!
 //! The windows have no names, so their samples are the keys: a recording that was seen before, or a part of it, costs
 //! a lookup. The recording is 8 or 16 kHz, mono, 16 bits.
@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use tch::{CModule, Kind, Tensor};
-use tensorcask::torch::{CacheOptions, CachedModule, Inputs, init_logging};
+use tensorcask_torch::{CacheOptions, CachedModule, Inputs, init_logging};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 

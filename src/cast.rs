@@ -8,6 +8,9 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+
 /// A floating-point type that rows can be cast from and to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scalar {
@@ -29,6 +32,27 @@ impl Scalar {
             Self::F32 => 4,
             Self::F64 => 8,
         }
+    }
+}
+
+fn scalar(dtype: Dtype) -> Option<Scalar> {
+    Some(match dtype {
+        Dtype::F16 => Scalar::F16,
+        Dtype::BF16 => Scalar::BF16,
+        Dtype::F32 => Scalar::F32,
+        Dtype::F64 => Scalar::F64,
+        _ => return None,
+    })
+}
+
+/// Converts the elements of a float tensor, appending to `out`.
+///
+/// # Errors
+/// [`Error::Invalid`] if either dtype is no float of at least 16 bits.
+pub(crate) fn cast_tensor(from: Dtype, to: Dtype, input: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    match (scalar(from), scalar(to)) {
+        (Some(from), Some(to)) => cast(from, to, input, out).map_err(Error::invalid),
+        _ => Err(Error::invalid(format!("cannot convert {from} to {to}: only F16, BF16, F32 and F64 convert"))),
     }
 }
 

@@ -106,34 +106,6 @@ pub enum Error {
     Forked,
     /// The store is closed.
     Closed,
-    /// libtorch refused something.
-    Torch {
-        /// What was attempted, as a verb phrase.
-        action: &'static str,
-        /// libtorch's word.
-        what: String,
-    },
-    /// A wrapped function returned an error of its own; nothing of the call was kept.
-    Compute {
-        /// The function's error.
-        source: Arc<dyn std::error::Error + Send + Sync>,
-    },
-    /// A module that is to be frozen has variables that require gradients.
-    Trainable {
-        /// The first of them.
-        first: String,
-        /// How many there are.
-        count: usize,
-    },
-    /// Outputs that were computed again are not those that were kept.
-    NotReproducible {
-        /// Samples that were compared in this call.
-        samples: usize,
-        /// The key of the first of them.
-        first: String,
-        /// The difference.
-        what: String,
-    },
 }
 
 impl Error {
@@ -150,11 +122,6 @@ impl Error {
     /// An unusable argument.
     pub fn invalid(what: impl Into<String>) -> Self {
         Self::Invalid { what: what.into() }
-    }
-
-    /// An error of a wrapped function's own.
-    pub fn compute(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Compute { source: Arc::from(source.into()) }
     }
 
     /// Whether bytes on disk are damaged (rather than missing, refused or unreachable).
@@ -271,20 +238,6 @@ impl fmt::Display for Error {
                  open it again in the child (to write, in a lane of its own: Lane::Auto)",
             ),
             Self::Closed => f.write_str("the store is closed; open it again"),
-            Self::Torch { action, what } => write!(f, "could not {action}: {what}"),
-            Self::Compute { source } => {
-                write!(f, "the wrapped computation failed, and nothing of it was kept: {source}")
-            }
-            Self::Trainable { first, count } => write!(
-                f,
-                "{count} variable(s) of the module require gradients, first {first:?}: a module whose weights change must \
-                 not be cached; freeze it with VarStore::freeze(), or turn `enforce_stateless` off"
-            ),
-            Self::NotReproducible { samples, first, what } => write!(
-                f,
-                "of {samples} cached outputs computed again, from key {first} on, some differ: {what}; the module is not \
-                 deterministic, its inputs are augmented at random, or its version should have been changed"
-            ),
         }
     }
 }
@@ -294,7 +247,6 @@ impl std::error::Error for Error {
         match self {
             Self::Io { source, .. } => Some(source.as_ref()),
             Self::Poisoned { cause } => Some(cause.as_ref()),
-            Self::Compute { source } => Some(source.as_ref()),
             _ => None,
         }
     }

@@ -57,9 +57,12 @@ mod schema;
 mod segment;
 mod store;
 mod tensor;
-#[cfg(feature = "torch")]
-pub mod torch;
 mod value;
+
+/// The names in a store's folder, for tools that look after folders themselves.
+pub mod folder {
+    pub use crate::names::{FOLDERS, OPEN_LOCK, QUARANTINE, check_module_id, is_file_of_store};
+}
 
 pub use bytes::Bytes;
 pub use half;

@@ -13,9 +13,9 @@ pub(crate) const RUNS: &str = "runs";
 /// The folder of lane locks.
 pub(crate) const LANES: &str = "lanes";
 /// The folder that damaged files are moved to.
-pub(crate) const QUARANTINE: &str = "quarantine";
+pub const QUARANTINE: &str = "quarantine";
 /// The lock, in the folder of lane locks, under which a store is opened.
-pub(crate) const OPEN_LOCK: &str = "open.lock";
+pub const OPEN_LOCK: &str = "open.lock";
 
 const SEALED_SUFFIX: &str = ".arrow";
 const ACTIVE_SUFFIX: &str = ".arrow.open";
@@ -215,51 +215,12 @@ pub(crate) fn parse_quarantined(name: &str) -> Option<SegmentId> {
 /// Texts by name, kept from imported files. The command line tool makes it.
 const METADATA: &str = "metadata.json";
 
-/// In the folder of an identity of a wrapped module: what the identity is made of.
-pub(crate) const RECORD: &str = "identity.json";
-/// There: the mean seconds that a sample took.
-pub(crate) const TIMING: &str = "timing.json";
-/// There: the cap at which it was full, and what the files took then.
-pub(crate) const FULL: &str = "full.json";
-const PART_SUFFIX: &str = ".part";
-const PRUNED_SUFFIX: &str = ".pruned";
-
-/// Whether a name in a module's folder is that of an identity.
-pub(crate) fn is_identity(name: &str) -> bool {
-    name.len() == 32 && name.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// The name of an identity's folder while it is removed.
-pub(crate) fn pruned(id: &str) -> String {
-    format!("{id}{PRUNED_SUFFIX}")
-}
-
-/// The identity that was being removed in a folder of this name.
-pub(crate) fn parse_pruned(name: &str) -> Option<&str> {
-    name.strip_suffix(PRUNED_SUFFIX).filter(|id| is_identity(id))
-}
-
-/// Path of a file of an identity that is being written, before it takes the place of `path`.
-#[cfg(any(test, feature = "torch"))]
-pub(crate) fn part(path: &Path, unique: uuid::Uuid) -> PathBuf {
-    path.with_extension(format!("{}{PART_SUFFIX}", unique.simple()))
-}
-
-/// Whether a file of this name in the folder of an identity is one that the torch layer makes.
-pub(crate) fn is_file_of_identity(name: &str) -> bool {
-    let files = [RECORD, TIMING, FULL];
-    let part = name.strip_suffix(PART_SUFFIX).and_then(|stem| stem.split_once('.'));
-    let of = |stem: &str| files.iter().any(|file| file.strip_suffix(NOTE_SUFFIX) == Some(stem));
-    // The digits are those of a UUID.
-    files.contains(&name) || part.is_some_and(|(stem, digits)| of(stem) && is_identity(digits))
-}
-
 /// The folders of a store.
-pub(crate) const FOLDERS: [&str; 4] = [SEGMENTS, RUNS, LANES, QUARANTINE];
+pub const FOLDERS: [&str; 4] = [SEGMENTS, RUNS, LANES, QUARANTINE];
 
 /// Whether a file of this name in `folder` of a store, or in the store's own folder (`""`), is one that a writer makes.
 /// What is in quarantine is not known.
-pub(crate) fn is_file_of_store(folder: &str, name: &str) -> bool {
+pub fn is_file_of_store(folder: &str, name: &str) -> bool {
     let is = |path: PathBuf| path.file_name().is_some_and(|file| file == name);
     match folder {
         "" => [IDENTITY, METADATA].contains(&name) || name.strip_suffix(TEMPORARY_SUFFIX) == Some(IDENTITY),
@@ -280,7 +241,7 @@ pub(crate) fn is_file_of_store(folder: &str, name: &str) -> bool {
 /// # Errors
 /// [`Error::Invalid`] if it is empty, longer than 200 bytes, starts with a dot, or holds path separators or control
 /// characters.
-pub(crate) fn check_module_id(module_id: &str) -> Result<()> {
+pub fn check_module_id(module_id: &str) -> Result<()> {
     let problem = if module_id.is_empty() {
         "is empty"
     } else if module_id.len() > 200 {
@@ -329,16 +290,6 @@ mod tests {
 
     #[test]
     fn files_of_ours_are_told_from_others() {
-        let id = "0123456789abcdef0123456789abcdef";
-        assert!(is_identity(id) && !is_identity(&id.to_uppercase()) && !is_identity("0123"));
-        assert_eq!((parse_pruned(&pruned(id)), parse_pruned("notes.pruned")), (Some(id), None));
-        let part = part(Path::new(TIMING), uuid::Uuid::from_u128(7));
-        for name in [RECORD, TIMING, FULL, part.to_str().unwrap()] {
-            assert!(is_file_of_identity(name), "{name}");
-        }
-        for name in ["notes.part", "timing.json.part", "identity.7.part", "identity.json~", "", ".part"] {
-            assert!(!is_file_of_identity(name), "{name}");
-        }
         let id = SegmentId { lane: 3, sequence: 12 };
         let made = [
             sealed(id),

@@ -11,7 +11,6 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::arrow::{METADATA_KEY, arrow_schema, stored_elements};
-#[cfg(feature = "torch")]
 pub(crate) use self::derive::stored_dtype;
 pub(crate) use self::derive::{LeafValue, derive, single_tensor_schema};
 use crate::codec::Codec;

@@ -4,6 +4,7 @@ use bytemuck::allocation::pod_collect_to_vec;
 use bytemuck::{Pod, cast_slice, try_cast_slice};
 use bytes::Bytes;
 
+use crate::cast::cast_tensor;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 
@@ -167,6 +168,16 @@ impl Tensor {
         } else {
             Err(Error::invalid(format!("the tensor is {}, not {}: read it as its own dtype", self.dtype, T::DTYPE)))
         }
+    }
+
+    /// The same tensor in another float dtype, each element rounded to the nearest, ties to even.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless both dtypes are F16, BF16, F32 or F64.
+    pub fn cast(&self, dtype: Dtype) -> Result<Self> {
+        let mut data = Vec::new();
+        cast_tensor(self.dtype, dtype, &self.data, &mut data)?;
+        Self::new(dtype, &self.shape, data)
     }
 }
 

@@ -1,6 +1,6 @@
 //! A real sentence encoder, frozen before a small model that trains: all-MiniLM-L6-v2 over 2,400 review sentences.
 //!
-//! `scripts/with-torch --models cargo run --release --features torch --bin frozen_encoder`
+//! `scripts/with-torch --models cargo run --release -p tensorcask-examples --features torch --bin frozen_encoder`
 //!
 //! Prints what an epoch costs when it is computed, when it is cached, in a new process, and in a k-fold
 //! cross-validation of a ridge regression from embeddings to the sentiment that people gave the sentences; what another
@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use encoder::{Encoder, Sentences};
 use tch::{Device, Kind, Tensor};
-use tensorcask::torch::{CacheOptions, CachedModule, Inputs, Variables, init_logging};
+use tensorcask_torch::{CacheOptions, CachedModule, Inputs, Variables, init_logging};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -61,7 +61,7 @@ fn embed(module: &CachedModule, tokenizer: &Sentences, corpus: &Corpus, ids: &[u
         let output = call.run_lazy(Device::Cpu, |missing| {
             let of = |&at: &usize| corpus.sentences.get(*batch.get(at)? as usize).map(String::as_str);
             let sentences: Vec<&str> = missing.iter().filter_map(of).collect();
-            let (tokens, mask) = tokenizer.encode(&sentences).map_err(tensorcask::Error::compute)?;
+            let (tokens, mask) = tokenizer.encode(&sentences).map_err(tensorcask_torch::Error::compute)?;
             Ok(Inputs::from([&tokens, &mask]))
         })?;
         parts.push(output.into_tensor()?);

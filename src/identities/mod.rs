@@ -20,9 +20,15 @@
 //! # }
 //! ```
 
-pub(crate) mod record;
+#[doc(hidden)]
+pub mod canonical;
+#[doc(hidden)]
+pub mod names;
+#[doc(hidden)]
+pub mod record;
 mod remove;
-pub(crate) mod size;
+#[doc(hidden)]
+pub mod size;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -32,13 +38,13 @@ use self::record::Identity;
 use self::remove::{finish, take};
 use crate::error::{Error, Result};
 use crate::key::KeyKind;
-use crate::names;
 use crate::store::options::Options;
 
 const KINDS: [KeyKind; 3] = [KeyKind::Str, KeyKind::U64, KeyKind::Bytes];
 
-/// Whether a handle of the torch layer in this process has the identity in this folder open, though perhaps no store.
-pub(crate) static IN_USE: OnceLock<fn(&Path) -> bool> = OnceLock::new();
+/// Whether a handle of the caching layer in this process has the identity in this folder open, though perhaps no store.
+#[doc(hidden)]
+pub static IN_USE: OnceLock<fn(&Path) -> bool> = OnceLock::new();
 
 /// An identity whose outputs are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +79,10 @@ pub struct Pruned {
 }
 
 impl Pruned {
-    pub(crate) fn is_more_room(&self) -> bool {
+    /// Whether anything was removed.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn is_more_room(&self) -> bool {
         !self.removed.is_empty() || !self.finished.is_empty()
     }
 
@@ -141,7 +150,11 @@ pub fn prune(
 }
 
 /// [`list`], with the differences from `ours`.
-pub(crate) fn list_beside(module: &Path, ours: Option<&Identity>) -> Result<Vec<StoredIdentity>> {
+///
+/// # Errors
+/// As [`list`].
+#[doc(hidden)]
+pub fn list_beside(module: &Path, ours: Option<&Identity>) -> Result<Vec<StoredIdentity>> {
     let mut found: Vec<StoredIdentity> = folders(module, |name| names::is_identity(name).then_some(name))?
         .into_iter()
         .map(|(id, folder)| look(id, folder, true))
@@ -160,7 +173,11 @@ pub(crate) fn list_beside(module: &Path, ours: Option<&Identity>) -> Result<Vec<
 }
 
 /// [`prune`], of what was listed.
-pub(crate) fn prune_listed(
+///
+/// # Errors
+/// As [`prune`].
+#[doc(hidden)]
+pub fn prune_listed(
     module: &Path,
     identities: Vec<StoredIdentity>,
     dry_run: bool,

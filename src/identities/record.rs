@@ -4,9 +4,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::canonical::Canonical;
+
+/// The version of the way in which outputs become values and arguments become keys. In version 1 the places of arguments
+/// beside an id did not count.
+pub const ENCODING: u32 = 2;
+
 /// Everything that decides whether an output of yesterday is still an output of this module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Identity {
+pub struct Identity {
     /// The version of the way in which outputs become values.
     pub encoding: u32,
     /// The caller's.
@@ -27,8 +33,29 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
+    /// The folder's name: 128 bits, in hexadecimal.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let pairs = |mut parts: Canonical, map: &BTreeMap<String, String>| {
+            parts = parts.part(&(map.len() as u64).to_le_bytes());
+            map.iter().fold(parts, |parts, (name, value)| parts.part(name.as_bytes()).part(value.as_bytes()))
+        };
+        let mut parts = Canonical::new("identity").part(&self.encoding.to_le_bytes());
+        parts = parts.part(self.version.as_bytes()).part(self.instance.as_bytes());
+        parts = parts.part(self.cache_dtype.as_bytes());
+        parts = pairs(parts, &self.arguments);
+        if !self.structure.is_empty() {
+            parts = parts.part(b"structure").part(self.structure.as_bytes());
+        }
+        if self.weights_count {
+            parts = pairs(parts.part(b"weights"), &self.weights);
+        }
+        format!("{:032x}", parts.hash())
+    }
+
     /// How `other` differs, one line a part.
-    pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<String> {
         let mut lines = Vec::new();
         let mut plain = |what: &str, ours: &str, theirs: &str| {
             if ours != theirs {

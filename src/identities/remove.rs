@@ -4,10 +4,10 @@
 use std::fs::{File, FileType, TryLockError};
 use std::path::{Path, PathBuf};
 
-use super::{IN_USE, KINDS, Stays, StoredIdentity};
+use super::{IN_USE, KINDS, Stays, StoredIdentity, names};
 use crate::error::Error;
 use crate::io::mmap::open_regular;
-use crate::names;
+use crate::names::{FOLDERS, OPEN_LOCK, QUARANTINE, is_file_of_store};
 
 type Taken<T> = std::result::Result<T, Stays>;
 
@@ -110,12 +110,12 @@ fn look_through(folder: &Path) -> Taken<Contents> {
     let mut contents = Contents::default();
     contents.add(folder, Path::new(""), names::is_file_of_identity, &KINDS.map(|kind| kind.name()))?;
     for store in contents.folders.clone() {
-        contents.add(folder, &store, |name| names::is_file_of_store("", name), &names::FOLDERS)?;
+        contents.add(folder, &store, |name| is_file_of_store("", name), &FOLDERS)?;
     }
     let within: Vec<PathBuf> = contents.folders.iter().filter(|path| path.components().count() == 2).cloned().collect();
     for path in within {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        contents.add(folder, &path, |file| names::is_file_of_store(&name, file), &[])?;
+        contents.add(folder, &path, |file| is_file_of_store(&name, file), &[])?;
     }
     Ok(contents)
 }
@@ -130,7 +130,7 @@ impl Contents {
             } else if kind.is_file() && is_file(&name) {
                 self.files.push(path);
                 self.len_bytes += len_bytes;
-            } else if within.ends_with(names::QUARANTINE) {
+            } else if within.ends_with(QUARANTINE) {
                 return Err(Stays::Foreign(format!(
                     "{} was set aside by the store: look at it, and remove it or move it away first",
                     path.display()
@@ -146,7 +146,7 @@ impl Contents {
 /// Takes the locks of all stores in `folder` beside those that are `held`: first that of opening, so that no writer
 /// begins, then those of the lanes.
 fn lock(folder: &Path, contents: &Contents, held: &[(PathBuf, File)]) -> Taken<Locks> {
-    let is_opening = |path: &Path| path.file_name().is_some_and(|name| name == names::OPEN_LOCK);
+    let is_opening = |path: &Path| path.file_name().is_some_and(|name| name == OPEN_LOCK);
     let is_lock = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "lock");
     let mut paths: Vec<&PathBuf> = contents.files.iter().filter(is_lock).collect();
     paths.retain(|path| held.iter().all(|(taken, _)| taken != *path));

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 /// Bytes of all files below `folder`. What vanishes meanwhile counts nothing.
-#[cfg(feature = "torch")]
-pub(crate) fn folder_len_bytes(folder: &Path) -> u64 {
+#[must_use]
+pub fn folder_len_bytes(folder: &Path) -> u64 {
     measure(folder).0
 }
 

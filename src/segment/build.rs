@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::columns::{Columns, KeyColumn, LeafColumn};
 use crate::buffers::Buffers;
-use crate::cast::{Scalar, cast};
+pub(crate) use crate::cast::cast_tensor;
 use crate::codec::{Codec, Encoder};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
@@ -255,27 +255,6 @@ fn push_tensor(
         }
     }
     Ok(())
-}
-
-fn scalar(dtype: Dtype) -> Option<Scalar> {
-    Some(match dtype {
-        Dtype::F16 => Scalar::F16,
-        Dtype::BF16 => Scalar::BF16,
-        Dtype::F32 => Scalar::F32,
-        Dtype::F64 => Scalar::F64,
-        _ => return None,
-    })
-}
-
-/// Converts the elements of a float tensor, appending to `out`.
-///
-/// # Errors
-/// [`Error::Invalid`] if either dtype is no float of at least 16 bits.
-pub(crate) fn cast_tensor(from: Dtype, to: Dtype, input: &[u8], out: &mut Vec<u8>) -> Result<()> {
-    match (scalar(from), scalar(to)) {
-        (Some(from), Some(to)) => cast(from, to, input, out).map_err(Error::invalid),
-        _ => Err(Error::invalid(format!("cannot convert {from} to {to}: only F16, BF16, F32 and F64 convert"))),
-    }
 }
 
 /// The columns of rows that are one contiguous `[rows, …]` tensor of the stored dtype, without its data.

@@ -13,6 +13,7 @@ use crate::hot::HotPolicy;
 use crate::io::disk::DiskStorage;
 use crate::io::{Durability, Storage};
 use crate::names;
+use crate::schema::stored_dtype;
 use crate::segment::batch::Verify;
 
 /// Which lane a writer takes. A lane has one writer; a store has any number of lanes.
@@ -139,6 +140,24 @@ impl Options {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The dtype that [`Options::store_as`] was given.
+    #[must_use]
+    pub const fn stores_as(&self) -> Option<Dtype> {
+        self.store_as
+    }
+
+    /// The dtype that tensors of `source` are stored in.
+    #[must_use]
+    pub fn stored_dtype(&self, source: Dtype) -> Dtype {
+        stored_dtype(source, self.store_as)
+    }
+
+    /// The dtype that tensors of `source` come back in.
+    #[must_use]
+    pub fn read_dtype(&self, source: Dtype) -> Dtype {
+        if self.restore_dtype { source } else { self.stored_dtype(source) }
     }
 
     setters! {

@@ -1,0 +1,273 @@
+//! One store of an identity: opened when it is needed, and opened again some time after it failed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+
+use tensorcask::Keys;
+use tensorcask::io::Storage;
+use tensorcask::io::memory::MemoryStorage;
+use tensorcask::{Dtype, Error, Result};
+use tensorcask::{Lane, Options, Reader, Store};
+
+/// The time after which a store that failed is opened again; each further failure doubles it, up to the longest.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// What rows of a store have looked like so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Layout {
+    Unknown,
+    /// One tensor of this dtype and shape: batches are read straight into place.
+    Fixed(Dtype, Vec<usize>),
+    /// Trees, or rows of several shapes.
+    Mixed,
+}
+
+/// Where a store is, and how it is opened.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Memory(Arc<MemoryStorage>),
+    /// In the lane of this rank, or the first free one.
+    Writer {
+        cache_dir: PathBuf,
+        rank: u16,
+    },
+    /// A reader can only be opened once a writer has made the store.
+    Reader {
+        cache_dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Default)]
+struct State {
+    writer: Option<Store>,
+    /// Of a store that this process does not write, or of a writer that failed: reads go on.
+    reader: Option<Reader>,
+    failure: Option<Failure>,
+    /// What made rows be lost that no flush has told of yet.
+    lost: Option<Error>,
+}
+
+#[derive(Debug)]
+struct Failure {
+    error: Error,
+    again: Instant,
+    wait: Duration,
+    /// Whether a caller was told.
+    told: bool,
+}
+
+/// One store.
+#[derive(Debug)]
+pub(crate) struct Space {
+    source: Source,
+    name: &'static str,
+    options: Options,
+    state: RwLock<State>,
+    pub layout: RwLock<Layout>,
+}
+
+/// Whether it is the disk, or what stopped for it, that failed: other calls may succeed later.
+pub(crate) const fn is_of_disk(error: &Error) -> bool {
+    matches!(error, Error::Io { .. } | Error::Poisoned { .. } | Error::Closed)
+}
+
+/// Whether a folder or file system may not be written to.
+pub(crate) fn is_read_only(error: &Error) -> bool {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    matches!(error, Error::Io { source, .. } if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem))
+}
+
+/// Whether a file system has no room, or none for this user or process.
+pub(crate) fn is_full(error: &Error) -> bool {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    match error {
+        Error::Io { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge),
+        Error::Poisoned { cause } => is_full(cause),
+        _ => false,
+    }
+}
+
+impl Space {
+    /// Opens the store. A disk that fails at it is remembered: the store is opened later.
+    ///
+    /// # Errors
+    /// What does not go by itself, such as a newer format.
+    pub(crate) fn open(source: Source, name: &'static str, options: Options) -> Result<Self> {
+        let state = RwLock::default();
+        let space = Self { source, name, options, state, layout: RwLock::new(Layout::Unknown) };
+        match space.open_again() {
+            Err(error) if !is_of_disk(&error) => Err(error),
+            _ => Ok(space),
+        }
+    }
+
+    fn writer(&self) -> Result<Option<Store>> {
+        let options = self.options.clone();
+        match &self.source {
+            Source::Memory(storage) => options.open_on(Arc::clone(storage) as Arc<dyn Storage>).map(Some),
+            Source::Reader { .. } => Ok(None),
+            Source::Writer { cache_dir, rank } => {
+                // A rank keeps its lane from run to run where it can; another job in the same folder may have it.
+                let opened = match options.clone().lane(Lane::Number(*rank)).open(cache_dir, self.name) {
+                    Err(Error::LaneBusy { .. }) => options.lane(Lane::Auto).open(cache_dir, self.name),
+                    other => other,
+                };
+                let store = opened?;
+                if !store.open_report().is_clean() {
+                    tracing::warn!(report = ?store.open_report(), "the store was repaired when it was opened");
+                }
+                Ok(Some(store))
+            }
+        }
+    }
+
+    /// Opens the store now, whatever it failed at before.
+    fn open_again(&self) -> Result<()> {
+        let opened = self.writer();
+        let mut state = self.state.write();
+        match opened {
+            Ok(writer) => {
+                if state.failure.take().is_some() {
+                    tracing::info!(store = self.name, "the store is open again: outputs are kept from here on");
+                }
+                if writer.is_some() {
+                    (state.writer, state.reader) = (writer, None);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                state.fail(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// The store for reading, if there is one yet.
+    pub(crate) fn reader(&self) -> Result<Option<Reader>> {
+        let state = self.state.read();
+        let open = state.writer.as_ref().map(|store| (**store).clone()).or_else(|| state.reader.clone());
+        if open.is_some() {
+            return Ok(open);
+        }
+        let failure = state.failure.as_ref().map(|failure| failure.error.clone());
+        drop(state);
+        // What a writer that cannot be opened wrote earlier is read all the same.
+        let cache_dir = match (&self.source, &failure) {
+            (Source::Reader { cache_dir }, _) | (Source::Writer { cache_dir, .. }, Some(_)) => cache_dir,
+            _ => return failure.map_or(Ok(None), Err),
+        };
+        match self.options.clone().open_reader(cache_dir, self.name) {
+            Ok(opened) => Ok(Some(self.state.write().reader.get_or_insert(opened).clone())),
+            Err(error) => match failure {
+                Some(failure) => Err(failure),
+                None if error.is_not_found() => Ok(None),
+                None => Err(error),
+            },
+        }
+    }
+
+    /// The store for writing, if this process may. One that failed is opened again if its time has come.
+    ///
+    /// # Errors
+    /// What it failed at.
+    pub(crate) fn store(&self) -> Result<Option<Store>> {
+        {
+            let state = self.state.read();
+            if state.failure.is_none() {
+                return Ok(state.writer.clone());
+            }
+        }
+        let mut state = self.state.write();
+        if let Some(failure) = &mut state.failure {
+            if Instant::now() < failure.again {
+                return Err(failure.error.clone());
+            }
+            // One thread tries; the others are told of the failure meanwhile.
+            failure.again += failure.wait;
+        }
+        drop(state);
+        self.open_again()?;
+        Ok(self.state.read().writer.clone())
+    }
+
+    /// Remembers that the disk failed, and lets go of the writer and its lane; reads go on. Returns whether that is
+    /// news.
+    pub(crate) fn fail(&self, error: &Error) -> bool {
+        let mut state = self.state.write();
+        if state.failure.is_none() {
+            state.fail(error);
+        }
+        let news = state.failure.as_mut().is_some_and(|failure| !std::mem::replace(&mut failure.told, true));
+        let Some(store) = state.writer.take() else { return news };
+        state.reader = Some((*store).clone());
+        drop(state);
+        if let Err(error) = store.close() {
+            self.state.write().lost.get_or_insert(error);
+        }
+        news
+    }
+
+    /// Opens a store that failed, or whose writer stopped in silence, at once.
+    pub(crate) fn revive(&self) {
+        let writer = self.state.read().writer.clone();
+        // Deletes nothing, and is told what the writer stopped for.
+        if let Some(Err(error)) = writer.map(|store| store.delete_batch(Keys::U64(&[]))) {
+            self.fail(&error);
+        }
+        if self.state.read().failure.is_some()
+            && let Err(error) = self.open_again()
+        {
+            tracing::warn!(%error, store = self.name, "the store still cannot be opened");
+        }
+    }
+
+    /// A true barrier: returns when everything that was put is on disk.
+    ///
+    /// # Errors
+    /// The failure of any write since the last flush, as [`Error::Poisoned`].
+    pub(crate) fn flush(&self) -> Result<()> {
+        let stopped = |cause: Error| match cause {
+            Error::Poisoned { .. } => cause,
+            cause => Error::Poisoned { cause: Arc::new(cause) },
+        };
+        let mut state = self.state.write();
+        let failure = state.failure.as_ref().map(|failure| failure.error.clone());
+        if let Some(cause) = state.lost.take().or(failure) {
+            return Err(stopped(cause));
+        }
+        let Some(writer) = state.writer.clone() else { return Ok(()) };
+        drop(state);
+        writer.flush().inspect_err(|error| {
+            self.fail(error);
+            // Told here.
+            self.state.write().lost = None;
+        })
+    }
+
+    /// Bytes that wait to be written.
+    pub(crate) fn waiting_len_bytes(&self) -> usize {
+        self.state.read().writer.as_ref().map_or(0, |store| store.waiting().1)
+    }
+}
+
+impl State {
+    fn fail(&mut self, error: &Error) {
+        let wait = self.failure.as_ref().map_or(FIRST_WAIT, |failure| (failure.wait * 2).min(LONGEST_WAIT));
+        let told = self.failure.as_ref().is_some_and(|failure| failure.told);
+        self.failure = Some(Failure { error: error.clone(), again: Instant::now() + wait, wait, told });
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        if let Some(store) = self.state.get_mut().writer.take()
+            && let Err(error) = store.close()
+        {
+            tracing::error!(%error, "closing a store failed; rows not flushed before are lost");
+        }
+    }
+}

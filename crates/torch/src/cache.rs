@@ -1,0 +1,341 @@
+//! The wrapped module, as its users see it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use tch::{Device, Tensor, nn};
+
+use crate::backend::{is_full, is_read_only};
+use crate::call::Call;
+use crate::counters::{Counters, Counts};
+use crate::error::Result;
+use crate::error::invalid;
+use crate::exclusive::Exclusive;
+use crate::failing::OnStoreError;
+use crate::held::Held;
+use crate::input::Inputs;
+use crate::key::IntoIds;
+use crate::module::Compute;
+use crate::options::{CacheOptions, Weights};
+use crate::output::Output;
+use crate::rank::Rank;
+use crate::resolve::Inner;
+use crate::rounding::Rounding;
+use crate::space::{Opening, Place, Spaces, module_folder, resolved};
+use crate::temporary::TemporaryFolder;
+use crate::used::Used;
+use crate::watch::{Watched, identify};
+use tensorcask::identities::record::{ENCODING, Identity};
+
+/// A frozen module whose outputs are computed once: a handle that is cheap to clone and may be shared by threads.
+///
+/// Samples are found by ids ([`CachedModule::forward_with_ids`]) or by content ([`CachedModule::forward`]). Only what is
+/// missing is computed, in one batch, without gradients; results come back in order, on the input's device, in the
+/// structure, dtype, shape and bits that the module gave. It is itself an [`nn::Module`], by content.
+///
+/// **The module itself, and what loads its inputs, may call handles**, its own among them, and read batches of them. What
+/// one thread computes, others wait for; where threads would wait for each other, the samples are computed twice, or the
+/// module is run by a thread that is inside of it already. A computation that needs its own result is an error. Only
+/// threads that the module starts by itself, and waits for, must not ask for what it holds: nobody sees that wait.
+#[derive(Clone)]
+pub struct CachedModule {
+    inner: Arc<Inner>,
+}
+
+impl CachedModule {
+    /// Wraps `compute`, whose type is called `name` unless it has more to say.
+    pub(crate) fn new(options: CacheOptions, compute: Box<dyn Compute>, name: &str) -> Result<Self> {
+        let rank = options.rank.map_or_else(Rank::from_env, Ok)?;
+        options.check(rank)?;
+        let mut settings = compute.settings();
+        if settings.structure.is_empty() {
+            name.clone_into(&mut settings.structure);
+        }
+        if !options.check_structure {
+            settings.structure = String::new();
+        }
+        let module_id = options.module_id.clone().or(settings.module_id).ok_or_else(|| {
+            invalid("no module id was given: name the module with `module_id`, it is the folder of its outputs")
+        })?;
+        let version = options.version.clone().or(settings.version).unwrap_or_default();
+        if let (Some(why), Place::Folder(_), "") = (&settings.indistinct, &options.place, version.as_str()) {
+            return Err(invalid(format!(
+                "no version was given for {module_id:?}, whose outputs stay in a folder: {why}, so old outputs would be \
+                 served for new code. Give a `version`, and another one whenever the code changes"
+            )));
+        }
+        let engine = options.engine_options();
+        let mut arguments = settings.arguments;
+        arguments.extend(options.arguments.clone());
+        let base = Identity {
+            encoding: ENCODING,
+            version,
+            structure: settings.structure,
+            arguments,
+            instance: options.instance.clone(),
+            cache_dtype: engine.stores_as().map(|dtype| dtype.name().to_owned()).unwrap_or_default(),
+            weights_count: options.weights == Weights::Check,
+            weights: settings.weights,
+        };
+        let rounding = Rounding(engine.clone());
+        tensorcask::folder::check_module_id(&module_id)?;
+        let temporary = match &options.place {
+            Place::Temporary(parent) => Some(Arc::new(TemporaryFolder::new(parent.as_deref())?)),
+            _ => None,
+        };
+        let module = module_folder(&options.place, temporary.as_deref(), &module_id);
+        let module = module.map(|folder| resolved(&folder)).transpose()?;
+        let opening = Opening {
+            place: options.place.clone(),
+            module_id,
+            options: engine,
+            rank,
+            writes: !options.read_only && options.writer_rank.is_none_or(|writer| writer == rank.rank),
+            used: Arc::new(Used::new(options.cap_bytes(), module.as_deref())),
+            temporary,
+            held: options.memory_device.map(|device| (device, options.memory_bytes)),
+        };
+        let variables = compute.variables()?;
+        if options.enforce_stateless {
+            variables.check_frozen()?;
+        }
+        let identity = identify(&base, &variables)?;
+        let lenient = options.on_store_error == OnStoreError::WarnAndCompute;
+        let spaces = Spaces::open(&opening, &identity, |error| lenient && (is_full(error) || is_read_only(error)))?;
+        let sign = variables.sign(usize::MAX);
+        let mut fleeting = HashMap::new();
+        if !matches!(options.place, Place::Folder(_)) {
+            fleeting.insert(identity.name(), Arc::clone(&spaces));
+        }
+        let watched = Watched { variables, sign, identity: identity.clone(), told: false };
+        let inner = Arc::new_cyclic(|me| Inner {
+            me: me.clone(),
+            options,
+            opening,
+            base,
+            compute: Exclusive::new(compute),
+            weights: Mutex::new(watched),
+            fleeting: Mutex::new(fleeting),
+            spaces: RwLock::new(spaces),
+            rounding,
+            enabled: AtomicBool::new(true),
+            trainings: AtomicU64::new(0),
+            counters: Counters::default(),
+            epoch: Mutex::default(),
+            sampled: AtomicU64::new(0),
+            empties: Mutex::default(),
+            warnings: Mutex::default(),
+        });
+        let told = inner.compare_record(&identity);
+        inner.weights.lock().told = told;
+        if let Some(why) = inner.spaces().read_only() {
+            inner.warn(format!("outputs are read, and what is missing is computed and not kept: {why}"));
+        }
+        Ok(Self { inner })
+    }
+
+    /// The output for a batch, found by content: every byte of every tensor argument of the sample, dtypes, shapes and
+    /// plain arguments; or by the ids that [`CacheOptions::ids_from`] derives.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] for arguments that are no batch, [`crate::Error::Trainable`], [`crate::Error::Compute`] from a wrapped function,
+    /// [`crate::Error::NotReproducible`] from verification, and the store's errors. A failed computation keeps nothing.
+    pub fn forward(&self, inputs: impl Into<Inputs>) -> Result<Output> {
+        self.call(inputs).run()
+    }
+
+    /// The output for a batch, found by ids: one a sample. The id names the sample: of the tensors beside it only the
+    /// places count, which are those by position and by name, not what is in them. Everything else that is passed counts.
+    ///
+    /// # Errors
+    /// As [`CachedModule::forward`]; [`crate::Error::Invalid`] if there are not as many ids as samples.
+    pub fn forward_with_ids(&self, inputs: impl Into<Inputs>, ids: impl IntoIds) -> Result<Output> {
+        self.call(inputs).ids(ids).run()
+    }
+
+    /// A call with more to say than inputs and ids.
+    pub fn call(&self, inputs: impl Into<Inputs>) -> Call<'_> {
+        Call::new(self, inputs.into())
+    }
+
+    /// The output for `ids`, on `device`, without inputs at hand: `load` makes the inputs of the samples at some
+    /// positions, one tensor by position, and is called only for what is missing, and for the hits that
+    /// [`CacheOptions::verify`] chooses. For other arguments or a variant: [`Call::run_lazy`].
+    ///
+    /// # Errors
+    /// As [`CachedModule::forward_with_ids`], and those of `load`.
+    pub fn forward_lazy(
+        &self,
+        ids: impl IntoIds,
+        device: Device,
+        load: impl FnMut(&[usize]) -> Result<Inputs>,
+    ) -> Result<Output> {
+        self.call(Inputs::tensors(1)).ids(ids).run_lazy(device, load)
+    }
+
+    /// Which of `ids` are kept, for calls of one tensor. For other arguments, a variant or content: [`Call::contains`].
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn contains(&self, ids: impl IntoIds) -> Result<Vec<bool>> {
+        self.call(Inputs::tensors(1)).ids(ids).contains()
+    }
+
+    /// Turns the cache on or off. Off, calls go straight to the module, with gradients if the caller has them.
+    pub fn set_enabled(&self, enabled: bool) {
+        self.inner.enabled.store(enabled, Ordering::Relaxed);
+    }
+
+    /// Whether the cache is on.
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.inner.enabled.load(Ordering::Relaxed)
+    }
+
+    /// Returns when every output computed so far is on disk, as durable as the engine's options say.
+    ///
+    /// # Errors
+    /// The first failure of any write since the store was opened.
+    pub fn flush(&self) -> Result<()> {
+        Ok(self.inner.spaces().flush()?)
+    }
+
+    /// Flushes, and gives up this handle. The stores are closed with the last handle that uses them.
+    ///
+    /// # Errors
+    /// As [`CachedModule::flush`].
+    pub fn close(self) -> Result<()> {
+        self.flush()
+    }
+
+    /// Looks for what other processes committed; done by itself whenever a sample is missing.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn refresh(&self) -> Result<()> {
+        Ok(self.inner.spaces().refresh()?)
+    }
+
+    /// Samples kept for this identity.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn len(&self) -> Result<u64> {
+        Ok(self.inner.spaces().len()?)
+    }
+
+    /// Whether no samples are kept.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn is_empty(&self) -> Result<bool> {
+        self.len().map(|len| len == 0)
+    }
+
+    /// The folder of this identity's stores; `None` in memory.
+    #[must_use]
+    pub fn folder(&self) -> Option<std::path::PathBuf> {
+        self.inner.spaces().folder().map(Path::to_path_buf)
+    }
+
+    /// Rows and bytes held on the [`CacheOptions::memory_device`].
+    #[must_use]
+    pub fn held(&self) -> (usize, usize) {
+        self.inner.spaces().held.as_ref().map_or((0, 0), Held::size)
+    }
+
+    /// What the cache did since the module was wrapped.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.inner.counters.counts()
+    }
+
+    /// Ends an epoch: what the cache did since the last one, also logged as one line.
+    pub fn end_epoch(&self) -> Counts {
+        let now = self.counts();
+        let mut epoch = self.inner.epoch.lock();
+        let counts = now.since(&epoch.1);
+        *epoch = (epoch.0 + 1, now);
+        tracing::info!(module = %self.inner.opening.module_id, "epoch {}: {counts}", epoch.0);
+        counts
+    }
+
+    /// What the caller should know, such as outputs of other weights that are served on request.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        self.inner.warnings.lock().clone()
+    }
+
+    /// Saves the wrapped module's variables, and nothing of the cache. Of a TorchScript module these are its parameters
+    /// without buffers: keep the module's own file.
+    ///
+    /// # Errors
+    /// [`crate::Error::Torch`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.inner.weights.lock().variables.save(path.as_ref())
+    }
+
+    /// Loads the wrapped module's variables. Other weights are another identity: from here on, outputs of the former
+    /// ones are not met, and are there again when those are loaded again.
+    ///
+    /// # Errors
+    /// [`crate::Error::Torch`]; [`crate::Error::Invalid`] if the file holds another module's variables: nothing is changed then.
+    pub fn load(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        // Not while a computation uses them.
+        let make = || {
+            let (path, inner) = (path.to_path_buf(), Arc::clone(&self.inner));
+            move |_: &dyn Compute, _| {
+                let mut weights = inner.weights.lock();
+                // Past the cache a module may be trainable.
+                let enabled = inner.enabled.load(Ordering::Relaxed);
+                if enabled && inner.options.enforce_stateless {
+                    weights.variables.check_frozen()?;
+                }
+                weights.variables.load(&path)?;
+                weights.told = false;
+                drop(weights);
+                if enabled { inner.check_weights(usize::MAX).map(|_| ()) } else { Ok(()) }
+            }
+        };
+        self.inner.exclusively(&make).map(|_| ())
+    }
+
+    /// A plain function of one tensor that gives one tensor.
+    pub fn into_fn(self) -> impl Fn(&Tensor) -> Result<Tensor> + Send + Sync {
+        move |xs| self.forward(xs)?.into_tensor()
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.inner.weights.lock().identity.clone()
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+}
+
+impl fmt::Debug for CachedModule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachedModule").field("options", &self.inner.options).finish_non_exhaustive()
+    }
+}
+
+/// By content, in evaluation.
+///
+/// # Panics
+/// Where [`CachedModule::forward`] gives an error or something else than one tensor: the trait has no other way to say
+/// so. tch's own modules do the same.
+impl nn::Module for CachedModule {
+    #[expect(clippy::panic, reason = "the trait's signature has no errors; tch's own modules panic as well")]
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        match CachedModule::forward(self, xs).and_then(Output::into_tensor) {
+            Ok(tensor) => tensor,
+            Err(error) => panic!("the cached module {:?} failed: {error}", self.inner.opening.module_id),
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! What tells one module from another: its weights, its arguments, its version.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tch::{Kind, Tensor, nn};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::convert::{host, kind, shape_of};
+use crate::error::torch;
+use crate::error::{Error, Result};
+use crate::memory::{self, Watch};
+
+/// Of variables that were made in inference mode, the bytes of those of up to this many elements are looked at.
+const SMALL_ELEMENTS: usize = 4096;
+
+/// Of up to so many variables, each call looks at all closely, and of more at two, in turn, or as many as it asks for.
+const FEW: usize = 16;
+
+/// The named variables of a module: weights and buffers.
+#[derive(Debug, Default)]
+pub struct Variables {
+    named: Vec<(String, Tensor)>,
+    watch: Watch,
+    /// Where the next call begins to look closely.
+    turn: AtomicUsize,
+}
+
+impl Variables {
+    /// Of a module that has none, or whose variables are not to be looked at.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Those of `variables` under `prefix`, a path of names such as `"encoder"` or `"encoder.layer.0"`, by their full
+    /// names: of a backbone that shares one `VarStore` with the heads that are trained.
+    ///
+    /// ```
+    /// # fn main() -> tensorcask_torch::Result<()> {
+    /// use tch::{Device, nn};
+    /// use tensorcask_torch::{CacheOptions, Variables};
+    ///
+    /// let variables = nn::VarStore::new(Device::Cpu);
+    /// let backbone = nn::linear(variables.root() / "backbone", 16, 8, Default::default());
+    /// let head = nn::linear(variables.root() / "head", 8, 2, Default::default());
+    ///
+    /// let options = CacheOptions::in_memory().module_id("backbone");
+    /// let backbone = options.wrap_module(backbone, Variables::under(&variables, "backbone")?.freeze())?;
+    /// assert_eq!(variables.trainable_variables().iter().filter(|tensor| tensor.requires_grad()).count(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if there is none.
+    pub fn under(variables: &nn::VarStore, prefix: &str) -> Result<Self> {
+        let within = |name: &str| {
+            name.strip_prefix(prefix).is_some_and(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('.'))
+        };
+        let mut all: Vec<(String, Tensor)> = variables.variables().into_iter().collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        let (found, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(name, _)| within(name));
+        if !found.is_empty() {
+            return Ok(found.into());
+        }
+        let mut firsts: Vec<&str> = others.iter().filter_map(|(name, _)| name.split('.').next()).collect();
+        firsts.dedup();
+        Err(Error::invalid(format!("no variable is under {prefix:?}: the names start with {}", firsts.join(", "))))
+    }
+
+    /// Freezes them: they require no gradients from here on.
+    #[must_use]
+    pub fn freeze(self) -> Self {
+        for (_, tensor) in &self.named {
+            let _same = tensor.set_requires_grad(false);
+        }
+        self
+    }
+
+    /// Names and tensors, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.named.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// The variable of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.iter().find(|(found, _)| *found == name).map(|(_, tensor)| tensor)
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.named.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.named.is_empty()
+    }
+
+    /// Refuses variables that an optimizer could change. Of more than `looks`, some are looked at: who makes one of them
+    /// trainable makes most of them so.
+    ///
+    /// # Errors
+    /// [`Error::Trainable`].
+    pub(crate) fn check_some_frozen(&self, looks: usize) -> Result<()> {
+        let mut turn = self.turn(looks).filter_map(|at| self.named.get(at));
+        if turn.any(|(_, tensor)| memory::requires_grad(tensor)) { self.check_frozen() } else { Ok(()) }
+    }
+
+    /// Refuses variables that an optimizer could change.
+    ///
+    /// # Errors
+    /// [`Error::Trainable`].
+    pub(crate) fn check_frozen(&self) -> Result<()> {
+        let mut trainable = self.iter().filter(|(_, tensor)| memory::requires_grad(tensor)).map(|(name, _)| name);
+        match trainable.next() {
+            None => Ok(()),
+            Some(first) => Err(Error::Trainable { first: first.to_owned(), count: 1 + trainable.count() }),
+        }
+    }
+
+    /// The positions of those whose turn it is to be looked at closely.
+    fn turn(&self, looks: usize) -> impl Iterator<Item = usize> {
+        let len = self.named.len();
+        let start = self.turn.load(Ordering::Relaxed) % len.max(1);
+        (start..len).chain(0..start).take(if len <= FEW { FEW } else { looks.max(2) })
+    }
+
+    /// A sign of change that is cheap enough for every call. libtorch counts the writes to a tensor, and one that was
+    /// exchanged has another storage. This misses two kinds of change: a `set_data` to other elements of the same
+    /// storage, and the running statistics of a batch normalisation. So variables are also looked at closely: `looks` of
+    /// them, in turn, and every `running_var`, which a batch normalisation writes whenever it writes anything.
+    pub(crate) fn sign(&self, looks: usize) -> u64 {
+        let sign = self.watch.sign(self.turn(looks));
+        self.turn.fetch_add(looks.clamp(2, self.named.len().max(2)), Ordering::Relaxed);
+        sign
+    }
+
+    /// Takes what the variables look like now as what they are compared with, and keeps their storage.
+    pub(crate) fn describe(&mut self) {
+        let names = self.named.iter().enumerate();
+        let variances: Vec<usize> =
+            names.filter(|(_, (name, _))| name.ends_with("running_var")).map(|(at, _)| at).collect();
+        self.watch = Watch::new(self.named.iter().map(|(_, tensor)| tensor), SMALL_ELEMENTS, &variances);
+    }
+
+    /// A digest of each variable's dtype, shape and bytes. O(bytes).
+    ///
+    /// # Errors
+    /// [`Error::Torch`] if a variable cannot be read.
+    pub(crate) fn fingerprint(&self) -> Result<BTreeMap<String, String>> {
+        let one = |(name, tensor): (&str, &Tensor)| {
+            if !tensor.defined() {
+                return Err(Error::invalid(format!("the variable {name:?} is undefined: leave it out")));
+            }
+            let of = kind(tensor)?;
+            let host = match of {
+                // Scale and zero point are not among the bytes.
+                Kind::QInt8 | Kind::QUInt8 | Kind::QInt32 => {
+                    host(&tensor.f_dequantize().map_err(torch("dequantize a variable"))?)?
+                }
+                _ => host(tensor)?,
+            };
+            let digest = xxh3_128(memory::bytes(&host)?);
+            Ok((name.to_owned(), format!("{of:?} {:?} {digest:032x}", shape_of(&host))))
+        };
+        self.iter().map(one).collect()
+    }
+
+    /// Writes the variables, and nothing of the cache, to a file that `VarStore::load` reads: `.safetensors` by that
+    /// ending, libtorch's own format by any other; but `VarStore::load` takes `.pt` and `.bin` for Python's format.
+    pub(crate) fn save(&self, path: &std::path::Path) -> Result<()> {
+        match Format::of(path) {
+            Format::Safetensors => {
+                let named: Vec<(&str, Tensor)> =
+                    self.iter().map(|(name, t)| Ok((name, host(t)?))).collect::<Result<_>>()?;
+                Tensor::write_safetensors(&named, path).map_err(torch("save variables"))
+            }
+            Format::Python => Err(Error::invalid(format!(
+                "{}: VarStore::load takes this ending for a file that Python wrote, which cannot be written here: save \
+                 under a name that ends in .safetensors or .ot",
+                path.display()
+            ))),
+            Format::Own => Tensor::save_multi(&self.iter().collect::<Vec<_>>(), path).map_err(torch("save variables")),
+        }
+    }
+
+    /// Reads every variable from a file that [`Variables::save`], `VarStore::save` or Python wrote.
+    pub(crate) fn load(&self, path: &std::path::Path) -> Result<()> {
+        let action = "load variables";
+        let named = match Format::of(path) {
+            Format::Safetensors => Tensor::read_safetensors(path),
+            // `VarStore::save` writes its own format by this ending too.
+            Format::Python => Tensor::loadz_multi(path).or_else(|error| Tensor::load_multi(path).map_err(|_| error)),
+            Format::Own => Tensor::load_multi(path),
+        };
+        let named = named.map_err(torch(action))?;
+        let found: HashMap<String, Tensor> = named.into_iter().collect();
+        // All or nothing: a checkpoint of another module must not leave half of this one changed.
+        for (name, variable) in self.iter() {
+            let fits = found.get(name).map(|tensor| tensor.size() == variable.size());
+            if fits != Some(true) {
+                let found = found.get(name).map_or("no such variable".to_owned(), |t| format!("{:?}", t.size()));
+                return Err(Error::invalid(format!(
+                    "{} does not fit the module: expected {name} of shape {:?}, found {found}",
+                    path.display(),
+                    variable.size()
+                )));
+            }
+        }
+        let _guard = tch::no_grad_guard();
+        for (name, variable) in self.iter() {
+            if let Some(tensor) = found.get(name) {
+                variable.shallow_clone().f_copy_(tensor).map_err(torch(action))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The format of a file of variables, as `VarStore::load` tells it by the name.
+enum Format {
+    Safetensors,
+    Python,
+    Own,
+}
+
+impl Format {
+    fn of(path: &std::path::Path) -> Self {
+        match path.extension().and_then(std::ffi::OsStr::to_str) {
+            Some("safetensors") => Self::Safetensors,
+            Some("pt" | "bin") => Self::Python,
+            _ => Self::Own,
+        }
+    }
+}
+
+impl From<Vec<(String, Tensor)>> for Variables {
+    fn from(mut variables: Vec<(String, Tensor)>) -> Self {
+        variables.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut variables = Self { named: variables, ..Self::default() };
+        variables.describe();
+        variables
+    }
+}
+
+impl From<HashMap<String, Tensor>> for Variables {
+    fn from(variables: HashMap<String, Tensor>) -> Self {
+        variables.into_iter().collect::<Vec<_>>().into()
+    }
+}
+
+impl From<&nn::VarStore> for Variables {
+    fn from(variables: &nn::VarStore) -> Self {
+        variables.variables().into()
+    }
+}

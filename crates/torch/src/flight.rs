@@ -1,0 +1,136 @@
+//! Single flight: what one thread is computing, the others wait for.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::waits::{self, Waited, wait_for_claims};
+use tensorcask::Key;
+
+/// The keys that are being computed, and the claims on each: more than one where a thread could not wait.
+#[derive(Debug, Default)]
+pub(crate) struct Flight {
+    keys: Mutex<HashMap<Key, Vec<u64>>>,
+    landings: AtomicU64,
+}
+
+/// Keys that this thread computes. They are given up when it is dropped, also by a panic of the computation.
+#[derive(Debug)]
+pub(crate) struct Claim<'a> {
+    flight: &'a Flight,
+    keys: Vec<Key>,
+    /// Dropped last, so that whoever waited for it finds the keys free.
+    number: waits::Claim,
+}
+
+/// What came of a claim.
+pub(crate) struct Claimed<'a> {
+    pub claim: Claim<'a>,
+    /// For each key, whether it was got.
+    pub got: Vec<bool>,
+    /// The claims on keys that were not.
+    pub others: Vec<u64>,
+}
+
+impl Flight {
+    /// Counts up whenever a computation has ended: if it stands still, what was looked up before is still true.
+    pub(crate) fn landings(&self) -> u64 {
+        self.landings.load(Ordering::Acquire)
+    }
+
+    /// Claims those of `keys` that nobody else computes, or only claims that are `passed_by`.
+    pub(crate) fn claim(&self, keys: &[Key], passed_by: &[u64]) -> Claimed<'_> {
+        let number = waits::Claim::new();
+        let mut flying = self.keys.lock();
+        let mut others = Vec::new();
+        let mut claim = |key: &Key| {
+            let claims = flying.entry(key.clone()).or_default();
+            let free = claims.iter().all(|claim| passed_by.contains(claim));
+            if free {
+                claims.push(number.number());
+            } else {
+                others.extend(claims.iter().filter(|claim| !passed_by.contains(claim)));
+            }
+            free
+        };
+        let got: Vec<bool> = keys.iter().map(&mut claim).collect();
+        drop(flying);
+        others.sort_unstable();
+        others.dedup();
+        let keys = keys.iter().zip(&got).filter(|(_, got)| **got).map(|(key, _)| key.clone()).collect();
+        Claimed { claim: Claim { flight: self, keys, number }, got, others }
+    }
+
+    /// Waits until none of `claims` is held any more. Returns those that it cannot wait for, because they wait for
+    /// this thread.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it is this thread, or one that it runs for, that holds one: it would wait for itself.
+    pub(crate) fn wait(claims: &[u64]) -> Result<Vec<u64>> {
+        match wait_for_claims(claims) {
+            Waited::Over => Ok(Vec::new()),
+            Waited::Circle(claims) => Ok(claims),
+            Waited::Itself => Err(Error::invalid(
+                "a computation, or the loading of its inputs, asked for the very sample that it is to make",
+            )),
+        }
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if self.keys.is_empty() {
+            return;
+        }
+        let mut flying = self.flight.keys.lock();
+        for key in &self.keys {
+            if let Some(claims) = flying.get_mut(key) {
+                claims.retain(|claim| *claim != self.number.number());
+                if claims.is_empty() {
+                    flying.remove(key);
+                }
+            }
+        }
+        self.flight.landings.fetch_add(1, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thread_computes_and_the_others_wait() {
+        let flight = Flight::default();
+        let keys = [Key::U64(1), Key::U64(2)];
+        let first = flight.claim(&keys[..1], &[]);
+        assert_eq!((&first.got, first.others.len()), (&vec![true], 0));
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                let second = flight.claim(&keys, &[]);
+                assert_eq!((second.got, second.others.len()), (vec![false, true], 1));
+                drop(second.claim);
+                assert!(Flight::wait(&second.others).unwrap().is_empty());
+                flight.landings()
+            });
+            while flight.landings() == 0 {
+                std::thread::yield_now();
+            }
+            drop(first.claim);
+            assert_eq!(waiter.join().unwrap(), 2);
+        });
+        let all = flight.claim(&keys, &[]);
+        assert_eq!(all.got, [true, true]);
+        let again = flight.claim(&keys, &[]);
+        assert!(Flight::wait(&again.others).is_err());
+        // Passed by, a key has two claims, and stays claimed until both are over.
+        let passing = flight.claim(&keys, &again.others);
+        assert_eq!(passing.got, [true, true]);
+        drop(all.claim);
+        assert_eq!(flight.claim(&keys, &[]).got, [false, false]);
+        drop(passing.claim);
+        assert_eq!(flight.claim(&keys, &[]).got, [true, true]);
+    }
+}

@@ -1,0 +1,274 @@
+//! The rows of one batch while they come together: from the store, from the computation, from other threads.
+
+use tch::Tensor;
+
+use crate::backend::{Layout, Space};
+use crate::convert::{empty, from_bytes, host, kind_of, shape_of, stored_dtype};
+use crate::counters::{Counters, add};
+use crate::error::Result;
+use crate::error::invalid;
+use crate::key::BatchKeys;
+use crate::memory;
+use crate::output::{Output, select_rows};
+use crate::tree::{Ragged, join};
+use tensorcask::Dtype;
+use tensorcask::{Error as StoreError, Value};
+
+/// The rows of a batch, some of them still missing.
+#[derive(Debug)]
+pub(crate) enum Rows {
+    /// Rows that are one tensor of one dtype and shape, in place: what most modules give.
+    Stacked { batch: Tensor, dtype: Dtype, shape: Vec<usize>, found: Vec<bool> },
+    /// Anything.
+    Values(Vec<Option<Value>>),
+}
+
+impl Rows {
+    /// None of `len` rows.
+    pub(crate) fn none(len: usize) -> Self {
+        Self::Values(vec![None; len])
+    }
+
+    /// Reads what the store has of `keys`. Damaged rows are missing, and counted, if `heals`.
+    pub(crate) fn read(space: &Space, keys: &BatchKeys, counters: &Counters, heals: bool) -> Result<Self> {
+        let layout = space.layout.read().clone();
+        if let Layout::Fixed(dtype, shape) = &layout
+            && let Some(rows) = Self::read_stacked(space, keys, (*dtype, shape), counters, heals)?
+        {
+            return Ok(rows);
+        }
+        let values = read_values(space, keys, counters, heals)?;
+        learn(space, &layout, &values);
+        Ok(Self::Values(values))
+    }
+
+    /// The fast way; `None` if rows are not all of this layout.
+    fn read_stacked(
+        space: &Space,
+        keys: &BatchKeys,
+        (dtype, shape): (Dtype, &Vec<usize>),
+        counters: &Counters,
+        heals: bool,
+    ) -> Result<Option<Self>> {
+        let (Some(reader), Some(kind)) = (space.reader()?, kind_of(dtype)) else { return Ok(None) };
+        let mut batch = empty(kind, &[&[keys.len()], shape.as_slice()].concat())?;
+        let mut found = vec![false; keys.len()];
+        let place = memory::bytes_mut(&mut batch)?;
+        match keys.with(|keys| reader.get_batch_into_bytes(keys, dtype, shape, place, &mut found)) {
+            Ok(_) => {}
+            Err(StoreError::Mismatch { .. }) => return Ok(None),
+            Err(error @ StoreError::DamagedRows { .. }) if heals => heal(&error, counters),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Some(Self::Stacked { batch, dtype, shape: shape.clone(), found }))
+    }
+
+    /// Whether no row is missing.
+    pub(crate) fn is_whole(&self) -> bool {
+        match self {
+            Self::Stacked { found, .. } => found.iter().all(|found| *found),
+            Self::Values(values) => values.iter().all(Option::is_some),
+        }
+    }
+
+    /// Positions of rows that are missing.
+    pub(crate) fn missing(&self) -> Vec<usize> {
+        match self {
+            Self::Stacked { found, .. } => positions(found.iter().map(|found| !found)),
+            Self::Values(values) => positions(values.iter().map(Option::is_none)),
+        }
+    }
+
+    /// Takes in rows for the places `at`.
+    pub(crate) fn take(&mut self, at: &[usize], values: impl IntoIterator<Item = Option<Value>>) -> Result<()> {
+        at.iter()
+            .zip(values)
+            .filter_map(|(&to, value)| Some((to, value?)))
+            .try_for_each(|(to, value)| self.set(to, value))
+    }
+
+    fn set(&mut self, at: usize, value: Value) -> Result<()> {
+        if let Self::Stacked { batch, dtype, shape, found } = self
+            && let Some(tensor) = value.as_tensor()
+            && tensor.dtype() == *dtype
+            && tensor.shape() == *shape
+        {
+            let width = tensor.data().len();
+            if let Some(place) = memory::bytes_mut(batch)?.get_mut(at * width..(at + 1) * width) {
+                place.copy_from_slice(tensor.data());
+            }
+            if let Some(found) = found.get_mut(at) {
+                *found = true;
+            }
+            return Ok(());
+        }
+        if matches!(self, Self::Stacked { .. }) {
+            let former = std::mem::replace(self, Self::Values(Vec::new()));
+            *self = Self::Values(former.into_values()?);
+        }
+        if let Self::Values(values) = self
+            && let Some(place) = values.get_mut(at)
+        {
+            *place = Some(value);
+        }
+        Ok(())
+    }
+
+    /// Copies rows to the places of their duplicates.
+    pub(crate) fn copy(&mut self, pairs: &[(usize, usize)]) -> Result<()> {
+        for &(from, to) in pairs {
+            match self {
+                Self::Values(values) => {
+                    let value = values.get(from).cloned().flatten();
+                    if let Some(place) = values.get_mut(to) {
+                        *place = value;
+                    }
+                }
+                Self::Stacked { batch, dtype, shape, found } => {
+                    let width = dtype.tensor_len_bytes(shape).unwrap_or(0);
+                    let bytes = memory::bytes_mut(batch)?;
+                    if bytes.len() >= (from.max(to) + 1) * width {
+                        bytes.copy_within(from * width..(from + 1) * width, to * width);
+                    }
+                    let there = found.get(from).copied().unwrap_or(false);
+                    if let Some(found) = found.get_mut(to) {
+                        *found = there;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One value a row, where there is one.
+    pub(crate) fn into_values(self) -> Result<Vec<Option<Value>>> {
+        let (batch, dtype, shape, found) = match self {
+            Self::Values(values) => return Ok(values),
+            Self::Stacked { batch, dtype, shape, found } => (batch, dtype, shape, found),
+        };
+        let bytes = bytes::Bytes::copy_from_slice(memory::bytes(&batch)?);
+        let width = dtype.tensor_len_bytes(&shape).unwrap_or(0);
+        let row = |(at, there): (usize, bool)| {
+            let row = || tensorcask::Tensor::new(dtype, &shape, bytes.slice(at * width..(at + 1) * width));
+            Ok(there.then(|| row().map(Value::Tensor)).transpose()?)
+        };
+        found.into_iter().enumerate().map(row).collect()
+    }
+
+    /// The rows at `positions`, all of which are there, as a batch of their own.
+    pub(crate) fn pick(&self, positions: &[usize]) -> Result<Output> {
+        match self {
+            Self::Stacked { batch, .. } => select_rows(batch, positions).map(Output::Tensor),
+            Self::Values(values) => {
+                let rows: Vec<&Value> = positions.iter().filter_map(|&at| values.get(at)?.as_ref()).collect();
+                join(&rows, Ragged::List)
+            }
+        }
+    }
+
+    /// The batch, all of whose rows are there, on the CPU.
+    pub(crate) fn finish(self, ragged: Ragged) -> Result<Output> {
+        let missing = || invalid("a row of the batch is missing");
+        match self {
+            Self::Stacked { batch, found, .. } if found.iter().all(|found| *found) => Ok(Output::Tensor(batch)),
+            Self::Stacked { .. } => Err(missing()),
+            Self::Values(values) => {
+                let rows: Option<Vec<&Value>> = values.iter().map(Option::as_ref).collect();
+                join(&rows.ok_or_else(missing)?, ragged)
+            }
+        }
+    }
+
+    /// Bytes of the rows that are there.
+    pub(crate) fn len_bytes(&self) -> usize {
+        match self {
+            Self::Stacked { dtype, shape, found, .. } => {
+                let rows = found.iter().filter(|found| **found).count();
+                rows * dtype.tensor_len_bytes(shape).unwrap_or(0)
+            }
+            Self::Values(values) => values.iter().flatten().map(value_len_bytes).sum(),
+        }
+    }
+}
+
+fn positions(chosen: impl Iterator<Item = bool>) -> Vec<usize> {
+    chosen.enumerate().filter_map(|(at, chosen)| chosen.then_some(at)).collect()
+}
+
+/// Bytes of the tensors in a value.
+pub(crate) fn value_len_bytes(value: &Value) -> usize {
+    match value {
+        Value::Tensor(tensor) => tensor.data().len(),
+        Value::List(items) | Value::Tuple(items) => items.iter().map(value_len_bytes).sum(),
+        Value::Map(items) => items.iter().map(|(_, item)| value_len_bytes(item)).sum(),
+        Value::Str(text) => text.len(),
+        Value::Bytes(bytes) => bytes.len(),
+        _ => 8,
+    }
+}
+
+fn heal(error: &StoreError, counters: &Counters) {
+    let rows = if let StoreError::DamagedRows { rows } = error { rows.len() } else { 1 };
+    add(&counters.damaged, rows);
+    tracing::warn!(%error, "damaged rows are computed again");
+}
+
+fn read_values(space: &Space, keys: &BatchKeys, counters: &Counters, heals: bool) -> Result<Vec<Option<Value>>> {
+    let Some(reader) = space.reader()? else { return Ok(vec![None; keys.len()]) };
+    let lookups = keys.with(|keys| reader.get_batch(keys))?;
+    let value = |lookup: tensorcask::Lookup| match lookup {
+        Err(error) if heals && error.is_corrupt() => {
+            heal(&error, counters);
+            Ok(None)
+        }
+        other => Ok(other?),
+    };
+    lookups.into_iter().map(value).collect()
+}
+
+/// Remembers what rows look like, so that the next batch can be read straight into place.
+fn learn(space: &Space, known: &Layout, values: &[Option<Value>]) {
+    let mut rows = values.iter().flatten();
+    let Some(first) = rows.next() else { return };
+    let learned = match (known, first.as_tensor()) {
+        // Rows of several layouts: reading straight into place would fail every other batch.
+        (Layout::Fixed(..), _) | (_, None) => Layout::Mixed,
+        (Layout::Mixed, _) => return,
+        (Layout::Unknown, Some(tensor)) => {
+            let alike = |row: &Value| {
+                row.as_tensor().is_some_and(|row| row.dtype() == tensor.dtype() && row.shape() == tensor.shape())
+            };
+            if kind_of(tensor.dtype()).is_some() && rows.all(alike) {
+                Layout::Fixed(tensor.dtype(), tensor.shape().to_vec())
+            } else {
+                Layout::Mixed
+            }
+        }
+    };
+    *space.layout.write() = learned;
+}
+
+/// A single tensor of the batch, ready to be put without work a row: dtype, shape of a row, and the tensor on the CPU.
+pub(crate) fn single(output: &Output) -> Result<Option<(Dtype, Vec<usize>, Tensor)>> {
+    let Output::Tensor(tensor) = output else { return Ok(None) };
+    let host = host(tensor)?;
+    let Ok(dtype) = stored_dtype(&host) else { return Ok(None) };
+    let shape = shape_of(&host).get(1..).unwrap_or_default().to_vec();
+    Ok(Some((dtype, shape, host)))
+}
+
+/// An empty batch of what is kept; `None` while nothing is.
+pub(crate) fn empty_batch(space: &Space) -> Result<Option<Output>> {
+    if let Layout::Fixed(dtype, shape) = &*space.layout.read()
+        && let Some(kind) = kind_of(*dtype)
+    {
+        return from_bytes(kind, &[&[0], shape.as_slice()].concat(), &[]).map(|batch| Some(Output::Tensor(batch)));
+    }
+    let Some(reader) = space.reader()? else { return Ok(None) };
+    let Some(key) = reader.keys().next().transpose()? else { return Ok(None) };
+    let Some(row) = reader.get(&key)? else { return Ok(None) };
+    match join(&[&row], Ragged::List)? {
+        Output::Each(_) => Ok(Some(Output::Each(Vec::new()))),
+        output => output.try_map(&mut |tensor| select_rows(tensor, &[])).map(Some),
+    }
+}

@@ -1,0 +1,66 @@
+//! The identities of a wrapped module, as its options and its handle tell them.
+
+use std::path::{Path, PathBuf};
+
+use crate::cache::CachedModule;
+use crate::error::Result;
+use crate::error::invalid;
+use crate::options::CacheOptions;
+use crate::space::Place;
+use tensorcask::identities::{Pruned, StoredIdentity, list, list_beside, prune_listed};
+
+impl CacheOptions {
+    /// The identities of the module id that are kept in the folder, the last used one first.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] without a folder and a module id; IO errors.
+    pub fn identities(&self) -> Result<Vec<StoredIdentity>> {
+        Ok(list(self.module_folder()?)?)
+    }
+
+    /// Removes the identities of the module id that `remove` chooses. Those that a writer of any process or a handle of
+    /// this one has open stay, and so do folders with files that are not of this crate: see [`tensorcask::identities::prune`],
+    /// which has a dry run too. No other process may read them.
+    ///
+    /// # Errors
+    /// As [`CacheOptions::identities`].
+    pub fn prune_identities(&self, remove: impl FnMut(&StoredIdentity) -> bool) -> Result<Pruned> {
+        Ok(tensorcask::identities::prune(self.module_folder()?, false, remove)?)
+    }
+
+    fn module_folder(&self) -> Result<PathBuf> {
+        match (&self.place, &self.module_id) {
+            (Place::Folder(folder), Some(module_id)) => {
+                tensorcask::folder::check_module_id(module_id)?;
+                Ok(folder.join(module_id))
+            }
+            _ => Err(invalid("identities were asked for without a folder and a module id: only a folder keeps them")),
+        }
+    }
+}
+
+impl CachedModule {
+    /// The identities of the module id that are kept beside this module's, and its own: how each differs from it.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub fn identities(&self) -> Result<Vec<StoredIdentity>> {
+        let folder = self.folder();
+        let module = folder.as_deref().and_then(Path::parent);
+        Ok(module.map_or(Ok(Vec::new()), |module| list_beside(module, Some(&self.identity())))?)
+    }
+
+    /// [`CacheOptions::prune_identities`]; never this module's own, which is open.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub fn prune_identities(&self, remove: impl FnMut(&StoredIdentity) -> bool) -> Result<Pruned> {
+        let folder = self.folder();
+        let Some(module) = folder.as_deref().and_then(Path::parent) else { return Ok(Pruned::default()) };
+        let pruned = prune_listed(module, self.identities()?, false, remove)?;
+        if pruned.is_more_room() {
+            self.inner().opening.used.reopen();
+        }
+        Ok(pruned)
+    }
+}

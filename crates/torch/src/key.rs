@@ -1,0 +1,336 @@
+//! Keys of samples: by id, or by content.
+//!
+//! A content key is the 128-bit xxh3 of a header (a domain, the argument's position or name, type, dtype and shape,
+//! each length-prefixed) and of the digests of each tensor's bytes of that sample. Swapped arguments, rolled elements
+//! or plain values that add up to the same are other keys. Hash: [XXH3](https://xxhash.com), 128 bits.
+
+use tch::{Kind, Tensor};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::convert::{host, host_of_any_layout, kind, shape_of};
+use crate::error::{Error, Result};
+use crate::error::{invalid, torch};
+use crate::input::{Argument, Inputs};
+use crate::memory;
+use crate::strided::Samples;
+use tensorcask::identities::canonical::Canonical;
+use tensorcask::{Key, KeyKind, KeyRef, Keys};
+
+/// An id of a sample.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Id {
+    /// A string.
+    Str(String),
+    /// An integer.
+    Int(u64),
+}
+
+/// The ids of a batch, one a sample, all of one kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ids {
+    /// Strings.
+    Str(Vec<String>),
+    /// Integers.
+    Int(Vec<u64>),
+}
+
+impl Ids {
+    /// How many.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Str(ids) => ids.len(),
+            Self::Int(ids) => ids.len(),
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The ids at `positions`.
+    pub(crate) fn select(&self, positions: &[usize]) -> Self {
+        match self {
+            Self::Str(ids) => Self::Str(positions.iter().filter_map(|&at| ids.get(at).cloned()).collect()),
+            Self::Int(ids) => Self::Int(positions.iter().filter_map(|&at| ids.get(at).copied()).collect()),
+        }
+    }
+}
+
+/// What can be passed as ids: slices and vectors of strings, integers or [`Id`]s, and one-dimensional tensors of any
+/// integer kind.
+pub trait IntoIds {
+    /// The ids.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for negative integers, mixed kinds, and tensors that are no list of integers.
+    fn into_ids(self) -> Result<Ids>;
+}
+
+impl IntoIds for Ids {
+    fn into_ids(self) -> Result<Ids> {
+        Ok(self)
+    }
+}
+
+impl IntoIds for &Ids {
+    fn into_ids(self) -> Result<Ids> {
+        Ok(self.clone())
+    }
+}
+
+macro_rules! into_ids {
+    ($($element:ty => |$ids:ident| $convert:expr),* $(,)?) => {
+        $(
+            impl IntoIds for &[$element] { fn into_ids(self) -> Result<Ids> { let $ids = self; $convert } }
+            impl IntoIds for &Vec<$element> { fn into_ids(self) -> Result<Ids> { self.as_slice().into_ids() } }
+            impl IntoIds for Vec<$element> { fn into_ids(self) -> Result<Ids> { self.as_slice().into_ids() } }
+            impl<const N: usize> IntoIds for &[$element; N] {
+                fn into_ids(self) -> Result<Ids> { self.as_slice().into_ids() }
+            }
+        )*
+    };
+}
+into_ids! {
+    &str => |ids| Ok(Ids::Str(ids.iter().map(|id| (*id).to_owned()).collect())),
+    String => |ids| Ok(Ids::Str(ids.to_vec())),
+    u64 => |ids| Ok(Ids::Int(ids.to_vec())),
+    u32 => |ids| Ok(Ids::Int(ids.iter().map(|&id| u64::from(id)).collect())),
+    usize => |ids| Ok(Ids::Int(ids.iter().map(|&id| id as u64).collect())),
+    i64 => |ids| ids.iter().map(|&id| natural(id)).collect::<Result<_>>().map(Ids::Int),
+    i32 => |ids| ids.iter().map(|&id| natural(i64::from(id))).collect::<Result<_>>().map(Ids::Int),
+    Id => |ids| of_one_kind(ids),
+}
+
+fn natural(id: i64) -> Result<u64> {
+    u64::try_from(id)
+        .map_err(|_| invalid(format!("the id {id} is negative: integer ids count from 0; or pass strings")))
+}
+
+fn of_one_kind(ids: &[Id]) -> Result<Ids> {
+    let strings = ids.iter().map(|id| if let Id::Str(id) = id { Some(id.clone()) } else { None });
+    let integers = ids.iter().map(|id| if let Id::Int(id) = id { Some(*id) } else { None });
+    match (strings.collect::<Option<_>>(), integers.collect::<Option<_>>()) {
+        (_, Some(ids)) => Ok(Ids::Int(ids)),
+        (Some(ids), None) => Ok(Ids::Str(ids)),
+        (None, None) => {
+            Err(Error::Store(tensorcask::Error::KeyKind { expected: KeyKind::Str.name(), found: KeyKind::U64.name() }))
+        }
+    }
+}
+
+impl IntoIds for &Tensor {
+    fn into_ids(self) -> Result<Ids> {
+        let host = host(self)?;
+        let integers = matches!(kind(&host)?, Kind::Uint8 | Kind::Int8 | Kind::Int16 | Kind::Int | Kind::Int64);
+        if host.dim() != 1 || !integers {
+            return Err(invalid(format!(
+                "ids are a {:?} tensor of shape {:?}: pass a one-dimensional Int64 tensor, or one of another integer \
+                 kind",
+                kind(&host)?,
+                host.size()
+            )));
+        }
+        let wide = host.f_to_kind(Kind::Int64).map_err(torch("widen ids"))?;
+        let number = |bytes: &[u8; 8]| natural(i64::from_le_bytes(*bytes));
+        memory::bytes(&wide)?.as_chunks().0.iter().map(number).collect::<Result<_>>().map(Ids::Int)
+    }
+}
+
+/// How much of a sample's bytes a content key covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Content {
+    /// All of them.
+    #[default]
+    Full,
+    /// The first and the last `edge_bytes`, and of what lies between 64 bytes out of every `stride_bytes`: samples
+    /// that differ only in bytes that are left out share a key and so **an output**. Only for inputs that are known
+    /// to differ all over, such as photographs.
+    Sampled {
+        /// Bytes at either end that are covered wholly.
+        edge_bytes: usize,
+        /// Distance in bytes of the 64-byte samples between them; at least 64.
+        stride_bytes: usize,
+    },
+}
+
+const SAMPLE_BYTES: usize = 64;
+
+impl Content {
+    fn digest(self, bytes: &[u8]) -> u128 {
+        let Self::Sampled { edge_bytes, stride_bytes } = self else { return xxh3_128(bytes) };
+        let ends = edge_bytes.saturating_mul(2);
+        let Some(middle) = bytes.get(edge_bytes..bytes.len().saturating_sub(edge_bytes)).filter(|_| bytes.len() > ends)
+        else {
+            return xxh3_128(bytes);
+        };
+        let mut kept = Vec::with_capacity(ends + middle.len() / stride_bytes.max(1) * SAMPLE_BYTES + SAMPLE_BYTES);
+        kept.extend_from_slice(bytes.get(..edge_bytes).unwrap_or_default());
+        for stride in middle.chunks(stride_bytes.max(SAMPLE_BYTES)) {
+            kept.extend_from_slice(stride.get(..SAMPLE_BYTES).unwrap_or(stride));
+        }
+        kept.extend_from_slice(bytes.get(bytes.len() - edge_bytes..).unwrap_or_default());
+        xxh3_128(&kept)
+    }
+}
+
+/// An argument without the bytes of its samples; of a tensor beside an id just the place, as the id names it.
+fn add_argument(to: Canonical, name: Option<&str>, argument: &Argument, by_id: bool) -> Result<Canonical> {
+    let to = match name {
+        Some(name) => to.part(b"named").part(name.as_bytes()),
+        None => to.part(b"positional"),
+    };
+    Ok(match argument {
+        Argument::Tensor(_) | Argument::Batched if by_id => to.part(b"tensor"),
+        Argument::Batched => return Err(invalid("the place of a tensor was passed where its content is the key")),
+        Argument::Tensor(tensor) => add_tensor(to.part(b"tensor"), tensor, 1)?,
+        Argument::Shared(tensor) => {
+            // All of it: it stands for every sample.
+            let digest = xxh3_128(memory::bytes(&host(tensor)?)?);
+            add_tensor(to.part(b"shared"), tensor, 0)?.part(&digest.to_le_bytes())
+        }
+        Argument::Int(number) => to.part(b"int").part(&number.to_le_bytes()),
+        Argument::Float(number) => to.part(b"float").part(&number.to_bits().to_le_bytes()),
+        Argument::Str(text) => to.part(b"str").part(text.as_bytes()),
+        Argument::Bool(flag) => to.part(b"bool").part(&[u8::from(*flag)]),
+        Argument::Null => to.part(b"null"),
+    })
+}
+
+fn add_tensor(to: Canonical, tensor: &Tensor, skip_dims: usize) -> Result<Canonical> {
+    let to = to.part(format!("{:?}", kind(tensor)?).as_bytes());
+    let dims = shape_of(tensor).into_iter().skip(skip_dims);
+    Ok(to.part(&dims.flat_map(|dim| (dim as u64).to_le_bytes()).collect::<Vec<u8>>()))
+}
+
+/// All of a call but the samples: what it takes, and the dtype and shape of each.
+pub(crate) fn layout(inputs: &Inputs) -> Result<u128> {
+    let mut arguments = inputs.sorted().into_iter();
+    let header = arguments
+        .try_fold(Canonical::new("layout"), |header, (name, argument)| add_argument(header, name, argument, false))?;
+    Ok(header.hash())
+}
+
+/// The keys of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BatchKeys {
+    Ids(Ids),
+    /// 128-bit digests: content, or an id together with further arguments or a variant.
+    Hashed(Vec<[u8; 16]>),
+}
+
+impl BatchKeys {
+    /// Keys by id: the ids themselves for a call of one tensor. Any other argument and a variant change what is
+    /// computed, so they become part of the key, each at its place.
+    pub(crate) fn by_id(ids: Ids, inputs: &Inputs, variant: u32) -> Result<Self> {
+        let arguments = inputs.sorted();
+        if variant == 0 && matches!(arguments.as_slice(), [(None, Argument::Tensor(_) | Argument::Batched)]) {
+            return Ok(Self::Ids(ids));
+        }
+        let mut header = Canonical::new("id").part(&variant.to_le_bytes());
+        for (name, argument) in arguments {
+            header = add_argument(header, name, argument, true)?;
+        }
+        let header = header.hash().to_le_bytes();
+        let hash = |kind: &str, id: &[u8]| Canonical::new(kind).part(&header).part(id).hash().to_le_bytes();
+        Ok(Self::Hashed(match &ids {
+            Ids::Str(ids) => ids.iter().map(|id| hash("str", id.as_bytes())).collect(),
+            Ids::Int(ids) => ids.iter().map(|id| hash("int", &id.to_le_bytes())).collect(),
+        }))
+    }
+
+    /// Keys by content. O(bytes).
+    pub(crate) fn by_content(inputs: &Inputs, batch: usize, content: Content, variant: u32) -> Result<Self> {
+        let mut header = Canonical::new("content").part(&variant.to_le_bytes());
+        let mut tensors = Vec::new();
+        for (name, argument) in inputs.sorted() {
+            header = add_argument(header, name, argument, false)?;
+            if let Argument::Tensor(tensor) = argument {
+                tensors.push(host_of_any_layout(tensor)?);
+            }
+        }
+        if let Content::Sampled { edge_bytes, stride_bytes } = content {
+            let numbers = [edge_bytes as u64, stride_bytes as u64];
+            header = header.part(b"sampled").part(&numbers.map(u64::to_le_bytes).concat());
+        }
+        let header = header.hash().to_le_bytes();
+        let views = tensors.iter().map(memory::view).collect::<Result<Vec<_>>>()?;
+        let mut samples: Vec<Samples<'_>> = views.into_iter().map(Samples::new).collect();
+        let mut joined = Vec::with_capacity(16 * (samples.len() + 1));
+        let key = |row: usize| {
+            joined.clear();
+            joined.extend_from_slice(&header);
+            for samples in &mut samples {
+                joined.extend_from_slice(&content.digest(samples.bytes(row)).to_le_bytes());
+            }
+            xxh3_128(&joined).to_le_bytes()
+        };
+        Ok(Self::Hashed((0..batch).map(key).collect()))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Ids(ids) => ids.len(),
+            Self::Hashed(keys) => keys.len(),
+        }
+    }
+
+    pub(crate) fn select(&self, positions: &[usize]) -> Self {
+        match self {
+            Self::Ids(ids) => Self::Ids(ids.select(positions)),
+            Self::Hashed(keys) => Self::Hashed(positions.iter().filter_map(|&at| keys.get(at).copied()).collect()),
+        }
+    }
+
+    pub(crate) const fn kind(&self) -> KeyKind {
+        match self {
+            Self::Ids(Ids::Str(_)) => KeyKind::Str,
+            Self::Ids(Ids::Int(_)) => KeyKind::U64,
+            Self::Hashed(_) => KeyKind::Bytes,
+        }
+    }
+
+    /// Calls `f` with the keys as the store takes them.
+    pub(crate) fn with<T>(&self, f: impl FnOnce(Keys<'_>) -> T) -> T {
+        match self {
+            Self::Ids(Ids::Str(ids)) => f(Keys::Strings(ids)),
+            Self::Ids(Ids::Int(ids)) => f(Keys::U64(ids)),
+            Self::Hashed(keys) => f(Keys::Slices(&keys.iter().map(<[u8; 16]>::as_slice).collect::<Vec<_>>())),
+        }
+    }
+
+    /// The key at `position`.
+    pub(crate) fn get(&self, position: usize) -> Option<Key> {
+        let at = match self {
+            Self::Ids(Ids::Str(ids)) => KeyRef::Str(ids.get(position)?),
+            Self::Ids(Ids::Int(ids)) => KeyRef::U64(*ids.get(position)?),
+            Self::Hashed(keys) => KeyRef::Bytes(keys.get(position)?),
+        };
+        Some(at.to_key())
+    }
+
+    /// Positions of the first occurrence of each key, and for each position which of those it is; `None` if no key
+    /// stands twice.
+    pub(crate) fn unique(&self) -> Option<(Vec<usize>, Vec<usize>)> {
+        fn find<K: std::hash::Hash + Eq>(keys: impl Iterator<Item = K>) -> Option<(Vec<usize>, Vec<usize>)> {
+            let mut places = std::collections::HashMap::<K, usize, xxhash_rust::xxh3::Xxh3DefaultBuilder>::default();
+            let (mut firsts, mut of) = (Vec::new(), Vec::new());
+            for (position, key) in keys.enumerate() {
+                let place = *places.entry(key).or_insert_with(|| {
+                    firsts.push(position);
+                    firsts.len() - 1
+                });
+                of.push(place);
+            }
+            (firsts.len() < of.len()).then_some((firsts, of))
+        }
+        match self {
+            Self::Ids(Ids::Str(ids)) => find(ids.iter().map(String::as_str)),
+            Self::Ids(Ids::Int(ids)) => find(ids.iter().copied()),
+            Self::Hashed(keys) => find(keys.iter().copied()),
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The torch layer: a frozen module whose outputs are computed once.
+//!
+//! [`CacheOptions`] wraps a function, an `nn::Module`, an `nn::ModuleT` or a TorchScript module; the [`CachedModule`] looks
+//! each sample up by id or by content, computes what is missing, and keeps it in a [`tensorcask::Store`].
+//!
+//! ```
+//! # fn main() -> tensorcask_torch::Result<()> {
+//! # let cache_dir = tempfile::tempdir().unwrap();
+//! # let cache_dir = cache_dir.path();
+//! use tch::{Device, Kind, Tensor, nn, nn::Module};
+//! use tensorcask_torch::CacheOptions;
+//!
+//! let mut variables = nn::VarStore::new(Device::Cpu);
+//! let backbone = nn::linear(variables.root(), 16, 8, Default::default());
+//! variables.freeze();
+//!
+//! let backbone = CacheOptions::in_folder(cache_dir, "backbone").wrap_module(backbone, &variables)?;
+//! let images = Tensor::randn([3, 16], (Kind::Float, Device::Cpu));
+//!
+//! // By ids: stable names of the samples.
+//! let features = backbone.forward_with_ids(&images, &["cat.jpg", "dog.jpg", "owl.jpg"])?;
+//! assert_eq!(features.tensor().unwrap().size(), [3, 8]);
+//!
+//! // By content; and as a layer of a network.
+//! let network = nn::seq().add(backbone.clone()).add_fn(|features| features.relu());
+//! assert_eq!(network.forward(&images).size(), [3, 8]);
+//! println!("{}", backbone.end_epoch());
+//! # backbone.close()
+//! # }
+//! ```
+//!
+//! **What decides whether an output is met**: the module id, a fingerprint of the weights, the constructor arguments and
+//! the version that the caller gives, the sample's id or content, plain arguments, and the variant. [`CachedModule::why_miss`] tells
+//! which of them differs.
+
+#![deny(missing_docs)]
+
+mod backend;
+mod batches;
+mod cache;
+mod call;
+mod convert;
+mod counters;
+mod error;
+mod exclusive;
+mod failing;
+mod fingerprint;
+mod flight;
+mod gather;
+mod gradients;
+mod held;
+mod identities;
+mod input;
+mod key;
+mod log;
+mod memory;
+mod module;
+mod nested;
+mod options;
+mod output;
+mod rank;
+mod resolve;
+mod rounding;
+mod space;
+mod strided;
+mod structure;
+mod temporary;
+mod tree;
+mod used;
+mod verify;
+mod waits;
+mod watch;
+mod why;
+
+pub use crate::batches::{Batch, BatchIter, Batches};
+pub use crate::cache::CachedModule;
+pub use crate::call::Call;
+pub use crate::convert::{from_stored, to_stored};
+pub use crate::counters::Counts;
+pub use crate::error::{Error, Result};
+pub use crate::failing::OnStoreError;
+pub use crate::fingerprint::Variables;
+pub use crate::input::{Argument, Inputs};
+pub use crate::key::{Content, Id, Ids, IntoIds};
+pub use crate::log::init_logging;
+pub use crate::module::{Compute, Settings};
+pub use crate::options::{CacheOptions, Verification, Weights};
+pub use crate::output::{IntoOutput, Lists, Output};
+pub use crate::rank::Rank;
+pub use crate::space::Place;
+pub use crate::tree::Ragged;
+pub use crate::why::{Elsewhere, WhyMiss};
+pub use tensorcask::identities::{Pruned, Stays, StoredIdentity};

@@ -1,0 +1,40 @@
+//! Logging to a place that the environment names.
+
+use std::fs::OpenOptions;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::error::{Error, Result};
+
+/// Sends this crate's `tracing` events to standard error, or to a file.
+///
+/// `TENSORCASK_LOG` is the level or filter (`warn` if it is not set; `info` tells of every epoch, `debug` of every
+/// batch); `TENSORCASK_LOG_FILE` is a file that lines are appended to. A program that has a subscriber of its own does
+/// not need this; if there is one already, this does nothing and returns `false`.
+///
+/// # Errors
+/// [`Error::Invalid`] for a filter that cannot be read, IO errors for the file.
+pub fn init_logging() -> Result<bool> {
+    let filter = std::env::var("TENSORCASK_LOG").unwrap_or_default();
+    let filter = match filter.trim() {
+        "" => "tensorcask_cache=warn,tensorcask_torch=warn".to_owned(),
+        level if level.chars().all(char::is_alphanumeric) => {
+            format!("tensorcask_cache={level},tensorcask_torch={level}")
+        }
+        filter => filter.to_owned(),
+    };
+    let filter = EnvFilter::try_new(&filter).map_err(|error| {
+        Error::invalid(format!("TENSORCASK_LOG is {filter:?}: {error}; use error, warn, info, debug or trace"))
+    })?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter);
+    let started = match std::env::var_os("TENSORCASK_LOG_FILE") {
+        None => lines.with_writer(std::io::stderr).finish().try_init(),
+        Some(path) => {
+            let file = OpenOptions::new().create(true).append(true).open(&path);
+            let file = file.map_err(|error| Error::io("open the log file", &path, error))?;
+            lines.with_ansi(false).with_writer(file).finish().try_init()
+        }
+    };
+    Ok(started.is_ok())
+}

@@ -1,0 +1,398 @@
+//! One call: looks a batch up, computes what is missing, keeps it, and puts it together.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, RwLock};
+use tch::{Device, Kind};
+
+use crate::backend::Space;
+use crate::convert::own;
+use crate::counters::{Counters, Counts, add};
+use crate::error::Result;
+use crate::error::{invalid, torch};
+use crate::exclusive::{Exclusive, infer};
+use crate::flight::{Claimed, Flight};
+use crate::gather::{Rows, empty_batch, single, value_len_bytes};
+use crate::input::Inputs;
+use crate::key::{BatchKeys, layout};
+use crate::nested::Nested;
+use crate::options::{CacheOptions, Weights};
+use crate::output::{Output, select_rows};
+use crate::rounding::Rounding;
+use crate::space::{Opening, Spaces};
+use crate::tree::{Ragged, check_batch, split};
+use crate::used::Room;
+use crate::watch::Watched;
+use tensorcask::Key;
+use tensorcask::Value;
+use tensorcask::identities::record::Identity;
+
+/// What the handles of a wrapped module share.
+pub(crate) struct Inner {
+    /// Itself, for threads that run the module for others.
+    pub me: Weak<Self>,
+    pub options: CacheOptions,
+    pub opening: Opening,
+    pub base: Identity,
+    /// Locked before `weights` where both are. A module may call its own handle.
+    pub compute: Exclusive,
+    pub weights: Mutex<Watched>,
+    pub spaces: RwLock<Arc<Spaces>>,
+    /// Identities met before, of stores that no folder keeps.
+    pub fleeting: Mutex<HashMap<String, Arc<Spaces>>>,
+    pub rounding: Rounding,
+    pub enabled: AtomicBool,
+    /// Calls in training mode: each may have changed buffers without libtorch's count of writes showing it.
+    pub trainings: AtomicU64,
+    pub counters: Counters,
+    pub epoch: Mutex<(u64, Counts)>,
+    /// Hits so far that verification has decided on.
+    pub sampled: AtomicU64,
+    /// What the module gives for batches of none, by the weights and the layout of the call.
+    pub empties: Mutex<HashMap<(u64, u128), Output>>,
+    pub warnings: Mutex<Vec<String>>,
+}
+
+/// The inputs of the samples at some positions of a batch.
+pub(crate) type Load<'a> = &'a mut dyn FnMut(&[usize]) -> Result<Inputs>;
+
+/// Times that a call starts anew because the weights were changed while it computed.
+const MOST_TRIES: usize = 8;
+
+/// Empty batches that are remembered.
+const MOST_EMPTIES: usize = 100;
+
+impl Inner {
+    pub(crate) fn spaces(&self) -> Arc<Spaces> {
+        Arc::clone(&self.spaces.read())
+    }
+
+    /// The batch of `keys`. Starts anew if the weights are changed on the way.
+    pub(crate) fn run(&self, keys: &BatchKeys, device: Device, loads: Loads, load: Load<'_>) -> Result<Output> {
+        let _nested = self.enter()?;
+        let device = self.options.map_location.unwrap_or(device);
+        // Computing takes so much longer than a look at a variable that all are looked at then.
+        let mut looks = keys.len() / 16;
+        for _ in 0..MOST_TRIES {
+            let sign = self.check_weights(std::mem::replace(&mut looks, usize::MAX))?;
+            let spaces = self.spaces();
+            let space = spaces.space(keys.kind())?;
+            let counters = Counters::default();
+            let batch = Batch { spaces: &spaces, space: &space, keys, sign, loads, counters: &counters };
+            let resolved = self.resolve(&batch, load);
+            // What was found for weights that are no longer in force is found again.
+            if !matches!(resolved, Ok(None)) {
+                self.counters.take_in(&counters);
+            }
+            if let Some(output) = resolved? {
+                return self.deliver(output, device);
+            }
+        }
+        Err(invalid("the weights of the module are changed by every call: freeze it, or turn the cache off"))
+    }
+
+    /// One more call that this thread is in.
+    pub(crate) fn enter(&self) -> Result<Nested> {
+        Nested::enter().ok_or_else(|| {
+            invalid(format!(
+                "calls of the module {:?} are inside of each other without end: what it computes, or the loading of its \
+                 inputs, asks for more samples each time",
+                self.opening.module_id
+            ))
+        })
+    }
+
+    /// What is kept is read, what is missing is loaded, computed and kept; `None` if the weights were changed meanwhile.
+    fn resolve(&self, batch: &Batch<'_>, load: Load<'_>) -> Result<Option<Output>> {
+        let Batch { spaces, keys, .. } = *batch;
+        if keys.len() == 0 {
+            return self.resolve_empty(batch, load);
+        }
+        if let Some(held) = &spaces.held
+            && let Some(rows) = held.batch(keys)?
+        {
+            batch.counters.hit(
+                keys.len(),
+                rows.numel() * rows.f_kind().map_or(0, Kind::elt_size_in_bytes),
+                spaces.mean_s(),
+            );
+            self.verify(batch, &[], &|chosen| select_rows(&rows, chosen).map(Output::Tensor), load)?;
+            return Ok(Some(Output::Tensor(rows)));
+        }
+        let landings = spaces.flight.landings();
+        let mut rows = self.read(batch, keys)?;
+        let missing = rows.missing();
+        batch.counters.hit(keys.len() - missing.len(), rows.len_bytes(), spaces.mean_s());
+        if !missing.is_empty() {
+            let (todo, twins) = unique(keys, &missing);
+            match self.complete(batch, &mut rows, todo, landings, load)? {
+                Completed::Whole(output) => return Ok(Some(output)),
+                Completed::Changed => return Ok(None),
+                Completed::Rows => {}
+            }
+            add(&batch.counters.duplicates, twins.len());
+            rows.copy(&twins)?;
+        }
+        self.verify(batch, &missing, &|chosen| rows.pick(chosen), load)?;
+        let output = rows.finish(self.options.ragged)?;
+        if let (Some(held), Output::Tensor(rows), Ragged::List) = (&spaces.held, &output, self.options.ragged) {
+            held.hold(keys, rows)?;
+        }
+        Ok(Some(output))
+    }
+
+    /// A batch of none looks as the module says, and without a module to ask, as what is kept does.
+    fn resolve_empty(&self, batch: &Batch<'_>, load: Load<'_>) -> Result<Option<Output>> {
+        if batch.loads != Loads::Inputs {
+            return empty_batch(batch.space).map(|kept| Some(kept.unwrap_or(Output::Each(Vec::new()))));
+        }
+        let call = (batch.sign, layout(&load(&[])?)?);
+        if let Some(known) = self.empties.lock().get(&call) {
+            return Ok(Some(known.shallow_clone()));
+        }
+        // A module of `tch` panics where libtorch has an error.
+        let compute = || self.compute(batch.sign, load, &[], &mut |output| self.rounding.empty(output));
+        let computed = match catch_unwind(AssertUnwindSafe(compute)) {
+            Ok(computed) => computed,
+            Err(panic) => return empty_batch(batch.space)?.map_or_else(|| resume_unwind(panic), |kept| Ok(Some(kept))),
+        };
+        match computed {
+            Ok(Some(output)) => {
+                let mut empties = self.empties.lock();
+                if empties.len() >= MOST_EMPTIES {
+                    empties.clear();
+                }
+                empties.insert(call, output.shallow_clone());
+                Ok(Some(output))
+            }
+            // A module that takes no empty batches.
+            Err(error) => empty_batch(batch.space)?.map(Some).ok_or(error),
+            Ok(None) => Ok(None),
+        }
+    }
+
+    /// Reads what is kept of `keys`, also by other handles of this process that have not written it yet.
+    fn read(&self, batch: &Batch<'_>, keys: &BatchKeys) -> Result<Rows> {
+        let mut rows = self.read_own(batch, keys)?;
+        if rows.is_whole() || !batch.spaces.write_neighbours(keys.kind()) {
+            return Ok(rows);
+        }
+        let missing = rows.missing();
+        rows.take(&missing, self.read_own(batch, &keys.select(&missing))?.into_values()?)?;
+        Ok(rows)
+    }
+
+    /// Computes the rows at `open`, or waits for another thread that does.
+    fn complete(
+        &self,
+        batch: &Batch<'_>,
+        rows: &mut Rows,
+        mut open: Vec<usize>,
+        mut landings: u64,
+        load: Load<'_>,
+    ) -> Result<Completed> {
+        let Batch { spaces, keys, .. } = *batch;
+        let owned = |at: &[usize]| -> Vec<Key> { at.iter().filter_map(|&at| keys.get(at)).collect() };
+        // Claims of threads that wait for this one.
+        let mut passed_by = Vec::new();
+        while !open.is_empty() {
+            let Claimed { claim, got, others: claims } = spaces.flight.claim(&owned(&open), &passed_by);
+            let chosen = |mine: bool| -> Vec<usize> {
+                open.iter().zip(&got).filter(|(_, got)| **got == mine).map(|(&at, _)| at).collect()
+            };
+            let (mut mine, others) = (chosen(true), chosen(false));
+            if spaces.flight.landings() != landings {
+                mine = self.look_again(batch, rows, &mine)?;
+            }
+            if !mine.is_empty() {
+                let whole = mine.len() == keys.len()
+                    && self.rounding.is_exact()
+                    && self.options.ragged == Ragged::List
+                    && spaces.held.is_none();
+                // All of this while the module is locked: it may give the same buffer to the next call.
+                let done = self.compute(batch.sign, load, &mine, &mut |output| {
+                    self.keep(batch, &mine, output)?;
+                    if whole {
+                        return output.try_map(&mut own).map(Completed::Whole);
+                    }
+                    rows.take(&mine, self.as_read(output, mine.len())?.into_iter().map(Some))?;
+                    Ok(Completed::Rows)
+                })?;
+                match done {
+                    None => return Ok(Completed::Changed),
+                    Some(Completed::Rows) => {}
+                    Some(other) => return Ok(other),
+                }
+            }
+            drop(claim);
+            if others.is_empty() {
+                break;
+            }
+            passed_by.extend(Flight::wait(&claims)?);
+            landings = spaces.flight.landings();
+            open = self.look_again(batch, rows, &others)?;
+        }
+        Ok(Completed::Rows)
+    }
+
+    /// Takes in the rows at `at` that others have finished meanwhile; returns what is still missing.
+    fn look_again(&self, batch: &Batch<'_>, rows: &mut Rows, at: &[usize]) -> Result<Vec<usize>> {
+        let again = self.read(batch, &batch.keys.select(at))?;
+        let missing: Vec<usize> = again.missing().iter().filter_map(|&place| at.get(place).copied()).collect();
+        let found = at.len() - missing.len();
+        add(&batch.counters.waited, found);
+        batch.counters.hit(found, again.len_bytes(), batch.spaces.mean_s());
+        rows.take(at, again.into_values()?)?;
+        Ok(missing)
+    }
+
+    /// Runs the module on the samples at `positions`, without gradients, and `then` what is to be done with its output
+    /// before anybody else runs it. `None` if the weights are not, or not any more, those of `sign`.
+    pub(crate) fn compute<T>(
+        &self,
+        sign: u64,
+        load: Load<'_>,
+        positions: &[usize],
+        then: &mut dyn FnMut(&Output) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let inputs = load(positions)?;
+        let make = || {
+            let inputs = inputs.shallow_clone();
+            move |module: &dyn crate::module::Compute, for_another| infer(module, &inputs, for_another)
+        };
+        let ((output, elapsed), _held) = self.exclusively(&make)?;
+        let output = output.with_lists(self.options.lists);
+        check_batch(&output, positions.len())?;
+        if self.options.weights == Weights::Check && self.sign(&self.weights.lock().variables, usize::MAX) != sign {
+            return Ok(None);
+        }
+        let nanoseconds = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        self.counters.compute_ns.fetch_add(nanoseconds, Ordering::Relaxed);
+        if !positions.is_empty() {
+            self.spaces().took(positions.len(), elapsed.as_secs_f64());
+        }
+        then(&output).map(Some)
+    }
+
+    /// One value a row, as a later read will give it.
+    pub(crate) fn as_read(&self, output: &Output, rows: usize) -> Result<Vec<Value>> {
+        let values = split(output, rows)?;
+        if self.rounding.is_exact() {
+            return Ok(values);
+        }
+        values.into_iter().map(|value| self.rounding.value(value)).collect()
+    }
+
+    /// Puts computed rows into the store, which copies them: nothing of the caller's is kept.
+    fn keep(&self, batch: &Batch<'_>, at: &[usize], output: &Output) -> Result<()> {
+        let kept =
+            self.put(batch, at, output).or_else(|error| self.forgive(Some(batch.space), error).map(|()| None))?;
+        add(&self.counters.misses, at.len());
+        add(if kept.is_some() { &self.counters.put_bytes } else { &self.counters.not_kept }, kept.unwrap_or(at.len()));
+        Ok(())
+    }
+
+    /// The bytes that were put, or `None` if nothing may be.
+    fn put(&self, batch: &Batch<'_>, at: &[usize], output: &Output) -> Result<Option<usize>> {
+        let Batch { spaces, space, keys, .. } = *batch;
+        let values = single(output)?.map_or_else(|| split(output, at.len()).map(Err), |single| Ok(Ok(single)))?;
+        let len_bytes = match &values {
+            Ok((.., host)) => crate::memory::bytes(host)?.len(),
+            Err(values) => values.iter().map(value_len_bytes).sum(),
+        };
+        let Some(store) = space.store()? else { return Ok(None) };
+        let room = spaces.reserve(at.len(), len_bytes);
+        if room == Room::FullNow {
+            self.warn(format!("the cap of {} bytes is reached: no more outputs are kept", spaces.cap_bytes()));
+        }
+        if room != Room::Granted {
+            return Ok(None);
+        }
+        let chosen;
+        let keys = if at.len() == keys.len() {
+            keys
+        } else {
+            chosen = keys.select(at);
+            &chosen
+        };
+        match &values {
+            Ok((dtype, shape, host)) => {
+                let bytes = crate::memory::bytes(host)?;
+                keys.with(|keys| store.put_rows_bytes(keys, *dtype, shape, bytes))?;
+            }
+            Err(values) => keys.with(|keys| store.put_batch(keys, values))?,
+        }
+        Ok(Some(len_bytes))
+    }
+
+    /// To where the caller wants it.
+    fn deliver(&self, output: Output, device: Device) -> Result<Output> {
+        if !self.options.pinned {
+            // A blocking copy: on MPS it waits for the device as well.
+            return output.to_device(device);
+        }
+        let action = "copy an output to a device";
+        output.try_map(&mut |tensor| {
+            let pinned = match tensor.device() {
+                Device::Cpu => tensor.f_pin_memory(Device::Cuda(0)).map_err(torch("pin an output"))?,
+                _ => tensor.shallow_clone(),
+            };
+            let kind = pinned.f_kind().map_err(torch(action))?;
+            // Towards the CPU the caller would read before the copy has ended.
+            let arrived = pinned.f_to_device_(device, kind, device.is_cuda(), false).map_err(torch(action))?;
+            if device == Device::Cpu {
+                arrived.f_pin_memory(Device::Cuda(0)).map_err(torch("pin an output"))
+            } else {
+                Ok(arrived)
+            }
+        })
+    }
+}
+
+/// How a batch was completed.
+enum Completed {
+    /// By rows, which are all there now.
+    Rows,
+    /// By the module's output as it is: nothing else was there.
+    Whole(Output),
+    /// Not: the weights were changed.
+    Changed,
+}
+
+/// A batch that is looked up and kept.
+#[derive(Clone, Copy)]
+pub(crate) struct Batch<'a> {
+    pub spaces: &'a Spaces,
+    pub space: &'a Space,
+    pub keys: &'a BatchKeys,
+    /// Of the weights in force.
+    pub sign: u64,
+    /// Whether there are inputs to compute hits again with.
+    pub loads: Loads,
+    /// What this try finds.
+    pub counters: &'a Counters,
+}
+
+/// Where the inputs of a call come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loads {
+    /// The caller has them at hand.
+    Inputs,
+    /// They can be loaded, of any samples.
+    Lazily,
+    /// From nowhere: everything is to be kept already.
+    Nothing,
+}
+
+/// Positions of the first of each missing key, and `(from, to)` for those that stand again.
+fn unique(keys: &BatchKeys, missing: &[usize]) -> (Vec<usize>, Vec<(usize, usize)>) {
+    let Some((firsts, of)) = keys.select(missing).unique() else { return (missing.to_vec(), Vec::new()) };
+    let at = |place: usize| missing.get(place).copied().unwrap_or(0);
+    let todo: Vec<usize> = firsts.iter().map(|&place| at(place)).collect();
+    let pairs = of.iter().enumerate().map(|(place, &first)| (todo.get(first).copied().unwrap_or(0), at(place)));
+    let twins = pairs.filter(|(from, to)| from != to).collect();
+    (todo, twins)
+}

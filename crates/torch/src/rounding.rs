@@ -1,0 +1,60 @@
+//! Makes what was just computed look as if it had been read: with `store_as` in force, a miss and a hit of the same
+//! sample are the same bits.
+
+use crate::convert::{dtype_of, kind, kind_of};
+use crate::error::Result;
+use crate::error::torch;
+use crate::output::Output;
+use tensorcask::Options;
+use tensorcask::Value;
+
+/// What becomes of floats on the way through the store, as its options say.
+#[derive(Debug, Clone)]
+pub(crate) struct Rounding(pub Options);
+
+impl Rounding {
+    /// Whether nothing is changed at all.
+    pub(crate) const fn is_exact(&self) -> bool {
+        self.0.stores_as().is_none()
+    }
+
+    /// The value as it will be read.
+    pub(crate) fn value(&self, mut value: Value) -> Result<Value> {
+        match &mut value {
+            Value::Tensor(tensor) => *tensor = self.tensor(tensor.clone())?,
+            Value::List(items) | Value::Tuple(items) => {
+                for item in items {
+                    *item = self.value(std::mem::take(item))?;
+                }
+            }
+            Value::Map(items) => {
+                for (_, item) in items {
+                    *item = self.value(std::mem::take(item))?;
+                }
+            }
+            _ => {}
+        }
+        Ok(value)
+    }
+
+    /// A batch of no rows as it will be read.
+    pub(crate) fn empty(&self, output: &Output) -> Result<Output> {
+        output.try_map(&mut |tensor| {
+            let source = dtype_of(kind(tensor)?);
+            let read = source.map(|source| self.0.read_dtype(source)).filter(|read| Some(*read) != source);
+            match read.and_then(kind_of) {
+                Some(kind) => tensor.f_to_kind(kind).map_err(torch("convert an empty batch")),
+                None => Ok(tensor.shallow_clone()),
+            }
+        })
+    }
+
+    fn tensor(&self, tensor: tensorcask::Tensor) -> Result<tensorcask::Tensor> {
+        let stored = self.0.stored_dtype(tensor.dtype());
+        if stored == tensor.dtype() {
+            return Ok(tensor);
+        }
+        let (read, rounded) = (self.0.read_dtype(tensor.dtype()), tensor.cast(stored)?);
+        if read == stored { Ok(rounded) } else { Ok(rounded.cast(read)?) }
+    }
+}

@@ -1,0 +1,455 @@
+//! Where outputs are kept: one store for each kind of key, in a folder of the module's identity.
+//!
+//! ```text
+//! <dir>/<module id>/<identity>/identity.json    what the identity is made of
+//!                              timing.json      the mean seconds a sample took
+//!                              str/ u64/ bytes/ the stores, each made when it is needed
+//! ```
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
+
+use parking_lot::Mutex;
+
+use crate::backend::{Source, Space};
+use crate::flight::Flight;
+use crate::held::Held;
+use crate::rank::Rank;
+use crate::temporary::TemporaryFolder;
+use crate::used::{ROW_BYTES, Room, Used};
+use tensorcask::Durability;
+use tensorcask::Options;
+use tensorcask::folder::check_module_id;
+use tensorcask::identities::IN_USE;
+use tensorcask::identities::names::{self, RECORD, TIMING};
+use tensorcask::identities::record::Identity;
+use tensorcask::identities::size::folder_len_bytes;
+use tensorcask::io::memory::MemoryStorage;
+use tensorcask::{Error, Result};
+use tensorcask::{Key, KeyKind};
+
+/// Where the outputs of a module are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In this folder, for good.
+    Folder(PathBuf),
+    /// In memory: gone with the last handle.
+    Memory,
+    /// In a new folder under this one (or the system's for temporary files), removed with the last handle.
+    Temporary(Option<PathBuf>),
+}
+
+/// How the stores of an identity are opened.
+#[derive(Debug, Clone)]
+pub(crate) struct Opening {
+    pub place: Place,
+    pub module_id: String,
+    pub options: Options,
+    pub rank: Rank,
+    /// Whether this process may write.
+    pub writes: bool,
+    /// Shared by the identities of a module.
+    pub used: Arc<Used>,
+    /// Of [`Place::Temporary`], shared by the identities as well.
+    pub temporary: Option<Arc<TemporaryFolder>>,
+    pub held: Option<(tch::Device, usize)>,
+}
+
+/// The stores of one identity. Wrapped modules of one process that have the same share one `Spaces`.
+#[derive(Debug)]
+pub(crate) struct Spaces {
+    opening: Opening,
+    identity: Identity,
+    /// `None` in memory.
+    folder: Option<PathBuf>,
+    read_only: Option<String>,
+    stores: [Mutex<Option<Arc<Space>>>; 3],
+    pub flight: Flight,
+    pub held: Option<Held>,
+    /// Mean seconds a sample took, as an `f64`'s bits.
+    mean_s: AtomicU64,
+    /// Rows that were put, whose index may not be written yet.
+    put_rows: AtomicU64,
+    /// Last, so that the stores are closed before their folder goes.
+    _temporary: Option<Arc<TemporaryFolder>>,
+}
+
+type Open = HashMap<(PathBuf, String), Weak<Spaces>>;
+
+/// The identities that this process has open.
+static OPEN: LazyLock<Mutex<Open>> = LazyLock::new(Mutex::default);
+
+const KINDS: [KeyKind; 3] = [KeyKind::Str, KeyKind::U64, KeyKind::Bytes];
+
+impl Spaces {
+    /// Opens the stores of `identity`, or joins a handle of this process that has them open in the same way. Where
+    /// the folder cannot be made and that is `forgiven`, the stores are opened later.
+    pub(crate) fn open(opening: &Opening, identity: &Identity, forgiven: impl Fn(&Error) -> bool) -> Result<Arc<Self>> {
+        check_module_id(&opening.module_id)?;
+        let Some(module) = module_folder(&opening.place, opening.temporary.as_deref(), &opening.module_id) else {
+            return Ok(Arc::new(Self::new(opening, identity, None)));
+        };
+        let folder = module.join(identity.name());
+        let mut opening = opening.clone();
+        let mut read_only = None;
+        if opening.writes
+            && let Err(error) = check_writable(&folder)
+        {
+            // Not the advice of the engine, whose functions the caller may not know.
+            let what = match &error {
+                Error::Io { action, path, source } => format!("could not {action} {}: {source}", path.display()),
+                other => other.to_string(),
+            };
+            let why =
+                format!("{what}: make the folder writable, or wrap the module with CacheOptions::read_only(true)");
+            if !forgiven(&error) {
+                return Err(Error::ReadOnly { why });
+            }
+            opening.writes = false;
+            read_only = Some(why);
+        }
+        let folder = if opening.writes {
+            made(&folder).or_else(|error| if forgiven(&error) { resolved(&folder) } else { Err(error) })?
+        } else {
+            resolved(&folder)?
+        };
+        let opening = &opening;
+        let settings =
+            format!("{read_only:?} {:?}", Opening { place: Place::Folder(folder.clone()), ..opening.clone() });
+        let _set_before = IN_USE.set(is_open);
+        let mut open = OPEN.lock();
+        if let Some(spaces) = open.get(&(folder.clone(), settings.clone())).and_then(Weak::upgrade) {
+            drop(open);
+            // Another layer's handle may have met a full disk long ago.
+            spaces.opened().iter().for_each(|space| space.revive());
+            spaces.record();
+            return Ok(spaces);
+        }
+        let mut spaces = Self::new(opening, identity, Some(folder.clone()));
+        spaces.read_only = read_only;
+        let spaces = Arc::new(spaces);
+        open.retain(|_, spaces| spaces.strong_count() > 0);
+        open.insert((folder, settings), Arc::downgrade(&spaces));
+        drop(open);
+        if let Some(folder) = spaces.folder.as_deref().filter(|_| spaces.opening.used.is_capped()) {
+            spaces.opening.used.begin(spaces.files_len_bytes(), folder);
+        }
+        spaces.record();
+        if spaces.opening.writes
+            && let Some(folder) = &spaces.folder
+        {
+            // Tells when the identity was last used.
+            let touched = std::fs::File::options().write(true).open(folder.join(RECORD));
+            let _derived = touched.and_then(|file| file.set_modified(std::time::SystemTime::now()));
+        }
+        Ok(spaces)
+    }
+
+    /// Records what the identity is made of, if that is not done. It is derived: stores do without.
+    fn record(&self) {
+        let Some(folder) = self.folder.as_ref().filter(|_| self.opening.writes) else { return };
+        if recorded(folder).is_none()
+            && let Err(error) = write_json(&folder.join(RECORD), &self.identity)
+        {
+            tracing::warn!(%error, "what the identity of a module is made of could not be recorded");
+        }
+    }
+
+    fn new(opening: &Opening, identity: &Identity, folder: Option<PathBuf>) -> Self {
+        let timing = folder.as_deref().and_then(|folder| read_json::<f64>(&folder.join(TIMING)));
+        Self {
+            opening: opening.clone(),
+            identity: identity.clone(),
+            folder,
+            stores: Default::default(),
+            flight: Flight::default(),
+            held: opening.held.map(|(device, bytes)| Held::new(device, bytes)),
+            read_only: None,
+            mean_s: AtomicU64::new(timing.filter(|mean| mean.is_finite()).unwrap_or(0.0).to_bits()),
+            put_rows: AtomicU64::new(0),
+            _temporary: opening.temporary.clone(),
+        }
+    }
+
+    fn slot(&self, kind: KeyKind) -> &Mutex<Option<Arc<Space>>> {
+        let [strings, integers, bytes] = &self.stores;
+        match kind {
+            KeyKind::Str => strings,
+            KeyKind::U64 => integers,
+            KeyKind::Bytes => bytes,
+        }
+    }
+
+    /// The store for keys of `kind`; makes it if need be.
+    pub(crate) fn space(&self, kind: KeyKind) -> Result<Arc<Space>> {
+        let mut slot = self.slot(kind).lock();
+        if let Some(space) = &*slot {
+            return Ok(Arc::clone(space));
+        }
+        let options = self.opening.options.clone();
+        let source = match &self.folder {
+            None => Source::Memory(Arc::new(MemoryStorage::new())),
+            Some(folder) if !self.opening.writes => Source::Reader { cache_dir: folder.clone() },
+            Some(folder) => Source::Writer { cache_dir: folder.clone(), rank: self.opening.rank.rank },
+        };
+        let space = Arc::new(Space::open(source, kind.name(), options)?);
+        *slot = Some(Arc::clone(&space));
+        self.record();
+        Ok(space)
+    }
+
+    /// Writes out what other handles of this process, with other options, have waiting for keys of `kind`, so that it
+    /// is seen here. Returns whether there was any.
+    pub(crate) fn write_neighbours(&self, kind: KeyKind) -> bool {
+        let Some(folder) = &self.folder else { return false };
+        let open = OPEN.lock();
+        let here = open.iter().filter(|((open, _), _)| open == folder);
+        let here: Vec<_> =
+            here.filter_map(|(_, s)| s.upgrade().filter(|s| !std::ptr::eq(&raw const **s, self))).collect();
+        drop(open);
+        let write = |spaces: &Arc<Self>| {
+            let Some(space) = spaces.slot(kind).lock().clone() else { return false };
+            // Its own handle is told of a failure.
+            let Ok(Some(store)) = space.store() else { return false };
+            store.waiting().0 > 0 && store.flush_with(Durability::Buffered).is_ok()
+        };
+        here.iter().filter(|spaces| write(spaces)).count() > 0
+    }
+
+    /// The stores that are open.
+    fn opened(&self) -> Vec<Arc<Space>> {
+        self.stores.iter().filter_map(|slot| slot.lock().clone()).collect()
+    }
+
+    /// A true barrier: returns when everything that was put is on disk.
+    pub(crate) fn flush(&self) -> Result<()> {
+        // All of them, also after one has failed.
+        let flushed: Vec<Result<()>> = self.opened().iter().map(|space| space.flush()).collect();
+        self.record();
+        self.write_timing();
+        flushed.into_iter().collect()
+    }
+
+    /// Looks for what other processes committed.
+    pub(crate) fn refresh(&self) -> Result<()> {
+        for space in self.opened() {
+            if let Some(reader) = space.reader()? {
+                reader.refresh()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The store for keys of `kind`, if there is one.
+    fn existing(&self, kind: KeyKind) -> Result<Option<Arc<Space>>> {
+        let opened = self.slot(kind).lock().clone();
+        let there = || self.folder.as_ref().is_some_and(|folder| folder.join(kind.name()).is_dir());
+        if opened.is_none() && there() { self.space(kind).map(Some) } else { Ok(opened) }
+    }
+
+    /// Keys in all stores.
+    pub(crate) fn len(&self) -> Result<u64> {
+        let mut keys = 0;
+        for kind in KINDS {
+            self.write_neighbours(kind);
+            if let Some(space) = self.existing(kind)?
+                && let Some(reader) = space.reader()?
+            {
+                keys += reader.len()?;
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Whether `rows` of `bytes` in all may be put under the cap; counts them if so.
+    pub(crate) fn reserve(&self, rows: usize, bytes: usize) -> Room {
+        let files = || self.files_len_bytes();
+        let room = self.opening.used.reserve(rows as u64, bytes as u64, self.folder.as_deref(), files);
+        if room == Room::Granted {
+            self.put_rows.fetch_add(rows as u64, Ordering::Relaxed);
+        }
+        room
+    }
+
+    /// Bytes of the files of all identities of this module, and of what this process has waiting to be written to them.
+    fn files_len_bytes(&self) -> u64 {
+        let Some(module) = self.folder.as_deref().and_then(Path::parent) else { return 0 };
+        let open = OPEN.lock();
+        let of_module = open.iter().filter(|((open, _), _)| open.parent() == Some(module));
+        let here: Vec<_> = of_module.filter_map(|(_, spaces)| spaces.upgrade()).collect();
+        drop(open);
+        let waiting = |spaces: &Arc<Self>| {
+            let waiting: usize = spaces.opened().iter().map(|space| space.waiting_len_bytes()).sum();
+            waiting as u64 + spaces.put_rows.load(Ordering::Relaxed) * ROW_BYTES / 2
+        };
+        folder_len_bytes(module) + here.iter().map(waiting).sum::<u64>()
+    }
+
+    /// Bytes that may be kept.
+    pub(crate) fn cap_bytes(&self) -> u64 {
+        self.opening.used.cap()
+    }
+
+    /// Why outputs are read only, though nobody asked for that.
+    pub(crate) fn read_only(&self) -> Option<&str> {
+        self.read_only.as_deref()
+    }
+
+    /// Mean seconds of computation a sample; 0 while nothing is known.
+    pub(crate) fn mean_s(&self) -> f64 {
+        f64::from_bits(self.mean_s.load(Ordering::Relaxed))
+    }
+
+    /// Takes in that `samples` took `seconds`.
+    #[expect(clippy::cast_precision_loss, reason = "a mean of measured times")]
+    pub(crate) fn took(&self, samples: usize, seconds: f64) {
+        let now = seconds / samples.max(1) as f64;
+        let mean = self.mean_s();
+        let mean = if mean == 0.0 { now } else { mean + (now - mean) / 8.0 };
+        self.mean_s.store(mean.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Starts from what another identity of the module took.
+    pub(crate) fn expect_mean(&self, mean_s: f64) {
+        if self.mean_s() == 0.0 {
+            self.mean_s.store(mean_s.to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// Records the mean time of a sample. It is derived: a process that does not find it starts from 0.
+    fn write_timing(&self) {
+        let Some(folder) = self.folder.as_ref().filter(|_| self.opening.writes && self.mean_s() > 0.0) else { return };
+        if let Err(error) = write_json(&folder.join(TIMING), &self.mean_s()) {
+            tracing::warn!(%error, "the mean time of a sample could not be recorded");
+        }
+    }
+
+    /// The other identities of this module that keep `key`, by what is recorded of them.
+    pub(crate) fn siblings(&self, key: &Key) -> Result<Vec<Option<Identity>>> {
+        let Some(folder) = &self.folder else { return Ok(Vec::new()) };
+        let Some(module) = folder.parent() else { return Ok(Vec::new()) };
+        let list = std::fs::read_dir(module).map_err(|error| Error::io("list", module, error))?;
+        let mut found = Vec::new();
+        for entry in list {
+            let path = entry.map_err(|error| Error::io("list", module, error))?.path();
+            // Not what is left of an identity whose removal was interrupted.
+            let is_identity = path.file_name().and_then(|name| name.to_str()).is_some_and(names::is_identity);
+            if is_identity && path != *folder && path.is_dir() && keeps(&path, key)? {
+                found.push(recorded(&path));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The folder of the identity; `None` in memory.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+}
+
+impl Drop for Spaces {
+    fn drop(&mut self) {
+        self.write_timing();
+    }
+}
+
+/// Whether this process has the identity in `folder` open.
+fn is_open(folder: &Path) -> bool {
+    let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
+    OPEN.lock().iter().any(|((open, _), spaces)| *open == folder && spaces.strong_count() > 0)
+}
+
+/// Whether the identity in `folder` keeps `key`, in files or in a handle of this process.
+fn keeps(folder: &Path, key: &Key) -> Result<bool> {
+    let kind = key.as_ref().kind();
+    let open = OPEN.lock();
+    let here: Vec<_> = open.iter().filter(|((open, _), _)| open == folder).filter_map(|(_, s)| s.upgrade()).collect();
+    drop(open);
+    for spaces in here {
+        // What this process has put there need not be in files yet.
+        if let Some(space) = spaces.slot(kind).lock().clone()
+            && let Some(reader) = space.reader()?
+            && reader.contains(key)?
+        {
+            return Ok(true);
+        }
+    }
+    match Options::new().open_reader(folder, kind.name()) {
+        Ok(reader) => reader.contains(key),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The identity recorded in `folder`, if there is one that can be read.
+pub(crate) fn recorded(folder: &Path) -> Option<Identity> {
+    read_json(&folder.join(RECORD))
+}
+
+/// Replaces a small file whole. It is derived: a reader that finds it missing or damaged does without.
+pub(crate) fn write_json(path: &Path, content: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_vec_pretty(content).map_err(|error| Error::invalid(error.to_string()))?;
+    let part = names::part(path, uuid::Uuid::new_v4());
+    let written = std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, path));
+    written.map_err(|error| {
+        let _nothing_left_behind = std::fs::remove_file(&part);
+        Error::io("write", path, error)
+    })
+}
+
+/// The folder that the identities of a module are in; `None` in memory.
+pub(crate) fn module_folder(place: &Place, temporary: Option<&TemporaryFolder>, module_id: &str) -> Option<PathBuf> {
+    let base = match place {
+        Place::Folder(folder) => folder,
+        _ => temporary?.path(),
+    };
+    Some(base.join(module_id))
+}
+
+/// Whether an identity's folder can be written to, and the stores in it that are there.
+fn check_writable(folder: &Path) -> Result<()> {
+    check_access(folder)?;
+    let stores = KINDS.iter().map(|kind| folder.join(kind.name()));
+    stores
+        .flat_map(|store| [store.join("lanes"), store.join("segments"), store])
+        .filter(|part| part.exists())
+        .try_for_each(|part| check_access(&part))
+}
+
+/// Whether the folder, or the one that it would be made in, can be written to.
+fn check_access(folder: &Path) -> Result<()> {
+    let there = folder.ancestors().find(|ancestor| ancestor.exists());
+    let there = there.filter(|there| !there.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    match rustix::fs::accessat(rustix::fs::CWD, there, access, rustix::fs::AtFlags::EACCESS) {
+        Err(error @ (rustix::io::Errno::ACCESS | rustix::io::Errno::ROFS | rustix::io::Errno::PERM)) => {
+            Err(Error::io("write to", there, error.into()))
+        }
+        // Anything else shows when it is used.
+        _ => Ok(()),
+    }
+}
+
+/// Makes the folder, and gives the path that all handles of it agree on.
+fn made(folder: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
+    folder.canonicalize().map_err(|error| Error::io("resolve", folder, error))
+}
+
+/// The same path, whether the folder is there yet or not: as far as it is there, without links.
+pub(crate) fn resolved(folder: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(folder).map_err(|error| Error::io("resolve", folder, error))?;
+    for there in absolute.ancestors() {
+        if let Ok(canonical) = there.canonicalize() {
+            let rest = absolute.strip_prefix(there).unwrap_or(Path::new(""));
+            return Ok(if rest.as_os_str().is_empty() { canonical } else { canonical.join(rest) });
+        }
+    }
+    Ok(absolute)
+}
+
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}

@@ -1,0 +1,401 @@
+//! From a module's output to one value a sample, and back to a batch.
+//!
+//! A row is stored as the tree that the module gave, without the batch dimension. Two things that a value cannot say
+//! by itself are maps with one reserved name: `$each` holds a row of an [`Output::Each`], `$complex` a tensor whose
+//! complex kind has no dtype, as its real view. A map's own names that start with `$` get another `$`.
+
+use bytes::Bytes;
+use tch::{Kind, Tensor};
+
+use crate::convert::{empty, from_stored, host, kind, kind_of, shape_of, stored_dtype};
+use crate::error::{Error, Result};
+use crate::error::{invalid, torch};
+use crate::memory;
+use crate::output::Output;
+use tensorcask::Dtype;
+use tensorcask::MAX_DEPTH;
+use tensorcask::Value;
+
+const EACH: &str = "$each";
+const COMPLEX: &str = "$complex";
+
+/// What becomes of tensors whose shapes differ between the samples of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Ragged {
+    /// They come back one by one, as [`Output::Each`].
+    #[default]
+    List,
+    /// They come back as one tensor, padded at the end of each dimension with this value.
+    Pad(f64),
+}
+
+/// Checks that everything in `output` that has a batch dimension has this one.
+///
+/// # Errors
+/// [`crate::Error::Invalid`] that says where it does not.
+pub(crate) fn check_batch(output: &Output, batch: usize) -> Result<()> {
+    fn walk(output: &Output, batch: usize, path: &mut Vec<String>) -> Result<()> {
+        let at = |path: &[String]| if path.is_empty() { "the output".to_owned() } else { path.join(".") };
+        match output {
+            Output::Tensor(tensor) => match tensor.size().first() {
+                Some(&first) if usize::try_from(first) == Ok(batch) => Ok(()),
+                first => Err(invalid(format!(
+                    "{} has first dimension {}, but {batch} samples were computed: each sample needs a row of its own, \
+                     and a list of one item a sample is an Output::Each (CacheOptions::lists)",
+                    at(path),
+                    first.map_or("none".to_owned(), ToString::to_string)
+                ))),
+            },
+            Output::Each(rows) if rows.len() == batch => Ok(()),
+            Output::Each(rows) => Err(invalid(format!(
+                "{} has {} rows, but {batch} samples were computed: each sample needs a row of its own",
+                at(path),
+                rows.len()
+            ))),
+            Output::Map(items) => items.iter().try_for_each(|(name, item)| {
+                path.push(name.clone());
+                walk(item, batch, path)?;
+                path.truncate(path.len().saturating_sub(1));
+                Ok(())
+            }),
+            Output::List(items) | Output::Tuple(items) => items.iter().enumerate().try_for_each(|(number, item)| {
+                path.push(number.to_string());
+                walk(item, batch, path)?;
+                path.truncate(path.len().saturating_sub(1));
+                Ok(())
+            }),
+            _ => Ok(()),
+        }
+    }
+    check_depth(output)?;
+    walk(output, batch, &mut Vec::new())
+}
+
+/// Checks that `output` is nested no deeper than a store takes, on a stack of its own.
+fn check_depth(output: &Output) -> Result<()> {
+    let mut open = vec![(output, 0)];
+    while let Some((output, depth)) = open.pop() {
+        if depth > MAX_DEPTH {
+            return Err(Error::Store(tensorcask::Error::TooLarge {
+                what: "the nesting of an output".to_owned(),
+                found: depth as u64,
+                limit: MAX_DEPTH as u64,
+            }));
+        }
+        match output {
+            Output::Map(items) => open.extend(items.iter().map(|(_, item)| (item, depth + 1))),
+            Output::Each(items) | Output::List(items) | Output::Tuple(items) => {
+                open.extend(items.iter().map(|item| (item, depth + 1)));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn marked(mark: &str, value: Value) -> Value {
+    Value::Map(vec![(mark.to_owned(), value)])
+}
+
+/// The value under `mark`, if that is all there is.
+fn unmarked<'a>(value: &'a Value, mark: &str) -> Option<&'a Value> {
+    match value {
+        Value::Map(items) => match items.as_slice() {
+            [(name, item)] if name == mark => Some(item),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// A tensor's bytes as something that has a dtype.
+struct Leaf {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Bytes,
+    complex: bool,
+}
+
+impl Leaf {
+    fn new(tensor: &Tensor) -> Result<Self> {
+        let mut tensor = host(tensor)?;
+        let complex = matches!(kind(&tensor)?, Kind::ComplexHalf | Kind::ComplexDouble);
+        if complex {
+            tensor = tensor.f_view_as_real().and_then(|t| t.f_contiguous()).map_err(torch("view a complex tensor"))?;
+        }
+        let dtype = stored_dtype(&tensor)?;
+        Ok(Self { dtype, shape: shape_of(&tensor), bytes: Bytes::copy_from_slice(memory::bytes(&tensor)?), complex })
+    }
+
+    fn value(&self, shape: &[usize], bytes: Bytes) -> Result<Value> {
+        let tensor = Value::Tensor(tensorcask::Tensor::new(self.dtype, shape, bytes)?);
+        Ok(if self.complex { marked(COMPLEX, tensor) } else { tensor })
+    }
+
+    /// One value for each index of the first dimension.
+    fn rows(&self, batch: usize) -> Result<Vec<Value>> {
+        let shape = self.shape.get(1..).unwrap_or_default();
+        let width = self.bytes.len().checked_div(batch).unwrap_or(0);
+        (0..batch).map(|row| self.value(shape, self.bytes.slice(row * width..(row + 1) * width))).collect()
+    }
+}
+
+/// One value a sample. Copies each tensor once; rows share the copy. O(bytes).
+///
+/// # Errors
+/// [`crate::Error::Invalid`] for kinds that cannot be stored.
+pub(crate) fn split(output: &Output, batch: usize) -> Result<Vec<Value>> {
+    let columns = |items: &[Output]| items.iter().map(|item| split(item, batch)).collect::<Result<Vec<_>>>();
+    let plain = |value: Value| Ok(vec![value; batch]);
+    match output {
+        Output::Tensor(tensor) => Leaf::new(tensor)?.rows(batch),
+        Output::Each(rows) => rows.iter().map(|row| Ok(marked(EACH, whole(row)?))).collect(),
+        Output::List(items) => Ok(transpose(columns(items)?, batch).map(Value::List).collect()),
+        Output::Tuple(items) => Ok(transpose(columns(items)?, batch).map(Value::Tuple).collect()),
+        Output::Map(items) => {
+            let names: Vec<String> = items.iter().map(|(name, _)| escaped(name)).collect();
+            let columns = items.iter().map(|(_, item)| split(item, batch)).collect::<Result<Vec<_>>>()?;
+            let row = |row: Vec<Value>| Value::Map(names.iter().cloned().zip(row).collect());
+            Ok(transpose(columns, batch).map(row).collect())
+        }
+        Output::Null => plain(Value::Null),
+        Output::Bool(flag) => plain(Value::Bool(*flag)),
+        Output::Int(number) => plain(Value::Int(*number)),
+        Output::Float(number) => plain(Value::Float(*number)),
+        Output::Str(text) => plain(Value::Str(text.clone())),
+    }
+}
+
+fn escaped(name: &str) -> String {
+    if name.starts_with('$') { format!("${name}") } else { name.to_owned() }
+}
+
+fn unescaped(name: &str) -> String {
+    name.strip_prefix('$').unwrap_or(name).to_owned()
+}
+
+/// Columns to rows.
+fn transpose(columns: Vec<Vec<Value>>, batch: usize) -> impl Iterator<Item = Vec<Value>> {
+    let mut columns: Vec<_> = columns.into_iter().map(Vec::into_iter).collect();
+    (0..batch).map(move |_| columns.iter_mut().filter_map(Iterator::next).collect())
+}
+
+/// A tree without a batch dimension.
+fn whole(output: &Output) -> Result<Value> {
+    let all = |items: &[Output]| items.iter().map(whole).collect::<Result<Vec<_>>>();
+    Ok(match output {
+        Output::Tensor(tensor) => {
+            let leaf = Leaf::new(tensor)?;
+            leaf.value(&leaf.shape, leaf.bytes.clone())?
+        }
+        Output::Each(_) => return Err(invalid("the rows of an Each cannot themselves be an Each")),
+        Output::List(items) => Value::List(all(items)?),
+        Output::Tuple(items) => Value::Tuple(all(items)?),
+        Output::Map(items) => {
+            let item = |(name, item): &(String, Output)| Ok((escaped(name), whole(item)?));
+            Value::Map(items.iter().map(item).collect::<Result<_>>()?)
+        }
+        Output::Null => Value::Null,
+        Output::Bool(flag) => Value::Bool(*flag),
+        Output::Int(number) => Value::Int(*number),
+        Output::Float(number) => Value::Float(*number),
+        Output::Str(text) => Value::Str(text.clone()),
+    })
+}
+
+/// The way back from [`whole`].
+fn unwhole(value: &Value) -> Result<Output> {
+    let all = |items: &[Value]| items.iter().map(unwhole).collect::<Result<Vec<_>>>();
+    if let Some(Value::Tensor(tensor)) = unmarked(value, COMPLEX) {
+        return complex(from_stored(tensor)?).map(Output::Tensor);
+    }
+    Ok(match value {
+        Value::Tensor(tensor) => Output::Tensor(from_stored(tensor)?),
+        Value::Null => Output::Null,
+        Value::Bool(flag) => Output::Bool(*flag),
+        Value::Int(number) => Output::Int(*number),
+        Value::Float(number) => Output::Float(*number),
+        Value::Str(text) => Output::Str(text.clone()),
+        Value::Bytes(_) => return Err(invalid("the store holds a byte string, which no module's output is")),
+        Value::List(items) => Output::List(all(items)?),
+        Value::Tuple(items) => Output::Tuple(all(items)?),
+        Value::Map(items) => {
+            let item = |(name, item): &(String, Value)| Ok((unescaped(name), unwhole(item)?));
+            Output::Map(items.iter().map(item).collect::<Result<_>>()?)
+        }
+    })
+}
+
+fn complex(real: Tensor) -> Result<Tensor> {
+    // Down-casting may have left a kind that no complex kind has parts of.
+    let real = if kind(&real)? == Kind::BFloat16 { real.f_to_kind(Kind::Float) } else { Ok(real) };
+    real.and_then(|real| real.f_view_as_complex()).map_err(torch("view a complex tensor"))
+}
+
+/// [`join`] for tensors of complex kinds without a dtype; `inner` are their real views.
+fn join_complex(rows: &[&Value], inner: &[&Value], ragged: Ragged) -> Result<Output> {
+    let Some(tensors) = tensors(inner) else { return each(rows) };
+    if tensors.iter().all(|row| tensors.first().is_some_and(|first| row.shape() == first.shape())) {
+        return match stack(&tensors, None)? {
+            Output::Tensor(real) => complex(real).map(Output::Tensor),
+            other => Ok(other),
+        };
+    }
+    let rows = tensors.iter().map(|row| complex(from_stored(row)?)).collect::<Result<Vec<_>>>()?;
+    match ragged {
+        Ragged::List => Ok(Output::each(rows)),
+        Ragged::Pad(value) => padded(&rows, value).map(Output::Tensor),
+    }
+}
+
+/// One batch from one value a sample, on the CPU. O(bytes).
+///
+/// # Errors
+/// [`crate::Error::Invalid`] if a plain value differs between samples.
+pub(crate) fn join(rows: &[&Value], ragged: Ragged) -> Result<Output> {
+    let Some(first) = rows.first() else { return Ok(Output::Each(Vec::new())) };
+    if let Some(inner) = every(rows, |row| unmarked(row, EACH)) {
+        let pads = matches!(ragged, Ragged::Pad(_));
+        let complex = || every(&inner, |row| unmarked(row, COMPLEX));
+        if pads && (tensors(&inner).is_some() || complex().is_some()) {
+            return join(&inner, ragged);
+        }
+        return inner.into_iter().map(unwhole).collect::<Result<_>>().map(Output::Each);
+    }
+    if let Some(inner) = every(rows, |row| unmarked(row, COMPLEX)) {
+        return join_complex(rows, &inner, ragged);
+    }
+    if let Some(tensors) = tensors(rows) {
+        return stack(&tensors, pad_of(ragged));
+    }
+    if rows.iter().any(|row| std::mem::discriminant(*row) != std::mem::discriminant(*first)) {
+        return each(rows);
+    }
+    match first {
+        Value::Tensor(_) | Value::Bytes(_) => each(rows),
+        Value::Map(items) => {
+            // The order of names may change from call to call, as a hash map's does.
+            let alike = |row: &&Value| matches!(row, Value::Map(other) if other.len() == items.len());
+            let column = |name: &str| every(rows, |row| row.get(name));
+            let columns: Option<Vec<_>> = items.iter().map(|(name, _)| Some((name, column(name)?))).collect();
+            match columns.filter(|_| rows.iter().all(alike)) {
+                Some(columns) => {
+                    let join = |(name, column): (&String, Vec<&Value>)| Ok((unescaped(name), join(&column, ragged)?));
+                    columns.into_iter().map(join).collect::<Result<_>>().map(Output::Map)
+                }
+                None => each(rows),
+            }
+        }
+        Value::List(items) if rows.iter().all(|row| matches!(row, Value::List(o) if o.len() == items.len())) => {
+            (0..items.len()).map(|number| join(&nth(rows, number), ragged)).collect::<Result<_>>().map(Output::List)
+        }
+        Value::Tuple(items) if rows.iter().all(|row| matches!(row, Value::Tuple(o) if o.len() == items.len())) => {
+            (0..items.len()).map(|number| join(&nth(rows, number), ragged)).collect::<Result<_>>().map(Output::Tuple)
+        }
+        Value::List(_) | Value::Tuple(_) => each(rows),
+        plain => match rows.iter().find(|row| !same(row, plain)) {
+            None => unwhole(plain),
+            Some(other) => Err(invalid(format!(
+                "a plain value of the output is {plain:?} for one sample and {other:?} for another: what differs from \
+                 sample to sample has to be a tensor or an Output::Each, and what depends on the batch cannot be kept"
+            ))),
+        },
+    }
+}
+
+/// Plain values are the same if their bits are: NaN is NaN.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Float(a), Value::Float(b)) => a.to_bits() == b.to_bits(),
+        _ => a == b,
+    }
+}
+
+fn every<'a, T>(rows: &[&'a Value], f: impl Fn(&'a Value) -> Option<T>) -> Option<Vec<T>> {
+    rows.iter().map(|row| f(row)).collect()
+}
+
+fn each(rows: &[&Value]) -> Result<Output> {
+    let row = |row: &&Value| unwhole(unmarked(row, EACH).unwrap_or(row));
+    rows.iter().map(row).collect::<Result<_>>().map(Output::Each)
+}
+
+fn nth<'a>(rows: &[&'a Value], number: usize) -> Vec<&'a Value> {
+    let item = |row: &&'a Value| match row {
+        Value::List(items) | Value::Tuple(items) => items.get(number),
+        _ => None,
+    };
+    rows.iter().filter_map(item).collect()
+}
+
+/// The rows as tensors of one dtype and rank, if they all are.
+fn tensors<'a>(rows: &[&'a Value]) -> Option<Vec<&'a tensorcask::Tensor>> {
+    let tensors: Vec<_> = rows.iter().map(|row| row.as_tensor()).collect::<Option<_>>()?;
+    let first = tensors.first()?;
+    let alike = |t: &&tensorcask::Tensor| t.dtype() == first.dtype() && t.shape().len() == first.shape().len();
+    tensors.iter().all(alike).then_some(tensors)
+}
+
+const fn pad_of(ragged: Ragged) -> Option<f64> {
+    match ragged {
+        Ragged::List => None,
+        Ragged::Pad(value) => Some(value),
+    }
+}
+
+/// One tensor if shapes are the same, or made the same by padding; else each by itself.
+fn stack(rows: &[&tensorcask::Tensor], pad: Option<f64>) -> Result<Output> {
+    let Some(first) = rows.first() else { return Ok(Output::Each(Vec::new())) };
+    let unknown = || invalid(format!("libtorch has no kind for {} through tch", first.dtype()));
+    let kind = kind_of(first.dtype()).ok_or_else(unknown)?;
+    if rows.iter().all(|row| row.shape() == first.shape()) {
+        let shape: Vec<usize> = [&[rows.len()], first.shape()].concat();
+        let mut tensor = empty(kind, &shape)?;
+        let width = first.data().len();
+        if width > 0 {
+            let places = memory::bytes_mut(&mut tensor)?.chunks_exact_mut(width);
+            places.zip(rows).for_each(|(place, row)| place.copy_from_slice(row.data()));
+        }
+        return Ok(Output::Tensor(tensor));
+    }
+    let rows = rows.iter().map(|row| from_stored(row)).collect::<Result<Vec<_>>>()?;
+    match pad {
+        None => Ok(Output::each(rows)),
+        Some(value) => padded(&rows, value).map(Output::Tensor),
+    }
+}
+
+/// One element of `value`, if the kind can hold it.
+fn filler(kind: Kind, value: f64) -> Result<Tensor> {
+    let action = "make the value that outputs are padded with";
+    let wide = Tensor::f_from_slice(&[value]).and_then(|wide| wide.f_reshape([]));
+    let filler = wide.and_then(|wide| wide.f_to_kind(kind)).map_err(torch(action))?;
+    let back = filler.f_to_kind(Kind::ComplexDouble).and_then(|back| back.f_view_as_real()).map_err(torch(action))?;
+    let back = back.f_double_value(&[0]).map_err(torch(action))?;
+    let integer = matches!(kind, Kind::Uint8 | Kind::Int8 | Kind::Int16 | Kind::Int | Kind::Int64 | Kind::Bool);
+    if integer && back != value {
+        return Err(invalid(format!(
+            "outputs of kind {kind:?} cannot be padded with {value}: choose a value it can hold"
+        )));
+    }
+    Ok(filler)
+}
+
+fn padded(rows: &[Tensor], value: f64) -> Result<Tensor> {
+    let action = "pad outputs to one shape";
+    let Some(first) = rows.first() else { return Err(invalid("no rows to pad")) };
+    let kind = kind(first)?;
+    let sizes: Vec<Vec<usize>> = rows.iter().map(shape_of).collect();
+    let longest = |dim: usize| sizes.iter().filter_map(|size| size.get(dim)).max().copied().unwrap_or(0);
+    let shape: Vec<usize> = std::iter::once(rows.len()).chain((0..first.dim()).map(longest)).collect();
+    let mut tensor = empty(kind, &shape)?;
+    tensor.f_copy_(&filler(kind, value)?).map_err(torch(action))?;
+    for (number, row) in rows.iter().enumerate() {
+        let mut place = tensor.f_select(0, i64::try_from(number).unwrap_or(i64::MAX)).map_err(torch(action))?;
+        for (dim, len) in row.size().into_iter().enumerate() {
+            place = place.f_narrow(i64::try_from(dim).unwrap_or(i64::MAX), 0, len).map_err(torch(action))?;
+        }
+        place.f_copy_(row).map_err(torch(action))?;
+    }
+    Ok(tensor)
+}

@@ -1,0 +1,469 @@
+//! Which thread of this process waits for which: no order of calls may end in threads that wait for each other.
+//!
+//! A thread waits for **claims** (samples that others compute), for a **lock** (of a module, which one thread runs at a
+//! time), or for a **thread** (one that reads batches ahead, or one that runs a module for it). All of it stands in one
+//! table, so that a thread sees whether what it waits for waits, in the end, for itself. If so:
+//!
+//! - it does not wait for those claims: it computes these samples itself;
+//! - it does not wait for that lock: the thread that has it is waiting too, so that one runs the module for it, on its
+//!   own stack, as if the module had called itself;
+//! - a claim of its own, or of a thread on whose behalf it runs, is a computation that needs its own result: an error.
+//!
+//! A circle of waits is closed by its last wait, and every wait that is begun wakes the waiting threads to look again.
+//! A circle has a claim or a lock in it, and whoever waits for that opens it; one of nothing but threads is an error.
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, LazyLock};
+use std::thread::ThreadId;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::nested;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// What a thread waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Awaited {
+    Claims(Vec<u64>),
+    Lock(u64),
+    /// A thread that reads ahead for this one.
+    Ahead(ThreadId),
+    /// A thread that runs a job of this one.
+    Job(ThreadId),
+}
+
+#[derive(Default)]
+struct Table {
+    last: u64,
+    /// The thread that made a claim, and how many jobs it was running for others.
+    claims: HashMap<u64, (ThreadId, usize)>,
+    /// The thread that has a lock, and how often.
+    locks: HashMap<u64, (ThreadId, usize)>,
+    waiting: HashMap<ThreadId, Awaited>,
+    /// What a waiting thread is to run for others, and for whom. A thread with jobs does not wait.
+    jobs: HashMap<ThreadId, VecDeque<(ThreadId, Job)>>,
+    /// For whom a thread runs jobs, the innermost last.
+    serving: HashMap<ThreadId, Vec<ThreadId>>,
+}
+
+static TABLE: LazyLock<Mutex<Table>> = LazyLock::new(Mutex::default);
+static CHANGED: Condvar = Condvar::new();
+
+impl Table {
+    fn number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// What `thread` waits for, unless it has something to run.
+    fn awaited(&self, thread: ThreadId) -> Option<&Awaited> {
+        self.waiting.get(&thread).filter(|_| self.jobs.get(&thread).is_none_or(VecDeque::is_empty))
+    }
+
+    /// The threads that `thread` waits for.
+    fn next(&self, thread: ThreadId) -> Vec<ThreadId> {
+        match self.awaited(thread) {
+            None => Vec::new(),
+            Some(Awaited::Claims(claims)) => {
+                claims.iter().filter_map(|claim| Some(self.claims.get(claim)?.0)).collect()
+            }
+            Some(Awaited::Lock(lock)) => self.locks.get(lock).map(|(owner, _)| *owner).into_iter().collect(),
+            Some(Awaited::Ahead(thread) | Awaited::Job(thread)) => vec![*thread],
+        }
+    }
+
+    /// Jobs that `thread` is running, one inside of the other.
+    fn level(&self, thread: ThreadId) -> usize {
+        self.serving.get(&thread).map_or(0, Vec::len)
+    }
+
+    /// Whether `from` is `to`, or waits for it through any number of threads.
+    fn waits_for(&self, from: ThreadId, to: ThreadId) -> bool {
+        let (mut seen, mut open) = (Vec::new(), vec![from]);
+        while let Some(thread) = open.pop() {
+            if thread == to {
+                return true;
+            }
+            if !seen.contains(&thread) {
+                seen.push(thread);
+                open.extend(self.next(thread));
+            }
+        }
+        false
+    }
+
+    /// Whether `caller` waits for `runner` through threads alone; with `innermost`, for just what that one does now.
+    fn runs_for(&self, runner: ThreadId, caller: ThreadId, innermost: bool) -> bool {
+        let mut at = caller;
+        for _ in 0..=self.waiting.len() {
+            let (next, now) = match self.awaited(at) {
+                Some(Awaited::Ahead(next)) => (*next, !self.serving.contains_key(next)),
+                Some(Awaited::Job(next)) => (*next, self.serving.get(next).and_then(|all| all.last()) == Some(&at)),
+                _ => return false,
+            };
+            if innermost && !now {
+                return false;
+            }
+            if next == runner {
+                return true;
+            }
+            at = next;
+        }
+        false
+    }
+
+    /// Whether a claim that `owner` made when it was running `level` jobs is of the task that `runner` works at. One from
+    /// before a job is of another task than the job.
+    fn is_own(&self, runner: ThreadId, owner: ThreadId, level: usize) -> bool {
+        level == self.level(owner) && (owner == runner || self.runs_for(runner, owner, true))
+    }
+
+    /// A job is done: its caller waits no more.
+    fn served(&mut self, server: ThreadId, caller: ThreadId) {
+        if let Some(callers) = self.serving.get_mut(&server) {
+            callers.pop();
+            if callers.is_empty() {
+                self.serving.remove(&server);
+            }
+        }
+        self.waiting.remove(&caller);
+        CHANGED.notify_all();
+    }
+}
+
+/// How a wait ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Waited {
+    /// What was waited for is over.
+    Over,
+    /// These claims wait for this thread: it is to do without them.
+    Circle(Vec<u64>),
+    /// The thread, or one that it runs for, waits for itself.
+    Itself,
+}
+
+/// Waits until `over`, and runs meanwhile what other threads ask this one to run. `look` is asked whether the wait is
+/// to end early.
+fn wait(
+    awaited: &Awaited,
+    mut over: impl FnMut(&Table) -> bool,
+    mut look: impl FnMut(&Table, ThreadId) -> Option<Waited>,
+) -> (Waited, MutexGuard<'static, Table>) {
+    let me = std::thread::current().id();
+    let mut table = TABLE.lock();
+    loop {
+        if let Some((caller, job)) = table.jobs.get_mut(&me).and_then(VecDeque::pop_front) {
+            table.waiting.remove(&me);
+            table.serving.entry(me).or_default().push(caller);
+            MutexGuard::unlocked(&mut table, job);
+            table.served(me, caller);
+            continue;
+        }
+        let ended = if over(&table) { Some(Waited::Over) } else { look(&table, me) };
+        if let Some(ended) = ended {
+            table.waiting.remove(&me);
+            table.jobs.remove(&me);
+            return (ended, table);
+        }
+        // A wait that is begun may close a circle that another thread can open.
+        if table.waiting.insert(me, awaited.clone()).is_none() {
+            CHANGED.notify_all();
+        }
+        CHANGED.wait(&mut table);
+    }
+}
+
+/// Samples that this thread computes; over when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Claim(u64);
+
+impl Claim {
+    pub(crate) fn new() -> Self {
+        let mut table = TABLE.lock();
+        let (number, me) = (table.number(), std::thread::current().id());
+        let level = table.level(me);
+        table.claims.insert(number, (me, level));
+        Self(number)
+    }
+
+    pub(crate) const fn number(&self) -> u64 {
+        self.0
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        TABLE.lock().claims.remove(&self.0);
+        CHANGED.notify_all();
+    }
+}
+
+/// Waits until none of `claims` is held any more.
+pub(crate) fn wait_for_claims(claims: &[u64]) -> Waited {
+    let held = |table: &Table| claims.iter().any(|claim| table.claims.contains_key(claim));
+    let look = |table: &Table, me: ThreadId| {
+        let owners =
+            || claims.iter().filter_map(|claim| table.claims.get(claim).map(|(owner, level)| (*claim, *owner, *level)));
+        if owners().any(|(_, owner, level)| table.is_own(me, owner, level)) {
+            return Some(Waited::Itself);
+        }
+        let waits = |(claim, owner, _)| table.waits_for(owner, me).then_some(claim);
+        let circle: Vec<u64> = owners().filter_map(waits).collect();
+        (!circle.is_empty()).then_some(Waited::Circle(circle))
+    };
+    wait(&Awaited::Claims(claims.to_vec()), |table| !held(table), look).0
+}
+
+/// A lock that its thread may take again, as a module may call itself.
+#[derive(Debug)]
+pub(crate) struct Lock(u64);
+
+/// Held until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Locked<'a>(&'a Lock);
+
+impl Lock {
+    pub(crate) fn new() -> Self {
+        Self(TABLE.lock().number())
+    }
+
+    /// Takes the lock; `None` if the thread that has it waits for this one, see [`Lock::delegate`].
+    pub(crate) fn lock(&self) -> Option<Locked<'_>> {
+        let me = std::thread::current().id();
+        let owner = |table: &Table| table.locks.get(&self.0).map(|(owner, _)| *owner).filter(|owner| *owner != me);
+        let look = |table: &Table, me| {
+            owner(table).is_some_and(|o| table.waits_for(o, me)).then(|| Waited::Circle(Vec::new()))
+        };
+        let (waited, mut table) = wait(&Awaited::Lock(self.0), |table| owner(table).is_none(), look);
+        (waited == Waited::Over).then(|| {
+            table.locks.entry(self.0).or_insert((me, 0)).1 += 1;
+            Locked(self)
+        })
+    }
+
+    /// Has `run` run by the thread that has the lock and waits for this one. `None` if there is none any more.
+    pub(crate) fn delegate<T: Send + 'static>(&self, run: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let me = std::thread::current().id();
+        let result: Arc<Mutex<Option<std::thread::Result<T>>>> = Arc::default();
+        let owner = {
+            let mut table = TABLE.lock();
+            let owner = table.locks.get(&self.0).map(|(owner, _)| *owner)?;
+            if owner == me || !table.waiting.contains_key(&owner) || !table.waits_for(owner, me) {
+                return None;
+            }
+            let (place, depth) = (Arc::clone(&result), nested::depth());
+            let job = move || {
+                let ran = nested::at_least(depth, || catch_unwind(AssertUnwindSafe(run)));
+                *place.lock() = Some(ran);
+            };
+            table.jobs.entry(owner).or_default().push_back((me, Box::new(job)));
+            CHANGED.notify_all();
+            owner
+        };
+        let _over = wait(&Awaited::Job(owner), |_| result.lock().is_some(), |_, _| None).0;
+        let result = result.lock().take();
+        result.map(|result| result.unwrap_or_else(|panic: Box<dyn Any + Send>| resume_unwind(panic)))
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let mut table = TABLE.lock();
+        if let Some((_, times)) = table.locks.get_mut(&self.0.0) {
+            *times -= 1;
+            if *times == 0 {
+                table.locks.remove(&self.0.0);
+                CHANGED.notify_all();
+            }
+        }
+    }
+}
+
+/// Waits until `over`, which `thread` brings about and announces by [`announce`].
+pub(crate) fn wait_for_thread(thread: ThreadId, mut over: impl FnMut() -> bool) -> Waited {
+    let look = |table: &Table, me| (thread == me || table.runs_for(me, thread, false)).then_some(Waited::Itself);
+    wait(&Awaited::Ahead(thread), |_| over(), look).0
+}
+
+/// Tells the threads that wait for this one to look again.
+pub(crate) fn announce() {
+    let me = std::thread::current().id();
+    TABLE.lock().waiting.retain(|_, awaited| *awaited != Awaited::Ahead(me));
+    CHANGED.notify_all();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Fails rather than hangs.
+    fn within_a_minute(test: impl FnOnce() + Send + 'static) {
+        let (done, ended) = channel();
+        let thread = std::thread::spawn(move || {
+            test();
+            done.send(()).unwrap();
+        });
+        let ended = ended.recv_timeout(Duration::from_secs(60));
+        assert!(ended != Err(std::sync::mpsc::RecvTimeoutError::Timeout), "threads wait for each other");
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+    }
+
+    /// Takes the lock, or has its owner run this.
+    fn locked<T: Send + 'static>(lock: &Arc<Lock>, run: impl FnOnce() -> T + Clone + Send + 'static) -> T {
+        loop {
+            if let Some(_held) = lock.lock() {
+                return run();
+            }
+            let (here, run) = (Arc::clone(lock), run.clone());
+            let job = move || {
+                let held = here.lock();
+                assert!(held.is_some(), "the owner has the lock");
+                run()
+            };
+            if let Some(result) = lock.delegate(job) {
+                return result;
+            }
+        }
+    }
+
+    #[test]
+    fn claims_are_waited_for() {
+        within_a_minute(|| {
+            let claim = Claim::new();
+            let number = claim.number();
+            assert_eq!(wait_for_claims(&[number]), Waited::Itself);
+            let waiter = std::thread::spawn(move || wait_for_claims(&[number]));
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!waiter.is_finished());
+            drop(claim);
+            assert_eq!(waiter.join().unwrap(), Waited::Over);
+            assert_eq!(wait_for_claims(&[number]), Waited::Over);
+        });
+    }
+
+    #[test]
+    fn claims_in_a_circle_are_not_waited_for() {
+        within_a_minute(|| {
+            let start = Arc::new(Barrier::new(2));
+            let numbers = Arc::new(Mutex::new([0, 0]));
+            let threads = [0, 1].map(|at| {
+                let (start, numbers) = (Arc::clone(&start), Arc::clone(&numbers));
+                std::thread::spawn(move || {
+                    let claim = Claim::new();
+                    numbers.lock()[at] = claim.number();
+                    start.wait();
+                    let other = numbers.lock()[1 - at];
+                    wait_for_claims(&[other])
+                })
+            });
+            let waited = threads.map(|thread| thread.join().unwrap());
+            let numbers = *numbers.lock();
+            // At least one does without; the other may see the first one's claim go.
+            assert!(waited.iter().zip([1, 0]).any(|(w, other)| *w == Waited::Circle(vec![numbers[other]])));
+            assert!(!waited.contains(&Waited::Itself));
+        });
+    }
+
+    #[test]
+    fn locks_in_a_circle_are_run_by_their_owners() {
+        within_a_minute(|| {
+            let locks = [Arc::new(Lock::new()), Arc::new(Lock::new()), Arc::new(Lock::new())];
+            let start = Arc::new(Barrier::new(3));
+            let threads = [0, 1, 2].map(|at: usize| {
+                let (locks, start) = (locks.clone(), Arc::clone(&start));
+                std::thread::spawn(move || {
+                    let next = Arc::clone(&locks[(at + 1) % 3]);
+                    let mut ran = Vec::new();
+                    for round in 0..200 {
+                        let (start, next) = (Arc::clone(&start), Arc::clone(&next));
+                        ran.push(locked(&locks[at], move || {
+                            // At first all three have their own lock before they want the next one's.
+                            if round == 0 {
+                                start.wait();
+                            }
+                            locked(&next, move || {
+                                std::thread::sleep(Duration::from_micros(50));
+                                at + 10
+                            })
+                        }));
+                    }
+                    ran
+                })
+            });
+            for (at, thread) in threads.into_iter().enumerate() {
+                assert_eq!(thread.join().unwrap(), vec![at + 10; 200]);
+            }
+        });
+    }
+
+    #[test]
+    fn a_thread_that_reads_ahead_runs_for_the_one_that_waits() {
+        within_a_minute(|| {
+            let lock = Arc::new(Lock::new());
+            let claim = Claim::new();
+            let number = claim.number();
+            let result = locked(&Arc::clone(&lock), move || {
+                let (send, receive) = channel();
+                let ahead = std::thread::spawn(move || {
+                    let first = wait_for_claims(&[number]);
+                    let second = locked(&lock, || std::thread::current().id());
+                    send.send((first, second)).unwrap();
+                    announce();
+                });
+                let mut got = None;
+                let waited = wait_for_thread(ahead.thread().id(), || {
+                    got = receive.try_recv().ok();
+                    got.is_some()
+                });
+                ahead.join().unwrap();
+                (waited, got)
+            });
+            assert_eq!(result, (Waited::Over, Some((Waited::Itself, std::thread::current().id()))));
+            assert_eq!(wait_for_thread(std::thread::current().id(), || false), Waited::Itself);
+        });
+    }
+
+    #[test]
+    fn a_job_is_another_task_than_what_lies_under_it() {
+        let [first, second, third] = [(); 3].map(|()| std::thread::spawn(|| ()).thread().id());
+        let mut table = Table::default();
+        // The second runs a job of the first, and has the third run one for it.
+        table.serving.insert(second, vec![first]);
+        table.serving.insert(third, vec![second]);
+        table.waiting.insert(first, Awaited::Job(second));
+        table.waiting.insert(second, Awaited::Job(third));
+        assert!(table.is_own(third, first, 0) && table.is_own(third, second, 1) && table.is_own(third, third, 1));
+        assert!(!table.is_own(third, second, 0) && !table.is_own(third, third, 0));
+        assert!(table.waits_for(first, third) && !table.waits_for(third, first));
+        // What has a job to run does not wait.
+        table.jobs.insert(second, VecDeque::from([(third, Box::new(|| ()) as Job)]));
+        assert!(!table.waits_for(first, third) && !table.is_own(third, first, 0));
+    }
+
+    #[test]
+    fn a_panic_goes_to_the_thread_that_asked() {
+        within_a_minute(|| {
+            let locks = [Arc::new(Lock::new()), Arc::new(Lock::new())];
+            let start = Arc::new(Barrier::new(2));
+            let threads = [0, 1].map(|at: usize| {
+                let (locks, start) = (locks.clone(), Arc::clone(&start));
+                std::thread::spawn(move || {
+                    let other = Arc::clone(&locks[1 - at]);
+                    locked(&locks[at], move || {
+                        start.wait();
+                        locked(&other, move || assert!(at == 0, "the second fails"));
+                    });
+                })
+            });
+            let failed = threads.map(|thread| thread.join().is_err());
+            assert_eq!(failed, [false, true]);
+        });
+    }
+}

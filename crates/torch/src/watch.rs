@@ -1,0 +1,152 @@
+//! Weights that change while a module is wrapped, and what the caller is warned of.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::backend::is_of_disk;
+use crate::counters::add;
+use crate::error::Result;
+use crate::exclusive::records_gradients;
+use crate::failing::OnStoreError;
+use crate::fingerprint::Variables;
+use crate::input::Inputs;
+use crate::module::Compute;
+use crate::options::Weights;
+use crate::output::Output;
+use crate::resolve::Inner;
+use crate::space::{Place, Spaces, recorded};
+use tensorcask::identities::record::Identity;
+
+/// Warnings that are kept.
+const MOST_WARNINGS: usize = 100;
+
+/// The variables, and what they were when they were last fingerprinted.
+pub(crate) struct Watched {
+    pub variables: Variables,
+    pub sign: u64,
+    pub identity: Identity,
+    /// Whether the caller knows already that weights do not count.
+    pub told: bool,
+}
+
+impl Inner {
+    /// A sign of change of `variables`, of which `looks` are looked at closely.
+    pub(crate) fn sign(&self, variables: &Variables, looks: usize) -> u64 {
+        if variables.is_empty() {
+            0
+        } else {
+            variables.sign(looks) ^ self.trainings.load(Ordering::Relaxed).rotate_left(32)
+        }
+    }
+
+    /// Past the cache. A module whose cache is off may be trained.
+    pub(crate) fn bypass(&self, inputs: &Inputs, training: bool) -> Result<Output> {
+        let _nested = self.enter()?;
+        if self.options.enforce_stateless && self.enabled.load(Ordering::Relaxed) {
+            self.weights.lock().variables.check_frozen()?;
+        }
+        add(&self.counters.bypassed, 1);
+        let gradients = records_gradients();
+        let make = || {
+            let inputs = inputs.shallow_clone();
+            move |module: &dyn Compute, for_another: bool| {
+                let run = || if training { module.compute_training(&inputs) } else { module.compute(&inputs) };
+                match for_another {
+                    false => run(),
+                    true if gradients => tch::with_grad(run),
+                    true => tch::no_grad(run),
+                }
+            }
+        };
+        let output = self.exclusively(&make).map(|(output, _held)| output.with_lists(self.options.lists));
+        if training {
+            self.trainings.fetch_add(1, Ordering::Relaxed);
+        }
+        output
+    }
+
+    /// Notices weights that were changed since they were fingerprinted, and moves to their identity. Returns the sign
+    /// of those that are in force. `looks` is how many variables are worth being looked at closely.
+    pub(crate) fn check_weights(&self, looks: usize) -> Result<u64> {
+        let mut watched = self.weights.lock();
+        if self.options.enforce_stateless {
+            watched.variables.check_some_frozen(looks)?;
+        }
+        if self.options.weights == Weights::Ignore && watched.told {
+            return Ok(watched.sign);
+        }
+        let sign = self.sign(&watched.variables, looks);
+        if sign == watched.sign {
+            return Ok(sign);
+        }
+        if self.options.enforce_stateless {
+            watched.variables.check_frozen()?;
+        }
+        // In this order: what changes between two of these steps shows in the next sign.
+        watched.variables.describe();
+        let sign = self.sign(&watched.variables, usize::MAX);
+        let identity = identify(&self.base, &watched.variables)?;
+        let mut former = None;
+        if identity.name() != watched.identity.name() {
+            let current = self.spaces();
+            // What was computed with the former weights is not to be lost silently.
+            current.flush().or_else(|error| self.forgive(None, error.into()))?;
+            let next = self.open(&identity)?;
+            next.expect_mean(current.mean_s());
+            tracing::info!(module = %self.opening.module_id, identity = identity.name(), "the weights were changed");
+            former = Some(std::mem::replace(&mut *self.spaces.write(), next));
+        }
+        watched.told = self.compare_record(&identity);
+        (watched.sign, watched.identity) = (sign, identity);
+        drop(watched);
+        // Closing may take a while: nobody is to wait for it.
+        drop(former);
+        Ok(sign)
+    }
+
+    fn open(&self, identity: &Identity) -> Result<Arc<Spaces>> {
+        if matches!(self.opening.place, Place::Folder(_)) {
+            let lenient = self.options.on_store_error == OnStoreError::WarnAndCompute;
+            return Ok(Spaces::open(&self.opening, identity, |error| lenient && is_of_disk(error))?);
+        }
+        let mut fleeting = self.fleeting.lock();
+        if let Some(spaces) = fleeting.get(&identity.name()) {
+            return Ok(Arc::clone(spaces));
+        }
+        let spaces = Spaces::open(&self.opening, identity, |_| false)?;
+        fleeting.insert(identity.name(), Arc::clone(&spaces));
+        Ok(spaces)
+    }
+
+    pub(crate) fn warn(&self, warning: String) {
+        tracing::warn!(module = %self.opening.module_id, "{warning}");
+        let mut warnings = self.warnings.lock();
+        if warnings.len() < MOST_WARNINGS && !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
+    /// With [`Weights::Ignore`], warns when the outputs that are there were computed with other weights. Returns
+    /// whether there is no more to say.
+    pub(crate) fn compare_record(&self, identity: &Identity) -> bool {
+        if self.options.weights == Weights::Check {
+            return false;
+        }
+        let Some(record) = self.spaces().folder().and_then(recorded) else { return true };
+        let differences = identity.differences(&record);
+        let Some(first) = differences.first() else { return false };
+        let more = differences.len() - 1;
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        self.warn(format!(
+            "outputs were computed with other weights and are served all the same, as the options say: {first}{more}"
+        ));
+        true
+    }
+}
+
+/// The identity of a module with these variables.
+pub(crate) fn identify(base: &Identity, variables: &Variables) -> Result<Identity> {
+    let mut identity = base.clone();
+    identity.weights.extend(variables.fingerprint()?);
+    Ok(identity)
+}

@@ -1,0 +1,81 @@
+//! Why a sample is missing.
+
+use std::fmt;
+
+use crate::cache::CachedModule;
+use crate::error::Result;
+use crate::error::invalid;
+use crate::input::Inputs;
+use crate::key::{BatchKeys, IntoIds};
+use tensorcask::identities::record::Identity;
+
+/// Where a sample is, if not where it was looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WhyMiss {
+    /// Whether the sample is kept after all.
+    pub kept: bool,
+    /// Other identities of the same module id that keep it, each with what differs.
+    pub elsewhere: Vec<Elsewhere>,
+}
+
+/// Another identity that keeps a sample.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// The parts that differ, one line each; empty if its record cannot be read.
+    pub differences: Vec<String>,
+}
+
+impl fmt::Display for WhyMiss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kept {
+            return f.write_str("it is kept");
+        }
+        if self.elsewhere.is_empty() {
+            return f.write_str("it was never kept under this module id");
+        }
+        for (number, elsewhere) in self.elsewhere.iter().enumerate() {
+            let separator = if number == 0 { "" } else { "; or " };
+            write!(f, "{separator}it is kept for another identity: {}", elsewhere.differences.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+impl CachedModule {
+    /// Tells why the sample of an id is missing, for calls of one tensor: which part of the identity differs from those
+    /// that keep it. For other arguments or a variant: [`crate::Call::why_miss`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] unless one id is given; the store's.
+    pub fn why_miss(&self, id: impl IntoIds) -> Result<WhyMiss> {
+        self.call(Inputs::tensors(1)).ids(id).why_miss()
+    }
+
+    /// [`CachedModule::why_miss`] by content, for a batch of one.
+    ///
+    /// # Errors
+    /// As [`CachedModule::why_miss`].
+    pub fn why_miss_content(&self, inputs: impl Into<Inputs>) -> Result<WhyMiss> {
+        let inputs = inputs.into();
+        inputs.check_dense()?;
+        let keys = BatchKeys::by_content(&inputs, inputs.batch_size()?, self.inner().options.content, 0)?;
+        self.why(&keys)
+    }
+
+    pub(crate) fn why(&self, keys: &BatchKeys) -> Result<WhyMiss> {
+        let Some(key) = keys.get(0).filter(|_| keys.len() == 1) else {
+            return Err(invalid(format!("{} samples were asked about: ask about one", keys.len())));
+        };
+        let inner = self.inner();
+        inner.check_weights(usize::MAX)?;
+        let spaces = inner.spaces();
+        let reader = spaces.space(keys.kind())?.reader()?;
+        let there = || reader.as_ref().map_or(Ok(false), |reader| reader.contains(&key));
+        let kept = there()? || (spaces.write_neighbours(keys.kind()) && there()?);
+        let ours = inner.weights.lock().identity.clone();
+        let differences = |record: Option<Identity>| record.map(|record| ours.differences(&record)).unwrap_or_default();
+        let siblings = spaces.siblings(&key)?.into_iter();
+        let elsewhere = siblings.map(|record| Elsewhere { differences: differences(record) }).collect();
+        Ok(WhyMiss { kept, elsewhere })
+    }
+}
