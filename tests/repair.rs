@@ -378,37 +378,6 @@ fn verify_names_what_to_put_again(kind: Kind) {
     }
 }
 
-/// The same from the command line: damage ends with exit code 2 and names the keys; put again, with 0.
-#[cfg(feature = "cli")]
-#[test]
-fn the_command_line_names_what_to_put_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let rows = Rows::new(50, 4, true);
-    let store = Store::open(dir.path(), "m").unwrap();
-    rows.put(&store, &(0..50).collect::<Vec<_>>());
-    store.close().unwrap();
-    drop(store);
-    let path = dir.path().join("m/segments/0000-0000000001.arrow");
-    let mut bytes = std::fs::read(&path).unwrap();
-    let at = bytes.windows(15).position(|window| window == b"sample/00000007").unwrap();
-    bytes[at] ^= 1;
-    std::fs::write(&path, bytes).unwrap();
-    let verify = |format: &str| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tensorcask"));
-        let output = command.args(["--format", format, "verify"]).arg(dir.path().join("m")).output().unwrap();
-        (output.status.code(), String::from_utf8(output.stdout).unwrap())
-    };
-    let (code, said) = verify("human");
-    assert!(code == Some(2) && said.contains("(1 rows)") && said.contains("put again: sample/00000007"), "{said}");
-    let (code, said) = verify("json");
-    assert!(code == Some(2) && said.contains(r#""keys":["sample/00000007"]"#), "{said}");
-    let store = Store::open(dir.path(), "m").unwrap();
-    rows.put(&store, &[7]);
-    store.close().unwrap();
-    let (code, said) = verify("human");
-    assert!(code == Some(0) && said.contains("0 damaged places"), "{said}");
-}
-
 #[test]
 fn damage_that_costs_no_row_is_mended_when_the_store_is_closed() {
     let dir = tempfile::tempdir().unwrap();

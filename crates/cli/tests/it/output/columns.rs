@@ -6,7 +6,7 @@ use std::process::Command;
 use tensorcask::half::bf16;
 use tensorcask::{Codec, Dtype, Options, Tensor, Value};
 
-use crate::{code, names, ok, store, store_with, tensor, text};
+use crate::support::{code, names, ok, store, store_with, tensor, text};
 
 /// A value under each key, whatever its structure.
 fn read_arrow(path: &Path) -> (arrow::datatypes::SchemaRef, Vec<arrow::array::RecordBatch>) {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use tensorcask::{Key, Reader, Tensor, Value};
 
-use crate::{code, ok, text};
+use crate::support::{code, ok, text};
 
 /// A folder of input files and stores.
 struct Place {

@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 use tensorcask::half::{bf16, f16};
 use tensorcask::{Dtype, Tensor, Value};
 
-use crate::{ok, store, tensor, text};
+use crate::support::{ok, store, tensor, text};
 
 #[test]
 fn keys_and_names_stay_on_their_line() {

@@ -5,7 +5,7 @@ use std::process::Command;
 use tensorcask::{Key, Value};
 
 use super::{Place, path_text as text};
-use crate::ok;
+use crate::support::ok;
 
 /// Makes three rows of two floats, (0, 1), (2, 3) and (4, 5), under the keys a, b and c, in many ways.
 const SCRIPT: &str = r#"

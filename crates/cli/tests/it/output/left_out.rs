@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
-use crate::{code, names, ok, run, store, tensor, text};
+use crate::support::{code, names, ok, run, store, tensor, text};
 
 /// A store of one row, and one in whose folder lies a segment of it.
 fn with_foreign() -> (tempfile::TempDir, tempfile::TempDir, PathBuf) {

@@ -3,7 +3,7 @@
 use tensorcask::Key;
 
 use super::{Place, header, npy, path_text as text, rows3};
-use crate::{code, ok};
+use crate::support::{code, ok};
 
 fn strs(keys: &[&str]) -> Vec<Key> {
     keys.iter().map(|key| Key::Str((*key).into())).collect()

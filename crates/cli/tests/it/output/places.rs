@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use serde_json::{Value as Json, json};
 use tensorcask::{Options, Value};
 
-use crate::{code, names, ok, run, store, store_with, tensor, text};
+use crate::support::{code, names, ok, run, store, store_with, tensor, text};
 
 #[test]
 fn a_refused_export_leaves_the_earlier_file() {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tensorcask::{Codec, Dtype, Options, Tensor, Value};
 
-use crate::{code, names, ok, store, store_with, tensor, text};
+use crate::support::{code, names, ok, store, store_with, tensor, text};
 
 /// A .npy file as numpy reads it: descr, shape, data.
 fn read_npy(path: &Path) -> (String, Vec<usize>, Vec<u8>) {

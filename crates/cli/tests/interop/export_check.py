@@ -1,4 +1,4 @@
-"""Checks what `tensorcask export` wrote into the folder of the argument: see tests/cli_output.rs."""
+"""Checks what `tensorcask export` wrote into the folder of the argument: see ../it/output/columns.rs."""
 
 import json
 import pathlib

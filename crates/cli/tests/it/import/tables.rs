@@ -15,7 +15,7 @@ use parquet::arrow::ArrowWriter;
 use tensorcask::{Codec, Dtype, Key, Options, Store, Tensor, Value};
 
 use super::{Place, path_text as text};
-use crate::{code, ok};
+use crate::support::{code, ok};
 
 fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
     RecordBatch::try_from_iter(columns).unwrap()

@@ -3,7 +3,7 @@
 use tensorcask::{Dtype, Key};
 
 use super::{Place, floats, path_text as text, safetensors};
-use crate::ok;
+use crate::support::ok;
 
 fn one(dtype: &str, shape: &str, len_bytes: usize) -> String {
     format!(r#"{{"t":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[0,{len_bytes}]}}}}"#)
@@ -130,11 +130,11 @@ fn metadata_is_kept_and_given_back() {
     assert!(std::fs::read_dir(place.store("m")).unwrap().all(|entry| !text(&entry.unwrap().path()).ends_with(".tmp")));
     // A refused import changes nothing.
     let bad = place.file("bad.safetensors", [std::fs::read(file(r#"{"model":"x"}"#)).unwrap(), vec![0]].concat());
-    assert_eq!(crate::code(&["import", text(&place.store("m")), text(&bad)]).0, 3);
+    assert_eq!(crate::support::code(&["import", text(&place.store("m")), text(&bad)]).0, 3);
     assert_eq!(stats()["metadata"], expected);
     // So does one into a store whose metadata cannot be read.
     std::fs::write(place.store("m").join("metadata.json"), "{").unwrap();
-    let (found, message) = crate::code(&["import", text(&place.store("m")), text(&file("{}"))]);
+    let (found, message) = crate::support::code(&["import", text(&place.store("m")), text(&file("{}"))]);
     assert!(found == 3 && message.contains("metadata.json"), "{message}");
 }
 

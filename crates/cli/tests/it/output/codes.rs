@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value as Json, json};
 
-use crate::{code, names, run, store, text};
+use crate::support::{code, names, run, store, text};
 
 fn damaged(m: &Path, byte: u8) {
     let segment = std::fs::read_dir(m.join("segments")).unwrap().next().unwrap().unwrap().path();

@@ -1,33 +1,10 @@
-//! The command line tool, as a script would use it.
-#![cfg(feature = "cli")]
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
-
-mod identities;
-mod import;
+//! Values go in and out again; exit codes.
 
 use std::path::Path;
-use std::process::{Command, Output};
 
 use tensorcask::{Dtype, Options, Reader, Store, Tensor, Value};
 
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_tensorcask")).args(arguments).output().unwrap()
-}
-
-fn ok(arguments: &[&str]) -> String {
-    let output = run(arguments);
-    assert!(output.status.success(), "{arguments:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn code(arguments: &[&str]) -> (i32, String) {
-    let output = run(arguments);
-    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
+use crate::support::{code, ok, text};
 
 /// A .npy file of `rows` × 3 floats, written here so that reading it is a test.
 fn npy(path: &Path, rows: usize) -> Vec<f32> {

@@ -6,7 +6,7 @@ use tensorcask::half::f16;
 use tensorcask::{Dtype, Options, Reader};
 
 use super::{Place, floats, header, npy, path_text as text, rows3, safetensors};
-use crate::{code, ok};
+use crate::support::{code, ok};
 
 #[test]
 fn options_that_do_not_apply_are_refused() {

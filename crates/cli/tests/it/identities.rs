@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tensorcask::Store;
 
-use super::{code, ok, run, text};
+use crate::support::{code, ok, run, text};
 
 const A: &str = "0123456789abcdef0123456789abcdef";
 const B: &str = "fedcba9876543210fedcba9876543210";
