@@ -38,7 +38,6 @@
 
 #![deny(missing_docs)]
 
-pub mod identities;
 pub mod io;
 
 mod buffers;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use tensorcask::identities::{Pruned, Stays, StoredIdentity, interrupted, list, prune};
+use tensorcask_cache::identities::{Pruned, Stays, StoredIdentity, interrupted, list, prune};
 
 use crate::output::{Failure, Output, bytes, one_line};
 

@@ -10,10 +10,10 @@ use crate::error::invalid;
 use crate::error::{Error, Result};
 use crate::input::Inputs;
 use crate::key::{Ids, IntoIds};
-use crate::nested;
 use crate::output::Output;
 use crate::resolve::Loads;
-use crate::waits::{self, Waited};
+use tensorcask_cache::threads::nested;
+use tensorcask_cache::threads::waits::{self, Waited};
 
 type Loader = Box<dyn FnMut(&Ids) -> Result<Inputs> + Send>;
 

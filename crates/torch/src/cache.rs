@@ -9,9 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 use tch::{Device, Tensor, nn};
 
-use crate::backend::{is_full, is_read_only};
 use crate::call::Call;
-use crate::counters::{Counters, Counts};
 use crate::error::Result;
 use crate::error::invalid;
 use crate::exclusive::Exclusive;
@@ -22,14 +20,16 @@ use crate::key::IntoIds;
 use crate::module::Compute;
 use crate::options::{CacheOptions, Weights};
 use crate::output::Output;
-use crate::rank::Rank;
 use crate::resolve::Inner;
 use crate::rounding::Rounding;
-use crate::space::{Opening, Place, Spaces, module_folder, resolved};
-use crate::temporary::TemporaryFolder;
-use crate::used::Used;
 use crate::watch::{Watched, identify};
-use tensorcask::identities::record::{ENCODING, Identity};
+use tensorcask_cache::Rank;
+use tensorcask_cache::counters::{Counters, Counts};
+use tensorcask_cache::store::backend::{is_full, is_read_only};
+use tensorcask_cache::store::space::{Opening, Place, Spaces, module_folder, resolved};
+use tensorcask_cache::store::temporary::TemporaryFolder;
+use tensorcask_cache::store::used::Used;
+use tensorcask_cache::{ENCODING, Identity};
 
 /// A frozen module whose outputs are computed once: a handle that is cheap to clone and may be shared by threads.
 ///
@@ -97,7 +97,7 @@ impl CachedModule {
             writes: !options.read_only && options.writer_rank.is_none_or(|writer| writer == rank.rank),
             used: Arc::new(Used::new(options.cap_bytes(), module.as_deref())),
             temporary,
-            held: options.memory_device.map(|device| (device, options.memory_bytes)),
+            held: options.memory_device.map(|device| format!("{device:?} {}", options.memory_bytes)),
         };
         let variables = compute.variables()?;
         if options.enforce_stateless {
@@ -225,7 +225,7 @@ impl CachedModule {
     /// # Errors
     /// The store's.
     pub fn len(&self) -> Result<u64> {
-        Ok(self.inner.spaces().len()?)
+        Ok(self.inner.spaces().count_keys()?)
     }
 
     /// Whether no samples are kept.
@@ -245,7 +245,7 @@ impl CachedModule {
     /// Rows and bytes held on the [`CacheOptions::memory_device`].
     #[must_use]
     pub fn held(&self) -> (usize, usize) {
-        self.inner.spaces().held.as_ref().map_or((0, 0), Held::size)
+        self.inner.held(&self.inner.spaces()).map_or((0, 0), Held::size)
     }
 
     /// What the cache did since the module was wrapped.

@@ -16,7 +16,7 @@ use crate::input::Inputs;
 use crate::module::Compute;
 use crate::output::Output;
 use crate::resolve::Inner;
-use crate::waits::{Lock, Locked};
+use tensorcask_cache::threads::waits::{Lock, Locked};
 
 /// A module and who runs it. The mutex is what makes it safe; who gets it, the lock decides.
 pub(crate) struct Exclusive {

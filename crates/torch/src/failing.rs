@@ -1,10 +1,10 @@
 //! What is done when the store of the outputs fails: nothing that was computed is thrown away for it.
 
-use crate::backend::{Space, is_of_disk};
 use crate::error::{Error, Result};
 use crate::gather::Rows;
 use crate::key::BatchKeys;
 use crate::resolve::{Batch, Inner};
+use tensorcask_cache::store::backend::{Space, is_of_disk};
 
 /// What a store that fails does to a call: a disk that is full, broken or gone.
 ///

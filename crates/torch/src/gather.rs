@@ -2,9 +2,7 @@
 
 use tch::Tensor;
 
-use crate::backend::{Layout, Space};
 use crate::convert::{empty, from_bytes, host, kind_of, shape_of, stored_dtype};
-use crate::counters::{Counters, add};
 use crate::error::Result;
 use crate::error::invalid;
 use crate::key::BatchKeys;
@@ -13,6 +11,8 @@ use crate::output::{Output, select_rows};
 use crate::tree::{Ragged, join};
 use tensorcask::Dtype;
 use tensorcask::{Error as StoreError, Value};
+use tensorcask_cache::counters::{Counters, add};
+use tensorcask_cache::store::backend::{Layout, Space};
 
 /// The rows of a batch, some of them still missing.
 #[derive(Debug)]

@@ -6,8 +6,8 @@ use crate::cache::CachedModule;
 use crate::error::Result;
 use crate::error::invalid;
 use crate::options::CacheOptions;
-use crate::space::Place;
-use tensorcask::identities::{Pruned, StoredIdentity, list, list_beside, prune_listed};
+use tensorcask_cache::identities::{Pruned, StoredIdentity, list, list_beside, prune_listed};
+use tensorcask_cache::store::space::Place;
 
 impl CacheOptions {
     /// The identities of the module id that are kept in the folder, the last used one first.
@@ -19,13 +19,13 @@ impl CacheOptions {
     }
 
     /// Removes the identities of the module id that `remove` chooses. Those that a writer of any process or a handle of
-    /// this one has open stay, and so do folders with files that are not of this crate: see [`tensorcask::identities::prune`],
+    /// this one has open stay, and so do folders with files that are not of this crate: see [`tensorcask_cache::identities::prune`],
     /// which has a dry run too. No other process may read them.
     ///
     /// # Errors
     /// As [`CacheOptions::identities`].
     pub fn prune_identities(&self, remove: impl FnMut(&StoredIdentity) -> bool) -> Result<Pruned> {
-        Ok(tensorcask::identities::prune(self.module_folder()?, false, remove)?)
+        Ok(tensorcask_cache::identities::prune(self.module_folder()?, false, remove)?)
     }
 
     fn module_folder(&self) -> Result<PathBuf> {

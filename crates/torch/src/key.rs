@@ -13,8 +13,8 @@ use crate::error::{invalid, torch};
 use crate::input::{Argument, Inputs};
 use crate::memory;
 use crate::strided::Samples;
-use tensorcask::identities::canonical::Canonical;
 use tensorcask::{Key, KeyKind, KeyRef, Keys};
+use tensorcask_cache::Canonical;
 
 /// An id of a sample.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

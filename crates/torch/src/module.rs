@@ -194,7 +194,7 @@ impl OfScript {
 /// libtorch writes its archives the same for the same module under the same file name, but for marks of what others hold
 /// as well, such as the tensors of `named_parameters`. Nobody holds what was just read.
 fn archive_digest(module: &CModule) -> Result<String> {
-    let folder = crate::temporary::TemporaryFolder::new(None)?;
+    let folder = tensorcask_cache::store::temporary::TemporaryFolder::new(None)?;
     let path = folder.path().join("module.pt");
     module.save(&path).map_err(torch("save a TorchScript module to be fingerprinted"))?;
     let copy = CModule::load_on_device(&path, Device::Cpu).map_err(torch("read a TorchScript module back"))?;

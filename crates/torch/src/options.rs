@@ -18,14 +18,14 @@ use crate::input::Inputs;
 use crate::key::{Content, Ids};
 use crate::module::{Compute, OfInputs, OfModule, OfModuleT, OfScript, OfTensor, WithVariables};
 use crate::output::{IntoOutput, Lists, Output};
-use crate::rank::Rank;
-use crate::space::Place;
 use crate::structure::Structure;
 use crate::tree::Ragged;
 use tensorcask::Codec;
 use tensorcask::Dtype;
 use tensorcask::HotPolicy;
 use tensorcask::{HotFill, Options};
+use tensorcask_cache::Rank;
+use tensorcask_cache::store::space::Place;
 
 /// What the fingerprint of the weights does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

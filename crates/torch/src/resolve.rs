@@ -8,27 +8,28 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Mutex, RwLock};
 use tch::{Device, Kind};
 
-use crate::backend::Space;
 use crate::convert::own;
-use crate::counters::{Counters, Counts, add};
 use crate::error::Result;
 use crate::error::{invalid, torch};
 use crate::exclusive::{Exclusive, infer};
-use crate::flight::{Claimed, Flight};
 use crate::gather::{Rows, empty_batch, single, value_len_bytes};
+use crate::held::Held;
 use crate::input::Inputs;
 use crate::key::{BatchKeys, layout};
-use crate::nested::Nested;
 use crate::options::{CacheOptions, Weights};
 use crate::output::{Output, select_rows};
 use crate::rounding::Rounding;
-use crate::space::{Opening, Spaces};
 use crate::tree::{Ragged, check_batch, split};
-use crate::used::Room;
 use crate::watch::Watched;
 use tensorcask::Key;
 use tensorcask::Value;
-use tensorcask::identities::record::Identity;
+use tensorcask_cache::Identity;
+use tensorcask_cache::counters::{Counters, Counts, add};
+use tensorcask_cache::store::backend::Space;
+use tensorcask_cache::store::space::{Opening, Spaces};
+use tensorcask_cache::store::used::Room;
+use tensorcask_cache::threads::flight::{Claimed, Flight};
+use tensorcask_cache::threads::nested::Nested;
 
 /// What the handles of a wrapped module share.
 pub(crate) struct Inner {
@@ -68,6 +69,11 @@ const MOST_EMPTIES: usize = 100;
 impl Inner {
     pub(crate) fn spaces(&self) -> Arc<Spaces> {
         Arc::clone(&self.spaces.read())
+    }
+
+    /// The rows held on a device, if the options say so.
+    pub(crate) fn held<'a>(&self, spaces: &'a Spaces) -> Option<&'a Held> {
+        self.options.memory_device.and_then(|device| spaces.held(|| Held::new(device, self.options.memory_bytes)))
     }
 
     /// The batch of `keys`. Starts anew if the weights are changed on the way.
@@ -111,7 +117,7 @@ impl Inner {
         if keys.len() == 0 {
             return self.resolve_empty(batch, load);
         }
-        if let Some(held) = &spaces.held
+        if let Some(held) = self.held(spaces)
             && let Some(rows) = held.batch(keys)?
         {
             batch.counters.hit(
@@ -138,7 +144,7 @@ impl Inner {
         }
         self.verify(batch, &missing, &|chosen| rows.pick(chosen), load)?;
         let output = rows.finish(self.options.ragged)?;
-        if let (Some(held), Output::Tensor(rows), Ragged::List) = (&spaces.held, &output, self.options.ragged) {
+        if let (Some(held), Output::Tensor(rows), Ragged::List) = (self.held(spaces), &output, self.options.ragged) {
             held.hold(keys, rows)?;
         }
         Ok(Some(output))
@@ -211,7 +217,7 @@ impl Inner {
                 let whole = mine.len() == keys.len()
                     && self.rounding.is_exact()
                     && self.options.ragged == Ragged::List
-                    && spaces.held.is_none();
+                    && self.options.memory_device.is_none();
                 // All of this while the module is locked: it may give the same buffer to the next call.
                 let done = self.compute(batch.sign, load, &mine, &mut |output| {
                     self.keep(batch, &mine, output)?;

@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 use tch::{Device, Kind, Tensor};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::counters::add;
 use crate::error::torch;
 use crate::error::{Error, Result};
 use crate::output::Output;
 use crate::resolve::{Batch, Inner, Load, Loads};
 use crate::tree::{Ragged, join};
+use tensorcask_cache::counters::add;
 
 impl Inner {
     /// Computes some of the hits again, and compares. Which ones follows from a hash of their running number, so that

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::backend::is_of_disk;
-use crate::counters::add;
 use crate::error::Result;
 use crate::exclusive::records_gradients;
 use crate::failing::OnStoreError;
@@ -14,8 +12,10 @@ use crate::module::Compute;
 use crate::options::Weights;
 use crate::output::Output;
 use crate::resolve::Inner;
-use crate::space::{Place, Spaces, recorded};
-use tensorcask::identities::record::Identity;
+use tensorcask_cache::Identity;
+use tensorcask_cache::counters::add;
+use tensorcask_cache::store::backend::is_of_disk;
+use tensorcask_cache::store::space::{Place, Spaces, recorded};
 
 /// Warnings that are kept.
 const MOST_WARNINGS: usize = 100;

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::error::invalid;
 use crate::input::Inputs;
 use crate::key::{BatchKeys, IntoIds};
-use tensorcask::identities::record::Identity;
+use tensorcask_cache::Identity;
 
 /// Where a sample is, if not where it was looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -312,14 +312,14 @@ fn identities_are_listed_and_pruned_without_the_layer() {
         module.forward(&rows(0, 1, 3)).unwrap();
         module.close().unwrap();
     }
-    let listed = tensorcask::identities::list(&folder).unwrap();
+    let listed = tensorcask_cache::identities::list(&folder).unwrap();
     assert_eq!(listed, CacheOptions::in_folder(dir.path(), "m").identities().unwrap());
     assert!(listed.iter().all(|identity| identity.record.as_ref().unwrap().contains("\"version\"")), "{listed:?}");
     // A handle of this process has one open, though none of its stores.
     let module = wrap("1");
     let ours = module.folder().unwrap();
     for dry_run in [true, false] {
-        let pruned = tensorcask::identities::prune(&folder, dry_run, |_| true).unwrap();
+        let pruned = tensorcask_cache::identities::prune(&folder, dry_run, |_| true).unwrap();
         assert_eq!((pruned.removed.len(), pruned.kept.len()), (1, 1));
         assert_eq!(pruned.kept[0].1.to_string(), "a handle of this process has it open");
         assert_eq!(pruned.freed_bytes(), listed.iter().find(|identity| !ours.ends_with(&identity.id)).unwrap().bytes);
@@ -331,7 +331,7 @@ fn identities_are_listed_and_pruned_without_the_layer() {
     std::fs::rename(&ours, ours.with_extension("pruned")).unwrap();
     let other = wrap("3");
     assert!(other.why_miss(&["a"]).unwrap().elsewhere.is_empty());
-    assert_eq!(tensorcask::identities::interrupted(&folder).unwrap().len(), 1);
+    assert_eq!(tensorcask_cache::identities::interrupted(&folder).unwrap().len(), 1);
     assert_eq!(other.prune_identities(|_| false).unwrap().finished.len(), 1);
     assert_eq!((other.identities().unwrap().len(), std::fs::read_dir(&folder).unwrap().count()), (1, 1));
 }

@@ -6,26 +6,27 @@
 //!                              str/ u64/ bytes/ the stores, each made when it is needed
 //! ```
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, LazyLock, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
-use crate::backend::{Source, Space};
-use crate::flight::Flight;
-use crate::held::Held;
+use super::backend::{Source, Space};
+use super::json::{read_json, write_json};
+use super::temporary::TemporaryFolder;
+use super::used::{ROW_BYTES, Room, Used};
+use crate::identities::IN_USE;
+use crate::identities::names::{self, RECORD, TIMING};
+use crate::identities::record::Identity;
+use crate::identities::size::folder_len_bytes;
 use crate::rank::Rank;
-use crate::temporary::TemporaryFolder;
-use crate::used::{ROW_BYTES, Room, Used};
+use crate::threads::flight::Flight;
 use tensorcask::Durability;
 use tensorcask::Options;
 use tensorcask::folder::check_module_id;
-use tensorcask::identities::IN_USE;
-use tensorcask::identities::names::{self, RECORD, TIMING};
-use tensorcask::identities::record::Identity;
-use tensorcask::identities::size::folder_len_bytes;
 use tensorcask::io::memory::MemoryStorage;
 use tensorcask::{Error, Result};
 use tensorcask::{Key, KeyKind};
@@ -43,7 +44,7 @@ pub enum Place {
 
 /// How the stores of an identity are opened.
 #[derive(Debug, Clone)]
-pub(crate) struct Opening {
+pub struct Opening {
     pub place: Place,
     pub module_id: String,
     pub options: Options,
@@ -54,12 +55,13 @@ pub(crate) struct Opening {
     pub used: Arc<Used>,
     /// Of [`Place::Temporary`], shared by the identities as well.
     pub temporary: Option<Arc<TemporaryFolder>>,
-    pub held: Option<(tch::Device, usize)>,
+    /// What says how rows are held outside of the stores, if they are.
+    pub held: Option<String>,
 }
 
 /// The stores of one identity. Wrapped modules of one process that have the same share one `Spaces`.
 #[derive(Debug)]
-pub(crate) struct Spaces {
+pub struct Spaces {
     opening: Opening,
     identity: Identity,
     /// `None` in memory.
@@ -67,7 +69,8 @@ pub(crate) struct Spaces {
     read_only: Option<String>,
     stores: [Mutex<Option<Arc<Space>>>; 3],
     pub flight: Flight,
-    pub held: Option<Held>,
+    /// Rows that a framework holds.
+    held: OnceLock<Box<dyn Any + Send + Sync>>,
     /// Mean seconds a sample took, as an `f64`'s bits.
     mean_s: AtomicU64,
     /// Rows that were put, whose index may not be written yet.
@@ -86,7 +89,7 @@ const KINDS: [KeyKind; 3] = [KeyKind::Str, KeyKind::U64, KeyKind::Bytes];
 impl Spaces {
     /// Opens the stores of `identity`, or joins a handle of this process that has them open in the same way. Where
     /// the folder cannot be made and that is `forgiven`, the stores are opened later.
-    pub(crate) fn open(opening: &Opening, identity: &Identity, forgiven: impl Fn(&Error) -> bool) -> Result<Arc<Self>> {
+    pub fn open(opening: &Opening, identity: &Identity, forgiven: impl Fn(&Error) -> bool) -> Result<Arc<Self>> {
         check_module_id(&opening.module_id)?;
         let Some(module) = module_folder(&opening.place, opening.temporary.as_deref(), &opening.module_id) else {
             return Ok(Arc::new(Self::new(opening, identity, None)));
@@ -165,7 +168,7 @@ impl Spaces {
             folder,
             stores: Default::default(),
             flight: Flight::default(),
-            held: opening.held.map(|(device, bytes)| Held::new(device, bytes)),
+            held: OnceLock::new(),
             read_only: None,
             mean_s: AtomicU64::new(timing.filter(|mean| mean.is_finite()).unwrap_or(0.0).to_bits()),
             put_rows: AtomicU64::new(0),
@@ -183,7 +186,7 @@ impl Spaces {
     }
 
     /// The store for keys of `kind`; makes it if need be.
-    pub(crate) fn space(&self, kind: KeyKind) -> Result<Arc<Space>> {
+    pub fn space(&self, kind: KeyKind) -> Result<Arc<Space>> {
         let mut slot = self.slot(kind).lock();
         if let Some(space) = &*slot {
             return Ok(Arc::clone(space));
@@ -202,7 +205,7 @@ impl Spaces {
 
     /// Writes out what other handles of this process, with other options, have waiting for keys of `kind`, so that it
     /// is seen here. Returns whether there was any.
-    pub(crate) fn write_neighbours(&self, kind: KeyKind) -> bool {
+    pub fn write_neighbours(&self, kind: KeyKind) -> bool {
         let Some(folder) = &self.folder else { return false };
         let open = OPEN.lock();
         let here = open.iter().filter(|((open, _), _)| open == folder);
@@ -224,7 +227,7 @@ impl Spaces {
     }
 
     /// A true barrier: returns when everything that was put is on disk.
-    pub(crate) fn flush(&self) -> Result<()> {
+    pub fn flush(&self) -> Result<()> {
         // All of them, also after one has failed.
         let flushed: Vec<Result<()>> = self.opened().iter().map(|space| space.flush()).collect();
         self.record();
@@ -233,7 +236,7 @@ impl Spaces {
     }
 
     /// Looks for what other processes committed.
-    pub(crate) fn refresh(&self) -> Result<()> {
+    pub fn refresh(&self) -> Result<()> {
         for space in self.opened() {
             if let Some(reader) = space.reader()? {
                 reader.refresh()?;
@@ -249,8 +252,13 @@ impl Spaces {
         if opened.is_none() && there() { self.space(kind).map(Some) } else { Ok(opened) }
     }
 
+    /// The rows that a framework holds, made when they are first asked for.
+    pub fn held<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
+        self.held.get_or_init(|| Box::new(make())).downcast_ref()
+    }
+
     /// Keys in all stores.
-    pub(crate) fn len(&self) -> Result<u64> {
+    pub fn count_keys(&self) -> Result<u64> {
         let mut keys = 0;
         for kind in KINDS {
             self.write_neighbours(kind);
@@ -264,7 +272,7 @@ impl Spaces {
     }
 
     /// Whether `rows` of `bytes` in all may be put under the cap; counts them if so.
-    pub(crate) fn reserve(&self, rows: usize, bytes: usize) -> Room {
+    pub fn reserve(&self, rows: usize, bytes: usize) -> Room {
         let files = || self.files_len_bytes();
         let room = self.opening.used.reserve(rows as u64, bytes as u64, self.folder.as_deref(), files);
         if room == Room::Granted {
@@ -288,23 +296,23 @@ impl Spaces {
     }
 
     /// Bytes that may be kept.
-    pub(crate) fn cap_bytes(&self) -> u64 {
+    pub fn cap_bytes(&self) -> u64 {
         self.opening.used.cap()
     }
 
     /// Why outputs are read only, though nobody asked for that.
-    pub(crate) fn read_only(&self) -> Option<&str> {
+    pub fn read_only(&self) -> Option<&str> {
         self.read_only.as_deref()
     }
 
     /// Mean seconds of computation a sample; 0 while nothing is known.
-    pub(crate) fn mean_s(&self) -> f64 {
+    pub fn mean_s(&self) -> f64 {
         f64::from_bits(self.mean_s.load(Ordering::Relaxed))
     }
 
     /// Takes in that `samples` took `seconds`.
     #[expect(clippy::cast_precision_loss, reason = "a mean of measured times")]
-    pub(crate) fn took(&self, samples: usize, seconds: f64) {
+    pub fn took(&self, samples: usize, seconds: f64) {
         let now = seconds / samples.max(1) as f64;
         let mean = self.mean_s();
         let mean = if mean == 0.0 { now } else { mean + (now - mean) / 8.0 };
@@ -312,7 +320,7 @@ impl Spaces {
     }
 
     /// Starts from what another identity of the module took.
-    pub(crate) fn expect_mean(&self, mean_s: f64) {
+    pub fn expect_mean(&self, mean_s: f64) {
         if self.mean_s() == 0.0 {
             self.mean_s.store(mean_s.to_bits(), Ordering::Relaxed);
         }
@@ -327,7 +335,7 @@ impl Spaces {
     }
 
     /// The other identities of this module that keep `key`, by what is recorded of them.
-    pub(crate) fn siblings(&self, key: &Key) -> Result<Vec<Option<Identity>>> {
+    pub fn siblings(&self, key: &Key) -> Result<Vec<Option<Identity>>> {
         let Some(folder) = &self.folder else { return Ok(Vec::new()) };
         let Some(module) = folder.parent() else { return Ok(Vec::new()) };
         let list = std::fs::read_dir(module).map_err(|error| Error::io("list", module, error))?;
@@ -344,7 +352,7 @@ impl Spaces {
     }
 
     /// The folder of the identity; `None` in memory.
-    pub(crate) fn folder(&self) -> Option<&Path> {
+    pub fn folder(&self) -> Option<&Path> {
         self.folder.as_deref()
     }
 }
@@ -384,23 +392,12 @@ fn keeps(folder: &Path, key: &Key) -> Result<bool> {
 }
 
 /// The identity recorded in `folder`, if there is one that can be read.
-pub(crate) fn recorded(folder: &Path) -> Option<Identity> {
+pub fn recorded(folder: &Path) -> Option<Identity> {
     read_json(&folder.join(RECORD))
 }
 
-/// Replaces a small file whole. It is derived: a reader that finds it missing or damaged does without.
-pub(crate) fn write_json(path: &Path, content: &impl serde::Serialize) -> Result<()> {
-    let text = serde_json::to_vec_pretty(content).map_err(|error| Error::invalid(error.to_string()))?;
-    let part = names::part(path, uuid::Uuid::new_v4());
-    let written = std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, path));
-    written.map_err(|error| {
-        let _nothing_left_behind = std::fs::remove_file(&part);
-        Error::io("write", path, error)
-    })
-}
-
 /// The folder that the identities of a module are in; `None` in memory.
-pub(crate) fn module_folder(place: &Place, temporary: Option<&TemporaryFolder>, module_id: &str) -> Option<PathBuf> {
+pub fn module_folder(place: &Place, temporary: Option<&TemporaryFolder>, module_id: &str) -> Option<PathBuf> {
     let base = match place {
         Place::Folder(folder) => folder,
         _ => temporary?.path(),
@@ -439,7 +436,7 @@ fn made(folder: &Path) -> Result<PathBuf> {
 }
 
 /// The same path, whether the folder is there yet or not: as far as it is there, without links.
-pub(crate) fn resolved(folder: &Path) -> Result<PathBuf> {
+pub fn resolved(folder: &Path) -> Result<PathBuf> {
     let absolute = std::path::absolute(folder).map_err(|error| Error::io("resolve", folder, error))?;
     for there in absolute.ancestors() {
         if let Ok(canonical) = there.canonicalize() {
@@ -448,8 +445,4 @@ pub(crate) fn resolved(folder: &Path) -> Result<PathBuf> {
         }
     }
     Ok(absolute)
-}
-
-pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }

@@ -6,19 +6,19 @@ use std::sync::{Arc, LazyLock, Weak};
 
 use parking_lot::Mutex;
 
-use crate::space::{read_json, write_json};
-use tensorcask::identities::names::FULL;
+use super::json::{read_json, write_json};
+use crate::identities::names::FULL;
 
 /// What a row takes beside its elements: its key and checksum, and its places in the index of its segment and of the
 /// store. More than most take, so that a cap is met rather early than late.
-pub(crate) const ROW_BYTES: u64 = 64;
+pub const ROW_BYTES: u64 = 64;
 /// What a batch takes beside its rows: its frame, its description, and what aligns its elements to pages.
 const BATCH_BYTES: u64 = 600;
 const ALIGNED_BATCH_BYTES: u64 = 32 << 10;
 const PAGE_BYTES: u64 = 4096;
 
 /// The bytes that may be used, and those that are.
-pub(crate) struct Used {
+pub struct Used {
     cap: Option<u64>,
     /// Locked before `state`.
     usage: Arc<Mutex<Usage>>,
@@ -44,7 +44,7 @@ struct State {
 
 /// What became of a wish for room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Room {
+pub enum Room {
     Granted,
     Full,
     /// Full, and nobody was told so far.
@@ -60,7 +60,7 @@ impl std::fmt::Debug for Used {
 
 impl Used {
     /// `module` is the folder of the module, whose handles share what is counted.
-    pub(crate) fn new(cap: Option<u64>, module: Option<&Path>) -> Self {
+    pub fn new(cap: Option<u64>, module: Option<&Path>) -> Self {
         let usage = module.map_or_else(Arc::default, |module| {
             let mut usages = USAGES.lock();
             usages.retain(|_, usage| usage.strong_count() > 0);
@@ -75,18 +75,18 @@ impl Used {
     }
 
     /// Whether there is a cap at all.
-    pub(crate) const fn is_capped(&self) -> bool {
+    pub const fn is_capped(&self) -> bool {
         self.cap.is_some()
     }
 
     /// The cap.
-    pub(crate) fn cap(&self) -> u64 {
+    pub fn cap(&self) -> u64 {
         self.cap.unwrap_or(u64::MAX)
     }
 
     /// Takes in what the files take. An identity that was full at this cap, or a higher one, stays so unless half of the
     /// files are gone: each run is to find the samples of the last one, and no others.
-    pub(crate) fn begin(&self, files: u64, folder: &Path) {
+    pub fn begin(&self, files: u64, folder: &Path) {
         let Some(cap) = self.cap else { return };
         *self.usage.lock() = Usage { bytes: files, since: 0 };
         let mut state = self.state.lock();
@@ -97,7 +97,7 @@ impl Used {
     /// Whether `rows` of `bytes` in all may be put; counts them if so. What `files` take, written or waiting, is asked
     /// for from time to time, and the more often the less room is left. Full once is full for good: what is kept stays, so
     /// that each epoch finds the same samples.
-    pub(crate) fn reserve(&self, rows: u64, bytes: u64, folder: Option<&Path>, files: impl Fn() -> u64) -> Room {
+    pub fn reserve(&self, rows: u64, bytes: u64, folder: Option<&Path>, files: impl Fn() -> u64) -> Room {
         let mut usage = self.usage.lock();
         let batch = if bytes >= ALIGNED_BATCH_BYTES { BATCH_BYTES + PAGE_BYTES } else { BATCH_BYTES };
         let wanted = bytes.saturating_add(rows * ROW_BYTES).saturating_add(batch);
@@ -126,7 +126,7 @@ impl Used {
     }
 
     /// Files were removed: there may be room again.
-    pub(crate) fn reopen(&self) {
+    pub fn reopen(&self) {
         self.usage.lock().since = u64::MAX;
         *self.state.lock() = State::default();
     }

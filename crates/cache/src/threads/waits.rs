@@ -20,7 +20,7 @@ use std::thread::ThreadId;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::nested;
+use super::nested;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -136,7 +136,7 @@ impl Table {
 
 /// How a wait ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Waited {
+pub enum Waited {
     /// What was waited for is over.
     Over,
     /// These claims wait for this thread: it is to do without them.
@@ -178,10 +178,11 @@ fn wait(
 
 /// Samples that this thread computes; over when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Claim(u64);
+pub struct Claim(u64);
 
 impl Claim {
-    pub(crate) fn new() -> Self {
+    #[expect(clippy::new_without_default, reason = "each is another one")]
+    pub fn new() -> Self {
         let mut table = TABLE.lock();
         let (number, me) = (table.number(), std::thread::current().id());
         let level = table.level(me);
@@ -189,7 +190,7 @@ impl Claim {
         Self(number)
     }
 
-    pub(crate) const fn number(&self) -> u64 {
+    pub const fn number(&self) -> u64 {
         self.0
     }
 }
@@ -202,7 +203,7 @@ impl Drop for Claim {
 }
 
 /// Waits until none of `claims` is held any more.
-pub(crate) fn wait_for_claims(claims: &[u64]) -> Waited {
+pub fn wait_for_claims(claims: &[u64]) -> Waited {
     let held = |table: &Table| claims.iter().any(|claim| table.claims.contains_key(claim));
     let look = |table: &Table, me: ThreadId| {
         let owners =
@@ -219,19 +220,20 @@ pub(crate) fn wait_for_claims(claims: &[u64]) -> Waited {
 
 /// A lock that its thread may take again, as a module may call itself.
 #[derive(Debug)]
-pub(crate) struct Lock(u64);
+pub struct Lock(u64);
 
 /// Held until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Locked<'a>(&'a Lock);
+pub struct Locked<'a>(&'a Lock);
 
 impl Lock {
-    pub(crate) fn new() -> Self {
+    #[expect(clippy::new_without_default, reason = "each is another one")]
+    pub fn new() -> Self {
         Self(TABLE.lock().number())
     }
 
     /// Takes the lock; `None` if the thread that has it waits for this one, see [`Lock::delegate`].
-    pub(crate) fn lock(&self) -> Option<Locked<'_>> {
+    pub fn lock(&self) -> Option<Locked<'_>> {
         let me = std::thread::current().id();
         let owner = |table: &Table| table.locks.get(&self.0).map(|(owner, _)| *owner).filter(|owner| *owner != me);
         let look = |table: &Table, me| {
@@ -245,7 +247,7 @@ impl Lock {
     }
 
     /// Has `run` run by the thread that has the lock and waits for this one. `None` if there is none any more.
-    pub(crate) fn delegate<T: Send + 'static>(&self, run: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    pub fn delegate<T: Send + 'static>(&self, run: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let me = std::thread::current().id();
         let result: Arc<Mutex<Option<std::thread::Result<T>>>> = Arc::default();
         let owner = {
@@ -283,13 +285,13 @@ impl Drop for Locked<'_> {
 }
 
 /// Waits until `over`, which `thread` brings about and announces by [`announce`].
-pub(crate) fn wait_for_thread(thread: ThreadId, mut over: impl FnMut() -> bool) -> Waited {
+pub fn wait_for_thread(thread: ThreadId, mut over: impl FnMut() -> bool) -> Waited {
     let look = |table: &Table, me| (thread == me || table.runs_for(me, thread, false)).then_some(Waited::Itself);
     wait(&Awaited::Ahead(thread), |_| over(), look).0
 }
 
 /// Tells the threads that wait for this one to look again.
-pub(crate) fn announce() {
+pub fn announce() {
     let me = std::thread::current().id();
     TABLE.lock().waiting.retain(|_, awaited| *awaited != Awaited::Ahead(me));
     CHANGED.notify_all();

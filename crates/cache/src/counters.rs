@@ -74,18 +74,18 @@ macro_rules! counters {
     ($($name:ident),*) => {
         /// The counters, shared by threads.
         #[derive(Debug, Default)]
-        pub(crate) struct Counters { $(pub $name: AtomicU64,)* pub compute_ns: AtomicU64, pub saved_ns: AtomicU64 }
+        pub struct Counters { $(pub $name: AtomicU64,)* pub compute_ns: AtomicU64, pub saved_ns: AtomicU64 }
 
         impl Counters {
             /// Adds what `other` counted.
-            pub(crate) fn take_in(&self, other: &Self) {
+            pub fn take_in(&self, other: &Self) {
                 $(self.$name.fetch_add(other.$name.load(Ordering::Relaxed), Ordering::Relaxed);)*
                 self.compute_ns.fetch_add(other.compute_ns.load(Ordering::Relaxed), Ordering::Relaxed);
                 self.saved_ns.fetch_add(other.saved_ns.load(Ordering::Relaxed), Ordering::Relaxed);
             }
 
             /// The counts.
-            pub(crate) fn counts(&self) -> Counts {
+            pub fn counts(&self) -> Counts {
                 let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
                 let seconds = |counter: &AtomicU64| Duration::from_nanos(get(counter)).as_secs_f64();
                 Counts { $($name: get(&self.$name),)* compute_s: seconds(&self.compute_ns), saved_s: seconds(&self.saved_ns) }
@@ -95,14 +95,14 @@ macro_rules! counters {
 }
 counters! { hits, misses, duplicates, waited, not_kept, damaged, verified, bypassed, read_bytes, put_bytes }
 
-pub(crate) fn add(counter: &AtomicU64, count: usize) {
+pub fn add(counter: &AtomicU64, count: usize) {
     counter.fetch_add(count as u64, Ordering::Relaxed);
 }
 
 impl Counters {
     /// Hits, each of which saved `mean_s` seconds of computation.
     #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
-    pub(crate) fn hit(&self, samples: usize, len_bytes: usize, mean_s: f64) {
+    pub fn hit(&self, samples: usize, len_bytes: usize, mean_s: f64) {
         add(&self.hits, samples);
         add(&self.read_bytes, len_bytes);
         let saved = Duration::try_from_secs_f64(samples as f64 * mean_s).unwrap_or_default();

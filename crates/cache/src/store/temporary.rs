@@ -18,14 +18,14 @@ const MARK: &str = "a temporary folder of tensorcask: removed by the next proces
 
 /// A folder that is removed when it is dropped.
 #[derive(Debug)]
-pub(crate) struct TemporaryFolder {
+pub struct TemporaryFolder {
     path: PathBuf,
     /// Held as long as the process lives, in whichever way it ends.
     _lock: Option<File>,
 }
 
 impl TemporaryFolder {
-    pub(crate) fn new(parent: Option<&Path>) -> Result<Self> {
+    pub fn new(parent: Option<&Path>) -> Result<Self> {
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_path_buf);
         sweep(&parent);
         let path = parent.join(format!("{PREFIX}{}", uuid::Uuid::new_v4().simple()));
@@ -36,7 +36,7 @@ impl TemporaryFolder {
         Ok(Self { path, _lock: lock.ok() })
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }

@@ -2,12 +2,12 @@
 //! what it has seen, file by file.
 
 use std::fs::{File, FileType, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{IN_USE, KINDS, Stays, StoredIdentity, names};
-use crate::error::Error;
-use crate::io::mmap::open_regular;
-use crate::names::{FOLDERS, OPEN_LOCK, QUARANTINE, is_file_of_store};
+use tensorcask::Error;
+use tensorcask::folder::{FOLDERS, OPEN_LOCK, QUARANTINE, is_file_of_store};
 
 type Taken<T> = std::result::Result<T, Stays>;
 
@@ -33,7 +33,7 @@ pub(super) fn take(identity: &StoredIdentity, dry_run: bool) -> Taken<Contents> 
     let is_stamped =
         |path: &Path| path == Path::new(names::RECORD) || KINDS.iter().any(|kind| path.starts_with(kind.name()));
     if !contents.files.iter().any(|path| is_stamped(path)) {
-        return Err(Stays::Foreign("nothing in it tells that the torch layer made it".to_owned()));
+        return Err(Stays::Foreign("nothing in it tells that the caching layer made it".to_owned()));
     }
     let mut locks = lock(folder, &contents, &[])?;
     let away = folder.with_file_name(names::pruned(&identity.id));
@@ -82,6 +82,16 @@ fn remove(folder: &Path, contents: Contents) -> Taken<Contents> {
             .map_err(failed("remove", &path))?;
     }
     Ok(contents)
+}
+
+/// Opens a regular file for reading. Opening anything else is an error, and waits for nobody.
+fn open_regular(path: &Path) -> std::io::Result<File> {
+    let non_blocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
+    let file = File::options().read(true).custom_flags(non_blocking).open(path)?;
+    if !file.metadata()?.file_type().is_file() {
+        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    Ok(file)
 }
 
 fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(std::io::Error) -> Stays + use<'a> {

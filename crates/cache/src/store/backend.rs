@@ -18,7 +18,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// What rows of a store have looked like so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Layout {
+pub enum Layout {
     Unknown,
     /// One tensor of this dtype and shape: batches are read straight into place.
     Fixed(Dtype, Vec<usize>),
@@ -28,7 +28,7 @@ pub(crate) enum Layout {
 
 /// Where a store is, and how it is opened.
 #[derive(Debug)]
-pub(crate) enum Source {
+pub enum Source {
     Memory(Arc<MemoryStorage>),
     /// In the lane of this rank, or the first free one.
     Writer {
@@ -62,7 +62,7 @@ struct Failure {
 
 /// One store.
 #[derive(Debug)]
-pub(crate) struct Space {
+pub struct Space {
     source: Source,
     name: &'static str,
     options: Options,
@@ -71,18 +71,18 @@ pub(crate) struct Space {
 }
 
 /// Whether it is the disk, or what stopped for it, that failed: other calls may succeed later.
-pub(crate) const fn is_of_disk(error: &Error) -> bool {
+pub const fn is_of_disk(error: &Error) -> bool {
     matches!(error, Error::Io { .. } | Error::Poisoned { .. } | Error::Closed)
 }
 
 /// Whether a folder or file system may not be written to.
-pub(crate) fn is_read_only(error: &Error) -> bool {
+pub fn is_read_only(error: &Error) -> bool {
     use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
     matches!(error, Error::Io { source, .. } if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem))
 }
 
 /// Whether a file system has no room, or none for this user or process.
-pub(crate) fn is_full(error: &Error) -> bool {
+pub fn is_full(error: &Error) -> bool {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     match error {
         Error::Io { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge),
@@ -96,7 +96,7 @@ impl Space {
     ///
     /// # Errors
     /// What does not go by itself, such as a newer format.
-    pub(crate) fn open(source: Source, name: &'static str, options: Options) -> Result<Self> {
+    pub fn open(source: Source, name: &'static str, options: Options) -> Result<Self> {
         let state = RwLock::default();
         let space = Self { source, name, options, state, layout: RwLock::new(Layout::Unknown) };
         match space.open_again() {
@@ -147,7 +147,7 @@ impl Space {
     }
 
     /// The store for reading, if there is one yet.
-    pub(crate) fn reader(&self) -> Result<Option<Reader>> {
+    pub fn reader(&self) -> Result<Option<Reader>> {
         let state = self.state.read();
         let open = state.writer.as_ref().map(|store| (**store).clone()).or_else(|| state.reader.clone());
         if open.is_some() {
@@ -174,7 +174,7 @@ impl Space {
     ///
     /// # Errors
     /// What it failed at.
-    pub(crate) fn store(&self) -> Result<Option<Store>> {
+    pub fn store(&self) -> Result<Option<Store>> {
         {
             let state = self.state.read();
             if state.failure.is_none() {
@@ -196,7 +196,7 @@ impl Space {
 
     /// Remembers that the disk failed, and lets go of the writer and its lane; reads go on. Returns whether that is
     /// news.
-    pub(crate) fn fail(&self, error: &Error) -> bool {
+    pub fn fail(&self, error: &Error) -> bool {
         let mut state = self.state.write();
         if state.failure.is_none() {
             state.fail(error);
@@ -212,7 +212,7 @@ impl Space {
     }
 
     /// Opens a store that failed, or whose writer stopped in silence, at once.
-    pub(crate) fn revive(&self) {
+    pub fn revive(&self) {
         let writer = self.state.read().writer.clone();
         // Deletes nothing, and is told what the writer stopped for.
         if let Some(Err(error)) = writer.map(|store| store.delete_batch(Keys::U64(&[]))) {
@@ -229,7 +229,7 @@ impl Space {
     ///
     /// # Errors
     /// The failure of any write since the last flush, as [`Error::Poisoned`].
-    pub(crate) fn flush(&self) -> Result<()> {
+    pub fn flush(&self) -> Result<()> {
         let stopped = |cause: Error| match cause {
             Error::Poisoned { .. } => cause,
             cause => Error::Poisoned { cause: Arc::new(cause) },
@@ -249,7 +249,7 @@ impl Space {
     }
 
     /// Bytes that wait to be written.
-    pub(crate) fn waiting_len_bytes(&self) -> usize {
+    pub fn waiting_len_bytes(&self) -> usize {
         self.state.read().writer.as_ref().map_or(0, |store| store.waiting().1)
     }
 }

@@ -5,20 +5,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::waits::{self, Waited, wait_for_claims};
 use crate::error::{Error, Result};
-use crate::waits::{self, Waited, wait_for_claims};
 use tensorcask::Key;
 
 /// The keys that are being computed, and the claims on each: more than one where a thread could not wait.
 #[derive(Debug, Default)]
-pub(crate) struct Flight {
+pub struct Flight {
     keys: Mutex<HashMap<Key, Vec<u64>>>,
     landings: AtomicU64,
 }
 
 /// Keys that this thread computes. They are given up when it is dropped, also by a panic of the computation.
 #[derive(Debug)]
-pub(crate) struct Claim<'a> {
+pub struct Claim<'a> {
     flight: &'a Flight,
     keys: Vec<Key>,
     /// Dropped last, so that whoever waited for it finds the keys free.
@@ -26,7 +26,7 @@ pub(crate) struct Claim<'a> {
 }
 
 /// What came of a claim.
-pub(crate) struct Claimed<'a> {
+pub struct Claimed<'a> {
     pub claim: Claim<'a>,
     /// For each key, whether it was got.
     pub got: Vec<bool>,
@@ -36,12 +36,12 @@ pub(crate) struct Claimed<'a> {
 
 impl Flight {
     /// Counts up whenever a computation has ended: if it stands still, what was looked up before is still true.
-    pub(crate) fn landings(&self) -> u64 {
+    pub fn landings(&self) -> u64 {
         self.landings.load(Ordering::Acquire)
     }
 
     /// Claims those of `keys` that nobody else computes, or only claims that are `passed_by`.
-    pub(crate) fn claim(&self, keys: &[Key], passed_by: &[u64]) -> Claimed<'_> {
+    pub fn claim(&self, keys: &[Key], passed_by: &[u64]) -> Claimed<'_> {
         let number = waits::Claim::new();
         let mut flying = self.keys.lock();
         let mut others = Vec::new();
@@ -68,7 +68,7 @@ impl Flight {
     ///
     /// # Errors
     /// [`Error::Invalid`] if it is this thread, or one that it runs for, that holds one: it would wait for itself.
-    pub(crate) fn wait(claims: &[u64]) -> Result<Vec<u64>> {
+    pub fn wait(claims: &[u64]) -> Result<Vec<u64>> {
         match wait_for_claims(claims) {
             Waited::Over => Ok(Vec::new()),
             Waited::Circle(claims) => Ok(claims),

@@ -1,11 +1,11 @@
 //! The identities of a wrapped module: the folders of outputs that its former and present weights, versions and
-//! configurations left, `<cache dir>/<module id>/<identity>`. The torch layer makes them; it is not needed here.
+//! configurations left, `<cache dir>/<module id>/<identity>`. Wrapping a module makes them.
 //!
 //! ```
 //! # fn main() -> tensorcask::Result<()> {
 //! # let cache_dir = tempfile::tempdir().unwrap();
 //! # let cache_dir = cache_dir.path();
-//! use tensorcask::identities;
+//! use tensorcask_cache::identities;
 //!
 //! let module = cache_dir.join("vit-b16");
 //! let latest = identities::list(&module)?.into_iter().next().map(|identity| identity.id);
@@ -20,15 +20,11 @@
 //! # }
 //! ```
 
-#[doc(hidden)]
-pub mod canonical;
-#[doc(hidden)]
-pub mod names;
-#[doc(hidden)]
-pub mod record;
+pub(crate) mod canonical;
+pub(crate) mod names;
+pub(crate) mod record;
 mod remove;
-#[doc(hidden)]
-pub mod size;
+pub(crate) mod size;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -36,15 +32,12 @@ use std::time::SystemTime;
 
 use self::record::Identity;
 use self::remove::{finish, take};
-use crate::error::{Error, Result};
-use crate::key::KeyKind;
-use crate::store::options::Options;
+use tensorcask::{Error, KeyKind, Options, Result};
 
 const KINDS: [KeyKind; 3] = [KeyKind::Str, KeyKind::U64, KeyKind::Bytes];
 
 /// Whether a handle of the caching layer in this process has the identity in this folder open, though perhaps no store.
-#[doc(hidden)]
-pub static IN_USE: OnceLock<fn(&Path) -> bool> = OnceLock::new();
+pub(crate) static IN_USE: OnceLock<fn(&Path) -> bool> = OnceLock::new();
 
 /// An identity whose outputs are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +73,6 @@ pub struct Pruned {
 
 impl Pruned {
     /// Whether anything was removed.
-    #[doc(hidden)]
     #[must_use]
     pub fn is_more_room(&self) -> bool {
         !self.removed.is_empty() || !self.finished.is_empty()
@@ -153,7 +145,6 @@ pub fn prune(
 ///
 /// # Errors
 /// As [`list`].
-#[doc(hidden)]
 pub fn list_beside(module: &Path, ours: Option<&Identity>) -> Result<Vec<StoredIdentity>> {
     let mut found: Vec<StoredIdentity> = folders(module, |name| names::is_identity(name).then_some(name))?
         .into_iter()
@@ -176,7 +167,6 @@ pub fn list_beside(module: &Path, ours: Option<&Identity>) -> Result<Vec<StoredI
 ///
 /// # Errors
 /// As [`prune`].
-#[doc(hidden)]
 pub fn prune_listed(
     module: &Path,
     identities: Vec<StoredIdentity>,

@@ -12,11 +12,11 @@ const MOST_CALLS: usize = 100;
 
 /// A call that this thread is in, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Nested(());
+pub struct Nested(());
 
 impl Nested {
     /// `None` if too many calls are inside of each other.
-    pub(crate) fn enter() -> Option<Self> {
+    pub fn enter() -> Option<Self> {
         let depth = DEPTH.get();
         (depth < MOST_CALLS).then(|| {
             DEPTH.set(depth + 1);
@@ -32,12 +32,12 @@ impl Drop for Nested {
 }
 
 /// How many calls this thread is in.
-pub(crate) fn depth() -> usize {
+pub fn depth() -> usize {
     DEPTH.get()
 }
 
 /// Runs something for a thread that is in `depth` calls.
-pub(crate) fn at_least<T>(depth: usize, run: impl FnOnce() -> T) -> T {
+pub fn at_least<T>(depth: usize, run: impl FnOnce() -> T) -> T {
     let own = DEPTH.get();
     DEPTH.set(own.max(depth));
     let result = run();
