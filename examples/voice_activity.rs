@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use tch::{CModule, Kind, Tensor};
-use tensorcask_torch::{CacheOptions, CachedModule, Inputs, init_logging};
+use tensorcask_torch::{CacheOptions, CachedModule, Inputs, WrapModules as _, init_logging};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use encoder::{Encoder, Sentences};
 use tch::{Device, Kind, Tensor};
-use tensorcask_torch::{CacheOptions, CachedModule, Inputs, Variables, init_logging};
+use tensorcask_torch::{CacheOptions, CachedModule, Inputs, Variables, WrapModules as _, init_logging};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 

@@ -79,6 +79,11 @@ impl Error {
     }
 }
 
+/// An unusable argument.
+pub(crate) fn invalid(what: impl Into<String>) -> Error {
+    Error::invalid(what)
+}
+
 impl From<tensorcask::Error> for Error {
     fn from(error: tensorcask::Error) -> Self {
         match error {

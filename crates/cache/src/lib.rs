@@ -1,27 +1,73 @@
-//! The caching layer of [`tensorcask`], without a tensor library: what adapters such as `tensorcask-torch` are made of.
+//! The caching layer of [`tensorcask`]: a computation whose outputs are computed once for each sample.
+//!
+//! [`CacheOptions`] wraps a function of [`tensorcask::Tensor`]s; the [`CachedModule`] looks each sample up by id or by content,
+//! computes what is missing in one batch, and keeps it in a [`tensorcask::Store`].
+//!
+//! ```
+//! # fn main() -> tensorcask_cache::Result<()> {
+//! # let dir = tempfile::tempdir().unwrap();
+//! use tensorcask::Tensor;
+//! use tensorcask_cache::{CacheOptions, Inputs};
+//!
+//! // Any function from a batch to a batch, such as a model of candle, burn or ort behind it.
+//! let norm = |batch: &Tensor| {
+//!     let dims = batch.shape()[1];
+//!     let rows = batch.to_vec::<f32>()?;
+//!     let norms: Vec<f32> = rows.chunks(dims).map(|row| row.iter().map(|x| x * x).sum::<f32>().sqrt()).collect();
+//!     Tensor::from_slice(&[batch.shape()[0]], &norms)
+//! };
+//! let norm = CacheOptions::in_folder(dir.path(), "norm").version("1").wrap_fn(norm)?;
+//! let batch = Tensor::from_slice(&[2, 2], &[3.0_f32, 4.0, 6.0, 8.0])?;
+//!
+//! // By ids: stable names of the samples. By content. And lazily: inputs are loaded for what is missing only.
+//! let first = norm.forward_with_ids(&batch, &["a", "b"])?;
+//! assert_eq!(first.into_tensor()?.to_vec::<f32>()?, [5.0, 10.0]);
+//! norm.forward(&batch)?;
+//! let load = |missing: &[usize]| {
+//!     assert_eq!(missing, [2]);
+//!     Ok(Inputs::from(&Tensor::from_slice(&[1, 2], &[0.0_f32, 1.0])?))
+//! };
+//! let all = norm.forward_lazy(&["a", "b", "c"], load)?;
+//! assert_eq!(all.into_tensor()?.to_vec::<f32>()?, [5.0, 10.0, 1.0]);
+//! println!("{}", norm.end_epoch());
+//! # norm.close()
+//! # }
+//! ```
+//!
+//! **What decides whether an output is met**: the module id, the constructor arguments, the version and the weights that the
+//! caller names, the sample's id or content, plain arguments, and the variant. [`CachedModule::why_miss`] tells which of
+//! them differs.
+//!
+//! Everything is generic over the tensor library: [`layer`] has the types for adapters, of which `tensorcask-torch` is one
+//! and [`host`], the one used above, another.
 
 #![deny(missing_docs)]
 
+pub mod host;
 pub mod identities;
-#[doc(hidden)]
-pub mod store;
-#[doc(hidden)]
-pub mod threads;
+pub mod layer;
 
-#[doc(hidden)]
-pub mod counters;
+mod counters;
 mod error;
+mod framework;
+mod keys;
 mod log;
 mod rank;
+mod store;
+mod threads;
+mod values;
 
 pub use crate::counters::Counts;
 pub use crate::error::{Error, Result};
-#[doc(hidden)]
-pub use crate::identities::{
-    canonical::Canonical,
-    list_beside, prune_listed,
-    record::{ENCODING, Identity},
-};
+pub use crate::host::{Argument, Batch, BatchIter, Batches, CacheOptions, CachedModule, Call, Inputs, Output};
+pub use crate::identities::{Pruned, Stays, StoredIdentity};
+pub use crate::keys::ids::{Id, Ids};
+pub use crate::keys::key::Content;
+pub use crate::layer::options::{OnStoreError, Verification, Weights};
+pub use crate::layer::why::{Elsewhere, WhyMiss};
 pub use crate::log::init_logging;
 pub use crate::rank::Rank;
 pub use crate::store::space::Place;
+pub use crate::store::temporary::TemporaryFolder;
+pub use crate::values::output::Lists;
+pub use crate::values::tree::Ragged;

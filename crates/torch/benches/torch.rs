@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use tch::nn::{self, Module};
 use tch::{Device, Kind, Tensor};
 use tensorcask::Reader;
+use tensorcask_torch::WrapModules as _;
 use tensorcask_torch::{CacheOptions, CachedModule, Inputs, Variables};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error>>;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tch::{Kind, Tensor, nn};
+use tensorcask_cache::layer::{self, Variables as _};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::convert::{host, kind, shape_of};
@@ -39,7 +40,7 @@ impl Variables {
     /// ```
     /// # fn main() -> tensorcask_torch::Result<()> {
     /// use tch::{Device, nn};
-    /// use tensorcask_torch::{CacheOptions, Variables};
+    /// use tensorcask_torch::{CacheOptions, Variables, WrapModules as _};
     ///
     /// let variables = nn::VarStore::new(Device::Cpu);
     /// let backbone = nn::linear(variables.root() / "backbone", 16, 8, Default::default());
@@ -101,12 +102,25 @@ impl Variables {
         self.named.is_empty()
     }
 
+    /// The positions of those whose turn it is to be looked at closely.
+    fn turn(&self, looks: usize) -> impl Iterator<Item = usize> {
+        let len = self.named.len();
+        let start = self.turn.load(Ordering::Relaxed) % len.max(1);
+        (start..len).chain(0..start).take(if len <= FEW { FEW } else { looks.max(2) })
+    }
+}
+
+impl layer::Variables for Variables {
+    fn is_empty(&self) -> bool {
+        self.named.is_empty()
+    }
+
     /// Refuses variables that an optimizer could change. Of more than `looks`, some are looked at: who makes one of them
     /// trainable makes most of them so.
     ///
     /// # Errors
     /// [`Error::Trainable`].
-    pub(crate) fn check_some_frozen(&self, looks: usize) -> Result<()> {
+    fn check_some_frozen(&self, looks: usize) -> Result<()> {
         let mut turn = self.turn(looks).filter_map(|at| self.named.get(at));
         if turn.any(|(_, tensor)| memory::requires_grad(tensor)) { self.check_frozen() } else { Ok(()) }
     }
@@ -115,7 +129,7 @@ impl Variables {
     ///
     /// # Errors
     /// [`Error::Trainable`].
-    pub(crate) fn check_frozen(&self) -> Result<()> {
+    fn check_frozen(&self) -> Result<()> {
         let mut trainable = self.iter().filter(|(_, tensor)| memory::requires_grad(tensor)).map(|(name, _)| name);
         match trainable.next() {
             None => Ok(()),
@@ -123,25 +137,18 @@ impl Variables {
         }
     }
 
-    /// The positions of those whose turn it is to be looked at closely.
-    fn turn(&self, looks: usize) -> impl Iterator<Item = usize> {
-        let len = self.named.len();
-        let start = self.turn.load(Ordering::Relaxed) % len.max(1);
-        (start..len).chain(0..start).take(if len <= FEW { FEW } else { looks.max(2) })
-    }
-
     /// A sign of change that is cheap enough for every call. libtorch counts the writes to a tensor, and one that was
     /// exchanged has another storage. This misses two kinds of change: a `set_data` to other elements of the same
     /// storage, and the running statistics of a batch normalisation. So variables are also looked at closely: `looks` of
     /// them, in turn, and every `running_var`, which a batch normalisation writes whenever it writes anything.
-    pub(crate) fn sign(&self, looks: usize) -> u64 {
+    fn sign(&self, looks: usize) -> u64 {
         let sign = self.watch.sign(self.turn(looks));
         self.turn.fetch_add(looks.clamp(2, self.named.len().max(2)), Ordering::Relaxed);
         sign
     }
 
     /// Takes what the variables look like now as what they are compared with, and keeps their storage.
-    pub(crate) fn describe(&mut self) {
+    fn describe(&mut self) {
         let names = self.named.iter().enumerate();
         let variances: Vec<usize> =
             names.filter(|(_, (name, _))| name.ends_with("running_var")).map(|(at, _)| at).collect();
@@ -151,8 +158,8 @@ impl Variables {
     /// A digest of each variable's dtype, shape and bytes. O(bytes).
     ///
     /// # Errors
-    /// [`Error::Torch`] if a variable cannot be read.
-    pub(crate) fn fingerprint(&self) -> Result<BTreeMap<String, String>> {
+    /// [`crate::Error::Framework`] if a variable cannot be read.
+    fn fingerprint(&self) -> Result<BTreeMap<String, String>> {
         let one = |(name, tensor): (&str, &Tensor)| {
             if !tensor.defined() {
                 return Err(Error::invalid(format!("the variable {name:?} is undefined: leave it out")));
@@ -173,7 +180,7 @@ impl Variables {
 
     /// Writes the variables, and nothing of the cache, to a file that `VarStore::load` reads: `.safetensors` by that
     /// ending, libtorch's own format by any other; but `VarStore::load` takes `.pt` and `.bin` for Python's format.
-    pub(crate) fn save(&self, path: &std::path::Path) -> Result<()> {
+    fn save(&self, path: &std::path::Path) -> Result<()> {
         match Format::of(path) {
             Format::Safetensors => {
                 let named: Vec<(&str, Tensor)> =
@@ -190,7 +197,7 @@ impl Variables {
     }
 
     /// Reads every variable from a file that [`Variables::save`], `VarStore::save` or Python wrote.
-    pub(crate) fn load(&self, path: &std::path::Path) -> Result<()> {
+    fn load(&self, path: &std::path::Path) -> Result<()> {
         let action = "load variables";
         let named = match Format::of(path) {
             Format::Safetensors => Tensor::read_safetensors(path),

@@ -8,7 +8,7 @@
 //! # let cache_dir = tempfile::tempdir().unwrap();
 //! # let cache_dir = cache_dir.path();
 //! use tch::{Device, Kind, Tensor, nn, nn::Module};
-//! use tensorcask_torch::CacheOptions;
+//! use tensorcask_torch::{CacheOptions, WrapModules as _};
 //!
 //! let mut variables = nn::VarStore::new(Device::Cpu);
 //! let backbone = nn::linear(variables.root(), 16, 8, Default::default());
@@ -30,54 +30,51 @@
 //! ```
 //!
 //! **What decides whether an output is met**: the module id, a fingerprint of the weights, the constructor arguments and
-//! the version that the caller gives, the sample's id or content, plain arguments, and the variant. [`CachedModule::why_miss`] tells
+//! the version that the caller gives, the sample's id or content, plain arguments, and the variant. [`why_miss`](layer::Cached::why_miss) tells
 //! which of them differs.
 
 #![deny(missing_docs)]
 
-mod batches;
-mod cache;
-mod call;
 mod convert;
 mod error;
-mod exclusive;
-mod failing;
 mod fingerprint;
-mod gather;
-mod gradients;
-mod held;
-mod identities;
-mod input;
-mod key;
+mod framework;
+mod ivalue;
 mod memory;
 mod module;
-mod options;
-mod output;
-mod resolve;
-mod rounding;
-mod strided;
+mod module_handle;
 mod structure;
-mod tree;
-mod verify;
-mod watch;
-mod why;
+mod tensors;
+mod wrap;
 
-pub use crate::batches::{Batch, BatchIter, Batches};
-pub use crate::cache::CachedModule;
-pub use crate::call::Call;
+pub use tensorcask_cache::identities::{Pruned, Stays, StoredIdentity};
+pub use tensorcask_cache::layer::{self, Compute, IntoArgument, IntoIds, IntoInputs, IntoOutput, OutputLike, Settings};
+pub use tensorcask_cache::{
+    Content, Counts, Elsewhere, Id, Ids, Lists, OnStoreError, Place, Ragged, Rank, Verification, Weights, WhyMiss,
+    init_logging,
+};
+
 pub use crate::convert::{from_stored, to_stored};
 pub use crate::error::{Error, Result};
-pub use crate::failing::OnStoreError;
 pub use crate::fingerprint::Variables;
-pub use crate::input::{Argument, Inputs};
-pub use crate::key::{Content, Id, Ids, IntoIds};
-pub use crate::module::{Compute, Settings};
-pub use crate::options::{CacheOptions, Verification, Weights};
-pub use crate::output::{IntoOutput, Lists, Output};
-pub use crate::tree::Ragged;
-pub use crate::why::{Elsewhere, WhyMiss};
-pub use tensorcask_cache::Rank;
-pub use tensorcask_cache::counters::Counts;
-pub use tensorcask_cache::identities::{Pruned, Stays, StoredIdentity};
-pub use tensorcask_cache::init_logging;
-pub use tensorcask_cache::store::space::Place;
+pub use crate::framework::{Torch, TorchSettings};
+pub use crate::ivalue::{argument_from_ivalue, ivalue_of, output_from_ivalue};
+pub use crate::module_handle::CachedModule;
+pub use crate::wrap::WrapModules;
+
+/// [`layer::CacheOptions`] of `tch` tensors. [`WrapModules`] has the ways to wrap modules.
+pub type CacheOptions = layer::CacheOptions<Torch>;
+/// [`layer::Call`] of `tch` tensors.
+pub type Call<'a> = layer::Call<'a, Torch>;
+/// [`layer::Inputs`] of `tch` tensors.
+pub type Inputs = layer::Inputs<Torch>;
+/// [`layer::Argument`] of `tch` tensors.
+pub type Argument = layer::Argument<Torch>;
+/// [`layer::Output`] of `tch` tensors.
+pub type Output = layer::Output<Torch>;
+/// [`layer::Batches`] of `tch` tensors.
+pub type Batches = layer::Batches<Torch>;
+/// [`layer::Batch`] of `tch` tensors.
+pub type Batch = layer::Batch<Torch>;
+/// [`layer::BatchIter`] of `tch` tensors.
+pub type BatchIter = layer::BatchIter<Torch>;

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "libtorch hands out the address of a tensor's elements as a raw pointer")]
 
 use tch::{Device, Tensor};
+use tensorcask_cache::layer::View;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::Result;
@@ -40,18 +41,6 @@ pub(crate) fn bytes(tensor: &Tensor) -> Result<&[u8]> {
     // long as the tensor lives, which the borrow holds; `u8` needs no alignment. Writing to the same storage from
     // another thread meanwhile, through a shallow clone, is a race in libtorch itself, and its users must not.
     Ok(unsafe { std::slice::from_raw_parts(address.cast::<u8>().cast_const(), len) })
-}
-
-/// The elements of a dense CPU tensor of any layout.
-#[derive(Debug)]
-pub(crate) struct View<'a> {
-    /// From the first element on, up to the end of the last in memory.
-    pub bytes: &'a [u8],
-    /// Bytes of an element.
-    pub width: usize,
-    pub sizes: Vec<usize>,
-    /// In elements.
-    pub strides: Vec<usize>,
 }
 
 /// The memory that the elements of a dense CPU tensor lie in. Nothing is copied.

@@ -56,6 +56,7 @@ pub struct Opening {
     /// Of [`Place::Temporary`], shared by the identities as well.
     pub temporary: Option<Arc<TemporaryFolder>>,
     /// What says how rows are held outside of the stores, if they are.
+    #[expect(dead_code, reason = "handles share stores that were opened in the same way, which `Debug` shows")]
     pub held: Option<String>,
 }
 

@@ -25,6 +25,10 @@ pub struct TemporaryFolder {
 }
 
 impl TemporaryFolder {
+    /// Makes one under `parent`, or under the system's folder for temporary files.
+    ///
+    /// # Errors
+    /// IO errors.
     pub fn new(parent: Option<&Path>) -> Result<Self> {
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_path_buf);
         sweep(&parent);
@@ -36,6 +40,8 @@ impl TemporaryFolder {
         Ok(Self { path, _lock: lock.ok() })
     }
 
+    /// Its path.
+    #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }

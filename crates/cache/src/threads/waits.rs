@@ -181,7 +181,6 @@ fn wait(
 pub struct Claim(u64);
 
 impl Claim {
-    #[expect(clippy::new_without_default, reason = "each is another one")]
     pub fn new() -> Self {
         let mut table = TABLE.lock();
         let (number, me) = (table.number(), std::thread::current().id());
@@ -227,7 +226,6 @@ pub struct Lock(u64);
 pub struct Locked<'a>(&'a Lock);
 
 impl Lock {
-    #[expect(clippy::new_without_default, reason = "each is another one")]
     pub fn new() -> Self {
         Self(TABLE.lock().number())
     }

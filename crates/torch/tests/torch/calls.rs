@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use tch::nn::{self, Module};
 use tch::{Device, Kind, Tensor};
+use tensorcask_torch::OutputLike as _;
+use tensorcask_torch::WrapModules as _;
 use tensorcask_torch::{
     Argument, CacheOptions, CachedModule, Content, Ids, Inputs, Lists, Output, Variables, Verification, Weights,
 };
@@ -433,7 +435,7 @@ fn lists_are_what_the_caller_says() {
     // Lists inside of maps and tuples, too.
     let nested = in_memory()
         .lists(Lists::Each)
-        .wrap_fn(move |x: &Tensor| Output::map([("boxes", f(x).into()), ("all", Output::Tensor(x + 1))]));
+        .wrap_fn(move |x: &Tensor| Output::map([("boxes", f(x).output()), ("all", Output::Tensor(x + 1))]));
     let nested = nested.unwrap().forward_with_ids(&rows(0, 2, 3), ids(0, 2)).unwrap();
     assert!(matches!(nested.get("boxes"), Some(Output::Each(_))));
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tch::nn::{self, ModuleT};
 use tch::{Device, Kind, Tensor};
+use tensorcask_torch::WrapModules as _;
 use tensorcask_torch::{CacheOptions, CachedModule, Inputs, Place};
 
 use super::{assert_same, doubling_with, ids, rows};

@@ -2,6 +2,7 @@
 
 use tch::{Cuda, Device, Kind, Tensor};
 use tensorcask_torch::CacheOptions;
+use tensorcask_torch::WrapModules as _;
 
 use super::{assert_same, doubling_with, ids, rows};
 

@@ -1,6 +1,8 @@
 //! Corners that once were wrong.
 
 use tch::{Device, Kind, Tensor};
+use tensorcask_torch::OutputLike as _;
+use tensorcask_torch::WrapModules as _;
 use tensorcask_torch::{CacheOptions, CachedModule, Inputs, Output, Ragged, Variables, Verification};
 
 use super::{assert_outputs, assert_same, doubling, doubling_with, ids, rows};
@@ -82,7 +84,7 @@ fn rows_that_are_unlike_come_back_each_as_it_was() {
         null.forward_with_ids(&rows(at, 1, 1), &[at]).unwrap();
     }
     let both = module.forward_with_ids(&rows(0, 2, 1), &ids(0, 2)).unwrap();
-    let expected = Output::Each(vec![complex(2).get(0).into(), complex(2).into()]);
+    let expected = Output::Each(vec![complex(2).get(0).output(), complex(2).output()]);
     assert_outputs(&both, &expected);
     for order in [[0_u64, 1], [1, 0]] {
         let both = null.forward_with_ids(&rows(0, 2, 1), &order).unwrap();

@@ -1,7 +1,9 @@
 //! Another module never meets old outputs.
 
 use tch::{Device, Kind, Tensor, nn};
-use tensorcask_torch::{CacheOptions, CachedModule, Compute, Inputs, Output, Settings, Variables, Weights};
+use tensorcask_torch::OutputLike as _;
+use tensorcask_torch::WrapModules as _;
+use tensorcask_torch::{CacheOptions, CachedModule, Compute, Inputs, Output, Settings, Torch, Variables, Weights};
 
 use super::{assert_same, doubling_with, rows};
 
@@ -189,9 +191,9 @@ fn a_type_of_ones_own_brings_its_settings() {
     struct Scale {
         factor: f64,
     }
-    impl Compute for Scale {
+    impl Compute<Torch> for Scale {
         fn compute(&self, inputs: &Inputs) -> tensorcask_torch::Result<Output> {
-            Ok((inputs.tensor(0)? * self.factor).into())
+            Ok((inputs.tensor(0)? * self.factor).output())
         }
         fn settings(&self) -> Settings {
             Settings {

@@ -1,6 +1,7 @@
 //! What comes back is what the module gave: structures, dtypes, shapes, bits.
 
 use tch::{Device, Kind, Tensor};
+use tensorcask_torch::OutputLike as _;
 use tensorcask_torch::{CacheOptions, CachedModule, Output, Ragged};
 
 use super::{assert_outputs, assert_same, ids, rows};
@@ -38,7 +39,7 @@ fn trees_of_tensors_and_plain_values() {
                 "levels",
                 Output::List(vec![Output::Tensor(x + 1), Output::Tensor(x.narrow(1, 0, 2).to_kind(Kind::Int64))]),
             ),
-            ("pair", (x + 2, x + 3).into()),
+            ("pair", (x + 2, x + 3).output()),
             ("name", "resnet".into()),
             ("scale", 0.5.into()),
             ("nan", f64::NAN.into()),
@@ -52,12 +53,12 @@ fn trees_of_tensors_and_plain_values() {
 
 #[test]
 fn one_of_each_shape() {
-    check(|x| (x * 2).into());
-    check(|x| vec![x + 1, x * 2].into());
-    check(|x| (x + 1, x.sum_dim_intlist(1, true, Kind::Float), x.to_kind(Kind::Bool)).into());
+    check(|x| (x * 2).output());
+    check(|x| vec![x + 1, x * 2].output());
+    check(|x| (x + 1, x.sum_dim_intlist(1, true, Kind::Float), x.to_kind(Kind::Bool)).output());
     // A sample that is one number, and one that is nothing.
-    check(|x| x.select(1, 0).into());
-    check(|x| x.narrow(1, 0, 0).into());
+    check(|x| x.select(1, 0).output());
+    check(|x| x.narrow(1, 0, 0).output());
 }
 
 #[test]
@@ -87,7 +88,7 @@ fn every_kind() {
         Kind::Float8e5m2fnuz,
         Kind::Float8e4m3fnuz,
     ] {
-        let module = wrapped(move |x| x.to_kind(kind).into());
+        let module = wrapped(move |x| x.to_kind(kind).output());
         let expected = rows(0, 4, 3).to_kind(kind);
         for known in [0_i64, 2, 4, 4] {
             let first = known.max(2);
@@ -100,12 +101,12 @@ fn every_kind() {
 
 #[test]
 fn views_conjugates_and_sparse_tensors() {
-    check(|x| x.transpose(1, 0).contiguous().transpose(1, 0).into());
-    check(|x| x.flip([1]).into());
+    check(|x| x.transpose(1, 0).contiguous().transpose(1, 0).output());
+    check(|x| x.flip([1]).output());
     check(|x| Output::Tensor(x.to_kind(Kind::ComplexFloat).conj().resolve_conj()));
     // What is lazily conjugated comes back conjugated.
     let module = wrapped(|x| {
-        (x.to_kind(Kind::ComplexFloat) * Tensor::from_slice(&[1.0_f32]).to_kind(Kind::ComplexFloat)).conj().into()
+        (x.to_kind(Kind::ComplexFloat) * Tensor::from_slice(&[1.0_f32]).to_kind(Kind::ComplexFloat)).conj().output()
     });
     let first = module.forward_with_ids(&rows(0, 2, 2), &[0_u64, 1]).unwrap().into_tensor().unwrap().resolve_conj();
     let second = module.forward_with_ids(&rows(0, 2, 2), &[0_u64, 1]).unwrap().into_tensor().unwrap();
@@ -144,7 +145,7 @@ fn batches_padded_by_the_module_join() {
     // As a tokenizer's padding does: each batch is as long as its longest sample.
     let f = |x: &Tensor| {
         let longest = x.max().double_value(&[]) as i64 + 1;
-        (x.select(1, 0).unsqueeze(1) * Tensor::ones([1, longest], (Kind::Float, Device::Cpu))).into()
+        (x.select(1, 0).unsqueeze(1) * Tensor::ones([1, longest], (Kind::Float, Device::Cpu))).output()
     };
     let module = wrapped(f);
     module.forward_with_ids(&rows(0, 2, 1), &[0_u64, 1]).unwrap();
@@ -162,7 +163,7 @@ fn batches_padded_by_the_module_join() {
 
 #[test]
 fn results_keep_their_own_dtype_whatever_the_input() {
-    let module = wrapped(|x| x.to_kind(Kind::Double).into());
+    let module = wrapped(|x| x.to_kind(Kind::Double).output());
     let half = rows(0, 2, 2).to_kind(Kind::Half);
     for _ in 0..2 {
         let output = module.forward_with_ids(&half, &[0_u64, 1]).unwrap().into_tensor().unwrap();

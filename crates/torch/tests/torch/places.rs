@@ -1,6 +1,7 @@
 //! Where outputs are kept, and how much of them.
 
 use tch::{Device, Tensor};
+use tensorcask_torch::WrapModules as _;
 use tensorcask_torch::{CacheOptions, OnStoreError, Place};
 
 use super::{assert_same, doubling_with, ids, rows};

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use tch::{Kind, Tensor};
 use tensorcask_torch::Error;
+use tensorcask_torch::OutputLike as _;
+use tensorcask_torch::WrapModules as _;
 use tensorcask_torch::{Argument, CacheOptions, CachedModule, Id, Inputs, Output, Rank, Verification};
 
 use super::{assert_same, doubling, doubling_with, ids, rows};
@@ -53,12 +55,15 @@ fn outputs_that_are_no_rows() {
         let module = wrap(f);
         refused(&module, module.forward_with_ids(&rows(0, 3, 2), &[0_u64, 1, 2]), says);
     };
-    check(|x| x.sum(Kind::Float).into(), "the output has first dimension none, but 3 samples");
-    check(|x| x.narrow(0, 0, 2).into(), "the output has first dimension 2, but 3 samples");
-    check(|x| Output::map([("a", Output::List(vec![x.transpose(0, 1).into()]))]), "a.0 has first dimension 2");
+    check(|x| x.sum(Kind::Float).output(), "the output has first dimension none, but 3 samples");
+    check(|x| x.narrow(0, 0, 2).output(), "the output has first dimension 2, but 3 samples");
+    check(|x| Output::map([("a", Output::List(vec![x.transpose(0, 1).output()]))]), "a.0 has first dimension 2");
     check(|x| Output::each([x.get(0)]), "the output has 1 rows, but 3 samples");
-    check(|x| Output::Each(vec![Output::Each(Vec::new()), x.get(0).into(), x.get(1).into()]), "cannot themselves be");
-    check(|x| x.quantize_per_tensor(0.1, 0, Kind::QInt8).into(), "QInt8");
+    check(
+        |x| Output::Each(vec![Output::Each(Vec::new()), x.get(0).output(), x.get(1).output()]),
+        "cannot themselves be",
+    );
+    check(|x| x.quantize_per_tensor(0.1, 0, Kind::QInt8).output(), "QInt8");
     check(|x| Output::Map(vec![("a".into(), same(x)), ("a".into(), same(x))]), "");
 }
 
@@ -172,7 +177,7 @@ fn verification_compares_trees() {
         let second = if switched.load(Ordering::SeqCst) { x * 3 } else { x * 2 };
         Output::map([
             ("first", Output::Tensor(x + 1)),
-            ("second", Output::List(vec![second.into(), Output::Float(f64::NAN)])),
+            ("second", Output::List(vec![second.output(), Output::Float(f64::NAN)])),
         ])
     });
     let module = module.unwrap();

@@ -2,6 +2,7 @@
 //! write, which is a zip of stored files.
 
 use tch::{CModule, Tensor};
+use tensorcask_torch::WrapModules as _;
 use tensorcask_torch::{CacheOptions, CachedModule};
 
 use super::{assert_same, rows};

@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 use tensorcask::{Codec, Dtype};
+use tensorcask_torch::OutputLike as _;
 use tensorcask_torch::{CacheOptions, Output};
 
 use super::{assert_outputs, assert_same, ids};
@@ -60,7 +61,7 @@ fn down_cast_outputs_are_the_same_on_a_miss_and_on_a_hit() {
 fn down_cast_trees() {
     let options = CacheOptions::in_memory().module_id("m").cache_dtype(Dtype::F16);
     let module = options.wrap_fn(|x: &Tensor| {
-        Output::map([("a", Output::Tensor(x * 3)), ("b", (x + 1, x.to_kind(Kind::Int64)).into())])
+        Output::map([("a", Output::Tensor(x * 3)), ("b", (x + 1, x.to_kind(Kind::Int64)).output())])
     });
     let module = module.unwrap();
     let first = module.forward_with_ids(&noise(4), &ids(0, 4)).unwrap();

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use tch::nn::{self, Module};
 use tch::{Device, Kind, Tensor};
-use tensorcask_torch::{CacheOptions, CachedModule, Compute, Inputs, Output, Settings, Variables, Weights};
+use tensorcask_torch::OutputLike as _;
+use tensorcask_torch::WrapModules as _;
+use tensorcask_torch::{CacheOptions, CachedModule, Compute, Inputs, Output, Settings, Torch, Variables, Weights};
 
 use super::{assert_same, rows};
 
@@ -74,14 +76,14 @@ fn another_type_is_another_identity() {
             x * 3
         }
     }
-    impl Compute for Twice {
+    impl Compute<Torch> for Twice {
         fn compute(&self, inputs: &Inputs) -> tensorcask_torch::Result<Output> {
-            Ok((inputs.tensor(0)? * 2).into())
+            Ok((inputs.tensor(0)? * 2).output())
         }
     }
-    impl Compute for Thrice {
+    impl Compute<Torch> for Thrice {
         fn compute(&self, inputs: &Inputs) -> tensorcask_torch::Result<Output> {
-            Ok((inputs.tensor(0)? * 3).into())
+            Ok((inputs.tensor(0)? * 3).output())
         }
         fn settings(&self) -> Settings {
             Settings::default()

@@ -5,6 +5,7 @@ use std::sync::{Arc, Barrier, Mutex, OnceLock};
 use std::time::Duration;
 
 use tch::{Device, Kind, Tensor};
+use tensorcask_torch::WrapModules as _;
 use tensorcask_torch::{CacheOptions, CachedModule, Ids, Inputs};
 
 use super::{assert_same, ids, rows};

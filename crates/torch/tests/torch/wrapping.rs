@@ -2,7 +2,11 @@
 
 use tch::nn::{self, Module, ModuleT};
 use tch::{CModule, Device, Kind, Tensor};
-use tensorcask_torch::{Argument, CacheOptions, CachedModule, Inputs, Output};
+use tensorcask_torch::OutputLike as _;
+use tensorcask_torch::WrapModules as _;
+use tensorcask_torch::{
+    Argument, CacheOptions, CachedModule, Inputs, Output, argument_from_ivalue, output_from_ivalue,
+};
 
 use super::{assert_outputs, assert_same, doubling, rows};
 
@@ -64,7 +68,7 @@ fn plain_functions() {
     let pair = options().wrap_fn(|x: &Tensor| (x + 1, x * 2)).unwrap();
     let fallible = options().wrap_fn(|x: &Tensor| x.f_matmul(x)).unwrap();
     for _ in 0..2 {
-        assert_outputs(&pair.forward(&rows(0, 2, 2)).unwrap(), &(rows(0, 2, 2) + 1, rows(0, 2, 2) * 2).into());
+        assert_outputs(&pair.forward(&rows(0, 2, 2)).unwrap(), &(rows(0, 2, 2) + 1, rows(0, 2, 2) * 2).output());
         assert_eq!(fallible.forward(&rows(0, 2, 2)).unwrap().into_tensor().unwrap().size(), [2, 2]);
     }
     assert!(fallible.forward(&rows(0, 2, 3)).is_err());
@@ -100,7 +104,7 @@ fn torchscript_modules() {
 #[test]
 fn torchscript_values_pass_both_ways() {
     use tch::IValue;
-    let output = Output::try_from(IValue::Tuple(vec![
+    let output = output_from_ivalue(IValue::Tuple(vec![
         IValue::Tensor(rows(0, 1, 2)),
         IValue::GenericDict(vec![(IValue::String("a".into()), IValue::IntList(vec![1, 2]))]),
         IValue::TensorList(vec![rows(0, 1, 1)]),
@@ -112,9 +116,9 @@ fn torchscript_values_pass_both_ways() {
         IValue::GenericList(vec![IValue::Int(3), IValue::Double(1.5)]),
     ]));
     let expected = Output::Tuple(vec![
-        rows(0, 1, 2).into(),
+        rows(0, 1, 2).output(),
         Output::map([("a", Output::List(vec![1_i64.into(), 2_i64.into()]))]),
-        vec![rows(0, 1, 1)].into(),
+        vec![rows(0, 1, 1)].output(),
         Output::Null,
         true.into(),
         Output::List(vec![0.5.into()]),
@@ -123,9 +127,9 @@ fn torchscript_values_pass_both_ways() {
         Output::List(vec![3_i64.into(), 1.5.into()]),
     ]);
     assert_outputs(&output.unwrap(), &expected);
-    assert!(Output::try_from(IValue::GenericDict(vec![(IValue::Int(1), IValue::None)])).is_err());
-    assert!(Argument::try_from(IValue::IntList(vec![1])).is_err());
-    assert!(matches!(Argument::try_from(IValue::Double(0.5)), Ok(Argument::Float(_))));
+    assert!(output_from_ivalue(IValue::GenericDict(vec![(IValue::Int(1), IValue::None)])).is_err());
+    assert!(argument_from_ivalue(IValue::IntList(vec![1])).is_err());
+    assert!(matches!(argument_from_ivalue(IValue::Double(0.5)), Ok(Argument::Float(_))));
 }
 
 #[test]

@@ -1,9 +1,7 @@
 //! What a wrapped module gives: a tensor, or a tree of tensors and plain values.
 
-use tch::{Device, IValue, Kind, Tensor};
-
-use crate::error::{Error, Result};
-use crate::error::{invalid, torch};
+use crate::error::{Error, Result, invalid};
+use crate::framework::Framework;
 
 /// The output of a module for a batch.
 ///
@@ -12,17 +10,17 @@ use crate::error::{invalid, torch};
 /// [`Output::Each`], and nothing else is: sizes that happen to fit decide nothing. For modules that give such lists and
 /// cannot say so, TorchScript among them, there is [`Lists::Each`].
 #[derive(Debug)]
-pub enum Output {
+pub enum Output<F: Framework> {
     /// One tensor, `[batch, …]`.
-    Tensor(Tensor),
+    Tensor(F::Tensor),
     /// One output a sample, in order: for samples whose shapes differ. Tensors in it have no batch dimension.
-    Each(Vec<Output>),
+    Each(Vec<Output<F>>),
     /// Named outputs, in order.
-    Map(Vec<(String, Output)>),
+    Map(Vec<(String, Output<F>)>),
     /// A list.
-    List(Vec<Output>),
+    List(Vec<Output<F>>),
     /// A tuple.
-    Tuple(Vec<Output>),
+    Tuple(Vec<Output<F>>),
     /// No value (Python's `None`).
     Null,
     /// A boolean.
@@ -45,11 +43,16 @@ pub enum Lists {
     Each,
 }
 
-impl Output {
+impl<F: Framework> Output<F> {
     /// A list of outputs of the whole batch.
     #[must_use]
-    pub fn list<O: Into<Output>>(items: impl IntoIterator<Item = O>) -> Self {
-        Self::List(items.into_iter().map(Into::into).collect())
+    pub fn list<O: OutputLike<F>>(items: impl IntoIterator<Item = O>) -> Self {
+        Self::List(items.into_iter().map(OutputLike::output).collect())
+    }
+
+    /// One output: a tensor, a plain value, a list or tuple of them.
+    pub fn of(output: impl OutputLike<F>) -> Self {
+        output.output()
     }
 
     /// The same tree, in which the outermost lists are what `lists` says.
@@ -66,19 +69,19 @@ impl Output {
 
     /// A map of named outputs.
     #[must_use]
-    pub fn map<N: Into<String>, O: Into<Output>>(items: impl IntoIterator<Item = (N, O)>) -> Self {
-        Self::Map(items.into_iter().map(|(name, item)| (name.into(), item.into())).collect())
+    pub fn map<N: Into<String>, O: OutputLike<F>>(items: impl IntoIterator<Item = (N, O)>) -> Self {
+        Self::Map(items.into_iter().map(|(name, item)| (name.into(), item.output())).collect())
     }
 
     /// One tensor a sample, of shapes that may differ.
     #[must_use]
-    pub fn each(rows: impl IntoIterator<Item = Tensor>) -> Self {
+    pub fn each(rows: impl IntoIterator<Item = F::Tensor>) -> Self {
         Self::Each(rows.into_iter().map(Self::Tensor).collect())
     }
 
     /// The tensor, if the output is one.
     #[must_use]
-    pub fn tensor(&self) -> Option<&Tensor> {
+    pub fn tensor(&self) -> Option<&F::Tensor> {
         match self {
             Self::Tensor(tensor) => Some(tensor),
             _ => None,
@@ -89,7 +92,7 @@ impl Output {
     ///
     /// # Errors
     /// [`Error::Invalid`] if it is something else.
-    pub fn into_tensor(self) -> Result<Tensor> {
+    pub fn into_tensor(self) -> Result<F::Tensor> {
         match self {
             Self::Tensor(tensor) => Ok(tensor),
             other => Err(invalid(format!("the output is a {}, not a tensor: match on Output", other.name()))),
@@ -98,7 +101,7 @@ impl Output {
 
     /// The output under `name`, if this is a map that has it.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Output> {
+    pub fn get(&self, name: &str) -> Option<&Output<F>> {
         match self {
             Self::Map(items) => items.iter().find(|(found, _)| found == name).map(|(_, item)| item),
             _ => None,
@@ -107,7 +110,7 @@ impl Output {
 
     /// The items of a list, tuple or `Each`; nothing for anything else.
     #[must_use]
-    pub fn items(&self) -> &[Output] {
+    pub fn items(&self) -> &[Output<F>] {
         match self {
             Self::Each(items) | Self::List(items) | Self::Tuple(items) => items,
             _ => &[],
@@ -130,8 +133,8 @@ impl Output {
     }
 
     /// The same tree with every tensor passed through `f`.
-    pub(crate) fn try_map(&self, f: &mut dyn FnMut(&Tensor) -> Result<Tensor>) -> Result<Self> {
-        let mut all = |items: &[Output]| items.iter().map(|item| item.try_map(f)).collect::<Result<Vec<_>>>();
+    pub(crate) fn try_map(&self, f: &mut dyn FnMut(&F::Tensor) -> Result<F::Tensor>) -> Result<Self> {
+        let mut all = |items: &[Output<F>]| items.iter().map(|item| item.try_map(f)).collect::<Result<Vec<_>>>();
         Ok(match self {
             Self::Tensor(tensor) => Self::Tensor(f(tensor)?),
             Self::Each(items) => Self::Each(all(items)?),
@@ -152,49 +155,47 @@ impl Output {
     #[must_use]
     pub fn shallow_clone(&self) -> Self {
         // Cloning a handle cannot fail.
-        self.try_map(&mut |tensor| Ok(tensor.shallow_clone())).unwrap_or(Self::Null)
+        self.try_map(&mut |tensor| Ok(F::share(tensor))).unwrap_or(Self::Null)
     }
 
     /// The same tree on `device`; tensors that are there already share their storage.
     ///
     /// # Errors
-    /// [`Error::Torch`] if libtorch cannot copy.
-    pub fn to_device(&self, device: Device) -> Result<Self> {
-        self.try_map(&mut |tensor| tensor.f_to_device(device).map_err(torch("copy an output to a device")))
+    /// The library's, if it cannot copy.
+    pub fn to_device(&self, device: F::Device) -> Result<Self> {
+        self.try_map(&mut |tensor| F::to_device(tensor, device))
     }
 }
 
-/// The rows of `tensor` at `positions`.
-pub(crate) fn select_rows(tensor: &Tensor, positions: &[usize]) -> Result<Tensor> {
-    let index: Vec<i64> = positions.iter().map(|&at| i64::try_from(at).unwrap_or(i64::MAX)).collect();
-    let index = Tensor::f_from_slice(&index).and_then(|index| index.f_to_device(tensor.device()));
-    let select = |tensor: &Tensor| index.and_then(|index| tensor.f_index_select(0, &index));
-    let selected = if tensor.is_mkldnn() {
-        tensor.f_to_dense(None::<Kind>, false).and_then(|dense| select(&dense)?.f_to_mkldnn(None))
-    } else {
-        select(tensor)
-    };
-    selected.map_err(torch("select rows of a batch"))
+/// What is an output by itself: an [`Output`], a tensor, a plain value, a list or tuple of them.
+pub trait OutputLike<F: Framework> {
+    /// The output.
+    fn output(self) -> Output<F>;
+}
+
+impl<F: Framework> OutputLike<F> for Output<F> {
+    fn output(self) -> Output<F> {
+        self
+    }
 }
 
 /// What a wrapped function may return: an [`Output`], a tensor, a list or tuple of them, or a `Result` of those.
-pub trait IntoOutput {
+pub trait IntoOutput<F: Framework> {
     /// The output, or the function's own error as [`Error::Compute`].
     ///
     /// # Errors
     /// The function's.
-    fn into_output(self) -> Result<Output>;
+    fn into_output(self) -> Result<Output<F>>;
 }
 
-macro_rules! into_output {
-    ($($type:ty),*) => {
-        $(impl IntoOutput for $type { fn into_output(self) -> Result<Output> { Ok(self.into()) } })*
-    };
+impl<F: Framework> IntoOutput<F> for Output<F> {
+    fn into_output(self) -> Result<Output<F>> {
+        Ok(self)
+    }
 }
-into_output! { Output, Tensor, Vec<Tensor>, (Tensor, Tensor), (Tensor, Tensor, Tensor) }
 
-impl<O: IntoOutput, E: Into<Box<dyn std::error::Error + Send + Sync>>> IntoOutput for Result<O, E> {
-    fn into_output(self) -> Result<Output> {
+impl<F: Framework, O: IntoOutput<F>, E: Into<Box<dyn std::error::Error + Send + Sync>>> IntoOutput<F> for Result<O, E> {
+    fn into_output(self) -> Result<Output<F>> {
         match self {
             Ok(output) => output.into_output(),
             Err(error) => Err(match error.into().downcast::<Error>() {
@@ -205,68 +206,12 @@ impl<O: IntoOutput, E: Into<Box<dyn std::error::Error + Send + Sync>>> IntoOutpu
     }
 }
 
-impl From<Tensor> for Output {
-    fn from(tensor: Tensor) -> Self {
-        Self::Tensor(tensor)
-    }
-}
-
-impl From<Vec<Tensor>> for Output {
-    fn from(tensors: Vec<Tensor>) -> Self {
-        Self::List(tensors.into_iter().map(Self::Tensor).collect())
-    }
-}
-
-impl From<(Tensor, Tensor)> for Output {
-    fn from((a, b): (Tensor, Tensor)) -> Self {
-        Self::Tuple(vec![a.into(), b.into()])
-    }
-}
-
-impl From<(Tensor, Tensor, Tensor)> for Output {
-    fn from((a, b, c): (Tensor, Tensor, Tensor)) -> Self {
-        Self::Tuple(vec![a.into(), b.into(), c.into()])
-    }
-}
-
 macro_rules! plain {
     ($($type:ty => $variant:ident),*) => {
-        $(impl From<$type> for Output { fn from(value: $type) -> Self { Self::$variant(value.into()) } })*
+        $(
+            impl<F: Framework> From<$type> for Output<F> { fn from(value: $type) -> Self { Self::$variant(value.into()) } }
+            impl<F: Framework> OutputLike<F> for $type { fn output(self) -> Output<F> { self.into() } }
+        )*
     };
 }
 plain! { bool => Bool, i64 => Int, f64 => Float, &str => Str, String => Str }
-
-impl TryFrom<IValue> for Output {
-    type Error = Error;
-
-    /// What TorchScript modules return.
-    fn try_from(value: IValue) -> Result<Self> {
-        fn all<T: Into<Output>>(items: Vec<T>) -> Output {
-            Output::List(items.into_iter().map(Into::into).collect())
-        }
-        let nested = |items: Vec<IValue>| items.into_iter().map(Output::try_from).collect::<Result<Vec<_>>>();
-        Ok(match value {
-            IValue::None => Self::Null,
-            IValue::Tensor(tensor) => Self::Tensor(tensor),
-            IValue::Double(number) => Self::Float(number),
-            IValue::Int(number) => Self::Int(number),
-            IValue::Bool(flag) => Self::Bool(flag),
-            IValue::String(text) => Self::Str(text),
-            IValue::Tuple(items) => Self::Tuple(nested(items)?),
-            IValue::GenericList(items) => Self::List(nested(items)?),
-            IValue::TensorList(items) => all(items),
-            IValue::IntList(items) => all(items),
-            IValue::DoubleList(items) => all(items),
-            IValue::BoolList(items) => all(items),
-            IValue::StringList(items) => all(items),
-            IValue::GenericDict(items) => {
-                let pair = |(name, item): (IValue, IValue)| match name {
-                    IValue::String(name) => Ok((name, Output::try_from(item)?)),
-                    other => Err(invalid(format!("a map's key is {other:?}: only strings can be stored"))),
-                };
-                Self::Map(items.into_iter().map(pair).collect::<Result<_>>()?)
-            }
-            other => return Err(invalid(format!("a TorchScript output {other:?} cannot be stored"))),
-        })
-    }
-}

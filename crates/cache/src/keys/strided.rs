@@ -6,7 +6,7 @@
 
 use bytemuck::Pod;
 
-use crate::memory::View;
+use crate::framework::View;
 
 /// Bytes of each channel in a block, which is read and written while it is in the fastest cache.
 const BLOCK_BYTES: usize = 6 * 1024;

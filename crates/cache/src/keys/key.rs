@@ -4,141 +4,16 @@
 //! each length-prefixed) and of the digests of each tensor's bytes of that sample. Swapped arguments, rolled elements
 //! or plain values that add up to the same are other keys. Hash: [XXH3](https://xxhash.com), 128 bits.
 
-use tch::{Kind, Tensor};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::convert::{host, host_of_any_layout, kind, shape_of};
-use crate::error::{Error, Result};
-use crate::error::{invalid, torch};
-use crate::input::{Argument, Inputs};
-use crate::memory;
-use crate::strided::Samples;
 use tensorcask::{Key, KeyKind, KeyRef, Keys};
-use tensorcask_cache::Canonical;
 
-/// An id of a sample.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Id {
-    /// A string.
-    Str(String),
-    /// An integer.
-    Int(u64),
-}
-
-/// The ids of a batch, one a sample, all of one kind.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Ids {
-    /// Strings.
-    Str(Vec<String>),
-    /// Integers.
-    Int(Vec<u64>),
-}
-
-impl Ids {
-    /// How many.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Str(ids) => ids.len(),
-            Self::Int(ids) => ids.len(),
-        }
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The ids at `positions`.
-    pub(crate) fn select(&self, positions: &[usize]) -> Self {
-        match self {
-            Self::Str(ids) => Self::Str(positions.iter().filter_map(|&at| ids.get(at).cloned()).collect()),
-            Self::Int(ids) => Self::Int(positions.iter().filter_map(|&at| ids.get(at).copied()).collect()),
-        }
-    }
-}
-
-/// What can be passed as ids: slices and vectors of strings, integers or [`Id`]s, and one-dimensional tensors of any
-/// integer kind.
-pub trait IntoIds {
-    /// The ids.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for negative integers, mixed kinds, and tensors that are no list of integers.
-    fn into_ids(self) -> Result<Ids>;
-}
-
-impl IntoIds for Ids {
-    fn into_ids(self) -> Result<Ids> {
-        Ok(self)
-    }
-}
-
-impl IntoIds for &Ids {
-    fn into_ids(self) -> Result<Ids> {
-        Ok(self.clone())
-    }
-}
-
-macro_rules! into_ids {
-    ($($element:ty => |$ids:ident| $convert:expr),* $(,)?) => {
-        $(
-            impl IntoIds for &[$element] { fn into_ids(self) -> Result<Ids> { let $ids = self; $convert } }
-            impl IntoIds for &Vec<$element> { fn into_ids(self) -> Result<Ids> { self.as_slice().into_ids() } }
-            impl IntoIds for Vec<$element> { fn into_ids(self) -> Result<Ids> { self.as_slice().into_ids() } }
-            impl<const N: usize> IntoIds for &[$element; N] {
-                fn into_ids(self) -> Result<Ids> { self.as_slice().into_ids() }
-            }
-        )*
-    };
-}
-into_ids! {
-    &str => |ids| Ok(Ids::Str(ids.iter().map(|id| (*id).to_owned()).collect())),
-    String => |ids| Ok(Ids::Str(ids.to_vec())),
-    u64 => |ids| Ok(Ids::Int(ids.to_vec())),
-    u32 => |ids| Ok(Ids::Int(ids.iter().map(|&id| u64::from(id)).collect())),
-    usize => |ids| Ok(Ids::Int(ids.iter().map(|&id| id as u64).collect())),
-    i64 => |ids| ids.iter().map(|&id| natural(id)).collect::<Result<_>>().map(Ids::Int),
-    i32 => |ids| ids.iter().map(|&id| natural(i64::from(id))).collect::<Result<_>>().map(Ids::Int),
-    Id => |ids| of_one_kind(ids),
-}
-
-fn natural(id: i64) -> Result<u64> {
-    u64::try_from(id)
-        .map_err(|_| invalid(format!("the id {id} is negative: integer ids count from 0; or pass strings")))
-}
-
-fn of_one_kind(ids: &[Id]) -> Result<Ids> {
-    let strings = ids.iter().map(|id| if let Id::Str(id) = id { Some(id.clone()) } else { None });
-    let integers = ids.iter().map(|id| if let Id::Int(id) = id { Some(*id) } else { None });
-    match (strings.collect::<Option<_>>(), integers.collect::<Option<_>>()) {
-        (_, Some(ids)) => Ok(Ids::Int(ids)),
-        (Some(ids), None) => Ok(Ids::Str(ids)),
-        (None, None) => {
-            Err(Error::Store(tensorcask::Error::KeyKind { expected: KeyKind::Str.name(), found: KeyKind::U64.name() }))
-        }
-    }
-}
-
-impl IntoIds for &Tensor {
-    fn into_ids(self) -> Result<Ids> {
-        let host = host(self)?;
-        let integers = matches!(kind(&host)?, Kind::Uint8 | Kind::Int8 | Kind::Int16 | Kind::Int | Kind::Int64);
-        if host.dim() != 1 || !integers {
-            return Err(invalid(format!(
-                "ids are a {:?} tensor of shape {:?}: pass a one-dimensional Int64 tensor, or one of another integer \
-                 kind",
-                kind(&host)?,
-                host.size()
-            )));
-        }
-        let wide = host.f_to_kind(Kind::Int64).map_err(torch("widen ids"))?;
-        let number = |bytes: &[u8; 8]| natural(i64::from_le_bytes(*bytes));
-        memory::bytes(&wide)?.as_chunks().0.iter().map(number).collect::<Result<_>>().map(Ids::Int)
-    }
-}
+use super::ids::Ids;
+use super::strided::Samples;
+use crate::error::{Result, invalid};
+use crate::framework::Framework;
+use crate::identities::canonical::Canonical;
+use crate::values::input::{Argument, Inputs};
 
 /// How much of a sample's bytes a content key covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -178,7 +53,12 @@ impl Content {
 }
 
 /// An argument without the bytes of its samples; of a tensor beside an id just the place, as the id names it.
-fn add_argument(to: Canonical, name: Option<&str>, argument: &Argument, by_id: bool) -> Result<Canonical> {
+fn add_argument<F: Framework>(
+    to: Canonical,
+    name: Option<&str>,
+    argument: &Argument<F>,
+    by_id: bool,
+) -> Result<Canonical> {
     let to = match name {
         Some(name) => to.part(b"named").part(name.as_bytes()),
         None => to.part(b"positional"),
@@ -186,11 +66,11 @@ fn add_argument(to: Canonical, name: Option<&str>, argument: &Argument, by_id: b
     Ok(match argument {
         Argument::Tensor(_) | Argument::Batched if by_id => to.part(b"tensor"),
         Argument::Batched => return Err(invalid("the place of a tensor was passed where its content is the key")),
-        Argument::Tensor(tensor) => add_tensor(to.part(b"tensor"), tensor, 1)?,
+        Argument::Tensor(tensor) => add_tensor::<F>(to.part(b"tensor"), tensor, 1)?,
         Argument::Shared(tensor) => {
             // All of it: it stands for every sample.
-            let digest = xxh3_128(memory::bytes(&host(tensor)?)?);
-            add_tensor(to.part(b"shared"), tensor, 0)?.part(&digest.to_le_bytes())
+            let digest = xxh3_128(F::bytes(&F::host(tensor)?)?);
+            add_tensor::<F>(to.part(b"shared"), tensor, 0)?.part(&digest.to_le_bytes())
         }
         Argument::Int(number) => to.part(b"int").part(&number.to_le_bytes()),
         Argument::Float(number) => to.part(b"float").part(&number.to_bits().to_le_bytes()),
@@ -200,14 +80,14 @@ fn add_argument(to: Canonical, name: Option<&str>, argument: &Argument, by_id: b
     })
 }
 
-fn add_tensor(to: Canonical, tensor: &Tensor, skip_dims: usize) -> Result<Canonical> {
-    let to = to.part(format!("{:?}", kind(tensor)?).as_bytes());
-    let dims = shape_of(tensor).into_iter().skip(skip_dims);
+fn add_tensor<F: Framework>(to: Canonical, tensor: &F::Tensor, skip_dims: usize) -> Result<Canonical> {
+    let to = to.part(F::key_name(tensor)?.as_bytes());
+    let dims = F::shape(tensor).into_iter().skip(skip_dims);
     Ok(to.part(&dims.flat_map(|dim| (dim as u64).to_le_bytes()).collect::<Vec<u8>>()))
 }
 
 /// All of a call but the samples: what it takes, and the dtype and shape of each.
-pub(crate) fn layout(inputs: &Inputs) -> Result<u128> {
+pub(crate) fn layout<F: Framework>(inputs: &Inputs<F>) -> Result<u128> {
     let mut arguments = inputs.sorted().into_iter();
     let header = arguments
         .try_fold(Canonical::new("layout"), |header, (name, argument)| add_argument(header, name, argument, false))?;
@@ -225,7 +105,7 @@ pub(crate) enum BatchKeys {
 impl BatchKeys {
     /// Keys by id: the ids themselves for a call of one tensor. Any other argument and a variant change what is
     /// computed, so they become part of the key, each at its place.
-    pub(crate) fn by_id(ids: Ids, inputs: &Inputs, variant: u32) -> Result<Self> {
+    pub(crate) fn by_id<F: Framework>(ids: Ids, inputs: &Inputs<F>, variant: u32) -> Result<Self> {
         let arguments = inputs.sorted();
         if variant == 0 && matches!(arguments.as_slice(), [(None, Argument::Tensor(_) | Argument::Batched)]) {
             return Ok(Self::Ids(ids));
@@ -243,13 +123,18 @@ impl BatchKeys {
     }
 
     /// Keys by content. O(bytes).
-    pub(crate) fn by_content(inputs: &Inputs, batch: usize, content: Content, variant: u32) -> Result<Self> {
+    pub(crate) fn by_content<F: Framework>(
+        inputs: &Inputs<F>,
+        batch: usize,
+        content: Content,
+        variant: u32,
+    ) -> Result<Self> {
         let mut header = Canonical::new("content").part(&variant.to_le_bytes());
         let mut tensors = Vec::new();
         for (name, argument) in inputs.sorted() {
             header = add_argument(header, name, argument, false)?;
             if let Argument::Tensor(tensor) = argument {
-                tensors.push(host_of_any_layout(tensor)?);
+                tensors.push(F::host_of_any_layout(tensor)?);
             }
         }
         if let Content::Sampled { edge_bytes, stride_bytes } = content {
@@ -257,7 +142,7 @@ impl BatchKeys {
             header = header.part(b"sampled").part(&numbers.map(u64::to_le_bytes).concat());
         }
         let header = header.hash().to_le_bytes();
-        let views = tensors.iter().map(memory::view).collect::<Result<Vec<_>>>()?;
+        let views = tensors.iter().map(F::view).collect::<Result<Vec<_>>>()?;
         let mut samples: Vec<Samples<'_>> = views.into_iter().map(Samples::new).collect();
         let mut joined = Vec::with_capacity(16 * (samples.len() + 1));
         let key = |row: usize| {

@@ -1,12 +1,11 @@
 //! Makes what was just computed look as if it had been read: with `store_as` in force, a miss and a hit of the same
 //! sample are the same bits.
 
-use crate::convert::{dtype_of, kind, kind_of};
+use tensorcask::{Options, Value};
+
 use crate::error::Result;
-use crate::error::torch;
-use crate::output::Output;
-use tensorcask::Options;
-use tensorcask::Value;
+use crate::framework::Framework;
+use crate::values::output::Output;
 
 /// What becomes of floats on the way through the store, as its options say.
 #[derive(Debug, Clone)]
@@ -38,13 +37,13 @@ impl Rounding {
     }
 
     /// A batch of no rows as it will be read.
-    pub(crate) fn empty(&self, output: &Output) -> Result<Output> {
+    pub(crate) fn empty<F: Framework>(&self, output: &Output<F>) -> Result<Output<F>> {
         output.try_map(&mut |tensor| {
-            let source = dtype_of(kind(tensor)?);
+            let source = F::dtype(tensor)?;
             let read = source.map(|source| self.0.read_dtype(source)).filter(|read| Some(*read) != source);
-            match read.and_then(kind_of) {
-                Some(kind) => tensor.f_to_kind(kind).map_err(torch("convert an empty batch")),
-                None => Ok(tensor.shallow_clone()),
+            match read.filter(|read| F::holds(*read)) {
+                Some(read) => F::cast(tensor, read),
+                None => Ok(F::share(tensor)),
             }
         })
     }

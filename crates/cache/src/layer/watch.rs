@@ -3,35 +3,21 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::counters::add;
 use crate::error::Result;
-use crate::exclusive::records_gradients;
-use crate::failing::OnStoreError;
-use crate::fingerprint::Variables;
-use crate::input::Inputs;
-use crate::module::Compute;
-use crate::options::Weights;
-use crate::output::Output;
-use crate::resolve::Inner;
-use tensorcask_cache::Identity;
-use tensorcask_cache::counters::add;
-use tensorcask_cache::store::backend::is_of_disk;
-use tensorcask_cache::store::space::{Place, Spaces, recorded};
+use crate::framework::{Framework, Variables};
+use crate::identities::record::Identity;
+use crate::layer::compute::Compute;
+use crate::layer::inner::{Inner, identify};
+use crate::layer::options::{OnStoreError, Weights};
+use crate::store::backend::is_of_disk;
+use crate::store::space::{Place, Spaces, recorded};
+use crate::values::input::Inputs;
+use crate::values::output::Output;
 
-/// Warnings that are kept.
-const MOST_WARNINGS: usize = 100;
-
-/// The variables, and what they were when they were last fingerprinted.
-pub(crate) struct Watched {
-    pub variables: Variables,
-    pub sign: u64,
-    pub identity: Identity,
-    /// Whether the caller knows already that weights do not count.
-    pub told: bool,
-}
-
-impl Inner {
+impl<F: Framework> Inner<F> {
     /// A sign of change of `variables`, of which `looks` are looked at closely.
-    pub(crate) fn sign(&self, variables: &Variables, looks: usize) -> u64 {
+    pub(crate) fn sign(&self, variables: &F::Variables, looks: usize) -> u64 {
         if variables.is_empty() {
             0
         } else {
@@ -40,21 +26,20 @@ impl Inner {
     }
 
     /// Past the cache. A module whose cache is off may be trained.
-    pub(crate) fn bypass(&self, inputs: &Inputs, training: bool) -> Result<Output> {
+    pub(crate) fn bypass(&self, inputs: &Inputs<F>, training: bool) -> Result<Output<F>> {
         let _nested = self.enter()?;
         if self.options.enforce_stateless && self.enabled.load(Ordering::Relaxed) {
             self.weights.lock().variables.check_frozen()?;
         }
         add(&self.counters.bypassed, 1);
-        let gradients = records_gradients();
+        let gradients = F::records_gradients();
         let make = || {
             let inputs = inputs.shallow_clone();
-            move |module: &dyn Compute, for_another: bool| {
+            move |module: &dyn Compute<F>, for_another: bool| {
                 let run = || if training { module.compute_training(&inputs) } else { module.compute(&inputs) };
                 match for_another {
                     false => run(),
-                    true if gradients => tch::with_grad(run),
-                    true => tch::no_grad(run),
+                    true => F::as_recorded(gradients, run),
                 }
             }
         };
@@ -85,7 +70,7 @@ impl Inner {
         // In this order: what changes between two of these steps shows in the next sign.
         watched.variables.describe();
         let sign = self.sign(&watched.variables, usize::MAX);
-        let identity = identify(&self.base, &watched.variables)?;
+        let identity = identify::<F>(&self.base, &watched.variables)?;
         let mut former = None;
         if identity.name() != watched.identity.name() {
             let current = self.spaces();
@@ -118,14 +103,6 @@ impl Inner {
         Ok(spaces)
     }
 
-    pub(crate) fn warn(&self, warning: String) {
-        tracing::warn!(module = %self.opening.module_id, "{warning}");
-        let mut warnings = self.warnings.lock();
-        if warnings.len() < MOST_WARNINGS && !warnings.contains(&warning) {
-            warnings.push(warning);
-        }
-    }
-
     /// With [`Weights::Ignore`], warns when the outputs that are there were computed with other weights. Returns
     /// whether there is no more to say.
     pub(crate) fn compare_record(&self, identity: &Identity) -> bool {
@@ -142,11 +119,4 @@ impl Inner {
         ));
         true
     }
-}
-
-/// The identity of a module with these variables.
-pub(crate) fn identify(base: &Identity, variables: &Variables) -> Result<Identity> {
-    let mut identity = base.clone();
-    identity.weights.extend(variables.fingerprint()?);
-    Ok(identity)
 }

@@ -1,29 +1,25 @@
 //! The rows of one batch while they come together: from the store, from the computation, from other threads.
 
-use tch::Tensor;
+use tensorcask::{Dtype, Error as StoreError, Value};
 
-use crate::convert::{empty, from_bytes, host, kind_of, shape_of, stored_dtype};
-use crate::error::Result;
-use crate::error::invalid;
-use crate::key::BatchKeys;
-use crate::memory;
-use crate::output::{Output, select_rows};
-use crate::tree::{Ragged, join};
-use tensorcask::Dtype;
-use tensorcask::{Error as StoreError, Value};
-use tensorcask_cache::counters::{Counters, add};
-use tensorcask_cache::store::backend::{Layout, Space};
+use crate::counters::{Counters, add};
+use crate::error::{Result, invalid};
+use crate::framework::Framework;
+use crate::keys::key::BatchKeys;
+use crate::store::backend::{Layout, Space};
+use crate::values::output::Output;
+use crate::values::tree::{Ragged, join};
 
 /// The rows of a batch, some of them still missing.
 #[derive(Debug)]
-pub(crate) enum Rows {
+pub(crate) enum Rows<F: Framework> {
     /// Rows that are one tensor of one dtype and shape, in place: what most modules give.
-    Stacked { batch: Tensor, dtype: Dtype, shape: Vec<usize>, found: Vec<bool> },
+    Stacked { batch: F::Buffer, dtype: Dtype, shape: Vec<usize>, found: Vec<bool> },
     /// Anything.
     Values(Vec<Option<Value>>),
 }
 
-impl Rows {
+impl<F: Framework> Rows<F> {
     /// None of `len` rows.
     pub(crate) fn none(len: usize) -> Self {
         Self::Values(vec![None; len])
@@ -38,7 +34,7 @@ impl Rows {
             return Ok(rows);
         }
         let values = read_values(space, keys, counters, heals)?;
-        learn(space, &layout, &values);
+        learn::<F>(space, &layout, &values);
         Ok(Self::Values(values))
     }
 
@@ -50,10 +46,10 @@ impl Rows {
         counters: &Counters,
         heals: bool,
     ) -> Result<Option<Self>> {
-        let (Some(reader), Some(kind)) = (space.reader()?, kind_of(dtype)) else { return Ok(None) };
-        let mut batch = empty(kind, &[&[keys.len()], shape.as_slice()].concat())?;
+        let Some(reader) = space.reader()?.filter(|_| F::holds(dtype)) else { return Ok(None) };
+        let mut batch = F::buffer(dtype, &[&[keys.len()], shape.as_slice()].concat())?;
         let mut found = vec![false; keys.len()];
-        let place = memory::bytes_mut(&mut batch)?;
+        let place = F::buffer_bytes_mut(&mut batch)?;
         match keys.with(|keys| reader.get_batch_into_bytes(keys, dtype, shape, place, &mut found)) {
             Ok(_) => {}
             Err(StoreError::Mismatch { .. }) => return Ok(None),
@@ -94,7 +90,7 @@ impl Rows {
             && tensor.shape() == *shape
         {
             let width = tensor.data().len();
-            if let Some(place) = memory::bytes_mut(batch)?.get_mut(at * width..(at + 1) * width) {
+            if let Some(place) = F::buffer_bytes_mut(batch)?.get_mut(at * width..(at + 1) * width) {
                 place.copy_from_slice(tensor.data());
             }
             if let Some(found) = found.get_mut(at) {
@@ -126,7 +122,7 @@ impl Rows {
                 }
                 Self::Stacked { batch, dtype, shape, found } => {
                     let width = dtype.tensor_len_bytes(shape).unwrap_or(0);
-                    let bytes = memory::bytes_mut(batch)?;
+                    let bytes = F::buffer_bytes_mut(batch)?;
                     if bytes.len() >= (from.max(to) + 1) * width {
                         bytes.copy_within(from * width..(from + 1) * width, to * width);
                     }
@@ -146,7 +142,7 @@ impl Rows {
             Self::Values(values) => return Ok(values),
             Self::Stacked { batch, dtype, shape, found } => (batch, dtype, shape, found),
         };
-        let bytes = bytes::Bytes::copy_from_slice(memory::bytes(&batch)?);
+        let bytes = bytes::Bytes::copy_from_slice(F::buffer_bytes(&batch)?);
         let width = dtype.tensor_len_bytes(&shape).unwrap_or(0);
         let row = |(at, there): (usize, bool)| {
             let row = || tensorcask::Tensor::new(dtype, &shape, bytes.slice(at * width..(at + 1) * width));
@@ -156,9 +152,20 @@ impl Rows {
     }
 
     /// The rows at `positions`, all of which are there, as a batch of their own.
-    pub(crate) fn pick(&self, positions: &[usize]) -> Result<Output> {
+    pub(crate) fn pick(&self, positions: &[usize]) -> Result<Output<F>> {
         match self {
-            Self::Stacked { batch, .. } => select_rows(batch, positions).map(Output::Tensor),
+            Self::Stacked { batch, dtype, shape, .. } => {
+                let bytes = F::buffer_bytes(batch)?;
+                let mut picked = F::buffer(*dtype, &[&[positions.len()], shape.as_slice()].concat())?;
+                let width = dtype.tensor_len_bytes(shape).unwrap_or(0);
+                if width > 0 {
+                    let places = F::buffer_bytes_mut(&mut picked)?.chunks_exact_mut(width);
+                    for (place, &at) in places.zip(positions) {
+                        place.copy_from_slice(bytes.get(at * width..(at + 1) * width).unwrap_or_default());
+                    }
+                }
+                F::finish(picked).map(Output::Tensor)
+            }
             Self::Values(values) => {
                 let rows: Vec<&Value> = positions.iter().filter_map(|&at| values.get(at)?.as_ref()).collect();
                 join(&rows, Ragged::List)
@@ -167,10 +174,12 @@ impl Rows {
     }
 
     /// The batch, all of whose rows are there, on the CPU.
-    pub(crate) fn finish(self, ragged: Ragged) -> Result<Output> {
+    pub(crate) fn finish(self, ragged: Ragged) -> Result<Output<F>> {
         let missing = || invalid("a row of the batch is missing");
         match self {
-            Self::Stacked { batch, found, .. } if found.iter().all(|found| *found) => Ok(Output::Tensor(batch)),
+            Self::Stacked { batch, found, .. } if found.iter().all(|found| *found) => {
+                F::finish(batch).map(Output::Tensor)
+            }
             Self::Stacked { .. } => Err(missing()),
             Self::Values(values) => {
                 let rows: Option<Vec<&Value>> = values.iter().map(Option::as_ref).collect();
@@ -227,7 +236,7 @@ fn read_values(space: &Space, keys: &BatchKeys, counters: &Counters, heals: bool
 }
 
 /// Remembers what rows look like, so that the next batch can be read straight into place.
-fn learn(space: &Space, known: &Layout, values: &[Option<Value>]) {
+fn learn<F: Framework>(space: &Space, known: &Layout, values: &[Option<Value>]) {
     let mut rows = values.iter().flatten();
     let Some(first) = rows.next() else { return };
     let learned = match (known, first.as_tensor()) {
@@ -238,7 +247,7 @@ fn learn(space: &Space, known: &Layout, values: &[Option<Value>]) {
             let alike = |row: &Value| {
                 row.as_tensor().is_some_and(|row| row.dtype() == tensor.dtype() && row.shape() == tensor.shape())
             };
-            if kind_of(tensor.dtype()).is_some() && rows.all(alike) {
+            if F::holds(tensor.dtype()) && rows.all(alike) {
                 Layout::Fixed(tensor.dtype(), tensor.shape().to_vec())
             } else {
                 Layout::Mixed
@@ -248,27 +257,31 @@ fn learn(space: &Space, known: &Layout, values: &[Option<Value>]) {
     *space.layout.write() = learned;
 }
 
+/// Dtype, shape of a row, and a host tensor.
+type Single<F> = (Dtype, Vec<usize>, <F as Framework>::Tensor);
+
 /// A single tensor of the batch, ready to be put without work a row: dtype, shape of a row, and the tensor on the CPU.
-pub(crate) fn single(output: &Output) -> Result<Option<(Dtype, Vec<usize>, Tensor)>> {
+pub(crate) fn single<F: Framework>(output: &Output<F>) -> Result<Option<Single<F>>> {
     let Output::Tensor(tensor) = output else { return Ok(None) };
-    let host = host(tensor)?;
-    let Ok(dtype) = stored_dtype(&host) else { return Ok(None) };
-    let shape = shape_of(&host).get(1..).unwrap_or_default().to_vec();
+    let host = F::host(tensor)?;
+    let Some(dtype) = F::dtype(&host)? else { return Ok(None) };
+    let shape = F::shape(&host).get(1..).unwrap_or_default().to_vec();
     Ok(Some((dtype, shape, host)))
 }
 
 /// An empty batch of what is kept; `None` while nothing is.
-pub(crate) fn empty_batch(space: &Space) -> Result<Option<Output>> {
+pub(crate) fn empty_batch<F: Framework>(space: &Space) -> Result<Option<Output<F>>> {
     if let Layout::Fixed(dtype, shape) = &*space.layout.read()
-        && let Some(kind) = kind_of(*dtype)
+        && F::holds(*dtype)
     {
-        return from_bytes(kind, &[&[0], shape.as_slice()].concat(), &[]).map(|batch| Some(Output::Tensor(batch)));
+        let batch = F::buffer(*dtype, &[&[0], shape.as_slice()].concat())?;
+        return F::finish(batch).map(|batch| Some(Output::Tensor(batch)));
     }
     let Some(reader) = space.reader()? else { return Ok(None) };
     let Some(key) = reader.keys().next().transpose()? else { return Ok(None) };
     let Some(row) = reader.get(&key)? else { return Ok(None) };
     match join(&[&row], Ragged::List)? {
         Output::Each(_) => Ok(Some(Output::Each(Vec::new()))),
-        output => output.try_map(&mut |tensor| select_rows(tensor, &[])).map(Some),
+        output => output.try_map(&mut |tensor| F::select(tensor, &[])).map(Some),
     }
 }

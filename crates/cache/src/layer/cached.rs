@@ -7,48 +7,46 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use tch::{Device, Tensor, nn};
 
-use crate::call::Call;
-use crate::error::Result;
-use crate::error::invalid;
-use crate::exclusive::Exclusive;
-use crate::failing::OnStoreError;
-use crate::held::Held;
-use crate::input::Inputs;
-use crate::key::IntoIds;
-use crate::module::Compute;
-use crate::options::{CacheOptions, Weights};
-use crate::output::Output;
-use crate::resolve::Inner;
-use crate::rounding::Rounding;
-use crate::watch::{Watched, identify};
-use tensorcask_cache::Rank;
-use tensorcask_cache::counters::{Counters, Counts};
-use tensorcask_cache::store::backend::{is_full, is_read_only};
-use tensorcask_cache::store::space::{Opening, Place, Spaces, module_folder, resolved};
-use tensorcask_cache::store::temporary::TemporaryFolder;
-use tensorcask_cache::store::used::Used;
-use tensorcask_cache::{ENCODING, Identity};
+use crate::counters::{Counters, Counts};
+use crate::error::{Result, invalid};
+use crate::framework::{Framework, Variables};
+use crate::identities::record::{ENCODING, Identity};
+use crate::keys::ids::IntoIds;
+use crate::keys::key::BatchKeys;
+use crate::layer::call::Call;
+use crate::layer::compute::Compute;
+use crate::layer::exclusive::Exclusive;
+use crate::layer::held::Held;
+use crate::layer::inner::{Inner, Watched, identify};
+use crate::layer::options::{CacheOptions, OnStoreError, Weights};
+use crate::layer::why::WhyMiss;
+use crate::rank::Rank;
+use crate::store::backend::{is_full, is_read_only};
+use crate::store::space::{Opening, Place, Spaces, module_folder, resolved};
+use crate::store::temporary::TemporaryFolder;
+use crate::store::used::Used;
+use crate::values::input::{Argument, Inputs, IntoInputs};
+use crate::values::output::Output;
+use crate::values::rounding::Rounding;
 
 /// A frozen module whose outputs are computed once: a handle that is cheap to clone and may be shared by threads.
 ///
-/// Samples are found by ids ([`CachedModule::forward_with_ids`]) or by content ([`CachedModule::forward`]). Only what is
+/// Samples are found by ids ([`Cached::forward_with_ids`]) or by content ([`Cached::forward`]). Only what is
 /// missing is computed, in one batch, without gradients; results come back in order, on the input's device, in the
-/// structure, dtype, shape and bits that the module gave. It is itself an [`nn::Module`], by content.
+/// structure, dtype, shape and bits that the module gave.
 ///
 /// **The module itself, and what loads its inputs, may call handles**, its own among them, and read batches of them. What
 /// one thread computes, others wait for; where threads would wait for each other, the samples are computed twice, or the
 /// module is run by a thread that is inside of it already. A computation that needs its own result is an error. Only
 /// threads that the module starts by itself, and waits for, must not ask for what it holds: nobody sees that wait.
-#[derive(Clone)]
-pub struct CachedModule {
-    inner: Arc<Inner>,
+pub struct Cached<F: Framework> {
+    inner: Arc<Inner<F>>,
 }
 
-impl CachedModule {
+impl<F: Framework> Cached<F> {
     /// Wraps `compute`, whose type is called `name` unless it has more to say.
-    pub(crate) fn new(options: CacheOptions, compute: Box<dyn Compute>, name: &str) -> Result<Self> {
+    pub(crate) fn new(options: CacheOptions<F>, compute: Box<dyn Compute<F>>, name: &str) -> Result<Self> {
         let rank = options.rank.map_or_else(Rank::from_env, Ok)?;
         options.check(rank)?;
         let mut settings = compute.settings();
@@ -79,7 +77,7 @@ impl CachedModule {
             instance: options.instance.clone(),
             cache_dtype: engine.stores_as().map(|dtype| dtype.name().to_owned()).unwrap_or_default(),
             weights_count: options.weights == Weights::Check,
-            weights: settings.weights,
+            weights: settings.weights.into_iter().chain(options.digests.clone()).collect(),
         };
         let rounding = Rounding(engine.clone());
         tensorcask::folder::check_module_id(&module_id)?;
@@ -103,7 +101,7 @@ impl CachedModule {
         if options.enforce_stateless {
             variables.check_frozen()?;
         }
-        let identity = identify(&base, &variables)?;
+        let identity = identify::<F>(&base, &variables)?;
         let lenient = options.on_store_error == OnStoreError::WarnAndCompute;
         let spaces = Spaces::open(&opening, &identity, |error| lenient && (is_full(error) || is_read_only(error)))?;
         let sign = variables.sign(usize::MAX);
@@ -144,7 +142,7 @@ impl CachedModule {
     /// # Errors
     /// [`crate::Error::Invalid`] for arguments that are no batch, [`crate::Error::Trainable`], [`crate::Error::Compute`] from a wrapped function,
     /// [`crate::Error::NotReproducible`] from verification, and the store's errors. A failed computation keeps nothing.
-    pub fn forward(&self, inputs: impl Into<Inputs>) -> Result<Output> {
+    pub fn forward(&self, inputs: impl IntoInputs<F>) -> Result<Output<F>> {
         self.call(inputs).run()
     }
 
@@ -152,36 +150,21 @@ impl CachedModule {
     /// places count, which are those by position and by name, not what is in them. Everything else that is passed counts.
     ///
     /// # Errors
-    /// As [`CachedModule::forward`]; [`crate::Error::Invalid`] if there are not as many ids as samples.
-    pub fn forward_with_ids(&self, inputs: impl Into<Inputs>, ids: impl IntoIds) -> Result<Output> {
+    /// As [`Cached::forward`]; [`crate::Error::Invalid`] if there are not as many ids as samples.
+    pub fn forward_with_ids(&self, inputs: impl IntoInputs<F>, ids: impl IntoIds<F>) -> Result<Output<F>> {
         self.call(inputs).ids(ids).run()
     }
 
     /// A call with more to say than inputs and ids.
-    pub fn call(&self, inputs: impl Into<Inputs>) -> Call<'_> {
-        Call::new(self, inputs.into())
-    }
-
-    /// The output for `ids`, on `device`, without inputs at hand: `load` makes the inputs of the samples at some
-    /// positions, one tensor by position, and is called only for what is missing, and for the hits that
-    /// [`CacheOptions::verify`] chooses. For other arguments or a variant: [`Call::run_lazy`].
-    ///
-    /// # Errors
-    /// As [`CachedModule::forward_with_ids`], and those of `load`.
-    pub fn forward_lazy(
-        &self,
-        ids: impl IntoIds,
-        device: Device,
-        load: impl FnMut(&[usize]) -> Result<Inputs>,
-    ) -> Result<Output> {
-        self.call(Inputs::tensors(1)).ids(ids).run_lazy(device, load)
+    pub fn call(&self, inputs: impl IntoInputs<F>) -> Call<'_, F> {
+        Call::new(&self.inner, inputs.into_inputs())
     }
 
     /// Which of `ids` are kept, for calls of one tensor. For other arguments, a variant or content: [`Call::contains`].
     ///
     /// # Errors
     /// The store's.
-    pub fn contains(&self, ids: impl IntoIds) -> Result<Vec<bool>> {
+    pub fn contains(&self, ids: impl IntoIds<F>) -> Result<Vec<bool>> {
         self.call(Inputs::tensors(1)).ids(ids).contains()
     }
 
@@ -193,7 +176,7 @@ impl CachedModule {
     /// Whether the cache is on.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
-        self.inner.enabled.load(Ordering::Relaxed)
+        self.inner.is_enabled()
     }
 
     /// Returns when every output computed so far is on disk, as durable as the engine's options say.
@@ -207,7 +190,7 @@ impl CachedModule {
     /// Flushes, and gives up this handle. The stores are closed with the last handle that uses them.
     ///
     /// # Errors
-    /// As [`CachedModule::flush`].
+    /// As [`Cached::flush`].
     pub fn close(self) -> Result<()> {
         self.flush()
     }
@@ -274,7 +257,7 @@ impl CachedModule {
     /// without buffers: keep the module's own file.
     ///
     /// # Errors
-    /// [`crate::Error::Torch`].
+    /// [`crate::Error::Framework`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.inner.weights.lock().variables.save(path.as_ref())
     }
@@ -283,13 +266,13 @@ impl CachedModule {
     /// ones are not met, and are there again when those are loaded again.
     ///
     /// # Errors
-    /// [`crate::Error::Torch`]; [`crate::Error::Invalid`] if the file holds another module's variables: nothing is changed then.
+    /// [`crate::Error::Framework`]; [`crate::Error::Invalid`] if the file holds another module's variables: nothing is changed then.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         // Not while a computation uses them.
         let make = || {
             let (path, inner) = (path.to_path_buf(), Arc::clone(&self.inner));
-            move |_: &dyn Compute, _| {
+            move |_: &dyn Compute<F>, _| {
                 let mut weights = inner.weights.lock();
                 // Past the cache a module may be trainable.
                 let enabled = inner.enabled.load(Ordering::Relaxed);
@@ -305,37 +288,57 @@ impl CachedModule {
         self.inner.exclusively(&make).map(|_| ())
     }
 
+    /// The module id, which names the folder of all its identities.
+    #[must_use]
+    pub fn module_id(&self) -> &str {
+        &self.inner.opening.module_id
+    }
+
     /// A plain function of one tensor that gives one tensor.
-    pub fn into_fn(self) -> impl Fn(&Tensor) -> Result<Tensor> + Send + Sync {
-        move |xs| self.forward(xs)?.into_tensor()
+    pub fn into_fn(self) -> impl Fn(&F::Tensor) -> Result<F::Tensor> + Send + Sync {
+        move |xs| {
+            let inputs = Inputs::new().with(Argument::Tensor(F::share(xs)));
+            self.call(inputs).run()?.into_tensor()
+        }
+    }
+
+    /// Tells why the sample of an id is missing, for calls of one tensor: which part of the identity differs from those
+    /// that keep it. For other arguments or a variant: [`Call::why_miss`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] unless one id is given; the store's.
+    pub fn why_miss(&self, id: impl IntoIds<F>) -> Result<WhyMiss> {
+        self.call(Inputs::tensors(1)).ids(id).why_miss()
+    }
+
+    /// [`Cached::why_miss`] by content, for a batch of one.
+    ///
+    /// # Errors
+    /// As [`Cached::why_miss`].
+    pub fn why_miss_content(&self, inputs: impl IntoInputs<F>) -> Result<WhyMiss> {
+        let inputs = inputs.into_inputs();
+        inputs.check_dense()?;
+        let keys = BatchKeys::by_content(&inputs, inputs.batch_size()?, self.inner.options.content, 0)?;
+        self.inner.why(&keys)
     }
 
     pub(crate) fn identity(&self) -> Identity {
         self.inner.weights.lock().identity.clone()
     }
 
-    pub(crate) fn inner(&self) -> &Inner {
+    pub(crate) fn inner(&self) -> &Inner<F> {
         &self.inner
     }
 }
 
-impl fmt::Debug for CachedModule {
+impl<F: Framework> fmt::Debug for Cached<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CachedModule").field("options", &self.inner.options).finish_non_exhaustive()
+        f.debug_struct("Cached").field("options", &self.inner.options).finish_non_exhaustive()
     }
 }
 
-/// By content, in evaluation.
-///
-/// # Panics
-/// Where [`CachedModule::forward`] gives an error or something else than one tensor: the trait has no other way to say
-/// so. tch's own modules do the same.
-impl nn::Module for CachedModule {
-    #[expect(clippy::panic, reason = "the trait's signature has no errors; tch's own modules panic as well")]
-    fn forward(&self, xs: &Tensor) -> Tensor {
-        match CachedModule::forward(self, xs).and_then(Output::into_tensor) {
-            Ok(tensor) => tensor,
-            Err(error) => panic!("the cached module {:?} failed: {error}", self.inner.opening.module_id),
-        }
+impl<F: Framework> Clone for Cached<F> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
     }
 }

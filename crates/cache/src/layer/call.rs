@@ -1,27 +1,27 @@
 //! One call of a wrapped module, with all that decides where its outputs are kept.
 
-use tch::Device;
+use crate::error::{Result, invalid};
+use crate::framework::Framework;
+use crate::keys::ids::{Ids, IntoIds};
+use crate::keys::key::BatchKeys;
+use crate::layer::inner::{Inner, Load, Loads};
+use crate::layer::why::WhyMiss;
+use crate::values::input::Inputs;
+use crate::values::output::Output;
 
-use crate::cache::CachedModule;
-use crate::error::Result;
-use crate::error::invalid;
-use crate::input::Inputs;
-use crate::key::{BatchKeys, Ids, IntoIds};
-use crate::output::Output;
-use crate::resolve::{Load, Loads};
-use crate::why::WhyMiss;
-
-/// One call of a [`CachedModule`], or a question about it.
+/// One call of a [`Cached`](crate::layer::Cached), or a question about it.
 ///
 /// ```
-/// # fn main() -> tensorcask_torch::Result<()> {
-/// use tch::Tensor;
-/// use tensorcask_torch::{CacheOptions, Inputs};
+/// # fn main() -> tensorcask_cache::Result<()> {
+/// use tensorcask::Tensor;
+/// use tensorcask_cache::{CacheOptions, Inputs};
 ///
 /// let weighted = CacheOptions::in_memory().module_id("weighted").wrap_inputs_fn(|inputs: &Inputs| {
-///     Ok(inputs.tensor(0)? * inputs.tensor(1)?)
+///     let (x, mask) = (inputs.tensor(0)?, inputs.tensor(1)?);
+///     let product: Vec<f64> = x.to_vec::<f64>()?.iter().zip(mask.to_vec::<f64>()?).map(|(x, mask)| x * mask).collect();
+///     Ok(Tensor::from_slice(x.shape(), &product)?)
 /// })?;
-/// let (x, mask) = (Tensor::from_slice(&[1.0, 2.0]), Tensor::from_slice(&[0.0, 1.0]));
+/// let (x, mask) = (Tensor::from_slice(&[2], &[1.0, 2.0])?, Tensor::from_slice(&[2], &[0.0, 1.0])?);
 /// weighted.call([&x, &mask]).ids(&["a", "b"]).variant(3).run()?;
 ///
 /// // Without the tensors at hand: the places that they had.
@@ -30,23 +30,22 @@ use crate::why::WhyMiss;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug)]
 #[must_use = "a call does nothing until it is run"]
-pub struct Call<'a> {
-    module: &'a CachedModule,
-    inputs: Inputs,
+pub struct Call<'a, F: Framework> {
+    inner: &'a Inner<F>,
+    inputs: Inputs<F>,
     ids: Option<Result<Ids>>,
     variant: u32,
     training: bool,
 }
 
-impl<'a> Call<'a> {
-    pub(crate) const fn new(module: &'a CachedModule, inputs: Inputs) -> Self {
-        Self { module, inputs, ids: None, variant: 0, training: false }
+impl<'a, F: Framework> Call<'a, F> {
+    pub(crate) const fn new(inner: &'a Inner<F>, inputs: Inputs<F>) -> Self {
+        Self { inner, inputs, ids: None, variant: 0, training: false }
     }
 
     /// One id a sample.
-    pub fn ids(mut self, ids: impl IntoIds) -> Self {
+    pub fn ids(mut self, ids: impl IntoIds<F>) -> Self {
         self.ids = Some(ids.into_ids());
         self
     }
@@ -66,12 +65,12 @@ impl<'a> Call<'a> {
     /// Runs it.
     ///
     /// # Errors
-    /// As [`CachedModule::forward`].
-    pub fn run(mut self) -> Result<Output> {
-        let inner = self.module.inner();
+    /// As [`Cached::forward`](crate::layer::Cached::forward).
+    pub fn run(mut self) -> Result<Output<F>> {
+        let inner = self.inner;
         let batch = self.inputs.batch_size()?;
         let ids = self.take_ids()?;
-        if self.training || !self.module.is_enabled() {
+        if self.training || !self.inner.is_enabled() {
             return inner.bypass(&self.inputs, self.training);
         }
         inner.check_gradients(&self.inputs)?;
@@ -88,16 +87,16 @@ impl<'a> Call<'a> {
     /// hits that are verified. Results come on `device`.
     ///
     /// # Errors
-    /// As [`CachedModule::forward_lazy`].
-    pub fn run_lazy(self, device: Device, mut load: impl FnMut(&[usize]) -> Result<Inputs>) -> Result<Output> {
+    /// As [`Cached::forward_with_ids`](crate::layer::Cached::forward_with_ids), and those of `load`.
+    pub fn run_lazy(self, device: F::Device, mut load: impl FnMut(&[usize]) -> Result<Inputs<F>>) -> Result<Output<F>> {
         self.run_from(device, Loads::Lazily, &mut load)
     }
 
-    pub(crate) fn run_from(mut self, device: Device, loads: Loads, load: Load<'_>) -> Result<Output> {
-        let inner = self.module.inner();
+    pub(crate) fn run_from(mut self, device: F::Device, loads: Loads, load: Load<'_, F>) -> Result<Output<F>> {
+        let inner = self.inner;
         let ids = self.take_ids()?.ok_or_else(|| invalid("no ids were given: without inputs there is no content"))?;
         let (inputs, training, samples) = (self.inputs.shallow_clone(), self.training, ids.len());
-        let off = training || (!self.module.is_enabled() && loads == Loads::Lazily);
+        let off = training || (!self.inner.is_enabled() && loads == Loads::Lazily);
         let mut load = |positions: &[usize]| {
             let loaded = load(positions)?;
             let batch = loaded.batch_size()?;
@@ -127,7 +126,7 @@ impl<'a> Call<'a> {
     pub fn contains(mut self) -> Result<Vec<bool>> {
         let ids = self.take_ids()?;
         let keys = self.keys(ids)?;
-        let inner = self.module.inner();
+        let inner = self.inner;
         inner.check_weights(usize::MAX)?;
         let spaces = inner.spaces();
         let Some(reader) = spaces.space(keys.kind())?.reader()? else { return Ok(vec![false; keys.len()]) };
@@ -145,12 +144,12 @@ impl<'a> Call<'a> {
     pub fn why_miss(mut self) -> Result<WhyMiss> {
         let ids = self.take_ids()?;
         let keys = self.keys(ids)?;
-        self.module.why(&keys)
+        self.inner.why(&keys)
     }
 
     /// The ids that were given, or derived from the inputs.
     fn take_ids(&mut self) -> Result<Option<Ids>> {
-        match (self.ids.take(), &self.module.inner().options.ids_from) {
+        match (self.ids.take(), &self.inner.options.ids_from) {
             (Some(ids), _) => {
                 let ids = ids?;
                 if self.inputs.has_tensors() {
@@ -159,7 +158,7 @@ impl<'a> Call<'a> {
                 Ok(Some(ids))
             }
             (None, Some(derive)) if self.inputs.has_tensors() => {
-                let nested = self.module.inner().enter()?;
+                let nested = self.inner.enter()?;
                 let ids = derive(&self.inputs)?;
                 drop(nested);
                 self.check_ids(&ids)?;
@@ -182,7 +181,7 @@ impl<'a> Call<'a> {
         match ids {
             Some(ids) => BatchKeys::by_id(ids, &self.inputs, self.variant),
             None => {
-                let content = self.module.inner().options.content;
+                let content = self.inner.options.content;
                 BatchKeys::by_content(&self.inputs, self.inputs.batch_size()?, content, self.variant)
             }
         }

@@ -2,14 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::cache::CachedModule;
-use crate::error::Result;
-use crate::error::invalid;
-use crate::options::CacheOptions;
-use tensorcask_cache::identities::{Pruned, StoredIdentity, list, list_beside, prune_listed};
-use tensorcask_cache::store::space::Place;
+use tensorcask::folder::check_module_id;
 
-impl CacheOptions {
+use crate::error::{Result, invalid};
+use crate::framework::Framework;
+use crate::identities::{self, Pruned, StoredIdentity, list, list_beside, prune_listed};
+use crate::layer::cached::Cached;
+use crate::layer::options::CacheOptions;
+use crate::store::space::Place;
+
+impl<F: Framework> CacheOptions<F> {
     /// The identities of the module id that are kept in the folder, the last used one first.
     ///
     /// # Errors
@@ -19,19 +21,19 @@ impl CacheOptions {
     }
 
     /// Removes the identities of the module id that `remove` chooses. Those that a writer of any process or a handle of
-    /// this one has open stay, and so do folders with files that are not of this crate: see [`tensorcask_cache::identities::prune`],
+    /// this one has open stay, and so do folders with files that are not of this crate: see [`crate::identities::prune`],
     /// which has a dry run too. No other process may read them.
     ///
     /// # Errors
     /// As [`CacheOptions::identities`].
     pub fn prune_identities(&self, remove: impl FnMut(&StoredIdentity) -> bool) -> Result<Pruned> {
-        Ok(tensorcask_cache::identities::prune(self.module_folder()?, false, remove)?)
+        Ok(identities::prune(self.module_folder()?, false, remove)?)
     }
 
     fn module_folder(&self) -> Result<PathBuf> {
         match (&self.place, &self.module_id) {
             (Place::Folder(folder), Some(module_id)) => {
-                tensorcask::folder::check_module_id(module_id)?;
+                check_module_id(module_id)?;
                 Ok(folder.join(module_id))
             }
             _ => Err(invalid("identities were asked for without a folder and a module id: only a folder keeps them")),
@@ -39,7 +41,7 @@ impl CacheOptions {
     }
 }
 
-impl CachedModule {
+impl<F: Framework> Cached<F> {
     /// The identities of the module id that are kept beside this module's, and its own: how each differs from it.
     ///
     /// # Errors

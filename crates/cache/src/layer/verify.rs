@@ -2,25 +2,24 @@
 
 use std::sync::atomic::Ordering;
 
-use tch::{Device, Kind, Tensor};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::error::torch;
+use crate::counters::add;
 use crate::error::{Error, Result};
-use crate::output::Output;
-use crate::resolve::{Batch, Inner, Load, Loads};
-use crate::tree::{Ragged, join};
-use tensorcask_cache::counters::add;
+use crate::framework::Framework;
+use crate::layer::inner::{Batch, Inner, Load, Loads};
+use crate::values::output::Output;
+use crate::values::tree::{Ragged, join};
 
-impl Inner {
+impl<F: Framework> Inner<F> {
     /// Computes some of the hits again, and compares. Which ones follows from a hash of their running number, so that
     /// no sample of a regular epoch is left out for ever.
     pub(crate) fn verify(
         &self,
         batch: &Batch<'_>,
         missing: &[usize],
-        kept: &dyn Fn(&[usize]) -> Result<Output>,
-        load: Load<'_>,
+        kept: &dyn Fn(&[usize]) -> Result<Output<F>>,
+        load: Load<'_, F>,
     ) -> Result<()> {
         let Some(verification) = self.options.verification.filter(|v| batch.loads != Loads::Nothing && v.rate > 0.0)
         else {
@@ -42,7 +41,7 @@ impl Inner {
         add(&self.counters.verified, chosen.len());
         let now = join(&now.iter().collect::<Vec<_>>(), Ragged::List)?;
         let Some(what) =
-            differs(&kept(&chosen)?.to_device(Device::Cpu)?, &now, verification.relative, verification.absolute)?
+            differs(&kept(&chosen)?.to_device(F::HOST)?, &now, verification.relative, verification.absolute)?
         else {
             return Ok(());
         };
@@ -57,8 +56,8 @@ impl Inner {
 }
 
 /// Where two outputs differ by more than the tolerance.
-fn differs(a: &Output, b: &Output, relative: f64, absolute: f64) -> Result<Option<String>> {
-    let all = |a: &[Output], b: &[Output]| {
+fn differs<F: Framework>(a: &Output<F>, b: &Output<F>, relative: f64, absolute: f64) -> Result<Option<String>> {
+    let all = |a: &[Output<F>], b: &[Output<F>]| {
         if a.len() != b.len() {
             return Ok(Some(format!("{} items against {}", a.len(), b.len())));
         }
@@ -70,13 +69,13 @@ fn differs(a: &Output, b: &Output, relative: f64, absolute: f64) -> Result<Optio
         Ok(None)
     };
     match (a, b) {
-        (Output::Tensor(a), Output::Tensor(b)) => difference(a, b, relative, absolute),
+        (Output::Tensor(a), Output::Tensor(b)) => F::difference(a, b, relative, absolute),
         (Output::Each(a), Output::Each(b))
         | (Output::List(a), Output::List(b))
         | (Output::Tuple(a), Output::Tuple(b)) => all(a, b),
         (Output::Map(a), Output::Map(b)) => {
             // The order of names may change from call to call, as a hash map's does.
-            let names = |items: &[(String, Output)]| {
+            let names = |items: &[(String, Output<F>)]| {
                 let mut names: Vec<String> = items.iter().map(|(name, _)| name.clone()).collect();
                 names.sort_unstable();
                 names
@@ -106,46 +105,9 @@ fn differs(a: &Output, b: &Output, relative: f64, absolute: f64) -> Result<Optio
 }
 
 /// A plain value as it is, anything else by its name.
-fn shown(output: &Output) -> String {
+fn shown<F: Framework>(output: &Output<F>) -> String {
     match output {
         Output::Null | Output::Bool(_) | Output::Int(_) | Output::Float(_) | Output::Str(_) => format!("{output:?}"),
         other => other.name().to_owned(),
     }
-}
-
-/// Whether two tensors agree: equal kinds and shapes, integers that are equal, and other numbers within the tolerance,
-/// where NaN equals NaN. Returns what differs where they do not.
-fn difference(a: &Tensor, b: &Tensor, relative: f64, absolute: f64) -> Result<Option<String>> {
-    let action = "compare outputs";
-    let kinds = (a.f_kind().map_err(torch(action))?, b.f_kind().map_err(torch(action))?);
-    if kinds.0 != kinds.1 || a.size() != b.size() {
-        return Ok(Some(format!("{:?} {:?} against {:?} {:?}", kinds.0, a.size(), kinds.1, b.size())));
-    }
-    let wide = match kinds.0 {
-        Kind::Bool | Kind::Uint8 | Kind::Int8 | Kind::Int16 | Kind::Int | Kind::Int64 => return unequal(a, b),
-        Kind::ComplexFloat | Kind::ComplexDouble | Kind::ComplexHalf => Kind::ComplexDouble,
-        _ => Kind::Double,
-    };
-    let (a, b) = (a.f_to_kind(wide).map_err(torch(action))?, b.f_to_kind(wide).map_err(torch(action))?);
-    if a.f_allclose(&b, relative, absolute, true).map_err(torch(action))? {
-        return Ok(None);
-    }
-    let largest = a.f_sub(&b).and_then(|d| d.f_abs()).and_then(|d| d.f_max()).map_err(torch(action))?;
-    let largest = largest.f_double_value(&[]).map_err(torch(action))?;
-    Ok(Some(format!("elements differ by up to {largest:e}")))
-}
-
-/// Integers in full: an `f64` holds them up to 2^53 only.
-fn unequal(a: &Tensor, b: &Tensor) -> Result<Option<String>> {
-    let action = "compare outputs";
-    let flat = |t: &Tensor| t.f_reshape([-1]).and_then(|t| t.f_to_kind(Kind::Int64)).map_err(torch(action));
-    let (a, b) = (flat(a)?, flat(b)?);
-    let places =
-        a.f_ne_tensor(&b).and_then(|ne| ne.f_nonzero()).and_then(|ne| ne.f_reshape([-1])).map_err(torch(action))?;
-    if places.numel() == 0 {
-        return Ok(None);
-    }
-    let first = places.f_int64_value(&[0]).map_err(torch(action))?;
-    let value = |t: &Tensor| t.f_int64_value(&[first]).map_err(torch(action));
-    Ok(Some(format!("{} integers differ, the first is {} against {}", places.numel(), value(&a)?, value(&b)?)))
 }

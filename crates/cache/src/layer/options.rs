@@ -6,38 +6,29 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tch::{CModule, Device, Tensor, nn};
+use tensorcask::{Codec, Dtype, HotFill, HotPolicy, Options};
 
-use crate::cache::CachedModule;
-use crate::error::Result;
-use crate::error::invalid;
-use crate::failing::OnStoreError;
-use crate::fingerprint::Variables;
-use crate::input::Inputs;
-use crate::key::{Content, Ids};
-use crate::module::{Compute, OfInputs, OfModule, OfModuleT, OfScript, OfTensor, WithVariables};
-use crate::output::{IntoOutput, Lists, Output};
-use crate::structure::Structure;
-use crate::tree::Ragged;
-use tensorcask::Codec;
-use tensorcask::Dtype;
-use tensorcask::HotPolicy;
-use tensorcask::{HotFill, Options};
-use tensorcask_cache::Rank;
-use tensorcask_cache::store::space::Place;
+use crate::error::{Result, invalid};
+use crate::framework::Framework;
+use crate::keys::ids::Ids;
+use crate::keys::key::Content;
+use crate::rank::Rank;
+use crate::store::space::Place;
+use crate::values::input::Inputs;
+use crate::values::output::Lists;
+use crate::values::tree::Ragged;
 
 /// What the fingerprint of the weights does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Weights {
     /// It is part of the identity: other weights never meet these outputs. Weights that change while the module is
-    /// wrapped are noticed at the next call by libtorch's count of writes, and after a call in training mode; writes
-    /// that bypass that count (through `Tensor::data`) are not, unless they reach the ends or the middle of a variable
-    /// of up to 4,096 elements on the CPU, as a pass of batch normalisation in training does.
+    /// wrapped are noticed at the next call, and after a call in training mode, as far as the tensor library tells that
+    /// they were written to. (`tch` does not count writes through `Tensor::data`, unless they reach the ends or the middle
+    /// of a variable of up to 4,096 elements on the CPU, as a pass of batch normalisation in training does.)
     #[default]
     Check,
     /// It is recorded but does not count: outputs of other weights are served, with a warning
-    /// ([`CachedModule::warnings`]).
+    /// ([`Cached::warnings`](crate::layer::Cached::warnings)).
     Ignore,
 }
 
@@ -63,58 +54,78 @@ impl Verification {
     }
 }
 
+/// What a store that fails does to a call: a disk that is full, broken or gone.
+///
+/// Either way the store is opened again by itself, at the first output to be kept when a second has passed since it
+/// failed, then when two have, and so on up to thirty; and at once when a module with the same identity is wrapped
+/// anew. Outputs that the writer had not written are computed again. [`Cached::flush`](crate::layer::Cached::flush) and
+/// [`Cached::close`](crate::layer::Cached::close) always return the failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnStoreError {
+    /// The call returns the error.
+    Fail,
+    /// The call warns once ([`Cached::warnings`](crate::layer::Cached::warnings)), computes what cannot be read, and goes on without
+    /// keeping it ([`Counts::not_kept`](crate::Counts::not_kept)).
+    #[default]
+    WarnAndCompute,
+}
+
 /// What outputs in memory may take, unless the options say.
 const MEMORY_BYTES: u64 = 1 << 30;
 
-pub(crate) type IdsFrom = Arc<dyn Fn(&Inputs) -> Result<Ids> + Send + Sync>;
+pub(crate) type IdsFrom<F> = Arc<dyn Fn(&Inputs<F>) -> Result<Ids> + Send + Sync>;
 
-/// Options of a [`CachedModule`].
+/// Options of a [`Cached`](crate::layer::Cached).
 ///
 /// ```
-/// # fn main() -> tensorcask_torch::Result<()> {
+/// # fn main() -> tensorcask_cache::Result<()> {
 /// # let dir = tempfile::tempdir().unwrap();
-/// use tch::{Device, Kind, Tensor};
-/// use tensorcask_torch::CacheOptions;
+/// use tensorcask::Tensor;
+/// use tensorcask_cache::CacheOptions;
 ///
-/// let square = CacheOptions::in_folder(dir.path(), "square").version("1").wrap_fn(|x: &Tensor| x * x)?;
-/// let x = Tensor::from_slice(&[1.0_f32, 2.0, 3.0]).reshape([3, 1]);
+/// let square = CacheOptions::in_folder(dir.path(), "square").version("1").wrap_fn(|x: &Tensor| {
+///     let squares: Vec<f32> = x.to_vec::<f32>()?.iter().map(|x| x * x).collect();
+///     Tensor::from_slice(x.shape(), &squares)
+/// })?;
+/// let x = Tensor::from_slice(&[3, 1], &[1.0_f32, 2.0, 3.0])?;
 /// let first = square.forward(&x)?.into_tensor()?;
 /// let second = square.forward(&x)?.into_tensor()?;
-/// assert!(first.equal(&second));
+/// assert_eq!(first, second);
 /// assert_eq!((square.counts().misses, square.counts().hits), (3, 3));
 /// # square.close()
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct CacheOptions {
+pub struct CacheOptions<F: Framework> {
     pub(crate) place: Place,
     pub(crate) module_id: Option<String>,
     pub(crate) version: Option<String>,
     pub(crate) arguments: BTreeMap<String, String>,
     pub(crate) instance: String,
+    pub(crate) digests: BTreeMap<String, String>,
     pub(crate) weights: Weights,
     pub(crate) enforce_stateless: bool,
     pub(crate) check_structure: bool,
     pub(crate) content: Content,
-    pub(crate) ids_from: Option<IdsFrom>,
+    pub(crate) ids_from: Option<IdsFrom<F>>,
     pub(crate) ragged: Ragged,
     pub(crate) lists: Lists,
-    pub(crate) map_location: Option<Device>,
-    pub(crate) pinned: bool,
+    pub(crate) map_location: Option<F::Device>,
+    pub(crate) settings: F::Settings,
     pub(crate) verification: Option<Verification>,
     pub(crate) recompute_damaged: bool,
     pub(crate) on_store_error: OnStoreError,
     pub(crate) allow_grad_inputs: bool,
     pub(crate) read_only: bool,
     pub(crate) memory_bytes: usize,
-    pub(crate) memory_device: Option<Device>,
+    pub(crate) memory_device: Option<F::Device>,
     pub(crate) disk_bytes: Option<u64>,
     pub(crate) rank: Option<Rank>,
     pub(crate) writer_rank: Option<u16>,
     pub(crate) engine: Options,
 }
 
-impl fmt::Debug for CacheOptions {
+impl<F: Framework> fmt::Debug for CacheOptions<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut f = f.debug_struct("CacheOptions");
         f.field("place", &self.place).field("module_id", &self.module_id).field("version", &self.version);
@@ -128,7 +139,7 @@ macro_rules! setters {
     };
 }
 
-impl CacheOptions {
+impl<F: Framework> CacheOptions<F> {
     /// Outputs kept in `place`.
     #[must_use]
     pub fn new(place: Place) -> Self {
@@ -140,6 +151,7 @@ impl CacheOptions {
             version: None,
             arguments: BTreeMap::new(),
             instance: String::new(),
+            digests: BTreeMap::new(),
             weights: Weights::default(),
             enforce_stateless: true,
             check_structure: true,
@@ -148,7 +160,7 @@ impl CacheOptions {
             ragged: Ragged::default(),
             lists: Lists::default(),
             map_location: None,
-            pinned: false,
+            settings: F::Settings::default(),
             verification: None,
             recompute_damaged: true,
             on_store_error: OnStoreError::default(),
@@ -184,7 +196,7 @@ impl CacheOptions {
     setters! {
         /// Refuses modules with variables that require gradients, in training and in evaluation (default: on).
         enforce_stateless: bool;
-        /// Takes the name of an `nn::Module`'s type and its `Debug`, which shows its configuration, into the identity
+        /// Takes the name of a module's type and its `Debug`, which shows its configuration, into the identity
         /// (default: on). What differs from process to process is left out: values of variables, addresses, devices, the
         /// order of hash maps. Off, only weights, `version`, `argument`s and `instance` tell modules apart: for modules
         /// whose `Debug` shows counters or times.
@@ -197,9 +209,6 @@ impl CacheOptions {
         ragged: Ragged;
         /// What the lists are that the module gives (default: outputs of the whole batch).
         lists: Lists;
-        /// Puts results that are read or computed into page-locked memory, for quick copies to a GPU (default: off).
-        /// Needs CUDA.
-        pinned: bool;
         /// Computes damaged rows again, with a warning, rather than failing (default: on).
         recompute_damaged: bool;
         /// What a full or broken disk does to a call (default: it warns once, and computes without keeping).
@@ -238,6 +247,14 @@ impl CacheOptions {
         self
     }
 
+    /// Weights, or anything else of many bytes, that the outputs depend on: other bytes never meet these outputs. What is
+    /// kept of them is a 128-bit hash. For computations that do not show their variables.
+    #[must_use]
+    pub fn fingerprint(mut self, name: impl Into<String>, bytes: &[u8]) -> Self {
+        self.digests.insert(name.into(), format!("{:032x}", xxhash_rust::xxh3::xxh3_128(bytes)));
+        self
+    }
+
     /// A name for this instance: instances of other names do not share outputs, though everything else is the same.
     #[must_use]
     pub fn instance(mut self, instance: impl Into<String>) -> Self {
@@ -247,14 +264,21 @@ impl CacheOptions {
 
     /// Derives the ids from the inputs of each call that passes none.
     #[must_use]
-    pub fn ids_from(mut self, ids: impl Fn(&Inputs) -> Result<Ids> + Send + Sync + 'static) -> Self {
+    pub fn ids_from(mut self, ids: impl Fn(&Inputs<F>) -> Result<Ids> + Send + Sync + 'static) -> Self {
         self.ids_from = Some(Arc::new(ids));
+        self
+    }
+
+    /// The options that only this tensor library has, changed by `change`.
+    #[must_use]
+    pub fn settings(mut self, change: impl FnOnce(F::Settings) -> F::Settings) -> Self {
+        self.settings = change(self.settings);
         self
     }
 
     /// The device that results come back on (default: that of the first input).
     #[must_use]
-    pub fn map_location(mut self, device: impl Into<Option<Device>>) -> Self {
+    pub fn map_location(mut self, device: impl Into<Option<F::Device>>) -> Self {
         self.map_location = device.into();
         self
     }
@@ -269,7 +293,7 @@ impl CacheOptions {
     /// The device that [`CacheOptions::memory_bytes`] of single-tensor outputs are held on (default: the CPU, as the
     /// store keeps them). Not with [`Ragged::Pad`], whose rows depend on the batch.
     #[must_use]
-    pub fn memory_device(mut self, device: impl Into<Option<Device>>) -> Self {
+    pub fn memory_device(mut self, device: impl Into<Option<F::Device>>) -> Self {
         self.memory_device = device.into();
         self
     }
@@ -328,6 +352,18 @@ impl CacheOptions {
         self
     }
 
+    /// Whether the configuration of a module counts: see [`CacheOptions::check_structure`].
+    #[must_use]
+    pub const fn checks_structure(&self) -> bool {
+        self.check_structure
+    }
+
+    /// Whether weights count: see [`CacheOptions::weights`].
+    #[must_use]
+    pub fn checks_weights(&self) -> bool {
+        self.weights == Weights::Check
+    }
+
     /// Bytes that may be kept.
     pub(crate) fn cap_bytes(&self) -> Option<u64> {
         if self.place != Place::Memory {
@@ -352,9 +388,7 @@ impl CacheOptions {
         if let Some(writer) = self.writer_rank.filter(|writer| *writer >= rank.world_size) {
             return Err(invalid(format!("rank {writer} is to write, but there are {} processes", rank.world_size)));
         }
-        if self.pinned && !tch::Cuda::is_available() {
-            return Err(invalid("pinned output buffers need CUDA, and there is no CUDA device: leave `pinned` off"));
-        }
+        F::check_settings(&self.settings)?;
         if let Some(Verification { rate, relative, absolute, .. }) = self.verification
             && !((0.0..=1.0).contains(&rate) && relative >= 0.0 && absolute >= 0.0)
         {
@@ -367,109 +401,5 @@ impl CacheOptions {
             return Err(invalid("a memory_device was given without memory_bytes: say how much it may hold"));
         }
         Ok(())
-    }
-
-    /// Wraps a computation of your own type, whose name is part of the identity ([`CacheOptions::check_structure`]).
-    ///
-    /// # Errors
-    /// [`crate::Error::Invalid`] for unusable options or without a module id, [`crate::Error::Trainable`] for modules that are
-    /// not frozen, and the errors of opening a store.
-    pub fn wrap(self, compute: impl Compute + 'static) -> Result<CachedModule> {
-        let name = std::any::type_name_of_val(&compute);
-        CachedModule::new(self, Box::new(compute), name)
-    }
-
-    /// Wraps an adapter, whose own type says nothing.
-    fn adapt(self, compute: impl Compute + 'static) -> Result<CachedModule> {
-        CachedModule::new(self, Box::new(compute), "")
-    }
-
-    /// What `module` says of its structure, if that is looked at.
-    fn structure<M: fmt::Debug>(&self, module: &M, variables: &Variables) -> Structure {
-        if self.check_structure {
-            Structure::of(module, variables, self.weights == Weights::Check)
-        } else {
-            Structure { text: String::new(), has_functions: false }
-        }
-    }
-
-    /// Wraps a function of one tensor. In a folder, it has to have a [`CacheOptions::version`].
-    ///
-    /// # Errors
-    /// As [`CacheOptions::wrap`].
-    pub fn wrap_fn<O: IntoOutput + 'static>(self, f: impl Fn(&Tensor) -> O + Send + 'static) -> Result<CachedModule> {
-        self.adapt(OfTensor(f))
-    }
-
-    /// Wraps a function of several tensors and plain arguments. Errors of its own become [`crate::Error::compute`]. In a
-    /// folder, it has to have a [`CacheOptions::version`].
-    ///
-    /// # Errors
-    /// As [`CacheOptions::wrap`].
-    pub fn wrap_inputs_fn<O: Into<Output> + 'static>(
-        self,
-        f: impl Fn(&Inputs) -> Result<O> + Send + 'static,
-    ) -> Result<CachedModule> {
-        self.adapt(OfInputs(f))
-    }
-
-    /// [`CacheOptions::wrap_inputs_fn`] for a function that uses variables: they are fingerprinted and have to be frozen.
-    ///
-    /// # Errors
-    /// As [`CacheOptions::wrap`].
-    pub fn wrap_inputs_fn_with<O: Into<Output> + 'static>(
-        self,
-        variables: impl Into<Variables>,
-        f: impl Fn(&Inputs) -> Result<O> + Send + 'static,
-    ) -> Result<CachedModule> {
-        self.adapt(WithVariables { inner: OfInputs(f), variables: Mutex::new(variables.into()) })
-    }
-
-    /// Wraps a module. `variables` are its weights and buffers, most simply `&var_store`, or the part of one under a
-    /// prefix ([`Variables::under`]): they are fingerprinted and have to be frozen. Its type and its `Debug` count as well
-    /// ([`CacheOptions::check_structure`]); a module with functions in it, as of `nn::func`, has to have a
-    /// [`CacheOptions::version`] in a folder.
-    ///
-    /// # Errors
-    /// As [`CacheOptions::wrap`].
-    pub fn wrap_module(
-        self,
-        module: impl nn::Module + 'static,
-        variables: impl Into<Variables>,
-    ) -> Result<CachedModule> {
-        let variables = variables.into();
-        let structure = self.structure(&module, &variables);
-        self.adapt(WithVariables { inner: OfModule(module, structure), variables: Mutex::new(variables) })
-    }
-
-    /// Wraps a module that behaves differently in training. Only evaluation is cached.
-    ///
-    /// # Errors
-    /// As [`CacheOptions::wrap`].
-    pub fn wrap_module_t(
-        self,
-        module: impl nn::ModuleT + 'static,
-        variables: impl Into<Variables>,
-    ) -> Result<CachedModule> {
-        let variables = variables.into();
-        let structure = self.structure(&module, &variables);
-        self.adapt(WithVariables { inner: OfModuleT(module, structure), variables: Mutex::new(variables) })
-    }
-
-    /// Wraps a TorchScript module. It is set to evaluation and frozen; its code, parameters and buffers are
-    /// fingerprinted.
-    ///
-    /// # Errors
-    /// As [`CacheOptions::wrap`].
-    pub fn wrap_script(self, module: CModule) -> Result<CachedModule> {
-        self.wrap_script_method(module, "forward")
-    }
-
-    /// [`CacheOptions::wrap_script`] for another method than `forward`.
-    ///
-    /// # Errors
-    /// As [`CacheOptions::wrap`].
-    pub fn wrap_script_method(self, module: CModule, method: &str) -> Result<CachedModule> {
-        self.adapt(OfScript::new(module, method)?)
     }
 }

@@ -1,31 +1,17 @@
 //! What is done when the store of the outputs fails: nothing that was computed is thrown away for it.
 
 use crate::error::{Error, Result};
-use crate::gather::Rows;
-use crate::key::BatchKeys;
-use crate::resolve::{Batch, Inner};
-use tensorcask_cache::store::backend::{Space, is_of_disk};
-
-/// What a store that fails does to a call: a disk that is full, broken or gone.
-///
-/// Either way the store is opened again by itself, at the first output to be kept when a second has passed since it
-/// failed, then when two have, and so on up to thirty; and at once when a module with the same identity is wrapped
-/// anew. Outputs that the writer had not written are computed again. [`crate::CachedModule::flush`] and
-/// [`crate::CachedModule::close`] always return the failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnStoreError {
-    /// The call returns the error.
-    Fail,
-    /// The call warns once ([`crate::CachedModule::warnings`]), computes what cannot be read, and goes on without
-    /// keeping it ([`crate::Counts::not_kept`]).
-    #[default]
-    WarnAndCompute,
-}
+use crate::framework::Framework;
+use crate::keys::key::BatchKeys;
+use crate::layer::gather::Rows;
+use crate::layer::inner::{Batch, Inner};
+use crate::layer::options::OnStoreError;
+use crate::store::backend::{Space, is_of_disk};
 
 /// How the warning begins.
 const WHAT: &str = "the store of the outputs failed";
 
-impl Inner {
+impl<F: Framework> Inner<F> {
     /// Nothing, where a failure of the disk is not to stop the caller; any other error as it is.
     pub(crate) fn forgive(&self, space: Option<&Space>, error: Error) -> Result<()> {
         let Some(failure) = error.as_store().filter(|error| is_of_disk(error)) else { return Err(error) };
@@ -45,7 +31,7 @@ impl Inner {
     }
 
     /// What the store has of `keys`; nothing, if the disk fails and that is forgiven.
-    pub(crate) fn read_own(&self, batch: &Batch<'_>, keys: &BatchKeys) -> Result<Rows> {
+    pub(crate) fn read_own(&self, batch: &Batch<'_>, keys: &BatchKeys) -> Result<Rows<F>> {
         Rows::read(batch.space, keys, batch.counters, self.options.recompute_damaged).or_else(|error| {
             self.forgive(Some(batch.space), error)?;
             Ok(Rows::none(keys.len()))

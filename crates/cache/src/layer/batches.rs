@@ -3,83 +3,83 @@
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
-use tch::Device;
+use crate::error::{Error, Result, invalid};
+use crate::framework::Framework;
+use crate::keys::ids::{Ids, IntoIds};
+use crate::layer::cached::Cached;
+use crate::layer::inner::Loads;
+use crate::threads::nested;
+use crate::threads::waits::{self, Waited};
+use crate::values::input::{Inputs, IntoInputs};
+use crate::values::output::Output;
 
-use crate::cache::CachedModule;
-use crate::error::invalid;
-use crate::error::{Error, Result};
-use crate::input::Inputs;
-use crate::key::{Ids, IntoIds};
-use crate::output::Output;
-use crate::resolve::Loads;
-use tensorcask_cache::threads::nested;
-use tensorcask_cache::threads::waits::{self, Waited};
-
-type Loader = Box<dyn FnMut(&Ids) -> Result<Inputs> + Send>;
+type Loader<F> = Box<dyn FnMut(&Ids) -> Result<Inputs<F>> + Send>;
 
 /// How batches are read.
 #[must_use = "no batch is read before `start`"]
-pub struct Batches {
-    module: CachedModule,
+pub struct Batches<F: Framework> {
+    module: Cached<F>,
     ids: Result<Ids>,
     batch_size: usize,
-    device: Device,
+    device: F::Device,
     ahead: usize,
     shuffle: Option<u64>,
     drop_last: bool,
     variant: u32,
-    arguments: Inputs,
-    load: Option<Loader>,
+    arguments: Inputs<F>,
+    load: Option<Loader<F>>,
 }
 
 /// The outputs of some ids, in their order.
 #[derive(Debug)]
-pub struct Batch {
+pub struct Batch<F: Framework> {
     /// The ids.
     pub ids: Ids,
     /// Their outputs.
-    pub output: Output,
+    pub output: Output<F>,
 }
 
-impl std::fmt::Debug for Batches {
+impl<F: Framework> std::fmt::Debug for Batches<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Batches").field("batch_size", &self.batch_size).finish_non_exhaustive()
     }
 }
 
-impl CachedModule {
+impl<F: Framework> Cached<F> {
     /// The outputs of `ids` in batches, read ahead: what a training loop iterates over.
     ///
     /// ```
-    /// # fn main() -> tensorcask_torch::Result<()> {
-    /// use tch::{Kind, Tensor};
-    /// use tensorcask_torch::{CacheOptions, Ids, Inputs};
+    /// # fn main() -> tensorcask_cache::Result<()> {
+    /// use tensorcask::Tensor;
+    /// use tensorcask_cache::{CacheOptions, Ids, Inputs};
     ///
-    /// let double = CacheOptions::in_memory().module_id("double").wrap_fn(|x: &Tensor| x * 2)?;
+    /// let double = CacheOptions::in_memory().module_id("double").wrap_fn(|x: &Tensor| {
+    ///     Tensor::from_slice(x.shape(), &x.to_vec::<f32>()?.iter().map(|x| x * 2.0).collect::<Vec<_>>())
+    /// })?;
     /// let ids: Vec<u64> = (0..100).collect();
     /// let load = |ids: &Ids| match ids {
     ///     Ids::Int(ids) => {
     ///         let numbers: Vec<f32> = ids.iter().map(|&id| id as f32).collect();
-    ///         Ok(Inputs::from(&Tensor::from_slice(&numbers).reshape([-1, 1])))
+    ///         Ok(Inputs::from(&Tensor::from_slice(&[ids.len(), 1], &numbers)?))
     ///     }
     ///     _ => unreachable!(),
     /// };
     /// for epoch in 0..2 {
     ///     for batch in double.batches(&ids, 32).shuffle(epoch).load(load).start()? {
     ///         let batch = batch?;
-    ///         assert_eq!(batch.output.tensor().unwrap().size()[0] as usize, batch.ids.len());
+    ///         assert_eq!(batch.output.tensor().unwrap().shape(), [batch.ids.len(), 1]);
     ///     }
     /// }
     /// assert_eq!(double.counts().misses, 100);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn batches(&self, ids: impl IntoIds, batch_size: usize) -> Batches {
+    pub fn batches(&self, ids: impl IntoIds<F>, batch_size: usize) -> Batches<F> {
         Batches {
             module: self.clone(),
             ids: ids.into_ids(),
             batch_size,
-            device: Device::Cpu,
+            device: F::HOST,
             ahead: 2,
             shuffle: None,
             drop_last: false,
@@ -90,9 +90,9 @@ impl CachedModule {
     }
 }
 
-impl Batches {
+impl<F: Framework> Batches<F> {
     /// The device that outputs come on (default: the CPU).
-    pub fn device(mut self, device: Device) -> Self {
+    pub fn device(mut self, device: F::Device) -> Self {
         self.device = device;
         self
     }
@@ -123,14 +123,14 @@ impl Batches {
 
     /// What a call takes (default: one tensor by position): the places of tensors, which `load` fills, and the other
     /// arguments: `Inputs::tensors(2).named("layer", 3)`.
-    pub fn arguments(mut self, arguments: impl Into<Inputs>) -> Self {
-        self.arguments = arguments.into();
+    pub fn arguments(mut self, arguments: impl IntoInputs<F>) -> Self {
+        self.arguments = arguments.into_inputs();
         self
     }
 
     /// Makes the inputs of ids whose outputs are missing, tensors only, and of those that are verified. Without it a
     /// missing output is an error, and nothing is verified.
-    pub fn load(mut self, load: impl FnMut(&Ids) -> Result<Inputs> + Send + 'static) -> Self {
+    pub fn load(mut self, load: impl FnMut(&Ids) -> Result<Inputs<F>> + Send + 'static) -> Self {
         self.load = Some(Box::new(load));
         self
     }
@@ -139,7 +139,7 @@ impl Batches {
     ///
     /// # Errors
     /// [`Error::Invalid`] for ids that cannot be used or batches of nothing; IO errors if no thread can be started.
-    pub fn start(mut self) -> Result<BatchIter> {
+    pub fn start(mut self) -> Result<BatchIter<F>> {
         let ids = std::mem::replace(&mut self.ids, Ok(Ids::Int(Vec::new())))?;
         if self.batch_size == 0 {
             return Err(invalid("a batch size of 0: give at least 1"));
@@ -174,7 +174,7 @@ impl Batches {
         Ok(BatchIter { receiver: Some(receiver), wanted: Some(wanted), thread: Some(thread) })
     }
 
-    fn read(&mut self, ids: Ids) -> Result<Batch> {
+    fn read(&mut self, ids: Ids) -> Result<Batch<F>> {
         let call = self.module.call(&self.arguments).ids(&ids).variant(self.variant);
         let loads = if self.load.is_some() { Loads::Lazily } else { Loads::Nothing };
         let load = &mut self.load;
@@ -194,19 +194,19 @@ impl Batches {
 }
 
 /// Wakes the thread that waits for a batch, also by the end of this one.
-struct Announcing {
-    batches: Option<Sender<Result<Batch>>>,
+struct Announcing<F: Framework> {
+    batches: Option<Sender<Result<Batch<F>>>>,
 }
 
-impl Announcing {
-    fn send(&self, batch: Result<Batch>) -> bool {
+impl<F: Framework> Announcing<F> {
+    fn send(&self, batch: Result<Batch<F>>) -> bool {
         let sent = self.batches.as_ref().is_some_and(|batches| batches.send(batch).is_ok());
         waits::announce();
         sent
     }
 }
 
-impl Drop for Announcing {
+impl<F: Framework> Drop for Announcing<F> {
     fn drop(&mut self) {
         self.batches = None;
         waits::announce();
@@ -218,16 +218,16 @@ impl Drop for Announcing {
 /// It may be used inside of a wrapped module and inside of a loader: a thread that waits for a batch there runs the
 /// module for the thread that reads ahead.
 #[derive(Debug)]
-pub struct BatchIter {
-    receiver: Option<Receiver<Result<Batch>>>,
+pub struct BatchIter<F: Framework> {
+    receiver: Option<Receiver<Result<Batch<F>>>>,
     /// One for each batch that may be read.
     wanted: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl BatchIter {
+impl<F: Framework> BatchIter<F> {
     /// The next batch, or why there is none; `None` if it would never come.
-    fn wait(&self) -> Option<std::result::Result<Result<Batch>, TryRecvError>> {
+    fn wait(&self) -> Option<std::result::Result<Result<Batch<F>>, TryRecvError>> {
         let (receiver, thread) = (self.receiver.as_ref()?, self.thread.as_ref()?);
         let mut next = receiver.try_recv();
         if !matches!(next, Err(TryRecvError::Empty)) {
@@ -241,8 +241,8 @@ impl BatchIter {
     }
 }
 
-impl Iterator for BatchIter {
-    type Item = Result<Batch>;
+impl<F: Framework> Iterator for BatchIter<F> {
+    type Item = Result<Batch<F>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         // A thread that has ended wants to know no more.
@@ -267,7 +267,7 @@ impl Iterator for BatchIter {
     }
 }
 
-impl Drop for BatchIter {
+impl<F: Framework> Drop for BatchIter<F> {
     fn drop(&mut self) {
         // The thread sees that nobody wants more.
         self.wanted = None;

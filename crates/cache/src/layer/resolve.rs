@@ -1,64 +1,23 @@
 //! One call: looks a batch up, computes what is missing, keeps it, and puts it together.
 
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::Ordering;
 
-use parking_lot::{Mutex, RwLock};
-use tch::{Device, Kind};
+use tensorcask::{Key, Value};
 
-use crate::convert::own;
-use crate::error::Result;
-use crate::error::{invalid, torch};
-use crate::exclusive::{Exclusive, infer};
-use crate::gather::{Rows, empty_batch, single, value_len_bytes};
-use crate::held::Held;
-use crate::input::Inputs;
-use crate::key::{BatchKeys, layout};
-use crate::options::{CacheOptions, Weights};
-use crate::output::{Output, select_rows};
-use crate::rounding::Rounding;
-use crate::tree::{Ragged, check_batch, split};
-use crate::watch::Watched;
-use tensorcask::Key;
-use tensorcask::Value;
-use tensorcask_cache::Identity;
-use tensorcask_cache::counters::{Counters, Counts, add};
-use tensorcask_cache::store::backend::Space;
-use tensorcask_cache::store::space::{Opening, Spaces};
-use tensorcask_cache::store::used::Room;
-use tensorcask_cache::threads::flight::{Claimed, Flight};
-use tensorcask_cache::threads::nested::Nested;
-
-/// What the handles of a wrapped module share.
-pub(crate) struct Inner {
-    /// Itself, for threads that run the module for others.
-    pub me: Weak<Self>,
-    pub options: CacheOptions,
-    pub opening: Opening,
-    pub base: Identity,
-    /// Locked before `weights` where both are. A module may call its own handle.
-    pub compute: Exclusive,
-    pub weights: Mutex<Watched>,
-    pub spaces: RwLock<Arc<Spaces>>,
-    /// Identities met before, of stores that no folder keeps.
-    pub fleeting: Mutex<HashMap<String, Arc<Spaces>>>,
-    pub rounding: Rounding,
-    pub enabled: AtomicBool,
-    /// Calls in training mode: each may have changed buffers without libtorch's count of writes showing it.
-    pub trainings: AtomicU64,
-    pub counters: Counters,
-    pub epoch: Mutex<(u64, Counts)>,
-    /// Hits so far that verification has decided on.
-    pub sampled: AtomicU64,
-    /// What the module gives for batches of none, by the weights and the layout of the call.
-    pub empties: Mutex<HashMap<(u64, u128), Output>>,
-    pub warnings: Mutex<Vec<String>>,
-}
-
-/// The inputs of the samples at some positions of a batch.
-pub(crate) type Load<'a> = &'a mut dyn FnMut(&[usize]) -> Result<Inputs>;
+use crate::counters::{Counters, add};
+use crate::error::{Result, invalid};
+use crate::framework::Framework;
+use crate::keys::key::{BatchKeys, layout};
+use crate::layer::compute::Compute;
+use crate::layer::exclusive::infer;
+use crate::layer::gather::{Rows, empty_batch, single, value_len_bytes};
+use crate::layer::inner::{Batch, Inner, Load, Loads};
+use crate::layer::options::Weights;
+use crate::store::used::Room;
+use crate::threads::flight::{Claimed, Flight};
+use crate::values::output::Output;
+use crate::values::tree::{Ragged, check_batch, split};
 
 /// Times that a call starts anew because the weights were changed while it computed.
 const MOST_TRIES: usize = 8;
@@ -66,18 +25,15 @@ const MOST_TRIES: usize = 8;
 /// Empty batches that are remembered.
 const MOST_EMPTIES: usize = 100;
 
-impl Inner {
-    pub(crate) fn spaces(&self) -> Arc<Spaces> {
-        Arc::clone(&self.spaces.read())
-    }
-
-    /// The rows held on a device, if the options say so.
-    pub(crate) fn held<'a>(&self, spaces: &'a Spaces) -> Option<&'a Held> {
-        self.options.memory_device.and_then(|device| spaces.held(|| Held::new(device, self.options.memory_bytes)))
-    }
-
+impl<F: Framework> Inner<F> {
     /// The batch of `keys`. Starts anew if the weights are changed on the way.
-    pub(crate) fn run(&self, keys: &BatchKeys, device: Device, loads: Loads, load: Load<'_>) -> Result<Output> {
+    pub(crate) fn run(
+        &self,
+        keys: &BatchKeys,
+        device: F::Device,
+        loads: Loads,
+        load: Load<'_, F>,
+    ) -> Result<Output<F>> {
         let _nested = self.enter()?;
         let device = self.options.map_location.unwrap_or(device);
         // Computing takes so much longer than a look at a variable that all are looked at then.
@@ -100,19 +56,8 @@ impl Inner {
         Err(invalid("the weights of the module are changed by every call: freeze it, or turn the cache off"))
     }
 
-    /// One more call that this thread is in.
-    pub(crate) fn enter(&self) -> Result<Nested> {
-        Nested::enter().ok_or_else(|| {
-            invalid(format!(
-                "calls of the module {:?} are inside of each other without end: what it computes, or the loading of its \
-                 inputs, asks for more samples each time",
-                self.opening.module_id
-            ))
-        })
-    }
-
     /// What is kept is read, what is missing is loaded, computed and kept; `None` if the weights were changed meanwhile.
-    fn resolve(&self, batch: &Batch<'_>, load: Load<'_>) -> Result<Option<Output>> {
+    fn resolve(&self, batch: &Batch<'_>, load: Load<'_, F>) -> Result<Option<Output<F>>> {
         let Batch { spaces, keys, .. } = *batch;
         if keys.len() == 0 {
             return self.resolve_empty(batch, load);
@@ -120,12 +65,8 @@ impl Inner {
         if let Some(held) = self.held(spaces)
             && let Some(rows) = held.batch(keys)?
         {
-            batch.counters.hit(
-                keys.len(),
-                rows.numel() * rows.f_kind().map_or(0, Kind::elt_size_in_bytes),
-                spaces.mean_s(),
-            );
-            self.verify(batch, &[], &|chosen| select_rows(&rows, chosen).map(Output::Tensor), load)?;
+            batch.counters.hit(keys.len(), F::len_bytes(&rows), spaces.mean_s());
+            self.verify(batch, &[], &|chosen| F::select(&rows, chosen).map(Output::Tensor), load)?;
             return Ok(Some(Output::Tensor(rows)));
         }
         let landings = spaces.flight.landings();
@@ -151,7 +92,7 @@ impl Inner {
     }
 
     /// A batch of none looks as the module says, and without a module to ask, as what is kept does.
-    fn resolve_empty(&self, batch: &Batch<'_>, load: Load<'_>) -> Result<Option<Output>> {
+    fn resolve_empty(&self, batch: &Batch<'_>, load: Load<'_, F>) -> Result<Option<Output<F>>> {
         if batch.loads != Loads::Inputs {
             return empty_batch(batch.space).map(|kept| Some(kept.unwrap_or(Output::Each(Vec::new()))));
         }
@@ -159,7 +100,7 @@ impl Inner {
         if let Some(known) = self.empties.lock().get(&call) {
             return Ok(Some(known.shallow_clone()));
         }
-        // A module of `tch` panics where libtorch has an error.
+        // The modules of some libraries panic where a tensor does not fit.
         let compute = || self.compute(batch.sign, load, &[], &mut |output| self.rounding.empty(output));
         let computed = match catch_unwind(AssertUnwindSafe(compute)) {
             Ok(computed) => computed,
@@ -181,7 +122,7 @@ impl Inner {
     }
 
     /// Reads what is kept of `keys`, also by other handles of this process that have not written it yet.
-    fn read(&self, batch: &Batch<'_>, keys: &BatchKeys) -> Result<Rows> {
+    fn read(&self, batch: &Batch<'_>, keys: &BatchKeys) -> Result<Rows<F>> {
         let mut rows = self.read_own(batch, keys)?;
         if rows.is_whole() || !batch.spaces.write_neighbours(keys.kind()) {
             return Ok(rows);
@@ -195,11 +136,11 @@ impl Inner {
     fn complete(
         &self,
         batch: &Batch<'_>,
-        rows: &mut Rows,
+        rows: &mut Rows<F>,
         mut open: Vec<usize>,
         mut landings: u64,
-        load: Load<'_>,
-    ) -> Result<Completed> {
+        load: Load<'_, F>,
+    ) -> Result<Completed<F>> {
         let Batch { spaces, keys, .. } = *batch;
         let owned = |at: &[usize]| -> Vec<Key> { at.iter().filter_map(|&at| keys.get(at)).collect() };
         // Claims of threads that wait for this one.
@@ -222,7 +163,7 @@ impl Inner {
                 let done = self.compute(batch.sign, load, &mine, &mut |output| {
                     self.keep(batch, &mine, output)?;
                     if whole {
-                        return output.try_map(&mut own).map(Completed::Whole);
+                        return output.try_map(&mut F::own).map(Completed::Whole);
                     }
                     rows.take(&mine, self.as_read(output, mine.len())?.into_iter().map(Some))?;
                     Ok(Completed::Rows)
@@ -245,7 +186,7 @@ impl Inner {
     }
 
     /// Takes in the rows at `at` that others have finished meanwhile; returns what is still missing.
-    fn look_again(&self, batch: &Batch<'_>, rows: &mut Rows, at: &[usize]) -> Result<Vec<usize>> {
+    fn look_again(&self, batch: &Batch<'_>, rows: &mut Rows<F>, at: &[usize]) -> Result<Vec<usize>> {
         let again = self.read(batch, &batch.keys.select(at))?;
         let missing: Vec<usize> = again.missing().iter().filter_map(|&place| at.get(place).copied()).collect();
         let found = at.len() - missing.len();
@@ -260,14 +201,14 @@ impl Inner {
     pub(crate) fn compute<T>(
         &self,
         sign: u64,
-        load: Load<'_>,
+        load: Load<'_, F>,
         positions: &[usize],
-        then: &mut dyn FnMut(&Output) -> Result<T>,
+        then: &mut dyn FnMut(&Output<F>) -> Result<T>,
     ) -> Result<Option<T>> {
         let inputs = load(positions)?;
         let make = || {
             let inputs = inputs.shallow_clone();
-            move |module: &dyn crate::module::Compute, for_another| infer(module, &inputs, for_another)
+            move |module: &dyn Compute<F>, for_another| infer(module, &inputs, for_another)
         };
         let ((output, elapsed), _held) = self.exclusively(&make)?;
         let output = output.with_lists(self.options.lists);
@@ -284,7 +225,7 @@ impl Inner {
     }
 
     /// One value a row, as a later read will give it.
-    pub(crate) fn as_read(&self, output: &Output, rows: usize) -> Result<Vec<Value>> {
+    pub(crate) fn as_read(&self, output: &Output<F>, rows: usize) -> Result<Vec<Value>> {
         let values = split(output, rows)?;
         if self.rounding.is_exact() {
             return Ok(values);
@@ -293,7 +234,7 @@ impl Inner {
     }
 
     /// Puts computed rows into the store, which copies them: nothing of the caller's is kept.
-    fn keep(&self, batch: &Batch<'_>, at: &[usize], output: &Output) -> Result<()> {
+    fn keep(&self, batch: &Batch<'_>, at: &[usize], output: &Output<F>) -> Result<()> {
         let kept =
             self.put(batch, at, output).or_else(|error| self.forgive(Some(batch.space), error).map(|()| None))?;
         add(&self.counters.misses, at.len());
@@ -302,11 +243,11 @@ impl Inner {
     }
 
     /// The bytes that were put, or `None` if nothing may be.
-    fn put(&self, batch: &Batch<'_>, at: &[usize], output: &Output) -> Result<Option<usize>> {
+    fn put(&self, batch: &Batch<'_>, at: &[usize], output: &Output<F>) -> Result<Option<usize>> {
         let Batch { spaces, space, keys, .. } = *batch;
         let values = single(output)?.map_or_else(|| split(output, at.len()).map(Err), |single| Ok(Ok(single)))?;
         let len_bytes = match &values {
-            Ok((.., host)) => crate::memory::bytes(host)?.len(),
+            Ok((.., host)) => F::bytes(host)?.len(),
             Err(values) => values.iter().map(value_len_bytes).sum(),
         };
         let Some(store) = space.store()? else { return Ok(None) };
@@ -326,7 +267,7 @@ impl Inner {
         };
         match &values {
             Ok((dtype, shape, host)) => {
-                let bytes = crate::memory::bytes(host)?;
+                let bytes = F::bytes(host)?;
                 keys.with(|keys| store.put_rows_bytes(keys, *dtype, shape, bytes))?;
             }
             Err(values) => keys.with(|keys| store.put_batch(keys, values))?,
@@ -335,62 +276,19 @@ impl Inner {
     }
 
     /// To where the caller wants it.
-    fn deliver(&self, output: Output, device: Device) -> Result<Output> {
-        if !self.options.pinned {
-            // A blocking copy: on MPS it waits for the device as well.
-            return output.to_device(device);
-        }
-        let action = "copy an output to a device";
-        output.try_map(&mut |tensor| {
-            let pinned = match tensor.device() {
-                Device::Cpu => tensor.f_pin_memory(Device::Cuda(0)).map_err(torch("pin an output"))?,
-                _ => tensor.shallow_clone(),
-            };
-            let kind = pinned.f_kind().map_err(torch(action))?;
-            // Towards the CPU the caller would read before the copy has ended.
-            let arrived = pinned.f_to_device_(device, kind, device.is_cuda(), false).map_err(torch(action))?;
-            if device == Device::Cpu {
-                arrived.f_pin_memory(Device::Cuda(0)).map_err(torch("pin an output"))
-            } else {
-                Ok(arrived)
-            }
-        })
+    fn deliver(&self, output: Output<F>, device: F::Device) -> Result<Output<F>> {
+        output.try_map(&mut |tensor| F::deliver(tensor, device, &self.options.settings))
     }
 }
 
 /// How a batch was completed.
-enum Completed {
+enum Completed<F: Framework> {
     /// By rows, which are all there now.
     Rows,
     /// By the module's output as it is: nothing else was there.
-    Whole(Output),
+    Whole(Output<F>),
     /// Not: the weights were changed.
     Changed,
-}
-
-/// A batch that is looked up and kept.
-#[derive(Clone, Copy)]
-pub(crate) struct Batch<'a> {
-    pub spaces: &'a Spaces,
-    pub space: &'a Space,
-    pub keys: &'a BatchKeys,
-    /// Of the weights in force.
-    pub sign: u64,
-    /// Whether there are inputs to compute hits again with.
-    pub loads: Loads,
-    /// What this try finds.
-    pub counters: &'a Counters,
-}
-
-/// Where the inputs of a call come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Loads {
-    /// The caller has them at hand.
-    Inputs,
-    /// They can be loaded, of any samples.
-    Lazily,
-    /// From nowhere: everything is to be kept already.
-    Nothing,
 }
 
 /// Positions of the first of each missing key, and `(from, to)` for those that stand again.

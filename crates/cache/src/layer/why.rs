@@ -2,12 +2,11 @@
 
 use std::fmt;
 
-use crate::cache::CachedModule;
-use crate::error::Result;
-use crate::error::invalid;
-use crate::input::Inputs;
-use crate::key::{BatchKeys, IntoIds};
-use tensorcask_cache::Identity;
+use crate::error::{Result, invalid};
+use crate::framework::Framework;
+use crate::identities::record::Identity;
+use crate::keys::key::BatchKeys;
+use crate::layer::inner::Inner;
 
 /// Where a sample is, if not where it was looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,32 +40,13 @@ impl fmt::Display for WhyMiss {
     }
 }
 
-impl CachedModule {
-    /// Tells why the sample of an id is missing, for calls of one tensor: which part of the identity differs from those
-    /// that keep it. For other arguments or a variant: [`crate::Call::why_miss`].
-    ///
-    /// # Errors
-    /// [`crate::Error::Invalid`] unless one id is given; the store's.
-    pub fn why_miss(&self, id: impl IntoIds) -> Result<WhyMiss> {
-        self.call(Inputs::tensors(1)).ids(id).why_miss()
-    }
-
-    /// [`CachedModule::why_miss`] by content, for a batch of one.
-    ///
-    /// # Errors
-    /// As [`CachedModule::why_miss`].
-    pub fn why_miss_content(&self, inputs: impl Into<Inputs>) -> Result<WhyMiss> {
-        let inputs = inputs.into();
-        inputs.check_dense()?;
-        let keys = BatchKeys::by_content(&inputs, inputs.batch_size()?, self.inner().options.content, 0)?;
-        self.why(&keys)
-    }
-
+impl<F: Framework> Inner<F> {
+    /// Tells why the only sample of `keys` is missing.
     pub(crate) fn why(&self, keys: &BatchKeys) -> Result<WhyMiss> {
         let Some(key) = keys.get(0).filter(|_| keys.len() == 1) else {
             return Err(invalid(format!("{} samples were asked about: ask about one", keys.len())));
         };
-        let inner = self.inner();
+        let inner = self;
         inner.check_weights(usize::MAX)?;
         let spaces = inner.spaces();
         let reader = spaces.space(keys.kind())?.reader()?;

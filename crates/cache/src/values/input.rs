@@ -1,19 +1,16 @@
 //! What a wrapped module is called with: tensors with one batch dimension, and plain arguments.
 
-use tch::{Device, IValue, Tensor};
-
-use crate::error::invalid;
-use crate::error::{Error, Result};
-use crate::output::select_rows;
+use crate::error::{Result, invalid};
+use crate::framework::Framework;
 
 /// One argument.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum Argument {
+pub enum Argument<F: Framework> {
     /// A tensor whose first dimension is the batch.
-    Tensor(Tensor),
+    Tensor(F::Tensor),
     /// A tensor that is the same for every sample: passed on as it is, and part of every key.
-    Shared(Tensor),
+    Shared(F::Tensor),
     /// An integer.
     Int(i64),
     /// A float.
@@ -28,11 +25,11 @@ pub enum Argument {
     Batched,
 }
 
-impl Argument {
+impl<F: Framework> Argument<F> {
     fn shallow_clone(&self) -> Self {
         match self {
-            Self::Tensor(tensor) => Self::Tensor(tensor.shallow_clone()),
-            Self::Shared(tensor) => Self::Shared(tensor.shallow_clone()),
+            Self::Tensor(tensor) => Self::Tensor(F::share(tensor)),
+            Self::Shared(tensor) => Self::Shared(F::share(tensor)),
             Self::Int(number) => Self::Int(*number),
             Self::Float(number) => Self::Float(*number),
             Self::Str(text) => Self::Str(text.clone()),
@@ -43,52 +40,60 @@ impl Argument {
     }
 }
 
-impl From<&Argument> for IValue {
-    fn from(argument: &Argument) -> Self {
-        match argument {
-            Argument::Tensor(tensor) | Argument::Shared(tensor) => Self::Tensor(tensor.shallow_clone()),
-            Argument::Int(number) => Self::Int(*number),
-            Argument::Float(number) => Self::Double(*number),
-            Argument::Str(text) => Self::String(text.clone()),
-            Argument::Bool(flag) => Self::Bool(*flag),
-            Argument::Null | Argument::Batched => Self::None,
-        }
-    }
+/// What can be passed as one argument: a tensor, whose first dimension is the batch, or a plain value.
+pub trait IntoArgument<F: Framework> {
+    /// The argument.
+    fn into_argument(self) -> Argument<F>;
 }
 
-macro_rules! argument_from {
+macro_rules! into_argument {
     ($($type:ty => |$value:ident| $argument:expr),* $(,)?) => {
-        $(impl From<$type> for Argument { fn from($value: $type) -> Self { $argument } })*
+        $(impl<F: Framework> IntoArgument<F> for $type {
+            fn into_argument(self) -> Argument<F> { let $value = self; $argument }
+        })*
     };
 }
-argument_from! {
-    &Tensor => |tensor| Self::Tensor(tensor.shallow_clone()),
-    Tensor => |tensor| Self::Tensor(tensor),
-    i64 => |number| Self::Int(number),
-    f64 => |number| Self::Float(number),
-    &str => |text| Self::Str(text.to_owned()),
-    String => |text| Self::Str(text),
-    bool => |flag| Self::Bool(flag),
-    () => |_unit| Self::Null,
+into_argument! {
+    Argument<F> => |argument| argument,
+    i64 => |number| Argument::Int(number),
+    f64 => |number| Argument::Float(number),
+    &str => |text| Argument::Str(text.to_owned()),
+    String => |text| Argument::Str(text),
+    bool => |flag| Argument::Bool(flag),
+    () => |_unit| Argument::Null,
 }
 
 /// The arguments of one call, by position or by name.
 ///
 /// ```
-/// use tch::{Device, Kind, Tensor};
-/// use tensorcask_torch::Inputs;
+/// # fn main() -> tensorcask_cache::Result<()> {
+/// use tensorcask::Tensor;
+/// use tensorcask_cache::Inputs;
 ///
-/// let tokens = Tensor::zeros([8, 64], (Kind::Int64, Device::Cpu));
-/// let mask = Tensor::ones([8, 64], (Kind::Int64, Device::Cpu));
+/// let tokens = Tensor::from_slice(&[8, 64], &[0_i64; 512])?;
+/// let mask = Tensor::from_slice(&[8, 64], &[1_i64; 512])?;
 /// let inputs = Inputs::new().with(&tokens).with(&mask).named("layer", 3);
-/// assert_eq!(inputs.batch_size().unwrap(), 8);
+/// assert_eq!(inputs.batch_size()?, 8);
+/// # Ok(())
+/// # }
 /// ```
-#[derive(Debug, Default)]
-pub struct Inputs {
-    arguments: Vec<(Option<String>, Argument)>,
+#[derive(Debug)]
+pub struct Inputs<F: Framework> {
+    arguments: Vec<(Option<String>, Argument<F>)>,
 }
 
-impl Inputs {
+impl<F: Framework> Default for Inputs<F> {
+    fn default() -> Self {
+        Self { arguments: Vec::new() }
+    }
+}
+
+impl<F: Framework> Inputs<F> {
+    /// These arguments.
+    pub fn from(arguments: impl IntoInputs<F>) -> Self {
+        arguments.into_inputs()
+    }
+
     /// No arguments yet.
     #[must_use]
     pub fn new() -> Self {
@@ -104,34 +109,34 @@ impl Inputs {
 
     /// One more argument by position.
     #[must_use]
-    pub fn with(mut self, argument: impl Into<Argument>) -> Self {
-        self.arguments.push((None, argument.into()));
+    pub fn with(mut self, argument: impl IntoArgument<F>) -> Self {
+        self.arguments.push((None, argument.into_argument()));
         self
     }
 
     /// One more argument by name. The order of names does not matter for keys.
     #[must_use]
-    pub fn named(mut self, name: impl Into<String>, argument: impl Into<Argument>) -> Self {
-        self.arguments.push((Some(name.into()), argument.into()));
+    pub fn named(mut self, name: impl Into<String>, argument: impl IntoArgument<F>) -> Self {
+        self.arguments.push((Some(name.into()), argument.into_argument()));
         self
     }
 
     /// The arguments by position, in order.
-    pub fn positional(&self) -> impl Iterator<Item = &Argument> {
+    pub fn positional(&self) -> impl Iterator<Item = &Argument<F>> {
         self.arguments.iter().filter(|(name, _)| name.is_none()).map(|(_, argument)| argument)
     }
 
     /// The argument of this name.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Argument> {
+    pub fn get(&self, name: &str) -> Option<&Argument<F>> {
         self.arguments.iter().find(|(found, _)| found.as_deref() == Some(name)).map(|(_, argument)| argument)
     }
 
     /// The tensor at `position` among the arguments by position.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there is none.
-    pub fn tensor(&self, position: usize) -> Result<&Tensor> {
+    /// [`crate::Error::Invalid`] if there is none.
+    pub fn tensor(&self, position: usize) -> Result<&F::Tensor> {
         match self.positional().nth(position) {
             Some(Argument::Tensor(tensor) | Argument::Shared(tensor)) => Ok(tensor),
             found => Err(invalid(format!("argument {position} is {found:?}: a tensor was expected"))),
@@ -141,8 +146,8 @@ impl Inputs {
     /// The tensor under `name`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there is none.
-    pub fn tensor_named(&self, name: &str) -> Result<&Tensor> {
+    /// [`crate::Error::Invalid`] if there is none.
+    pub fn tensor_named(&self, name: &str) -> Result<&F::Tensor> {
         match self.get(name) {
             Some(Argument::Tensor(tensor) | Argument::Shared(tensor)) => Ok(tensor),
             found => Err(invalid(format!("argument {name:?} is {found:?}: a tensor was expected"))),
@@ -150,14 +155,14 @@ impl Inputs {
     }
 
     /// All arguments, those by position first and in order, then those with names, sorted by name.
-    pub(crate) fn sorted(&self) -> Vec<(Option<&str>, &Argument)> {
+    pub fn sorted(&self) -> Vec<(Option<&str>, &Argument<F>)> {
         let mut all: Vec<_> = self.arguments.iter().map(|(name, argument)| (name.as_deref(), argument)).collect();
         all.sort_by_key(|(name, _)| *name);
         all
     }
 
     /// The tensors with a batch dimension.
-    pub(crate) fn batched(&self) -> impl Iterator<Item = &Tensor> {
+    pub(crate) fn batched(&self) -> impl Iterator<Item = &F::Tensor> {
         self.arguments.iter().filter_map(|(_, argument)| match argument {
             Argument::Tensor(tensor) => Some(tensor),
             _ => None,
@@ -172,7 +177,7 @@ impl Inputs {
     /// This call, whose tensors are those of `loaded`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if other tensors were loaded than this call has places for, or anything else.
+    /// [`crate::Error::Invalid`] if other tensors were loaded than this call has places for, or anything else.
     pub(crate) fn filled(&self, mut loaded: Self) -> Result<Self> {
         if loaded.arguments.iter().any(|(_, argument)| !matches!(argument, Argument::Tensor(_))) {
             return Err(invalid(
@@ -181,7 +186,7 @@ impl Inputs {
             ));
         }
         let places = |inputs: &Self| {
-            let tensor = |argument: &Argument| matches!(argument, Argument::Tensor(_) | Argument::Batched);
+            let tensor = |argument: &Argument<F>| matches!(argument, Argument::Tensor(_) | Argument::Batched);
             let mut names: Vec<Option<String>> =
                 inputs.arguments.iter().filter(|(_, a)| tensor(a)).map(|(name, _)| name.clone()).collect();
             names.sort();
@@ -204,7 +209,7 @@ impl Inputs {
             let at = loaded.arguments.iter().position(|(found, _)| found == name)?;
             Some(loaded.arguments.remove(at).1)
         };
-        let fill = |(name, argument): &(Option<String>, Argument)| {
+        let fill = |(name, argument): &(Option<String>, Argument<F>)| {
             let argument = match argument {
                 Argument::Tensor(_) | Argument::Batched => take(name).unwrap_or(Argument::Null),
                 other => other.shallow_clone(),
@@ -217,7 +222,7 @@ impl Inputs {
     /// Refuses tensors that are no block of elements, by name.
     ///
     /// # Errors
-    /// [`Error::Invalid`].
+    /// [`crate::Error::Invalid`].
     pub(crate) fn check_dense(&self) -> Result<()> {
         let mut position = 0_usize;
         for (name, argument) in &self.arguments {
@@ -227,7 +232,7 @@ impl Inputs {
             };
             position += usize::from(name.is_none());
             match argument {
-                Argument::Tensor(tensor) | Argument::Shared(tensor) if is_sparse(tensor) => {
+                Argument::Tensor(tensor) | Argument::Shared(tensor) if !F::is_dense(tensor) => {
                     return Err(invalid(format!(
                         "the argument {at} is a sparse tensor, whose rows are no blocks of elements: pass \
                          tensor.to_dense()"
@@ -242,7 +247,7 @@ impl Inputs {
     /// Samples in the batch.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there is no batched tensor, one has no dimensions, their first dimensions differ, or a
+    /// [`crate::Error::Invalid`] if there is no batched tensor, one has no dimensions, their first dimensions differ, or a
     /// name stands twice.
     pub fn batch_size(&self) -> Result<usize> {
         let mut names: Vec<&str> = self.arguments.iter().filter_map(|(name, _)| name.as_deref()).collect();
@@ -253,7 +258,7 @@ impl Inputs {
         if self.arguments.iter().any(|(_, argument)| matches!(argument, Argument::Batched)) {
             return Err(invalid("the place of a tensor was passed where the tensor itself is needed"));
         }
-        let mut sizes = self.batched().map(|tensor| tensor.size().first().copied());
+        let mut sizes = self.batched().map(|tensor| F::shape(tensor).first().copied());
         let first = sizes.next().ok_or_else(|| invalid("no tensor was passed: a batch needs one at least"))?;
         if let Some(other) = sizes.find(|size| *size != first) {
             return Err(invalid(format!(
@@ -263,19 +268,18 @@ impl Inputs {
                 show(other)
             )));
         }
-        let first = first.ok_or_else(|| invalid("a tensor has no dimensions: its first is the batch"))?;
-        usize::try_from(first).map_err(|_| invalid("a batch size is negative"))
+        first.ok_or_else(|| invalid("a tensor has no dimensions: its first is the batch"))
     }
 
     /// The device that results are wanted on: that of the first batched tensor.
-    pub(crate) fn device(&self) -> Device {
-        self.batched().next().map_or(Device::Cpu, Tensor::device)
+    pub(crate) fn device(&self) -> F::Device {
+        self.batched().next().map_or(F::HOST, F::device)
     }
 
     /// The same call for the samples at `positions` only.
     pub(crate) fn select(&self, positions: &[usize]) -> Result<Self> {
-        let pick = |argument: &Argument| match argument {
-            Argument::Tensor(tensor) => select_rows(tensor, positions).map(Argument::Tensor),
+        let pick = |argument: &Argument<F>| match argument {
+            Argument::Tensor(tensor) => F::select(tensor, positions).map(Argument::Tensor),
             other => Ok(other.shallow_clone()),
         };
         let arguments = self.arguments.iter().map(|(name, argument)| Ok((name.clone(), pick(argument)?)));
@@ -290,57 +294,24 @@ impl Inputs {
     }
 }
 
-/// Compressed layouts (CSR, BSR) do not say that they are sparse, but have no strides.
-fn is_sparse(tensor: &Tensor) -> bool {
-    let strided = || tensor.f_detach().and_then(|tensor| tensor.f_as_strided([0_i64], [1_i64], None));
-    tensor.defined() && (tensor.is_sparse() || (!tensor.is_mkldnn() && strided().is_err()))
-}
-
-fn show(size: Option<i64>) -> String {
+fn show(size: Option<usize>) -> String {
     size.map_or("none".to_owned(), |size| size.to_string())
 }
 
-impl From<&Tensor> for Inputs {
-    fn from(tensor: &Tensor) -> Self {
-        Self::new().with(tensor)
+/// What can be passed as the arguments of a call: tensors by position, or [`Inputs`].
+pub trait IntoInputs<F: Framework> {
+    /// The arguments.
+    fn into_inputs(self) -> Inputs<F>;
+}
+
+impl<F: Framework> IntoInputs<F> for Inputs<F> {
+    fn into_inputs(self) -> Inputs<F> {
+        self
     }
 }
 
-impl<const N: usize> From<[&Tensor; N]> for Inputs {
-    fn from(tensors: [&Tensor; N]) -> Self {
-        tensors.into_iter().fold(Self::new(), Self::with)
-    }
-}
-
-impl From<&[&Tensor]> for Inputs {
-    fn from(tensors: &[&Tensor]) -> Self {
-        tensors.iter().copied().fold(Self::new(), Self::with)
-    }
-}
-
-impl From<&Inputs> for Inputs {
-    fn from(inputs: &Inputs) -> Self {
-        inputs.shallow_clone()
-    }
-}
-
-impl TryFrom<IValue> for Argument {
-    type Error = Error;
-
-    fn try_from(value: IValue) -> Result<Self> {
-        Ok(match value {
-            IValue::Tensor(tensor) => Self::Tensor(tensor),
-            IValue::Int(number) => Self::Int(number),
-            IValue::Double(number) => Self::Float(number),
-            IValue::String(text) => Self::Str(text),
-            IValue::Bool(flag) => Self::Bool(flag),
-            IValue::None => Self::Null,
-            other => {
-                return Err(invalid(format!(
-                    "an argument {other:?} is of no supported type: pass tensors, integers, floats, strings, booleans \
-                     or None"
-                )));
-            }
-        })
+impl<F: Framework> IntoInputs<F> for &Inputs<F> {
+    fn into_inputs(self) -> Inputs<F> {
+        self.shallow_clone()
     }
 }

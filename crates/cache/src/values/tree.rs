@@ -5,16 +5,11 @@
 //! complex kind has no dtype, as its real view. A map's own names that start with `$` get another `$`.
 
 use bytes::Bytes;
-use tch::{Kind, Tensor};
+use tensorcask::{Dtype, MAX_DEPTH, Value};
 
-use crate::convert::{empty, from_stored, host, kind, kind_of, shape_of, stored_dtype};
-use crate::error::{Error, Result};
-use crate::error::{invalid, torch};
-use crate::memory;
-use crate::output::Output;
-use tensorcask::Dtype;
-use tensorcask::MAX_DEPTH;
-use tensorcask::Value;
+use crate::error::{Error, Result, invalid};
+use crate::framework::Framework;
+use crate::values::output::Output;
 
 const EACH: &str = "$each";
 const COMPLEX: &str = "$complex";
@@ -33,12 +28,12 @@ pub enum Ragged {
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] that says where it does not.
-pub(crate) fn check_batch(output: &Output, batch: usize) -> Result<()> {
-    fn walk(output: &Output, batch: usize, path: &mut Vec<String>) -> Result<()> {
+pub(crate) fn check_batch<F: Framework>(output: &Output<F>, batch: usize) -> Result<()> {
+    fn walk<F: Framework>(output: &Output<F>, batch: usize, path: &mut Vec<String>) -> Result<()> {
         let at = |path: &[String]| if path.is_empty() { "the output".to_owned() } else { path.join(".") };
         match output {
-            Output::Tensor(tensor) => match tensor.size().first() {
-                Some(&first) if usize::try_from(first) == Ok(batch) => Ok(()),
+            Output::Tensor(tensor) => match F::shape(tensor).first() {
+                Some(&first) if first == batch => Ok(()),
                 first => Err(invalid(format!(
                     "{} has first dimension {}, but {batch} samples were computed: each sample needs a row of its own, \
                      and a list of one item a sample is an Output::Each (CacheOptions::lists)",
@@ -72,7 +67,7 @@ pub(crate) fn check_batch(output: &Output, batch: usize) -> Result<()> {
 }
 
 /// Checks that `output` is nested no deeper than a store takes, on a stack of its own.
-fn check_depth(output: &Output) -> Result<()> {
+fn check_depth<F: Framework>(output: &Output<F>) -> Result<()> {
     let mut open = vec![(output, 0)];
     while let Some((output, depth)) = open.pop() {
         if depth > MAX_DEPTH {
@@ -91,6 +86,15 @@ fn check_depth(output: &Output) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The dtype of a tensor that can be stored as it is.
+pub(crate) fn stored_dtype<F: Framework>(tensor: &F::Tensor) -> Result<Dtype> {
+    if let Some(dtype) = F::dtype(tensor)? {
+        return Ok(dtype);
+    }
+    let of = F::key_name(tensor)?;
+    Err(invalid(format!("tensors of kind {of} cannot be stored: convert the output")))
 }
 
 fn marked(mark: &str, value: Value) -> Value {
@@ -117,14 +121,11 @@ struct Leaf {
 }
 
 impl Leaf {
-    fn new(tensor: &Tensor) -> Result<Self> {
-        let mut tensor = host(tensor)?;
-        let complex = matches!(kind(&tensor)?, Kind::ComplexHalf | Kind::ComplexDouble);
-        if complex {
-            tensor = tensor.f_view_as_real().and_then(|t| t.f_contiguous()).map_err(torch("view a complex tensor"))?;
-        }
-        let dtype = stored_dtype(&tensor)?;
-        Ok(Self { dtype, shape: shape_of(&tensor), bytes: Bytes::copy_from_slice(memory::bytes(&tensor)?), complex })
+    fn new<F: Framework>(tensor: &F::Tensor) -> Result<Self> {
+        let host = F::host(tensor)?;
+        let real = F::as_real(&host)?;
+        let (tensor, complex) = (real.as_ref().unwrap_or(&host), real.is_some());
+        Ok(Self { dtype: stored_dtype::<F>(tensor)?, shape: F::shape(tensor), bytes: F::to_bytes(tensor)?, complex })
     }
 
     fn value(&self, shape: &[usize], bytes: Bytes) -> Result<Value> {
@@ -144,11 +145,11 @@ impl Leaf {
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] for kinds that cannot be stored.
-pub(crate) fn split(output: &Output, batch: usize) -> Result<Vec<Value>> {
-    let columns = |items: &[Output]| items.iter().map(|item| split(item, batch)).collect::<Result<Vec<_>>>();
+pub(crate) fn split<F: Framework>(output: &Output<F>, batch: usize) -> Result<Vec<Value>> {
+    let columns = |items: &[Output<F>]| items.iter().map(|item| split(item, batch)).collect::<Result<Vec<_>>>();
     let plain = |value: Value| Ok(vec![value; batch]);
     match output {
-        Output::Tensor(tensor) => Leaf::new(tensor)?.rows(batch),
+        Output::Tensor(tensor) => Leaf::new::<F>(tensor)?.rows(batch),
         Output::Each(rows) => rows.iter().map(|row| Ok(marked(EACH, whole(row)?))).collect(),
         Output::List(items) => Ok(transpose(columns(items)?, batch).map(Value::List).collect()),
         Output::Tuple(items) => Ok(transpose(columns(items)?, batch).map(Value::Tuple).collect()),
@@ -181,18 +182,18 @@ fn transpose(columns: Vec<Vec<Value>>, batch: usize) -> impl Iterator<Item = Vec
 }
 
 /// A tree without a batch dimension.
-fn whole(output: &Output) -> Result<Value> {
-    let all = |items: &[Output]| items.iter().map(whole).collect::<Result<Vec<_>>>();
+fn whole<F: Framework>(output: &Output<F>) -> Result<Value> {
+    let all = |items: &[Output<F>]| items.iter().map(whole).collect::<Result<Vec<_>>>();
     Ok(match output {
         Output::Tensor(tensor) => {
-            let leaf = Leaf::new(tensor)?;
+            let leaf = Leaf::new::<F>(tensor)?;
             leaf.value(&leaf.shape, leaf.bytes.clone())?
         }
         Output::Each(_) => return Err(invalid("the rows of an Each cannot themselves be an Each")),
         Output::List(items) => Value::List(all(items)?),
         Output::Tuple(items) => Value::Tuple(all(items)?),
         Output::Map(items) => {
-            let item = |(name, item): &(String, Output)| Ok((escaped(name), whole(item)?));
+            let item = |(name, item): &(String, Output<F>)| Ok((escaped(name), whole(item)?));
             Value::Map(items.iter().map(item).collect::<Result<_>>()?)
         }
         Output::Null => Value::Null,
@@ -204,13 +205,13 @@ fn whole(output: &Output) -> Result<Value> {
 }
 
 /// The way back from [`whole`].
-fn unwhole(value: &Value) -> Result<Output> {
+fn unwhole<F: Framework>(value: &Value) -> Result<Output<F>> {
     let all = |items: &[Value]| items.iter().map(unwhole).collect::<Result<Vec<_>>>();
     if let Some(Value::Tensor(tensor)) = unmarked(value, COMPLEX) {
-        return complex(from_stored(tensor)?).map(Output::Tensor);
+        return F::from_real(F::from_stored(tensor)?).map(Output::Tensor);
     }
     Ok(match value {
-        Value::Tensor(tensor) => Output::Tensor(from_stored(tensor)?),
+        Value::Tensor(tensor) => Output::Tensor(F::from_stored(tensor)?),
         Value::Null => Output::Null,
         Value::Bool(flag) => Output::Bool(*flag),
         Value::Int(number) => Output::Int(*number),
@@ -226,25 +227,19 @@ fn unwhole(value: &Value) -> Result<Output> {
     })
 }
 
-fn complex(real: Tensor) -> Result<Tensor> {
-    // Down-casting may have left a kind that no complex kind has parts of.
-    let real = if kind(&real)? == Kind::BFloat16 { real.f_to_kind(Kind::Float) } else { Ok(real) };
-    real.and_then(|real| real.f_view_as_complex()).map_err(torch("view a complex tensor"))
-}
-
 /// [`join`] for tensors of complex kinds without a dtype; `inner` are their real views.
-fn join_complex(rows: &[&Value], inner: &[&Value], ragged: Ragged) -> Result<Output> {
+fn join_complex<F: Framework>(rows: &[&Value], inner: &[&Value], ragged: Ragged) -> Result<Output<F>> {
     let Some(tensors) = tensors(inner) else { return each(rows) };
     if tensors.iter().all(|row| tensors.first().is_some_and(|first| row.shape() == first.shape())) {
         return match stack(&tensors, None)? {
-            Output::Tensor(real) => complex(real).map(Output::Tensor),
+            Output::Tensor(real) => F::from_real(real).map(Output::Tensor),
             other => Ok(other),
         };
     }
-    let rows = tensors.iter().map(|row| complex(from_stored(row)?)).collect::<Result<Vec<_>>>()?;
+    let rows = tensors.iter().map(|row| F::from_real(F::from_stored(row)?)).collect::<Result<Vec<_>>>()?;
     match ragged {
         Ragged::List => Ok(Output::each(rows)),
-        Ragged::Pad(value) => padded(&rows, value).map(Output::Tensor),
+        Ragged::Pad(value) => F::pad(&rows, value).map(Output::Tensor),
     }
 }
 
@@ -252,7 +247,7 @@ fn join_complex(rows: &[&Value], inner: &[&Value], ragged: Ragged) -> Result<Out
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] if a plain value differs between samples.
-pub(crate) fn join(rows: &[&Value], ragged: Ragged) -> Result<Output> {
+pub(crate) fn join<F: Framework>(rows: &[&Value], ragged: Ragged) -> Result<Output<F>> {
     let Some(first) = rows.first() else { return Ok(Output::Each(Vec::new())) };
     if let Some(inner) = every(rows, |row| unmarked(row, EACH)) {
         let pads = matches!(ragged, Ragged::Pad(_));
@@ -315,7 +310,7 @@ fn every<'a, T>(rows: &[&'a Value], f: impl Fn(&'a Value) -> Option<T>) -> Optio
     rows.iter().map(|row| f(row)).collect()
 }
 
-fn each(rows: &[&Value]) -> Result<Output> {
+fn each<F: Framework>(rows: &[&Value]) -> Result<Output<F>> {
     let row = |row: &&Value| unwhole(unmarked(row, EACH).unwrap_or(row));
     rows.iter().map(row).collect::<Result<_>>().map(Output::Each)
 }
@@ -344,58 +339,21 @@ const fn pad_of(ragged: Ragged) -> Option<f64> {
 }
 
 /// One tensor if shapes are the same, or made the same by padding; else each by itself.
-fn stack(rows: &[&tensorcask::Tensor], pad: Option<f64>) -> Result<Output> {
+fn stack<F: Framework>(rows: &[&tensorcask::Tensor], pad: Option<f64>) -> Result<Output<F>> {
     let Some(first) = rows.first() else { return Ok(Output::Each(Vec::new())) };
-    let unknown = || invalid(format!("libtorch has no kind for {} through tch", first.dtype()));
-    let kind = kind_of(first.dtype()).ok_or_else(unknown)?;
     if rows.iter().all(|row| row.shape() == first.shape()) {
         let shape: Vec<usize> = [&[rows.len()], first.shape()].concat();
-        let mut tensor = empty(kind, &shape)?;
+        let mut batch = F::buffer(first.dtype(), &shape)?;
         let width = first.data().len();
         if width > 0 {
-            let places = memory::bytes_mut(&mut tensor)?.chunks_exact_mut(width);
+            let places = F::buffer_bytes_mut(&mut batch)?.chunks_exact_mut(width);
             places.zip(rows).for_each(|(place, row)| place.copy_from_slice(row.data()));
         }
-        return Ok(Output::Tensor(tensor));
+        return F::finish(batch).map(Output::Tensor);
     }
-    let rows = rows.iter().map(|row| from_stored(row)).collect::<Result<Vec<_>>>()?;
+    let rows = rows.iter().map(|row| F::from_stored(row)).collect::<Result<Vec<_>>>()?;
     match pad {
         None => Ok(Output::each(rows)),
-        Some(value) => padded(&rows, value).map(Output::Tensor),
+        Some(value) => F::pad(&rows, value).map(Output::Tensor),
     }
-}
-
-/// One element of `value`, if the kind can hold it.
-fn filler(kind: Kind, value: f64) -> Result<Tensor> {
-    let action = "make the value that outputs are padded with";
-    let wide = Tensor::f_from_slice(&[value]).and_then(|wide| wide.f_reshape([]));
-    let filler = wide.and_then(|wide| wide.f_to_kind(kind)).map_err(torch(action))?;
-    let back = filler.f_to_kind(Kind::ComplexDouble).and_then(|back| back.f_view_as_real()).map_err(torch(action))?;
-    let back = back.f_double_value(&[0]).map_err(torch(action))?;
-    let integer = matches!(kind, Kind::Uint8 | Kind::Int8 | Kind::Int16 | Kind::Int | Kind::Int64 | Kind::Bool);
-    if integer && back != value {
-        return Err(invalid(format!(
-            "outputs of kind {kind:?} cannot be padded with {value}: choose a value it can hold"
-        )));
-    }
-    Ok(filler)
-}
-
-fn padded(rows: &[Tensor], value: f64) -> Result<Tensor> {
-    let action = "pad outputs to one shape";
-    let Some(first) = rows.first() else { return Err(invalid("no rows to pad")) };
-    let kind = kind(first)?;
-    let sizes: Vec<Vec<usize>> = rows.iter().map(shape_of).collect();
-    let longest = |dim: usize| sizes.iter().filter_map(|size| size.get(dim)).max().copied().unwrap_or(0);
-    let shape: Vec<usize> = std::iter::once(rows.len()).chain((0..first.dim()).map(longest)).collect();
-    let mut tensor = empty(kind, &shape)?;
-    tensor.f_copy_(&filler(kind, value)?).map_err(torch(action))?;
-    for (number, row) in rows.iter().enumerate() {
-        let mut place = tensor.f_select(0, i64::try_from(number).unwrap_or(i64::MAX)).map_err(torch(action))?;
-        for (dim, len) in row.size().into_iter().enumerate() {
-            place = place.f_narrow(i64::try_from(dim).unwrap_or(i64::MAX), 0, len).map_err(torch(action))?;
-        }
-        place.f_copy_(row).map_err(torch(action))?;
-    }
-    Ok(tensor)
 }

@@ -1,0 +1,341 @@
+//! What a tensor library has to offer: all that the caching layer knows of tensors.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::path::Path;
+
+use bytes::Bytes;
+use tensorcask::Dtype;
+
+use crate::error::{Error, Result};
+
+/// A tensor library.
+///
+/// Nothing here is called through a pointer to a function: the layer is compiled for each library by itself. A *host*
+/// tensor lies in the memory of the process, its elements one after the other in row-major order, and carries no gradient.
+pub trait Framework: Debug + Clone + Copy + Sized + 'static {
+    /// A tensor. Its handles may move between threads, and share its memory if the library's do.
+    type Tensor: Debug + Send + 'static;
+    /// A batch in host memory while it is filled.
+    type Buffer: Debug;
+    /// Where a tensor can be.
+    type Device: Debug + Copy + PartialEq + Send + Sync + 'static;
+    /// The weights of a module.
+    type Variables: Variables;
+    /// Options that only this library has.
+    type Settings: Debug + Clone + Default + Send + Sync + 'static;
+    /// What wrapping gives.
+    type Module: From<crate::layer::Cached<Self>>;
+
+    /// The device of host tensors.
+    const HOST: Self::Device;
+
+    /// The dtype that the tensor is stored in; `None` if there is none.
+    ///
+    /// # Errors
+    /// If the library cannot tell.
+    fn dtype(tensor: &Self::Tensor) -> Result<Option<Dtype>>;
+
+    /// The name of the element type in keys: [`key_name`], and the library's own name for types without a dtype.
+    ///
+    /// # Errors
+    /// If the library cannot tell.
+    fn key_name(tensor: &Self::Tensor) -> Result<String>;
+
+    /// The shape, outermost dimension first.
+    fn shape(tensor: &Self::Tensor) -> Vec<usize>;
+
+    /// The device.
+    fn device(tensor: &Self::Tensor) -> Self::Device;
+
+    /// Whether tensors of this dtype can be made.
+    fn holds(_dtype: Dtype) -> bool {
+        true
+    }
+
+    /// Whether the tensor is a block of elements, in whatever order, rather than sparse.
+    fn is_dense(_tensor: &Self::Tensor) -> bool {
+        true
+    }
+
+    /// Another handle of the tensor. O(1).
+    fn share(tensor: &Self::Tensor) -> Self::Tensor;
+
+    /// A copy on the same device that shares nothing with the tensor, and carries no gradient.
+    ///
+    /// # Errors
+    /// If it cannot be copied.
+    fn own(tensor: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// Another handle that carries no gradient. O(1).
+    ///
+    /// # Errors
+    /// The library's.
+    fn detach(tensor: &Self::Tensor) -> Result<Self::Tensor> {
+        Ok(Self::share(tensor))
+    }
+
+    /// The tensor on `device`; another handle if it is there already.
+    ///
+    /// # Errors
+    /// If it cannot be copied there.
+    fn to_device(tensor: &Self::Tensor, device: Self::Device) -> Result<Self::Tensor>;
+
+    /// A result on its way to the caller.
+    ///
+    /// # Errors
+    /// If it cannot be copied there.
+    fn deliver(tensor: &Self::Tensor, device: Self::Device, _settings: &Self::Settings) -> Result<Self::Tensor> {
+        Self::to_device(tensor, device)
+    }
+
+    /// The tensor as a host tensor; another handle if it is one. Waits for the device.
+    ///
+    /// # Errors
+    /// If its bytes do not tell what it is, or cannot be copied.
+    fn host(tensor: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// [`Framework::host`], but in any order of elements that [`Framework::view`] can describe.
+    ///
+    /// # Errors
+    /// As [`Framework::host`].
+    fn host_of_any_layout(tensor: &Self::Tensor) -> Result<Self::Tensor> {
+        Self::host(tensor)
+    }
+
+    /// The bytes of a host tensor.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for any other tensor.
+    fn bytes(host: &Self::Tensor) -> Result<&[u8]>;
+
+    /// The bytes of a host tensor, to be kept. By default a copy.
+    ///
+    /// # Errors
+    /// As [`Framework::bytes`].
+    fn to_bytes(host: &Self::Tensor) -> Result<Bytes> {
+        Self::bytes(host).map(Bytes::copy_from_slice)
+    }
+
+    /// The elements of what [`Framework::host_of_any_layout`] gave.
+    ///
+    /// # Errors
+    /// As [`Framework::bytes`].
+    fn view(host: &Self::Tensor) -> Result<View<'_>>;
+
+    /// An uninitialised batch.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for dtypes that the library does not have.
+    fn buffer(dtype: Dtype, shape: &[usize]) -> Result<Self::Buffer>;
+
+    /// What was written so far, and what was not.
+    ///
+    /// # Errors
+    /// The library's.
+    fn buffer_bytes(buffer: &Self::Buffer) -> Result<&[u8]>;
+
+    /// The bytes to be written.
+    ///
+    /// # Errors
+    /// The library's.
+    fn buffer_bytes_mut(buffer: &mut Self::Buffer) -> Result<&mut [u8]>;
+
+    /// The batch, all of which was written, as a host tensor. Nothing is copied.
+    ///
+    /// # Errors
+    /// The library's.
+    fn finish(buffer: Self::Buffer) -> Result<Self::Tensor>;
+
+    /// A host tensor with the elements of a stored one.
+    ///
+    /// # Errors
+    /// As [`Framework::buffer`].
+    fn from_stored(tensor: &tensorcask::Tensor) -> Result<Self::Tensor> {
+        let mut buffer = Self::buffer(tensor.dtype(), tensor.shape())?;
+        let place = Self::buffer_bytes_mut(&mut buffer)?;
+        if place.len() != tensor.data().len() {
+            return Err(Error::invalid(format!(
+                "a {} tensor of shape {:?} takes {} bytes, but {} were found",
+                tensor.dtype(),
+                tensor.shape(),
+                place.len(),
+                tensor.data().len()
+            )));
+        }
+        place.copy_from_slice(tensor.data());
+        Self::finish(buffer)
+    }
+
+    /// The rows of `tensor` at `positions`, on its device.
+    ///
+    /// # Errors
+    /// The library's.
+    fn select(tensor: &Self::Tensor, positions: &[usize]) -> Result<Self::Tensor>;
+
+    /// A copy of one row on `device`, which shares nothing with the batch.
+    ///
+    /// # Errors
+    /// The library's.
+    fn row(batch: &Self::Tensor, at: usize, device: Self::Device) -> Result<Self::Tensor>;
+
+    /// One batch of rows of one dtype and shape, on their device.
+    ///
+    /// # Errors
+    /// The library's.
+    fn stack(rows: &[Self::Tensor]) -> Result<Self::Tensor>;
+
+    /// One batch of host tensors of one dtype and rank, each padded with `value` at the end of its dimensions.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the dtype cannot hold the value.
+    fn pad(rows: &[Self::Tensor], value: f64) -> Result<Self::Tensor>;
+
+    /// The tensor with elements of another dtype.
+    ///
+    /// # Errors
+    /// If it cannot be converted.
+    fn cast(tensor: &Self::Tensor, dtype: Dtype) -> Result<Self::Tensor>;
+
+    /// What differs between two host tensors: dtypes, shapes, integers that are not equal, other numbers that differ by more
+    /// than `absolute` plus `relative` times the second one. NaN equals NaN.
+    ///
+    /// # Errors
+    /// The library's.
+    fn difference(a: &Self::Tensor, b: &Self::Tensor, relative: f64, absolute: f64) -> Result<Option<String>>;
+
+    /// A host tensor of a complex type that has no dtype, as one with a trailing dimension of 2; `None` for any other.
+    ///
+    /// # Errors
+    /// The library's.
+    fn as_real(_host: &Self::Tensor) -> Result<Option<Self::Tensor>> {
+        Ok(None)
+    }
+
+    /// The way back from [`Framework::as_real`].
+    ///
+    /// # Errors
+    /// If the library has no such type.
+    fn from_real(real: Self::Tensor) -> Result<Self::Tensor> {
+        let of = Self::key_name(&real)?;
+        Err(Error::invalid(format!(
+            "a complex tensor with parts of {of} is kept, which this tensor library does not have"
+        )))
+    }
+
+    /// Runs a computation whose result is kept: without gradients, where the library has some.
+    fn without_gradients<T>(run: impl FnOnce() -> T) -> T {
+        run()
+    }
+
+    /// Runs a computation for another thread, which records gradients or does not.
+    fn as_recorded<T>(_records: bool, run: impl FnOnce() -> T) -> T {
+        run()
+    }
+
+    /// Whether this thread records gradients.
+    fn records_gradients() -> bool {
+        false
+    }
+
+    /// Whether an operation on `tensor`, as things are in this thread, would be recorded for a backward pass.
+    ///
+    /// # Errors
+    /// The library's.
+    fn is_recorded(_tensor: &Self::Tensor) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Refuses settings that cannot be used.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    fn check_settings(_settings: &Self::Settings) -> Result<()> {
+        Ok(())
+    }
+
+    /// Bytes of the tensor's elements.
+    fn len_bytes(tensor: &Self::Tensor) -> usize {
+        let dtype = Self::dtype(tensor).ok().flatten();
+        dtype.and_then(|dtype| dtype.tensor_len_bytes(&Self::shape(tensor))).unwrap_or(0)
+    }
+}
+
+/// The weights and buffers of a module: what is fingerprinted, and what tells that they were changed.
+pub trait Variables: Debug + Default + Send + 'static {
+    /// Whether there are none.
+    fn is_empty(&self) -> bool;
+
+    /// Refuses variables that an optimizer could change.
+    ///
+    /// # Errors
+    /// [`Error::Trainable`].
+    fn check_frozen(&self) -> Result<()>;
+
+    /// [`Variables::check_frozen`] for some of them: of more than a few, `looks` in turn.
+    ///
+    /// # Errors
+    /// [`Error::Trainable`].
+    fn check_some_frozen(&self, looks: usize) -> Result<()>;
+
+    /// A number that changes when they are written to or exchanged. Cheap enough for every call; `looks` of them are
+    /// looked at closely, in turn.
+    fn sign(&self, looks: usize) -> u64;
+
+    /// Takes what they look like now as what they are compared with.
+    fn describe(&mut self);
+
+    /// A digest of each variable's dtype, shape and bytes, by name. O(bytes).
+    ///
+    /// # Errors
+    /// If a variable cannot be read.
+    fn fingerprint(&self) -> Result<BTreeMap<String, String>>;
+
+    /// Writes them to a file.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    fn save(&self, path: &Path) -> Result<()>;
+
+    /// Reads every one of them from a file; changes nothing if one is missing.
+    ///
+    /// # Errors
+    /// If they cannot be read, or are another module's.
+    fn load(&self, path: &Path) -> Result<()>;
+}
+
+/// The elements of a dense tensor in host memory, in any order.
+#[derive(Debug)]
+pub struct View<'a> {
+    /// From the first element on, up to the end of the last in memory.
+    pub bytes: &'a [u8],
+    /// Bytes of an element.
+    pub width: usize,
+    /// The shape.
+    pub sizes: Vec<usize>,
+    /// In elements.
+    pub strides: Vec<usize>,
+}
+
+/// The name of a dtype in keys, the same for every library.
+#[must_use]
+pub const fn key_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::Bool => "Bool",
+        Dtype::U8 => "Uint8",
+        Dtype::I8 => "Int8",
+        Dtype::I16 => "Int16",
+        Dtype::I32 => "Int",
+        Dtype::I64 => "Int64",
+        Dtype::F16 => "Half",
+        Dtype::BF16 => "BFloat16",
+        Dtype::F32 => "Float",
+        Dtype::F64 => "Double",
+        Dtype::C64 => "ComplexFloat",
+        Dtype::F8E5M2 => "Float8e5m2",
+        Dtype::F8E4M3 => "Float8e4m3fn",
+        Dtype::F8E5M2Fnuz => "Float8e5m2fnuz",
+        Dtype::F8E4M3Fnuz => "Float8e4m3fnuz",
+        other => other.name(),
+    }
+}

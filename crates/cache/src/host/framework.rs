@@ -1,0 +1,251 @@
+//! Host tensors as a [`Framework`].
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use bytes::Bytes;
+use tensorcask::{Dtype, Tensor};
+
+use super::elements;
+use crate::error::{Error, Result, invalid};
+use crate::framework::{Framework, Variables, View, key_name};
+use crate::keys::ids::{Ids, IntoIds, natural};
+use crate::layer::Cached;
+use crate::values::input::{Argument, Inputs, IntoArgument, IntoInputs};
+use crate::values::output::{IntoOutput, Output, OutputLike};
+
+/// Tensors of [`tensorcask`] itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Host;
+
+/// A batch that is filled.
+#[derive(Debug)]
+pub struct Buffer {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Framework for Host {
+    type Tensor = Tensor;
+    type Buffer = Buffer;
+    type Device = ();
+    type Variables = NoVariables;
+    type Settings = ();
+    type Module = Cached<Self>;
+
+    const HOST: Self::Device = ();
+
+    fn dtype(tensor: &Tensor) -> Result<Option<Dtype>> {
+        Ok(Some(tensor.dtype()))
+    }
+
+    fn key_name(tensor: &Tensor) -> Result<String> {
+        Ok(key_name(tensor.dtype()).to_owned())
+    }
+
+    fn shape(tensor: &Tensor) -> Vec<usize> {
+        tensor.shape().to_vec()
+    }
+
+    fn device(_tensor: &Tensor) {}
+
+    fn share(tensor: &Tensor) -> Tensor {
+        tensor.clone()
+    }
+
+    /// Nobody can write to a tensor.
+    fn own(tensor: &Tensor) -> Result<Tensor> {
+        Ok(tensor.clone())
+    }
+
+    fn to_device(tensor: &Tensor, _device: ()) -> Result<Tensor> {
+        Ok(tensor.clone())
+    }
+
+    fn host(tensor: &Tensor) -> Result<Tensor> {
+        Ok(tensor.clone())
+    }
+
+    fn bytes(tensor: &Tensor) -> Result<&[u8]> {
+        Ok(tensor.data())
+    }
+
+    fn to_bytes(tensor: &Tensor) -> Result<Bytes> {
+        Ok(tensor.data().clone())
+    }
+
+    fn view(tensor: &Tensor) -> Result<View<'_>> {
+        // Bytes are the elements here, so that packed ones need no care.
+        let rows = tensor.shape().first().copied().unwrap_or(1);
+        let row = tensor.data().len().checked_div(rows).unwrap_or(0);
+        Ok(View { bytes: tensor.data(), width: 1, sizes: vec![rows, row], strides: vec![row, 1] })
+    }
+
+    fn buffer(dtype: Dtype, shape: &[usize]) -> Result<Buffer> {
+        let len = dtype.tensor_len_bytes(shape);
+        let len = len.ok_or_else(|| invalid(format!("a {dtype} tensor cannot have shape {shape:?}")))?;
+        Ok(Buffer { dtype, shape: shape.to_vec(), bytes: vec![0; len] })
+    }
+
+    fn buffer_bytes(buffer: &Buffer) -> Result<&[u8]> {
+        Ok(&buffer.bytes)
+    }
+
+    fn buffer_bytes_mut(buffer: &mut Buffer) -> Result<&mut [u8]> {
+        Ok(&mut buffer.bytes)
+    }
+
+    fn finish(buffer: Buffer) -> Result<Tensor> {
+        Ok(Tensor::new(buffer.dtype, &buffer.shape, buffer.bytes)?)
+    }
+
+    fn from_stored(tensor: &Tensor) -> Result<Tensor> {
+        Ok(tensor.clone())
+    }
+
+    fn select(tensor: &Tensor, positions: &[usize]) -> Result<Tensor> {
+        let rows = tensor.shape().first().copied().unwrap_or(0);
+        let width = tensor.data().len().checked_div(rows).unwrap_or(0);
+        let mut bytes = Vec::with_capacity(positions.len() * width);
+        for &at in positions {
+            bytes.extend_from_slice(tensor.data().get(at * width..(at + 1) * width).unwrap_or_default());
+        }
+        let shape: Vec<usize> =
+            std::iter::once(positions.len()).chain(tensor.shape().iter().skip(1).copied()).collect();
+        Ok(Tensor::new(tensor.dtype(), &shape, bytes)?)
+    }
+
+    fn row(batch: &Tensor, at: usize, _device: ()) -> Result<Tensor> {
+        let row = Self::select(batch, &[at])?;
+        Ok(Tensor::new(row.dtype(), row.shape().get(1..).unwrap_or_default(), row.data().clone())?)
+    }
+
+    fn stack(rows: &[Tensor]) -> Result<Tensor> {
+        let Some(first) = rows.first() else { return Err(invalid("no rows to stack")) };
+        let shape: Vec<usize> = std::iter::once(rows.len()).chain(first.shape().iter().copied()).collect();
+        let bytes = rows.iter().map(|row| row.data().as_ref()).collect::<Vec<&[u8]>>().concat();
+        Ok(Tensor::new(first.dtype(), &shape, bytes)?)
+    }
+
+    fn pad(rows: &[Tensor], value: f64) -> Result<Tensor> {
+        elements::pad(rows, value)
+    }
+
+    fn cast(tensor: &Tensor, dtype: Dtype) -> Result<Tensor> {
+        Ok(tensor.cast(dtype)?)
+    }
+
+    fn difference(a: &Tensor, b: &Tensor, relative: f64, absolute: f64) -> Result<Option<String>> {
+        elements::difference(a, b, relative, absolute)
+    }
+}
+
+/// Functions show no weights: what they use is named with [`crate::layer::CacheOptions::fingerprint`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoVariables;
+
+impl Variables for NoVariables {
+    fn is_empty(&self) -> bool {
+        true
+    }
+
+    fn check_frozen(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn check_some_frozen(&self, _looks: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn sign(&self, _looks: usize) -> u64 {
+        0
+    }
+
+    fn describe(&mut self) {}
+
+    fn fingerprint(&self) -> Result<BTreeMap<String, String>> {
+        Ok(BTreeMap::new())
+    }
+
+    fn save(&self, _path: &Path) -> Result<()> {
+        Err(invalid("a wrapped function shows no variables: save what it uses yourself"))
+    }
+
+    fn load(&self, _path: &Path) -> Result<()> {
+        Err(invalid("a wrapped function shows no variables: load what it uses yourself, and wrap it again"))
+    }
+}
+
+impl IntoArgument<Host> for &Tensor {
+    fn into_argument(self) -> Argument<Host> {
+        Argument::Tensor(self.clone())
+    }
+}
+
+impl IntoArgument<Host> for Tensor {
+    fn into_argument(self) -> Argument<Host> {
+        Argument::Tensor(self)
+    }
+}
+
+impl IntoInputs<Host> for &Tensor {
+    fn into_inputs(self) -> Inputs<Host> {
+        Inputs::new().with(self)
+    }
+}
+
+impl IntoInputs<Host> for Tensor {
+    fn into_inputs(self) -> Inputs<Host> {
+        Inputs::new().with(self)
+    }
+}
+
+impl<const N: usize> IntoInputs<Host> for [&Tensor; N] {
+    fn into_inputs(self) -> Inputs<Host> {
+        self.into_iter().fold(Inputs::new(), Inputs::with)
+    }
+}
+
+impl IntoInputs<Host> for &[&Tensor] {
+    fn into_inputs(self) -> Inputs<Host> {
+        self.iter().copied().fold(Inputs::new(), Inputs::with)
+    }
+}
+
+macro_rules! outputs {
+    ($($type:ty => |$value:ident| $output:expr),* $(,)?) => {
+        $(
+            impl OutputLike<Host> for $type {
+                fn output(self) -> Output<Host> { let $value = self; $output }
+            }
+            impl IntoOutput<Host> for $type {
+                fn into_output(self) -> Result<Output<Host>> { Ok(self.output()) }
+            }
+        )*
+    };
+}
+outputs! {
+    Tensor => |tensor| Output::Tensor(tensor),
+    Vec<Tensor> => |tensors| Output::List(tensors.into_iter().map(Output::Tensor).collect()),
+    (Tensor, Tensor) => |pair| Output::Tuple(vec![Output::Tensor(pair.0), Output::Tensor(pair.1)]),
+    (Tensor, Tensor, Tensor) => |three| Output::Tuple([three.0, three.1, three.2].map(Output::Tensor).into()),
+}
+
+impl IntoIds<Host> for &Tensor {
+    fn into_ids(self) -> Result<Ids> {
+        let integers = elements::integers(self).filter(|_| self.shape().len() == 1);
+        let integers = integers.ok_or_else(|| {
+            Error::invalid(format!(
+                "ids are a {} tensor of shape {:?}: pass a one-dimensional tensor of integers",
+                self.dtype(),
+                self.shape()
+            ))
+        })?;
+        let id = |id: i128| match u64::try_from(id) {
+            Ok(id) => Ok(id),
+            Err(_) => natural(i64::try_from(id).unwrap_or(i64::MIN)),
+        };
+        integers.into_iter().map(id).collect::<Result<_>>().map(Ids::Int)
+    }
+}

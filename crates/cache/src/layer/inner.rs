@@ -1,0 +1,155 @@
+//! What the handles of a wrapped module share, and the little that each part of a call does with it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::counters::{Counters, Counts};
+use crate::error::{Result, invalid};
+use crate::framework::{Framework, Variables};
+use crate::identities::record::Identity;
+use crate::keys::key::BatchKeys;
+use crate::layer::compute::Compute;
+use crate::layer::exclusive::{self, Exclusive};
+use crate::layer::held::Held;
+use crate::layer::options::CacheOptions;
+use crate::store::backend::Space;
+use crate::store::space::{Opening, Spaces};
+use crate::threads::nested::Nested;
+use crate::values::input::Inputs;
+use crate::values::output::Output;
+use crate::values::rounding::Rounding;
+
+/// Warnings that are kept.
+const MOST_WARNINGS: usize = 100;
+
+/// What the handles of a wrapped module share.
+pub(crate) struct Inner<F: Framework> {
+    /// Itself, for threads that run the module for others.
+    pub me: Weak<Self>,
+    pub options: CacheOptions<F>,
+    pub opening: Opening,
+    pub base: Identity,
+    /// Locked before `weights` where both are. A module may call its own handle.
+    pub compute: Exclusive<F>,
+    pub weights: Mutex<Watched<F>>,
+    pub spaces: RwLock<Arc<Spaces>>,
+    /// Identities met before, of stores that no folder keeps.
+    pub fleeting: Mutex<HashMap<String, Arc<Spaces>>>,
+    pub rounding: Rounding,
+    pub enabled: AtomicBool,
+    /// Calls in training mode: each may have changed buffers without the library telling that they were written to.
+    pub trainings: AtomicU64,
+    pub counters: Counters,
+    pub epoch: Mutex<(u64, Counts)>,
+    /// Hits so far that verification has decided on.
+    pub sampled: AtomicU64,
+    /// What the module gives for batches of none, by the weights and the layout of the call.
+    pub empties: Mutex<HashMap<(u64, u128), Output<F>>>,
+    pub warnings: Mutex<Vec<String>>,
+}
+
+/// The inputs of the samples at some positions of a batch.
+pub(crate) type Load<'a, F> = &'a mut dyn FnMut(&[usize]) -> Result<Inputs<F>>;
+
+/// The variables, and what they were when they were last fingerprinted.
+pub(crate) struct Watched<F: Framework> {
+    pub variables: F::Variables,
+    pub sign: u64,
+    pub identity: Identity,
+    /// Whether the caller knows already that weights do not count.
+    pub told: bool,
+}
+
+/// A batch that is looked up and kept.
+#[derive(Clone, Copy)]
+pub(crate) struct Batch<'a> {
+    pub spaces: &'a Spaces,
+    pub space: &'a Space,
+    pub keys: &'a BatchKeys,
+    /// Of the weights in force.
+    pub sign: u64,
+    /// Whether there are inputs to compute hits again with.
+    pub loads: Loads,
+    /// What this try finds.
+    pub counters: &'a Counters,
+}
+
+/// Where the inputs of a call come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loads {
+    /// The caller has them at hand.
+    Inputs,
+    /// They can be loaded, of any samples.
+    Lazily,
+    /// From nowhere: everything is to be kept already.
+    Nothing,
+}
+
+impl<F: Framework> Inner<F> {
+    pub(crate) fn spaces(&self) -> Arc<Spaces> {
+        Arc::clone(&self.spaces.read())
+    }
+
+    /// Whether the cache is on.
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.enabled.load(Ordering::Relaxed)
+    }
+
+    /// The rows held on a device, if the options say so.
+    pub(crate) fn held<'a>(&self, spaces: &'a Spaces) -> Option<&'a Held<F>> {
+        self.options.memory_device.and_then(|device| spaces.held(|| Held::new(device, self.options.memory_bytes)))
+    }
+
+    /// One more call that this thread is in.
+    pub(crate) fn enter(&self) -> Result<Nested> {
+        Nested::enter().ok_or_else(|| {
+            invalid(format!(
+                "calls of the module {:?} are inside of each other without end: what it computes, or the loading of its \
+                 inputs, asks for more samples each time",
+                self.opening.module_id
+            ))
+        })
+    }
+
+    pub(crate) fn warn(&self, warning: String) {
+        tracing::warn!(module = %self.opening.module_id, "{warning}");
+        let mut warnings = self.warnings.lock();
+        if warnings.len() < MOST_WARNINGS && !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
+    /// Runs what `make` makes with the module, and returns the result with the module still held; or has it run by the
+    /// thread that has the module and waits for this one, to which the second argument says so.
+    pub(crate) fn exclusively<'a, T, R>(&'a self, make: &dyn Fn() -> R) -> Result<(T, Option<exclusive::Held<'a, F>>)>
+    where
+        T: Send + 'static,
+        R: FnOnce(&dyn Compute<F>, bool) -> Result<T> + Send + 'static,
+    {
+        loop {
+            if let Some(held) = self.compute.lock() {
+                let result = make()(&*held, false)?;
+                return Ok((result, Some(held)));
+            }
+            let gone = || invalid("the handle is gone");
+            let (run, inner) = (make(), self.me.upgrade().ok_or_else(gone)?);
+            let job = move || match inner.compute.lock() {
+                Some(held) => run(&*held, true),
+                None => Err(invalid("the module is held by another thread")),
+            };
+            if let Some(result) = self.compute.delegate(job) {
+                return Ok((result?, None));
+            }
+        }
+    }
+}
+
+/// The identity of a module with these variables.
+pub(crate) fn identify<F: Framework>(base: &Identity, variables: &F::Variables) -> Result<Identity> {
+    let mut identity = base.clone();
+    identity.weights.extend(variables.fingerprint()?);
+    Ok(identity)
+}

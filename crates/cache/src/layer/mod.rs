@@ -1,0 +1,32 @@
+//! The caching layer for any tensor library: what adapters are made of.
+//!
+//! An adapter implements [`Framework`] for a type of its own, and names the types here for it:
+//! `pub type CacheOptions = tensorcask_cache::layer::CacheOptions<Mine>`.
+
+mod batches;
+mod cached;
+mod call;
+mod compute;
+mod exclusive;
+mod failing;
+mod gather;
+mod gradients;
+mod held;
+mod inner;
+mod kept;
+pub(crate) mod options;
+mod resolve;
+mod verify;
+mod watch;
+pub(crate) mod why;
+mod wrap;
+
+pub use crate::framework::{Framework, Variables, View, key_name};
+pub use crate::keys::ids::{IntoIds, natural};
+pub use crate::layer::batches::{Batch, BatchIter, Batches};
+pub use crate::layer::cached::Cached;
+pub use crate::layer::call::Call;
+pub use crate::layer::compute::{Compute, Settings, only};
+pub use crate::layer::options::CacheOptions;
+pub use crate::values::input::{Argument, Inputs, IntoArgument, IntoInputs};
+pub use crate::values::output::{IntoOutput, Output, OutputLike};

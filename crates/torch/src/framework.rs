@@ -1,0 +1,272 @@
+//! `tch` as a [`Framework`].
+
+use tch::{Cuda, Device, Kind, Tensor};
+use tensorcask::Dtype;
+use tensorcask_cache::Ids;
+use tensorcask_cache::layer::{
+    Argument, Framework, Inputs, IntoArgument, IntoIds, IntoInputs, IntoOutput, Output, OutputLike, View, natural,
+};
+
+use crate::convert::{self, dtype_of, empty, kind, kind_of, shape_of};
+use crate::error::{Result, invalid, torch};
+use crate::fingerprint::Variables;
+use crate::module_handle::CachedModule;
+use crate::{memory, tensors};
+
+/// The tensors of `tch`.
+#[derive(Debug, Clone, Copy)]
+pub struct Torch;
+
+/// The options that only `tch` has: see [`crate::WrapModules::pinned`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TorchSettings {
+    pub(crate) pinned: bool,
+}
+
+impl Framework for Torch {
+    type Tensor = Tensor;
+    type Buffer = Tensor;
+    type Device = Device;
+    type Variables = Variables;
+    type Settings = TorchSettings;
+    type Module = CachedModule;
+
+    const HOST: Device = Device::Cpu;
+
+    fn dtype(tensor: &Tensor) -> Result<Option<Dtype>> {
+        kind(tensor).map(dtype_of)
+    }
+
+    fn key_name(tensor: &Tensor) -> Result<String> {
+        kind(tensor).map(|kind| format!("{kind:?}"))
+    }
+
+    fn shape(tensor: &Tensor) -> Vec<usize> {
+        shape_of(tensor)
+    }
+
+    fn device(tensor: &Tensor) -> Device {
+        tensor.device()
+    }
+
+    fn holds(dtype: Dtype) -> bool {
+        kind_of(dtype).is_some()
+    }
+
+    /// Compressed layouts (CSR, BSR) do not say that they are sparse, but have no strides.
+    fn is_dense(tensor: &Tensor) -> bool {
+        let strided = || tensor.f_detach().and_then(|tensor| tensor.f_as_strided([0_i64], [1_i64], None));
+        !tensor.defined() || (!tensor.is_sparse() && (tensor.is_mkldnn() || strided().is_ok()))
+    }
+
+    fn share(tensor: &Tensor) -> Tensor {
+        tensor.shallow_clone()
+    }
+
+    fn own(tensor: &Tensor) -> Result<Tensor> {
+        convert::own(tensor)
+    }
+
+    fn detach(tensor: &Tensor) -> Result<Tensor> {
+        tensor.f_detach().map_err(torch("detach an output"))
+    }
+
+    /// A blocking copy: on MPS it waits for the device as well.
+    fn to_device(tensor: &Tensor, device: Device) -> Result<Tensor> {
+        tensor.f_to_device(device).map_err(torch("copy an output to a device"))
+    }
+
+    fn deliver(tensor: &Tensor, device: Device, settings: &TorchSettings) -> Result<Tensor> {
+        if !settings.pinned {
+            return Self::to_device(tensor, device);
+        }
+        let action = "copy an output to a device";
+        let pinned = match tensor.device() {
+            Device::Cpu => tensor.f_pin_memory(Device::Cuda(0)).map_err(torch("pin an output"))?,
+            _ => tensor.shallow_clone(),
+        };
+        let kind = pinned.f_kind().map_err(torch(action))?;
+        // Towards the CPU the caller would read before the copy has ended.
+        let arrived = pinned.f_to_device_(device, kind, device.is_cuda(), false).map_err(torch(action))?;
+        if device == Device::Cpu {
+            arrived.f_pin_memory(Device::Cuda(0)).map_err(torch("pin an output"))
+        } else {
+            Ok(arrived)
+        }
+    }
+
+    fn host(tensor: &Tensor) -> Result<Tensor> {
+        convert::host(tensor)
+    }
+
+    fn host_of_any_layout(tensor: &Tensor) -> Result<Tensor> {
+        convert::host_of_any_layout(tensor)
+    }
+
+    fn bytes(host: &Tensor) -> Result<&[u8]> {
+        memory::bytes(host)
+    }
+
+    fn view(host: &Tensor) -> Result<View<'_>> {
+        memory::view(host)
+    }
+
+    fn buffer(dtype: Dtype, shape: &[usize]) -> Result<Tensor> {
+        let kind = kind_of(dtype).ok_or_else(|| invalid(format!("libtorch has no kind for {dtype} through tch")))?;
+        empty(kind, shape)
+    }
+
+    fn buffer_bytes(buffer: &Tensor) -> Result<&[u8]> {
+        memory::bytes(buffer)
+    }
+
+    fn buffer_bytes_mut(buffer: &mut Tensor) -> Result<&mut [u8]> {
+        memory::bytes_mut(buffer)
+    }
+
+    fn finish(buffer: Tensor) -> Result<Tensor> {
+        Ok(buffer)
+    }
+
+    fn select(tensor: &Tensor, positions: &[usize]) -> Result<Tensor> {
+        tensors::select_rows(tensor, positions)
+    }
+
+    fn row(batch: &Tensor, at: usize, device: Device) -> Result<Tensor> {
+        let action = "hold rows on a device";
+        let row = batch.f_get(i64::try_from(at).unwrap_or(i64::MAX)).map_err(torch(action))?;
+        let kind = row.f_kind().map_err(torch(action))?;
+        row.f_detach().and_then(|row| row.f_to_device_(device, kind, false, true)).map_err(torch(action))
+    }
+
+    fn stack(rows: &[Tensor]) -> Result<Tensor> {
+        Tensor::f_stack(rows, 0).map_err(torch("gather rows that are held"))
+    }
+
+    fn pad(rows: &[Tensor], value: f64) -> Result<Tensor> {
+        tensors::padded(rows, value)
+    }
+
+    fn cast(tensor: &Tensor, dtype: Dtype) -> Result<Tensor> {
+        let kind = kind_of(dtype).ok_or_else(|| invalid(format!("libtorch has no kind for {dtype} through tch")))?;
+        tensor.f_to_kind(kind).map_err(torch("convert an empty batch"))
+    }
+
+    fn difference(a: &Tensor, b: &Tensor, relative: f64, absolute: f64) -> Result<Option<String>> {
+        tensors::difference(a, b, relative, absolute)
+    }
+
+    fn as_real(host: &Tensor) -> Result<Option<Tensor>> {
+        if !matches!(kind(host)?, Kind::ComplexHalf | Kind::ComplexDouble) {
+            return Ok(None);
+        }
+        let real = host.f_view_as_real().and_then(|real| real.f_contiguous());
+        real.map(Some).map_err(torch("view a complex tensor"))
+    }
+
+    fn from_real(real: Tensor) -> Result<Tensor> {
+        // Down-casting may have left a kind that no complex kind has parts of.
+        let real = if kind(&real)? == Kind::BFloat16 { real.f_to_kind(Kind::Float) } else { Ok(real) };
+        real.and_then(|real| real.f_view_as_complex()).map_err(torch("view a complex tensor"))
+    }
+
+    fn without_gradients<T>(run: impl FnOnce() -> T) -> T {
+        let _guard = tch::no_grad_guard();
+        run()
+    }
+
+    fn as_recorded<T>(records: bool, run: impl FnOnce() -> T) -> T {
+        if records { tch::with_grad(run) } else { tch::no_grad(run) }
+    }
+
+    /// `tch` does not tell; a tensor does.
+    fn records_gradients() -> bool {
+        let leaf = Tensor::from_slice(&[0.0_f32]).set_requires_grad(true);
+        (&leaf + 1.0).requires_grad()
+    }
+
+    fn is_recorded(tensor: &Tensor) -> Result<bool> {
+        // Gradients may be off: only a result tells.
+        let is_leaf = tensor.defined() && tensor.requires_grad();
+        Ok(is_leaf && tensor.f_alias().map_err(torch("look at an input"))?.requires_grad())
+    }
+
+    fn check_settings(settings: &TorchSettings) -> Result<()> {
+        if settings.pinned && !Cuda::is_available() {
+            return Err(invalid("pinned output buffers need CUDA, and there is no CUDA device: leave `pinned` off"));
+        }
+        Ok(())
+    }
+
+    fn len_bytes(tensor: &Tensor) -> usize {
+        tensor.numel() * tensor.f_kind().map_or(0, Kind::elt_size_in_bytes)
+    }
+}
+
+impl IntoArgument<Torch> for &Tensor {
+    fn into_argument(self) -> Argument<Torch> {
+        Argument::Tensor(self.shallow_clone())
+    }
+}
+
+impl IntoArgument<Torch> for Tensor {
+    fn into_argument(self) -> Argument<Torch> {
+        Argument::Tensor(self)
+    }
+}
+
+impl IntoInputs<Torch> for &Tensor {
+    fn into_inputs(self) -> Inputs<Torch> {
+        Inputs::new().with(self)
+    }
+}
+
+impl<const N: usize> IntoInputs<Torch> for [&Tensor; N] {
+    fn into_inputs(self) -> Inputs<Torch> {
+        self.into_iter().fold(Inputs::new(), Inputs::with)
+    }
+}
+
+impl IntoInputs<Torch> for &[&Tensor] {
+    fn into_inputs(self) -> Inputs<Torch> {
+        self.iter().copied().fold(Inputs::new(), Inputs::with)
+    }
+}
+
+macro_rules! outputs {
+    ($($type:ty => |$value:ident| $output:expr),* $(,)?) => {
+        $(
+            impl OutputLike<Torch> for $type {
+                fn output(self) -> Output<Torch> { let $value = self; $output }
+            }
+            impl IntoOutput<Torch> for $type {
+                fn into_output(self) -> Result<Output<Torch>> { Ok(self.output()) }
+            }
+        )*
+    };
+}
+outputs! {
+    Tensor => |tensor| Output::Tensor(tensor),
+    Vec<Tensor> => |tensors| Output::List(tensors.into_iter().map(Output::Tensor).collect()),
+    (Tensor, Tensor) => |pair| Output::Tuple(vec![Output::Tensor(pair.0), Output::Tensor(pair.1)]),
+    (Tensor, Tensor, Tensor) => |three| Output::Tuple([three.0, three.1, three.2].map(Output::Tensor).into()),
+}
+
+/// One-dimensional tensors of any integer kind.
+impl IntoIds<Torch> for &Tensor {
+    fn into_ids(self) -> Result<Ids> {
+        let host = convert::host(self)?;
+        let integers = matches!(kind(&host)?, Kind::Uint8 | Kind::Int8 | Kind::Int16 | Kind::Int | Kind::Int64);
+        if host.dim() != 1 || !integers {
+            return Err(invalid(format!(
+                "ids are a {:?} tensor of shape {:?}: pass a one-dimensional Int64 tensor, or one of another integer \
+                 kind",
+                kind(&host)?,
+                host.size()
+            )));
+        }
+        let wide = host.f_to_kind(Kind::Int64).map_err(torch("widen ids"))?;
+        let number = |bytes: &[u8; 8]| natural(i64::from_le_bytes(*bytes));
+        memory::bytes(&wide)?.as_chunks().0.iter().map(number).collect::<Result<_>>().map(Ids::Int)
+    }
+}

@@ -1,0 +1,81 @@
+//! The wrapped module, as a module of `tch`.
+
+use std::ops::Deref;
+
+use tch::{Device, Tensor, nn};
+use tensorcask_cache::layer::{Cached, IntoIds, IntoInputs};
+
+use crate::error::Result;
+use crate::framework::Torch;
+use crate::{Inputs, Output};
+
+/// A frozen module whose outputs are computed once: [`Cached`], which has the methods, and an [`nn::Module`] by content.
+#[derive(Debug, Clone)]
+pub struct CachedModule(Cached<Torch>);
+
+impl CachedModule {
+    /// [`Cached::forward`], which the trait's method of this name would hide.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn forward(&self, inputs: impl IntoInputs<Torch>) -> Result<Output> {
+        self.0.forward(inputs)
+    }
+
+    /// The output for `ids`, on `device`, without inputs at hand: `load` makes the inputs of the samples at some
+    /// positions, one tensor by position, and is called only for what is missing, and for the hits that
+    /// [`crate::CacheOptions::verify`] chooses. For other arguments or a variant: [`crate::Call::run_lazy`].
+    ///
+    /// # Errors
+    /// As [`Cached::forward_with_ids`], and those of `load`.
+    pub fn forward_lazy(
+        &self,
+        ids: impl IntoIds<Torch>,
+        device: Device,
+        load: impl FnMut(&[usize]) -> Result<Inputs>,
+    ) -> Result<Output> {
+        self.call(Inputs::tensors(1)).ids(ids).run_lazy(device, load)
+    }
+
+    /// Flushes, and gives up this handle. The stores are closed with the last handle that uses them.
+    ///
+    /// # Errors
+    /// As [`Cached::flush`].
+    pub fn close(self) -> Result<()> {
+        self.0.close()
+    }
+
+    /// A plain function of one tensor that gives one tensor.
+    pub fn into_fn(self) -> impl Fn(&Tensor) -> Result<Tensor> + Send + Sync {
+        self.0.into_fn()
+    }
+}
+
+impl From<Cached<Torch>> for CachedModule {
+    fn from(cached: Cached<Torch>) -> Self {
+        Self(cached)
+    }
+}
+
+impl Deref for CachedModule {
+    type Target = Cached<Torch>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+/// By content, in evaluation.
+///
+/// # Panics
+/// Where [`Cached::forward`] gives an error or something else than one tensor: the trait has no other way to say so. tch's
+/// own modules do the same.
+impl nn::Module for CachedModule {
+    #[expect(clippy::panic, reason = "the trait's signature has no errors; tch's own modules panic as well")]
+    fn forward(&self, xs: &Tensor) -> Tensor {
+        match self.0.forward(xs).and_then(Output::into_tensor) {
+            Ok(tensor) => tensor,
+            Err(error) => panic!("the cached module {:?} failed: {error}", self.0.module_id()),
+        }
+    }
+}
