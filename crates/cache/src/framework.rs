@@ -24,8 +24,6 @@ pub trait Framework: Debug + Clone + Copy + Sized + 'static {
     type Variables: Variables;
     /// Options that only this library has.
     type Settings: Debug + Clone + Default + Send + Sync + 'static;
-    /// What wrapping gives.
-    type Module: From<crate::layer::Cached<Self>>;
 
     /// The device of host tensors.
     const HOST: Self::Device;
@@ -44,6 +42,11 @@ pub trait Framework: Debug + Clone + Copy + Sized + 'static {
 
     /// The shape, outermost dimension first.
     fn shape(tensor: &Self::Tensor) -> Vec<usize>;
+
+    /// The first dimension, which is the batch; `None` if there are no dimensions.
+    fn batch_len(tensor: &Self::Tensor) -> Option<usize> {
+        Self::shape(tensor).first().copied()
+    }
 
     /// The device.
     fn device(tensor: &Self::Tensor) -> Self::Device;

@@ -43,6 +43,8 @@
 
 #![deny(missing_docs)]
 
+#[cfg(feature = "contract")]
+pub mod contract;
 pub mod host;
 pub mod identities;
 pub mod layer;

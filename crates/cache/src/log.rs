@@ -18,9 +18,9 @@ use crate::error::{Error, Result};
 pub fn init_logging() -> Result<bool> {
     let filter = std::env::var("TENSORCASK_LOG").unwrap_or_default();
     let filter = match filter.trim() {
-        "" => "tensorcask_cache=warn,tensorcask_torch=warn".to_owned(),
+        "" => "tensorcask=warn".to_owned(),
         level if level.chars().all(char::is_alphanumeric) => {
-            format!("tensorcask_cache={level},tensorcask_torch={level}")
+            format!("tensorcask={level}")
         }
         filter => filter.to_owned(),
     };

@@ -10,7 +10,6 @@ use tensorcask_cache::layer::{
 use crate::convert::{self, dtype_of, empty, kind, kind_of, shape_of};
 use crate::error::{Result, invalid, torch};
 use crate::fingerprint::Variables;
-use crate::module_handle::CachedModule;
 use crate::{memory, tensors};
 
 /// The tensors of `tch`.
@@ -29,7 +28,6 @@ impl Framework for Torch {
     type Device = Device;
     type Variables = Variables;
     type Settings = TorchSettings;
-    type Module = CachedModule;
 
     const HOST: Device = Device::Cpu;
 
@@ -43,6 +41,10 @@ impl Framework for Torch {
 
     fn shape(tensor: &Tensor) -> Vec<usize> {
         shape_of(tensor)
+    }
+
+    fn batch_len(tensor: &Tensor) -> Option<usize> {
+        tensor.size().first().map(|&first| usize::try_from(first).unwrap_or(0))
     }
 
     fn device(tensor: &Tensor) -> Device {

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 
 use tch::{Device, Tensor, nn};
-use tensorcask_cache::layer::{Cached, IntoIds, IntoInputs};
+use tensorcask_cache::layer::{Adapter, Cached, IntoIds, IntoInputs};
 
 use crate::error::Result;
 use crate::framework::Torch;
@@ -51,9 +51,19 @@ impl CachedModule {
     }
 }
 
+impl Adapter for Torch {
+    type Module = CachedModule;
+}
+
 impl From<Cached<Torch>> for CachedModule {
     fn from(cached: Cached<Torch>) -> Self {
         Self(cached)
+    }
+}
+
+impl AsRef<Cached<Torch>> for CachedModule {
+    fn as_ref(&self) -> &Cached<Torch> {
+        &self.0
     }
 }
 

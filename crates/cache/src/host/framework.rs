@@ -10,7 +10,7 @@ use super::elements;
 use crate::error::{Error, Result, invalid};
 use crate::framework::{Framework, Variables, View, key_name};
 use crate::keys::ids::{Ids, IntoIds, natural};
-use crate::layer::Cached;
+use crate::layer::{Adapter, Cached};
 use crate::values::input::{Argument, Inputs, IntoArgument, IntoInputs};
 use crate::values::output::{IntoOutput, Output, OutputLike};
 
@@ -32,7 +32,6 @@ impl Framework for Host {
     type Device = ();
     type Variables = NoVariables;
     type Settings = ();
-    type Module = Cached<Self>;
 
     const HOST: Self::Device = ();
 
@@ -46,6 +45,10 @@ impl Framework for Host {
 
     fn shape(tensor: &Tensor) -> Vec<usize> {
         tensor.shape().to_vec()
+    }
+
+    fn batch_len(tensor: &Tensor) -> Option<usize> {
+        tensor.shape().first().copied()
     }
 
     fn device(_tensor: &Tensor) {}
@@ -139,6 +142,10 @@ impl Framework for Host {
     fn difference(a: &Tensor, b: &Tensor, relative: f64, absolute: f64) -> Result<Option<String>> {
         elements::difference(a, b, relative, absolute)
     }
+}
+
+impl Adapter for Host {
+    type Module = Cached<Self>;
 }
 
 /// Functions show no weights: what they use is named with [`crate::layer::CacheOptions::fingerprint`].

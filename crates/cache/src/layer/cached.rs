@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use tensorcask::folder::check_module_id;
+
 use crate::counters::{Counters, Counts};
 use crate::error::{Result, invalid};
 use crate::framework::{Framework, Variables};
@@ -15,7 +17,7 @@ use crate::identities::record::{ENCODING, Identity};
 use crate::keys::ids::IntoIds;
 use crate::keys::key::BatchKeys;
 use crate::layer::call::Call;
-use crate::layer::compute::Compute;
+use crate::layer::compute::{Compute, Settings};
 use crate::layer::exclusive::Exclusive;
 use crate::layer::held::Held;
 use crate::layer::inner::{Inner, Watched, identify};
@@ -53,50 +55,9 @@ impl<F: Framework> Cached<F> {
         if settings.structure.is_empty() {
             name.clone_into(&mut settings.structure);
         }
-        if !options.check_structure {
-            settings.structure = String::new();
-        }
-        let module_id = options.module_id.clone().or(settings.module_id).ok_or_else(|| {
-            invalid("no module id was given: name the module with `module_id`, it is the folder of its outputs")
-        })?;
-        let version = options.version.clone().or(settings.version).unwrap_or_default();
-        if let (Some(why), Place::Folder(_), "") = (&settings.indistinct, &options.place, version.as_str()) {
-            return Err(invalid(format!(
-                "no version was given for {module_id:?}, whose outputs stay in a folder: {why}, so old outputs would be \
-                 served for new code. Give a `version`, and another one whenever the code changes"
-            )));
-        }
-        let engine = options.engine_options();
-        let mut arguments = settings.arguments;
-        arguments.extend(options.arguments.clone());
-        let base = Identity {
-            encoding: ENCODING,
-            version,
-            structure: settings.structure,
-            arguments,
-            instance: options.instance.clone(),
-            cache_dtype: engine.stores_as().map(|dtype| dtype.name().to_owned()).unwrap_or_default(),
-            weights_count: options.weights == Weights::Check,
-            weights: settings.weights.into_iter().chain(options.digests.clone()).collect(),
-        };
-        let rounding = Rounding(engine.clone());
-        tensorcask::folder::check_module_id(&module_id)?;
-        let temporary = match &options.place {
-            Place::Temporary(parent) => Some(Arc::new(TemporaryFolder::new(parent.as_deref())?)),
-            _ => None,
-        };
-        let module = module_folder(&options.place, temporary.as_deref(), &module_id);
-        let module = module.map(|folder| resolved(&folder)).transpose()?;
-        let opening = Opening {
-            place: options.place.clone(),
-            module_id,
-            options: engine,
-            rank,
-            writes: !options.read_only && options.writer_rank.is_none_or(|writer| writer == rank.rank),
-            used: Arc::new(Used::new(options.cap_bytes(), module.as_deref())),
-            temporary,
-            held: options.memory_device.map(|device| format!("{device:?} {}", options.memory_bytes)),
-        };
+        let (module_id, base) = describe(&options, settings)?;
+        let opening = opening(&options, module_id, rank)?;
+        let rounding = Rounding(opening.options.clone());
         let variables = compute.variables()?;
         if options.enforce_stateless {
             variables.check_frozen()?;
@@ -337,8 +298,61 @@ impl<F: Framework> fmt::Debug for Cached<F> {
     }
 }
 
+impl<F: Framework> AsRef<Self> for Cached<F> {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 impl<F: Framework> Clone for Cached<F> {
     fn clone(&self) -> Self {
         Self { inner: Arc::clone(&self.inner) }
     }
+}
+
+/// The module id, and the identity but for the variables.
+fn describe<F: Framework>(options: &CacheOptions<F>, settings: Settings) -> Result<(String, Identity)> {
+    let module_id = options.module_id.clone().or(settings.module_id).ok_or_else(|| {
+        invalid("no module id was given: name the module with `module_id`, it is the folder of its outputs")
+    })?;
+    let version = options.version.clone().or(settings.version).unwrap_or_default();
+    if let (Some(why), Place::Folder(_), "") = (&settings.indistinct, &options.place, version.as_str()) {
+        return Err(invalid(format!(
+            "no version was given for {module_id:?}, whose outputs stay in a folder: {why}, so old outputs would be \
+             served for new code. Give a `version`, and another one whenever the code changes"
+        )));
+    }
+    check_module_id(&module_id)?;
+    let stores_as = options.engine_options().stores_as();
+    let identity = Identity {
+        encoding: ENCODING,
+        version,
+        structure: if options.check_structure { settings.structure } else { String::new() },
+        arguments: settings.arguments.into_iter().chain(options.arguments.clone()).collect(),
+        instance: options.instance.clone(),
+        cache_dtype: stores_as.map(|dtype| dtype.name().to_owned()).unwrap_or_default(),
+        weights_count: options.weights == Weights::Check,
+        weights: settings.weights.into_iter().chain(options.digests.clone()).collect(),
+    };
+    Ok((module_id, identity))
+}
+
+/// How the stores are opened.
+fn opening<F: Framework>(options: &CacheOptions<F>, module_id: String, rank: Rank) -> Result<Opening> {
+    let temporary = match &options.place {
+        Place::Temporary(parent) => Some(Arc::new(TemporaryFolder::new(parent.as_deref())?)),
+        _ => None,
+    };
+    let module = module_folder(&options.place, temporary.as_deref(), &module_id);
+    let module = module.map(|folder| resolved(&folder)).transpose()?;
+    Ok(Opening {
+        place: options.place.clone(),
+        module_id,
+        options: options.engine_options(),
+        rank,
+        writes: !options.read_only && options.writer_rank.is_none_or(|writer| writer == rank.rank),
+        used: Arc::new(Used::new(options.cap_bytes(), module.as_deref())),
+        temporary,
+        held: options.memory_device.map(|device| format!("{device:?} {}", options.memory_bytes)),
+    })
 }

@@ -1,6 +1,6 @@
 //! The caching layer for any tensor library: what adapters are made of.
 //!
-//! An adapter implements [`Framework`] for a type of its own, and names the types here for it:
+//! An adapter implements [`Framework`] and [`Adapter`] for a type of its own, and names the types here for it:
 //! `pub type CacheOptions = tensorcask_cache::layer::CacheOptions<Mine>`.
 
 mod batches;
@@ -28,5 +28,6 @@ pub use crate::layer::cached::Cached;
 pub use crate::layer::call::Call;
 pub use crate::layer::compute::{Compute, Settings, only};
 pub use crate::layer::options::CacheOptions;
+pub use crate::layer::wrap::Adapter;
 pub use crate::values::input::{Argument, Inputs, IntoArgument, IntoInputs};
 pub use crate::values::output::{IntoOutput, Output, OutputLike};

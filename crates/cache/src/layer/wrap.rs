@@ -8,7 +8,13 @@ use crate::layer::options::CacheOptions;
 use crate::values::input::Inputs;
 use crate::values::output::IntoOutput;
 
-impl<F: Framework> CacheOptions<F> {
+/// A tensor library whose modules can be wrapped.
+pub trait Adapter: Framework {
+    /// What wrapping gives: [`Cached`], or a type around it that is a module of the library.
+    type Module: From<Cached<Self>> + AsRef<Cached<Self>>;
+}
+
+impl<F: Adapter> CacheOptions<F> {
     /// Wraps a computation of your own type, whose name is part of the identity ([`CacheOptions::check_structure`]).
     ///
     /// # Errors

@@ -258,7 +258,7 @@ impl<F: Framework> Inputs<F> {
         if self.arguments.iter().any(|(_, argument)| matches!(argument, Argument::Batched)) {
             return Err(invalid("the place of a tensor was passed where the tensor itself is needed"));
         }
-        let mut sizes = self.batched().map(|tensor| F::shape(tensor).first().copied());
+        let mut sizes = self.batched().map(|tensor| F::batch_len(tensor));
         let first = sizes.next().ok_or_else(|| invalid("no tensor was passed: a batch needs one at least"))?;
         if let Some(other) = sizes.find(|size| *size != first) {
             return Err(invalid(format!(

@@ -32,13 +32,13 @@ pub(crate) fn check_batch<F: Framework>(output: &Output<F>, batch: usize) -> Res
     fn walk<F: Framework>(output: &Output<F>, batch: usize, path: &mut Vec<String>) -> Result<()> {
         let at = |path: &[String]| if path.is_empty() { "the output".to_owned() } else { path.join(".") };
         match output {
-            Output::Tensor(tensor) => match F::shape(tensor).first() {
-                Some(&first) if first == batch => Ok(()),
+            Output::Tensor(tensor) => match F::batch_len(tensor) {
+                Some(first) if first == batch => Ok(()),
                 first => Err(invalid(format!(
                     "{} has first dimension {}, but {batch} samples were computed: each sample needs a row of its own, \
                      and a list of one item a sample is an Output::Each (CacheOptions::lists)",
                     at(path),
-                    first.map_or("none".to_owned(), ToString::to_string)
+                    first.map_or("none".to_owned(), |first| first.to_string())
                 ))),
             },
             Output::Each(rows) if rows.len() == batch => Ok(()),

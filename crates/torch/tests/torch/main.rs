@@ -9,6 +9,7 @@
 mod calls;
 mod changes;
 mod content;
+mod contract;
 mod devices;
 mod edges;
 mod failing;
