@@ -1,11 +1,11 @@
 //! Opening moves what it does not understand and never unlinks it; what was left out is told until it is acknowledged.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
-#![expect(clippy::indexing_slicing, reason = "tests pick what they made")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use tensorcask::{Durability, Error, Lane, Options, Recovery, Store, Value};
+
+use crate::storages::copy_folder;
 
 fn options() -> Options {
     Options::new().synchronous(true)
@@ -63,18 +63,6 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         }
     }
     found
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &to.join(entry.file_name()));
-        } else {
-            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-        }
-    }
 }
 
 /// What a kill at this moment would leave.

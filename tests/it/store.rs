@@ -1,5 +1,4 @@
 //! The store from outside: what goes in comes out, whatever happens in between.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
 
 use tensorcask::{Dtype, Error, Key, Options, Store, Tensor, Value};
 

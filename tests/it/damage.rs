@@ -1,17 +1,9 @@
 //! Flipped bytes and cut files: every row comes back right, or as damage, or is reported as lost; never wrong, and
 //! never with a panic.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test stops at the first thing that is not as expected"
-)]
-
-mod media;
 
 use std::time::Duration;
 
-use media::{Kind, Medium, options};
+use crate::storages::{Kind, TestStorage, options};
 use tensorcask::{Error, Recovery, Store, Tensor, Value, Verify};
 
 on_both!(
@@ -39,7 +31,7 @@ fn value(i: usize) -> Value {
 }
 
 /// A store with two sealed segments, a run over them, and (if asked for) an active segment.
-fn store(kind: Kind, active: bool) -> Medium {
+fn store(kind: Kind, active: bool) -> TestStorage {
     let storage = kind.empty();
     let store = options().open_on(storage.storage()).unwrap();
     for i in 0..ROWS {
@@ -58,7 +50,7 @@ fn store(kind: Kind, active: bool) -> Medium {
 }
 
 /// Opens a damaged store every way; returns how many rows were served, in quiet mode.
-fn check(storage: &Medium, what: &str) -> usize {
+fn check(storage: &TestStorage, what: &str) -> usize {
     if let Ok(reader) = options().open_reader_on(storage.copy().storage()) {
         for i in 0..ROWS {
             if let Ok(Some(found)) = reader.get(&format!("key {i}")) {
@@ -217,7 +209,7 @@ fn one_damaged_row_fails_alone(kind: Kind) {
 
 /// A store that stays open, with one batch for each of the integer keys 0, 1, 2; and where each batch's message starts
 /// in its active segment.
-fn growing(kind: Kind) -> (Medium, Store, Vec<u64>) {
+fn growing(kind: Kind) -> (TestStorage, Store, Vec<u64>) {
     let storage = kind.empty();
     let store = options().open_on(storage.storage()).unwrap();
     let starts = (0..3_u64).map(|key| {
