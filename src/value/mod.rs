@@ -4,8 +4,10 @@ mod nested;
 
 use bytes::Bytes;
 
-use crate::schema::MAX_DEPTH;
 use crate::tensor::{Tensor, TensorView};
+
+/// Deepest nesting of a value tree. JSON of a tree this deep stays within what strict parsers accept.
+pub const MAX_DEPTH: usize = 32;
 
 /// An owned value. What goes in comes out, bit for bit.
 ///
@@ -129,6 +131,76 @@ impl Value {
         }
     }
 
+    /// The integer, if the value is one.
+    #[must_use]
+    pub fn as_int(&self) -> Option<i64> {
+        match self {
+            Self::Int(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// The number, if the value is a float or an integer.
+    #[must_use]
+    pub fn as_float(&self) -> Option<f64> {
+        match self {
+            Self::Float(number) => Some(*number),
+            Self::Int(number) => Some(*number as f64),
+            _ => None,
+        }
+    }
+
+    /// The boolean, if the value is one.
+    #[must_use]
+    pub fn as_bool(&self) -> Option<bool> {
+        match self {
+            Self::Bool(flag) => Some(*flag),
+            _ => None,
+        }
+    }
+
+    /// The string, if the value is one.
+    #[must_use]
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::Str(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The bytes, if the value is a byte string.
+    #[must_use]
+    pub fn as_bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// The named values, if the value is a map.
+    #[must_use]
+    pub fn as_map(&self) -> Option<&[(String, Value)]> {
+        match self {
+            Self::Map(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// The items, if the value is a list or a tuple.
+    #[must_use]
+    pub fn as_items(&self) -> Option<&[Value]> {
+        match self {
+            Self::List(items) | Self::Tuple(items) => Some(items),
+            _ => None,
+        }
+    }
+
+    /// Whether there is no value.
+    #[must_use]
+    pub fn is_null(&self) -> bool {
+        matches!(self, Self::Null)
+    }
+
     /// The value under `name`, if this is a map that has it.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Value> {
@@ -157,9 +229,73 @@ impl<'a> ValueView<'a> {
     }
 }
 
-impl From<Tensor> for Value {
-    fn from(tensor: Tensor) -> Self {
-        Self::Tensor(tensor)
+/// What indexing gives where there is nothing.
+static NULL: Value = Value::Null;
+
+/// The value under a name, or [`Value::Null`] if this is no map or has no such name.
+impl std::ops::Index<&str> for Value {
+    type Output = Self;
+
+    fn index(&self, name: &str) -> &Self {
+        self.get(name).unwrap_or(&NULL)
+    }
+}
+
+/// The item at a position, or [`Value::Null`] if this is no list or tuple, or a shorter one.
+impl std::ops::Index<usize> for Value {
+    type Output = Self;
+
+    fn index(&self, position: usize) -> &Self {
+        self.as_items().and_then(|items| items.get(position)).unwrap_or(&NULL)
+    }
+}
+
+macro_rules! value_conversions {
+    ($($type:ty => |$from:ident| $value:expr, |$to:ident| $back:expr);* $(;)?) => {
+        $(
+            impl From<$type> for Value { fn from($from: $type) -> Self { $value } }
+            /// The value itself comes back as the error if it is another one.
+            impl TryFrom<Value> for $type {
+                type Error = Value;
+
+                fn try_from(value: Value) -> Result<Self, Value> {
+                    let $to = &value;
+                    match $back {
+                        Some(inner) => Ok(inner),
+                        None => Err(value),
+                    }
+                }
+            }
+        )*
+    };
+}
+value_conversions! {
+    Tensor => |tensor| Self::Tensor(tensor), |value| value.as_tensor().cloned();
+    bool => |flag| Self::Bool(flag), |value| value.as_bool();
+    i64 => |number| Self::Int(number), |value| value.as_int();
+    f64 => |number| Self::Float(number), |value| value.as_float();
+    String => |text| Self::Str(text), |value| value.as_str().map(str::to_owned);
+    Vec<u8> => |bytes| Self::Bytes(bytes.into()), |value| value.as_bytes().map(<[u8]>::to_vec);
+    Bytes => |bytes| Self::Bytes(bytes), |value| match value { Value::Bytes(bytes) => Some(bytes.clone()), _ => None };
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Str(text.to_owned())
+    }
+}
+
+/// A list.
+impl<T: Into<Value>> FromIterator<T> for Value {
+    fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Self {
+        Self::List(items.into_iter().map(Into::into).collect())
+    }
+}
+
+/// A map: `Value::from([("pooled", tensor), …])`.
+impl<K: Into<String>, V: Into<Value>, const N: usize> From<[(K, V); N]> for Value {
+    fn from(items: [(K, V); N]) -> Self {
+        Self::Map(items.into_iter().map(|(name, item)| (name.into(), item.into())).collect())
     }
 }
 
@@ -187,6 +323,28 @@ pub trait AsValue {
     fn as_value(&self) -> ValueView<'_>;
 }
 
+impl<T: AsValue + ?Sized> AsValue for &T {
+    fn as_value(&self) -> ValueView<'_> {
+        (**self).as_value()
+    }
+}
+
+macro_rules! as_value {
+    ($($type:ty => |$value:ident| $view:expr),* $(,)?) => {
+        $(impl AsValue for $type { fn as_value(&self) -> ValueView<'_> { let $value = self; $view } })*
+    };
+}
+as_value! {
+    bool => |flag| ValueView::Bool(*flag),
+    i64 => |number| ValueView::Int(*number),
+    f64 => |number| ValueView::Float(*number),
+    str => |text| ValueView::Str(text),
+    String => |text| ValueView::Str(text),
+    [u8] => |bytes| ValueView::Bytes(bytes),
+    Vec<u8> => |bytes| ValueView::Bytes(bytes),
+    Bytes => |bytes| ValueView::Bytes(bytes),
+}
+
 impl AsValue for Value {
     fn as_value(&self) -> ValueView<'_> {
         self.view()
@@ -208,5 +366,30 @@ impl AsValue for Tensor {
 impl AsValue for TensorView<'_> {
     fn as_value(&self) -> ValueView<'_> {
         ValueView::Tensor(*self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_convert_and_are_looked_into() {
+        let tensor = Tensor::from_slice(&[2], &[1.0_f32, 2.0]).unwrap();
+        let value = Value::from([
+            ("pooled", Value::from(tensor.clone())),
+            ("tokens", [1_i64, 2].into_iter().collect()),
+            ("name", "cat".into()),
+        ]);
+        assert_eq!(value["pooled"].as_tensor(), Some(&tensor));
+        assert_eq!(value["tokens"][1].as_int(), Some(2));
+        assert_eq!((value["name"].as_str(), value["tokens"][0].as_float()), (Some("cat"), Some(1.0)));
+        assert!(value["none"]["deeper"][3].is_null());
+        assert_eq!(Tensor::try_from(value["pooled"].clone()), Ok(tensor));
+        assert_eq!(i64::try_from(Value::from("text")), Err(Value::from("text")));
+        assert_eq!(String::try_from(Value::from("text")), Ok("text".to_owned()));
+        assert_eq!(Vec::try_from(Value::from(vec![1_u8, 2])), Ok(vec![1, 2]));
+        assert_eq!(bool::try_from(Value::Bool(true)), Ok(true));
+        assert_eq!(f64::try_from(Value::Int(3)), Ok(3.0));
     }
 }

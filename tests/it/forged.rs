@@ -29,7 +29,7 @@ fn store(kind: Kind, strings: bool, codec: Codec, sealed: bool) -> TestStorage {
     let storage = kind.empty();
     let store = options().codec(codec).open_on(storage.storage()).unwrap();
     for i in 0..ROWS {
-        store.put(&key(i, strings), &value(i)).unwrap();
+        store.put(key(i, strings), value(i)).unwrap();
     }
     store.flush().unwrap();
     if !sealed {

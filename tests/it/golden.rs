@@ -82,7 +82,7 @@ fn write(dir: &Path) {
         if module == "strings" {
             // Overwritten and deleted later.
             for i in 0..80 {
-                store.put(&format!("k/{i:03}"), &tree(NEWEST, i)).unwrap();
+                store.put(format!("k/{i:03}"), tree(NEWEST, i)).unwrap();
             }
             store.flush().unwrap();
             let gone: Vec<String> = (0..80).filter(|i| i % 10 == 9).map(|i| format!("k/{i:03}")).collect();

@@ -16,7 +16,7 @@ fn a_key_that_another_lane_has_just_flushed_is_deleted() {
     let open =
         |lane| options().refresh_interval(Duration::from_secs(1000)).lane(Lane::Number(lane)).open(dir.path(), "m");
     let (one, two) = (open(0).unwrap(), open(1).unwrap());
-    one.put("first", &Value::Int(1)).unwrap();
+    one.put("first", Value::Int(1)).unwrap();
     one.flush().unwrap();
     for round in 0..3 {
         one.put_batch(&["a", "b"], &[Value::Int(round), Value::Int(round)]).unwrap();
@@ -31,7 +31,7 @@ fn a_key_that_another_lane_has_just_flushed_is_deleted() {
     let three = options().refresh_interval(Duration::ZERO).lane(Lane::Auto).open(dir.path(), "m").unwrap();
     assert!(three.delete("first").unwrap());
     three.flush().unwrap();
-    one.put("first", &Value::Int(2)).unwrap();
+    one.put("first", Value::Int(2)).unwrap();
     one.flush().unwrap();
     assert!(three.contains("first").unwrap());
     assert_eq!(three.get("first").unwrap(), Some(Value::Int(2)));
@@ -63,11 +63,11 @@ fn the_later_put_wins_whatever_the_clocks_say() {
             let writer = if version % 2 == 0 { &right } else { &late };
             let rows = [7_u8; 300 << 10];
             if version % 4 < 2 {
-                writer.put("k", &Value::Int(version)).unwrap();
+                writer.put("k", Value::Int(version)).unwrap();
             } else {
                 // Large rows are written on another way.
                 writer.put_rows(&["large"], &[rows.len()], &rows).unwrap();
-                writer.put("k", &Value::Int(version)).unwrap();
+                writer.put("k", Value::Int(version)).unwrap();
             }
             writer.flush().unwrap();
             assert_eq!(writer.get("k").unwrap(), Some(Value::Int(version)));
@@ -88,7 +88,7 @@ fn the_later_put_wins_whatever_the_clocks_say() {
         let said = |store: &tensorcask::Reader| store.open_report().notes.iter().any(|note| note.contains("clock"));
         let late = open(2, late_clock).unwrap();
         assert!(said(&late) && !said(&open(3, right_clock).unwrap()));
-        late.put("k", &Value::Int(100)).unwrap();
+        late.put("k", Value::Int(100)).unwrap();
         late.close().unwrap();
         assert_eq!(options().open_reader(dir.path(), "m").unwrap().get("k").unwrap(), Some(Value::Int(100)));
     }
@@ -99,7 +99,7 @@ fn the_later_put_wins_whatever_the_clocks_say() {
 fn a_forked_child_is_refused_and_never_waits() {
     let dir = tempfile::tempdir().unwrap();
     let store = options().hot_bytes(1 << 20).open(dir.path(), "m").unwrap();
-    store.put("k", &Value::Int(1)).unwrap();
+    store.put("k", Value::Int(1)).unwrap();
     store.flush().unwrap();
     let reader = options().open_reader(dir.path(), "m").unwrap();
     let done = std::sync::atomic::AtomicBool::new(false);
@@ -109,7 +109,7 @@ fn a_forked_child_is_refused_and_never_waits() {
             let (store, done) = (&store, &done);
             scope.spawn(move || {
                 for i in 0.. {
-                    store.put(&format!("{thread} {i}"), &Value::Int(i)).unwrap();
+                    store.put(format!("{thread} {i}"), Value::Int(i)).unwrap();
                     assert!(store.contains("k").unwrap());
                     if done.load(std::sync::atomic::Ordering::Relaxed) {
                         return;
@@ -174,7 +174,7 @@ fn in_child(store: &tensorcask::Store, reader: &tensorcask::Reader) -> i32 {
         ]);
         reader.clear_hot();
     }
-    checks.push(matches!(store.put("x", &Value::Int(1)), Err(Error::ReadOnly { .. })));
+    checks.push(matches!(store.put("x", Value::Int(1)), Err(Error::ReadOnly { .. })));
     checks.push(matches!(store.delete("k"), Err(Error::ReadOnly { .. })));
     checks.push(store.flush().is_err() && store.waiting() == (0, 0));
     checks.push(store.close().is_ok());

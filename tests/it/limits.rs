@@ -116,7 +116,7 @@ fn write_structures(dir: &Path) {
     };
     let store = options().open(dir, "m").unwrap();
     for key in 0..STRUCTURES {
-        store.put(key, &structure(key)).unwrap();
+        store.put(key, structure(key)).unwrap();
         if key % 1000 == 0 {
             assert!(descriptors() < DESCRIPTORS, "{} descriptors", descriptors());
         }
@@ -144,11 +144,11 @@ fn follow(dir: &Path) {
     let options = || options().segment_rows(20).refresh_interval(Duration::ZERO);
     let writer = options().open(dir, "m").unwrap();
     let other = options().lane(Lane::Auto).open(dir, "m").unwrap();
-    writer.put(0_u64, &Value::Int(0)).unwrap();
+    writer.put(0_u64, Value::Int(0)).unwrap();
     writer.flush().unwrap();
     let reader = options().open_reader(dir, "m").unwrap();
     for key in 0..4000_u64 {
-        writer.put(key, &Value::Int(key as i64)).unwrap();
+        writer.put(key, Value::Int(key as i64)).unwrap();
         if key % 7 == 0 {
             writer.flush().unwrap();
             for store in [&reader, &*other] {
@@ -237,8 +237,8 @@ fn values_may_be_nested_to_any_depth_and_are_refused() {
         assert!(deep == deep.clone() && deep != nested(LEVELS - 1));
         assert!(!format!("{deep:?}").is_empty());
         // As deep as a store takes, and one level more.
-        assert!(is_refused(store.put(2_u64, &nested(33))));
-        store.put(3_u64, &nested(32)).unwrap();
+        assert!(is_refused(store.put(2_u64, nested(33))));
+        store.put(3_u64, nested(32)).unwrap();
         assert_eq!(store.get(3_u64).unwrap(), Some(nested(32)));
     }
     let mut view = ValueView::Null;

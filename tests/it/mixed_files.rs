@@ -25,7 +25,7 @@ fn reader(storage: &MemoryStorage) -> Reader {
 
 fn put(store: &Store, keys: std::ops::Range<u64>) {
     for key in keys {
-        store.put(key, &Value::Int(key as i64)).unwrap();
+        store.put(key, Value::Int(key as i64)).unwrap();
     }
     store.flush().unwrap();
 }
@@ -133,7 +133,7 @@ fn the_newest_segment_of_a_lane_is_missed_after_its_marks_were_written_anew() {
     let writer = options().segment_rows(20).open_on(Arc::new(storage.clone())).unwrap();
     put(&writer, 0..5);
     for key in 100..125_u64 {
-        writer.put(key, &Value::Str("x".into())).unwrap();
+        writer.put(key, Value::Str("x".into())).unwrap();
     }
     writer.flush().unwrap();
     // Void numbers of another lane.

@@ -50,7 +50,7 @@ fn what_is_no_file_is_left_out_and_told() {
             let dir = tempfile::tempdir().unwrap();
             let open = || Options::new().durability(Durability::Buffered).segment_rows(2).open(dir.path(), "m");
             let store = open().unwrap();
-            store.put(1_u64, &Value::Int(1)).unwrap();
+            store.put(1_u64, Value::Int(1)).unwrap();
             store.close().unwrap();
             drop(store);
             let path = dir.path().join("m").join(name);
@@ -72,7 +72,7 @@ fn what_is_no_file_is_left_out_and_told() {
             assert_eq!(store.get(1_u64).unwrap(), Some(Value::Int(1)), "{kind} {name}");
             // Up to the number that is taken, and beyond it.
             for key in 2..20_u64 {
-                store.put(key, &Value::Int(key as i64)).unwrap();
+                store.put(key, Value::Int(key as i64)).unwrap();
                 store.flush_with(Durability::SyncData).unwrap();
             }
             store.merge_index().unwrap();
@@ -118,7 +118,7 @@ fn linked_files_are_read_and_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let store = options().segment_rows(2).open(dir.path(), "m").unwrap();
     for key in 0..5_u64 {
-        store.put(key, &Value::Int(key as i64)).unwrap();
+        store.put(key, Value::Int(key as i64)).unwrap();
         store.flush_with(Durability::SyncData).unwrap();
     }
     // A copy of which each file is a link, as download caches make it: two sealed segments, and an active one.
@@ -141,7 +141,7 @@ fn linked_files_are_read_and_not_written() {
     check(&Options::new().open_reader(dir.path(), "links").unwrap());
     let other = options().open(dir.path(), "links").unwrap();
     check(&other);
-    other.put(9_u64, &Value::Int(9)).unwrap();
+    other.put(9_u64, Value::Int(9)).unwrap();
     other.close().unwrap();
     check(&Options::new().open_reader(dir.path(), "links").unwrap());
     assert!(before.iter().all(|(bytes, path)| std::fs::read(path).unwrap() == *bytes));
@@ -162,7 +162,7 @@ fn names_at_the_numeric_limit_use_up_nothing() {
                 for earlier in 1..key {
                     assert_eq!(store.get(earlier).unwrap(), Some(Value::Int(1)), "{name} {number}");
                 }
-                store.put(key, &Value::Int(1)).unwrap();
+                store.put(key, Value::Int(1)).unwrap();
                 store.flush().unwrap();
                 store.merge_index().unwrap();
                 store.close().unwrap();
@@ -181,7 +181,7 @@ fn names_at_the_numeric_limit_use_up_nothing() {
     std::fs::write(dir.path().join("m/quarantine/0000-281474976710655.arrow"), b"").unwrap();
     std::fs::write(dir.path().join("m/quarantine/0000-0000000001.arrow"), b"").unwrap();
     let store = Options::new().open(dir.path(), "m").unwrap();
-    store.put(1_u64, &Value::Int(1)).unwrap();
+    store.put(1_u64, Value::Int(1)).unwrap();
     store.close().unwrap();
     assert!(dir.path().join("m/segments/0000-0000000002.arrow").exists());
 }

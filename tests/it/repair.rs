@@ -376,7 +376,7 @@ fn damage_that_costs_no_row_is_mended_when_the_store_is_closed() {
     let options = || Options::new().synchronous(true);
     let put = |keys: std::ops::Range<u64>| {
         let store = options().open(dir.path(), "m").unwrap();
-        keys.for_each(|key| store.put(&format!("key {key}"), &Value::Int(key as i64)).unwrap());
+        keys.for_each(|key| store.put(format!("key {key}"), Value::Int(key as i64)).unwrap());
         store.close().unwrap();
     };
     let path = dir.path().join("m/segments/0000-0000000001.arrow");
@@ -409,7 +409,7 @@ fn damage_that_costs_no_row_is_mended_when_the_store_is_closed() {
             store.close().unwrap();
             let served = |reader: &tensorcask::Reader| {
                 assert_eq!(reader.len().unwrap(), 60, "byte {at}");
-                (0..60).for_each(|key| assert_eq!(reader.get(&format!("key {key}")).unwrap(), Some(Value::Int(key))));
+                (0..60).for_each(|key| assert_eq!(reader.get(format!("key {key}")).unwrap(), Some(Value::Int(key))));
                 assert_eq!(reader.scan_prefix("key").unwrap().len(), 60);
             };
             served(&store);
