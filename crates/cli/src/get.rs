@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use serde_json::json;
 use tensorcask::Value;
 
+use crate::failure::Failure;
 use crate::numbers::{self, Shown};
-use crate::output::{Failure, Output, one_line};
+use crate::output::{Output, one_line};
 use crate::store::ReadArguments;
 
 /// How many elements of each tensor are shown if nothing is said.
@@ -30,7 +31,7 @@ pub(crate) struct Arguments {
 /// Shows the value of a key, or writes it to a file.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let reader = crate::store::reader(&arguments.read, output)?;
-    let key = crate::parse_key(&arguments.key, reader.key_kind())?;
+    let key = crate::key::parse_key(&arguments.key, reader.key_kind())?;
     let name = key.to_string();
     let name = one_line(&name);
     let Some(value) = reader.get(&key)? else {

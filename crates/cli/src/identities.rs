@@ -7,13 +7,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use tensorcask::identities::{Pruned, Stays, StoredIdentity, interrupted, list, prune};
 
-use crate::output::{Failure, Output, bytes, one_line};
+use crate::failure::Failure;
+use crate::output::{Output, bytes, one_line};
 
 /// Arguments of `identities`.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("chosen").args(["prune", "prune_unused_s"]))]
 pub(crate) struct Arguments {
     /// The folder of a module of the torch layer: <cache dir>/<module id>.
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     folder: PathBuf,
     /// Remove these identities. One stays, and the command fails, if a writer has it open, or if its folder holds
     /// anything that tensorcask did not make or has set aside. No process may read them.

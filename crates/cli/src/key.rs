@@ -2,7 +2,7 @@
 
 use tensorcask::{Key, KeyKind};
 
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// Parses a key as the store's kind of keys has it: text, a number, or hexadecimal bytes.
 pub(crate) fn parse_key(text: &str, kind: Option<KeyKind>) -> Result<Key, Failure> {

@@ -3,8 +3,9 @@
 use serde_json::json;
 use tensorcask::{Key, Reader, Value};
 
+use crate::failure::Failure;
 use crate::numbers::Shown;
-use crate::output::{Failure, Output, one_line};
+use crate::output::{Output, one_line};
 use crate::store::ReadArguments;
 
 /// Arguments of `ls`.
@@ -37,7 +38,7 @@ pub(crate) fn keys(
     match prefix {
         None => Ok(Box::new(reader.keys())),
         Some(prefix) => {
-            let prefix = crate::parse_key(prefix, reader.key_kind())?;
+            let prefix = crate::key::parse_key(prefix, reader.key_kind())?;
             Ok(Box::new(reader.scan_prefix(&prefix)?.into_iter().map(Ok)))
         }
     }
@@ -48,7 +49,8 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     let reader = crate::store::reader(&arguments.read, output)?;
     let keys = match (&arguments.from, &arguments.to) {
         (Some(from), Some(to)) => {
-            let (from, to) = (crate::parse_key(from, reader.key_kind())?, crate::parse_key(to, reader.key_kind())?);
+            let (from, to) =
+                (crate::key::parse_key(from, reader.key_kind())?, crate::key::parse_key(to, reader.key_kind())?);
             Box::new(reader.scan_range(&from, &to)?.into_iter().map(Ok))
         }
         _ => keys(&reader, arguments.prefix.as_deref())?,

@@ -5,6 +5,7 @@
 
 mod export;
 mod failure;
+mod generated;
 mod get;
 mod identities;
 mod import;
@@ -22,10 +23,10 @@ mod warm;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::key::parse_key;
-use crate::output::{Failure, Format, Output};
+use crate::failure::Failure;
+use crate::output::{Format, Output};
 
 /// Looks into a store of tensors, checks it, and moves data in and out.
 ///
@@ -34,7 +35,7 @@ use crate::output::{Failure, Format, Output};
 /// Exit codes: 0 done; 1 a key is not there; 2 damage was found; 3 the input or its use is wrong; 4 the store or the
 /// disk failed.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(name = "tensorcask", version, about, max_term_width = 100)]
 struct Arguments {
     /// For people, or JSON for programs.
     #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
@@ -61,6 +62,10 @@ enum Command {
     Import(import::Arguments),
     /// Writes all values to an Arrow, .safetensors or .npy file.
     Export(export::Arguments),
+    /// Prints the completion script for a shell.
+    Completions(generated::CompletionsArguments),
+    /// Prints the man page of the program or of a command.
+    Man(generated::ManArguments),
 }
 
 /// Says what is wrong with the arguments, in the format that they ask for as far as they can be read.
@@ -110,6 +115,8 @@ fn main() -> ExitCode {
         Command::Identities(arguments) => identities::run(arguments, &output),
         Command::Import(arguments) => import::run(arguments, &output),
         Command::Export(arguments) => export::run(arguments, &output),
+        Command::Completions(arguments) => generated::completions(arguments, Arguments::command(), &output),
+        Command::Man(arguments) => generated::man(arguments, Arguments::command(), &output),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

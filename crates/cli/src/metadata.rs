@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use crate::failure::Failure;
 use crate::new_file::NewFile;
-use crate::output::Failure;
 
 const NAME: &str = "metadata.json";
 

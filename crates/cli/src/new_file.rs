@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// Links that may lead to the target.
 const MOST_LINKS: usize = 40;

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use tensorcask::{Dtype, Tensor};
 
+use crate::failure::Failure;
 use crate::new_file::NewFile;
-use crate::output::Failure;
 
 /// Bytes of magic, version and length before a header of version 1.0.
 const LEAD_LEN_BYTES: usize = 10;

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value as Json, json};
 
-pub(crate) use crate::failure::Failure;
+use crate::failure::Failure;
 
 /// Who reads the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -55,11 +55,15 @@ impl Output {
 
     /// Prints a line: `human`, or `json`.
     pub(crate) fn line(&self, human: impl FnOnce() -> String, json: impl FnOnce() -> Json) -> Result<(), Failure> {
-        let text = if self.is_json() { json().to_string() } else { human() };
-        match writeln!(std::io::stdout().lock(), "{text}") {
-            Ok(()) => Ok(()),
-            Err(error) => Err(Failure::standard_output(&error)),
-        }
+        let mut text = if self.is_json() { json().to_string() } else { human() };
+        text.push('\n');
+        self.raw(text.as_bytes())
+    }
+
+    /// Prints `bytes` as they are, whatever the format is.
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| Failure::standard_output(&error))
     }
 
     /// A progress bar over `total` rows; shown to people at a terminal only.

@@ -1,6 +1,7 @@
 //! `tensorcask stats`
 
-use crate::output::{Failure, Output, bytes};
+use crate::failure::Failure;
+use crate::output::{Output, bytes};
 use crate::store::ReadArguments;
 
 /// Arguments of `stats`.

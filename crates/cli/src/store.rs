@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tensorcask::{Lane, Options, Reader, Store};
 
-use crate::output::{Failure, Output};
+use crate::failure::Failure;
+use crate::output::Output;
 
 /// Most bytes of a value if nothing is said, as of the engine.
 const MOST_VALUE_BYTES: usize = 1 << 30;
@@ -14,6 +15,7 @@ const MOST_VALUE_BYTES: usize = 1 << 30;
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReadArguments {
     /// The store's folder.
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     pub store: PathBuf,
     /// Largest value in bytes, unpacked, that is read (default: 1 GiB).
     #[arg(long, value_name = "N")]

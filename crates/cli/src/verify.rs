@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use tensorcask::{Damage, Key, Reader, VerifyReport};
 
+use crate::failure::Failure;
 use crate::failure::in_words;
-use crate::output::{Failure, Output, path_json};
+use crate::output::{Output, path_json};
 use crate::store::ReadArguments;
 
 /// Arguments of `verify`.

@@ -13,8 +13,8 @@ use indicatif::ProgressBar;
 use super::columns::{Columns, Refused};
 use super::rows::Rows;
 use super::{Written, nothing};
+use crate::failure::Failure;
 use crate::new_file::NewFile;
-use crate::output::Failure;
 
 /// How values are laid out.
 #[derive(Debug, Clone, Copy)]

@@ -12,7 +12,7 @@ use tensorcask::{Dtype, Key, Tensor, Value};
 
 use super::lists::{elements, nested};
 use super::structure::Structure;
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// Why no batch was made.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field};
 use tensorcask::{Dtype, Tensor};
 
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// Lists that one row may have beyond its elements: tensors without elements can have any number of them.
 const MOST_EMPTY_LISTS: usize = 1 << 20;

@@ -13,8 +13,9 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde_json::json;
 
+use crate::failure::Failure;
 use crate::new_file::check_outside;
-use crate::output::{Failure, Output, path_json};
+use crate::output::{Output, path_json};
 use crate::store::ReadArguments;
 
 use self::arrow::Layout;

@@ -7,9 +7,10 @@ use tensorcask::Key;
 
 use super::rows::Rows;
 use super::{Written, nothing};
+use crate::failure::Failure;
 use crate::new_file::{NewFile, is_same_place};
 use crate::npy_file::RowsWriter;
-use crate::output::{Failure, one_line};
+use crate::output::one_line;
 
 /// Writes all rows to `path` and their keys to `keys_out`, by default beside it.
 pub(crate) fn write(

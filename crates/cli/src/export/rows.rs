@@ -2,7 +2,7 @@
 
 use tensorcask::{Dtype, Key, Reader, Tensor, Value};
 
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// Bytes of values at which a batch is full.
 pub(crate) const BATCH_LEN_BYTES: usize = 8 << 20;

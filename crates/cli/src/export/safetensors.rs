@@ -10,9 +10,9 @@ use tensorcask::{Dtype, Key, Reader, Tensor, Value};
 
 use super::rows::{Rows, widened};
 use super::{Written, nothing};
+use crate::failure::Failure;
 use crate::metadata::Metadata;
 use crate::new_file::NewFile;
-use crate::output::Failure;
 
 /// The name that the format keeps for a map of texts.
 const RESERVED: &str = "__metadata__";

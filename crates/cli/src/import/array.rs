@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tensorcask::{Bytes, Dtype, MAX_RANK};
 
 use super::input::InputFile;
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// Largest row in bytes that the format can hold.
 const MOST_ROW_BYTES: usize = i32::MAX as usize;

@@ -16,7 +16,7 @@ use arrow::ipc::{Block, Endianness, Message, MessageHeader, MetadataVersion, roo
 
 use super::input::{Format, InputFile};
 use super::table::{Batches, Tables};
-use crate::output::Failure;
+use crate::failure::Failure;
 
 const MAGIC: &[u8] = b"ARROW1";
 const CONTINUATION: [u8; 4] = [0xff; 4];

@@ -3,7 +3,7 @@
 use tensorcask::{Key, Store};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// Hashes that are held at a time: 8 MiB.
 const MOST_HASHES: u64 = 1 << 20;

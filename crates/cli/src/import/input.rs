@@ -10,7 +10,7 @@ use tensorcask::Bytes;
 use tensorcask::io::disk::DiskStorage;
 use tensorcask::io::{ReadFile, Storage};
 
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// Longer reads are a part of the memory map, shorter ones a copy: a map of a file that is cut meanwhile ends the
 /// process, so it is for single values that are too large to copy.

@@ -7,7 +7,7 @@ use tensorcask::{Dtype, Key, KeyKind};
 use super::array::Array;
 use super::input::{Format, InputFile};
 use super::npy::{Elements, Header};
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// Elements that are looked at together.
 const BLOCK: usize = 8192;

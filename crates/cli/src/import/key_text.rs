@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tensorcask::{Key, KeyKind, MAX_KEY_LEN_BYTES};
 
 use super::input::{InputFile, looks_like, shown, unreadable};
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// Longer lines are no keys, hexadecimal ones neither.
 const MOST_LINE_BYTES: u64 = 2 * MAX_KEY_LEN_BYTES as u64 + 8;

@@ -8,7 +8,7 @@ use tensorcask::{Key, KeyKind, MAX_KEY_LEN_BYTES};
 use super::input::{Format, InputFile};
 use super::key_array::KeyArray;
 use super::key_text::KeyText;
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// A file of keys.
 #[derive(Debug)]

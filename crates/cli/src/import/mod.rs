@@ -36,7 +36,8 @@ use self::input::Inputs;
 use self::keys::{KeySource, check_len, with_prefix};
 use self::put::Done;
 use self::source::Source;
-use crate::output::{Failure, Output, path_json};
+use crate::failure::Failure;
+use crate::output::{Output, path_json};
 use crate::store::WriteArguments;
 
 /// How tensors are packed.
@@ -51,6 +52,7 @@ enum CodecName {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The store's folder; made if it is not there.
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     store: PathBuf,
     /// .npy, .npz, .safetensors, Arrow (.arrow, .ipc, .feather; files and streams) or .parquet files, or folders of
     /// them (in the order of their names). All are of one format.

@@ -7,7 +7,7 @@ use tensorcask::Dtype;
 use super::array::Array;
 use super::input::{Format, InputFile, looks_like};
 use super::literal::{Literal, parse_dictionary};
-use crate::output::Failure;
+use crate::failure::Failure;
 
 const MAGIC: &[u8] = b"\x93NUMPY";
 /// Longest header that is read: shapes and descriptions of elements are far shorter.

@@ -13,7 +13,7 @@ use super::key_array::KeyArray;
 use super::npy::{Header, numbers, read_header};
 use super::source::Arrays;
 use super::table::Wanted;
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// An array in the archive: where it lies, and its header.
 struct Member {

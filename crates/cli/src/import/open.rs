@@ -12,7 +12,7 @@ use super::safetensors::TensorFile;
 use super::source::{Arrays, Source};
 use super::table::{Table, Wanted};
 use super::{Arguments, npy, npz};
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// Opens all input files.
 pub(crate) fn sources(arguments: &Arguments, inputs: &Inputs) -> Result<Vec<Box<dyn Source>>, Failure> {

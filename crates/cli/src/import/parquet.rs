@@ -10,7 +10,7 @@ use super::arrow_file::guarded;
 use super::input::{Format, InputFile};
 use super::source::chunk_rows;
 use super::table::{Batches, Tables};
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// A Parquet file.
 #[derive(Debug)]

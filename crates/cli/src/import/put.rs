@@ -6,8 +6,9 @@ use tensorcask::{Dtype, Key, KeyKind, Store};
 use super::keys::KeySource;
 use super::source::{Chunk, Rows};
 use super::{Arguments, Plan, census, overflow};
+use crate::failure::Failure;
 use crate::metadata::{self, Metadata};
-use crate::output::{Failure, Output};
+use crate::output::Output;
 
 /// What was put.
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use tensorcask::{Bytes, Dtype, Key, KeyKind, Tensor, Value};
 use super::array::Array;
 use super::key_array::KeyArray;
 use super::safetensors::{Named, TensorFile};
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// Bytes of rows that are read and put at a time; a larger row is a chunk of its own.
 pub(crate) const CHUNK_BYTES: usize = 4 << 20;

@@ -12,7 +12,7 @@ use super::input::InputFile;
 use super::segment::{COLUMN, Checksums};
 use super::source::{CHUNK_BYTES, CHUNK_ROWS, Chunk, Chunks, Rows, Source, check_value_len, tensor_len_bytes};
 use super::tree::Tree;
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// Record batches in order.
 pub(crate) type Batches<'a> = Box<dyn Iterator<Item = Result<RecordBatch, Failure>> + 'a>;
