@@ -1,6 +1,6 @@
 //! Keys as they are written on a command line and in files of keys.
 
-use tensorcask::{Key, KeyKind};
+use tensorcask::{Key, KeyKind, MAX_KEY_LEN_BYTES};
 
 use crate::failure::Failure;
 
@@ -35,6 +35,34 @@ pub(crate) fn parse(text: &str, kind: KeyKind) -> Result<Key, String> {
             Ok(Key::Bytes(digits.as_chunks::<2>().0.iter().map(|[high, low]| high << 4 | low).collect()))
         }
     }
+}
+
+/// The key with `prefix` before it; numbers become text.
+///
+/// # Errors
+/// What is wrong, if the key is bytes or becomes too long.
+pub(crate) fn with_prefix(prefix: &str, key: Key) -> Result<Key, String> {
+    match key {
+        Key::Str(text) => Ok(Key::Str(format!("{prefix}{text}"))),
+        Key::U64(number) => Ok(Key::Str(format!("{prefix}{number}"))),
+        Key::Bytes(_) => Err("--key-prefix is text, and does not apply to keys that are bytes".into()),
+    }
+}
+
+/// Checks the length of a key.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn check_len(key: &Key) -> Result<(), String> {
+    let len_bytes = match key {
+        Key::Str(text) => text.len(),
+        Key::U64(_) => 8,
+        Key::Bytes(bytes) => bytes.len(),
+    };
+    if len_bytes <= MAX_KEY_LEN_BYTES {
+        return Ok(());
+    }
+    Err(format!("the key is {len_bytes} bytes long, more than the limit of {MAX_KEY_LEN_BYTES}"))
 }
 
 #[cfg(test)]

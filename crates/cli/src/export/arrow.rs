@@ -12,7 +12,7 @@ use indicatif::ProgressBar;
 
 use super::columns::{Columns, Refused};
 use super::rows::Rows;
-use super::{Written, nothing};
+use super::written::{Written, nothing};
 use crate::failure::Failure;
 use crate::new_file::NewFile;
 

@@ -7,6 +7,7 @@ mod npy;
 mod rows;
 mod safetensors;
 mod structure;
+mod written;
 
 use std::path::PathBuf;
 
@@ -60,18 +61,6 @@ pub(crate) struct Arguments {
     /// Where the keys of a .npy file go (default: the file's name and `.keys`).
     #[arg(long)]
     keys_out: Option<PathBuf>,
-}
-
-/// What was written.
-pub(crate) struct Written {
-    pub rows: u64,
-    /// Whether there was an earlier file of the name.
-    pub replaced: bool,
-}
-
-/// There are no rows, so nothing tells what they are.
-pub(crate) fn nothing() -> Failure {
-    Failure::input("there is nothing to export".into())
 }
 
 /// The kind of file to write, if all options apply to it.

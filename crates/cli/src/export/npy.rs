@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tensorcask::Key;
 
 use super::rows::Rows;
-use super::{Written, nothing};
+use super::written::{Written, nothing};
 use crate::failure::Failure;
 use crate::new_file::{NewFile, is_same_place};
 use crate::npy_file::RowsWriter;

@@ -9,7 +9,7 @@ use serde_json::json;
 use tensorcask::{Dtype, Key, Reader, Tensor, Value};
 
 use super::rows::{Rows, widened};
-use super::{Written, nothing};
+use super::written::{Written, nothing};
 use crate::failure::Failure;
 use crate::metadata::Metadata;
 use crate::new_file::NewFile;

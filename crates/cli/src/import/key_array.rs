@@ -85,7 +85,7 @@ impl KeyArray {
         let width = self.array.row_len_bytes();
         let cells = (0..count).map(|at| bytes.get(at * width..(at + 1) * width).unwrap_or_default());
         let keys = cells.enumerate().map(|(at, cell)| {
-            let key = self.key(cell).and_then(|key| super::keys::check_len(&key).map(|()| key));
+            let key = self.key(cell).and_then(|key| crate::key::check_len(&key).map(|()| key));
             key.map_err(|why| self.array.file.refuse(format!("element {}{}: {why}", first + at, self.array.name)))
         });
         keys.collect()

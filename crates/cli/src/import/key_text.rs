@@ -107,7 +107,7 @@ impl Lines<'_> {
                 &format!("{:?} cannot be a key: {}", shown(text), why.replacen("its keys", "keys", 1)),
             )
         })?;
-        super::keys::check_len(&key).map_err(|why| self.refuse(self.line, &why))?;
+        crate::key::check_len(&key).map_err(|why| self.refuse(self.line, &why))?;
         Ok(Some(key))
     }
 

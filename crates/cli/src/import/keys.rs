@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tensorcask::{Key, KeyKind, MAX_KEY_LEN_BYTES};
+use tensorcask::{Key, KeyKind};
 
 use super::input::{Format, InputFile};
 use super::key_array::KeyArray;
@@ -182,32 +182,4 @@ impl KeyReader<'_> {
         }
         Ok(keys)
     }
-}
-
-/// The key with `prefix` before it; numbers become text.
-///
-/// # Errors
-/// What is wrong, if the key is bytes or becomes too long.
-pub(crate) fn with_prefix(prefix: &str, key: Key) -> Result<Key, String> {
-    match key {
-        Key::Str(text) => Ok(Key::Str(format!("{prefix}{text}"))),
-        Key::U64(number) => Ok(Key::Str(format!("{prefix}{number}"))),
-        Key::Bytes(_) => Err("--key-prefix is text, and does not apply to keys that are bytes".into()),
-    }
-}
-
-/// Checks the length of a key.
-///
-/// # Errors
-/// What is wrong with it.
-pub(crate) fn check_len(key: &Key) -> Result<(), String> {
-    let len_bytes = match key {
-        Key::Str(text) => text.len(),
-        Key::U64(_) => 8,
-        Key::Bytes(bytes) => bytes.len(),
-    };
-    if len_bytes <= MAX_KEY_LEN_BYTES {
-        return Ok(());
-    }
-    Err(format!("the key is {len_bytes} bytes long, more than the limit of {MAX_KEY_LEN_BYTES}"))
 }

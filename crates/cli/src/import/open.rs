@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tensorcask::Dtype;
 
+use super::arguments::Arguments;
 use super::arrow_file::ArrowFile;
 use super::input::{Format, InputFile, Inputs};
 use super::keys::KeySource;
@@ -11,7 +12,7 @@ use super::parquet::ParquetFile;
 use super::safetensors::TensorFile;
 use super::source::{Arrays, Source};
 use super::table::{Table, Wanted};
-use super::{Arguments, npy, npz};
+use super::{npy, npz};
 use crate::failure::Failure;
 
 /// Opens all input files.

@@ -4,7 +4,7 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Field};
 use tensorcask::{Dtype, Tensor, Value};
 
-use super::columns::{Refusal, shapes_of};
+use super::elements::{Refusal, shapes_of};
 
 /// The tensors of a packed column.
 pub(crate) fn values(field: &Field, array: &dyn Array) -> Result<Vec<Value>, Refusal> {

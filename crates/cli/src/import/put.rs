@@ -3,9 +3,11 @@
 use tensorcask::io::Durability;
 use tensorcask::{Dtype, Key, KeyKind, Store};
 
+use super::arguments::Arguments;
 use super::keys::KeySource;
+use super::plan::Plan;
 use super::source::{Chunk, Rows};
-use super::{Arguments, Plan, census, overflow};
+use super::{census, overflow};
 use crate::failure::Failure;
 use crate::metadata::{self, Metadata};
 use crate::output::Output;

@@ -9,8 +9,8 @@ use tensorcask::{Dtype, MAX_RANK};
 
 use super::array::Array;
 use super::input::{Format, InputFile, shown};
-use super::keys::check_len;
 use crate::failure::Failure;
+use crate::key::check_len;
 
 /// The longest header that the format allows.
 const MOST_HEADER_BYTES: u64 = 100_000_000;

@@ -5,7 +5,7 @@ use arrow::datatypes::{DataType, Schema, UInt32Type};
 use crc32fast::Hasher;
 use tensorcask::Bytes;
 
-use super::columns::{elements, flat};
+use super::elements::{elements, flat};
 
 /// The column of checksums.
 pub(crate) const COLUMN: &str = "row_crc32";

@@ -7,7 +7,8 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type, SchemaRef, UInt64Type};
 use tensorcask::{Dtype, Key, KeyKind};
 
-use super::columns::{Refusal, fixed, values};
+use super::columns::{fixed, values};
+use super::elements::Refusal;
 use super::input::InputFile;
 use super::segment::{COLUMN, Checksums};
 use super::source::{CHUNK_BYTES, CHUNK_ROWS, Chunk, Chunks, Rows, Source, check_value_len, tensor_len_bytes};
@@ -344,7 +345,7 @@ fn column_keys(column: &ArrayRef, kind: KeyKind) -> Result<Vec<Key>, Refusal> {
         }
     };
     let checked = keys.into_iter().enumerate().map(|(row, key)| {
-        let key = key.and_then(|key| super::keys::check_len(&key).map(|()| key));
+        let key = key.and_then(|key| crate::key::check_len(&key).map(|()| key));
         key.map_err(|why| Refusal { row: Some(row), why })
     });
     checked.collect()
