@@ -1,0 +1,179 @@
+//! Puts what was checked.
+
+use tensorcask::io::Durability;
+use tensorcask::{Dtype, Key, KeyKind, Store};
+
+use super::arguments::Arguments;
+use super::keys::KeySource;
+use super::plan::Plan;
+use super::source::{Chunk, Rows};
+use super::{census, overflow};
+use crate::failure::Failure;
+use crate::metadata::{self, Metadata};
+use crate::output::Output;
+
+/// What was put.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    /// Bytes of tensors.
+    pub bytes: u64,
+    /// Keys that the store did not have.
+    pub new: u64,
+    /// Finite numbers that were stored as infinity.
+    pub infinite: u64,
+    /// What the metadata of the store said before, where it says something else now.
+    pub metadata_replaced: Vec<String>,
+    rows: u64,
+}
+
+/// Opens the store and puts all rows.
+pub(crate) fn run(arguments: &Arguments, plan: &Plan, output: &Output) -> Result<Done, Failure> {
+    crate::store::check_place(&arguments.store)?;
+    let has_metadata = plan.sources.iter().any(|(source, _)| !source.metadata().is_empty());
+    let mut kept = match metadata::load(&arguments.store) {
+        // Metadata that this user may not read stop only what adds to them.
+        Err(failure) if !has_metadata && failure.is_of_disk() => Metadata::new(),
+        loaded => loaded?,
+    };
+    let store = arguments.open_store()?;
+    check_store(arguments, plan, &store)?;
+    let mut done = Done::default();
+    let bar = output.progress(plan.rows);
+    let told = |failure: Failure, done: &Done| {
+        let total = plan.rows;
+        failure.and(&match done.rows {
+            0 => "; no row was stored".into(),
+            rows => format!("; {rows} of {total} rows were stored before that, and stay"),
+        })
+    };
+    put_all(plan, &store, arguments.store_as(), &mut done, &mut |rows| bar.set_position(rows))
+        .map_err(|failure| told(failure, &done))?;
+    store.close().map_err(|error| told(error.into(), &done))?;
+    bar.finish_and_clear();
+    if merge(plan, &mut kept, &mut done) {
+        metadata::save(&arguments.store, &kept)
+            .map_err(|failure| failure.and("; all rows are stored, their metadata is not"))?;
+    }
+    Ok(done)
+}
+
+/// Checks what only the store can tell, before the first put.
+fn check_store(arguments: &Arguments, plan: &Plan, store: &Store) -> Result<(), Failure> {
+    let Some(kind) = store.key_kind() else { return Ok(()) };
+    if kind != plan.kind && plan.rows > 0 {
+        let hint = match (kind, &plan.keys) {
+            (KeyKind::Str, KeySource::Numbers { .. }) => {
+                "give --keys, --key-column, or --key-prefix to make texts of row numbers"
+            }
+            _ if arguments.key_prefix.is_some() => {
+                "--key-prefix makes text keys: leave it out, or choose another store"
+            }
+            (_, KeySource::Numbers { .. }) => "give the keys with --keys or --key-column",
+            _ => "give --key-kind, or choose another store",
+        };
+        return Err(Failure::input(format!(
+            "the keys of {} are {}, but those of the input are {}: {hint}",
+            arguments.store.display(),
+            kind.name(),
+            plan.kind.name()
+        )));
+    }
+    if arguments.overwrite || !matches!(plan.keys, KeySource::Numbers { .. }) {
+        return Ok(());
+    }
+    let (mut taken, mut first) = (0_u64, None);
+    plan.each_key(&mut |keys| {
+        let found = store.contains_batch(&keys)?;
+        for (key, _) in keys.iter().zip(found).filter(|(_, found)| *found) {
+            taken += 1;
+            first.get_or_insert_with(|| key.clone());
+        }
+        Ok(())
+    })?;
+    match first {
+        Some(first) => Err(Failure::input(format!(
+            "the rows have no keys of their own, and {taken} of their {} numbers are keys of {} already, \
+             first {first}: number them from another one on with --first-key, make other keys with --key-prefix or \
+             --keys, or replace what is there with --overwrite",
+            plan.rows,
+            arguments.store.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn put_all(
+    plan: &Plan,
+    store: &Store,
+    store_as: Option<Dtype>,
+    done: &mut Done,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), Failure> {
+    // Nothing can be replaced in an empty store, which spares a lookup per key.
+    let fresh = store.key_kind().is_none();
+    let mut reader = plan.keys.reader();
+    for (source, rows) in &plan.sources {
+        let mut left = *rows;
+        for chunk in source.chunks()? {
+            let Chunk { keys, len, rows } = chunk?;
+            let keys = match keys {
+                Some(keys) => keys,
+                None => reader.next(len)?,
+            };
+            let changed = || Failure::input(format!("{}: it changed while it was read", source.path().display()));
+            if keys.len() != len || len as u64 > left {
+                return Err(changed());
+            }
+            let keys = plan.prefixed(keys)?;
+            if !fresh {
+                done.new += census::absent(store, &keys)?;
+            }
+            if let Some(target) = store_as {
+                done.infinite += overflow::count_rows(&rows, target);
+            }
+            done.bytes += put(store, &keys, &rows)?;
+            // Written before the next rows are read, so that little waits.
+            store.flush_with(Durability::Buffered)?;
+            left -= len as u64;
+            done.rows += len as u64;
+            progress(done.rows);
+        }
+        if left > 0 {
+            return Err(Failure::input(format!("{}: it became shorter while it was read", source.path().display())));
+        }
+    }
+    if fresh {
+        done.new = plan.distinct;
+    }
+    Ok(())
+}
+
+/// Puts some rows; returns the bytes of their tensors.
+fn put(store: &Store, keys: &[Key], rows: &Rows) -> Result<u64, Failure> {
+    match rows {
+        Rows::Tensors { dtype, shape, data } => {
+            store.put_rows_bytes(keys, *dtype, shape, data)?;
+            Ok(data.len() as u64)
+        }
+        Rows::Values(values) => {
+            store.put_batch(keys, values)?;
+            Ok(values.iter().map(super::source::tensor_len_bytes).sum::<usize>() as u64)
+        }
+    }
+}
+
+/// Adds what the files say to the metadata of the store; returns whether that changes it.
+fn merge(plan: &Plan, kept: &mut Metadata, done: &mut Done) -> bool {
+    let mut changed = false;
+    for (name, text) in plan.sources.iter().flat_map(|(source, _)| source.metadata()) {
+        match kept.insert(name.clone(), text.clone()) {
+            Some(before) if before == text => {}
+            Some(before) => {
+                done.metadata_replaced.push(format!("the metadata {name:?} is {text:?} now, and was {before:?}"));
+                changed = true;
+            }
+            None => changed = true,
+        }
+    }
+    changed
+}

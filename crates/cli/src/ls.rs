@@ -1,0 +1,101 @@
+//! `tensorcask ls`
+
+use serde_json::json;
+use tensorcask::{Key, Reader, Value};
+
+use crate::failure::Failure;
+use crate::numbers::Shown;
+use crate::output::{Output, one_line};
+use crate::store::ReadArguments;
+
+/// Arguments of `ls`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    read: ReadArguments,
+    /// Only keys that start with this, in order.
+    #[arg(long, conflicts_with_all = ["from", "to"])]
+    prefix: Option<String>,
+    /// Only keys from this one on, in order.
+    #[arg(long, requires = "to")]
+    from: Option<String>,
+    /// Only keys before this one.
+    #[arg(long, requires = "from")]
+    to: Option<String>,
+    /// At most so many.
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Dtypes and shapes too.
+    #[arg(long, short)]
+    long: bool,
+}
+
+/// All keys of `reader`, or those that start with `prefix`.
+pub(crate) fn keys(
+    reader: &Reader,
+    prefix: Option<&str>,
+) -> Result<Box<dyn Iterator<Item = tensorcask::Result<Key>>>, Failure> {
+    match prefix {
+        None => Ok(Box::new(reader.keys())),
+        Some(prefix) => {
+            let prefix = crate::key::parse_key(prefix, reader.key_kind())?;
+            Ok(Box::new(reader.scan_prefix(&prefix)?.into_iter().map(Ok)))
+        }
+    }
+}
+
+/// Lists keys.
+pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
+    let reader = crate::store::reader(&arguments.read, output)?;
+    let keys = match (&arguments.from, &arguments.to) {
+        (Some(from), Some(to)) => {
+            let (from, to) =
+                (crate::key::parse_key(from, reader.key_kind())?, crate::key::parse_key(to, reader.key_kind())?);
+            Box::new(reader.scan_range(&from, &to)?.into_iter().map(Ok))
+        }
+        _ => keys(&reader, arguments.prefix.as_deref())?,
+    };
+    for key in keys.take(arguments.limit.unwrap_or(usize::MAX)) {
+        let key = key?;
+        let structure = if arguments.long { reader.get(&key)?.map(|value| describe(&value)) } else { None };
+        let name = key.to_string();
+        let name = one_line(&name);
+        output.line(
+            || structure.as_ref().map_or_else(|| name.to_string(), |structure| format!("{name}\t{structure}")),
+            || match &structure {
+                Some(structure) => json!({ "key": key_json(&key), "value": structure }),
+                None => json!({ "key": key_json(&key) }),
+            },
+        )?;
+    }
+    Ok(())
+}
+
+/// A key in JSON: text, a number, or hexadecimal text.
+pub(crate) fn key_json(key: &Key) -> serde_json::Value {
+    match key {
+        Key::U64(number) => json!(number),
+        other => json!(other.to_string()),
+    }
+}
+
+/// What a value is, on one line.
+pub(crate) fn describe(value: &Value) -> String {
+    let all = |items: &[Value]| items.iter().map(describe).collect::<Vec<_>>().join(", ");
+    match value {
+        Value::Tensor(tensor) => format!("{}{:?}", tensor.dtype(), tensor.shape()),
+        Value::Null => "null".into(),
+        Value::Bool(flag) => flag.to_string(),
+        Value::Int(number) => number.to_string(),
+        Value::Float(number) => Shown::f64(*number).human,
+        Value::Str(text) => format!("{text:?}"),
+        Value::Bytes(bytes) => format!("{} bytes", bytes.len()),
+        Value::List(items) => format!("[{}]", all(items)),
+        Value::Tuple(items) => format!("({})", all(items)),
+        Value::Map(items) => {
+            let items: Vec<String> =
+                items.iter().map(|(name, item)| format!("{}: {}", one_line(name), describe(item))).collect();
+            format!("{{{}}}", items.join(", "))
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! How commands open the store that they are given.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use tensorcask::{Lane, Options, Reader, Store};
+
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// Most bytes of a value if nothing is said, as of the engine.
+const MOST_VALUE_BYTES: usize = 1 << 30;
+
+/// The store to read, and how.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReadArguments {
+    /// The store's folder.
+    #[arg(value_hint = clap::ValueHint::DirPath)]
+    pub store: PathBuf,
+    /// Largest value in bytes, unpacked, that is read (default: 1 GiB).
+    #[arg(long, value_name = "N")]
+    max_value_bytes: Option<usize>,
+}
+
+/// How a store is written.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WriteArguments {
+    /// The lane to write in: a number, or auto for the first that has no writer.
+    #[arg(long, value_name = "auto|N", default_value = "0", value_parser = parse_lane)]
+    lane: Lane,
+    /// Writes on network file systems, whose locks and maps may not hold what they promise.
+    #[arg(long)]
+    allow_network: bool,
+    /// Refuses values of more than this many bytes (default: 1 GiB).
+    #[arg(long, value_name = "N")]
+    max_value_bytes: Option<usize>,
+    /// Lets the group of the store's folder read and write every file that is made in it, whatever the umask is. Without
+    /// it, files do so where the folder does.
+    #[arg(long)]
+    group_writable: bool,
+}
+
+impl WriteArguments {
+    /// Most bytes of a value.
+    pub(crate) fn most_value_bytes(&self) -> usize {
+        self.max_value_bytes.unwrap_or(MOST_VALUE_BYTES)
+    }
+}
+
+fn parse_lane(text: &str) -> Result<Lane, String> {
+    match text {
+        "auto" => Ok(Lane::Auto),
+        number => number.parse().map(Lane::Number).map_err(|_| "expected auto, or a number from 0 to 65535".into()),
+    }
+}
+
+/// Splits a store's folder into cache dir and module id.
+fn split(store: &Path) -> Result<(PathBuf, String), Failure> {
+    // `.` and `..` name a folder by where it is.
+    let resolved = if store.file_name().is_none() { store.canonicalize().ok() } else { None };
+    let store = resolved.as_deref().unwrap_or(store);
+    let module = store.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
+        Failure::input(format!("{} does not name a store: give the folder <cache dir>/<module id>", store.display()))
+    })?;
+    let parent = store.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok((parent.to_path_buf(), module.to_owned()))
+}
+
+/// Checks that `store` can name a store.
+pub(crate) fn check_name(store: &Path) -> Result<(), Failure> {
+    split(store).map(|_| ())
+}
+
+/// Opens a store for reading, and warns of what is left out of it.
+pub(crate) fn reader(arguments: &ReadArguments, output: &Output) -> Result<Reader, Failure> {
+    let reader = open(arguments)?;
+    let left_out = left_out(&reader);
+    if left_out > 0 {
+        output.warn(&format!(
+            "{left_out} file(s) of {} are left out, so rows may be missing: `tensorcask verify` says which and why",
+            arguments.store.display()
+        ));
+    }
+    Ok(reader)
+}
+
+/// How many files that may hold rows of the store are not served as a whole, or are missing.
+pub(crate) fn left_out(reader: &Reader) -> u64 {
+    let report = reader.open_report();
+    let files = report.quarantined.iter().filter(|file| file.rows_lost != Some(0)).count() as u64;
+    files + report.missing.iter().map(|missing| missing.segments).sum::<u64>()
+}
+
+/// Opens a store for reading, for a command that tells what is left out of it by itself.
+pub(crate) fn open(arguments: &ReadArguments) -> Result<Reader, Failure> {
+    let store = &arguments.store;
+    let (cache_dir, module) = split(store)?;
+    check_folder(store)?;
+    let mut options = Options::new();
+    if let Some(most) = arguments.max_value_bytes {
+        options = options.max_value_bytes(most);
+    }
+    options.open_reader(cache_dir, &module).map_err(|error| Failure::opening(&error))
+}
+
+/// Opens a store for writing with `options`, and those of `arguments`; creates it.
+pub(crate) fn writer(store: &Path, arguments: &WriteArguments, options: Options) -> Result<Store, Failure> {
+    let (cache_dir, module) = split(store)?;
+    let mut options =
+        options.lane(arguments.lane).allow_network(arguments.allow_network).group_writable(arguments.group_writable);
+    if let Some(most) = arguments.max_value_bytes {
+        options = options.max_value_bytes(most);
+    }
+    options.open(cache_dir, &module).map_err(|error| Failure::opening(&error))
+}
+
+/// Opens a store that is there for writing, in any lane that is free.
+pub(crate) fn any_lane(store: &Path) -> Result<Store, Failure> {
+    let (cache_dir, module) = split(store)?;
+    check_folder(store)?;
+    Options::new().lane(Lane::Auto).open(cache_dir, &module).map_err(|error| Failure::opening(&error))
+}
+
+/// Checks that a store is at `store`, or can be made there.
+pub(crate) fn check_place(store: &Path) -> Result<(), Failure> {
+    match std::fs::metadata(store) {
+        Ok(found) if !found.is_dir() => Err(Failure::input(format!(
+            "{} is no folder: expected a store, <cache dir>/<module id>, or a name for a new one",
+            store.display()
+        ))),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Failure::io(store, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Looks at what is at `store`, so that what is no store is told from a store that failed.
+fn check_folder(store: &Path) -> Result<(), Failure> {
+    let refuse = |what: &str| Err(Failure::input(format!("{} {what}", store.display())));
+    match std::fs::metadata(store) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return refuse("is not there: expected a store"),
+        Err(error) => return Err(Failure::io(store, &error)),
+        Ok(found) if !found.is_dir() => return refuse("is no folder: expected a store, <cache dir>/<module id>"),
+        Ok(_) => {}
+    }
+    let segments = store.join("segments");
+    match std::fs::metadata(&segments) {
+        Ok(found) if found.is_dir() => Ok(()),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Failure::io(&segments, &error)),
+        _ => refuse("is no store, as it has no folder `segments`: give the folder <cache dir>/<module id>"),
+    }
+}

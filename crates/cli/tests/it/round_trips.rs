@@ -1,0 +1,127 @@
+//! Values go in and out again; exit codes.
+
+use std::path::Path;
+
+use tensorcask::{Dtype, Options, Reader, Store, Tensor, Value};
+
+use crate::support::{code, ok, text};
+
+/// A .npy file of `rows` × 3 floats, written here so that reading it is a test.
+fn npy(path: &Path, rows: usize) -> Vec<f32> {
+    let values: Vec<f32> = (0..rows * 3).map(|i| i as f32 * 0.5).collect();
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, 3), }}");
+    header.push_str(&" ".repeat(63 - (10 + header.len()) % 64));
+    header.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend_from_slice(&(header.len() as u16).to_le_bytes());
+    bytes.extend_from_slice(header.as_bytes());
+    values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+    std::fs::write(path, bytes).unwrap();
+    values
+}
+
+#[test]
+fn rows_go_in_and_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (array, keys) = (dir.path().join("in.npy"), dir.path().join("keys.txt"));
+    let store = dir.path().join("cache/words");
+    let values = npy(&array, 1000);
+    std::fs::write(&keys, (0..1000).map(|i| format!("word/{i:04}\n")).collect::<String>()).unwrap();
+    let said = ok(&["import", text(&store), text(&array), "--keys", text(&keys)]);
+    assert!(said.starts_with("1000 values, 11.7 KiB"), "{said}");
+
+    assert_eq!(ok(&["ls", text(&store), "--prefix", "word/000", "--limit", "2"]), "word/0000\nword/0001\n");
+    assert_eq!(
+        ok(&["ls", text(&store), "--from", "word/0998", "--to", "x", "-l"]),
+        "word/0998\tF32[3]\nword/0999\tF32[3]\n"
+    );
+    assert_eq!(ok(&["get", text(&store), "word/0001"]), "F32 [3] [1.5, 2.0, 2.5]\n");
+    assert!(ok(&["warm", text(&store)]).starts_with("in memory: "));
+    let warmed: serde_json::Value =
+        serde_json::from_str(&ok(&["warm", text(&store), "--limit-bytes", "100", "--format", "json"])).unwrap();
+    assert!(warmed["left_bytes"].as_u64() > Some(0) && warmed["segment_bytes"] == 100, "{warmed}");
+    let stats: serde_json::Value = serde_json::from_str(&ok(&["stats", text(&store), "--format", "json"])).unwrap();
+    assert_eq!((stats["keys"].as_u64(), stats["segments"].as_u64()), (Some(1000), Some(1)));
+    assert!(ok(&["stats", text(&store)]).contains("1000 (str)"));
+    assert!(ok(&["verify", text(&store)]).contains("0 damaged places"));
+
+    // Out as .npy, and in again.
+    let out = dir.path().join("out.npy");
+    ok(&["export", text(&store), text(&out)]);
+    let again = dir.path().join("cache/again");
+    ok(&["import", text(&again), text(&out), "--keys", &format!("{}.keys", text(&out)), "--codec", "shuffle-zstd"]);
+    let reader = Reader::open(dir.path().join("cache"), "again").unwrap();
+    for (i, row) in values.chunks(3).enumerate() {
+        let tensor = reader.get(&format!("word/{i:04}")).unwrap().unwrap().into_tensor().unwrap();
+        assert_eq!(tensor.to_vec::<f32>().unwrap(), row);
+    }
+
+    // Out as safetensors, one tensor a key, and in again.
+    let out = dir.path().join("out.safetensors");
+    ok(&["export", text(&again), text(&out), "--prefix", "word/00"]);
+    let third = dir.path().join("cache/third");
+    ok(&["import", text(&third), text(&out)]);
+    assert_eq!(ok(&["ls", text(&third), "--prefix", ""]).lines().count(), 100);
+    assert_eq!(ok(&["get", text(&third), "word/0001"]), "F32 [3] [1.5, 2.0, 2.5]\n");
+}
+
+#[test]
+fn arrow_files_are_readable_by_others() {
+    use arrow::array::{Array, FixedSizeListArray, Float32Array, StringArray};
+    let dir = tempfile::tempdir().unwrap();
+    let store = Options::new().store_as(Dtype::F16).open(dir.path(), "m").unwrap();
+    for i in 0..3000 {
+        let tensor = Tensor::from_slice(&[2, 2], &[i as f32; 4]).unwrap();
+        let value = Value::Map(vec![("x".into(), tensor.into()), ("n".into(), Value::Int(i))]);
+        store.put(&format!("{i:05}"), &value).unwrap();
+    }
+    store.close().unwrap();
+    let out = dir.path().join("out.arrow");
+    ok(&["export", text(&dir.path().join("m")), text(&out), "--f16-as-f32", "--prefix", "0"]);
+    let reader = arrow::ipc::reader::FileReader::try_new(std::fs::File::open(&out).unwrap(), None).unwrap();
+    let mut row = 0;
+    for batch in reader {
+        let batch = batch.unwrap();
+        let keys = batch.column(0).as_any().downcast_ref::<StringArray>().unwrap();
+        let lists = batch.column(1).as_any().downcast_ref::<FixedSizeListArray>().unwrap();
+        for at in 0..batch.num_rows() {
+            assert_eq!(keys.value(at), format!("{row:05}"));
+            let list = lists.value(at);
+            let floats = list.as_any().downcast_ref::<Float32Array>().unwrap();
+            let expected = tensorcask::half::f16::from_f32(row as f32).to_f32();
+            assert_eq!(floats.values(), &[expected; 4]);
+            row += 1;
+        }
+    }
+    assert_eq!(row, 3000);
+}
+
+#[test]
+fn exit_codes_say_what_happened() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), "m").unwrap();
+    let rows: Vec<u8> = (0..100 * 512).map(|i| (i / 512) as u8).collect();
+    store.put_rows(&(0..100_u64).collect::<Vec<_>>(), &[512], &rows).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let m = dir.path().join("m");
+
+    let (found, message) = code(&["get", text(&m), "100"]);
+    assert_eq!((found, message.contains("no key 100")), (1, true));
+    assert_eq!(code(&["get", text(&m), "ten"]).0, 3);
+    assert_eq!(code(&["no-such-command"]).0, 3);
+    assert_eq!(code(&["stats", text(&dir.path().join("absent"))]).0, 3);
+    assert_eq!(code(&["import", text(&m), "x.csv"]).0, 3);
+    let (found, message) = code(&["get", text(&m), "100", "--format", "json"]);
+    assert_eq!(found, 1);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&message).unwrap()["code"], 1);
+
+    let segment = std::fs::read_dir(m.join("segments")).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&segment).unwrap();
+    let at = bytes.windows(64).position(|window| window == [77; 64]).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    assert_eq!(code(&["verify", text(&m)]).0, 2);
+    assert_eq!(code(&["get", text(&m), "77"]).0, 2);
+    assert_eq!(code(&["get", text(&m), "78"]).0, 0);
+}
