@@ -219,12 +219,12 @@ impl Readable {
 
     #[inline]
     fn hash(bytes: &[u8]) -> u64 {
-        match bytes.as_array::<{ Self::SOME_BYTES }>() {
-            Some(bytes) => {
+        match <&[u8; Self::SOME_BYTES]>::try_from(bytes) {
+            Ok(bytes) => {
                 let (words, _) = bytes.as_chunks::<8>();
                 words.iter().fold(0, |sum, word| sum.rotate_left(9) ^ u64::from_le_bytes(*word))
             }
-            None => xxh3_64(bytes),
+            Err(_) => xxh3_64(bytes),
         }
     }
 
