@@ -48,7 +48,7 @@ fn a_file_of_another_store_is_told_until_it_is_acknowledged() {
     let (found, lines, _) = json(&["verify", text(&m)]);
     assert_eq!((found, &lines[0]["rows"], lines[0]["what"].is_string()), (2, &Json::Null, true), "{lines:?}");
     let said = String::from_utf8(run(&["verify", text(&m)]).stdout).unwrap();
-    assert!(said.contains("nothing tells how many rows") && said.contains("belongs to store"), "{said}");
+    assert!(said.contains("unknown number of rows") && said.contains("belongs to store"), "{said}");
     assert!(!said.contains("tensorcask verify"), "{said}");
 
     assert_eq!(json(&["verify", text(&m), "--forget"]).1.last().unwrap()["acknowledged"], 1);
@@ -66,7 +66,7 @@ fn a_store_with_an_exchanged_identity_is_no_empty_store() {
     std::fs::copy(other.join("store.json"), m.join("store.json")).unwrap();
     for name in ["a.arrow", "a.arrows", "a.npy", "a.safetensors"] {
         let (found, message) = code(&["export", text(&m), text(&to.path().join(name))]);
-        assert_eq!((found, message.contains("no row of the store can be read")), (2, true), "{message}");
+        assert_eq!((found, message.contains("none of the store's rows can be read")), (2, true), "{message}");
     }
     assert_eq!(names(to.path()), ["m"]);
     let (found, message) = code(&["ls", text(&m)]);

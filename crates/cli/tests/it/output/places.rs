@@ -49,7 +49,7 @@ fn what_was_replaced_is_said() {
         let said = ok(&["export", text(&m), text(&out)]);
         assert_eq!(said, format!("1 values to {}\n", out.display()));
         let said = ok(&["export", text(&m), text(&out)]);
-        assert_eq!(said, format!("1 values to {}, in place of an earlier file\n", out.display()));
+        assert_eq!(said, format!("1 values to {}, replacing an existing file\n", out.display()));
         let said: Json = serde_json::from_str(&ok(&["export", text(&m), text(&out), "--format", "json"])).unwrap();
         assert_eq!(said, json!({ "values": 1, "path": text(&out), "replaced": true, "left_out_files": 0 }));
     }
@@ -310,7 +310,7 @@ fn no_target_destroys_what_is_read_or_written_with_it() {
             &["get", text(&m), "1", "--npy", text(target)],
         ] {
             let (found, message) = code(arguments);
-            assert_eq!((found, message.contains("in the folder of the store")), (3, true), "{message}");
+            assert_eq!((found, message.contains("inside the folder of the store")), (3, true), "{message}");
         }
     }
     assert_eq!(std::fs::read(&segment).unwrap(), before);
