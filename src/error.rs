@@ -25,7 +25,7 @@ pub enum Error {
         /// The operating system's word.
         source: Arc<std::io::Error>,
     },
-    /// Bytes on disk do not check out.
+    /// Bytes on disk are damaged.
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -183,12 +183,6 @@ impl Error {
     pub(crate) fn is_no_file(&self) -> bool {
         use std::io::ErrorKind::{AlreadyExists, InvalidInput, IsADirectory};
         matches!(self, Self::Io { source, .. } if matches!(source.kind(), IsADirectory | InvalidInput | AlreadyExists))
-    }
-
-    /// All numbers that a lane can give to its files were given out.
-    pub(crate) fn no_sequence(lane: u16) -> Self {
-        let limit = crate::names::SegmentId::MOST_SEQUENCE;
-        Self::TooLarge { what: format!("the number of the next file of lane {lane}"), found: limit, limit: limit - 1 }
     }
 
     /// The file or folder concerned, where there is one.

@@ -69,8 +69,8 @@ pub use crate::dtype::Dtype;
 pub use crate::error::{Error, Result};
 pub use crate::hot::HotPolicy;
 pub use crate::io::Durability;
-pub use crate::key::{Key, KeyKind, KeyRef, Keys, MAX_KEY_LEN_BYTES};
-pub use crate::schema::{MAX_DEPTH, MAX_LEAVES, MAX_RANK};
+pub use crate::key::{AsKey, Key, KeyKind, KeyRef, Keys, MAX_KEY_LEN_BYTES};
+pub use crate::schema::{MAX_LEAVES, MAX_RANK};
 pub use crate::segment::batch::Verify;
 pub use crate::store::keys::KeysIter;
 pub use crate::store::options::{HotFill, Lane, Options, Recovery};
@@ -82,7 +82,7 @@ pub use crate::store::verify::{Damage, VerifyReport};
 pub use crate::store::warm::Warmed;
 pub use crate::store::writer::Store;
 pub use crate::tensor::{Element, Tensor, TensorView};
-pub use crate::value::{AsValue, Value, ValueView};
+pub use crate::value::{AsValue, MAX_DEPTH, Value, ValueView};
 
 /// The examples in the README are compiled and run.
 #[cfg(doctest)]

@@ -231,7 +231,7 @@ impl Lane {
     /// # Errors
     /// [`Error::TooLarge`] if the lane has used up its numbers.
     pub(crate) fn next_id(&mut self, core: &Core) -> Result<SegmentId> {
-        let (sequence, passed) = self.numbers.give_out().ok_or_else(|| Error::no_sequence(self.number))?;
+        let (sequence, passed) = self.numbers.give_out().ok_or_else(|| SegmentId::exhausted(self.number))?;
         for sequence in passed {
             self.void(core, SegmentId { lane: self.number, sequence })?;
         }

@@ -330,7 +330,7 @@ fn create_run(core: &Core, lane: u16) -> Result<(SegmentId, PathBuf, Box<dyn App
         .filter_map(|entry| names::parse_run(&entry.name).or_else(|| names::parse_temporary_run(&entry.name)))
         .filter(|id| id.lane == lane)
         .map(|id| id.sequence);
-    let sequence = SegmentId::next_sequence(taken).ok_or_else(|| Error::no_sequence(lane))?;
+    let sequence = SegmentId::next_sequence(taken).ok_or_else(|| SegmentId::exhausted(lane))?;
     let id = SegmentId { lane, sequence };
     let temporary = names::temporary_run(id);
     let file = core.storage.create(&temporary)?;

@@ -15,7 +15,7 @@ use super::warm::Warmed;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::io::Storage;
-use crate::key::{Key, KeyKind, KeyRef, Keys};
+use crate::key::{AsKey, Key, KeyKind, Keys};
 use crate::tensor::Element;
 use crate::value::Value;
 
@@ -52,8 +52,8 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the row is damaged, [`Error::KeyKind`], IO errors.
-    pub fn get<'a>(&self, key: impl Into<KeyRef<'a>>) -> Result<Option<Value>> {
-        let mut values = self.get_batch(&[key.into()])?;
+    pub fn get(&self, key: impl AsKey) -> Result<Option<Value>> {
+        let mut values = self.get_batch(&[key.as_key()?])?;
         values.pop().unwrap_or(Ok(None))
     }
 
@@ -120,8 +120,8 @@ impl Reader {
     ///
     /// # Errors
     /// As [`Reader::contains_batch`].
-    pub fn contains<'a>(&self, key: impl Into<KeyRef<'a>>) -> Result<bool> {
-        Ok(self.contains_batch(&[key.into()])?.first().copied().unwrap_or(false))
+    pub fn contains(&self, key: impl AsKey) -> Result<bool> {
+        Ok(self.contains_batch(&[key.as_key()?])?.first().copied().unwrap_or(false))
     }
 
     /// How many keys there are. O(1); once after a crash that left several index runs behind, O(rows).
@@ -152,8 +152,8 @@ impl Reader {
     ///
     /// # Errors
     /// [`Error::KeyKind`] unless keys are strings or bytes; IO errors and [`Error::Corrupt`].
-    pub fn scan_prefix<'a>(&self, prefix: impl Into<KeyRef<'a>>) -> Result<Vec<Key>> {
-        let prefix = prefix.into();
+    pub fn scan_prefix(&self, prefix: impl AsKey) -> Result<Vec<Key>> {
+        let prefix = prefix.as_key()?;
         if prefix.kind() == KeyKind::U64 {
             return Err(Error::invalid("integer keys have no prefixes: use scan_range"));
         }
@@ -165,8 +165,8 @@ impl Reader {
     ///
     /// # Errors
     /// As [`Reader::scan_prefix`].
-    pub fn scan_range<'a>(&self, from: impl Into<KeyRef<'a>>, to: impl Into<KeyRef<'a>>) -> Result<Vec<Key>> {
-        let (from, to) = (from.into(), to.into());
+    pub fn scan_range(&self, from: impl AsKey, to: impl AsKey) -> Result<Vec<Key>> {
+        let (from, to) = (from.as_key()?, to.as_key()?);
         from.kind().expect(to.kind())?;
         scan(&self.core, from.kind(), super::keys::Bounds::range(from, to))
     }

@@ -421,7 +421,7 @@ mod tests {
         let storage = MemoryStorage::new();
         let store = Options::new().synchronous(true).open_on(Arc::new(storage.clone())).unwrap();
         for key in 0..2_u64 {
-            store.put(key, &Value::Int(1)).unwrap();
+            store.put(key, Value::Int(1)).unwrap();
             store.flush().unwrap();
         }
         let whole = storage.read(PATH).unwrap();

@@ -22,7 +22,7 @@ use crate::codec::Codec;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::io::{Durability, Storage};
-use crate::key::{KeyRef, Keys};
+use crate::key::{AsKey, KeyRef, Keys};
 use crate::schema::{RowSchema, derive, single_tensor_schema};
 use crate::segment::build::{ColumnsBuilder, KeyBuilder, MAX_COLUMN_LEN_BYTES, with_data, without_data};
 use crate::segment::columns::Columns;
@@ -118,8 +118,8 @@ impl Store {
     /// [`Error::KeyKind`], [`Error::TooLarge`], [`Error::Invalid`] for values that cannot be stored (a map with a name
     /// twice, a byte of a BOOL tensor that is not 0 or 1);
     /// [`Error::Poisoned`], [`Error::Closed`], [`Error::ReadOnly`] if the handle cannot write.
-    pub fn put<'a>(&self, key: impl Into<KeyRef<'a>>, value: impl Into<ValueView<'a>>) -> Result<()> {
-        self.put_batch(&[key.into()], &[value.into()])
+    pub fn put(&self, key: impl AsKey, value: impl AsValue) -> Result<()> {
+        self.put_batch(&[key.as_key()?], &[value])
     }
 
     /// Puts values of any structure. If a key stands twice, the last value wins. Blocks while the buffer is full.
@@ -295,8 +295,8 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::put`].
-    pub fn delete<'a>(&self, key: impl Into<KeyRef<'a>>) -> Result<bool> {
-        self.delete_batch(&[key.into()]).map(|deleted| deleted == 1)
+    pub fn delete(&self, key: impl AsKey) -> Result<bool> {
+        self.delete_batch(&[key.as_key()?]).map(|deleted| deleted == 1)
     }
 
     /// Returns when everything put before is on disk, as durable as the options say.

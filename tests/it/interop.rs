@@ -1,10 +1,5 @@
 //! Other programs read what this one writes: a reader in plain Python that knows only FORMAT.md, arrow-rs, and, where
 //! `TENSORCASK_INTEROP_PYTHON` names a Python that has them, pyarrow and polars.
-#![expect(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "a test stops at the first thing that is not as expected"
-)]
 
 use std::collections::BTreeMap;
 use std::path::Path;

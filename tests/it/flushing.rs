@@ -1,5 +1,4 @@
 //! Rows that are put, flushed and overwritten in batches: what is read is what was put last, and the count is right.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

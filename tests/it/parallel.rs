@@ -1,5 +1,4 @@
 //! A batch that several threads share gives what one thread gives, damage included.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first thing that is not as expected")]
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,5 +1,4 @@
 //! Several processes on one store: readers follow writers, and writers in lanes of their own lose nothing.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -19,7 +18,7 @@ fn child_process() {
             let number: u64 = writer.parse().unwrap();
             let store = Options::new().lane(Lane::Auto).segment_rows(100).delta_keys(150).open(dir, "m").unwrap();
             for i in 0..500 {
-                store.put(number * 1000 + i, &Value::Int((number * 1000 + i) as i64)).unwrap();
+                store.put(number * 1000 + i, Value::Int((number * 1000 + i) as i64)).unwrap();
                 if i % 50 == 0 {
                     store.flush().unwrap();
                 }
@@ -48,7 +47,7 @@ fn answer(dir: &str) {
 
 fn child(role: &str, dir: &std::path::Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_process", "--nocapture", "--test-threads=1"])
+        .args(["--exact", "processes::child_process", "--nocapture", "--test-threads=1"])
         .env(ROLE, role)
         .env(DIR, dir)
         .stdin(Stdio::piped())
@@ -74,7 +73,7 @@ fn a_reader_follows_a_writer() {
     // Rows of the active segment, of sealed ones, of merged ones.
     for keys in [10_u64, 150, 250, 900, 901] {
         for key in put..keys {
-            store.put(key, &Value::Int(key as i64 * 3)).unwrap();
+            store.put(key, Value::Int(key as i64 * 3)).unwrap();
         }
         put = keys;
         store.flush().unwrap();
@@ -87,7 +86,7 @@ fn a_reader_follows_a_writer() {
     assert_eq!(ask(950), 901);
     // Another writer goes on.
     let store = Store::open(dir.path(), "m").unwrap();
-    store.put(901_u64, &Value::Int(901 * 3)).unwrap();
+    store.put(901_u64, Value::Int(901 * 3)).unwrap();
     store.flush().unwrap();
     assert_eq!(ask(950), 902);
     drop(stdin);
@@ -104,7 +103,7 @@ fn damage_behind_a_writer_that_still_writes_is_no_miss() {
         let mut starts = Vec::new();
         for key in 0..3_u64 {
             starts.push(std::fs::metadata(&path).map_or(0, |file| file.len()));
-            store.put(key, &Value::Int(key as i64)).unwrap();
+            store.put(key, Value::Int(key as i64)).unwrap();
             store.flush().unwrap();
         }
         let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
@@ -120,7 +119,7 @@ fn damage_behind_a_writer_that_still_writes_is_no_miss() {
         let reader = Reader::open(dir.path(), "m").unwrap();
         assert_eq!(reader.get(2_u64).unwrap(), Some(Value::Int(2)));
         assert!(!reader.open_report().is_clean());
-        store.put(3_u64, &Value::Int(3)).unwrap();
+        store.put(3_u64, Value::Int(3)).unwrap();
         store.flush().unwrap();
         reader.refresh().unwrap();
         assert_eq!(reader.get(3_u64).unwrap(), Some(Value::Int(3)));
@@ -160,7 +159,7 @@ fn across_lanes_the_later_put_wins() {
     let (one, two) = (options().open(dir.path(), "m").unwrap(), options().open(dir.path(), "m").unwrap());
     for version in 0..6 {
         let writer = if version % 2 == 0 { &one } else { &two };
-        writer.put("k", &Value::Int(version)).unwrap();
+        writer.put("k", Value::Int(version)).unwrap();
         writer.flush().unwrap();
         for store in [&one, &two] {
             store.refresh().unwrap();

@@ -1,6 +1,5 @@
 //! Random operations against a `BTreeMap`: whatever the order of puts, overwrites, deletes, flushes, merges and
 //! reopenings, the store answers as the map does.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

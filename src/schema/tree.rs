@@ -1,28 +1,16 @@
-//! The structure of a segment's rows, and its one mapping to Arrow.
-//!
-//! A row is a key, a checksum and the *leaves* of a value tree, one Arrow column a leaf. The tree itself is the same
-//! for all rows of a segment and lies as JSON in the Arrow schema's metadata under [`METADATA_KEY`].
-
-mod arrow;
-mod derive;
+//! The tree of a row's value, and what a segment's header says of it.
 
 use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use self::arrow::{METADATA_KEY, arrow_schema, stored_elements};
-#[cfg(feature = "torch")]
-pub(crate) use self::derive::stored_dtype;
-pub(crate) use self::derive::{LeafValue, derive, single_tensor_schema};
 use crate::codec::Codec;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::key::{HashSeed, KeyKind};
 use crate::names::SegmentId;
-use crate::value::Value;
+use crate::value::{MAX_DEPTH, Value};
 
-/// Deepest nesting of a value tree. JSON of a tree this deep stays within what strict parsers accept.
-pub const MAX_DEPTH: usize = 32;
 /// Most leaves of a value tree.
 pub const MAX_LEAVES: usize = 4096;
 /// Most dimensions of a tensor.

@@ -1,5 +1,4 @@
 //! Active segments whose last page was filled with zeros: they end where their batches end.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -212,7 +211,7 @@ fn child_without_room() {
 fn zeros_for_which_there_is_no_room_are_left_out() {
     let dir = tempfile::tempdir().unwrap();
     let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_without_room", "--nocapture", "--test-threads=1"])
+        .args(["--exact", "filling::child_without_room", "--nocapture", "--test-threads=1"])
         .env(CHILD, dir.path())
         .status();
     assert_eq!(status.unwrap().code(), Some(7));

@@ -28,7 +28,7 @@ fn every_dtype_and_shape_comes_back() {
             for (s, shape) in SHAPES.iter().enumerate() {
                 let Some(len) = dtype.tensor_len_bytes(shape) else { continue };
                 let tensor = Tensor::new(dtype, shape, elements(dtype, len, s)).unwrap();
-                store.put(&format!("{dtype}/{s}"), &tensor).unwrap();
+                store.put(format!("{dtype}/{s}"), &tensor).unwrap();
                 let rows = elements(dtype, len * 3, s + 50);
                 let keys: Vec<String> = (0..3).map(|i| format!("{dtype}/{s}/row{i}")).collect();
                 store.put_rows_bytes(&keys, dtype, shape, &rows).unwrap();
@@ -131,7 +131,7 @@ fn the_hot_tier_never_serves_what_was_superseded() {
         let store = options.open(dir.path(), "m").unwrap();
         for version in 0..5_i64 {
             for key in 0..200_u64 {
-                store.put(key, &Value::Int(version * 1000 + key as i64)).unwrap();
+                store.put(key, Value::Int(version * 1000 + key as i64)).unwrap();
                 if key % 7 == 0 {
                     store.delete(key).unwrap();
                 }
@@ -167,7 +167,7 @@ fn threads_read_while_one_writes() {
         }
         for version in 0..3 {
             for key in 0..4000_u64 {
-                store.put(key, &Value::Int((version * 10_000 + key) as i64)).unwrap();
+                store.put(key, Value::Int((version * 10_000 + key) as i64)).unwrap();
                 // What was put is there for whoever put it.
                 assert_eq!(store.get(key).unwrap(), Some(Value::Int((version * 10_000 + key) as i64)));
             }

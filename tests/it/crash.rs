@@ -1,5 +1,4 @@
 //! Power loss and `kill -9`: what was flushed is there, and nothing wrong ever comes back.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -85,7 +84,7 @@ fn power_loss_keeps_what_was_flushed() {
         }
         let store = options().recovery(Recovery::Strict).open_on(Arc::new(partly.clone())).unwrap();
         check(&store, promised);
-        // All of it does, with holes: pages reach the medium in any order.
+        // All of it does, with holes: pages reach the storage in any order.
         let mut unsynced = Vec::new();
         let holes = storage.power_loss_keeping(|path, synced, len| {
             unsynced.push((path.to_owned(), synced, len));
@@ -117,7 +116,7 @@ fn holes_in_values_cut_the_tail() {
     store.flush().unwrap();
     store.put_rows(&[2_u64], &[DIMS], &row(2, 0)).unwrap();
     store.flush_with(Durability::Buffered).unwrap();
-    // The frame of the second batch is whole, its last value is not, as when pages reach the medium out of order.
+    // The frame of the second batch is whole, its last value is not, as when pages reach the storage out of order.
     let copy = storage.power_loss_keeping(|_, _, len| len);
     let path = "segments/0000-0000000001.arrow.open";
     let len = copy.read(path).unwrap().len() as u64;
@@ -276,7 +275,7 @@ fn kill_9_loses_nothing_that_was_flushed() {
     for round in 0..3 {
         let dir = tempfile::tempdir().unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_that_is_killed", "--nocapture", "--test-threads=1"])
+            .args(["--exact", "crash::child_that_is_killed", "--nocapture", "--test-threads=1"])
             .env(CHILD, dir.path())
             .stdout(Stdio::piped())
             .spawn()

@@ -1,11 +1,11 @@
 //! Opening moves what it does not understand and never unlinks it; what was left out is told until it is acknowledged.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
-#![expect(clippy::indexing_slicing, reason = "tests pick what they made")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use tensorcask::{Durability, Error, Lane, Options, Recovery, Store, Value};
+
+use crate::storages::copy_folder;
 
 fn options() -> Options {
     Options::new().synchronous(true)
@@ -17,7 +17,7 @@ fn open(dir: &Path) -> Store {
 
 fn put(store: &Store, keys: std::ops::Range<u64>) {
     for key in keys {
-        store.put(key, &Value::Int(key as i64 * 10)).unwrap();
+        store.put(key, Value::Int(key as i64 * 10)).unwrap();
     }
     store.flush().unwrap();
 }
@@ -63,18 +63,6 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         }
     }
     found
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        if entry.path().is_dir() {
-            copy_folder(&entry.path(), &to.join(entry.file_name()));
-        } else {
-            std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-        }
-    }
 }
 
 /// What a kill at this moment would leave.
@@ -224,7 +212,7 @@ fn a_foreign_active_segment_is_left_where_it_is() {
     assert!(refused.to_string().contains("belongs to store"), "{refused}");
     let store = open(exchanged.path());
     assert!(!store.open_report().is_clean());
-    assert!(matches!(store.put(1_u64, &Value::Int(1)), Err(Error::ReadOnly { .. })));
+    assert!(matches!(store.put(1_u64, Value::Int(1)), Err(Error::ReadOnly { .. })));
     assert_eq!(store.verify(&mut |_, _| {}).unwrap().damage.len(), 1);
     drop(store);
     assert_eq!(std::fs::read(active(exchanged.path(), 1)).unwrap(), foreign);
@@ -245,7 +233,7 @@ fn an_exchanged_identity_file_is_no_empty_store() {
     let before: Vec<_> = tree(&dir.path().join("m/segments")).into_iter().collect();
     let store = open(dir.path());
     assert_eq!(store.open_report().quarantined.len(), 2);
-    let error = store.put(1_u64, &Value::Int(1)).unwrap_err();
+    let error = store.put(1_u64, Value::Int(1)).unwrap_err();
     assert!(error.to_string().contains("belongs to store"), "{error}");
     drop(store);
     assert_eq!(damage_of(dir.path()), 2);
@@ -273,12 +261,12 @@ fn two_lanes_agree_on_the_kind_of_keys_before_either_commits() {
         // A refused put fixes nothing.
         let twice = Value::Map(vec![("a".into(), Value::Null), ("a".into(), Value::Null)]);
         assert!(first.put("text", &twice).is_err());
-        first.put(7_u64, &Value::Int(1)).unwrap();
+        first.put(7_u64, Value::Int(1)).unwrap();
         if flushed {
             first.flush().unwrap();
         }
-        assert!(matches!(second.put("seven", &Value::Int(2)), Err(Error::KeyKind { expected: "u64", found: "str" })));
-        second.put(8_u64, &Value::Int(2)).unwrap();
+        assert!(matches!(second.put("seven", Value::Int(2)), Err(Error::KeyKind { expected: "u64", found: "str" })));
+        second.put(8_u64, Value::Int(2)).unwrap();
         first.close().unwrap();
         second.close().unwrap();
         let store = options().recovery(Recovery::Strict).open(dir.path(), "m").unwrap();
@@ -456,7 +444,7 @@ fn a_flush_into_a_folder_that_is_gone_says_so() {
                 let dir = tempfile::tempdir().unwrap();
                 let store = Options::new().synchronous(synchronous).open(dir.path(), "m").unwrap();
                 put(&store, 0..10);
-                store.put(10_u64, &Value::Int(1)).unwrap();
+                store.put(10_u64, Value::Int(1)).unwrap();
                 if remove {
                     std::fs::remove_dir_all(dir.path().join("m")).unwrap();
                 } else {
@@ -475,7 +463,7 @@ fn a_flush_into_a_folder_that_is_gone_says_so() {
         put(&store, 0..10);
         std::fs::rename(dir.path().join("m"), dir.path().join("n")).unwrap();
         sealed(dir.path(), 1);
-        store.put(10_u64, &Value::Int(1)).unwrap();
+        store.put(10_u64, Value::Int(1)).unwrap();
         let error = store.close().unwrap_err();
         assert!(error.to_string().contains("moved or removed"), "{error}");
         drop(store);

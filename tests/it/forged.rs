@@ -1,16 +1,9 @@
 //! Files that somebody made, with checksums that match: errors, never a panic, a hang, or memory for a count that no bytes
 //! stand behind. And files with any bit flipped, or cut anywhere: what is read is right, or an error, or was reported.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test stops at the first thing that is not as expected"
-)]
-
-mod media;
 
 use std::process::Command;
 
-use media::{Kind, Medium};
+use crate::storages::{Kind, TestStorage};
 use tensorcask::{Codec, Options, Reader, Store, Tensor, Value};
 
 on_both!(forged_bytes_are_errors, flipped_bits_and_cut_files);
@@ -32,22 +25,22 @@ fn value(i: u64) -> Value {
 }
 
 /// A closed store of one sealed segment and one run, or one that was left open after a flush.
-fn store(kind: Kind, strings: bool, codec: Codec, sealed: bool) -> Medium {
-    let medium = kind.empty();
-    let store = options().codec(codec).open_on(medium.storage()).unwrap();
+fn store(kind: Kind, strings: bool, codec: Codec, sealed: bool) -> TestStorage {
+    let storage = kind.empty();
+    let store = options().codec(codec).open_on(storage.storage()).unwrap();
     for i in 0..ROWS {
-        store.put(&key(i, strings), &value(i)).unwrap();
+        store.put(key(i, strings), value(i)).unwrap();
     }
     store.flush().unwrap();
     if !sealed {
-        return medium.whole_copy();
+        return storage.whole_copy();
     }
     store.close().unwrap();
     drop(store);
-    let store = options().open_on(medium.storage()).unwrap();
+    let store = options().open_on(storage.storage()).unwrap();
     store.merge_index().unwrap();
     store.close().unwrap();
-    medium
+    storage
 }
 
 /// Reads everything in every way. Returns the rows that were missed. A listing checks no row: a forged key may be in it.
@@ -74,15 +67,15 @@ fn read(reader: &Reader, strings: bool, forged: bool, what: &str) -> usize {
 }
 
 /// Opens a changed store as a reader and as a writer, and uses it.
-fn exercise(medium: &Medium, strings: bool, forged: bool, what: &str) {
-    if let Ok(reader) = options().open_reader_on(medium.whole_copy().storage()) {
+fn exercise(storage: &TestStorage, strings: bool, forged: bool, what: &str) {
+    if let Ok(reader) = options().open_reader_on(storage.whole_copy().storage()) {
         let report = reader.open_report().clone();
         let missed = read(&reader, strings, forged, what);
         let verified = reader.verify(&mut |_, _| {}).unwrap();
         let told = !verified.is_clean() || !report.is_clean() || !report.notes.is_empty();
         assert!(missed == 0 || told, "{what}: {missed} rows are silently gone from a reader");
     }
-    let copy = medium.whole_copy();
+    let copy = storage.whole_copy();
     if let Ok(store) = options().open_on(copy.storage()) {
         let report = store.open_report().clone();
         let missed = read(&store, strings, forged, what);
@@ -155,15 +148,15 @@ fn reseal(bytes: &mut [u8], (frames, seal): &(Vec<usize>, Option<usize>)) {
 }
 
 /// The store with numbers of `path` exchanged, each by itself and with what the index block says, then resealed.
-fn forge_numbers(medium: &Medium, path: &str, places_of: &[(usize, usize)], strings: bool) {
-    let good = medium.read(path);
+fn forge_numbers(storage: &TestStorage, path: &str, places_of: &[(usize, usize)], strings: bool) {
+    let good = storage.read(path);
     let places = places(&good);
     for (at, len) in places_of {
         for number in [0, ROWS + 1, u64::from(u32::MAX) - 1, 1 << 62, u64::MAX] {
             let mut bytes = good.clone();
             set(&mut bytes, *at, &number.to_le_bytes()[..*len]);
             reseal(&mut bytes, &places);
-            let copy = medium.whole_copy();
+            let copy = storage.whole_copy();
             copy.write(path, &bytes);
             exercise(&copy, strings, true, &format!("{path}: {number} at {at}"));
             // Nothing but the count itself is as it should be.
@@ -183,8 +176,8 @@ fn forge_numbers(medium: &Medium, path: &str, places_of: &[(usize, usize)], stri
 fn forge_counts(kind: Kind) {
     for strings in if kind == Kind::Memory { [false, true].as_slice() } else { &[true] } {
         let strings = *strings;
-        let medium = store(kind, strings, Codec::None, true);
-        let (frames, seal) = places(&medium.read(SEALED));
+        let storage = store(kind, strings, Codec::None, true);
+        let (frames, seal) = places(&storage.read(SEALED));
         let seal = seal.unwrap();
         let mut numbers: Vec<(usize, usize)> = (40..80).step_by(8).map(|at| (seal + at, 8)).collect();
         numbers.extend((0..6).flat_map(|part| [(seal + 80 + part * 20, 8), (seal + 88 + part * 20, 8)]));
@@ -192,11 +185,11 @@ fn forge_counts(kind: Kind) {
             numbers.extend([(frame + 12, 4), (frame + 48, 4)]);
             numbers.extend([16, 24, 32, 40, 56, 64].map(|at| (frame + at, 8)));
         }
-        forge_numbers(&medium, SEALED, &numbers, strings);
-        let [run] = medium.files("runs").try_into().unwrap();
-        let footer = medium.read(&run).len() - 160;
+        forge_numbers(&storage, SEALED, &numbers, strings);
+        let [run] = storage.files("runs").try_into().unwrap();
+        let footer = storage.read(&run).len() - 160;
         let numbers: Vec<(usize, usize)> = (32..112).step_by(8).map(|at| (footer + at, 8)).collect();
-        forge_numbers(&medium, &run, &numbers, strings);
+        forge_numbers(&storage, &run, &numbers, strings);
         let active = store(kind, strings, Codec::None, false);
         let path = format!("{SEALED}.open");
         let (frames, _) = places(&active.read(&path));
@@ -210,8 +203,8 @@ fn forge_counts(kind: Kind) {
 /// The header in the schema message: text of the same length.
 fn forge_headers(kind: Kind) {
     for codec in [Codec::None, Codec::Zstd { level: 1 }] {
-        let medium = store(kind, true, codec, true);
-        let good = medium.read(SEALED);
+        let storage = store(kind, true, codec, true);
+        let good = storage.read(SEALED);
         let places = places(&good);
         let shape = br#""shape":[6]"#;
         let at = good.windows(shape.len()).position(|window| window == shape).unwrap();
@@ -219,7 +212,7 @@ fn forge_headers(kind: Kind) {
             let mut bytes = good.clone();
             set(&mut bytes, at, forged.as_bytes());
             reseal(&mut bytes, &places);
-            let copy = medium.whole_copy();
+            let copy = storage.whole_copy();
             copy.write(SEALED, &bytes);
             exercise(&copy, true, true, &format!("{codec:?}: {forged}"));
         }
@@ -229,7 +222,7 @@ fn forge_headers(kind: Kind) {
 #[test]
 fn forged_counts_take_no_memory() {
     let child = Command::new("sh")
-        .args(["-c", "ulimit -v 6000000; exec \"$0\" --exact child_with_little_memory --nocapture"])
+        .args(["-c", "ulimit -v 6000000; exec \"$0\" --exact forged::child_with_little_memory --nocapture"])
         .arg(std::env::current_exe().unwrap())
         .env("TENSORCASK_FORGE", "1")
         .output()
@@ -262,9 +255,9 @@ impl Random {
 fn forged_bytes_are_errors(kind: Kind) {
     let mut random = Random(11);
     for (strings, sealed) in [(false, true), (true, true), (true, false)] {
-        let medium = store(kind, strings, Codec::None, sealed);
-        for path in medium.files("segments").into_iter().chain(medium.files("runs")) {
-            let good = medium.read(&path);
+        let storage = store(kind, strings, Codec::None, sealed);
+        for path in storage.files("segments").into_iter().chain(storage.files("runs")) {
+            let good = storage.read(&path);
             let places = places(&good);
             for turn in 0..kind.tries(100) {
                 let mut bytes = good.clone();
@@ -273,7 +266,7 @@ fn forged_bytes_are_errors(kind: Kind) {
                     bytes[at] = random.below(256) as u8;
                 }
                 reseal(&mut bytes, &places);
-                let copy = medium.whole_copy();
+                let copy = storage.whole_copy();
                 copy.write(&path, &bytes);
                 exercise(&copy, strings, true, &format!("{path}, turn {turn}"));
             }
@@ -283,18 +276,18 @@ fn forged_bytes_are_errors(kind: Kind) {
 
 /// One bit of every byte of each file, and every length: minutes. `cargo test --release -- --ignored`.
 #[test]
-#[ignore = "takes minutes: cargo test --release --test forged -- --ignored"]
+#[ignore = "takes minutes: cargo test --release --test it forged -- --ignored"]
 fn every_byte_and_every_length() {
     let mut random = Random(77);
     for kind in [Kind::Memory, Kind::Disk] {
         for (strings, sealed) in [(false, true), (true, true), (false, false), (true, false)] {
-            let medium = store(kind, strings, Codec::None, sealed);
-            for path in ["segments", "runs", "lanes"].iter().flat_map(|folder| medium.files(folder)) {
-                for at in 0..medium.read(&path).len() {
-                    let copy = medium.whole_copy();
+            let storage = store(kind, strings, Codec::None, sealed);
+            for path in ["segments", "runs", "lanes"].iter().flat_map(|folder| storage.files(folder)) {
+                for at in 0..storage.read(&path).len() {
+                    let copy = storage.whole_copy();
                     copy.corrupt(&path, at as u64, 1 << random.below(8));
                     exercise(&copy, strings, false, &format!("{kind:?}: byte {at} of {path}"));
-                    let copy = medium.whole_copy();
+                    let copy = storage.whole_copy();
                     copy.truncate(&path, at as u64);
                     exercise(&copy, strings, false, &format!("{kind:?}: {path} cut to {at}"));
                 }
@@ -307,14 +300,14 @@ fn every_byte_and_every_length() {
 fn flipped_bits_and_cut_files(kind: Kind) {
     let mut random = Random(5);
     for (strings, sealed) in [(false, true), (true, true), (false, false), (true, false)] {
-        let medium = store(kind, strings, Codec::None, sealed);
-        for path in ["segments", "runs", "lanes"].iter().flat_map(|folder| medium.files(folder)) {
-            let len = medium.read(&path).len();
+        let storage = store(kind, strings, Codec::None, sealed);
+        for path in ["segments", "runs", "lanes"].iter().flat_map(|folder| storage.files(folder)) {
+            let len = storage.read(&path).len();
             for turn in 0..kind.tries(80) {
                 if len == 0 {
                     break;
                 }
-                let copy = medium.whole_copy();
+                let copy = storage.whole_copy();
                 let at = random.below(len);
                 let what = if turn % 4 == 0 {
                     copy.truncate(&path, at as u64);

@@ -1,6 +1,5 @@
 //! Stores that lie on disk and not in memory: rows come in together, and what cannot be read is an error.
 #![cfg(target_os = "linux")]
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};

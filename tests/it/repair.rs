@@ -1,18 +1,10 @@
 //! What is damaged costs as little as it can: rows of a damaged batch that are whole are served, what is put again counts
 //! from then on, once, and looking does not take longer the more is damaged.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test stops at the first thing that is not as expected"
-)]
-
-mod media;
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use media::{Kind, Medium};
+use crate::storages::{Kind, TestStorage};
 use tensorcask::{Error, Key, Options, Reader, Store, Value};
 
 on_both!(
@@ -61,9 +53,9 @@ fn part(bytes: &[u8], number: usize) -> (usize, usize) {
 }
 
 /// Flips a bit of the first segment, in its middle batch. Returns false if it has no such bytes.
-fn damage(medium: &Medium, what: Damage, key: &[u8], width: usize) -> bool {
-    let path = &medium.files("segments")[0];
-    let bytes = medium.read(path);
+fn damage(storage: &TestStorage, what: Damage, key: &[u8], width: usize) -> bool {
+    let path = &storage.files("segments")[0];
+    let bytes = storage.read(path);
     let (table, len) = part(&bytes, 1);
     let frame = table + len / 96 / 2 * 96;
     let rows = u32::from_le_bytes(bytes[frame + 12..frame + 16].try_into().unwrap()) as usize;
@@ -87,7 +79,7 @@ fn damage(medium: &Medium, what: Damage, key: &[u8], width: usize) -> bool {
         Damage::OrderedKeys if part(&bytes, 3).1 == 0 => return false,
         Damage::OrderedKeys => part(&bytes, 3).0 + part(&bytes, 3).1 / 2,
     };
-    medium.corrupt(path, at as u64, 0x04);
+    storage.corrupt(path, at as u64, 0x04);
     true
 }
 
@@ -135,16 +127,16 @@ impl Rows {
 }
 
 /// A closed store with these rows in batches of `batch` rows.
-fn filled(kind: Kind, options: &Options, rows: &Rows, batch: usize) -> Medium {
-    let medium = kind.empty();
-    let store = options.clone().open_on(medium.storage()).unwrap();
+fn filled(kind: Kind, options: &Options, rows: &Rows, batch: usize) -> TestStorage {
+    let storage = kind.empty();
+    let store = options.clone().open_on(storage.storage()).unwrap();
     let all: Vec<usize> = (0..rows.keys.len()).collect();
     for chunk in all.chunks(batch) {
         rows.put(&store, chunk);
         store.flush().unwrap();
     }
     store.close().unwrap();
-    medium
+    storage
 }
 
 fn key_bytes(key: &Key) -> Vec<u8> {
@@ -160,11 +152,11 @@ fn options() -> Options {
 }
 
 /// Reads, puts again what is damaged, and reads again, over several epochs and openings.
-fn epochs(medium: &Medium, options: &Options, rows: &Rows, what: &str) -> usize {
+fn epochs(storage: &TestStorage, options: &Options, rows: &Rows, what: &str) -> usize {
     let mut put_again = 0;
     let mut sizes = Vec::new();
     for epoch in 0..3 {
-        let store = options.clone().open_on(medium.storage()).unwrap();
+        let store = options.clone().open_on(storage.storage()).unwrap();
         assert!(store.open_report().quarantined.is_empty(), "{what}: {:?}", store.open_report());
         assert_eq!(store.len().unwrap(), rows.keys.len() as u64, "{what}, epoch {epoch}");
         let damaged = rows.read(&store, what);
@@ -185,12 +177,12 @@ fn epochs(medium: &Medium, options: &Options, rows: &Rows, what: &str) -> usize 
         let mut keys = store.keys().collect::<Result<Vec<_>, _>>().unwrap();
         keys.sort_unstable();
         assert!(keys == rows.keys, "{what}: {} keys are listed", keys.len());
-        let reader = options.clone().open_reader_on(medium.storage()).unwrap();
+        let reader = options.clone().open_reader_on(storage.storage()).unwrap();
         assert_eq!(reader.len().unwrap(), rows.keys.len() as u64, "{what}: a reader");
         assert!(rows.read(&reader, what).is_empty(), "{what}: a reader");
         let lost: u64 = reader.verify(&mut |_, _| {}).unwrap().damage.iter().map(|damage| damage.rows).sum();
         assert_eq!(lost, 0, "{what}");
-        sizes.push(medium.len_bytes());
+        sizes.push(storage.len_bytes());
     }
     // Runs may be built anew.
     assert!(sizes.windows(2).all(|pair| pair[1] <= pair[0] + pair[0] / 50 + 20_000), "{what}: {sizes:?}");
@@ -205,13 +197,13 @@ fn rows_put_again_count_once_and_the_disk_stays_flat(kind: Kind) {
             let options = if batch == 300 { Options::new() } else { options() };
             let whole = filled(kind, &options, &rows, batch);
             for what in ALL {
-                let medium = whole.copy();
+                let storage = whole.copy();
                 let middle = count.div_ceil(batch) / 2 * batch + 5;
-                if !damage(&medium, what, &key_bytes(&rows.keys[middle]), width * 4) {
+                if !damage(&storage, what, &key_bytes(&rows.keys[middle]), width * 4) {
                     continue;
                 }
                 let name = format!("{count} rows in batches of {batch}, strings {strings}, {what:?}");
-                let put_again = epochs(&medium, &options, &rows, &name);
+                let put_again = epochs(&storage, &options, &rows, &name);
                 let most = match what {
                     Damage::Frame | Damage::FrameTable | Damage::IndexBlock | Damage::OrderedKeys => 0,
                     // An offset is of two rows.
@@ -230,24 +222,24 @@ fn rows_put_again_count_in_each_kind_of_index(kind: Kind) {
     let rows = Rows::new(30_000, 4, true);
     for (delta_keys, what) in [(1 << 20, Damage::Prefix), (1000, Damage::Prefix), (1000, Damage::Key)] {
         let options = options().delta_keys(delta_keys);
-        let medium = filled(kind, &options, &rows, 30_000);
-        assert!(damage(&medium, what, &key_bytes(&rows.keys[7]), 16));
-        epochs(&medium, &options, &rows, &format!("30,000 rows, {what:?}, delta of {delta_keys}"));
+        let storage = filled(kind, &options, &rows, 30_000);
+        assert!(damage(&storage, what, &key_bytes(&rows.keys[7]), 16));
+        epochs(&storage, &options, &rows, &format!("30,000 rows, {what:?}, delta of {delta_keys}"));
     }
 }
 
 /// The same with 300,000 rows: `cargo test --release -- --ignored`.
 #[test]
-#[ignore = "takes a minute without optimisation: cargo test --release --test repair -- --ignored"]
+#[ignore = "takes a minute without optimisation: cargo test --release --test it repair -- --ignored"]
 fn three_hundred_thousand_rows_put_again() {
     for kind in [Kind::Memory, Kind::Disk] {
         for strings in [false, true] {
             let rows = Rows::new(300_000, 4, strings);
             let whole = filled(kind, &options(), &rows, 300_000);
             for what in [Damage::Prefix, Damage::Key, Damage::RowChecksum, Damage::IndexBlock, Damage::FrameTable] {
-                let medium = whole.copy();
-                assert!(damage(&medium, what, &key_bytes(&rows.keys[7]), 16));
-                epochs(&medium, &options(), &rows, &format!("300,000 rows, strings {strings}, {what:?}"));
+                let storage = whole.copy();
+                assert!(damage(&storage, what, &key_bytes(&rows.keys[7]), 16));
+                epochs(&storage, &options(), &rows, &format!("300,000 rows, strings {strings}, {what:?}"));
             }
         }
     }
@@ -258,11 +250,11 @@ fn looking_at_a_damaged_batch_is_linear(kind: Kind) {
     for delta_keys in [1 << 20, 1000] {
         let rows = Rows::new(20_000, 2, false);
         let options = options().delta_keys(delta_keys);
-        let medium = filled(kind, &options, &rows, 20_000);
-        assert!(damage(&medium, Damage::Prefix, &key_bytes(&rows.keys[7]), 8));
-        let (storage, asked) = medium.counting();
-        let reader = options.clone().open_reader_on(storage).unwrap();
-        let len_bytes = medium.len_bytes();
+        let storage = filled(kind, &options, &rows, 20_000);
+        assert!(damage(&storage, Damage::Prefix, &key_bytes(&rows.keys[7]), 8));
+        let (counting, asked) = storage.counting();
+        let reader = options.clone().open_reader_on(counting).unwrap();
+        let len_bytes = storage.len_bytes();
         let before = asked.load(Ordering::Relaxed);
         for _ in 0..3 {
             assert_eq!(rows.read(&reader, "all").len(), 20_000);
@@ -283,13 +275,13 @@ fn looking_at_a_damaged_batch_is_linear(kind: Kind) {
 
 /// How long it takes: `cargo test --release -- --ignored --nocapture`.
 #[test]
-#[ignore = "measures: cargo test --release --test repair -- --ignored --nocapture"]
+#[ignore = "measures: cargo test --release --test it repair -- --ignored --nocapture"]
 fn four_times_the_damaged_rows_take_about_four_times_as_long() {
     let seconds = |count: usize, what: Damage| {
         let rows = Rows::new(count, 8, false);
-        let medium = filled(Kind::Memory, &options(), &rows, count);
-        assert!(damage(&medium, what, &key_bytes(&rows.keys[7]), 32));
-        let reader = options().open_reader_on(medium.storage()).unwrap();
+        let storage = filled(Kind::Memory, &options(), &rows, count);
+        assert!(damage(&storage, what, &key_bytes(&rows.keys[7]), 32));
+        let reader = options().open_reader_on(storage.storage()).unwrap();
         let (mut out, mut found) = (vec![0.0_f32; count * 8], vec![false; count]);
         let start = Instant::now();
         let result = reader.get_batch_into(&rows.keys, &[8], &mut out, &mut found);
@@ -307,14 +299,14 @@ fn four_times_the_damaged_rows_take_about_four_times_as_long() {
 fn a_newer_damaged_row_hides_an_older_one(kind: Kind) {
     for merged in [false, true] {
         for strings in [false, true] {
-            let medium = kind.empty();
+            let storage = kind.empty();
             let (old, new) = (Rows::new(40, 4, strings), Rows::new(40, 4, strings));
-            let store = options().open_on(medium.storage()).unwrap();
+            let store = options().open_on(storage.storage()).unwrap();
             new.put(&store, &(0..40).collect::<Vec<_>>());
             store.close().unwrap();
             drop(store);
             // The first segment by name: the newer rows are in it. Then an older copy in another lane's segment.
-            let newer = medium.copy();
+            let newer = storage.copy();
             assert!(damage(&newer, Damage::Prefix, &key_bytes(&new.keys[9]), 16));
             let store = options().open_on(newer.storage()).unwrap();
             if merged {
@@ -355,11 +347,11 @@ fn verify_names_what_to_put_again(kind: Kind) {
         let rows = Rows::new(500, 4, strings);
         let whole = filled(kind, &options(), &rows, 100);
         for what in [Damage::Prefix, Damage::Key, Damage::RowChecksum, Damage::KeyOffset, Damage::Values] {
-            let medium = whole.copy();
-            if !damage(&medium, what, &key_bytes(&rows.keys[205]), 16) {
+            let storage = whole.copy();
+            if !damage(&storage, what, &key_bytes(&rows.keys[205]), 16) {
                 continue;
             }
-            let store = options().open_on(medium.storage()).unwrap();
+            let store = options().open_on(storage.storage()).unwrap();
             let report = store.verify(&mut |_, _| {}).unwrap();
             let lost = rows.read(&store, "damaged");
             let [found] = report.damage.as_slice() else { panic!("{what:?}: {report:?}") };
@@ -372,7 +364,7 @@ fn verify_names_what_to_put_again(kind: Kind) {
             }
             assert!(store.verify(&mut |_, _| {}).unwrap().is_clean(), "{what:?}: put again");
             store.close().unwrap();
-            let reader = options().open_reader_on(medium.storage()).unwrap();
+            let reader = options().open_reader_on(storage.storage()).unwrap();
             assert!(reader.verify(&mut |_, _| {}).unwrap().is_clean() && reader.open_report().is_clean(), "{what:?}");
         }
     }
@@ -384,7 +376,7 @@ fn damage_that_costs_no_row_is_mended_when_the_store_is_closed() {
     let options = || Options::new().synchronous(true);
     let put = |keys: std::ops::Range<u64>| {
         let store = options().open(dir.path(), "m").unwrap();
-        keys.for_each(|key| store.put(&format!("key {key}"), &Value::Int(key as i64)).unwrap());
+        keys.for_each(|key| store.put(format!("key {key}"), Value::Int(key as i64)).unwrap());
         store.close().unwrap();
     };
     let path = dir.path().join("m/segments/0000-0000000001.arrow");
@@ -407,7 +399,7 @@ fn damage_that_costs_no_row_is_mended_when_the_store_is_closed() {
         let frame = frame + whole[frame..].windows(8).position(|bytes| bytes == b"TCFRAME1").unwrap();
         for at in [part(2) + 5, part(3) + 40, part(1) + 30, frame + 20] {
             let copy = tempfile::tempdir().unwrap();
-            media::copy_folder(&dir.path().join("m"), &copy.path().join("m"));
+            crate::storages::copy_folder(&dir.path().join("m"), &copy.path().join("m"));
             let mut bytes = whole.clone();
             bytes[at] ^= 0x10;
             std::fs::write(copy.path().join("m/segments/0000-0000000001.arrow"), bytes).unwrap();
@@ -417,7 +409,7 @@ fn damage_that_costs_no_row_is_mended_when_the_store_is_closed() {
             store.close().unwrap();
             let served = |reader: &tensorcask::Reader| {
                 assert_eq!(reader.len().unwrap(), 60, "byte {at}");
-                (0..60).for_each(|key| assert_eq!(reader.get(&format!("key {key}")).unwrap(), Some(Value::Int(key))));
+                (0..60).for_each(|key| assert_eq!(reader.get(format!("key {key}")).unwrap(), Some(Value::Int(key))));
                 assert_eq!(reader.scan_prefix("key").unwrap().len(), 60);
             };
             served(&store);

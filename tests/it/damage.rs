@@ -1,17 +1,9 @@
 //! Flipped bytes and cut files: every row comes back right, or as damage, or is reported as lost; never wrong, and
 //! never with a panic.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test stops at the first thing that is not as expected"
-)]
-
-mod media;
 
 use std::time::Duration;
 
-use media::{Kind, Medium, options};
+use crate::storages::{Kind, TestStorage, options};
 use tensorcask::{Error, Recovery, Store, Tensor, Value, Verify};
 
 on_both!(
@@ -39,11 +31,11 @@ fn value(i: usize) -> Value {
 }
 
 /// A store with two sealed segments, a run over them, and (if asked for) an active segment.
-fn store(kind: Kind, active: bool) -> Medium {
+fn store(kind: Kind, active: bool) -> TestStorage {
     let storage = kind.empty();
     let store = options().open_on(storage.storage()).unwrap();
     for i in 0..ROWS {
-        store.put(&format!("key {i}"), &value(i)).unwrap();
+        store.put(format!("key {i}"), value(i)).unwrap();
     }
     store.flush().unwrap();
     if active {
@@ -58,17 +50,17 @@ fn store(kind: Kind, active: bool) -> Medium {
 }
 
 /// Opens a damaged store every way; returns how many rows were served, in quiet mode.
-fn check(storage: &Medium, what: &str) -> usize {
+fn check(storage: &TestStorage, what: &str) -> usize {
     if let Ok(reader) = options().open_reader_on(storage.copy().storage()) {
         for i in 0..ROWS {
-            if let Ok(Some(found)) = reader.get(&format!("key {i}")) {
+            if let Ok(Some(found)) = reader.get(format!("key {i}")) {
                 assert_eq!(found, value(i), "{what}");
             }
         }
     }
     if let Ok(store) = options().recovery(Recovery::Strict).open_on(storage.copy().storage()) {
         for i in 0..ROWS {
-            match store.get(&format!("key {i}")) {
+            match store.get(format!("key {i}")) {
                 Ok(found) => assert!(found.is_none_or(|found| found == value(i)), "{what}"),
                 Err(error) => assert!(error.is_corrupt(), "{what}: {error}"),
             }
@@ -79,7 +71,7 @@ fn check(storage: &Medium, what: &str) -> usize {
     let report = store.open_report().clone();
     let mut served = 0;
     for i in 0..ROWS {
-        match store.get(&format!("key {i}")) {
+        match store.get(format!("key {i}")) {
             Ok(Some(found)) => {
                 assert_eq!(found, value(i), "{what}");
                 served += 1;
@@ -93,13 +85,13 @@ fn check(storage: &Medium, what: &str) -> usize {
     let _ = store.verify(&mut |_, _| {}).unwrap();
     // What is damaged is overwritten, and the store is whole again.
     for i in 0..ROWS {
-        store.put(&format!("key {i}"), &value(i)).unwrap();
+        store.put(format!("key {i}"), value(i)).unwrap();
     }
     store.close().unwrap();
     drop(store);
     let store = options().open_on(copy.storage()).unwrap();
     for i in 0..ROWS {
-        assert_eq!(store.get(&format!("key {i}")).unwrap(), Some(value(i)), "{what}");
+        assert_eq!(store.get(format!("key {i}")).unwrap(), Some(value(i)), "{what}");
     }
     served
 }
@@ -178,7 +170,7 @@ fn damaged_seals_are_quarantined_and_their_rows_saved(kind: Kind) {
     assert_eq!(store.len().unwrap(), ROWS as u64);
     assert_eq!(storage.files("quarantine").len(), 2, "the file, and a note on it");
     for i in 0..ROWS {
-        assert_eq!(store.get(&format!("key {i}")).unwrap(), Some(value(i)));
+        assert_eq!(store.get(format!("key {i}")).unwrap(), Some(value(i)));
     }
 }
 
@@ -217,11 +209,11 @@ fn one_damaged_row_fails_alone(kind: Kind) {
 
 /// A store that stays open, with one batch for each of the integer keys 0, 1, 2; and where each batch's message starts
 /// in its active segment.
-fn growing(kind: Kind) -> (Medium, Store, Vec<u64>) {
+fn growing(kind: Kind) -> (TestStorage, Store, Vec<u64>) {
     let storage = kind.empty();
     let store = options().open_on(storage.storage()).unwrap();
     let starts = (0..3_u64).map(|key| {
-        store.put(key, &Value::Int(key as i64)).unwrap();
+        store.put(key, Value::Int(key as i64)).unwrap();
         store.flush().unwrap();
         let bytes = storage.read(ACTIVE);
         // What the newest frame says of its message's place.
@@ -255,7 +247,7 @@ fn a_reader_takes_no_damage_in_an_active_segment_for_its_end(kind: Kind) {
         let [damage] = reader.verify(&mut |_, _| {}).unwrap().damage.try_into().unwrap();
         assert_eq!(damage.rows, 1, "{what}");
         // And it goes on from there.
-        store.put(3_u64, &Value::Int(3)).unwrap();
+        store.put(3_u64, Value::Int(3)).unwrap();
         store.flush().unwrap();
         reader.refresh().unwrap();
         assert_eq!(reader.get(3_u64).unwrap(), Some(Value::Int(3)), "{what}");
@@ -276,7 +268,7 @@ fn damage_that_a_refresh_finds_is_no_miss(kind: Kind) {
     let (strict, quiet) = (open(Recovery::Strict), open(Recovery::Quiet));
     let start = storage.read(ACTIVE).len() as u64;
     for key in 3..5_u64 {
-        store.put(key, &Value::Int(key as i64)).unwrap();
+        store.put(key, Value::Int(key as i64)).unwrap();
         store.flush().unwrap();
     }
     storage.corrupt(ACTIVE, start + 6, 0x15);

@@ -1,15 +1,12 @@
 //! Files of every format version ever written stay readable: the folders in `tests/golden` were written by this test,
-//! each once, when its version was the newest, with `TENSORCASK_WRITE_GOLDEN=1 cargo test --test golden`, and are opened
+//! each once, when its version was the newest, with `TENSORCASK_WRITE_GOLDEN=1 cargo test --test it golden`, and are opened
 //! for ever.
-#![expect(
-    clippy::indexing_slicing,
-    clippy::unwrap_used,
-    reason = "a test stops at the first thing that is not as expected"
-)]
 
 use std::path::{Path, PathBuf};
 
 use tensorcask::io::Durability;
+
+use crate::storages::copy_folder;
 use tensorcask::{Codec, Dtype, Key, Options, Reader, Recovery, Store, Tensor, Value};
 
 const NEWEST: u32 = 2;
@@ -85,7 +82,7 @@ fn write(dir: &Path) {
         if module == "strings" {
             // Overwritten and deleted later.
             for i in 0..80 {
-                store.put(&format!("k/{i:03}"), &tree(NEWEST, i)).unwrap();
+                store.put(format!("k/{i:03}"), tree(NEWEST, i)).unwrap();
             }
             store.flush().unwrap();
             let gone: Vec<String> = (0..80).filter(|i| i % 10 == 9).map(|i| format!("k/{i:03}")).collect();
@@ -114,19 +111,6 @@ fn write(dir: &Path) {
         }
         std::fs::remove_dir_all(dir.join(module).join("lanes")).unwrap();
         std::fs::remove_dir_all(dir.join(module).join("quarantine")).unwrap();
-    }
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.metadata().unwrap().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
     }
 }
 

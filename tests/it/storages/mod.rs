@@ -1,5 +1,4 @@
 //! The storages that damaged-store tests run on: what is flipped, cut and copied in memory is so on a disk as well.
-#![allow(dead_code, unused_macros, reason = "each test binary uses some of it")]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,10 +20,10 @@ pub enum Kind {
 
 impl Kind {
     /// An empty storage.
-    pub fn empty(self) -> Medium {
+    pub fn empty(self) -> TestStorage {
         match self {
-            Self::Memory => Medium::Memory(MemoryStorage::new()),
-            Self::Disk => Medium::Disk(Arc::new(tempfile::tempdir().unwrap())),
+            Self::Memory => TestStorage::Memory(MemoryStorage::new()),
+            Self::Disk => TestStorage::Disk(Arc::new(tempfile::tempdir().unwrap())),
         }
     }
 
@@ -47,12 +46,12 @@ impl Kind {
 
 /// A storage that tests may damage.
 #[derive(Debug, Clone)]
-pub enum Medium {
+pub enum TestStorage {
     Memory(MemoryStorage),
     Disk(Arc<TempDir>),
 }
 
-impl Medium {
+impl TestStorage {
     /// What a store is opened on.
     pub fn storage(&self) -> Arc<dyn Storage> {
         match self {
@@ -235,6 +234,7 @@ impl Storage for Held {
     }
 }
 
+/// Copies a folder and all that is in it.
 pub fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -253,6 +253,12 @@ pub fn options() -> Options {
     Options::new().synchronous(true).flush_every(8, 1 << 20)
 }
 
+/// How many files in a folder have a name with this end.
+pub fn files_in(dir: &Path, end: &str) -> usize {
+    let entries = std::fs::read_dir(dir).unwrap();
+    entries.filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().ends_with(end)).count()
+}
+
 /// Makes a test of each function of a [`Kind`], on either storage.
 #[macro_export]
 macro_rules! on_both {
@@ -260,12 +266,12 @@ macro_rules! on_both {
         $(mod $test {
             #[test]
             fn in_memory() {
-                super::$test($crate::media::Kind::Memory);
+                super::$test($crate::storages::Kind::Memory);
             }
 
             #[test]
             fn on_disk() {
-                super::$test($crate::media::Kind::Disk);
+                super::$test($crate::storages::Kind::Disk);
             }
         })*
     };

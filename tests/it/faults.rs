@@ -1,5 +1,4 @@
 //! A file system that fails: errors surface, reads go on, and what was flushed before is there afterwards.
-#![expect(clippy::unwrap_used, reason = "a test stops at the first thing that is not as expected")]
 
 use std::sync::Arc;
 
