@@ -9,8 +9,8 @@ use crate::support::{code, names, ok, run, store, tensor, text};
 
 /// A store of one row, and one in whose folder lies a segment of it.
 fn with_foreign() -> (tempfile::TempDir, tempfile::TempDir, PathBuf) {
-    let (from, other) = store(|store| store.put("of another", &tensor(&[2], &[1.0_f32, 2.0])).unwrap());
-    let (to, m) = store(|store| store.put("a", &tensor(&[2], &[3.0_f32, 4.0])).unwrap());
+    let (from, other) = store(|store| store.put("of another", tensor(&[2], &[1.0_f32, 2.0])).unwrap());
+    let (to, m) = store(|store| store.put("a", tensor(&[2], &[3.0_f32, 4.0])).unwrap());
     std::fs::copy(other.join("segments/0000-0000000001.arrow"), m.join("segments/0000-0000000009.arrow")).unwrap();
     (from, to, m)
 }
@@ -61,8 +61,8 @@ fn a_file_of_another_store_is_told_until_it_is_acknowledged() {
 
 #[test]
 fn a_store_with_an_exchanged_identity_is_no_empty_store() {
-    let (from, other) = store(|store| store.put("b", &tensor(&[1], &[1_u8])).unwrap());
-    let (to, m) = store(|store| store.put("a", &tensor(&[1], &[2_u8])).unwrap());
+    let (from, other) = store(|store| store.put("b", tensor(&[1], &[1_u8])).unwrap());
+    let (to, m) = store(|store| store.put("a", tensor(&[1], &[2_u8])).unwrap());
     std::fs::copy(other.join("store.json"), m.join("store.json")).unwrap();
     for name in ["a.arrow", "a.arrows", "a.npy", "a.safetensors"] {
         let (found, message) = code(&["export", text(&m), text(&to.path().join(name))]);
@@ -76,7 +76,7 @@ fn a_store_with_an_exchanged_identity_is_no_empty_store() {
 
 #[test]
 fn segments_are_named_as_their_files_are() {
-    let (_dir, m) = store(|store| store.put("a", &tensor(&[1], &[2_u8])).unwrap());
+    let (_dir, m) = store(|store| store.put("a", tensor(&[1], &[2_u8])).unwrap());
     let segments = m.join("segments");
     std::fs::rename(segments.join("0000-0000000001.arrow"), segments.join("0001-0000000001.arrow")).unwrap();
     let output = run(&["verify", text(&m)]);
@@ -87,7 +87,7 @@ fn segments_are_named_as_their_files_are() {
 
 #[test]
 fn one_place_is_listed_once() {
-    let (_dir, m) = store(|store| store.put("a", &tensor(&[1], &[2_u8])).unwrap());
+    let (_dir, m) = store(|store| store.put("a", tensor(&[1], &[2_u8])).unwrap());
     let segment = m.join("segments/0000-0000000001.arrow");
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes[100] ^= 4;
