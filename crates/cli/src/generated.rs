@@ -1,4 +1,4 @@
-//! `tensorcask completions` and `tensorcask man`: what packages install beside the program.
+//! `tensorcask completions` and `tensorcask man`: files that packages install with the program.
 
 use std::path::PathBuf;
 

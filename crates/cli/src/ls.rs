@@ -13,19 +13,19 @@ use crate::store::ReadArguments;
 pub(crate) struct Arguments {
     #[command(flatten)]
     read: ReadArguments,
-    /// Only keys that start with this, in order.
+    /// Lists only keys that start with this prefix, in order.
     #[arg(long, conflicts_with_all = ["from", "to"])]
     prefix: Option<String>,
-    /// Only keys from this one on, in order.
+    /// Lists only keys from this one on (inclusive), in order.
     #[arg(long, requires = "to")]
     from: Option<String>,
-    /// Only keys before this one.
+    /// Lists only keys before this one (exclusive).
     #[arg(long, requires = "from")]
     to: Option<String>,
-    /// At most so many.
+    /// Lists at most this many keys.
     #[arg(long)]
     limit: Option<usize>,
-    /// Dtypes and shapes too.
+    /// Also shows dtypes and shapes.
     #[arg(long, short)]
     long: bool,
 }
@@ -79,7 +79,7 @@ pub(crate) fn key_json(key: &Key) -> serde_json::Value {
     }
 }
 
-/// What a value is, on one line.
+/// A value on one line: tensors as dtype and shape.
 pub(crate) fn describe(value: &Value) -> String {
     let all = |items: &[Value]| items.iter().map(describe).collect::<Vec<_>>().join(", ");
     match value {

@@ -1,15 +1,15 @@
-//! What an export wrote.
+//! The result of an export.
 
 use crate::failure::Failure;
 
-/// What was written.
+/// The result of an export.
 pub(crate) struct Written {
     pub rows: u64,
-    /// Whether there was an earlier file of the name.
+    /// Whether an existing file was replaced.
     pub replaced: bool,
 }
 
-/// There are no rows, so nothing tells what they are.
+/// The failure of an export without rows: their structure is unknown.
 pub(crate) fn nothing() -> Failure {
     Failure::input("there is nothing to export".into())
 }

@@ -8,7 +8,7 @@ use tensorcask::{Codec, Dtype, KeyKind, Options, Store};
 use crate::failure::Failure;
 use crate::store::WriteArguments;
 
-/// How tensors are packed.
+/// How rows are compressed.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum CodecName {
     None,
@@ -19,47 +19,47 @@ pub(crate) enum CodecName {
 /// Arguments of `import`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// The store's folder; made if it is not there.
+    /// The store's folder; created if it does not exist.
     #[arg(value_hint = clap::ValueHint::DirPath)]
     pub store: PathBuf,
     /// .npy, .npz, .safetensors, Arrow (.arrow, .ipc, .feather; files and streams) or .parquet files, or folders of
-    /// them (in the order of their names). All are of one format.
+    /// them (read in the order of names). All must be of one format.
     #[arg(required = true)]
     pub files: Vec<PathBuf>,
-    /// A file with the key of each row: text, one key a line, or a .npy file of integers or texts. Once for all rows,
-    /// or once a file.
+    /// A file with the key of each row: a text file with one key per line, or a .npy file of integers or strings. Given
+    /// once for all rows, or once per input file.
     #[arg(long)]
     pub keys: Vec<PathBuf>,
-    /// The column of an Arrow or Parquet file, or the array of a .npz file, that has the keys (default: `key`, if there
-    /// is one).
+    /// The column of an Arrow or Parquet file, or the array of a .npz file, that holds the keys (default: `key`, if it
+    /// exists).
     #[arg(long, conflicts_with = "keys")]
     pub key_column: Option<String>,
-    /// The kind of the keys: str, u64 or bytes (hexadecimal in text; default: str for text, or what a column or array
-    /// holds).
+    /// The kind of the keys: str, u64, or bytes (hexadecimal in text files). Default: str for text files, else the type
+    /// of the column or array.
     #[arg(long, value_parser = ["str", "u64", "bytes"])]
     pub key_kind: Option<String>,
-    /// Without keys, rows are numbered from this one on (default: 0).
+    /// Numbers rows without keys from this number on (default: 0).
     #[arg(long, conflicts_with_all = ["keys", "key_column"])]
     pub first_key: Option<u64>,
-    /// Is put before each key; row numbers become text then.
+    /// Prepends this to each key; row numbers become text.
     #[arg(long)]
     pub key_prefix: Option<String>,
-    /// Lets row numbers replace keys that the store has already; keys that are given do so in any case.
+    /// Lets row numbers replace existing keys of the store. Explicit keys always replace them.
     #[arg(long)]
     pub overwrite: bool,
     /// The tensor of a .safetensors file or the array of a .npz file whose rows become values, or the column whose
-    /// cells do. Without it each tensor becomes one value under its name, and a row of several arrays or columns a map
-    /// of them.
+    /// cells do. Without it, each tensor becomes a value under its name, and each row of several arrays or columns
+    /// becomes a map.
     #[arg(long)]
     pub tensor: Option<String>,
-    /// What elements of a .npy or .npz file are whose type numpy has no name for, or that were saved as integers of the
-    /// same size: BF16, F8_E4M3, F8_E5M2, …
+    /// The dtype of elements in a .npy or .npz file that numpy cannot name, or that were saved as integers of the same
+    /// size: BF16, F8_E4M3, F8_E5M2, …
     #[arg(long, value_parser = parse_dtype)]
     pub dtype: Option<Dtype>,
-    /// How tensors are packed.
+    /// How rows are compressed.
     #[arg(long, value_enum, default_value_t = CodecName::None)]
     pub codec: CodecName,
-    /// Down-casts wider floats to F16 or BF16.
+    /// Stores F32 and F64 as F16 or BF16 (lossy).
     #[arg(long, value_parser = ["F16", "BF16"])]
     pub store_as: Option<String>,
     #[command(flatten)]
@@ -74,7 +74,7 @@ fn parse_dtype(name: &str) -> Result<Dtype, String> {
 }
 
 impl Arguments {
-    /// The kind of the keys, where it is given.
+    /// The kind of keys, if given.
     pub(crate) fn key_kind(&self) -> Option<KeyKind> {
         self.key_kind.as_deref().map(|name| match name {
             "u64" => KeyKind::U64,
@@ -83,12 +83,12 @@ impl Arguments {
         })
     }
 
-    /// What wider floats are stored as.
+    /// The dtype that wider floats are stored as, if given.
     pub(crate) fn store_as(&self) -> Option<Dtype> {
         self.store_as.as_deref().and_then(Dtype::from_name)
     }
 
-    /// Opens the store with little memory for what waits to be written: chunks are flushed one by one.
+    /// Opens the store with a small write buffer: chunks are flushed one by one.
     pub(crate) fn open_store(&self) -> Result<Store, Failure> {
         let codec = match self.codec {
             CodecName::None => Codec::None,

@@ -1,7 +1,7 @@
 //! Cells of Arrow columns as values.
 //!
-//! Lists of numbers are tensors: of one shape where the type fixes it, else of the shape of each row. What this program
-//! writes (exports, sealed segments) says dtypes and shapes in the field's metadata, and comes back as it was.
+//! Lists of numbers become tensors: of one shape if the type fixes it, else with a shape per row. Exports and sealed
+//! segments have dtypes and shapes in the metadata of fields, and are restored exactly.
 
 use arrow::array::{Array, ArrayRef, AsArray, GenericListArray, OffsetSizeTrait, make_array};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type};
@@ -10,7 +10,7 @@ use tensorcask::{Bytes, Dtype, Tensor, Value};
 use super::elements::{Refusal, dtype_of, elements, flat, no_nulls_within, shapes_of};
 use super::packed;
 
-/// Tensors of one dtype and shape, one behind another.
+/// Tensors of one dtype and shape, stored consecutively.
 #[derive(Debug)]
 pub(crate) struct Fixed {
     pub dtype: Dtype,
@@ -18,7 +18,8 @@ pub(crate) struct Fixed {
     pub data: Bytes,
 }
 
-/// The dtype that the metadata of `field` gives elements of type `stored`, as this program writes it.
+/// The dtype of elements of type `stored`: the one that an export or a segment declares in the metadata of `field`, if
+/// it has the same representation.
 fn declared(field: &Field, stored: Dtype) -> Dtype {
     let Some(declared) = field.metadata().get("dtype").and_then(|name| Dtype::from_name(name)) else { return stored };
     let holds = match declared {
@@ -31,7 +32,7 @@ fn declared(field: &Field, stored: Dtype) -> Dtype {
     if holds == stored { declared } else { stored }
 }
 
-/// Dtypes of the tensors in a column.
+/// The dtypes of the tensors in a column.
 pub(crate) fn dtypes(field: &Field) -> Vec<Dtype> {
     let element = |data_type: &DataType| dtype_of(data_type).map(|stored| declared(field, stored));
     match field.data_type() {
@@ -49,7 +50,7 @@ fn check_nulls(array: &dyn Array) -> Result<(), Refusal> {
     match array.logical_nulls().filter(|nulls| nulls.null_count() > 0) {
         Some(nulls) => Err(Refusal {
             row: (0..array.len()).find(|row| nulls.is_null(*row)),
-            why: "the cell is null: leave such rows out".into(),
+            why: "the cell is null: remove such rows".into(),
         }),
         None => Ok(()),
     }
@@ -60,13 +61,13 @@ fn dims(json: &serde_json::Value) -> Option<Vec<usize>> {
     json.as_array()?.iter().map(|dim| dim.as_u64().and_then(|dim| usize::try_from(dim).ok())).collect()
 }
 
-/// What the extension of `field` says, if it is called `name`.
+/// The metadata of the extension type of `field`, if the type is called `name`.
 fn extension(field: &Field, name: &str) -> Option<serde_json::Value> {
     field.extension_type_name().filter(|found| *found == name)?;
     Some(field.extension_type_metadata().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default())
 }
 
-/// Refuses tensors whose dimensions are said to stand in another order.
+/// Refuses tensors with permuted dimensions.
 fn check_permutation(extension: Option<&serde_json::Value>) -> Result<(), Refusal> {
     let order = extension.and_then(|json| dims(json.get("permutation")?));
     match order {
@@ -77,7 +78,7 @@ fn check_permutation(extension: Option<&serde_json::Value>) -> Result<(), Refusa
     }
 }
 
-/// The tensors of a column of lists of one length, if it is that.
+/// The tensors of a column of fixed-size lists; `None` for other columns.
 pub(crate) fn fixed(field: &Field, array: &dyn Array) -> Result<Option<Fixed>, Refusal> {
     let Some(list) = array.as_fixed_size_list_opt() else { return Ok(None) };
     check_nulls(array)?;
@@ -118,7 +119,7 @@ pub(crate) fn fixed(field: &Field, array: &dyn Array) -> Result<Option<Fixed>, R
     let shape = own().filter(fits).or_else(|| extended().filter(fits)).or_else(|| plain().filter(fits));
     match shape {
         Some(shape) => Ok(Some(Fixed { dtype, shape, data })),
-        None => Err(Refusal::from(format!("its rows of {count} elements do not make {dtype} tensors"))),
+        None => Err(Refusal::from(format!("its rows of {count} elements do not fit the shape of {dtype} tensors"))),
     }
 }
 
@@ -161,14 +162,14 @@ pub(crate) fn values(field: &Field, array: &dyn Array) -> Result<Vec<Value>, Ref
         }
         DataType::Struct(_) => structs(field, array),
         other => match elements(array)? {
-            // Numbers that are no scalars of a store keep their dtype as tensors of no dimensions.
+            // Numbers of types that are not scalars in a store become tensors without dimensions, to keep their dtype.
             Some((dtype, data)) => {
                 let width = dtype.bits() / 8;
                 (0..array.len()).map(|at| tensor(dtype, &[], data.slice(at * width..(at + 1) * width))).collect()
             }
             None => Err(Refusal::from(format!(
-                "its type {other} cannot be stored: convert it to numbers, texts or lists of numbers, or choose a \
-                 column with --tensor"
+                "its type {other} cannot be stored: convert it to numbers, strings or lists of numbers, or choose \
+                 another column with --tensor"
             ))),
         },
     }
@@ -202,10 +203,10 @@ fn lists<O: OffsetSizeTrait>(field: &Field, item: &Field, list: &GenericListArra
 
 type Cell = (Dtype, Vec<usize>, Bytes);
 
-/// The tensor in a cell of a column of lists; `None` if its items are no numbers.
+/// The tensor in a cell of a column of lists; `None` if the items are not numbers.
 fn ragged(field: &Field, cell: &dyn Array) -> Result<Option<Cell>, Refusal> {
     if let Some((stored, data)) = elements(cell)? {
-        // The parts of complex numbers are counted as they are stored, until the shape is known.
+        // Complex numbers count as two floats until the shape is known.
         let dtype = Some(declared(field, stored)).filter(|dtype| *dtype != Dtype::C64).unwrap_or(stored);
         let count = if dtype.bits() < 8 { data.len() * 8 / dtype.bits() } else { cell.len() };
         return Ok(Some((dtype, vec![count], data)));
@@ -224,7 +225,7 @@ fn ragged(field: &Field, cell: &dyn Array) -> Result<Option<Cell>, Refusal> {
     }
 }
 
-/// The tensor of the elements of a cell: the last dimension of complex numbers are their parts.
+/// The tensor of the elements of a cell. Of complex numbers, the last dimension holds the two parts.
 fn complex(field: &Field, stored: Dtype, mut shape: Vec<usize>, data: Bytes) -> Result<Value, Refusal> {
     let dtype = declared(field, stored);
     if dtype == Dtype::C64 && stored == Dtype::F32 {
@@ -232,14 +233,16 @@ fn complex(field: &Field, stored: Dtype, mut shape: Vec<usize>, data: Bytes) -> 
             Some(2) if !shape.is_empty() => {}
             Some(parts) if shape.is_empty() && parts.is_multiple_of(2) => shape.push(parts / 2),
             _ => {
-                return Err(Refusal::from("its lists are no complex numbers: the innermost have two parts".to_owned()));
+                return Err(Refusal::from(
+                    "its lists are not complex numbers: the innermost lists must have two elements".to_owned(),
+                ));
             }
         }
     }
     tensor(dtype, &shape, data)
 }
 
-/// Lists within a cell make a tensor if all have one shape.
+/// The tensor of nested lists, which must all have the same shape.
 fn rectangle<O: OffsetSizeTrait>(field: &Field, lists: &GenericListArray<O>) -> Result<Option<Cell>, Refusal> {
     no_nulls_within(lists)?;
     let mut all: Option<(Dtype, Vec<usize>, Vec<u8>)> = None;
@@ -250,7 +253,7 @@ fn rectangle<O: OffsetSizeTrait>(field: &Field, lists: &GenericListArray<O>) -> 
             Some((_, first, bytes)) if *first == shape => bytes.extend_from_slice(&data),
             Some((_, first, _)) => {
                 return Err(Refusal::from(format!(
-                    "its lists have the shapes {first:?} and {shape:?} within one row, which make no tensor"
+                    "its lists have the shapes {first:?} and {shape:?} within one row, which is not a tensor"
                 )));
             }
         }
@@ -262,7 +265,8 @@ fn rectangle<O: OffsetSizeTrait>(field: &Field, lists: &GenericListArray<O>) -> 
     }
 }
 
-/// Tensors with a shape each, as this program and the extension store them; other structs are maps.
+/// Tensors with a shape per row, if the struct is of the extension type or declared in metadata; other structs are
+/// maps.
 fn structs(field: &Field, array: &dyn Array) -> Result<Vec<Value>, Refusal> {
     let columns = array.as_struct();
     let variable = extension(field, "arrow.variable_shape_tensor");
@@ -281,7 +285,9 @@ fn structs(field: &Field, array: &dyn Array) -> Result<Vec<Value>, Refusal> {
 
 fn shaped(field: &Field, data: Option<&ArrayRef>, shapes: Option<&ArrayRef>) -> Result<Vec<Value>, Refusal> {
     let wrong = || {
-        Refusal::from("it is said to hold tensors with a shape each, but has no lists called data and shape".to_owned())
+        Refusal::from(
+            "its type declares tensors with a shape per row, but it has no lists called data and shape".to_owned(),
+        )
     };
     let (data, shapes) = data.zip(shapes).ok_or_else(wrong)?;
     let lists = data.as_list_opt::<i32>().ok_or_else(wrong)?;

@@ -1,11 +1,11 @@
-//! Elements of Arrow arrays as bytes, and the lists that they are in.
+//! The elements of Arrow arrays as bytes, and helpers for lists of them.
 
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray};
 use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Int64Type};
 use tensorcask::{Bytes, Dtype};
 
-/// Why a cell cannot be a value, and its row where there is one.
+/// Why a cell cannot be a value, and its row if it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub row: Option<usize>,
@@ -18,7 +18,7 @@ impl From<String> for Refusal {
     }
 }
 
-/// Bytes of a buffer that keep it alive.
+/// Owns a buffer while its bytes are used.
 struct Owner(Buffer);
 
 impl AsRef<[u8]> for Owner {
@@ -27,7 +27,7 @@ impl AsRef<[u8]> for Owner {
     }
 }
 
-/// The dtype of elements of an Arrow type that tensors have.
+/// The dtype that corresponds to an Arrow type, if there is one.
 pub(crate) fn dtype_of(data_type: &DataType) -> Option<Dtype> {
     Some(match data_type {
         DataType::Boolean => Dtype::Bool,
@@ -46,10 +46,10 @@ pub(crate) fn dtype_of(data_type: &DataType) -> Option<Dtype> {
     })
 }
 
-/// Refuses nulls among the items of a list.
+/// Refuses nulls inside lists.
 pub(crate) fn no_nulls_within(array: &dyn Array) -> Result<(), Refusal> {
     if array.logical_nulls().is_some_and(|nulls| nulls.null_count() > 0) {
-        return Err(Refusal::from("a list has a null within: fill it in first".to_owned()));
+        return Err(Refusal::from("a list contains a null: fill it in first".to_owned()));
     }
     Ok(())
 }
@@ -68,7 +68,7 @@ pub(crate) fn elements(array: &dyn Array) -> Result<Option<(Dtype, Bytes)>, Refu
     Ok(Some((dtype, Bytes::from_owner(Owner(buffer.unwrap_or_default())))))
 }
 
-/// The items of all lists of `list`, without those before and behind.
+/// The items of all lists of `list`, without those outside of its slice.
 pub(crate) fn flat(list: &FixedSizeListArray) -> ArrayRef {
     list.values().slice(list.value_offset_at(0), list.len() * list.value_length() as usize)
 }

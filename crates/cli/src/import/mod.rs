@@ -1,7 +1,7 @@
 //! `tensorcask import`
 //!
-//! All files are checked before the store is opened: a refused import keeps nothing. Then rows are put in chunks that
-//! are bounded by bytes, each written before the next is read.
+//! All files are checked before the store is opened, so a refused import stores nothing. Then rows are put in chunks of
+//! bounded size; each chunk is written before the next is read.
 
 mod arguments;
 mod array;
@@ -39,7 +39,7 @@ use self::put::Done;
 use crate::failure::Failure;
 use crate::output::{Output, path_json};
 
-/// Puts the rows or tensors of files.
+/// Imports rows or tensors from files.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let start = Instant::now();
     crate::store::check_name(&arguments.store)?;
@@ -64,15 +64,14 @@ fn report(
         warnings.push(format!("{} finite values are too large for {dtype} and were stored as infinity", done.infinite));
     }
     if duplicates > 0 {
-        warnings
-            .push(format!("{duplicates} rows have a key that a later row has too: the last row of each key counts"));
+        warnings.push(format!("{duplicates} rows have the key of a later row: the last row of each key is kept"));
     }
     warnings.extend(done.metadata_replaced.iter().cloned());
     if !inputs.left_out.is_empty() {
         let names: Vec<String> = inputs.left_out.iter().take(8).map(|path| path.display().to_string()).collect();
         let more = if inputs.left_out.len() > names.len() { ", …" } else { "" };
         warnings.push(format!(
-            "{} names in the folders were left out: {}{more}",
+            "{} entries of the folders were skipped: {}{more}",
             inputs.left_out.len(),
             names.join(", ")
         ));

@@ -1,4 +1,4 @@
-//! All files are opened and checked before the first row is put.
+//! Opens and checks all input before the first row is put.
 
 use tensorcask::{Key, KeyKind};
 
@@ -10,7 +10,7 @@ use super::{census, open};
 use crate::failure::Failure;
 use crate::key::{check_len, with_prefix};
 
-/// What is to be put, all of it checked.
+/// The checked input of an import.
 pub(crate) struct Plan {
     pub sources: Vec<(Box<dyn Source>, u64)>,
     pub keys: KeySource,
@@ -42,7 +42,7 @@ impl Plan {
             (None, kind) => kind,
             (Some(_), KeyKind::Str | KeyKind::U64) => KeyKind::Str,
             (Some(_), KeyKind::Bytes) => {
-                return Err(Failure::input("--key-prefix is text, and does not apply to keys that are bytes".into()));
+                return Err(Failure::input("--key-prefix is text and does not apply to keys that are bytes".into()));
             }
         };
         let sources = sources.into_iter().zip(counted).map(|(source, (_, rows))| (source, rows)).collect();
@@ -56,7 +56,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Calls `each` with all keys as they will be put, some at a time.
+    /// Calls `each` with all keys as they will be stored, in batches.
     pub(crate) fn each_key(&self, each: &mut dyn FnMut(Vec<Key>) -> Result<(), Failure>) -> Result<(), Failure> {
         if matches!(self.keys, KeySource::Own) {
             return self.sources.iter().try_for_each(|(source, _)| source.keys(&mut |keys| each(self.prefixed(keys)?)));
@@ -65,7 +65,7 @@ impl Plan {
         while left > 0 {
             let keys = reader.next(left.min(4096) as usize)?;
             if keys.is_empty() {
-                return Err(Failure::input("a file of --keys became shorter while it was read".into()));
+                return Err(Failure::input("a file of --keys became shorter during the import".into()));
             }
             left -= keys.len() as u64;
             each(self.prefixed(keys)?)?;
@@ -73,7 +73,7 @@ impl Plan {
         Ok(())
     }
 
-    /// The keys with the prefix.
+    /// Prepends the prefix, if there is one.
     pub(crate) fn prefixed(&self, keys: Vec<Key>) -> Result<Vec<Key>, Failure> {
         let Some(prefix) = &self.prefix else { return Ok(keys) };
         let key = |key| {
@@ -84,14 +84,14 @@ impl Plan {
     }
 }
 
-/// Files whose rows are put one behind another have to be alike.
+/// Checks that all files have the same structure and kind of keys.
 fn check_alike(sources: &[Box<dyn Source>]) -> Result<(), Failure> {
     let Some((first, others)) = sources.split_first() else { return Ok(()) };
     for other in others {
         let (expected, found) = (first.structure(), other.structure());
         if expected != found {
             return Err(Failure::input(format!(
-                "{}: it has rows of {}, but {} has rows of {}: import them one by one",
+                "{}: its rows are {}, but those of {} are {}: import the files separately",
                 other.path().display(),
                 found.unwrap_or_default(),
                 first.path().display(),
@@ -101,7 +101,7 @@ fn check_alike(sources: &[Box<dyn Source>]) -> Result<(), Failure> {
         if first.key_kind() != other.key_kind() {
             let kind = |source: &dyn Source| source.key_kind().map_or("no", KeyKind::name);
             return Err(Failure::input(format!(
-                "{}: it has {} keys of its own, but {} has {} keys: import them one by one",
+                "{}: it has {} keys, but {} has {} keys: import the files separately",
                 other.path().display(),
                 kind(other.as_ref()),
                 first.path().display(),

@@ -126,13 +126,13 @@ fn identities_that_nobody_used_are_removed() {
     fs::write(&timing, "0.1").unwrap();
     let writer = Store::open(&c, "u64").unwrap();
     age(&c, Duration::from_secs(5000));
-    assert_eq!(ok(&["identities", text(&module), "--prune-unused-s", "9000"]).matches("stays: it was used").count(), 3);
+    assert_eq!(ok(&["identities", text(&module), "--prune-unused-s", "9000"]).matches("kept: it was used").count(), 3);
     let said = ok(&["identities", text(&module), "--prune-unused-s", "4000", "--dry-run"]);
     assert!(said.contains(&format!("{A}  would be removed")) && a.exists(), "{said}");
     let said = ok(&["identities", text(&module), "--prune-unused-s", "4000"]);
     assert!(said.contains(&format!("{A}  removed")) && said.contains("1 removed, "), "{said}");
-    assert!(said.contains(&format!("{B}  stays: it was used ")), "{said}");
-    assert!(said.contains(&format!("{C}  stays: a writer has it open")), "{said}");
+    assert!(said.contains(&format!("{B}  kept: it was used ")), "{said}");
+    assert!(said.contains(&format!("{C}  kept: a writer has it open")), "{said}");
     assert!(!a.exists() && b.exists() && c.exists());
     writer.close().unwrap();
 }
@@ -178,7 +178,7 @@ fn what_the_store_did_not_make_stays_with_all_around_it() {
         let output = run(&["identities", text(&module), "--prune", A, B]);
         let said = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(3), "{name}: {said}");
-        assert!(said.contains(&format!("{A}  stays: {name}")), "{name}: {said}");
+        assert!(said.contains(&format!("{A}  kept: {name}")), "{name}: {said}");
         assert!(String::from_utf8(output.stderr).unwrap().contains("was not removed"), "{name}");
         assert!(said.contains(&format!("{B}  removed")) && !b.exists(), "{name}: {said}");
         assert!(tree(&a) == before, "{name}");
@@ -218,7 +218,7 @@ fn a_removal_that_was_interrupted_is_finished_by_the_next() {
     let away = module.join(format!("{A}.pruned"));
     fs::rename(&a, &away).unwrap();
     fs::remove_dir_all(away.join("u64/segments")).unwrap();
-    assert!(ok(&["identities", text(&module)]).contains("left by a removal that was interrupted"));
+    assert!(ok(&["identities", text(&module)]).contains("left by an interrupted removal"));
     let (said, _) = objects(&["identities", text(&module)]);
     assert!(said.len() == 2 && said[1]["id"] == A && said[1]["interrupted"] == true, "{said:?}");
     let said = ok(&["identities", text(&module), "--prune", B, "--dry-run"]);

@@ -52,7 +52,7 @@ fn rows_go_in_and_out() {
     ok(&["import", text(&again), text(&out), "--keys", &format!("{}.keys", text(&out)), "--codec", "shuffle-zstd"]);
     let reader = Reader::open(dir.path().join("cache"), "again").unwrap();
     for (i, row) in values.chunks(3).enumerate() {
-        let tensor = reader.get(&format!("word/{i:04}")).unwrap().unwrap().into_tensor().unwrap();
+        let tensor = reader.get(format!("word/{i:04}")).unwrap().unwrap().into_tensor().unwrap();
         assert_eq!(tensor.to_vec::<f32>().unwrap(), row);
     }
 
@@ -73,7 +73,7 @@ fn arrow_files_are_readable_by_others() {
     for i in 0..3000 {
         let tensor = Tensor::from_slice(&[2, 2], &[i as f32; 4]).unwrap();
         let value = Value::Map(vec![("x".into(), tensor.into()), ("n".into(), Value::Int(i))]);
-        store.put(&format!("{i:05}"), &value).unwrap();
+        store.put(format!("{i:05}"), &value).unwrap();
     }
     store.close().unwrap();
     let out = dir.path().join("out.arrow");

@@ -138,30 +138,30 @@ fn arrays_that_are_refused() {
         (npy(&header("<V2", false, &[3]), &data[..6]), "--dtype BF16"),
         (npy(&header("|V1", false, &[3]), &data[..3]), "--dtype F8_E4M3"),
         (npy(&header("<f1", false, &[3]), &data[..3]), "--dtype F8_E5M2"),
-        (npy(&header("|b1", false, &[2, 2]), &[0, 255, 2, 1]), "boolean 1 is 255"),
+        (npy(&header("|b1", false, &[2, 2]), &[0, 255, 2, 1]), "boolean 1 has the byte 255"),
         (npy(&header("<f4", false, &[]), &data[..4]), "no dimensions"),
         (npy(&header("<f4", false, &[[2].as_slice(), &[1; 39]].concat()), &data[..8]), "39 dimensions"),
         (shaped("(-1, 2)"), "dimension -1"),
         (shaped("(4611686018427387904, 2)"), "larger than memory"),
-        (shaped("(99999999999999999999999999999999999999999999, 2)"), "whole number"),
-        (shaped("'(3, 2)'"), "no tuple"),
+        (shaped("(99999999999999999999999999999999999999999999, 2)"), "not an integer"),
+        (shaped("'(3, 2)'"), "not a tuple"),
         (shaped("(3.0, 2)"), "cannot be read"),
-        (shaped("(4, 2)"), "take 32 bytes, but 24 follow"),
-        (shaped("(2, 2)"), "take 16 bytes, but 24 follow"),
+        (shaped("(4, 2)"), "takes 32 bytes, but 24 follow"),
+        (shaped("(2, 2)"), "takes 16 bytes, but 24 follow"),
         (npy("{'descr': '<f4', 'shape': (3, 2), }", &data), "fortran_order"),
         (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 2), 'x': 1, }", &data), "\"x\""),
         (npy("__import__('os')", &data), "cannot be read"),
         (npy_of_version(9, &header("<f4", false, &[3, 2]), &data), "version 9.0"),
-        (b"\x93NUMPY\x01\x00\xff\xff{}".to_vec(), "within the header"),
+        (b"\x93NUMPY\x01\x00\xff\xff{}".to_vec(), "inside the header"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}".to_vec(), "claims"),
-        (b"\x93NUMPY".to_vec(), "within the header"),
+        (b"\x93NUMPY".to_vec(), "inside the header"),
         (Vec::new(), "is empty"),
         (b"PK\x03\x04 and more".to_vec(), ".npz"),
         (b"\x80\x04\x95 pickle".to_vec(), "pickle"),
         (b"version https://git-lfs.github.com/spec/v1\noid".to_vec(), "git lfs pull"),
         (b"<!DOCTYPE html><html>".to_vec(), "HTML"),
         (vec![0; 100], "zeros"),
-        (b"a,b\n1,2\n".to_vec(), "no .npy file"),
+        (b"a,b\n1,2\n".to_vec(), "not a .npy file"),
     ];
     for (bytes, what) in cases {
         let file = place.file("in.npy", &bytes);
@@ -264,9 +264,9 @@ fn archives() {
     }
     let cut = npz(&[("x.npy", rows3())], false);
     let refused: [(Vec<u8>, &str); 4] = [
-        (cut[..cut.len() - 30].to_vec(), "damaged or cut"),
+        (cut[..cut.len() - 30].to_vec(), "damaged or truncated"),
         (npz(&[("archive/data.pkl", vec![1, 2])], false), "PyTorch"),
-        (rows3(), "no .npz file"),
+        (rows3(), "not a .npz file"),
         (npz(&[("x.npy", b"no array".to_vec())], false), "numpy array"),
     ];
     for (bytes, what) in refused {

@@ -62,8 +62,8 @@ fn files_of_keys() {
         ("four", b"a\nb\nc\nd\n", "found 4"),
         ("heading", b"id\na\nb\nc\n", "\"id\" in line 1 a heading"),
         ("empty", b"", "found 0"),
-        ("latin-1", b"a\n\xe9\nc\n", "line 2: byte 1 of it is 0xe9"),
-        ("latin-1 at the end", b"a\nb\nc\xe9", "line 3: byte 2 of it is 0xe9"),
+        ("latin-1", b"a\n\xe9\nc\n", "line 2: its byte 1 is 0xe9"),
+        ("latin-1 at the end", b"a\nb\nc\xe9", "line 3: its byte 2 is 0xe9"),
         ("cr only", b"a\rb\rc\r", "line 1: it has a carriage return"),
         ("ends in cr", b"a\nb\r\r\nc\n", "line 2: it has a carriage return"),
         ("nul", b"a\nb\nc\0d\n", "line 3: it has a NUL"),
@@ -142,12 +142,12 @@ fn arrays_of_keys() {
     let negative: Vec<u8> = [30_i64, -1, 20].iter().flat_map(|n| n.to_le_bytes()).collect();
     let refused = [
         (header("<i8", false, &[3]), &negative[..], "element 1: -1 cannot be a key"),
-        (header("<f8", false, &[3]), &negative[..], "integers or texts"),
+        (header("<f8", false, &[3]), &negative[..], "integers or strings"),
         (header("<i8", false, &[3, 1]), &negative[..], "one dimension"),
         (header("<i8", false, &[2]), &negative[..16], "element 1"),
         (header("|u1", false, &[2]), &[1, 2], "expected 3 keys"),
         (header("|S1", false, &[3]), b"a\xe9c", "element 1: its bytes are not UTF-8"),
-        (header("<U1", false, &[3]), &[0, 0xd8, 0, 0].repeat(3), "no character"),
+        (header("<U1", false, &[3]), &[0, 0xd8, 0, 0].repeat(3), "not a character"),
         (header("|O", false, &[3]), &[], "Python objects"),
     ];
     for (header, data, what) in refused {

@@ -24,7 +24,7 @@ fn options_that_do_not_apply_are_refused() {
         (&[array, "--keys", keys, "--key-kind", "u64"], "line 1"),
         (&[array, "--keys", keys, "--key-column", "x"], "--key-column"),
         (&[array, "--keys", array], "one dimension"),
-        (&[array, "--keys", tensors], "no .safetensors file"),
+        (&[array, "--keys", tensors], "not .safetensors files"),
         (&[array, "--keys", keys, "--keys", keys], "2 files of keys were given for 1"),
         (&[array, "--dtype", "I32"], "--dtype"),
         (&[tensors, "--keys", keys], "--keys"),
@@ -78,7 +78,7 @@ fn folders_and_shards() {
     assert!(place.refused(&[text(&place.path("d"))]).contains("c.npy"));
     std::fs::create_dir(place.path("empty")).unwrap();
     assert!(place.refused(&[text(&place.path("empty"))]).contains("no .npy"));
-    // A store is no folder of files.
+    // A store is not a folder of files.
     let message = place.refused(&[text(&place.store("folder"))]);
     assert!(message.contains("tensorcask export"), "{message}");
 }
@@ -109,14 +109,14 @@ fn a_store_that_fails_is_no_wrong_input() {
     let array = place.file("in.npy", rows3());
     let held = Options::new().open(place.path("cache"), "m").unwrap();
     let (found, message) = code(&["import", text(&place.store("m")), text(&array)]);
-    assert!(found == 4 && message.contains("lane 0 has a writer"), "{message}");
+    assert!(found == 4 && message.contains("lane 0 already has a writer"), "{message}");
     held.close().unwrap();
     drop(held);
     assert_eq!(code(&["import", text(&place.store("m")), text(&array)]).0, 0);
     // Something else lies where the store would be.
     place.file("cache/file", "x");
     let (found, message) = code(&["import", text(&place.store("file")), text(&array)]);
-    assert_eq!((found, message.contains("is no folder")), (3, true), "{message}");
+    assert_eq!((found, message.contains("is not a folder")), (3, true), "{message}");
     assert!(!message.contains("metadata.json"), "{message}");
     assert_eq!(std::fs::read(place.store("file")).unwrap(), b"x");
 }
@@ -141,7 +141,7 @@ fn a_full_disk_says_how_many_rows_were_stored() {
     assert_eq!(output.status.code(), Some(4), "{message}");
     let (_, told) = message.split_once("; ").and_then(|_| message.rsplit_once("; ")).unwrap();
     let stored: u64 = told.split(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{message}"));
-    assert!(stored > 0 && told.contains("of 4000 rows were stored before that, and stay"), "{message}");
+    assert!(stored > 0 && told.contains("of 4000 rows were stored before that and are kept"), "{message}");
     let reader = Reader::open(place.path("cache"), "m").unwrap();
     assert_eq!(reader.len().unwrap(), stored);
     for key in 0..stored {

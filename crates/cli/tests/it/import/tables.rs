@@ -160,7 +160,7 @@ fn cells_that_are_no_values_are_refused() {
         (vec![keys(), ("v", lists([Some(vec![Some(1.0)]), None]))], "column \"v\", row 1: the cell is null"),
         (
             vec![keys(), ("v", lists([Some(vec![Some(1.0)]), Some(vec![None])]))],
-            "column \"v\", row 1: a list has a null",
+            "column \"v\", row 1: a list contains a null",
         ),
         (
             vec![("key", Arc::new(StringArray::from(vec![Some("a"), None]))), ("v", fixed(&[1.0, 2.0], 1))],
@@ -335,13 +335,13 @@ fn damaged_tables_end_in_no_panic() {
     }
     assert!(refused > 100, "{refused}");
     for (name, bytes, what) in [
-        ("x.arrow", &b"a,b,c,d,e,f\n"[..], "no Arrow file"),
+        ("x.arrow", &b"a,b,c,d,e,f\n"[..], "not an Arrow file"),
         ("x.arrow", b"", "is empty"),
-        ("x.arrow", b"ARROW1\0\0", "cut"),
+        ("x.arrow", b"ARROW1\0\0", "truncated"),
         ("x.feather", b"FEA1....FEA1", "version 1"),
         ("x.arrow", b"PAR1....", "name it .parquet"),
         ("x.parquet", b"ARROW1\0\0", "name it .arrow"),
-        ("x.parquet", b"PAR1....PAR1", "damaged or cut"),
+        ("x.parquet", b"PAR1....PAR1", "damaged or truncated"),
         ("x.parquet", b"PARE....PARE", "encrypted"),
     ] {
         let file = place.file(name, bytes);

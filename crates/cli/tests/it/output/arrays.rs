@@ -84,7 +84,7 @@ fn npy_exports_of_every_dtype_are_right() {
     for dtype in Dtype::ALL.iter().filter(|dtype| !NUMPY.iter().any(|(known, _)| known == *dtype)) {
         let (dir, m) = store(|store| {
             let value = Tensor::new(*dtype, &[8], vec![0; dtype.bits()]).unwrap();
-            store.put("k", &Value::Tensor(value)).unwrap();
+            store.put("k", Value::Tensor(value)).unwrap();
         });
         let out = dir.path().join("out.npy");
         for arguments in [&["export", text(&m), text(&out)][..], &["get", text(&m), "k", "--npy", text(&out)]] {
@@ -111,20 +111,20 @@ fn one_value_as_npy_is_right_for_every_rank() {
 #[test]
 fn keys_that_are_no_lines_are_refused() {
     for key in ["new\nline", "return\r", "mid\rdle", "", "\u{feff}bom", "nul\0"] {
-        let (dir, m) = store(|store| store.put(key, &tensor(&[1], &[1.0_f32])).unwrap());
+        let (dir, m) = store(|store| store.put(key, tensor(&[1], &[1.0_f32])).unwrap());
         let (found, message) = code(&["export", text(&m), text(&dir.path().join("a.npy"))]);
         assert_eq!((found, message.contains(&format!("{key:?}"))), (3, true), "{key:?}: {message}");
         assert_eq!(names(dir.path()), ["m"]);
         ok(&["export", text(&m), text(&dir.path().join("a.arrow"))]);
     }
     for key in ["tab\t", " spaces ", "größe"] {
-        let (dir, m) = store(|store| store.put(key, &tensor(&[1], &[1.0_f32])).unwrap());
+        let (dir, m) = store(|store| store.put(key, tensor(&[1], &[1.0_f32])).unwrap());
         ok(&["export", text(&m), text(&dir.path().join("a.npy"))]);
         assert_eq!(std::fs::read_to_string(dir.path().join("a.npy.keys")).unwrap(), format!("{key}\n"));
     }
     // Bytes are written in hexadecimal.
     for (key, line) in [(&b"\xff\n\0"[..], "ff0a00\n"), (b"", "0x\n")] {
-        let (dir, m) = store(|store| store.put(key, &tensor(&[1], &[1.0_f32])).unwrap());
+        let (dir, m) = store(|store| store.put(key, tensor(&[1], &[1.0_f32])).unwrap());
         ok(&["export", text(&m), text(&dir.path().join("a.npy"))]);
         assert_eq!(std::fs::read_to_string(dir.path().join("a.npy.keys")).unwrap(), line);
         assert!(ok(&["get", text(&m), line.trim_end()]).starts_with("F32 [1]"));
@@ -175,10 +175,10 @@ fn safetensors_files_hold_every_dtype_and_any_name() {
     for codec in [Codec::None, Codec::ShuffleZstd { level: 3 }] {
         let (dir, m) = store_with(Options::new().codec(codec), |store| {
             for (key, tensor) in &values {
-                store.put(key, &Value::Tensor(tensor.clone())).unwrap();
+                store.put(key, Value::Tensor(tensor.clone())).unwrap();
             }
             let pair = Value::Map(vec![("x".into(), tensor(&[1], &[5_u8])), ("y".into(), tensor(&[1], &[6.0_f64]))]);
-            store.put("tree", &Value::List(vec![pair])).unwrap();
+            store.put("tree", Value::List(vec![pair])).unwrap();
         });
         let out = dir.path().join("a.safetensors");
         ok(&["export", text(&m), text(&out)]);

@@ -28,7 +28,7 @@ fn ragged_values_are_lists_wherever_they_begin() {
         for row in 0..9100_usize {
             let shape = shapes(row);
             let items: Vec<u16> = (0..shape[0] * shape[1]).map(|at| (row + at) as u16).collect();
-            store.put(&format!("{row:05}"), &tensor(&shape, &items)).unwrap();
+            store.put(format!("{row:05}"), tensor(&shape, &items)).unwrap();
         }
     });
     for (name, options) in [("a.arrow", &[][..]), ("a.arrows", &["--plain"]), ("b.arrows", &[])] {
@@ -61,14 +61,14 @@ fn ragged_values_are_lists_wherever_they_begin() {
     // Other ranks and other dtypes are no rows of one column.
     for other in [tensor(&[1], &[1_u16]), tensor(&[2, 3], &[1_i16; 6]), Value::Int(1)] {
         let (dir, m) = store(|store| {
-            store.put("a", &tensor(&[2, 3], &[1_u16; 6])).unwrap();
+            store.put("a", tensor(&[2, 3], &[1_u16; 6])).unwrap();
             store.put("b", &other).unwrap();
         });
         assert_eq!(code(&["export", text(&m), text(&dir.path().join("a.arrow"))]).0, 3);
         assert_eq!(names(dir.path()), ["m"]);
     }
     // A shape without elements that would need endless lists.
-    let (dir, m) = store(|store| store.put("a", &tensor::<f32>(&[1 << 40, 0], &[])).unwrap());
+    let (dir, m) = store(|store| store.put("a", tensor::<f32>(&[1 << 40, 0], &[])).unwrap());
     let (found, message) = code(&["export", text(&m), text(&dir.path().join("a.arrow")), "--plain"]);
     assert_eq!((found, message.contains("too large")), (3, true), "{message}");
 }
@@ -86,7 +86,7 @@ fn plain_means_that_nothing_has_to_be_known() {
             ("label".into(), Value::Str(format!("row {row}"))),
         ])
     };
-    let (dir, m) = store(|store| (0..5).for_each(|row| store.put(u64::from(row), &value(row)).unwrap()));
+    let (dir, m) = store(|store| (0..5).for_each(|row| store.put(u64::from(row), value(row)).unwrap()));
     let out = dir.path().join("a.arrow");
     let (found, message) = code(&["export", text(&m), text(&out), "--plain"]);
     assert_eq!((found, message.contains("--f16-as-f32")), (3, true), "{message}");
@@ -112,7 +112,7 @@ fn plain_means_that_nothing_has_to_be_known() {
     for dtype in [Dtype::F8E4M3, Dtype::F4] {
         let (dir, m) = store(|store| {
             let value = Tensor::new(dtype, &[8], vec![0; dtype.bits()]).unwrap();
-            store.put("k", &Value::Tensor(value)).unwrap();
+            store.put("k", Value::Tensor(value)).unwrap();
         });
         let out = dir.path().join("a.arrow");
         assert_eq!(code(&["export", text(&m), text(&out), "--plain", "--f16-as-f32"]).0, 3);
@@ -128,13 +128,13 @@ fn memory_is_bounded_by_bytes() {
         let (dir, m) = store_with(Options::new().codec(codec), |store| {
             // Small rows first, from which the size of the large ones cannot be guessed.
             for row in 0..2000_u64 {
-                store.put(row, &tensor(&[4], &[row as f32; 4])).unwrap();
+                store.put(row, tensor(&[4], &[row as f32; 4])).unwrap();
             }
             store.flush().unwrap();
             let mut large = vec![0_u8; 1 << 20];
             for row in 2000..2096_u64 {
                 large.iter_mut().zip(row..).step_by(97).for_each(|(byte, value)| *byte = value as u8);
-                store.put(row, &tensor(&[1 << 18], bytemuck::cast_slice::<u8, f32>(&large))).unwrap();
+                store.put(row, tensor(&[1 << 18], bytemuck::cast_slice::<u8, f32>(&large))).unwrap();
             }
         });
         let export = |kib: u32, name: &str, options: &str| {
@@ -169,7 +169,7 @@ fn other_programs_read_plain_exports() {
                 ("vector".into(), tensor(&[3], &[row as f32, 0.1, -1.0].map(bf16::from_f32))),
                 ("label".into(), Value::Int(row as i64)),
             ]);
-            store.put(&format!("{row:02}"), &value).unwrap();
+            store.put(format!("{row:02}"), &value).unwrap();
         }
     });
     for (name, options) in
@@ -187,7 +187,7 @@ fn other_programs_read_plain_exports() {
     let deep = dir.path().join("deep.npy");
     let mut shape = [1; 14];
     shape[5] = 3;
-    let (_deep, d) = store(|store| store.put("k", &tensor(&shape, &[1.0_f32, 2.0, 3.0])).unwrap());
+    let (_deep, d) = store(|store| store.put("k", tensor(&shape, &[1.0_f32, 2.0, 3.0])).unwrap());
     ok(&["get", text(&d), "k", "--npy", text(&deep)]);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/export_check.py");
     let output = Command::new(python).arg(script).arg(dir.path()).output().unwrap();

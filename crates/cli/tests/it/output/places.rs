@@ -12,11 +12,11 @@ use crate::support::{code, names, ok, run, store, store_with, tensor, text};
 fn a_refused_export_leaves_the_earlier_file() {
     let (dir, m) = store(|store| {
         for key in 0..3000_u64 {
-            store.put(key, &tensor(&[2], &[key as f32; 2])).unwrap();
+            store.put(key, tensor(&[2], &[key as f32; 2])).unwrap();
         }
         // Whatever is read last, it does not fit the others.
-        store.put(3000_u64, &tensor(&[2], &[1_i64; 2])).unwrap();
-        store.put(3001_u64, &Value::Str("text".into())).unwrap();
+        store.put(3000_u64, tensor(&[2], &[1_i64; 2])).unwrap();
+        store.put(3001_u64, Value::Str("text".into())).unwrap();
     });
     let out = tempfile::tempdir().unwrap();
     for name in ["a.npy", "a.npy.keys", "a.arrow", "a.arrows", "a.safetensors", "one.npy"] {
@@ -43,13 +43,13 @@ fn a_refused_export_leaves_the_earlier_file() {
 
 #[test]
 fn what_was_replaced_is_said() {
-    let (dir, m) = store(|store| store.put("k", &tensor(&[1], &[1.0_f32])).unwrap());
+    let (dir, m) = store(|store| store.put("k", tensor(&[1], &[1.0_f32])).unwrap());
     for name in ["a.npy", "a.arrow", "a.arrows", "a.safetensors"] {
         let out = dir.path().join(name);
         let said = ok(&["export", text(&m), text(&out)]);
         assert_eq!(said, format!("1 values to {}\n", out.display()));
         let said = ok(&["export", text(&m), text(&out)]);
-        assert_eq!(said, format!("1 values to {}, in place of an earlier file\n", out.display()));
+        assert_eq!(said, format!("1 values to {}, replacing an existing file\n", out.display()));
         let said: Json = serde_json::from_str(&ok(&["export", text(&m), text(&out), "--format", "json"])).unwrap();
         assert_eq!(said, json!({ "values": 1, "path": text(&out), "replaced": true, "left_out_files": 0 }));
     }
@@ -57,7 +57,7 @@ fn what_was_replaced_is_said() {
 
 #[test]
 fn places_that_cannot_be_written_are_named() {
-    let (dir, m) = store(|store| store.put("k", &tensor(&[1], &[1.0_f32])).unwrap());
+    let (dir, m) = store(|store| store.put("k", tensor(&[1], &[1.0_f32])).unwrap());
     std::fs::write(dir.path().join("plain"), "").unwrap();
     for kind in ["npy", "arrow", "arrows", "safetensors"] {
         let folder = dir.path().join(format!("folder.{kind}"));
@@ -310,7 +310,7 @@ fn no_target_destroys_what_is_read_or_written_with_it() {
             &["get", text(&m), "1", "--npy", text(target)],
         ] {
             let (found, message) = code(arguments);
-            assert_eq!((found, message.contains("in the folder of the store")), (3, true), "{message}");
+            assert_eq!((found, message.contains("inside the folder of the store")), (3, true), "{message}");
         }
     }
     assert_eq!(std::fs::read(&segment).unwrap(), before);
@@ -346,7 +346,7 @@ fn a_limit_of_file_sizes_is_an_exit_code() {
 #[test]
 fn metadata_is_shared_as_the_store_is() {
     use std::os::unix::fs::PermissionsExt;
-    let (dir, m) = store(|store| store.put("k", &tensor(&[1], &[1.0_f32])).unwrap());
+    let (dir, m) = store(|store| store.put("k", tensor(&[1], &[1.0_f32])).unwrap());
     let set_mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     let header = br#"{"__metadata__":{"model":"x"},"t":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}}      "#;
     let file = dir.path().join("a.safetensors");
