@@ -8,8 +8,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::torch;
 use super::key::BatchKeys;
+use crate::engine::state::value_cache::{HotPolicy, HotTier, Weigh};
 use crate::error::Result;
-use crate::hot::{HotPolicy, HotTier, Weigh};
 use crate::key::Key;
 
 /// A row. `tch` tensors may move between threads but not be shared, hence the lock.

@@ -23,9 +23,9 @@ use super::structure::Structure;
 use super::tree::Ragged;
 use crate::codec::Codec;
 use crate::dtype::Dtype;
+use crate::engine::options::{HotFill, Options};
+use crate::engine::state::value_cache::HotPolicy;
 use crate::error::Result;
-use crate::hot::HotPolicy;
-use crate::store::options::{HotFill, Options};
 
 /// What the fingerprint of the weights does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
