@@ -65,7 +65,7 @@ pub use half;
 
 pub use crate::codec::Codec;
 pub use crate::dtype::Dtype;
-pub use crate::engine::options::{HotFill, Lane, Options, Recovery};
+pub use crate::engine::options::{HotFill, HotPolicy, Lane, Options, Recovery};
 pub use crate::engine::read::get::Lookup;
 pub use crate::engine::read::preload::Warmed;
 pub use crate::engine::read::scan::KeysIter;
@@ -73,7 +73,6 @@ pub use crate::engine::read::stats::{HotSize, Stats};
 pub use crate::engine::read::verify::{Damage, VerifyReport};
 pub use crate::engine::reader::Reader;
 pub use crate::engine::report::{Missing, OpenReport, Quarantined};
-pub use crate::engine::state::value_cache::HotPolicy;
 pub use crate::engine::store::Store;
 pub use crate::error::{Error, Result};
 pub use crate::io::Durability;

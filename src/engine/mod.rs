@@ -1,15 +1,26 @@
-//! The store: the only room that joins segments, index and hot tier.
+//! The engine: the only module that joins segments and index.
 //!
-//! [`state::Core`] is what readers and writers share: the published view of segments and runs, the delta, and the
-//! slots its entries point to. `lookup` finds rows in it (`directory`: from a run's row to its batch), `read`
-//! turns them into values, `copy` into the caller's buffer; `cold` reads in what a batch misses, `warm` everything.
-//! `lane` is the writer's side of the files, `sealing` what goes on beside it, `pending` the queue before it,
-//! `worker` the thread between them; `background` starts such threads. `open` opens, `recover` goes on with what
-//! a writer left, `refresh` follows other writers, `maintain` builds runs, and `merges` chooses what goes into one.
+//! Layers, lowest first; imports go downward, also among files, and `read` and `write` never import each other:
+//!
+//! | layer | what it is |
+//! | --- | --- |
+//! | [`lock_order`], [`threads`], [`options`], [`report`] | locks with a rank, threads and forks, plain data |
+//! | [`files`] | what lies in the folder beside segments and runs |
+//! | [`rows`] | a row, where its bytes are, what they say |
+//! | [`state`] | what all users of an open store share, by owner |
+//! | [`runs`] | index runs: planned, built, merged, published |
+//! | [`lookup`] | from keys to rows |
+//! | [`admit`], [`follow`] | rows enter the memtable; what other writers committed is taken in |
+//! | [`findings`] | what is known to be wrong |
+//! | [`read`], [`write`] | values, copies, scans, checks; the queue, the lane, the compactor |
+//! | [`open`], [`repair`] | opening, and mending on close |
+//! | [`reader`], [`store`] | the public handles |
 
+pub(crate) mod admit;
 pub(crate) mod files;
 pub(crate) mod findings;
 pub(crate) mod follow;
+pub(crate) mod lock_order;
 pub(crate) mod lookup;
 pub(crate) mod open;
 pub(crate) mod options;

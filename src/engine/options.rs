@@ -1,18 +1,11 @@
-//! How a store is opened.
+//! Options: data, and whether it can be used.
 
-use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::codec::Codec;
 use crate::dtype::Dtype;
-use crate::engine::reader::Reader;
-use crate::engine::state::value_cache::HotPolicy;
-use crate::engine::store::Store;
 use crate::error::{Error, Result};
-use crate::io::disk::DiskStorage;
-use crate::io::{Durability, Storage};
-use crate::names;
+use crate::io::Durability;
 use crate::segment::batch::Verify;
 
 /// Which lane a writer takes. A lane has one writer; a store has any number of lanes.
@@ -34,6 +27,17 @@ pub enum Recovery {
     Strict,
 }
 
+/// What the hot tier does when it is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum HotPolicy {
+    /// Evicts what was not used for the longest time.
+    #[default]
+    Lru,
+    /// Takes nothing more. Right for repeated scans over more than fits (epochs): where LRU would evict every entry
+    /// just before its next use, a fixed part of the scan always hits.
+    StopWhenFull,
+}
+
 /// When values enter the hot tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum HotFill {
@@ -46,7 +50,7 @@ pub enum HotFill {
     OnReadAndWrite,
 }
 
-/// Options of [`Store`] and [`Reader`]. The defaults suit a training loop.
+/// Options of [`Store`](crate::Store) and [`Reader`](crate::Reader). The defaults suit a training loop.
 ///
 /// ```
 /// # fn main() -> tensorcask::Result<()> {
@@ -120,7 +124,7 @@ impl Default for Options {
             refresh_interval: Duration::from_secs(1),
             allow_network: false,
             group_writable: false,
-            read_threads: crate::engine::read::parallel::default_threads(),
+            read_threads: crate::engine::threads::default_threads(),
             hash_bits: 0,
             hash_seed: None,
             clock: system_clock,
@@ -242,47 +246,8 @@ impl Options {
         self
     }
 
-    /// Opens the store of `module_id` under `cache_dir` for reading and writing; creates and recovers it.
-    ///
-    /// O(segments) after a clean close; after a crash also O(rows) of what was not yet in an index run.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for unusable options or module ids, [`Error::LaneBusy`], [`Error::NewerFormat`], IO errors,
-    /// and [`Error::Corrupt`] with [`Recovery::Strict`].
-    pub fn open(self, cache_dir: impl AsRef<Path>, module_id: &str) -> Result<Store> {
-        names::check_module_id(module_id)?;
-        let storage = DiskStorage::new(cache_dir.as_ref().join(module_id)).group_writable(self.group_writable);
-        self.open_on(Arc::new(storage))
-    }
-
-    /// Opens a store on a [`Storage`] of the caller's, whose root is the store's folder.
-    ///
-    /// # Errors
-    /// As [`Options::open`].
-    pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Store> {
-        self.check()?;
-        Store::open_on(storage, self)
-    }
-
-    /// Opens the store of `module_id` under `cache_dir` for reading only, without any lock.
-    ///
-    /// # Errors
-    /// As [`Options::open`]; an IO error of kind `NotFound` if there is no such store.
-    pub fn open_reader(self, cache_dir: impl AsRef<Path>, module_id: &str) -> Result<Reader> {
-        names::check_module_id(module_id)?;
-        self.open_reader_on(Arc::new(DiskStorage::new(cache_dir.as_ref().join(module_id))))
-    }
-
-    /// Opens a reader on a [`Storage`] of the caller's.
-    ///
-    /// # Errors
-    /// As [`Options::open_reader`].
-    pub fn open_reader_on(self, storage: Arc<dyn Storage>) -> Result<Reader> {
-        self.check()?;
-        Reader::open_on(storage, self)
-    }
-
-    fn check(&self) -> Result<()> {
+    /// Fails if an option cannot be used.
+    pub(crate) fn check(&self) -> Result<()> {
         if let Some(dtype) = self.store_as
             && !matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32)
         {

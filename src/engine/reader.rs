@@ -4,18 +4,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::dtype::Dtype;
+use crate::engine::follow::refresh;
+use crate::engine::open::open_reader;
 use crate::engine::options::Options;
-use crate::engine::read::copy::Target;
-use crate::engine::read::get::Lookup;
-use crate::engine::read::preload::Warmed;
-use crate::engine::read::scan::{KeysIter, scan};
-use crate::engine::read::stats::Stats;
-use crate::engine::read::verify::VerifyReport;
+use crate::engine::read::copy::{Target, get_batch_into};
+use crate::engine::read::get::{Lookup, contains_batch, get_batch};
+use crate::engine::read::preload::{Warmed, warm};
+use crate::engine::read::scan::{Bounds, KeysIter, scan};
+use crate::engine::read::stats::{Stats, stats};
+use crate::engine::read::verify::{VerifyReport, verify};
 use crate::engine::report::OpenReport;
-use crate::engine::state::Core;
+use crate::engine::runs::count::len;
+use crate::engine::state::State;
 use crate::error::{Error, Result};
 use crate::io::Storage;
+use crate::io::disk::DiskStorage;
 use crate::key::{Key, KeyKind, KeyRef, Keys};
+use crate::names;
 use crate::tensor::Element;
 use crate::value::Value;
 
@@ -26,7 +31,7 @@ use crate::value::Value;
 /// by itself, at most once in [`Options::refresh_interval`]. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reader {
-    core: Arc<Core>,
+    state: Arc<State>,
     report: Arc<OpenReport>,
 }
 
@@ -40,12 +45,12 @@ impl Reader {
     }
 
     pub(crate) fn open_on(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
-        let (core, report) = crate::engine::open::open_reader(storage, options)?;
-        Ok(Self::new(core, report))
+        let (state, report) = open_reader(storage, options)?;
+        Ok(Self::new(state, report))
     }
 
-    pub(crate) fn new(core: Arc<Core>, report: OpenReport) -> Self {
-        Self { core, report: Arc::new(report) }
+    pub(crate) fn new(state: Arc<State>, report: OpenReport) -> Self {
+        Self { state, report: Arc::new(report) }
     }
 
     /// The value of `key`, or `None`. An unpacked tensor shares the mapped segment's memory. Expected O(1).
@@ -62,7 +67,7 @@ impl Reader {
     /// # Errors
     /// [`Error::KeyKind`], IO errors.
     pub fn get_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<Vec<Lookup>> {
-        self.core.get_batch(keys.into())
+        get_batch(&self.state, keys.into())
     }
 
     /// Copies the rows of `keys` into one contiguous `[keys, …row_shape]` buffer of the caller's: the fast way out.
@@ -105,7 +110,7 @@ impl Reader {
         out: &mut [u8],
         found: &mut [bool],
     ) -> Result<usize> {
-        self.core.get_batch_into(keys.into(), &mut Target { dtype, shape: row_shape, out }, found)
+        get_batch_into(&self.state, keys.into(), &mut Target { dtype, shape: row_shape, out }, found)
     }
 
     /// Which of `keys` are there. Reads keys, no values.
@@ -113,7 +118,7 @@ impl Reader {
     /// # Errors
     /// [`Error::KeyKind`], IO errors, [`Error::Corrupt`] if a batch that may hold a key is damaged.
     pub fn contains_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<Vec<bool>> {
-        self.core.contains_batch(keys.into())
+        contains_batch(&self.state, keys.into())
     }
 
     /// Whether `key` is there.
@@ -129,7 +134,7 @@ impl Reader {
     /// # Errors
     /// IO errors.
     pub fn len(&self) -> Result<u64> {
-        crate::engine::state::live::len(&self.core)
+        len(&self.state)
     }
 
     /// Whether there are no keys.
@@ -144,7 +149,7 @@ impl Reader {
     /// O(rows) in all, O(1) memory.
     #[must_use]
     pub fn keys(&self) -> KeysIter {
-        KeysIter::new(Arc::clone(&self.core))
+        KeysIter::new(Arc::clone(&self.state))
     }
 
     /// All keys that start with `prefix`, in order of their bytes: through the segments' FSTs, O(keys found) and a
@@ -157,7 +162,7 @@ impl Reader {
         if prefix.kind() == KeyKind::U64 {
             return Err(Error::invalid("integer keys have no prefixes: use scan_range"));
         }
-        scan(&self.core, prefix.kind(), crate::engine::read::scan::Bounds::prefix(prefix))
+        scan(&self.state, prefix.kind(), Bounds::prefix(prefix))
     }
 
     /// All keys from `from` up to and without `to`, in order: of bytes for strings and bytes (through the FSTs, as
@@ -168,7 +173,7 @@ impl Reader {
     pub fn scan_range<'a>(&self, from: impl Into<KeyRef<'a>>, to: impl Into<KeyRef<'a>>) -> Result<Vec<Key>> {
         let (from, to) = (from.into(), to.into());
         from.kind().expect(to.kind())?;
-        scan(&self.core, from.kind(), crate::engine::read::scan::Bounds::range(from, to))
+        scan(&self.state, from.kind(), Bounds::range(from, to))
     }
 
     /// Brings the index and the sealed rows into memory, as far as `limit_bytes` go (the index first, then rows from the
@@ -195,7 +200,7 @@ impl Reader {
     /// # Errors
     /// [`Error::Io`] if something cannot be read.
     pub fn warm(&self, limit_bytes: u64) -> Result<Warmed> {
-        crate::engine::read::preload::warm(&self.core, limit_bytes)
+        warm(&self.state, limit_bytes)
     }
 
     /// Looks for what other writers committed. Returns whether there was anything new.
@@ -203,7 +208,7 @@ impl Reader {
     /// # Errors
     /// IO errors, [`Error::Corrupt`] for a damaged segment.
     pub fn refresh(&self) -> Result<bool> {
-        self.core.refresh()
+        refresh(&self.state)
     }
 
     /// Sizes and counters. O(segments).
@@ -211,7 +216,7 @@ impl Reader {
     /// # Errors
     /// IO errors.
     pub fn stats(&self) -> Result<Stats> {
-        crate::engine::read::stats::stats(&self.core)
+        stats(&self.state)
     }
 
     /// Reads and checks every byte that is sealed or committed: structure, frames, row checksums, index blocks, FSTs and
@@ -220,13 +225,13 @@ impl Reader {
     /// # Errors
     /// IO errors. Damage is no error of this call: it is what the report lists.
     pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport> {
-        crate::engine::read::verify::verify(&self.core, progress)
+        verify(&self.state, progress)
     }
 
     /// The kind of the store's keys; `None` while it holds nothing.
     #[must_use]
     pub fn key_kind(&self) -> Option<KeyKind> {
-        self.core.key_kind()
+        self.state.identity().key_kind()
     }
 
     /// What opening found.
@@ -237,8 +242,28 @@ impl Reader {
 
     /// Drops everything from the hot tier.
     pub fn clear_hot(&self) {
-        if let (Some(hot), Ok(())) = (&self.core.hot, self.core.check_fork()) {
-            hot.clear();
+        if self.state.check_fork().is_ok() {
+            self.state.values().clear();
         }
+    }
+}
+
+impl Options {
+    /// Opens the store of `module_id` under `cache_dir` for reading only, without any lock.
+    ///
+    /// # Errors
+    /// As [`Options::open`]; an IO error of kind `NotFound` if there is no such store.
+    pub fn open_reader(self, cache_dir: impl AsRef<Path>, module_id: &str) -> Result<Reader> {
+        names::check_module_id(module_id)?;
+        self.open_reader_on(Arc::new(DiskStorage::new(cache_dir.as_ref().join(module_id))))
+    }
+
+    /// Opens a reader on a [`Storage`] of the caller's.
+    ///
+    /// # Errors
+    /// As [`Options::open_reader`].
+    pub fn open_reader_on(self, storage: Arc<dyn Storage>) -> Result<Reader> {
+        self.check()?;
+        Reader::open_on(storage, self)
     }
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::error::Error;
+
 /// What [`crate::Options::open`] found and did. Opening succeeds whenever it can; read this to know what it cost.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -86,5 +88,12 @@ impl std::fmt::Display for Missing {
              verify --forget`",
             self.why
         )
+    }
+}
+
+impl Missing {
+    /// It as an error, for opening with [`crate::Recovery::Strict`].
+    pub(crate) fn error(&self) -> Error {
+        Error::MissingSegment { path: self.path.clone(), what: self.to_string() }
     }
 }

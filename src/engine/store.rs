@@ -3,26 +3,33 @@
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-
-use parking_lot::Mutex;
 
 use crate::buffers::Buffers;
 use crate::codec::Codec;
 use crate::dtype::Dtype;
+use crate::engine::findings::acknowledge;
+use crate::engine::follow::refresh;
+use crate::engine::lock_order::{Rank, RankedMutex};
+use crate::engine::lookup::find::locate;
+use crate::engine::open::open_writer;
 use crate::engine::options::Options;
 use crate::engine::reader::Reader;
 use crate::engine::repair::repair;
 use crate::engine::report::OpenReport;
-use crate::engine::runs::plan::{Merges, Purpose};
-use crate::engine::state::Counters;
+use crate::engine::runs::plan::Purpose;
+use crate::engine::state::State;
 use crate::engine::threads;
-use crate::engine::write::put::{Schemas, Shared, merge_at_close};
+use crate::engine::write::compactor::Compactor;
+use crate::engine::write::put::{Puts, check_len, check_size};
 use crate::engine::write::queue::Queue;
+use crate::engine::write::schemas::Schemas;
+use crate::engine::write::writer::Writer;
 use crate::error::{Error, Result};
+use crate::io::disk::DiskStorage;
 use crate::io::{Durability, Storage};
 use crate::key::{KeyRef, Keys};
+use crate::names;
 use crate::schema::{RowSchema, derive, single_tensor_schema};
 use crate::segment::build::{ColumnsBuilder, KeyBuilder, MAX_COLUMN_LEN_BYTES, with_data, without_data};
 use crate::segment::columns::Columns;
@@ -40,8 +47,13 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Inner {
-    shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    state: Arc<State>,
+    queue: Arc<Queue>,
+    puts: Puts,
+    writer: Arc<Writer>,
+    compactor: Arc<Compactor>,
+    lane: u16,
+    thread: RankedMutex<Option<JoinHandle<()>>>,
 }
 
 impl Deref for Store {
@@ -62,41 +74,35 @@ impl Store {
     }
 
     pub(crate) fn open_on(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
-        let (core, lane, report) = crate::engine::open::open_writer(storage, options)?;
-        let options = &core.options;
-        let synchronous = options.synchronous;
+        let (state, lane, report) = open_writer(storage, options)?;
+        let options = state.options();
         let mut schemas = Schemas::default();
-        for segment in core.view.load().segments.values() {
+        for segment in state.versions().load().segments().values() {
             schemas.intern(RowSchema::clone(segment.schema()));
         }
-        for active in &lane.actives {
-            schemas.intern(RowSchema::clone(active.writer.schema()));
+        for schema in lane.schemas() {
+            schemas.intern(RowSchema::clone(schema));
         }
-        let shared = Arc::new(Shared {
-            buffers: Buffers::new(options.flush_bytes.saturating_mul(2).min(options.buffer_bytes)),
-            queue: Queue::new(options.flush_rows, options.flush_bytes, options.flush_interval, options.buffer_bytes),
-            lane_number: lane.number,
-            lane: Mutex::new(Some(lane)),
-            merging: Mutex::new(()),
-            merges: Merges::default(),
-            merger: Mutex::new(None),
-            long_merger: Mutex::new(None),
-            merges_running: AtomicUsize::new(0),
-            merge_failure: Mutex::new(None),
-            schemas: Mutex::new(schemas),
-            process_id: std::process::id(),
-            core: Arc::clone(&core),
-        });
-        let thread = if synchronous {
-            None
-        } else {
-            let shared = Arc::clone(&shared);
-            let thread = threads::spawn("tensorcask-writer", move || shared.run());
-            Some(thread.map_err(|error| {
-                Error::io("start the writer thread of", core.storage.describe(Path::new("")), error)
-            })?)
-        };
-        Ok(Self { reader: Reader::new(core, report), inner: Arc::new(Inner { shared, thread: Mutex::new(thread) }) })
+        let buffers = Buffers::new(options.flush_bytes.saturating_mul(2).min(options.buffer_bytes));
+        let queue = Queue::new(options.flush_rows, options.flush_bytes, options.flush_interval, options.buffer_bytes);
+        let (queue, number) = (Arc::new(queue), lane.number());
+        let compactor = Arc::new(Compactor::new(Arc::clone(&state), Arc::clone(&queue), number));
+        let writer =
+            Writer::new(Arc::clone(&state), Arc::clone(&queue), lane, Arc::clone(&compactor), Arc::clone(&buffers));
+        let writer = Arc::new(writer);
+        let thread = if options.synchronous { None } else { Some(start_writer(&state, &writer)?) };
+        let puts = Puts::new(
+            Arc::clone(&state),
+            Arc::clone(&queue),
+            Arc::clone(&writer),
+            Arc::clone(&compactor),
+            buffers,
+            schemas,
+        );
+        let thread = RankedMutex::new(Rank::Close, thread);
+        let reader = Reader::new(Arc::clone(&state), report);
+        let inner = Inner { state, queue, puts, writer, compactor, lane: number, thread };
+        Ok(Self { reader, inner: Arc::new(inner) })
     }
 
     /// Puts one value. Copies it and returns; the row can be read at once. See [`Store::put_rows`] for many.
@@ -135,15 +141,16 @@ impl Store {
                 values.len()
             )));
         }
-        let Some(kind) = self.inner.shared.begin(keys)? else { return Ok(()) };
-        let options = &self.inner.shared.core.options;
+        let puts = &self.inner.puts;
+        let Some(kind) = puts.begin(keys)? else { return Ok(()) };
+        let options = self.inner.state.options();
         let mut built: Vec<Columns> = Vec::new();
         let mut builder: Option<(Arc<RowSchema>, ColumnsBuilder)> = None;
         for (key, value) in keys.iter().zip(values) {
             let view = value.as_value();
             let (schema, leaves) = derive(&view, kind, options.store_as, options.codec)?;
-            self.inner.shared.check_size(&view)?;
-            let schema = self.inner.shared.schemas.lock().intern(schema);
+            check_size(options, &view)?;
+            let schema = puts.intern(schema);
             let fits = builder.as_ref().is_some_and(|(current, rows)| {
                 *current == schema
                     && rows.largest_column_len_bytes() < options.flush_bytes.min(MAX_COLUMN_LEN_BYTES / 2)
@@ -158,7 +165,7 @@ impl Store {
             }
         }
         built.extend(builder.map(|(_, rows)| rows.finish()));
-        built.into_iter().try_for_each(|columns| self.inner.shared.put(columns))
+        built.into_iter().try_for_each(|columns| puts.put(columns))
     }
 
     /// The fast path: puts one contiguous `[keys, …row_shape]` tensor, a row a key. No allocation and no work a row
@@ -214,13 +221,13 @@ impl Store {
             )));
         }
         dtype.check_elements(rows)?;
-        let shared = &self.inner.shared;
-        let Some(kind) = shared.begin(keys)? else { return Ok(()) };
-        shared.check_len(width)?;
-        let options = &shared.core.options;
+        let puts = &self.inner.puts;
+        let Some(kind) = puts.begin(keys)? else { return Ok(()) };
+        let options = self.inner.state.options();
+        check_len(options, width)?;
         let schema = single_tensor_schema(kind, dtype, row_shape, options.store_as, options.codec)?;
         schema.check().map_err(Error::invalid)?;
-        let schema = shared.schemas.lock().intern(schema);
+        let schema = puts.intern(schema);
         let stored = schema.single_tensor().map(|(dtype, _, _)| dtype);
         let Some(stored) = stored.filter(|_| options.codec == Codec::None) else {
             let views = (0..keys.len()).map(|row| {
@@ -232,7 +239,7 @@ impl Store {
         // Chunks of about what the writer writes at once, so that the buffer's bound holds for any call.
         let most_bytes = options.flush_bytes.min(MAX_COLUMN_LEN_BYTES / 2);
         let most_rows = (most_bytes / width.max(8)).clamp(1, 1 << 20);
-        let (mut start, mut lent) = (0, false);
+        let (mut start, mut zero_copy) = (0, false);
         while start < keys.len() {
             let mut end = start;
             let mut column = KeyBuilder::new(kind, most_rows.min(keys.len() - start));
@@ -247,9 +254,9 @@ impl Store {
             }
             let values = rows.get(start * width..end * width).unwrap_or(&[]);
             let columns = without_data(Arc::clone(&schema), column.finish(), end - start)?;
-            lent = stored == dtype && shared.put_lent(&columns, values, lent)?;
-            if !lent {
-                shared.put(with_data(columns, dtype, values, &shared.buffers)?)?;
+            zero_copy = stored == dtype && puts.put_zero_copy(&columns, values, zero_copy)?;
+            if !zero_copy {
+                puts.put(with_data(columns, dtype, values, puts.buffers())?)?;
             }
             start = end;
         }
@@ -263,20 +270,20 @@ impl Store {
     /// As [`Store::put`].
     pub fn delete_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<usize> {
         let keys = keys.into();
-        let shared = &self.inner.shared;
-        let Some(kind) = shared.begin(keys)? else { return Ok(0) };
-        let core = &shared.core;
+        let puts = &self.inner.puts;
+        let Some(kind) = puts.begin(keys)? else { return Ok(0) };
+        let state = &*self.inner.state;
         let is_there = |key: KeyRef<'_>| {
-            let found = key.with_bytes(|bytes| core.locate(core.hasher.hash(bytes), bytes))?;
+            let found = key.with_bytes(|bytes| locate(state, state.hasher().hash(bytes), bytes))?;
             Ok::<bool, Error>(found.is_some_and(|found| !found.row.is_tombstone()))
         };
         let mut there = keys.iter().map(is_there).collect::<Result<Vec<bool>>>()?;
-        if there.contains(&false) && core.refresh()? {
+        if there.contains(&false) && refresh(state)? {
             for (key, there) in keys.iter().zip(&mut there).filter(|(_, there)| !**there) {
                 *there = is_there(key)?;
             }
         }
-        let schema = shared.schemas.lock().intern(RowSchema::tombstones(kind));
+        let schema = puts.intern(RowSchema::tombstones(kind));
         let mut column = ColumnsBuilder::new(schema, Codec::None)?;
         let mut seen = std::collections::HashSet::new();
         for (key, _) in keys.iter().zip(there).filter(|(_, there)| *there) {
@@ -286,7 +293,7 @@ impl Store {
         }
         let deleted = column.rows();
         if deleted > 0 {
-            shared.put(column.finish())?;
+            puts.put(column.finish())?;
         }
         Ok(deleted)
     }
@@ -304,7 +311,7 @@ impl Store {
     /// # Errors
     /// [`Error::Poisoned`] with the failure of any write since the store was opened.
     pub fn flush(&self) -> Result<()> {
-        self.flush_with(self.inner.shared.core.options.durability)
+        self.flush_with(self.inner.state.options().durability)
     }
 
     /// [`Store::flush`] with a durability of its own.
@@ -312,13 +319,13 @@ impl Store {
     /// # Errors
     /// As [`Store::flush`].
     pub fn flush_with(&self, durability: Durability) -> Result<()> {
-        let shared = &self.inner.shared;
-        shared.check_process()?;
-        Counters::add(&shared.core.counters.flushes, 1);
-        let up_to = shared.queue.ask(durability)?;
-        shared.reach_barrier();
-        shared.queue.wait_for_barrier(up_to, durability)?;
-        shared.merge_failure()
+        let inner = &self.inner;
+        inner.puts.check_process()?;
+        inner.state.metrics().flushed();
+        let up_to = inner.queue.ask(durability)?;
+        inner.writer.reach_barrier();
+        inner.queue.wait_for_barrier(up_to, durability)?;
+        inner.compactor.check()
     }
 
     /// Merges the index of everything that is sealed into one run now (while rows are put, into few). `close` does that
@@ -329,11 +336,11 @@ impl Store {
     /// # Errors
     /// IO errors; the store stays as it was.
     pub fn merge_index(&self) -> Result<()> {
-        let shared = &self.inner.shared;
-        shared.check_process()?;
-        shared.queue.check()?;
-        shared.join_merges();
-        shared.merge(Purpose::One)
+        let inner = &self.inner;
+        inner.puts.check_process()?;
+        inner.queue.check()?;
+        inner.compactor.join();
+        inner.compactor.merge(Purpose::One)
     }
 
     /// Acknowledges what is lost: damaged files that were set aside, segments that are missing, files of other stores.
@@ -343,8 +350,8 @@ impl Store {
     /// # Errors
     /// [`Error::ReadOnly`] in a forked child; IO errors.
     pub fn acknowledge_damage(&self) -> Result<usize> {
-        self.inner.shared.check_process()?;
-        crate::engine::findings::acknowledge(&self.inner.shared.core)
+        self.inner.puts.check_process()?;
+        acknowledge(&self.inner.state)
     }
 
     /// Writes and seals everything, merges the index, and releases the lane. All clones of the handle are closed;
@@ -359,20 +366,20 @@ impl Store {
     /// The lane that this handle writes in.
     #[must_use]
     pub fn lane(&self) -> u16 {
-        self.inner.shared.lane_number
+        self.inner.lane
     }
 
     /// Rows and bytes that wait to be written.
     #[must_use]
     pub fn waiting(&self) -> (usize, usize) {
         // In a forked child nothing does.
-        if self.inner.shared.core.check_fork().is_err() { (0, 0) } else { self.inner.shared.queue.depth() }
+        if self.inner.state.check_fork().is_err() { (0, 0) } else { self.inner.queue.depth() }
     }
 
     /// How many merges of the index run in the background of this handle. O(1).
     #[must_use]
     pub fn merges_running(&self) -> usize {
-        self.inner.shared.merges_running.load(Ordering::Relaxed)
+        self.inner.compactor.running()
     }
 
     /// What opening found.
@@ -384,36 +391,65 @@ impl Store {
 
 impl Inner {
     fn close(&self) -> Result<()> {
-        let shared = &self.shared;
         // The parent's thread does not exist in a forked child, and its files are the parent's.
-        if shared.check_process().is_err() {
+        if self.puts.check_process().is_err() {
             return Ok(());
         }
-        shared.queue.close();
-        // Held to the end: who closes at the same time waits for what this call does.
+        self.queue.close();
+        // Held to the end: a call at the same time waits for what this one does.
         let mut thread = self.thread.lock();
         match thread.take() {
             Some(thread) => drop(thread.join()),
-            None if shared.core.options.synchronous && shared.is_open() => shared.step(),
+            None if self.state.options().synchronous && self.writer.is_open() => self.writer.step(),
             None => {}
         }
-        shared.join_merges();
-        if let Some(cause) = shared.queue.failure() {
-            shared.lane.lock().take();
+        self.compactor.join();
+        let lane = self.writer.take_lane();
+        if let Some(cause) = self.queue.failure() {
             return Err(Error::Poisoned { cause: Arc::new(cause) });
         }
-        let Some(mut lane) = shared.lane.lock().take() else { return Ok(()) };
-        lane.seal_all(&shared.core).map_err(|error| lane.first_failure(&shared.core, error))?;
-        lane.check_in_place(&shared.core)?;
-        let repaired = repair(&shared.core, &mut lane)?;
-        if let Some(purpose) = repaired.then_some(Purpose::One).or_else(|| merge_at_close(&shared.core)) {
-            shared.merge(purpose)?;
+        let (state, Some(mut lane)) = (&self.state, lane) else { return Ok(()) };
+        lane.seal_all(state).map_err(|error| lane.first_failure(state, error))?;
+        lane.check_in_place(state)?;
+        let repaired = repair(state, &mut lane)?;
+        if let Some(purpose) = repaired.then_some(Purpose::One).or_else(|| self.compactor.purpose_at_close()) {
+            self.compactor.merge(purpose)?;
         }
         // What the merge found.
-        if repair(&shared.core, &mut lane)? {
-            shared.merge(Purpose::One)?;
+        if repair(state, &mut lane)? {
+            self.compactor.merge(Purpose::One)?;
         }
-        shared.merge_failure()
+        self.compactor.check()
+    }
+}
+
+fn start_writer(state: &State, writer: &Arc<Writer>) -> Result<JoinHandle<()>> {
+    let writer = Arc::clone(writer);
+    let thread = threads::spawn("tensorcask-writer", move || writer.run());
+    thread.map_err(|error| Error::io("start the writer thread of", state.storage().describe(Path::new("")), error))
+}
+
+impl Options {
+    /// Opens the store of `module_id` under `cache_dir` for reading and writing; creates and recovers it.
+    ///
+    /// O(segments) after a clean close; after a crash also O(rows) of what was not yet in an index run.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for unusable options or module ids, [`Error::LaneBusy`], [`Error::NewerFormat`], IO errors,
+    /// and [`Error::Corrupt`] with [`Recovery::Strict`](crate::Recovery::Strict).
+    pub fn open(self, cache_dir: impl AsRef<Path>, module_id: &str) -> Result<Store> {
+        names::check_module_id(module_id)?;
+        let storage = DiskStorage::new(cache_dir.as_ref().join(module_id)).group_writable(self.group_writable);
+        self.open_on(Arc::new(storage))
+    }
+
+    /// Opens a store on a [`Storage`] of the caller's, whose root is the store's folder.
+    ///
+    /// # Errors
+    /// As [`Options::open`].
+    pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Store> {
+        self.check()?;
+        Store::open_on(storage, self)
     }
 }
 

@@ -1,9 +1,10 @@
-//! Threads that work for the store while its callers go on.
+//! Threads that work for the store in the background, or share the work of one call; and forks.
 
 use std::io;
-use std::sync::Once;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::{Builder, JoinHandle};
+use std::sync::{Once, OnceLock};
+use std::thread::{self, Builder, JoinHandle};
 
 /// Starts a thread that takes its turn. Others take the processor from whoever has it when they wake up: where processors
 /// are few, from a put or a get, which then waits for as long as the writer writes.
@@ -17,6 +18,55 @@ pub(crate) fn spawn<T: Send + 'static>(
     Builder::new().name(name.into()).spawn(|| {
         take_turns();
         work()
+    })
+}
+
+/// Threads unless the options say otherwise: a few take all the bandwidth, and callers have threads of their own.
+const MOST_THREADS: usize = 4;
+
+/// The number of threads that share a batch, if the caller does not choose.
+pub(crate) fn default_threads() -> usize {
+    // The system's answer comes from files.
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    *THREADS.get_or_init(|| thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MOST_THREADS))
+}
+
+/// What `other` and `own` return: both at once, if that is worth a thread and there is a processor for it.
+pub(crate) fn beside<A: Send, B>(
+    worth_a_thread: bool,
+    other: impl Fn() -> A + Sync,
+    own: impl FnOnce() -> B,
+) -> (A, B) {
+    if !worth_a_thread || default_threads() < 2 {
+        return (other(), own());
+    }
+    thread::scope(|scope| {
+        let started = thread::Builder::new().name("tensorcask-put".into()).spawn_scoped(scope, &other).ok();
+        let own = own();
+        // Where no thread can be started, or it does not return, the caller's does both.
+        (started.and_then(|thread| thread.join().ok()).unwrap_or_else(&other), own)
+    })
+}
+
+/// What `each` returns for all of `items`, in order; a thread takes `worth_a_thread` of them at the least.
+pub(crate) fn in_shares<'t, T: Sync, R: Send>(
+    items: &'t [T],
+    worth_a_thread: usize,
+    each: impl Fn(&'t T) -> R + Sync,
+) -> Vec<R> {
+    let threads = default_threads().min(items.len() / worth_a_thread.max(1)).max(1);
+    let work = |share: &'t [T]| -> Vec<R> { share.iter().map(&each).collect() };
+    thread::scope(|scope| {
+        let mut shares = items.chunks(items.len().div_ceil(threads).max(1));
+        let own = shares.next().unwrap_or_default();
+        // A share whose thread cannot be started, or does not return, is this one's.
+        let others: Vec<_> =
+            shares.map(|share| (share, thread::Builder::new().spawn_scoped(scope, move || work(share)).ok())).collect();
+        let mut answers = work(own);
+        for (share, thread) in others {
+            answers.extend(thread.and_then(|thread| thread.join().ok()).unwrap_or_else(|| work(share)));
+        }
+        answers
     })
 }
 

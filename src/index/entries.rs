@@ -1,4 +1,4 @@
-//! The in-memory part of the index: a sharded table of (hash, slot, row).
+//! The in-memory part of the index: a sharded table of (hash, batch, row).
 //!
 //! As Bitcask's keydir, but bounded: rows leave it when a run covers them. Entries of equal hash stand side by side;
 //! the caller compares keys.
@@ -18,13 +18,13 @@ const GROUP: usize = 128 * SHARDS;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub hash: u64,
-    pub slot: u32,
+    pub batch: u32,
     pub row: u32,
 }
 
 /// The table.
 #[derive(Debug)]
-pub(crate) struct Delta {
+pub(crate) struct EntryTable {
     shards: Box<[RwLock<HashTable<Entry>>]>,
     /// What a shard makes room for once it is not small.
     shard_capacity: AtomicUsize,
@@ -72,13 +72,13 @@ fn by_shard(hashes: &[u64], first: u32, grouped: &mut [(u64, u32)]) -> [usize; S
 }
 
 /// Adds rows whose hashes are not there; `taken` gets the others.
-fn enter(table: &mut HashTable<Entry>, rows: &[(u64, u32)], slot: u32, taken: &mut Vec<u32>) {
+fn enter(table: &mut HashTable<Entry>, rows: &[(u64, u32)], batch: u32, taken: &mut Vec<u32>) {
     for &(hash, row) in rows {
         let found = table.entry(mix(hash), |entry| entry.hash == hash, |entry| mix(entry.hash));
         match found {
             hash_table::Entry::Occupied(_) => taken.push(row),
             hash_table::Entry::Vacant(place) => {
-                place.insert(Entry { hash, slot, row });
+                place.insert(Entry { hash, batch, row });
             }
         }
     }
@@ -91,7 +91,7 @@ fn touched_table(capacity: usize) -> HashTable<Entry> {
     let mut table = HashTable::with_capacity(capacity);
     // The low bits of a hash are the number of a bucket.
     for bucket in (0..table.num_buckets() as u64).step_by(PAGE_ENTRIES) {
-        table.insert_unique(bucket, Entry { hash: bucket, slot: 0, row: 0 }, |entry| entry.hash);
+        table.insert_unique(bucket, Entry { hash: bucket, batch: 0, row: 0 }, |entry| entry.hash);
     }
     table.clear();
     table
@@ -103,7 +103,7 @@ fn shard_capacity(keys: usize) -> usize {
     share + share / 4
 }
 
-impl Delta {
+impl EntryTable {
     /// An empty table for about `keys` keys. A shard that holds an eighth of its share reserves all of it, so that
     /// growing never moves more than that eighth at a time.
     pub(crate) fn new(keys: usize) -> Self {
@@ -150,11 +150,11 @@ impl Delta {
         self.shards.get(shard_number(mixed))
     }
 
-    /// Adds entries of rows `0..` of `slot`, whose hashes these are, except where the hash is there already: returns the
+    /// Adds entries of rows `0..` of `batch`, whose hashes these are, except where the hash is there already: returns the
     /// rows for which it is, in order. O(rows).
     ///
     /// Rows go in shard by shard, so that a lock is taken once for many of them, and the waits for memory overlap.
-    pub(crate) fn insert_new(&self, hashes: &[u64], slot: u32) -> Vec<u32> {
+    pub(crate) fn insert_new(&self, hashes: &[u64], batch: u32) -> Vec<u32> {
         let mut taken = Vec::new();
         let mut grouped: Vec<(u64, u32)> = vec![(0, 0); hashes.len().min(GROUP)];
         for (first, group) in (0_u32..).step_by(GROUP).zip(hashes.chunks(GROUP)) {
@@ -167,7 +167,7 @@ impl Delta {
                 if !rows.is_empty() {
                     let mut table = shard.write();
                     self.grow(&mut table, rows.len());
-                    enter(&mut table, rows, slot, &mut taken);
+                    enter(&mut table, rows, batch, &mut taken);
                 }
             }
             self.len.fetch_add(group.len() - (taken.len() - before), Ordering::Release);
@@ -190,23 +190,23 @@ impl Delta {
     }
 
     /// Adds an entry beside whatever is there. O(1).
-    pub(crate) fn insert(&self, hash: u64, slot: u32, row: u32) {
+    pub(crate) fn insert(&self, hash: u64, batch: u32, row: u32) {
         let mixed = mix(hash);
         let Some(shard) = self.shard(mixed) else { return };
         let mut table = shard.write();
         self.grow(&mut table, 1);
-        table.insert_unique(mixed, Entry { hash, slot, row }, |entry| mix(entry.hash));
+        table.insert_unique(mixed, Entry { hash, batch, row }, |entry| mix(entry.hash));
         drop(table);
         self.len.fetch_add(1, Ordering::Release);
     }
 
-    /// Points the entry `old` (slot, row) of `hash` to `new`. Returns whether it was there. O(1).
+    /// Points the entry `old` (batch, row) of `hash` to `new`. Returns whether it was there. O(1).
     pub(crate) fn replace(&self, hash: u64, old: (u32, u32), new: (u32, u32)) -> bool {
         let mixed = mix(hash);
         let Some(shard) = self.shard(mixed) else { return false };
         let mut table = shard.write();
-        let found = table.find_mut(mixed, |entry| entry.hash == hash && (entry.slot, entry.row) == old);
-        found.map(|entry| (entry.slot, entry.row) = new).is_some()
+        let found = table.find_mut(mixed, |entry| entry.hash == hash && (entry.batch, entry.row) == old);
+        found.map(|entry| (entry.batch, entry.row) = new).is_some()
     }
 
     /// Calls `found` with every entry of `hash`. The shard is locked meanwhile: `found` must be short. O(1).
@@ -281,9 +281,9 @@ mod tests {
 
     use super::*;
 
-    fn entries(delta: &Delta, hash: u64) -> Vec<(u32, u32)> {
+    fn entries(table: &EntryTable, hash: u64) -> Vec<(u32, u32)> {
         let mut found = Vec::new();
-        delta.find(hash, &mut |entry| found.push((entry.slot, entry.row)));
+        table.find(hash, &mut |entry| found.push((entry.batch, entry.row)));
         found.sort_unstable();
         found
     }
@@ -295,18 +295,18 @@ mod tests {
                 let hash = xxhash_rust::xxh3::xxh3_64(&row.to_le_bytes());
                 if keep_bits == 64 { hash } else { hash & !(u64::MAX >> keep_bits) }
             };
-            let delta = Delta::new(1000);
-            delta.insert(hash(5), 1, 0);
+            let table = EntryTable::new(1000);
+            table.insert(hash(5), 1, 0);
             let rows = GROUP as u32 * 2 + 77;
             let hashes: Vec<u64> = (0..rows).map(hash).collect();
-            let taken = delta.insert_new(&hashes, 2);
+            let taken = table.insert_new(&hashes, 2);
             let mut seen = std::collections::HashSet::from([hash(5)]);
             let expected: Vec<u32> = (0..rows).filter(|row| !seen.insert(hash(*row))).collect();
             assert_eq!(taken, expected);
-            assert_eq!(delta.len(), seen.len());
-            assert_eq!(entries(&delta, hash(5)), [(1, 0)]);
+            assert_eq!(table.len(), seen.len());
+            assert_eq!(entries(&table, hash(5)), [(1, 0)]);
             for row in (0..rows).filter(|row| !taken.contains(row)) {
-                assert_eq!(entries(&delta, hash(row)), [(2, row)]);
+                assert_eq!(entries(&table, hash(row)), [(2, row)]);
             }
         }
     }
@@ -314,85 +314,85 @@ mod tests {
     #[test]
     fn behaves_like_a_multimap() {
         for keep_bits in [64_u32, 8] {
-            let delta = Delta::new(1000);
+            let table = EntryTable::new(1000);
             let mut model: HashMap<u64, Vec<(u32, u32)>> = HashMap::new();
             for row in 0..5000_u32 {
                 let hash = xxhash_rust::xxh3::xxh3_64(&row.to_le_bytes());
                 let hash = if keep_bits == 64 { hash } else { hash & !(u64::MAX >> keep_bits) };
-                delta.insert(hash, row % 7, row);
+                table.insert(hash, row % 7, row);
                 model.entry(hash).or_default().push((row % 7, row));
             }
-            assert_eq!(delta.len(), 5000);
+            assert_eq!(table.len(), 5000);
             for (hash, rows) in &mut model {
                 rows.sort_unstable();
-                assert_eq!(entries(&delta, *hash), *rows);
+                assert_eq!(entries(&table, *hash), *rows);
             }
             let (hash, rows) = model.iter().next().unwrap();
-            assert!(delta.replace(*hash, rows[0], (99, 99)));
-            assert!(!delta.replace(*hash, rows[0], (99, 99)));
-            assert!(entries(&delta, *hash).contains(&(99, 99)));
-            delta.prune(|entry| entry.slot == 99);
-            assert_eq!(delta.len(), 1);
+            assert!(table.replace(*hash, rows[0], (99, 99)));
+            assert!(!table.replace(*hash, rows[0], (99, 99)));
+            assert!(entries(&table, *hash).contains(&(99, 99)));
+            table.prune(|entry| entry.batch == 99);
+            assert_eq!(table.len(), 1);
         }
     }
 
     #[test]
     fn room_is_made_once_and_nothing_is_lost() {
         let keys = if cfg!(miri) { 64 * 64 } else { 64 * 4096 };
-        let delta = Delta::new(keys);
+        let table = EntryTable::new(keys);
         let hash = |row: u32| xxhash_rust::xxh3::xxh3_64(&row.to_le_bytes());
         let rows = keys as u32 / 8;
         for _ in 0..2 {
             for row in 0..rows / 2 - 1 {
-                assert!(!delta.lacks_room(keys));
-                delta.insert(hash(row), 1, row);
+                assert!(!table.lacks_room(keys));
+                table.insert(hash(row), 1, row);
             }
             // The same hash twice, as a replaced key has.
-            delta.insert(hash(0), 2, 0);
-            assert!(delta.lacks_room(keys));
-            let before = delta.capacity_bytes();
-            delta.make_room(keys);
-            assert!(!delta.lacks_room(keys) && delta.capacity_bytes() > before);
-            let roomy = delta.capacity_bytes();
-            (rows / 2..keys as u32).for_each(|row| delta.insert(hash(row), 1, row));
-            assert_eq!(delta.capacity_bytes(), roomy, "no shard grows any more");
-            assert_eq!(entries(&delta, hash(0)), [(1, 0), (2, 0)]);
-            assert!((1..rows / 2 - 1).all(|row| entries(&delta, hash(row)) == [(1, row)]));
+            table.insert(hash(0), 2, 0);
+            assert!(table.lacks_room(keys));
+            let before = table.capacity_bytes();
+            table.make_room(keys);
+            assert!(!table.lacks_room(keys) && table.capacity_bytes() > before);
+            let roomy = table.capacity_bytes();
+            (rows / 2..keys as u32).for_each(|row| table.insert(hash(row), 1, row));
+            assert_eq!(table.capacity_bytes(), roomy, "no shard grows any more");
+            assert_eq!(entries(&table, hash(0)), [(1, 0), (2, 0)]);
+            assert!((1..rows / 2 - 1).all(|row| entries(&table, hash(row)) == [(1, row)]));
             // Twice the keys lack room again, where shards are too full to be copied while puts wait: pruning makes it.
-            assert!(delta.lacks_room(2 * keys));
-            delta.make_room(2 * keys);
-            assert_eq!(delta.capacity_bytes(), roomy);
-            delta.prune(|entry| entry.row % 2 == 0);
-            assert!(delta.capacity_bytes() > roomy);
-            assert!((1..rows / 2 - 1).all(|row| entries(&delta, hash(row)).is_empty() == (row % 2 == 1)));
-            delta.clear();
-            delta.make_room(keys);
-            assert_eq!((delta.len(), delta.capacity_bytes()), (0, 0));
+            assert!(table.lacks_room(2 * keys));
+            table.make_room(2 * keys);
+            assert_eq!(table.capacity_bytes(), roomy);
+            table.prune(|entry| entry.row % 2 == 0);
+            assert!(table.capacity_bytes() > roomy);
+            assert!((1..rows / 2 - 1).all(|row| entries(&table, hash(row)).is_empty() == (row % 2 == 1)));
+            table.clear();
+            table.make_room(keys);
+            assert_eq!((table.len(), table.capacity_bytes()), (0, 0));
         }
     }
 
     #[test]
     fn what_stays_is_found_while_the_rest_is_dropped() {
-        let delta = Delta::new(1000);
+        let table = EntryTable::new(1000);
         let hash = |row: u32| xxhash_rust::xxh3::xxh3_64(&row.to_le_bytes());
         let rows = if cfg!(miri) { 200 } else { 20_000_u32 };
-        (0..rows).for_each(|row| delta.insert(hash(row), row % 10, row));
+        (0..rows).for_each(|row| table.insert(hash(row), row % 10, row));
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for round in 1..10 {
-                    delta.prune(|entry| entry.slot >= round);
+                    table.prune(|entry| entry.batch >= round);
                     // Puts go on meanwhile.
-                    (0..rows / 10).for_each(|row| delta.insert(hash(row), 10 + round, row));
+                    (0..rows / 10).for_each(|row| table.insert(hash(row), 10 + round, row));
                 }
                 done.store(true, Ordering::Release);
             });
             while !done.load(Ordering::Acquire) {
                 for row in (9..rows).step_by(10) {
-                    assert!(entries(&delta, hash(row)).contains(&(9, row)), "{row}");
+                    assert!(entries(&table, hash(row)).contains(&(9, row)), "{row}");
                 }
             }
         });
-        assert_eq!(delta.len(), (rows / 10 + rows / 10 * 9) as usize);
+        assert_eq!(table.len(), (rows / 10 + rows / 10 * 9) as usize);
     }
 }

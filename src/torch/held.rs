@@ -8,7 +8,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::torch;
 use super::key::BatchKeys;
-use crate::engine::state::value_cache::{HotPolicy, HotTier, Weigh};
+use crate::engine::options::HotPolicy;
+use crate::engine::state::value_cache::{HotTier, Weigh};
 use crate::error::Result;
 use crate::key::Key;
 

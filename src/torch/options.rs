@@ -23,8 +23,7 @@ use super::structure::Structure;
 use super::tree::Ragged;
 use crate::codec::Codec;
 use crate::dtype::Dtype;
-use crate::engine::options::{HotFill, Options};
-use crate::engine::state::value_cache::HotPolicy;
+use crate::engine::options::{HotFill, HotPolicy, Options};
 use crate::error::Result;
 
 /// What the fingerprint of the weights does.

@@ -1,20 +1,14 @@
 //! What a store is called, how it hashes, and which kind its keys are: `store.json`, which segments can stand in for.
 
-use std::collections::HashMap;
-use std::io::IoSlice;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::checksum::crc32;
-use crate::engine::files::locks::wait_for_open_lock;
-use crate::engine::files::replace::{clear, set_aside_unless_file};
-use crate::engine::open::inventory::Loaded;
-use crate::engine::state::Core;
+use crate::engine::files::replace::{open_if_exists, replace_file};
 use crate::error::{Error, Result};
 use crate::io::{Durability, Storage};
 use crate::key::{HashSeed, KeyKind};
-use crate::names::{self, SegmentId};
+use crate::names;
 use crate::segment::layout::{FORMAT_VERSION, SEEDED_VERSION};
-use crate::segment::scan::read_front;
 use crate::segment::writer::StoreIdentity;
 
 /// The contents of `store.json`.
@@ -73,11 +67,7 @@ pub(crate) enum Recorded {
 /// [`Error::NewerFormat`] for a newer version, IO errors.
 pub(crate) fn read(storage: &dyn Storage) -> Result<Recorded> {
     const MOST_BYTES: u64 = 4096;
-    let file = match storage.open(Path::new(names::IDENTITY), 0) {
-        Ok(file) => file,
-        Err(error) if error.is_not_found() || error.is_no_file() => return Ok(Recorded::Absent),
-        Err(error) => return Err(error),
-    };
+    let Some(file) = open_if_exists(storage, Path::new(names::IDENTITY))? else { return Ok(Recorded::Absent) };
     let path = storage.describe(Path::new(names::IDENTITY));
     let bytes = file.bytes(0, file.len_bytes()?.min(MOST_BYTES) as usize)?;
     let found = match serde_json::from_slice::<IdentityFile>(&bytes) {
@@ -99,38 +89,6 @@ pub(crate) fn read(storage: &dyn Storage) -> Result<Recorded> {
     Ok(Recorded::Identity(identity, found.key))
 }
 
-/// The identity of the store: what `store.json` says; without it, what most sealed segments say (of as many, the first
-/// by name), or else the first active one, or the first damaged one that still says it. `None` if there is no store.
-pub(crate) fn find(
-    storage: &dyn Storage,
-    recorded: &Recorded,
-    loaded: &Loaded,
-    active: &[SegmentId],
-) -> Option<StoreIdentity> {
-    if let Recorded::Identity(identity, _) = recorded {
-        return Some(*identity);
-    }
-    let mut votes: HashMap<StoreIdentity, (usize, std::cmp::Reverse<usize>)> = HashMap::new();
-    for (position, segment) in loaded.segments.iter().enumerate() {
-        votes.entry(StoreIdentity::of(&segment.front.header)).or_insert((0, std::cmp::Reverse(position))).0 += 1;
-    }
-    let most = votes.into_iter().max_by_key(|(_, votes)| *votes).map(|(identity, _)| identity);
-    most.or_else(|| {
-        active.iter().find_map(|&id| {
-            let path = names::active(id);
-            let front = read_front(&path, &*storage.open(&path, 0).ok()?, id).ok()?;
-            Some(StoreIdentity::of(&front.header))
-        })
-    })
-    .or_else(|| {
-        loaded.damaged.iter().find_map(|&(id, _)| {
-            let path = names::sealed(id);
-            let front = read_front(&path, &*storage.open(&path, 0).ok()?, id).ok()?;
-            Some(StoreIdentity::of(&front.header))
-        })
-    })
-}
-
 /// Writes `store.json`, in the place of a former one.
 ///
 /// # Errors
@@ -144,59 +102,4 @@ pub(crate) fn write(
     let json = serde_json::to_vec(&IdentityFile::new(identity, key))
         .map_err(|error| Error::invalid(format!("identity: {error}")))?;
     replace_file(storage, Path::new(names::IDENTITY), &json, durability)
-}
-
-/// Puts a file of these bytes at `path`, in the place of a former one, in one step.
-///
-/// # Errors
-/// IO errors; the former file is then still there.
-pub(crate) fn replace_file(storage: &dyn Storage, path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(names::TEMPORARY_SUFFIX);
-    let temporary = PathBuf::from(temporary);
-    clear(storage, &temporary)?;
-    let mut file = storage.create(&temporary)?;
-    file.append(&[IoSlice::new(bytes)])?;
-    file.sync(durability)?;
-    set_aside_unless_file(storage, path)?;
-    storage.rename(&temporary, path)?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    if durability > Durability::Buffered { storage.sync_dir(folder) } else { Ok(()) }
-}
-
-impl Core {
-    /// Fixes the kind of the store's keys with its first write, for all lanes: before any of them has committed a row,
-    /// `store.json` is what they agree by.
-    ///
-    /// # Errors
-    /// [`Error::KeyKind`] if it is another; IO errors.
-    pub(crate) fn claim_key_kind(&self, kind: KeyKind) -> Result<()> {
-        if let Some(fixed) = self.key_kind() {
-            return fixed.expect(kind);
-        }
-        let _opening = wait_for_open_lock(&*self.storage)?;
-        // Another lane may have committed rows since this handle was opened.
-        self.refresh()?;
-        if let Some(fixed) = self.key_kind() {
-            return fixed.expect(kind);
-        }
-        match read(&*self.storage)? {
-            Recorded::Identity(identity, _) if identity != self.identity => Err(Error::ReadOnly {
-                why: format!(
-                    "{} was exchanged since: it names store {}, not {}",
-                    self.storage.describe(Path::new(names::IDENTITY)).display(),
-                    identity.store,
-                    self.identity.store
-                ),
-            }),
-            Recorded::Identity(_, Some(fixed)) => {
-                self.fix_key_kind(fixed)?;
-                fixed.expect(kind)
-            }
-            _ => {
-                write(&*self.storage, self.identity, Some(kind), self.options.durability)?;
-                self.fix_key_kind(kind)
-            }
-        }
-    }
 }

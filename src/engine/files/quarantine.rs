@@ -4,10 +4,8 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use crate::engine::files::identity::replace_file;
-use crate::engine::files::replace::free_place;
+use crate::engine::files::replace::{free_place, list_if_exists, replace_file};
 use crate::engine::report::{Missing, Quarantined};
-use crate::engine::state::Core;
 use crate::error::{Error, Result};
 use crate::io::{Durability, Storage};
 use crate::names::{self, QuarantineName, SegmentId};
@@ -103,11 +101,7 @@ pub(crate) struct Told {
 /// # Errors
 /// IO errors.
 pub(crate) fn told(storage: &dyn Storage) -> Result<Told> {
-    let entries = match storage.list(Path::new(names::QUARANTINE)) {
-        Ok(entries) => entries,
-        Err(error) if error.is_not_found() => return Ok(Told::default()),
-        Err(error) => return Err(error),
-    };
+    let entries = list_if_exists(storage, names::QUARANTINE)?;
     let mut told = Told::default();
     for entry in &entries {
         told.segments.extend(names::parse_quarantined(&entry.name));
@@ -161,16 +155,15 @@ impl Told {
 /// # Errors
 /// IO errors.
 pub(crate) fn move_away(
-    core: &Core,
+    storage: &dyn Storage,
+    durability: Durability,
     path: &Path,
     why: &str,
     (rows_saved, rows_lost): (u64, Option<u64>),
     acknowledged: bool,
 ) -> Result<Quarantined> {
-    let storage = &*core.storage;
     let target = free_place(storage, path)?;
     let note = Note { path: path.into(), why: why.into(), rows_saved, rows_lost, segments: None, acknowledged };
-    let durability = core.options.durability;
     note.write(storage, &names::note(&target), durability)?;
     storage.rename(path, &target)?;
     if durability > Durability::Buffered {
@@ -184,7 +177,12 @@ pub(crate) fn move_away(
 ///
 /// # Errors
 /// IO errors.
-pub(crate) fn note_missing(core: &Core, missing: &MissingIds, acknowledged: bool) -> Result<()> {
+pub(crate) fn note_missing(
+    storage: &dyn Storage,
+    durability: Durability,
+    missing: &MissingIds,
+    acknowledged: bool,
+) -> Result<()> {
     let note = Note {
         path: names::sealed(missing.first),
         why: missing.why.clone(),
@@ -193,15 +191,14 @@ pub(crate) fn note_missing(core: &Core, missing: &MissingIds, acknowledged: bool
         segments: Some((missing.last - missing.first.sequence).saturating_add(1)),
         acknowledged,
     };
-    note.write(&*core.storage, &names::missing_note(missing.first), core.options.durability)
+    note.write(storage, &names::missing_note(missing.first), durability)
 }
 
 /// Acknowledges everything that the folder tells, and the files `left` where they are. Returns how many things that were.
 ///
 /// # Errors
 /// IO errors.
-pub(crate) fn acknowledge(core: &Core, left: &[Quarantined]) -> Result<usize> {
-    let storage = &*core.storage;
+pub(crate) fn acknowledge(storage: &dyn Storage, durability: Durability, left: &[Quarantined]) -> Result<usize> {
     let folder = storage.describe(Path::new(""));
     let relative = |path: &Path| path.strip_prefix(&folder).unwrap_or(path).to_path_buf();
     let told = told(storage)?;
@@ -215,14 +212,14 @@ pub(crate) fn acknowledge(core: &Core, left: &[Quarantined]) -> Result<usize> {
     };
     for file in &told.files {
         let Some(moved_to) = &file.moved_to else { continue };
-        note_on(file).write(storage, &names::note(&relative(moved_to)), core.options.durability)?;
+        note_on(file).write(storage, &names::note(&relative(moved_to)), durability)?;
     }
     for missing in &told.missing {
-        note_missing(core, missing, true)?;
+        note_missing(storage, durability, missing, true)?;
     }
     for file in left {
         let name = file.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        note_on(file).write(storage, &names::left_note(&name), core.options.durability)?;
+        note_on(file).write(storage, &names::left_note(&name), durability)?;
     }
     Ok(told.files.len() + told.missing.len() + left.len())
 }

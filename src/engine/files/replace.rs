@@ -1,10 +1,12 @@
-//! What lies in the way of a file of the store's own and is no file of it: moved to quarantine, never removed.
+//! Files of the store's own: opened or listed if they are there, replaced in one step. What lies in their way and is no
+//! file is moved to quarantine, never removed.
 
+use std::io::IoSlice;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::engine::open::inventory::Listing;
 use crate::error::{Error, Result};
-use crate::io::{FileKind, Storage};
+use crate::io::{DirEntry, Durability, FileKind, ReadFile, Storage};
 use crate::names;
 
 /// A name in quarantine that is free, for what is called as `path` is.
@@ -49,27 +51,42 @@ pub(crate) fn clear(storage: &dyn Storage, path: &Path) -> Result<()> {
     }
 }
 
-/// What has the name of a file of the store and is no file that a writer of it made, and what it is: names of segments
-/// (as in `listing`), runs, locks and marks, and `store.json`.
+/// Lists a folder; one that is not there has nothing in it.
 ///
 /// # Errors
 /// IO errors.
-pub(crate) fn not_files(storage: &dyn Storage, listing: &Listing) -> Result<Vec<(PathBuf, String)>> {
-    let in_folder = |folder: &'static str| match storage.list(Path::new(folder)) {
+pub(crate) fn list_if_exists(storage: &dyn Storage, folder: &str) -> Result<Vec<DirEntry>> {
+    match storage.list(Path::new(folder)) {
         Err(error) if error.is_not_found() => Ok(Vec::new()),
         entries => entries,
-    };
-    let mut found: Vec<(PathBuf, String)> = Vec::new();
-    for (_, name) in &listing.not_files {
-        found.push((Path::new(names::SEGMENTS).join(name), "it is no file that a writer of this store made".into()));
     }
-    let runs = in_folder(names::RUNS)?.into_iter().filter(|entry| names::parse_run(&entry.name).is_some());
-    let runs = runs.map(|entry| (Path::new(names::RUNS).join(entry.name), entry.kind));
-    let lanes = in_folder(names::LANES)?.into_iter();
-    let lanes = lanes.map(|entry| (Path::new(names::LANES).join(entry.name), entry.kind));
-    let identity = storage.kind(Path::new(names::IDENTITY))?.map(|kind| (names::IDENTITY.into(), kind));
-    for (path, kind) in runs.chain(lanes).chain(identity).filter(|(_, kind)| !kind.is_file()) {
-        found.push((path, format!("it is {}, and is not used as the file of its name", kind.name())));
+}
+
+/// Opens a file; `None` if there is none of that name.
+///
+/// # Errors
+/// IO errors.
+pub(crate) fn open_if_exists(storage: &dyn Storage, path: &Path) -> Result<Option<Arc<dyn ReadFile>>> {
+    match storage.open(path, 0) {
+        Err(error) if error.is_not_found() || error.is_no_file() => Ok(None),
+        file => file.map(Some),
     }
-    Ok(found)
+}
+
+/// Puts a file of these bytes at `path`, in the place of a former one, in one step.
+///
+/// # Errors
+/// IO errors; the former file is then still there.
+pub(crate) fn replace_file(storage: &dyn Storage, path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(names::TEMPORARY_SUFFIX);
+    let temporary = PathBuf::from(temporary);
+    clear(storage, &temporary)?;
+    let mut file = storage.create(&temporary)?;
+    file.append(&[IoSlice::new(bytes)])?;
+    file.sync(durability)?;
+    set_aside_unless_file(storage, path)?;
+    storage.rename(&temporary, path)?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    if durability > Durability::Buffered { storage.sync_dir(folder) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! Marks: how far each active segment of a lane is known to be on the medium.
+//! SyncLog: how far each active segment of a lane is known to be on the medium.
 //!
 //! A frame says what was durable when it was written, so nothing in a segment says that its newest batches were synced.
 //! After a power failure that matters: a hole in a batch that was never synced is a torn tail, the same bytes in one
@@ -13,7 +13,7 @@ use std::io::IoSlice;
 use std::path::Path;
 
 use crate::checksum::{crc32, segment_seed};
-use crate::engine::files::replace::{clear, set_aside_unless_file};
+use crate::engine::files::replace::{clear, list_if_exists, open_if_exists, set_aside_unless_file};
 use crate::error::{Error, Result};
 use crate::io::{AppendFile, Durability, FileKind, ReadFile, Storage};
 use crate::names::{self, SegmentId};
@@ -26,14 +26,14 @@ const VOID: u64 = u64::MAX;
 
 /// The first `len_bytes` bytes of a segment were on the medium.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Mark {
+pub(crate) struct SyncRecord {
     pub sequence: u64,
     pub len_bytes: u64,
     /// [`crate::checksum::segment_seed`]: a number that was used twice, or another store's file, is no mark of it.
     pub seed: u32,
 }
 
-impl Mark {
+impl SyncRecord {
     /// Says that the number of segment `id` of `store` is void.
     pub(crate) fn void(store: &uuid::Uuid, id: SegmentId) -> Self {
         Self { sequence: id.sequence, len_bytes: VOID, seed: segment_seed(store.as_bytes(), id) }
@@ -82,32 +82,28 @@ pub(crate) fn synced(storage: &dyn Storage, seed: u32, id: SegmentId) -> Result<
     Ok(Some(own.map(|mark| mark.len_bytes).max().unwrap_or(0)))
 }
 
-fn decode_all(file: &dyn ReadFile) -> Result<Vec<Mark>> {
+fn decode_all(file: &dyn ReadFile) -> Result<Vec<SyncRecord>> {
     let bytes = file.bytes(0, usize::try_from(file.len_bytes()?).unwrap_or(usize::MAX))?;
-    Ok(bytes.chunks(RECORD_LEN_BYTES).filter_map(Mark::decode).collect())
+    Ok(bytes.chunks(RECORD_LEN_BYTES).filter_map(SyncRecord::decode).collect())
 }
 
 /// What the marks of all lanes say of segments, whichever lane they lie in: a lane notes also the segments of others that
 /// it moved away.
 #[derive(Debug, Default)]
-pub(crate) struct AllMarks {
-    marks: Vec<Mark>,
+pub(crate) struct SyncLogs {
+    marks: Vec<SyncRecord>,
     lanes: Vec<u16>,
     /// Lanes whose marks this user may not read.
     pub unreadable: Vec<u16>,
 }
 
-impl AllMarks {
+impl SyncLogs {
     /// Reads the marks of every lane.
     ///
     /// # Errors
     /// IO errors.
     pub(crate) fn read(storage: &dyn Storage) -> Result<Self> {
-        let entries = match storage.list(Path::new(names::LANES)) {
-            Ok(entries) => entries,
-            Err(error) if error.is_not_found() => return Ok(Self::default()),
-            Err(error) => return Err(error),
-        };
+        let entries = list_if_exists(storage, names::LANES)?;
         let mut all = Self::default();
         for lane in entries.iter().filter_map(|entry| names::parse_lane_marks(&entry.name)) {
             match storage.open(&names::lane_marks(lane), 0).and_then(|file| decode_all(&*file)) {
@@ -142,14 +138,10 @@ impl AllMarks {
     ///
     /// # Errors
     /// IO errors.
-    pub(crate) fn newest(storage: &dyn Storage, store: &uuid::Uuid, lane: u16) -> Result<Option<Mark>> {
-        let marks = match storage.open(&names::lane_marks(lane), 0) {
-            Ok(file) => decode_all(&*file)?,
-            Err(error) if error.is_not_found() || error.is_no_file() => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let seed = |mark: &Mark| segment_seed(store.as_bytes(), SegmentId { lane, sequence: mark.sequence });
-        let own = marks.into_iter().filter(|mark| !mark.is_void() && mark.seed == seed(mark));
+    pub(crate) fn newest(storage: &dyn Storage, store: &uuid::Uuid, lane: u16) -> Result<Option<SyncRecord>> {
+        let Some(file) = open_if_exists(storage, &names::lane_marks(lane))? else { return Ok(None) };
+        let seed = |mark: &SyncRecord| segment_seed(store.as_bytes(), SegmentId { lane, sequence: mark.sequence });
+        let own = decode_all(&*file)?.into_iter().filter(|mark| !mark.is_void() && mark.seed == seed(mark));
         Ok(own.max_by_key(|mark| (mark.sequence, mark.len_bytes)))
     }
 
@@ -157,24 +149,21 @@ impl AllMarks {
     ///
     /// # Errors
     /// IO errors.
-    pub(crate) fn voids(storage: &dyn Storage, lane: u16) -> Result<Vec<Mark>> {
-        match storage.open(&names::lane_marks(lane), 0) {
-            Ok(file) => Ok(decode_all(&*file)?.into_iter().filter(Mark::is_void).collect()),
-            Err(error) if error.is_not_found() || error.is_no_file() => Ok(Vec::new()),
-            Err(error) => Err(error),
-        }
+    pub(crate) fn voids(storage: &dyn Storage, lane: u16) -> Result<Vec<SyncRecord>> {
+        let Some(file) = open_if_exists(storage, &names::lane_marks(lane))? else { return Ok(Vec::new()) };
+        Ok(decode_all(&*file)?.into_iter().filter(SyncRecord::is_void).collect())
     }
 }
 
 /// A lane's file of marks, open for appending.
 #[derive(Debug)]
-pub(crate) struct Marks {
+pub(crate) struct SyncLog {
     file: Box<dyn AppendFile>,
     /// Records since the file was written anew.
     records: usize,
 }
 
-impl Marks {
+impl SyncLog {
     /// Goes on with the file as it is, if there is one: for a lane without active segments, of which all marks are stale.
     ///
     /// # Errors
@@ -194,7 +183,12 @@ impl Marks {
     ///
     /// # Errors
     /// IO errors; the former file is then still there.
-    pub(crate) fn create(storage: &dyn Storage, lane: u16, marks: &[Mark], durability: Durability) -> Result<Self> {
+    pub(crate) fn create(
+        storage: &dyn Storage,
+        lane: u16,
+        marks: &[SyncRecord],
+        durability: Durability,
+    ) -> Result<Self> {
         let path = names::lane_marks(lane);
         let temporary = names::temporary_lane_marks(lane);
         clear(storage, &temporary)?;
@@ -219,7 +213,7 @@ impl Marks {
     ///
     /// # Errors
     /// IO errors.
-    pub(crate) fn append(&mut self, marks: &[Mark]) -> Result<()> {
+    pub(crate) fn append(&mut self, marks: &[SyncRecord]) -> Result<()> {
         let records: Vec<u8> = marks.iter().flat_map(|mark| mark.encode()).collect();
         self.records += marks.len();
         if records.is_empty() { Ok(()) } else { self.file.append(&[IoSlice::new(&records)]) }
@@ -237,8 +231,8 @@ mod tests {
         storage.create_dir(Path::new(names::LANES)).unwrap();
         let id = SegmentId { lane: 3, sequence: 7 };
         assert_eq!(synced(&storage, 9, id).unwrap(), None);
-        let mark = |sequence, len_bytes, seed| Mark { sequence, len_bytes, seed };
-        let mut marks = Marks::create(&storage, 3, &[mark(7, 100, 9)], Durability::SyncData).unwrap();
+        let mark = |sequence, len_bytes, seed| SyncRecord { sequence, len_bytes, seed };
+        let mut marks = SyncLog::create(&storage, 3, &[mark(7, 100, 9)], Durability::SyncData).unwrap();
         marks.append(&[mark(7, 200, 9), mark(7, 300, 8), mark(8, 400, 9)]).unwrap();
         marks.append(&[]).unwrap();
         assert_eq!(synced(&storage, 9, id).unwrap(), Some(200));
@@ -251,7 +245,7 @@ mod tests {
         }
         storage.truncate(&path, 30).unwrap();
         assert_eq!(synced(&storage, 9, id).unwrap(), Some(100));
-        Marks::create(&storage, 3, &[], Durability::SyncData).unwrap();
+        SyncLog::create(&storage, 3, &[], Durability::SyncData).unwrap();
         assert_eq!(synced(&storage, 9, id).unwrap(), Some(0));
     }
 
@@ -262,11 +256,11 @@ mod tests {
         let store = uuid::Uuid::from_u128(7);
         let (own, other) = (SegmentId { lane: 0, sequence: 3 }, SegmentId { lane: 9, sequence: 3 });
         let seed = segment_seed(store.as_bytes(), own);
-        let mark = Mark { sequence: 3, len_bytes: 500, seed };
-        Marks::create(&storage, 0, &[mark, Mark::void(&store, other)], Durability::SyncData).unwrap();
+        let mark = SyncRecord { sequence: 3, len_bytes: 500, seed };
+        SyncLog::create(&storage, 0, &[mark, SyncRecord::void(&store, other)], Durability::SyncData).unwrap();
         assert_eq!(synced(&storage, seed, own).unwrap(), Some(500));
-        assert_eq!(AllMarks::voids(&storage, 0).unwrap(), [Mark::void(&store, other)]);
-        let all = AllMarks::read(&storage).unwrap();
+        assert_eq!(SyncLogs::voids(&storage, 0).unwrap(), [SyncRecord::void(&store, other)]);
+        let all = SyncLogs::read(&storage).unwrap();
         assert_eq!(all.segments(&store, [9].into_iter()), [(own, false), (other, true)]);
         assert_eq!(all.segments(&store, std::iter::empty()), [(own, false)], "no such lane is known");
         assert!(all.segments(&uuid::Uuid::from_u128(8), [9].into_iter()).is_empty(), "of another store");

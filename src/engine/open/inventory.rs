@@ -2,63 +2,19 @@
 //! changes nothing.
 
 use std::collections::{BTreeSet, HashSet};
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::checksum::segment_seed;
+use crate::engine::files::listing::Listing;
 use crate::engine::files::sync_log;
-use crate::engine::read::parallel::in_shares;
-use crate::engine::state::Core;
+use crate::engine::state::State;
+use crate::engine::threads::in_shares;
 use crate::error::{Error, Result};
-use crate::io::{FileKind, Storage};
-use crate::names::{self, SegmentId, SegmentName};
+use crate::io::Storage;
+use crate::names::{self, SegmentId};
 use crate::segment::begun::begun_bytes;
 use crate::segment::reader::Segment;
 use crate::segment::scan::{read_any_front, walk};
-
-/// Names in the segments folder.
-#[derive(Debug, Default)]
-pub(crate) struct Listing {
-    pub sealed: Vec<SegmentId>,
-    /// Without those that a sealed file of the same number makes copies: sealing renames.
-    pub active: Vec<SegmentId>,
-    pub temporary: Vec<SegmentId>,
-    /// Active files beside a sealed one of their number.
-    pub copies: Vec<SegmentId>,
-    /// What has a segment's name and is no file of a writer's: folders, pipes, links that are not to be written through.
-    pub not_files: Vec<(SegmentId, String)>,
-}
-
-impl Listing {
-    /// All numbers that files have.
-    pub(crate) fn ids(&self) -> impl Iterator<Item = SegmentId> {
-        let not_files = self.not_files.iter().map(|(id, _)| *id);
-        self.sealed.iter().chain(&self.active).chain(&self.temporary).copied().chain(not_files)
-    }
-}
-
-/// Lists the segments folder.
-///
-/// # Errors
-/// IO errors.
-pub(crate) fn list(storage: &dyn Storage) -> Result<Listing> {
-    let mut listing = Listing::default();
-    for entry in storage.list(Path::new(names::SEGMENTS))? {
-        match names::parse_segment(&entry.name) {
-            SegmentName::Active(id) | SegmentName::Temporary(id) if entry.kind != FileKind::File => {
-                listing.not_files.push((id, entry.name));
-            }
-            SegmentName::Sealed(id) if !entry.kind.is_file() => listing.not_files.push((id, entry.name)),
-            SegmentName::Sealed(id) => listing.sealed.push(id),
-            SegmentName::Active(id) => listing.active.push(id),
-            SegmentName::Temporary(id) => listing.temporary.push(id),
-            SegmentName::Foreign => {}
-        }
-    }
-    let sealed: HashSet<SegmentId> = listing.sealed.iter().copied().collect();
-    (listing.copies, listing.active) = listing.active.iter().partition(|id| sealed.contains(id));
-    Ok(listing)
-}
 
 /// Sealed segments of any store, and the files that are damaged, or that this user may not read.
 #[derive(Debug, Default)]
@@ -118,11 +74,11 @@ impl Inventory {
     ///
     /// # Errors
     /// IO errors.
-    pub(crate) fn take(core: &Core, listing: &Listing, loaded: Loaded) -> Result<Self> {
+    pub(crate) fn take(state: &State, listing: &Listing, loaded: Loaded) -> Result<Self> {
         let mut found = Self { unreadable: loaded.unreadable, ..Self::default() };
         let mut own = Vec::with_capacity(loaded.segments.len());
         for segment in loaded.segments {
-            match core.check_belongs(&segment.front, segment.described()) {
+            match state.identity().check_belongs(&segment.front, segment.described()) {
                 Ok(()) => own.push(segment),
                 Err(error) => found.foreign.push((segment.id, error)),
             }
@@ -132,7 +88,7 @@ impl Inventory {
         (found.replaced, found.segments) = own.into_iter().partition(|segment| replaced(&segment.id));
         (found.damaged_replaced, found.damaged) = loaded.damaged.into_iter().partition(|(id, _)| replaced(id));
         for &id in &listing.active {
-            match active_belongs(core, id) {
+            match active_belongs(state, id) {
                 Ok(true) => found.active.extend([id]),
                 Ok(false) => {}
                 Err(error) if error.is_corrupt() => found.foreign.push((id, error)),
@@ -140,10 +96,10 @@ impl Inventory {
             }
         }
         for &id in &listing.copies {
-            found.take_copy(core, id)?;
+            found.take_copy(state, id)?;
         }
         for &id in &listing.temporary {
-            let stray = stray(core, listing, id)?;
+            let stray = stray(state, listing, id)?;
             found.strays.extend(stray.map(|why| (id, why)));
         }
         Ok(found)
@@ -151,8 +107,8 @@ impl Inventory {
 
     /// Looks at an active file beside a sealed one of its number. A folder that is copied while its writer seals has both:
     /// then the sealed one holds all that the active one does.
-    fn take_copy(&mut self, core: &Core, id: SegmentId) -> Result<()> {
-        match active_belongs(core, id) {
+    fn take_copy(&mut self, state: &State, id: SegmentId) -> Result<()> {
+        match active_belongs(state, id) {
             Ok(true) => {}
             Ok(false) => return Ok(()),
             Err(error) if error.is_corrupt() => {
@@ -171,7 +127,7 @@ impl Inventory {
             return Ok(());
         };
         let path = names::active(id);
-        let file = match core.storage.open(&path, 0) {
+        let file = match state.storage().open(&path, 0) {
             Err(error) if error.is_not_found() || error.is_denied() => return Ok(()),
             file => file?,
         };
@@ -180,7 +136,7 @@ impl Inventory {
         if !sealed.starts_with(&frames) {
             let error = "it has batches that the sealed segment of its number has not: of two copies of a store that were \
                          both written to, each has rows of its own";
-            self.foreign.push((id, Error::corrupt(core.storage.describe(&path), 0, error)));
+            self.foreign.push((id, Error::corrupt(state.storage().describe(&path), 0, error)));
         }
         Ok(())
     }
@@ -201,23 +157,23 @@ impl Inventory {
 
 /// What is called as the unfinished repair `id` is and holds more than a repair that was stopped can: its rows are those
 /// of a file that is there still, and no mark tells of it. `None` for such a repair.
-fn stray(core: &Core, listing: &Listing, id: SegmentId) -> Result<Option<String>> {
+fn stray(state: &State, listing: &Listing, id: SegmentId) -> Result<Option<String>> {
     let path = names::temporary_segment(id);
-    let file = match core.storage.open(&path, 0) {
+    let file = match state.storage().open(&path, 0) {
         // Finished since it was listed.
         Err(error) if error.is_not_found() || error.is_denied() => return Ok(None),
         file => file?,
     };
-    let seed = segment_seed(core.identity.store.as_bytes(), id);
-    let front = read_any_front(&core.storage.describe(&path), &*file);
-    let own = front.is_ok_and(|front| core.check_is(&front, id, &path).is_ok());
+    let seed = segment_seed(state.identity().store().as_bytes(), id);
+    let front = read_any_front(&state.storage().describe(&path), &*file);
+    let own = front.is_ok_and(|front| state.identity().check_is(&front, id, &path).is_ok());
     if !own && begun_bytes(&*file, seed)?.is_none() {
         return Ok(Some("it is no segment that a repair of this store was writing".into()));
     }
-    if sync_log::synced(&*core.storage, seed, id)?.is_some_and(|len_bytes| len_bytes > 0) {
+    if sync_log::synced(state.storage(), seed, id)?.is_some_and(|len_bytes| len_bytes > 0) {
         return Ok(Some("it is a segment that was written to, under the name of an unfinished repair".into()));
     }
-    let replaces = Segment::open(&*core.storage, &path, id).map(|segment| segment.replaces);
+    let replaces = Segment::open(state.storage(), &path, id).map(|segment| segment.replaces);
     let is_there = |id: &SegmentId| listing.ids().any(|other| other == *id);
     let whole = replaces.is_ok_and(|replaces| !replaces.last().is_some_and(is_there));
     Ok(whole.then(|| "it is a whole segment under the name of an unfinished repair".into()))
@@ -227,17 +183,17 @@ fn stray(core: &Core, listing: &Listing, id: SegmentId) -> Result<Option<String>
 ///
 /// # Errors
 /// [`Error::Corrupt`] if it says that it is of another.
-fn active_belongs(core: &Core, id: SegmentId) -> Result<bool> {
+fn active_belongs(state: &State, id: SegmentId) -> Result<bool> {
     let path = names::active(id);
-    let file = match core.storage.open(&path, 0) {
+    let file = match state.storage().open(&path, 0) {
         Ok(file) => file,
         // Sealed or removed since it was listed.
         Err(error) if error.is_not_found() || error.is_denied() => return Ok(false),
         Err(error) => return Err(error),
     };
-    let described = core.storage.describe(&path);
+    let described = state.storage().describe(&path);
     match read_any_front(&described, &*file) {
-        Ok(front) => core.check_is(&front, id, &described).map(|()| true),
+        Ok(front) => state.identity().check_is(&front, id, &described).map(|()| true),
         Err(Error::Corrupt { .. }) => Ok(false),
         Err(error) => Err(error),
     }

@@ -2,14 +2,15 @@
 //! cover it, marks that say it was synced, and the numbers of a lane, which count up without gaps but for those that
 //! are known to be void.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::engine::files::quarantine::{MissingIds, Told, told};
-use crate::engine::files::sync_log::AllMarks;
-use crate::engine::open::inventory::{Inventory, Listing, list};
-use crate::engine::state::Core;
+use crate::engine::files::listing::{Listing, list};
+use crate::engine::files::quarantine::{MissingIds, told};
+use crate::engine::files::sync_log::SyncLogs;
+use crate::engine::open::inventory::Inventory;
+use crate::engine::state::State;
+use crate::engine::write::numbers::FreeNumbers;
 use crate::error::Result;
-use crate::io::Storage;
 use crate::names::SegmentId;
 
 /// Intervals of numbers of a lane, ends included.
@@ -31,12 +32,12 @@ impl Numbers {
         self.explained.entry(first.lane).or_default().push((first.sequence, last));
     }
 
-    fn look(core: &Core, found: &Inventory, listing: &Listing, covered: &[(SegmentId, u64)]) -> Result<Self> {
+    fn look(state: &State, found: &Inventory, listing: &Listing, covered: &[(SegmentId, u64)]) -> Result<Self> {
         let mut numbers = Self::default();
-        let told = told(&*core.storage)?;
+        let told = told(state.storage())?;
         let lanes = listing.ids().chain(covered.iter().map(|(id, _)| *id)).map(|id| id.lane);
-        let marks = AllMarks::read(&*core.storage)?;
-        for (id, is_void) in marks.segments(&core.identity.store, lanes) {
+        let marks = SyncLogs::read(state.storage())?;
+        for (id, is_void) in marks.segments(state.identity().store(), lanes) {
             if is_void { numbers.explain(id, id.sequence) } else { numbers.synced.push(id) }
         }
         for id in listing.ids().chain(found.replaced_ids.iter().copied()).chain(told.segments) {
@@ -95,16 +96,16 @@ fn joined(mut intervals: Intervals) -> Intervals {
 /// # Errors
 /// IO errors.
 pub(crate) fn missing(
-    core: &Core,
+    state: &State,
     found: &Inventory,
     listing: &Listing,
     covered: &[(SegmentId, u64)],
 ) -> Result<Vec<MissingIds>> {
-    let first = find(found, covered, &Numbers::look(core, found, listing, covered)?);
+    let first = find(found, covered, &Numbers::look(state, found, listing, covered)?);
     if first.is_empty() {
         return Ok(first);
     }
-    let again = find(found, covered, &Numbers::look(core, found, &list(&*core.storage)?, covered)?);
+    let again = find(found, covered, &Numbers::look(state, found, &list(state.storage())?, covered)?);
     Ok(first.into_iter().filter(|missing| again.contains(missing)).collect())
 }
 
@@ -149,78 +150,25 @@ fn find(found: &Inventory, covered: &[(SegmentId, u64)], numbers: &Numbers) -> V
 
 const GAP: &str = "its lane has written later segments, and nothing says that this one was removed";
 
-/// The numbers that a lane's writer may give out.
-#[derive(Debug, Default)]
-pub(crate) struct FreeNumbers {
-    next: u64,
-    /// Numbers that files have, or had, or that segments replace.
-    taken: Intervals,
-    /// Those among them of which nothing tells but a file that is not this store's, and may go as it came.
-    strangers: BTreeSet<u64>,
-}
-
-impl FreeNumbers {
-    /// The numbers of `lane` behind all that segments of this store, runs and marks tell of.
-    ///
-    /// # Errors
-    /// IO errors.
-    pub(crate) fn find(
-        core: &Core,
-        lane: u16,
-        found: &Inventory,
-        listing: &Listing,
-        covered: &[(SegmentId, u64)],
-    ) -> Result<Self> {
-        let numbers = Numbers::look(core, found, listing, covered)?;
-        let own: BTreeSet<SegmentId> = found.own().collect();
-        let known = own.iter().copied().chain(covered.iter().map(|(id, _)| *id)).chain(numbers.synced.iter().copied());
-        let of_lane = |id: &SegmentId| id.lane == lane;
-        // A number beyond that was given by somebody else, and must not use up those before it.
-        let known = known.filter(of_lane).filter(|id| id.sequence < SegmentId::MOST_SEQUENCE);
-        let next = known.map(|id| id.sequence).max().unwrap_or(0) + 1;
-        let strangers =
-            listing.ids().chain(listing.copies.iter().copied()).filter(of_lane).filter(|id| !own.contains(id));
-        Ok(Self {
-            next,
-            strangers: strangers.map(|id| id.sequence).collect(),
-            taken: numbers.explained.get(&lane).cloned().unwrap_or_default(),
-        })
-    }
-
-    /// The next number, and those of strangers that were passed over to get to it. `None` if there are no more.
-    pub(crate) fn give_out(&mut self) -> Option<(u64, Vec<u64>)> {
-        let mut passed = Vec::new();
-        let before = self.taken.partition_point(|(first, _)| *first <= self.next).checked_sub(1);
-        if let Some((_, last)) = before.and_then(|before| self.taken.get(before)).filter(|(_, last)| *last >= self.next)
-        {
-            passed.extend(self.strangers.range(self.next..=*last));
-            self.next = last.saturating_add(1);
-        }
-        let number = self.next;
-        self.next = self.next.saturating_add(1);
-        (number < SegmentId::MOST_SEQUENCE).then_some((number, passed))
-    }
-}
-
-/// Of `missing`, those that are still not there.
-pub(crate) fn still(storage: &dyn Storage, missing: Vec<MissingIds>) -> Result<Vec<MissingIds>> {
-    if missing.is_empty() {
-        return Ok(missing);
-    }
-    let present: HashSet<SegmentId> = match list(storage) {
-        Ok(listing) => listing.ids().collect(),
-        Err(error) if error.is_not_found() => HashSet::new(),
-        Err(error) => return Err(error),
-    };
-    let is_back = |missing: &MissingIds| {
-        let there = present.iter().filter(|id| missing.contains(**id)).count() as u64;
-        there == (missing.last - missing.first.sequence).saturating_add(1)
-    };
-    Ok(missing.into_iter().filter(|missing| !is_back(missing)).collect())
-}
-
-/// Whether somebody acknowledged that `missing` are lost.
-pub(crate) fn is_acknowledged(told: &Told, missing: &MissingIds) -> bool {
-    let last = SegmentId { sequence: missing.last, ..missing.first };
-    told.missing_acknowledged.iter().any(|known| known.contains(missing.first) && known.contains(last))
+/// The numbers of `lane` behind all that segments of this store, runs and marks tell of.
+///
+/// # Errors
+/// IO errors.
+pub(crate) fn free_numbers(
+    state: &State,
+    lane: u16,
+    found: &Inventory,
+    listing: &Listing,
+    covered: &[(SegmentId, u64)],
+) -> Result<FreeNumbers> {
+    let numbers = Numbers::look(state, found, listing, covered)?;
+    let own: BTreeSet<SegmentId> = found.own().collect();
+    let known = own.iter().copied().chain(covered.iter().map(|(id, _)| *id)).chain(numbers.synced.iter().copied());
+    let of_lane = |id: &SegmentId| id.lane == lane;
+    // A number beyond that was given by somebody else, and must not use up those before it.
+    let known = known.filter(of_lane).filter(|id| id.sequence < SegmentId::MOST_SEQUENCE);
+    let next = known.map(|id| id.sequence).max().unwrap_or(0) + 1;
+    let strangers = listing.ids().chain(listing.copies.iter().copied()).filter(of_lane).filter(|id| !own.contains(id));
+    let strangers = strangers.map(|id| id.sequence).collect();
+    Ok(FreeNumbers::new(next, numbers.explained.get(&lane).cloned().unwrap_or_default(), strangers))
 }

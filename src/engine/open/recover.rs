@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::checksum::segment_seed;
+use crate::engine::admit::{admit_batch, admit_segment};
 use crate::engine::files::sync_log;
 use crate::engine::open::inventory::Inventory;
 use crate::engine::open::salvage;
 use crate::engine::report::OpenReport;
-use crate::engine::state::Core;
-use crate::engine::write::lane::{Active, Lane};
+use crate::engine::state::State;
+use crate::engine::write::active::Active;
+use crate::engine::write::lane::Lane;
 use crate::error::{Error, Result};
 use crate::io::ReadFile;
 use crate::names::{self, SegmentId};
@@ -31,11 +33,11 @@ pub(crate) enum Judged {
 impl Judged {
     /// The same, if nothing stands before segment `id`; damage, if its number was given to another file as well: then its
     /// rows need a new one.
-    pub(crate) fn behind(self, core: &Core, found: &Inventory, id: SegmentId) -> Self {
+    pub(crate) fn behind(self, state: &State, found: &Inventory, id: SegmentId) -> Self {
         if !found.hidden.contains(&id) || matches!(self, Self::Damaged(_)) {
             return self;
         }
-        let path = core.storage.describe(&names::active(id));
+        let path = state.storage().describe(&names::active(id));
         Self::Damaged(Error::corrupt(path, 0, "another file has the sealed name of its number"))
     }
 
@@ -62,12 +64,12 @@ pub(crate) struct Resumable {
 ///
 /// # Errors
 /// [`Error::NewerFormat`], IO errors.
-pub(crate) fn judge(core: &Core, id: SegmentId) -> Result<Judged> {
+pub(crate) fn judge(state: &State, id: SegmentId) -> Result<Judged> {
     let path = names::active(id);
-    let described: Arc<Path> = core.storage.describe(&path).into();
-    let file = core.storage.open(&path, 0)?;
-    let seed = segment_seed(core.identity.store.as_bytes(), id);
-    let synced = sync_log::synced(&*core.storage, seed, id)?;
+    let described: Arc<Path> = state.storage().describe(&path).into();
+    let file = state.storage().open(&path, 0)?;
+    let seed = segment_seed(state.identity().store().as_bytes(), id);
+    let synced = sync_log::synced(state.storage(), seed, id)?;
     let front = match read_front(&described, &*file, id) {
         Ok(front) => front,
         Err(error @ Error::Corrupt { .. }) => return without_front(&*file, seed, synced, error),
@@ -101,7 +103,7 @@ fn without_front(file: &dyn ReadFile, seed: u32, synced: Option<u64>, error: Err
 /// # Errors
 /// IO errors.
 pub(crate) fn recover_active(
-    core: &Core,
+    state: &State,
     lane: &mut Lane,
     id: SegmentId,
     judged: Judged,
@@ -109,49 +111,47 @@ pub(crate) fn recover_active(
 ) -> Result<()> {
     let path = names::active(id);
     match judged {
-        Judged::Damaged(error) => match salvage::quarantine(core, lane, id, &path, &error)? {
+        Judged::Damaged(error) => match salvage::quarantine(state, lane, id, &path, &error)? {
             // Everything else that is sealed is indexed by now.
-            Some(saved) => core.admit_segment(&saved),
+            Some(saved) => admit_segment(state, &saved),
             None => Ok(()),
         },
         Judged::Empty { torn_bytes, has_front } => {
             report.bytes_cut += torn_bytes;
             if torn_bytes > 0 || !has_front {
-                let path = core.storage.describe(&path);
+                let path = state.storage().describe(&path);
                 report.notes.push(format!("removed {}, to which nothing was committed", path.display()));
             }
-            lane.void(core, id)?;
+            lane.void(state, id)?;
             empty.push(path);
             Ok(())
         }
         Judged::Resumable(found) => {
             report.bytes_cut += found.torn_bytes;
-            let active = resume(core, &found)?;
+            let active = resume(state, &found)?;
             let newest = found.prefix.frames.last().map_or(0, |frame| frame.stamp);
-            lane.last_stamp = lane.last_stamp.max(newest);
-            report.rows_recovered += active.writer.rows();
-            lane.actives.push(active);
+            lane.saw(newest);
+            report.rows_recovered += active.rows();
+            lane.take_over(active);
             Ok(())
         }
     }
 }
 
-fn resume(core: &Core, found: &Resumable) -> Result<Active> {
+fn resume(state: &State, found: &Resumable) -> Result<Active> {
     let Resumable { front, prefix, synced, described, .. } = found;
-    let capacity = (core.options.segment_bytes + SegmentWriter::overhead_bytes()).max(prefix.end_offset);
-    let writer = SegmentWriter::resume(&core.storage, front, prefix, capacity)?;
+    let capacity = (state.options().segment_bytes + SegmentWriter::overhead_bytes()).max(prefix.end_offset);
+    let writer = SegmentWriter::resume(state.shared_storage(), front, prefix, capacity)?;
     let mut active = Active::new(writer);
-    let file = core.storage.open(&names::active(front.header.id()), capacity)?;
+    let file = state.storage().open(&names::active(front.header.id()), capacity)?;
     for frame in &prefix.frames {
-        let batch = core.admit_batch(front, &*file, described, *frame)?;
-        for row in 0..frame.rows {
-            let key = batch
-                .columns
-                .key(row as usize)
-                .ok_or_else(|| batch.corrupt(row as usize, "the key is out of bounds"))?;
-            active.hashes.push(core.hasher.hash(key));
+        let batch = admit_batch(state, front, &*file, described, *frame)?;
+        let mut hashes = Vec::with_capacity(frame.rows as usize);
+        for row in 0..frame.rows as usize {
+            let key = batch.columns.key(row).ok_or_else(|| batch.corrupt(row, "the key is out of bounds"))?;
+            hashes.push(state.hasher().hash(key));
         }
-        active.batches.push(batch);
+        active.take_over(batch, hashes.into_iter());
     }
-    Ok(active.marked(*synced))
+    Ok(active.synced_before(*synced))
 }

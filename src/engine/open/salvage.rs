@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::checksum::segment_seed;
 use crate::engine::files::quarantine::move_away;
-use crate::engine::state::Core;
-use crate::engine::write::lane::{Active, Lane, seal_active};
+use crate::engine::state::State;
+use crate::engine::write::active::Active;
+use crate::engine::write::lane::Lane;
 use crate::error::{Error, Result};
 use crate::names::{self, SegmentId};
 use crate::segment::columns::Columns;
@@ -23,13 +24,13 @@ use crate::segment::writer::SegmentWriter;
 /// # Errors
 /// IO errors.
 pub(crate) fn quarantine(
-    core: &Core,
+    state: &State,
     lane: &mut Lane,
     id: SegmentId,
     path: &Path,
     error: &Error,
 ) -> Result<Option<Arc<Segment>>> {
-    set_aside(core, lane, id, path, &error.to_string(), false)
+    set_aside(state, lane, id, path, &error.to_string(), false)
 }
 
 /// The same, with a note that is `acknowledged` already if nothing is lost that anybody has to know of.
@@ -37,18 +38,18 @@ pub(crate) fn quarantine(
 /// # Errors
 /// IO errors.
 pub(crate) fn set_aside(
-    core: &Core,
+    state: &State,
     lane: &mut Lane,
     id: SegmentId,
     path: &Path,
     why: &str,
     acknowledged: bool,
 ) -> Result<Option<Arc<Segment>>> {
-    let (saved, rows_lost) = save_rows(core, lane, id, path)?;
-    core.known.lock().bad(id);
-    lane.void(core, id)?;
+    let (saved, rows_lost) = save_rows(state, lane, id, path)?;
+    state.registry().lock().bad(id);
+    lane.void(state, id)?;
     let rows_saved = saved.as_ref().map_or(0, |segment| u64::from(segment.rows()));
-    move_away(core, path, why, (rows_saved, rows_lost), acknowledged)?;
+    move_away(state.storage(), state.options().durability, path, why, (rows_saved, rows_lost), acknowledged)?;
     Ok(saved)
 }
 
@@ -63,12 +64,12 @@ struct Remains {
     replaces: Vec<SegmentId>,
 }
 
-fn remains(core: &Core, id: SegmentId, path: &Path) -> Result<Remains> {
-    let described: Arc<Path> = core.storage.describe(path).into();
-    let file = core.storage.open(path, 0)?;
-    let seed = segment_seed(core.identity.store.as_bytes(), id);
+fn remains(state: &State, id: SegmentId, path: &Path) -> Result<Remains> {
+    let described: Arc<Path> = state.storage().describe(path).into();
+    let file = state.storage().open(path, 0)?;
+    let seed = segment_seed(state.identity().store().as_bytes(), id);
     let mut frames = frames_in_place(&*file, seed, 0, file.len_bytes()?)?;
-    if let Ok(segment) = Segment::open(&*core.storage, path, id) {
+    if let Ok(segment) = Segment::open(state.storage(), path, id) {
         frames.extend_from_slice(segment.batches()?.frames());
         frames.sort_by_key(|frame| frame.offset);
         frames.dedup_by_key(|frame| frame.offset);
@@ -78,14 +79,14 @@ fn remains(core: &Core, id: SegmentId, path: &Path) -> Result<Remains> {
     let rows = frames.iter().map(|frame| frame.first_row.saturating_add(u64::from(frame.rows))).max();
     // Without its structure no row of it can be understood.
     let front = read_front(&described, &*file, id).ok();
-    let front = front.filter(|front| core.check_belongs(front, &described).is_ok());
+    let front = front.filter(|front| state.identity().check_belongs(front, &described).is_ok());
     Ok(Remains { front, frames, rows, replaces: Vec::new() })
 }
 
-/// The rows of a file whose checksums match, with the stamps of their batches, in order.
-fn whole_rows(core: &Core, front: &Front, frames: &[Frame], path: &Path) -> Result<Vec<(u64, Columns)>> {
-    let described: Arc<Path> = core.storage.describe(path).into();
-    let file = core.storage.open(path, 0)?;
+/// The rows of a file whose checksums match, with the commit timestamps of their batches, in order.
+fn whole_rows(state: &State, front: &Front, frames: &[Frame], path: &Path) -> Result<Vec<(u64, Columns)>> {
+    let described: Arc<Path> = state.storage().describe(path).into();
+    let file = state.storage().open(path, 0)?;
     let mut whole = Vec::new();
     for frame in frames {
         let message = file.bytes(frame.offset, frame.message_len_bytes() as usize)?;
@@ -105,37 +106,45 @@ fn whole_rows(core: &Core, front: &Front, frames: &[Frame], path: &Path) -> Resu
         }
     }
     // As in any segment: bytes that were changed with their checksums may say otherwise.
-    whole.sort_by_key(|(stamp, _)| *stamp);
+    whole.sort_by_key(|(timestamp, _)| *timestamp);
     Ok(whole)
 }
 
 /// Returns the segment with what could be saved, if anything could, and how many rows are lost, if anything tells.
-fn save_rows(core: &Core, lane: &mut Lane, id: SegmentId, path: &Path) -> Result<(Option<Arc<Segment>>, Option<u64>)> {
-    let Remains { front, frames, rows, mut replaces } = remains(core, id, path)?;
+fn save_rows(
+    state: &State,
+    lane: &mut Lane,
+    id: SegmentId,
+    path: &Path,
+) -> Result<(Option<Arc<Segment>>, Option<u64>)> {
+    let Remains { front, frames, rows, mut replaces } = remains(state, id, path)?;
     let Some(front) = front else { return Ok((None, rows)) };
-    let whole = whole_rows(core, &front, &frames, path)?;
+    let whole = whole_rows(state, &front, &frames, path)?;
     let saved: u64 = whole.iter().map(|(_, columns)| columns.rows as u64).sum();
     let rows_lost = rows.map(|rows| rows.saturating_sub(saved));
     if whole.is_empty() {
         return Ok((None, rows_lost));
     }
-    let new_id = lane.next_id(core)?;
+    let new_id = lane.next_id(state)?;
     let temporary = names::temporary_segment(new_id);
-    let capacity = core.storage.len_bytes(path)? * 2 + SegmentWriter::overhead_bytes();
-    let writer = SegmentWriter::create(&core.storage, core.identity, new_id, &temporary, &front.schema, capacity)?;
+    let capacity = state.storage().len_bytes(path)? * 2 + SegmentWriter::overhead_bytes();
+    let writer = SegmentWriter::create(
+        state.shared_storage(),
+        state.identity().recorded(),
+        new_id,
+        &temporary,
+        &front.schema,
+        capacity,
+    )?;
     let mut active = Active::new(writer);
-    for (stamp, columns) in &whole {
-        let batch = active.writer.append(&[columns.into()], *stamp, 0)?;
+    for (timestamp, columns) in &whole {
         let keys = (0..columns.rows).filter_map(|row| columns.key(row));
-        active.hashes.extend(keys.map(|key| core.hasher.hash(key)));
-        active.batches.push(Arc::new(batch));
-        lane.last_stamp = lane.last_stamp.max(*stamp);
+        active.append(&[columns.into()], *timestamp, keys.map(|key| state.hasher().hash(key)))?;
+        lane.saw(*timestamp);
     }
     replaces.push(id);
-    seal_active(core, active, replaces)?;
-    let segment = Arc::new(Segment::open(&*core.storage, &names::sealed(new_id), new_id)?);
-    core.change_view(|view| {
-        view.segments.insert(new_id, Arc::clone(&segment));
-    });
+    active.seal(state.options(), replaces)?;
+    let segment = Arc::new(Segment::open(state.storage(), &names::sealed(new_id), new_id)?);
+    state.versions().add_segment(&segment);
     Ok((Some(segment), rows_lost))
 }

@@ -4,121 +4,125 @@ use std::sync::Arc;
 
 use crate::codec::Decoder;
 use crate::dtype::Dtype;
-use crate::engine::lookup::find::Located;
-use crate::engine::read::get::value_of;
+use crate::engine::lookup::prefault::prefault_rows;
+use crate::engine::lookup::query::Located;
+use crate::engine::options::Options;
+use crate::engine::read::get::get_batch;
 use crate::engine::read::parallel::{Part, in_parts};
+use crate::engine::read::rows::{queries, with_rows};
+use crate::engine::rows::decode::value_of;
 use crate::engine::rows::row::Row;
-use crate::engine::state::Core;
+use crate::engine::state::State;
 use crate::error::{Error, Result};
 use crate::key::Keys;
 use crate::prefetch::{lines_at_start, prefetch_lines};
 use crate::schema::{LeafKind, RowSchema};
 use crate::value::Value;
 
-impl Core {
-    /// Copies the rows of `keys` into `out`, one after another; rows that are missing leave their place as it was.
-    pub(crate) fn get_batch_into(&self, keys: Keys<'_>, target: &mut Target<'_>, found: &mut [bool]) -> Result<usize> {
-        let width = target.check(keys.len(), found.len())?;
-        found.fill(false);
-        let Some(asked) = self.ask(keys)? else {
-            self.count(0, keys.len(), 0);
-            return Ok(0);
-        };
-        if self.hot.is_some() {
-            return self.get_batch_into_hot(keys, target, width, found);
-        }
-        let (dtype, shape) = (target.dtype, target.shape);
-        let whole = Part { first: 0, asked: &asked, out: &mut *target.out, found };
-        // What lies on disk is asked for with one batch as a whole: the disk is slower than any copy.
-        let threads = if self.cold.is_suspected() { 1 } else { self.options.read_threads };
-        let copy = |part: Part<'_, '_>| {
-            self.with_rows(part.asked, |located| {
-                self.bring_in_rows(part.asked, &located.rows)?;
-                self.copy_rows(located, part, dtype, shape, width)
-            })?
-        };
-        let (mut hits, mut damaged) = (0, Vec::new());
-        for copied in in_parts(threads, width, whole, copy) {
-            let copied = copied?;
-            hits += copied.hits;
-            damaged.extend(copied.damaged);
-        }
-        self.count(hits, asked.len() - hits - damaged.len(), damaged.len());
-        if damaged.is_empty() { Ok(hits) } else { Err(Error::DamagedRows { rows: damaged }) }
+/// Copies the rows of `keys` into `out`, one after another; rows that are missing leave their place as it was.
+pub(crate) fn get_batch_into(
+    state: &State,
+    keys: Keys<'_>,
+    target: &mut Target<'_>,
+    found: &mut [bool],
+) -> Result<usize> {
+    let width = target.check(keys.len(), found.len())?;
+    found.fill(false);
+    let Some(queries) = queries(state, keys)? else {
+        state.metrics().read(0, keys.len(), 0);
+        return Ok(0);
+    };
+    if state.values().is_on() {
+        return get_batch_into_cached(state, keys, target, width, found);
     }
+    let (dtype, shape) = (target.dtype, target.shape);
+    let whole = Part { first: 0, queries: &queries, out: &mut *target.out, found };
+    // What lies on disk is asked for with one batch as a whole: the disk is slower than any copy.
+    let threads = if state.residency().is_suspected() { 1 } else { state.options().read_threads };
+    let copy = |part: Part<'_, '_>| {
+        with_rows(state, part.queries, |located| {
+            prefault_rows(state, part.queries, &located.rows)?;
+            copy_rows(state, located, part, dtype, shape, width)
+        })?
+    };
+    let (mut hits, mut damaged) = (0, Vec::new());
+    for copied in in_parts(threads, width, whole, copy) {
+        let copied = copied?;
+        hits += copied.hits;
+        damaged.extend(copied.damaged);
+    }
+    state.metrics().read(hits, queries.len() - hits - damaged.len(), damaged.len());
+    if damaged.is_empty() { Ok(hits) } else { Err(Error::DamagedRows { rows: damaged }) }
+}
 
-    /// Copies what was located into its part of the buffer, asking for rows ahead of the copy.
-    fn copy_rows(
-        &self,
-        located: Located<'_>,
-        part: Part<'_, '_>,
-        dtype: Dtype,
-        shape: &[usize],
-        width: usize,
-    ) -> Result<Copied> {
-        let Located { rows, errors: mut damaged } = located;
-        if let Some(at) = damaged.iter().position(|(_, error)| !error.is_corrupt()) {
-            return Err(damaged.swap_remove(at).1);
-        }
-        let mut copier = Copier { core: self, decoder: Decoder::new(), fitting: None, dtype, shape };
-        // First where the bytes of each row are, while what tells so is still in the processor's caches; then nothing but
-        // copying, each row asked for while others are copied.
-        let plain: Vec<Option<&[u8]>> = rows.iter().map(|row| copier.plain(row.as_ref()?, width)).collect();
-        let mut hits = copy_plain(&plain, width, &mut *part.out, &mut *part.found);
-        let not_plain = rows.iter().zip(&plain).enumerate().filter(|(_, (_, plain))| plain.is_none());
-        let others: Vec<(usize, &Row<'_>)> = not_plain
-            .take(rows.len() - hits)
-            .filter_map(|(position, (row, _))| Some((position, row.as_ref()?)))
-            .collect();
-        let mut next = others.iter().skip(rows_ahead(width));
-        for (position, row) in &others {
-            next.next().into_iter().for_each(|(_, row)| row.prefetch());
-            let start = position * width;
-            let (Some(place), Some(flag)) = (part.out.get_mut(start..start + width), part.found.get_mut(*position))
-            else {
-                continue;
-            };
-            match copier.copy(row, place, part.first + position) {
-                Ok(()) => {
-                    *flag = true;
-                    hits += 1;
-                }
-                Err(error) if error.is_corrupt() => damaged.push((*position, error)),
-                Err(error) => return Err(error),
-            }
-        }
-        damaged.sort_by_key(|(position, _)| *position);
-        damaged.iter_mut().for_each(|(position, _)| *position += part.first);
-        Ok(Copied { hits, damaged })
+/// Copies what was located into its part of the buffer, asking for rows ahead of the copy.
+fn copy_rows(
+    state: &State,
+    located: Located<'_>,
+    part: Part<'_, '_>,
+    dtype: Dtype,
+    shape: &[usize],
+    width: usize,
+) -> Result<Copied> {
+    let Located { rows, errors: mut damaged } = located;
+    if let Some(at) = damaged.iter().position(|(_, error)| !error.is_corrupt()) {
+        return Err(damaged.swap_remove(at).1);
     }
+    let mut copier = Copier { options: state.options(), decoder: Decoder::new(), fitting: None, dtype, shape };
+    // First where the bytes of each row are, while what tells so is still in the processor's caches; then nothing but
+    // copying, each row asked for while others are copied.
+    let plain: Vec<Option<&[u8]>> = rows.iter().map(|row| copier.plain(row.as_ref()?, width)).collect();
+    let mut hits = copy_plain(&plain, width, &mut *part.out, &mut *part.found);
+    let not_plain = rows.iter().zip(&plain).enumerate().filter(|(_, (_, plain))| plain.is_none());
+    let others: Vec<(usize, &Row<'_>)> =
+        not_plain.take(rows.len() - hits).filter_map(|(position, (row, _))| Some((position, row.as_ref()?))).collect();
+    let mut next = others.iter().skip(rows_ahead(width));
+    for (position, row) in &others {
+        next.next().into_iter().for_each(|(_, row)| row.prefetch());
+        let start = position * width;
+        let (Some(place), Some(flag)) = (part.out.get_mut(start..start + width), part.found.get_mut(*position)) else {
+            continue;
+        };
+        match copier.copy(row, place, part.first + position) {
+            Ok(()) => {
+                *flag = true;
+                hits += 1;
+            }
+            Err(error) if error.is_corrupt() => damaged.push((*position, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    damaged.sort_by_key(|(position, _)| *position);
+    damaged.iter_mut().for_each(|(position, _)| *position += part.first);
+    Ok(Copied { hits, damaged })
+}
 
-    fn get_batch_into_hot(
-        &self,
-        keys: Keys<'_>,
-        target: &mut Target<'_>,
-        width: usize,
-        found: &mut [bool],
-    ) -> Result<usize> {
-        let values = self.get_batch(keys)?;
-        let mut damaged = Vec::new();
-        let mut hits = 0;
-        let (dtype, shape) = (target.dtype, target.shape);
-        let places = places(target.out, width, keys.len());
-        for (position, ((value, place), flag)) in values.into_iter().zip(places).zip(found).enumerate() {
-            match &value {
-                Ok(Some(Value::Tensor(tensor))) if tensor.dtype() == dtype && tensor.shape() == shape => {
-                    place.copy_from_slice(tensor.data());
-                    *flag = true;
-                    hits += 1;
-                }
-                Ok(Some(other)) => return Err(mismatch(position, dtype, shape, describe(other))),
-                Ok(None) => {}
-                Err(error) if error.is_corrupt() => damaged.push((position, error.clone())),
-                Err(error) => return Err(error.clone()),
+fn get_batch_into_cached(
+    state: &State,
+    keys: Keys<'_>,
+    target: &mut Target<'_>,
+    width: usize,
+    found: &mut [bool],
+) -> Result<usize> {
+    let values = get_batch(state, keys)?;
+    let mut damaged = Vec::new();
+    let mut hits = 0;
+    let (dtype, shape) = (target.dtype, target.shape);
+    let places = places(target.out, width, keys.len());
+    for (position, ((value, place), flag)) in values.into_iter().zip(places).zip(found).enumerate() {
+        match &value {
+            Ok(Some(Value::Tensor(tensor))) if tensor.dtype() == dtype && tensor.shape() == shape => {
+                place.copy_from_slice(tensor.data());
+                *flag = true;
+                hits += 1;
             }
+            Ok(Some(other)) => return Err(mismatch(position, dtype, shape, describe(other))),
+            Ok(None) => {}
+            Err(error) if error.is_corrupt() => damaged.push((position, error.clone())),
+            Err(error) => return Err(error.clone()),
         }
-        if damaged.is_empty() { Ok(hits) } else { Err(Error::DamagedRows { rows: damaged }) }
     }
+    if damaged.is_empty() { Ok(hits) } else { Err(Error::DamagedRows { rows: damaged }) }
 }
 
 /// Copies the rows whose bytes are known, of `width` bytes each, asking for each while others are copied. Returns how many.
@@ -206,7 +210,7 @@ struct Copied {
 
 /// Copies rows of one dtype and shape, remembering the structure that was found to fit.
 struct Copier<'a> {
-    core: &'a Core,
+    options: &'a Options,
     decoder: Decoder,
     fitting: Option<*const RowSchema>,
     dtype: Dtype,
@@ -224,17 +228,17 @@ impl Copier<'_> {
     /// The same of a row that needs no check any more, and has bytes at all.
     #[inline(always)]
     fn plain<'r>(&mut self, row: &'r Row<'_>, width: usize) -> Option<&'r [u8]> {
-        self.stored(row, width).filter(|bytes| !bytes.is_empty() && row.is_checked(self.core.options.verify))
+        self.stored(row, width).filter(|bytes| !bytes.is_empty() && row.is_checked(self.options.verify))
     }
 
     /// Checks and copies any row.
     fn copy(&mut self, row: &Row<'_>, place: &mut [u8], position: usize) -> Result<()> {
-        row.check(self.core.options.verify)?;
+        row.check(self.options.verify)?;
         if let Some(bytes) = self.stored(row, place.len()) {
             place.copy_from_slice(bytes);
             return Ok(());
         }
-        match &value_of(self.core, row, &mut self.decoder)? {
+        match &value_of(self.options, row, &mut self.decoder)? {
             Value::Tensor(tensor) if tensor.dtype() == self.dtype && tensor.shape() == self.shape => {
                 place.copy_from_slice(tensor.data());
                 Ok(())
@@ -248,7 +252,7 @@ impl Copier<'_> {
         if self.fitting == Some(address) {
             return true;
         }
-        let restores = self.core.options.restore_dtype;
+        let restores = self.options.restore_dtype;
         let fits = schema.single_tensor().is_some_and(|(stored, dims, leaf)| {
             let LeafKind::Tensor { source_dtype, .. } = leaf else { return false };
             stored == self.dtype && dims == self.shape && (source_dtype.is_none() || !restores)

@@ -1,77 +1,26 @@
 //! Splitting the work of a large batch over threads.
 //!
-//! One core does not take all the memory bandwidth there is, and a batch of thousands of rows takes long enough that
+//! One state does not take all the memory bandwidth there is, and a batch of thousands of rows takes long enough that
 //! starting threads for it (tens of microseconds each) pays. Threads that end with the call keep no state and need no
 //! pool, and may borrow the caller's buffer.
 
-use std::num::NonZeroUsize;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use parking_lot::Mutex;
 
-use crate::engine::lookup::find::Asked;
+use crate::engine::lookup::query::Query;
 use crate::error::Result;
 
 /// Batches below this are copied before a thread for them has started.
 const SPLIT_BYTES: usize = 8 << 20;
 /// Bytes of a part: several a thread, so that one that starts late leaves its parts to the others.
 const PART_BYTES: usize = 1 << 20;
-/// Threads unless the options say otherwise: a few take all the bandwidth, and callers have threads of their own.
-const MOST_THREADS: usize = 4;
-
-/// The number of threads that share a batch, if the caller does not choose.
-pub(crate) fn default_threads() -> usize {
-    // The system's answer comes from files.
-    static THREADS: OnceLock<usize> = OnceLock::new();
-    *THREADS.get_or_init(|| thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MOST_THREADS))
-}
-
-/// What `other` and `own` return: both at once, if that is worth a thread and there is a processor for it.
-pub(crate) fn beside<A: Send, B>(
-    worth_a_thread: bool,
-    other: impl Fn() -> A + Sync,
-    own: impl FnOnce() -> B,
-) -> (A, B) {
-    if !worth_a_thread || default_threads() < 2 {
-        return (other(), own());
-    }
-    thread::scope(|scope| {
-        let started = thread::Builder::new().name("tensorcask-put".into()).spawn_scoped(scope, &other).ok();
-        let own = own();
-        // Where no thread can be started, or it does not return, the caller's does both.
-        (started.and_then(|thread| thread.join().ok()).unwrap_or_else(&other), own)
-    })
-}
-
-/// What `each` returns for all of `items`, in order; a thread takes `worth_a_thread` of them at the least.
-pub(crate) fn in_shares<'t, T: Sync, R: Send>(
-    items: &'t [T],
-    worth_a_thread: usize,
-    each: impl Fn(&'t T) -> R + Sync,
-) -> Vec<R> {
-    let threads = default_threads().min(items.len() / worth_a_thread.max(1)).max(1);
-    let work = |share: &'t [T]| -> Vec<R> { share.iter().map(&each).collect() };
-    thread::scope(|scope| {
-        let mut shares = items.chunks(items.len().div_ceil(threads).max(1));
-        let own = shares.next().unwrap_or_default();
-        // A share whose thread cannot be started, or does not return, is this one's.
-        let others: Vec<_> =
-            shares.map(|share| (share, thread::Builder::new().spawn_scoped(scope, move || work(share)).ok())).collect();
-        let mut answers = work(own);
-        for (share, thread) in others {
-            answers.extend(thread.and_then(|thread| thread.join().ok()).unwrap_or_else(|| work(share)));
-        }
-        answers
-    })
-}
-
 /// Some of the rows of a batch, one after another.
 pub(crate) struct Part<'p, 'k> {
     /// Position of the first of them in the batch.
     pub first: usize,
-    pub asked: &'p [Asked<'k>],
+    pub queries: &'p [Query<'k>],
     pub out: &'p mut [u8],
     pub found: &'p mut [bool],
 }
@@ -86,9 +35,9 @@ impl<'p, 'k> Part<'p, 'k> {
     fn split(self, width: usize) -> Vec<Self> {
         let rows = (PART_BYTES / width.max(1)).max(1);
         let places = self.out.chunks_mut(rows.saturating_mul(width).max(1));
-        let parts = self.asked.chunks(rows).zip(self.found.chunks_mut(rows)).zip(places).enumerate();
+        let parts = self.queries.chunks(rows).zip(self.found.chunks_mut(rows)).zip(places).enumerate();
         parts
-            .map(|(number, ((asked, found), out))| Self { first: self.first + number * rows, asked, out, found })
+            .map(|(number, ((queries, found), out))| Self { first: self.first + number * rows, queries, out, found })
             .collect()
     }
 }
@@ -136,16 +85,16 @@ mod tests {
 
     /// The answers for `rows` rows: the positions of each part, after writing them into the parts' places.
     fn positions(threads: usize, rows: usize, fail_at: Option<usize>) -> (Vec<Result<Vec<usize>>>, Vec<u8>) {
-        let asked: Vec<_> = (0..rows).map(|row| Asked { key: KeyRef::U64(row as u64), hash: row as u64 }).collect();
+        let queries: Vec<_> = (0..rows).map(|row| Query { key: KeyRef::U64(row as u64), hash: row as u64 }).collect();
         let (mut out, mut found) = (vec![0; rows * WIDTH], vec![false; rows]);
-        let whole = Part { first: 0, asked: &asked, out: &mut out, found: &mut found };
+        let whole = Part { first: 0, queries: &queries, out: &mut out, found: &mut found };
         let answers = in_parts(threads, WIDTH, whole, |part| {
-            assert_eq!((part.out.len(), part.found.len()), (part.asked.len() * WIDTH, part.asked.len()));
+            assert_eq!((part.out.len(), part.found.len()), (part.queries.len() * WIDTH, part.queries.len()));
             part.found.fill(true);
-            for (asked, place) in part.asked.iter().zip(part.out.chunks_mut(WIDTH)) {
-                place.fill(asked.hash as u8);
+            for (query, place) in part.queries.iter().zip(part.out.chunks_mut(WIDTH)) {
+                place.fill(query.hash as u8);
             }
-            let positions: Vec<usize> = (part.first..part.first + part.asked.len()).collect();
+            let positions: Vec<usize> = (part.first..part.first + part.queries.len()).collect();
             match fail_at.filter(|at| positions.contains(at)) {
                 Some(at) => Err(Error::invalid(at.to_string())),
                 None => Ok(positions),

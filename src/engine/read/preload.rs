@@ -1,6 +1,6 @@
 //! Bringing a store into memory before it is read.
 
-use crate::engine::state::Core;
+use crate::engine::state::State;
 use crate::error::{Error, Result};
 use crate::io::large_pages::bring_in_large;
 
@@ -19,17 +19,18 @@ pub struct Warmed {
 }
 
 /// Brings in runs, then sealed segments from the oldest on, as far as `limit_bytes` go.
-pub(crate) fn warm(core: &Core, limit_bytes: u64) -> Result<Warmed> {
-    core.check_fork()?;
-    let view = core.view.load();
+pub(crate) fn warm(state: &State, limit_bytes: u64) -> Result<Warmed> {
+    state.check_fork()?;
+    let version = state.versions().load();
     let mut warmed = Warmed::default();
-    for loaded in &view.runs {
-        let bytes = loaded.run.bucket_area();
+    for loaded in version.runs() {
+        let bytes = loaded.run().bucket_area();
         let kept = warmed.take(bytes, limit_bytes);
-        warmed.read_bytes += bring_in_large(kept).map_err(|error| Error::io("read", loaded.run.path(), error))? as u64;
+        warmed.read_bytes +=
+            bring_in_large(kept).map_err(|error| Error::io("read", loaded.run().path(), error))? as u64;
         warmed.index_bytes += kept.len() as u64;
     }
-    for segment in view.segments.values() {
+    for segment in version.segments().values() {
         let bytes = segment.rows_area()?;
         let kept = warmed.take(&bytes, limit_bytes);
         let read = bring_in_large(kept).map_err(|error| Error::io("read", &**segment.described(), error))?;

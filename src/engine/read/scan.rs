@@ -4,43 +4,31 @@ use std::collections::BTreeSet;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use crate::engine::lookup::unread::ordered_keys;
-use crate::engine::rows::row::{Row, Slot, Source};
-use crate::engine::state::Core;
+use crate::engine::follow::refresh_if_due;
+use crate::engine::lookup::find::locate;
+use crate::engine::lookup::unread::is_superseded_in;
+use crate::engine::rows::ordered_keys::ordered_keys;
+use crate::engine::rows::row::{BatchId, Row, Source};
+use crate::engine::runs::sources::all_sources;
+use crate::engine::state::State;
+use crate::engine::state::batches::MemBatch;
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyKind, KeyRef};
 
-/// Everything that has rows now, once: sealed segments, and slots of rows that are in none.
-pub(crate) fn sources(core: &Core) -> Vec<(u32, Slot)> {
-    // Slots first: rows move from slots to the view.
-    let slots = core.slots.read().sorted();
-    let view = core.view.load();
-    // What has been written meanwhile may be in the view, and is no newer than what is there. Newest first: what was put
-    // before it has been written then.
-    let slots = slots.into_iter().rev().map(|(number, slot)| (number, Slot { source: slot.source.now(), ..slot }));
-    let mut all: Vec<(u32, Slot)> = view
-        .segments
-        .values()
-        .map(|segment| (0, Slot { source: Source::Sealed(Arc::clone(segment)), rows: segment.rows() }))
-        .collect();
-    all.extend(slots.filter(|(_, slot)| slot.source.segment().is_none_or(|id| !view.segments.contains_key(&id))));
-    all
-}
-
 /// The key in row `row` of a source, if that row is the newest of its key and no tombstone.
-fn live_key(core: &Core, number: u32, slot: &Slot, row: u32) -> Result<Option<Key>> {
-    let found = match slot.source.row(number, row) {
+fn live_key(state: &State, number: BatchId, batch: &MemBatch, row: u32) -> Result<Option<Key>> {
+    let found = match batch.source.row(number, row) {
         Ok(Some(found)) => found,
         Ok(None) => return Ok(None),
         // Its key is listed where its newer row is.
-        Err(_) if core.is_superseded_in(&slot.source, row) => return Ok(None),
+        Err(_) if is_superseded_in(state, &batch.source, row) => return Ok(None),
         Err(error) => return Err(error),
     };
     if found.is_tombstone() {
         return Ok(None);
     }
     let Some(bytes) = found.key() else { return Err(Error::invalid(format!("row {row} has no key"))) };
-    let newest = core.locate(core.hasher.hash(bytes), bytes)?;
+    let newest = locate(state, state.hasher().hash(bytes), bytes)?;
     let current = newest.map_or(Ok(false), |newest| found.is_still(&newest.row))?;
     Ok(current.then(|| found.columns().schema.key.decode(bytes)).flatten())
 }
@@ -48,18 +36,18 @@ fn live_key(core: &Core, number: u32, slot: &Slot, row: u32) -> Result<Option<Ke
 /// An iterator over all keys; see [`crate::Reader::keys`].
 #[derive(Debug)]
 pub struct KeysIter {
-    core: Arc<Core>,
-    sources: std::vec::IntoIter<(u32, Slot)>,
-    current: Option<(u32, Slot, u32)>,
+    state: Arc<State>,
+    sources: std::vec::IntoIter<(BatchId, MemBatch)>,
+    current: Option<(BatchId, MemBatch, u32)>,
     /// Why there is nothing to iterate over, until it was said.
     forked: Option<Error>,
 }
 
 impl KeysIter {
-    pub(crate) fn new(core: Arc<Core>) -> Self {
-        let forked = core.check_fork().err();
-        let sources = if forked.is_some() { Vec::new() } else { sources(&core) }.into_iter();
-        Self { core, sources, current: None, forked }
+    pub(crate) fn new(state: Arc<State>) -> Self {
+        let forked = state.check_fork().err();
+        let sources = if forked.is_some() { Vec::new() } else { all_sources(&state) }.into_iter();
+        Self { state, sources, current: None, forked }
     }
 }
 
@@ -71,22 +59,22 @@ impl Iterator for KeysIter {
             return Some(Err(forked));
         }
         let is_over = self.current.is_none() && self.sources.len() == 0;
-        if let (Err(forked), false) = (self.core.check_fork(), is_over) {
+        if let (Err(forked), false) = (self.state.check_fork(), is_over) {
             (self.sources, self.current) = (Vec::new().into_iter(), None);
             return Some(Err(forked));
         }
         loop {
-            let (number, slot, row) = match &mut self.current {
+            let (number, batch, row) = match &mut self.current {
                 Some(current) if current.2 < current.1.rows => current,
                 _ => {
-                    let (number, slot) = self.sources.next()?;
-                    self.current = Some((number, slot, 0));
+                    let (number, batch) = self.sources.next()?;
+                    self.current = Some((number, batch, 0));
                     continue;
                 }
             };
             let this = *row;
             *row += 1;
-            if let Some(key) = live_key(&self.core, *number, slot, this).transpose() {
+            if let Some(key) = live_key(&self.state, *number, batch, this).transpose() {
                 return Some(key);
             }
         }
@@ -161,9 +149,9 @@ impl Bounds {
 }
 
 /// The live keys within `bounds`, in order.
-pub(crate) fn scan(core: &Core, kind: KeyKind, bounds: Bounds) -> Result<Vec<Key>> {
-    core.refresh_if_due()?;
-    match core.key_kind() {
+pub(crate) fn scan(state: &State, kind: KeyKind, bounds: Bounds) -> Result<Vec<Key>> {
+    refresh_if_due(state)?;
+    match state.identity().key_kind() {
         None => return Ok(Vec::new()),
         Some(expected) => expected.expect(kind)?,
     }
@@ -171,12 +159,12 @@ pub(crate) fn scan(core: &Core, kind: KeyKind, bounds: Bounds) -> Result<Vec<Key
         return Ok(Vec::new());
     }
     let mut keys = BTreeSet::new();
-    for (number, slot) in sources(core) {
+    for (number, batch) in all_sources(state) {
         let mut consider = |row: u32| -> Result<()> {
-            keys.extend(live_key(core, number, &slot, row)?);
+            keys.extend(live_key(state, number, &batch, row)?);
             Ok(())
         };
-        let ordered = match &slot.source {
+        let ordered = match &batch.source {
             Source::Sealed(segment) => ordered_keys(segment),
             _ => None,
         };
@@ -188,8 +176,8 @@ pub(crate) fn scan(core: &Core, kind: KeyKind, bounds: Bounds) -> Result<Vec<Key
                 })?;
             }
             _ => {
-                for row in 0..slot.rows {
-                    let found = slot.source.row(number, row);
+                for row in 0..batch.rows {
+                    let found = batch.source.row(number, row);
                     // Of what cannot be read nothing says that it lies outside.
                     let is_outside = |found: &Option<Row<'_>>| {
                         found.as_ref().is_none_or(|found| !found.key().is_some_and(|key| bounds.holds(key)))

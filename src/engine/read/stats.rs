@@ -1,11 +1,11 @@
 //! Sizes and counters of a store.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::engine::files::quarantine::told;
+use crate::engine::files::replace::list_if_exists;
 use crate::engine::findings::findings;
-use crate::engine::state::Core;
+use crate::engine::state::State;
 use crate::engine::state::value_cache::HotStats;
 use crate::error::Result;
 use crate::names;
@@ -89,55 +89,50 @@ pub struct HotSize {
     pub refused: u64,
 }
 
-/// Sizes and counters of `core`.
-pub(crate) fn stats(core: &Core) -> Result<Stats> {
-    core.check_fork()?;
-    let view = core.view.load();
-    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let names_in = |folder: &str| match core.storage.list(Path::new(folder)) {
-        Err(error) if error.is_not_found() => Ok(Vec::new()),
-        listed => listed,
-    };
+/// Sizes and counters of `state`.
+pub(crate) fn stats(state: &State) -> Result<Stats> {
+    state.check_fork()?;
+    let version = state.versions().load();
     let folder_bytes = |folder: &str| {
-        let files = names_in(folder)?.into_iter().filter(|entry| entry.kind.is_file());
-        let sizes = files.map(|entry| match core.storage.len_bytes(&Path::new(folder).join(entry.name)) {
+        let files = list_if_exists(state.storage(), folder)?.into_iter().filter(|entry| entry.kind.is_file());
+        let sizes = files.map(|entry| match state.storage().len_bytes(&Path::new(folder).join(entry.name)) {
             // Renamed or removed since.
             Err(error) if error.is_not_found() => Ok(0),
             len_bytes => len_bytes,
         });
         sizes.sum::<Result<u64>>()
     };
-    let counters = &core.counters;
+    let traffic = state.metrics().traffic();
     Ok(Stats {
-        keys: core.live.get(),
-        key_kind: core.key_kind().map(crate::key::KeyKind::name),
-        store: core.identity.store.to_string(),
-        rows_sealed: view.segments.values().map(|segment| segment.seal.rows).sum(),
-        tombstones: view.segments.values().map(|segment| segment.seal.tombstones).sum(),
-        segments: view.segments.len(),
+        keys: state.live().get(),
+        key_kind: state.identity().key_kind().map(crate::key::KeyKind::name),
+        store: state.identity().store().to_string(),
+        rows_sealed: version.segments().values().map(|segment| segment.seal.rows).sum(),
+        tombstones: version.segments().values().map(|segment| segment.seal.tombstones).sum(),
+        segments: version.segments().len(),
         segment_bytes: folder_bytes(names::SEGMENTS)?,
         run_bytes: folder_bytes(names::RUNS)?,
-        runs: view.runs.len(),
-        run_keys: view.runs.iter().map(|run| run.run.keys()).sum(),
-        delta_keys: core.delta.len(),
-        delta_bytes: core.delta.capacity_bytes(),
-        quarantined: told(&*core.storage)?.file_count,
-        missing: findings(core)?.missing.iter().map(|missing| missing.segments).sum(),
-        bad_files: core.known.lock().bad_files(),
-        hits: get(&counters.hits),
-        misses: get(&counters.misses),
-        damaged: get(&counters.damaged),
-        cold_pages: core.cold.pages_read(),
-        rows_put: get(&counters.rows_put),
-        batches_written: get(&counters.batches_written),
-        bytes_written: get(&counters.bytes_written),
-        flushes: get(&counters.flushes),
-        runs_built: get(&counters.runs_built),
-        refreshes: get(&counters.refreshes),
-        clock_behind_s: core.clock_behind().as_secs_f64(),
-        hot: core.hot.as_ref().map(|hot| {
-            let HotStats { hits, misses, evictions, refused } = hot.stats();
-            HotSize { entries: hot.len(), bytes: hot.weight_bytes(), hits, misses, evictions, refused }
+        runs: version.runs().len(),
+        run_keys: version.runs().iter().map(|run| run.run().keys()).sum(),
+        delta_keys: state.memtable().len(),
+        delta_bytes: state.memtable().capacity_bytes(),
+        quarantined: told(state.storage())?.file_count,
+        missing: findings(state)?.missing.iter().map(|missing| missing.segments).sum(),
+        bad_files: state.registry().lock().bad_files(),
+        hits: traffic.hits,
+        misses: traffic.misses,
+        damaged: traffic.damaged,
+        cold_pages: state.residency().pages_read(),
+        rows_put: traffic.rows_put,
+        batches_written: traffic.batches_written,
+        bytes_written: traffic.bytes_written,
+        flushes: traffic.flushes,
+        runs_built: traffic.runs_built,
+        refreshes: traffic.refreshes,
+        clock_behind_s: state.clock().behind().as_secs_f64(),
+        hot: state.values().size().map(|(entries, bytes, counted)| {
+            let HotStats { hits, misses, evictions, refused } = counted;
+            HotSize { entries, bytes, hits, misses, evictions, refused }
         }),
     })
 }

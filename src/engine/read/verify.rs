@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::engine::findings::findings;
-use crate::engine::lookup::unread::ordered_keys_of;
-use crate::engine::rows::row::{Age, Holder, Row, Source};
-use crate::engine::state::Core;
+use crate::engine::follow::refresh;
+use crate::engine::lookup::find::locate;
+use crate::engine::lookup::unread::{is_superseded, keys_of_unread};
+use crate::engine::rows::ordered_keys::ordered_keys_of;
+use crate::engine::rows::row::{Holder, Row, RowVersion, Source};
+use crate::engine::state::State;
 use crate::error::{Error, Result};
 use crate::index::block::HashBlock;
 use crate::key::Key;
@@ -29,7 +32,7 @@ pub struct VerifyReport {
     pub damage: Vec<Damage>,
 }
 
-/// One thing that does not check out.
+/// One thing that is damaged.
 #[derive(Debug, Clone, serde::Serialize)]
 #[non_exhaustive]
 pub struct Damage {
@@ -67,47 +70,47 @@ impl VerifyReport {
 }
 
 /// Checks every committed byte of the store.
-pub(crate) fn verify(core: &Core, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport> {
-    core.check_fork()?;
+pub(crate) fn verify(state: &State, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport> {
+    state.check_fork()?;
     let mut report = VerifyReport::default();
-    match core.refresh() {
+    match refresh(state) {
         Err(error) if error.is_corrupt() => {
             report.add(error.path().unwrap_or(Path::new("")), error.to_string(), 0);
         }
         refreshed => drop(refreshed?),
     }
-    let found = findings(core)?;
+    let found = findings(state)?;
     for file in found.files {
         report.add(&file.path, file.why, file.rows_lost.unwrap_or(0));
     }
     for missing in found.missing {
         report.add(&missing.path, missing.to_string(), missing.rows.unwrap_or(0));
     }
-    let slots = core.slots.read().sorted();
-    let view = core.view.load_full();
-    let unsealed: Vec<(SegmentId, Arc<Batch>)> = slots
+    let batches = state.memtable().sorted();
+    let version = state.versions().load_full();
+    let unsealed: Vec<(SegmentId, Arc<Batch>)> = batches
         .into_iter()
-        .filter_map(|(_, slot)| match slot.source {
-            Source::Committed { segment, batch, first: 0 } if !view.segments.contains_key(&segment) => {
+        .filter_map(|(_, batch)| match batch.source {
+            Source::Committed { segment, batch, first: 0 } if !version.segments().contains_key(&segment) => {
                 Some((segment, batch))
             }
             _ => None,
         })
         .collect();
-    let total = view.segments.values().map(|segment| segment.seal.rows).sum::<u64>()
+    let total = version.segments().values().map(|segment| segment.seal.rows).sum::<u64>()
         + unsealed.iter().map(|(_, batch)| batch.columns.rows as u64).sum::<u64>();
-    for segment in view.segments.values() {
+    for segment in version.segments().values() {
         report.files += 1;
-        verify_segment(core, segment, &mut report, &mut |rows| progress(rows, total))?;
+        verify_segment(state, segment, &mut report, &mut |rows| progress(rows, total))?;
     }
     for (segment, batch) in unsealed {
-        verify_batch(core, &batch, segment.lane, &mut report);
+        verify_batch(state, &batch, segment.lane, &mut report);
         progress(report.rows, total);
     }
-    for loaded in view.runs.iter().filter(|run| run.name.is_some()) {
+    for loaded in version.runs().iter().filter(|run| run.name().is_some()) {
         report.files += 1;
-        if let Err(error) = loaded.run.verify_all() {
-            report.add(loaded.run.path(), format!("{error} (it will be built anew)"), 0);
+        if let Err(error) = loaded.run().verify_all() {
+            report.add(loaded.run().path(), format!("{error} (it will be built anew)"), 0);
         }
     }
     report.list_once();
@@ -115,12 +118,12 @@ pub(crate) fn verify(core: &Core, progress: &mut dyn FnMut(u64, u64)) -> Result<
 }
 
 /// Compares the checksums of all rows of a batch whose structure is whole. Rows whose keys have newer rows do not count.
-fn verify_batch(core: &Core, batch: &Arc<Batch>, lane: u16, report: &mut VerifyReport) {
+fn verify_batch(state: &State, batch: &Arc<Batch>, lane: u16, report: &mut VerifyReport) {
     report.rows += batch.columns.rows as u64;
     let mut damaged = batch.damaged_rows();
     damaged.retain(|row| {
         let row = Row { holder: Holder::Batch(Arc::clone(batch), lane), row: *row };
-        !row.key().is_some_and(|key| has_newer(core, key, row.age()))
+        !row.key().is_some_and(|key| has_newer(state, key, row.version()))
     });
     if let Some(first) = damaged.first() {
         let error =
@@ -131,17 +134,17 @@ fn verify_batch(core: &Core, batch: &Arc<Batch>, lane: u16, report: &mut VerifyR
     }
 }
 
-/// Whether the row of `key` that is read is newer than `age`.
-fn has_newer(core: &Core, key: &[u8], age: Age) -> bool {
-    let newest = core.locate(core.hasher.hash(key), key);
-    newest.is_ok_and(|newest| newest.is_some_and(|newest| newest.row.age() > age))
+/// Whether the row of `key` that is read is newer than `version`.
+fn has_newer(state: &State, key: &[u8], version: RowVersion) -> bool {
+    let newest = locate(state, state.hasher().hash(key), key);
+    newest.is_ok_and(|newest| newest.is_some_and(|newest| newest.row.version() > version))
 }
 
 /// Reports the rows of `segment` that cannot be read for `error`, but those of keys that have newer rows.
-fn report_unread(core: &Core, segment: &Segment, mut rows: Vec<u32>, error: &Error, report: &mut VerifyReport) {
-    rows.retain(|row| !core.is_superseded(segment, *row));
+fn report_unread(state: &State, segment: &Segment, mut rows: Vec<u32>, error: &Error, report: &mut VerifyReport) {
+    rows.retain(|row| !is_superseded(state, segment, *row));
     if !rows.is_empty() {
-        let keys = core.keys_of_unread(segment, &rows);
+        let keys = keys_of_unread(state, segment, &rows);
         report.add_rows(segment.described(), error.to_string(), rows.len() as u64, keys);
     }
 }
@@ -157,7 +160,7 @@ fn unread_rows(damaged: &Damaged, first_row: u64, rows: u32) -> Vec<u32> {
 /// # Errors
 /// IO errors. Damage goes into `report`.
 pub(crate) fn verify_segment(
-    core: &Core,
+    state: &State,
     segment: &Segment,
     report: &mut VerifyReport,
     progress: &mut dyn FnMut(u64),
@@ -177,15 +180,15 @@ pub(crate) fn verify_segment(
         end_row = frame.first_row + u64::from(frame.rows);
         match segment.parse_anew(number)? {
             Ok(batch) => {
-                verify_batch(core, &batch, segment.id.lane, report);
+                verify_batch(state, &batch, segment.id.lane, report);
                 let keys = (0..batch.columns.rows).filter_map(|row| batch.columns.key(row));
-                pairs.extend(keys.zip(frame.first_row as u32..).map(|(key, row)| (core.hasher.hash(key), row)));
+                pairs.extend(keys.zip(frame.first_row as u32..).map(|(key, row)| (state.hasher().hash(key), row)));
             }
             Err(damaged) => {
                 whole = false;
                 report.rows += u64::from(frame.rows);
                 let rows = unread_rows(&damaged, frame.first_row, frame.rows);
-                report_unread(core, segment, rows, damaged.error(), report);
+                report_unread(state, segment, rows, damaged.error(), report);
             }
         }
         progress(report.rows);
@@ -194,7 +197,7 @@ pub(crate) fn verify_segment(
     if !lost.is_empty() {
         whole = false;
         report.rows += lost.len() as u64;
-        report_unread(core, segment, lost, &segment.lost(), report);
+        report_unread(state, segment, lost, &segment.lost(), report);
     }
     verify_index(segment, pairs, whole, report);
     if report.damage.len() > before {

@@ -1,4 +1,4 @@
-//! What lookups read of a batch.
+//! The cached batch descriptor: what lookups read of a batch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use crate::segment::columns::{KeyColumn, LeafColumn};
 /// A sealed batch, and of it what hits of the common kind read (integer keys, one tensor of fixed size a row) without a
 /// pointer to follow: a gather of large rows leaves nothing in the near caches, so each line that a hit touches counts.
 #[derive(Debug)]
-pub(crate) struct Head {
+pub(crate) struct CachedBatch {
     /// Integer keys; empty if keys are of another kind.
     keys: Bytes,
     /// The rows of the only leaf; empty if there are more, or its rows are not of one length.
@@ -28,8 +28,8 @@ pub(crate) struct Head {
     pub batch: Arc<Batch>,
 }
 
-impl Head {
-    /// The head of a batch of a segment of `lane`.
+impl CachedBatch {
+    /// The descriptor of a batch of a segment of `lane`.
     pub(crate) fn new(batch: &Arc<Batch>, lane: u16) -> Self {
         let (width, values) = match batch.columns.leaves.as_slice() {
             // No wider row fits a batch.

@@ -8,8 +8,8 @@
 use std::hint::select_unpredictable;
 use std::sync::{Arc, OnceLock};
 
-use crate::engine::read::parallel::in_shares;
-use crate::engine::rows::cached_batch::Head;
+use crate::engine::rows::cached_batch::CachedBatch;
+use crate::engine::threads::in_shares;
 use crate::error::{Error, Result};
 use crate::prefetch::{prefetch_read, prefetch_ref};
 use crate::segment::batches::Batches;
@@ -18,20 +18,20 @@ use crate::segment::reader::Segment;
 /// How many cells stand for one batch, at least: batches down to the same part of the mean size need one look.
 const CELLS_PER_BATCH: usize = 2;
 
-/// A batch of a run, by its segment's position in the run and its number in the segment; with its head once it was parsed.
+/// A batch of a run, by its segment's position in the run and its number in the segment; with what lookups read of it once it was parsed.
 #[derive(Debug)]
 #[repr(C, align(128))]
 struct Place {
-    head: OnceLock<Head>,
+    cached: OnceLock<CachedBatch>,
     segment: u32,
     number: u32,
 }
 
 const _: () = assert!(size_of::<Place>() == 128, "a place is two cache lines");
 
-/// Where a row is: the position of its batch in the directory, and the row in the batch.
+/// Where a row is: the position of its batch in the locator, and the row in the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct RowPlace {
+pub(crate) struct BatchRow {
     batch: u32,
     /// Row in the batch.
     pub row: u32,
@@ -39,7 +39,7 @@ pub(crate) struct RowPlace {
 
 /// The batches of a run.
 #[derive(Debug)]
-pub(crate) struct Directory {
+pub(crate) struct RowLocator {
     places: Box<[Place]>,
     /// Run row of the first row of each batch, and the end of rows.
     starts: Box<[u64]>,
@@ -56,15 +56,15 @@ pub(crate) struct Directory {
 #[repr(align(16))]
 struct Cell {
     /// The batch of the first of them, and which of the batch's rows it is.
-    first: RowPlace,
+    first: BatchRow,
     /// How many of them lie in that batch.
     in_first: u32,
     /// How many lie in that and the next one.
     in_both: u32,
 }
 
-impl Directory {
-    /// The directory of rows that are numbered through `segments`. O(batches).
+impl RowLocator {
+    /// The locator of rows that are numbered through `segments`. O(batches).
     pub(crate) fn new(segments: &[Arc<Segment>]) -> Self {
         /// Segments whose tables take longer to read than a thread to start.
         const WORTH_A_THREAD: usize = 32;
@@ -77,7 +77,7 @@ impl Directory {
             segment_starts.push(start);
             let mut add = |first_row: u64, number: u32| {
                 starts.push(start + first_row);
-                places.push(Place { head: OnceLock::new(), segment: position, number });
+                places.push(Place { cached: OnceLock::new(), segment: position, number });
             };
             let mut end_row = 0;
             for (number, frame) in (0_u32..).zip(frames) {
@@ -110,7 +110,7 @@ impl Directory {
             // Behind the last row nothing is: a cell has no room for what is asked there.
             let room = |end: u64| end.saturating_sub(first_row).min(1 << shift) as u32;
             Cell {
-                first: RowPlace { batch: at as u32, row: (first_row - start_of(at)) as u32 },
+                first: BatchRow { batch: at as u32, row: (first_row - start_of(at)) as u32 },
                 in_first: room(start_of(at + 1)),
                 in_both: room(start_of(at + 2)),
             }
@@ -121,9 +121,9 @@ impl Directory {
         Self { cells, last_cell, segment_starts, starts: starts.into(), places: places.into(), shift }
     }
 
-    /// Makes the heads of all batches that were parsed before, or whose segments are `wanted`, so that the lookups that come
+    /// Makes the cached descriptors of all batches that were parsed before, or whose segments are `wanted`, so that the lookups that come
     /// first do not. Damage is theirs to report. O(batches), and O(keys) of those that are parsed for it.
-    pub(crate) fn make_heads(&self, segments: &[Arc<Segment>], wanted: impl Fn(&Segment) -> bool) {
+    pub(crate) fn cache_batches(&self, segments: &[Arc<Segment>], wanted: impl Fn(&Segment) -> bool) {
         for place in &self.places {
             let segment = segments.get(place.segment as usize);
             if segment.is_some_and(|segment| segment.is_parsed(place.number as usize) || wanted(segment)) {
@@ -132,7 +132,7 @@ impl Directory {
         }
     }
 
-    /// Asks for what [`Directory::place`] reads; for anything, past the end.
+    /// Asks for what [`RowLocator::place`] reads; for anything, past the end.
     #[inline]
     pub(crate) fn prefetch(&self, run_row: u64) {
         prefetch_read(&self.cells, (run_row >> self.shift).min(self.last_cell) as usize);
@@ -143,15 +143,15 @@ impl Directory {
         self.cells.get(usize::try_from(run_row >> self.shift).ok()?)
     }
 
-    /// Where `run_row` is: past the end, in no batch. Asks for what [`Directory::head`] reads. O(1), but O(log batches) in
+    /// Where `run_row` is: past the end, in no batch. Asks for what [`RowLocator::cached_batch`] reads. O(1), but O(log batches) in
     /// cells of more than two batches.
     #[inline]
-    pub(crate) fn place(&self, run_row: u64) -> RowPlace {
+    pub(crate) fn place(&self, run_row: u64) -> BatchRow {
         let within = (run_row & ((1 << self.shift) - 1)) as u32;
         let place = match self.cell(run_row) {
             Some(cell) if within < cell.in_both => {
-                let in_first = RowPlace { batch: cell.first.batch, row: cell.first.row.wrapping_add(within) };
-                let in_second = RowPlace { batch: cell.first.batch + 1, row: within.wrapping_sub(cell.in_first) };
+                let in_first = BatchRow { batch: cell.first.batch, row: cell.first.row.wrapping_add(within) };
+                let in_second = BatchRow { batch: cell.first.batch + 1, row: within.wrapping_sub(cell.in_first) };
                 select_unpredictable(within < cell.in_first, in_first, in_second)
             }
             _ => self.search(run_row),
@@ -164,11 +164,11 @@ impl Directory {
     }
 
     #[cold]
-    fn search(&self, run_row: u64) -> RowPlace {
+    fn search(&self, run_row: u64) -> BatchRow {
         let batch = self.starts.partition_point(|start| *start <= run_row).saturating_sub(1);
         // The last of the starts is the end: no batch begins there.
         let row = run_row - self.starts.get(batch).copied().unwrap_or(run_row);
-        RowPlace { batch: batch as u32, row: row as u32 }
+        BatchRow { batch: batch as u32, row: row as u32 }
     }
 
     /// The segment's position in the run, the batch's number in it, and the row in that, of `run_row`: without parsing.
@@ -189,25 +189,25 @@ impl Directory {
         segments.get(position).filter(|segment| row < segment.rows()).map(|segment| (segment, row))
     }
 
-    /// The stamp that no row at `place` is above.
-    pub(crate) fn newest_stamp(&self, segments: &[Arc<Segment>], place: RowPlace) -> u64 {
+    /// The commit timestamp that no row at `place` is above.
+    pub(crate) fn newest_timestamp(&self, segments: &[Arc<Segment>], place: BatchRow) -> u64 {
         let Some(place) = self.places.get(place.batch as usize) else { return u64::MAX };
         let Some(segment) = segments.get(place.segment as usize) else { return u64::MAX };
         let frame = segment.batches().ok().and_then(|batches| batches.frames().get(place.number as usize));
         frame.map_or(segment.seal.last_stamp, |frame| frame.stamp)
     }
 
-    /// The batch at `place`. `segments` are those the directory was made for.
+    /// The batch at `place`. `segments` are those that the locator was made for.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if it does not check out.
+    /// [`Error::Corrupt`] if it is damaged.
     #[inline]
-    pub(crate) fn head(&self, segments: &[Arc<Segment>], place: RowPlace) -> Result<&Head> {
+    pub(crate) fn cached_batch(&self, segments: &[Arc<Segment>], place: BatchRow) -> Result<&CachedBatch> {
         let Some(at) = self.places.get(place.batch as usize) else {
             return Err(Error::invalid("a row was looked for that the run does not have"));
         };
-        match at.head.get() {
-            Some(head) => Ok(head),
+        match at.cached.get() {
+            Some(cached) => Ok(cached),
             None => at.load(segments),
         }
     }
@@ -219,12 +219,12 @@ impl Place {
     const LOST: u32 = u32::MAX;
 
     #[cold]
-    fn load(&self, segments: &[Arc<Segment>]) -> Result<&Head> {
+    fn load(&self, segments: &[Arc<Segment>]) -> Result<&CachedBatch> {
         let Some(segment) = segments.get(self.segment as usize) else {
             return Err(Error::invalid("a row was looked for in another run's segments"));
         };
         let batch = segment.batch(self.number as usize)?;
-        Ok(self.head.get_or_init(|| Head::new(batch, segment.id.lane)))
+        Ok(self.cached.get_or_init(|| CachedBatch::new(batch, segment.id.lane)))
     }
 }
 
@@ -232,12 +232,12 @@ impl Place {
 mod tests {
     use super::*;
 
-    /// A directory over batches of these many rows.
-    fn of(rows: &[u64]) -> Directory {
-        let place = |number| Place { head: OnceLock::new(), segment: 0, number };
+    /// A locator over batches of these many rows.
+    fn of(rows: &[u64]) -> RowLocator {
+        let place = |number| Place { cached: OnceLock::new(), segment: 0, number };
         let mut starts = vec![0];
         rows.iter().for_each(|rows| starts.push(starts[starts.len() - 1] + rows));
-        Directory::of_places((0..rows.len() as u32).map(place).collect(), starts)
+        RowLocator::of_places((0..rows.len() as u32).map(place).collect(), starts)
     }
 
     #[test]
@@ -245,17 +245,17 @@ mod tests {
         let mut skewed = vec![1; 1000];
         skewed.extend([100_000, 3, 1, 50_000]);
         for sizes in [vec![], vec![1], vec![2048; 100], vec![7, 1, 1, 1, 1, 1, 1, 1, 900, 2], skewed] {
-            let directory = of(&sizes);
+            let locator = of(&sizes);
             let mut run_row = 0;
             for (batch, size) in (0_u32..).zip(&sizes) {
                 for row in 0..*size as u32 {
-                    assert_eq!(directory.place(run_row), RowPlace { batch, row }, "{sizes:?}");
+                    assert_eq!(locator.place(run_row), BatchRow { batch, row }, "{sizes:?}");
                     run_row += 1;
                 }
             }
             for past in [run_row, u64::MAX] {
-                assert!(directory.source(past).is_none());
-                assert!(directory.head(&[], directory.place(past)).is_err());
+                assert!(locator.source(past).is_none());
+                assert!(locator.cached_batch(&[], locator.place(past)).is_err());
             }
         }
     }

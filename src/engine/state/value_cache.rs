@@ -9,6 +9,8 @@ use std::fmt;
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 
+use crate::engine::options::HotPolicy;
+
 /// Bytes an entry is counted for beyond its key and value: slot, links, hash table share, allocator headers.
 pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 128;
 /// A shard is at least this large, where there is more than one.
@@ -19,17 +21,6 @@ const MOST_SHARDS: usize = 16;
 pub(crate) trait Weigh {
     /// Bytes beyond the value's own fixed size (what it points to). It must not change while the value is cached.
     fn weight_bytes(&self) -> usize;
-}
-
-/// What the hot tier does when it is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum HotPolicy {
-    /// Evicts what was not used for the longest time.
-    #[default]
-    Lru,
-    /// Takes nothing more. Right for repeated scans over more than fits (epochs): where LRU would evict every entry
-    /// just before its next use, a fixed part of the scan always hits.
-    StopWhenFull,
 }
 
 /// Counters of the hot tier since it was made.

@@ -3,17 +3,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::engine::write::lane::Waiting;
+use crate::engine::rows::row::QueuedBatch;
 use crate::schema::RowSchema;
 
 /// Cuts what waits into groups of one structure, in an order in which the newest row of every key comes last. Expected
 /// O(rows).
-pub(crate) fn groups(waiting: &[Waiting], most_bytes: usize) -> Vec<Vec<&Waiting>> {
+pub(crate) fn groups(waiting: &[QueuedBatch], most_bytes: usize) -> Vec<Vec<&QueuedBatch>> {
     let mixed = waiting.windows(2).any(|pair| match pair {
         [(_, a), (_, b)] => a.columns.schema != b.columns.schema,
         _ => false,
     });
-    let mut groups: Vec<(Vec<&Waiting>, usize)> = Vec::new();
+    let mut groups: Vec<(Vec<&QueuedBatch>, usize)> = Vec::new();
     // The newest group of each structure, of which there is one instance, and the newest group that holds each hash.
     let mut newest: HashMap<*const RowSchema, usize> = HashMap::new();
     let mut holders: HashMap<u64, usize> = HashMap::new();
