@@ -36,11 +36,11 @@ fn in_runs(runs: &[Arc<LoadedRun>], hash: u64) -> bool {
     runs.iter().any(|loaded| loaded.run().find(hash, &mut |_| any = true).is_err() || any)
 }
 
-/// Enters a row into the memtable if it is the newest of its key. `fetch` gets the row itself, which is only needed when
-/// its hash is there already.
+/// Enters a row into the memtable if it is the newest of its key. `fetch` gets the row itself, which is only needed
+/// when its hash is there already.
 ///
-/// Never fails: where damage keeps it from finding what the row supersedes, the row enters all the same, and the count of
-/// live keys is marked as unknown.
+/// Never fails: where damage keeps it from finding what the row supersedes, the row enters all the same, and the count
+/// of live keys is marked as unknown.
 fn admit(
     state: &State,
     inserting: &Inserting<'_>,
@@ -61,12 +61,12 @@ fn admit(
         // The row enters unweighed: a lookup of its key must report the damage, and not serve an older row.
         Err(_) => {
             enter();
-            state.values().supersede_all();
+            state.value_cache().supersede_all();
             return state.live().set(None);
         }
     };
     let Some(key) = new.key() else { return };
-    let supersede = || state.values().supersede(std::iter::once((hash, key)));
+    let supersede = || state.value_cache().supersede(std::iter::once((hash, key)));
     let found = match locate(state, hash, key) {
         Ok(Some(found)) => found,
         Ok(None) => return enter(),
@@ -94,11 +94,12 @@ fn admit(
     supersede();
 }
 
-/// Enters the rows of a put, which are newer than all others, as batch `batch`. Returns when each is the one that is read.
+/// Enters the rows of a put, which are newer than all others, as batch `batch`. Returns when each is the one that is
+/// read.
 ///
-/// Most keys of a put are new. So rows enter together, without a look at what they may supersede; only those whose hash was
-/// there are weighed one by one. That keeps one entry per key however often it is overwritten. Then the runs are asked, for
-/// the count of live keys alone: a row in them is older, and stays where it is.
+/// Most keys of a put are new. So rows enter together, without a look at what they may supersede; only those whose hash
+/// was there are weighed one by one. That keeps one entry per key however often it is overwritten. Then the runs are
+/// asked, for the count of live keys alone: a row in them is older, and stays where it is.
 pub(crate) fn admit_put(
     state: &State,
     inserting: &Inserting<'_>,
@@ -130,10 +131,11 @@ pub(crate) fn admit_taken(
         }
     }
     let keys = hashes.iter().enumerate().filter_map(|(row, hash)| Some((*hash, columns.key(row)?)));
-    state.values().supersede(keys);
+    state.value_cache().supersede(keys);
 }
 
-/// Counts `entered` more live keys, less those that the runs have already. Rows of `taken` (ascending) are not looked at.
+/// Counts `entered` more live keys, less those that the runs have already. Rows of `taken` (ascending) are not looked
+/// at.
 fn settle(state: &State, hashes: &[u64], columns: &Columns, taken: &[u32], entered: i64) {
     let version = state.versions().load();
     let runs = version.runs();

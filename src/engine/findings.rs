@@ -1,5 +1,6 @@
 //! What is wrong with a store as far as it is known: what the quarantine folder tells, what this handle left where it
-//! is, and what is missing. The report of opening, `verify` and `stats` all ask here, so that none is cleaner than another.
+//! is, and what is missing. The report of opening, `verify` and `stats` all ask here, so that none is cleaner than
+//! another.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -46,8 +47,8 @@ fn is_left(state: &State, told: &Told, file: &Quarantined) -> bool {
     file.path.strip_prefix(&folder).is_ok_and(|path| told.left_acknowledged.contains(path))
 }
 
-/// Acknowledges what is known to be wrong and cannot be put right: reports are clean of it from now on. Files stay where
-/// they are. Returns how many things it was.
+/// Acknowledges what is known to be wrong and cannot be put right: reports are clean of it from now on. Files stay
+/// where they are. Returns how many things it was.
 ///
 /// # Errors
 /// IO errors.

@@ -23,8 +23,8 @@ use crate::segment::reader::Segment;
 use crate::segment::scan::{Ahead, Rest, look_ahead, read_any_front, read_front, rows_told, salvage, walk};
 use crate::segment::writer::SegmentWriter;
 
-/// Whether a file failed to be read because it was cut while it was looked at: zeros by its writer, or a torn tail by its
-/// lane's next one.
+/// Whether a file failed to be read because it was cut while it was looked at: zeros by its writer, or a torn tail by
+/// its lane's next one.
 fn was_cut(error: &Error) -> bool {
     match error {
         Error::Io { source, .. } => source.kind() == std::io::ErrorKind::UnexpectedEof,
@@ -35,7 +35,7 @@ fn was_cut(error: &Error) -> bool {
 /// Refreshes if the last time is long enough ago. Returns whether there was anything new.
 ///
 /// # Errors
-/// As [`State::refresh`]; that of the last refresh, if it is not due: what could not be looked at may hold the key
+/// As [`refresh`]; that of the last refresh, if it is not due: what could not be looked at may hold the key
 /// that is missing.
 pub(crate) fn refresh_if_due(state: &State) -> Result<bool> {
     state.check_fork()?;
@@ -53,8 +53,8 @@ pub(crate) fn refresh(state: &State) -> Result<bool> {
     result
 }
 
-/// Takes in what others have committed, if there is any, before this handle commits: whoever puts a key last is to
-/// have the later stamp, whatever the clocks say. In a store of no lane but `lane` this is one look at a folder.
+/// Takes in what others have committed, if there is any, before this handle commits: the last put of a key is to have
+/// the latest commit timestamp, whatever the clocks say. In a store of no lane but `lane` this is one look at a folder.
 /// What cannot be taken in is told by the next read that misses.
 pub(crate) fn take_in_others(state: &State, lane: u16) {
     let mut known = state.registry().lock();
@@ -331,9 +331,10 @@ fn bound_reader_memtable(state: &State) -> Result<()> {
     if !state.access().is_read_only() || state.memtable().len() < state.options().delta_keys.max(1) {
         return Ok(());
     }
-    // Whoever has it builds the run.
+    // The thread that holds the lock builds the run.
     let Some(_building) = state.versions().try_lock_rebuild() else { return Ok(()) };
-    // With what is known in hand: of no segment of the view, rows are still entering. Who has it comes here next.
+    // While the registry is held, no rows of a published segment are entering. A thread that holds it now comes here
+    // next.
     let Some(known) = state.registry().try_lock() else { return Ok(()) };
     let version = state.versions().load_full();
     drop(known);

@@ -1,8 +1,9 @@
 //! Locks that know their place in the order of locks.
 //!
-//! In debug builds each lock has a rank, and each thread a list of the ranks that it holds. A lock that is taken while one
-//! of the same or a higher rank is held fails an assertion, whether or not another thread takes the two the other way round
-//! at that moment. `try_lock` is exempt, since it never waits. In release builds nothing of this is compiled in.
+//! In debug builds each lock has a rank, and each thread a list of the ranks that it holds. A lock that is taken while
+//! one of the same or a higher rank is held fails an assertion, whether or not another thread takes the two the other
+//! way round at that moment. `try_lock` is exempt, since it never waits. In release builds nothing of this is compiled
+//! in.
 
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};

@@ -27,7 +27,7 @@ pub enum Recovery {
     Strict,
 }
 
-/// What the hot tier does when it is full.
+/// What the value cache does when it is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum HotPolicy {
     /// Evicts what was not used for the longest time.
@@ -38,7 +38,7 @@ pub enum HotPolicy {
     StopWhenFull,
 }
 
-/// When values enter the hot tier.
+/// When values enter the value cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum HotFill {
     /// When they are read.
@@ -160,23 +160,23 @@ impl Options {
         segment_bytes: u64;
         /// Rows at which a segment is sealed (default: 4,194,304).
         segment_rows: u32;
-        /// About how many keys the in-memory part of the index holds before it is merged to a run on disk
-        /// (default: 1,048,576, which take 36 MiB); up to four times as many in a store of more than 64 times as many. Puts
-        /// wait for the merge at twice as many, but never below 262,144.
+        /// About how many keys the in-memory part of the index holds before it is merged to a run on disk (default:
+        /// 1,048,576, which take 36 MiB); up to four times as many in a store of more than 64 times as many. Puts wait
+        /// for the merge at twice as many, but never below 262,144.
         delta_keys: usize;
         /// Time after which waiting rows are written even if they are few (default: 100 ms).
         flush_interval: Duration;
         /// Bytes that may wait to be written before `put` blocks (default: 256 MiB).
         buffer_bytes: usize;
-        /// How firmly `flush`, sealing and `close` write (default: [`Durability::SyncData`]).
+        /// How durably `flush`, sealing and `close` write (default: [`Durability::SyncData`]).
         durability: Durability;
         /// Does the writer thread's work on the caller's thread, in the same steps (default: off). For tests.
         synchronous: bool;
         /// Largest decoded value in bytes that is read or put (default: 1 GiB).
         max_value_bytes: usize;
-        /// How the hot tier makes room (default: [`HotPolicy::Lru`]).
+        /// How the value cache makes room (default: [`HotPolicy::Lru`]).
         hot_policy: HotPolicy;
-        /// When values enter the hot tier (default: [`HotFill::OnRead`]).
+        /// When values enter the value cache (default: [`HotFill::OnRead`]).
         hot_fill: HotFill;
         /// Shortest time between two looks for what other writers committed, made when a key is missing
         /// (default: 1 s).
@@ -206,8 +206,8 @@ impl Options {
         self
     }
 
-    /// Bytes of decoded values kept in memory (default: 0, no hot tier). The page cache already keeps what was read;
-    /// a hot tier pays for packed stores.
+    /// Bytes of decoded values kept in memory (default: 0, no value cache). The page cache already keeps what was read;
+    /// a value cache pays for packed stores.
     #[must_use]
     pub fn hot_bytes(mut self, hot_bytes: usize) -> Self {
         self.hot_bytes = hot_bytes;
@@ -230,7 +230,7 @@ impl Options {
         self
     }
 
-    /// The clock that commit stamps come from, in microseconds since 1970 (default: the system's). For tests.
+    /// The clock that commit timestamps come from, in microseconds since 1970 (default: the system's). For tests.
     #[doc(hidden)]
     #[must_use]
     pub fn clock(mut self, clock: fn() -> u64) -> Self {

@@ -176,13 +176,13 @@ impl Reader {
         scan(&self.state, from.kind(), Bounds::range(from, to))
     }
 
-    /// Brings the index and the sealed rows into memory, as far as `limit_bytes` go (the index first, then rows from the
-    /// oldest on), and returns what was done: a sequential read of what is not there, at the speed of the disk.
+    /// Brings the index and the sealed rows into memory, as far as `limit_bytes` go (the index first, then rows from
+    /// the oldest on), and returns what was done: a sequential read of what is not there, at the speed of the disk.
     ///
-    /// Where the kernel and the file system keep files in large pages (tried on ext4 under Linux 6.18) it is in pages of
-    /// 2 MiB then; what is in memory in small pages, because it was read in row by row or written in small batches, is read
-    /// again for that. The page cache belongs to all processes: one of them has to call this. It may be called while
-    /// others read and write. A limit beyond the memory that is free drops what was brought in first.
+    /// Where the kernel and the file system keep files in large pages (tried on ext4 under Linux 6.18) it is in pages
+    /// of 2 MiB then; what is in memory in small pages, because it was read in row by row or written in small batches,
+    /// is read again for that. The page cache belongs to all processes: one of them has to call this. It may be called
+    /// while others read and write. A limit beyond the memory that is free drops what was brought in first.
     ///
     /// ```
     /// # fn main() -> tensorcask::Result<()> {
@@ -219,8 +219,8 @@ impl Reader {
         stats(&self.state)
     }
 
-    /// Reads and checks every byte that is sealed or committed: structure, frames, row checksums, index blocks, FSTs and
-    /// runs. `progress` is called with the rows done and the rows in all. O(bytes).
+    /// Reads and checks every byte that is sealed or committed: structure, frames, row checksums, index blocks, FSTs
+    /// and runs. `progress` is called with the rows done and the rows in all. O(bytes).
     ///
     /// # Errors
     /// IO errors. Damage is no error of this call: it is what the report lists.
@@ -240,10 +240,10 @@ impl Reader {
         &self.report
     }
 
-    /// Drops everything from the hot tier.
+    /// Drops everything from the value cache.
     pub fn clear_hot(&self) {
         if self.state.check_fork().is_ok() {
-            self.state.values().clear();
+            self.state.value_cache().clear();
         }
     }
 }

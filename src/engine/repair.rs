@@ -1,6 +1,6 @@
-//! Segments whose damage costs no row: what can be made anew of them is damaged (an index block, the ordered keys, a second
-//! copy of a frame or the header). They are written anew when the store is closed, so that the next damage finds every
-//! copy whole again, and `verify` is clean.
+//! Segments whose damage costs no row: what can be made anew of them is damaged (an index block, the ordered keys, a
+//! second copy of a frame or the header). They are written anew when the store is closed, so that the next damage finds
+//! every copy whole again, and `verify` is clean.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ use crate::segment::reader::Segment;
 /// Most keys of a run that is built anew in memory for one of its segments.
 const MOST_KEYS: u64 = 1 << 24;
 
-/// Writes segments anew in which damage was found that costs no row. Others stay as they are: reads and `verify` tell of
-/// the rows that are lost. Returns whether any was written. O(bytes of segments in which damage was found).
+/// Writes segments anew in which damage was found that costs no row. Others stay as they are: reads and `verify` tell
+/// of the rows that are lost. Returns whether any was written. O(bytes of segments in which damage was found).
 ///
 /// # Errors
 /// IO errors.

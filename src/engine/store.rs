@@ -171,8 +171,8 @@ impl Store {
     /// The fast path: puts one contiguous `[keys, …row_shape]` tensor, a row a key. No allocation and no work a row
     /// beyond the key and its place in the index. If a key stands twice, the last row wins.
     ///
-    /// Copies the rows for the writer thread, and returns. Where no rows wait to be flushed, a batch of 256 KiB or more is
-    /// written from `rows` before this returns, since it is likely to be flushed as well.
+    /// Copies the rows for the writer thread, and returns. Where no rows wait to be flushed, a batch of 256 KiB or more
+    /// is written from `rows` before this returns, since it is likely to be flushed as well.
     ///
     /// ```
     /// # fn main() -> tensorcask::Result<()> {
@@ -231,7 +231,7 @@ impl Store {
         let stored = schema.single_tensor().map(|(dtype, _, _)| dtype);
         let Some(stored) = stored.filter(|_| options.codec == Codec::None) else {
             let views = (0..keys.len()).map(|row| {
-                let row = rows.get(row * width..(row + 1) * width).unwrap_or(&[]);
+                let row = part(rows, row * width, (row + 1) * width)?;
                 crate::tensor::TensorView::new(dtype, row_shape, row).map(ValueView::Tensor)
             });
             return self.put_batch(keys, &views.collect::<Result<Vec<_>>>()?);
@@ -245,14 +245,14 @@ impl Store {
             let mut column = KeyBuilder::new(kind, most_rows.min(keys.len() - start));
             if let Keys::U64(integers) = keys {
                 end = integers.len().min(start + most_rows);
-                column.push_integers(integers.get(start..end).unwrap_or(&[]))?;
+                column.push_integers(part(integers, start, end)?)?;
             }
             while let Some(key) = keys.get(end).filter(|_| end - start < most_rows && column.len_bytes() <= most_bytes)
             {
                 key.with_bytes(|bytes| column.push_bytes(bytes))?;
                 end += 1;
             }
-            let values = rows.get(start * width..end * width).unwrap_or(&[]);
+            let values = part(rows, start * width, end * width)?;
             let columns = without_data(Arc::clone(&schema), column.finish(), end - start)?;
             zero_copy = stored == dtype && puts.put_zero_copy(&columns, values, zero_copy)?;
             if !zero_copy {
@@ -263,8 +263,8 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes keys: writes a tombstone for each that is there. Returns how many were. Before a key counts as not there,
-    /// what other writers have committed is taken in: a batch with such a key costs a [`Reader::refresh`].
+    /// Deletes keys: writes a tombstone for each that is there. Returns how many were. Before a key counts as not
+    /// there, what other writers have committed is taken in: a batch with such a key costs a [`Reader::refresh`].
     ///
     /// # Errors
     /// As [`Store::put`].
@@ -329,9 +329,9 @@ impl Store {
     }
 
     /// Merges the index of everything that is sealed into one run now (while rows are put, into few). `close` does that
-    /// only where the handle put a quarter of the rows or more, and else leaves up to three runs, since it is not to take
-    /// long; whoever reads a large store many times pays for each of them with every key. Does nothing if there is one.
-    /// O(keys): about 0.1 µs a key.
+    /// only where the handle put a quarter of the rows or more, and else leaves up to three runs, since it is not to
+    /// take long; every lookup in a large store pays for each of them. Does nothing if there is one. O(keys): about 0.1
+    /// µs a key.
     ///
     /// # Errors
     /// IO errors; the store stays as it was.
@@ -344,8 +344,8 @@ impl Store {
     }
 
     /// Acknowledges what is lost: damaged files that were set aside, segments that are missing, files of other stores.
-    /// Reports of opening and of [`Reader::verify`] are clean of it from now on. Nothing is deleted: damaged files stay in
-    /// `quarantine/`. Returns how many things it was.
+    /// Reports of opening and of [`Reader::verify`] are clean of it from now on. Nothing is deleted: damaged files stay
+    /// in `quarantine/`. Returns how many things it was.
     ///
     /// # Errors
     /// [`Error::ReadOnly`] in a forked child; IO errors.
@@ -421,6 +421,11 @@ impl Inner {
         }
         self.compactor.check()
     }
+}
+
+/// A part of what the caller passed, the length of which was checked.
+fn part<T>(all: &[T], start: usize, end: usize) -> Result<&[T]> {
+    all.get(start..end).ok_or_else(|| Error::internal(format!("{start}..{end} of {} elements", all.len())))
 }
 
 fn start_writer(state: &State, writer: &Arc<Writer>) -> Result<JoinHandle<()>> {

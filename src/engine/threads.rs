@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Once, OnceLock};
 use std::thread::{self, Builder, JoinHandle};
 
-/// Starts a thread that takes its turn. Others take the processor from whoever has it when they wake up: where processors
-/// are few, from a put or a get, which then waits for as long as the writer writes.
+/// Starts a thread that takes its turn. Others take the processor from whoever has it when they wake up: where
+/// processors are few, from a put or a get, which then waits for as long as the writer writes.
 ///
 /// # Errors
 /// The system has no thread to give.
@@ -88,8 +88,8 @@ fn watch_forks() {
     extern "C" fn in_child() {
         FORKS.fetch_add(1, Ordering::Relaxed);
     }
-    // SAFETY: the handler is a function of this library, which stays loaded, and does nothing but count, which is allowed
-    // between `fork` and the return from it. Where there is no memory for it, forks are not seen.
+    // SAFETY: the handler is a function of this library, which stays loaded, and does nothing but count, which is
+    // allowed between `fork` and the return from it. Where there is no memory for it, forks are not seen.
     let _not_seen = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
 }
 

@@ -147,7 +147,9 @@ impl EntryTable {
 
     #[inline]
     fn shard(&self, mixed: u64) -> Option<&RwLock<HashTable<Entry>>> {
-        self.shards.get(shard_number(mixed))
+        let shard = self.shards.get(shard_number(mixed));
+        debug_assert!(shard.is_some(), "a shard number is below the number of shards");
+        shard
     }
 
     /// Adds entries of rows `0..` of `batch`, whose hashes these are, except where the hash is there already: returns the
@@ -162,7 +164,8 @@ impl EntryTable {
             let ends = by_shard(group, first, &mut grouped);
             let mut start = 0;
             for (shard, &end) in self.shards.iter().zip(&ends) {
-                let rows = grouped.get(start..end).unwrap_or(&[]);
+                let rows = grouped.get(start..end).unwrap_or_default();
+                debug_assert_eq!(rows.len(), end - start, "rows were counted wrongly");
                 start = end;
                 if !rows.is_empty() {
                     let mut table = shard.write();

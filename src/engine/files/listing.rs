@@ -17,7 +17,8 @@ pub(crate) struct Listing {
     pub temporary: Vec<SegmentId>,
     /// Active files beside a sealed one of their number.
     pub copies: Vec<SegmentId>,
-    /// What has a segment's name and is no file of a writer's: folders, pipes, links that are not to be written through.
+    /// What has a segment's name and is no file of a writer's: folders, pipes, links that are not to be written
+    /// through.
     pub not_files: Vec<(SegmentId, String)>,
 }
 

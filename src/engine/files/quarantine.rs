@@ -149,8 +149,8 @@ impl Told {
     }
 }
 
-/// Moves the file at `path` to quarantine, under a name that is free there, with a note: the note first, so that a crash
-/// in between leaves the file where it was.
+/// Moves the file at `path` to quarantine, under a name that is free there, with a note: the note first, so that a
+/// crash in between leaves the file where it was.
 ///
 /// # Errors
 /// IO errors.
@@ -194,7 +194,8 @@ pub(crate) fn note_missing(
     note.write(storage, &names::missing_note(missing.first), durability)
 }
 
-/// Acknowledges everything that the folder tells, and the files `left` where they are. Returns how many things that were.
+/// Acknowledges everything that the folder tells, and the files `left` where they are. Returns how many things that
+/// were.
 ///
 /// # Errors
 /// IO errors.

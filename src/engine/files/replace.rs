@@ -23,8 +23,8 @@ pub(crate) fn free_place(storage: &dyn Storage, path: &Path) -> Result<PathBuf> 
     free.ok_or_else(|| Error::invalid(format!("the quarantine folder is full of files called {name}")))
 }
 
-/// Moves what lies at `path` to quarantine if it is no regular file; returns where it is then. A file of the store's own
-/// is about to take its place.
+/// Moves what lies at `path` to quarantine if it is no regular file; returns where it is then. A file of the store's
+/// own is about to take its place.
 ///
 /// # Errors
 /// IO errors.

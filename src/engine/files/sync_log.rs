@@ -66,8 +66,8 @@ impl SyncRecord {
     }
 }
 
-/// How many bytes of the active segment `id` were on the medium; `None` if its lane has no marks, or none that this user
-/// may read, so that any might have been.
+/// How many bytes of the active segment `id` were on the medium; `None` if its lane has no marks, or none that this
+/// user may read, so that any might have been.
 ///
 /// # Errors
 /// IO errors.
@@ -87,8 +87,8 @@ fn decode_all(file: &dyn ReadFile) -> Result<Vec<SyncRecord>> {
     Ok(bytes.chunks(RECORD_LEN_BYTES).filter_map(SyncRecord::decode).collect())
 }
 
-/// What the marks of all lanes say of segments, whichever lane they lie in: a lane notes also the segments of others that
-/// it moved away.
+/// What the marks of all lanes say of segments, whichever lane they lie in: a lane notes also the segments of others
+/// that it moved away.
 #[derive(Debug, Default)]
 pub(crate) struct SyncLogs {
     marks: Vec<SyncRecord>,
@@ -120,7 +120,8 @@ impl SyncLogs {
         Ok(all)
     }
 
-    /// The segments of `store` that marks tell of, in `lanes` or lanes that have marks, and whether each number is void.
+    /// The segments of `store` that marks tell of, in `lanes` or lanes that have marks, and whether each number is
+    /// void.
     pub(crate) fn segments(&self, store: &uuid::Uuid, lanes: impl Iterator<Item = u16>) -> Vec<(SegmentId, bool)> {
         let mut lanes: Vec<u16> = lanes.chain(self.lanes.iter().copied()).collect();
         lanes.sort_unstable();
@@ -164,7 +165,8 @@ pub(crate) struct SyncLog {
 }
 
 impl SyncLog {
-    /// Goes on with the file as it is, if there is one: for a lane without active segments, of which all marks are stale.
+    /// Goes on with the file as it is, if there is one: for a lane without active segments, of which all marks are
+    /// stale.
     ///
     /// # Errors
     /// IO errors.

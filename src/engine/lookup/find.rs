@@ -120,8 +120,8 @@ pub(crate) fn locate_in_version<'v>(
     located
 }
 
-/// Looks again, one by one, for the keys at `undecided` positions, of which a row up to that timestamp could not be read:
-/// unless a newer row was found, so that damage is an answer of its own key only.
+/// Looks again, one by one, for the keys at `undecided` positions, of which a row up to that timestamp could not be
+/// read: unless a newer row was found, so that damage is an answer of its own key only.
 #[cold]
 fn decide(state: &State, located: &mut Located<'_>, queries: &[Query<'_>], mut undecided: Vec<(usize, u64)>) {
     undecided.sort_unstable();
@@ -169,8 +169,8 @@ fn locate_in_memtable(state: &State, hash: u64, key: &[u8]) -> Newest {
     newest
 }
 
-/// The newest of `newest` and the rows of `key` in `runs`, which are sorted by their newest timestamp. The error is a run
-/// that is damaged.
+/// The newest of `newest` and the rows of `key` in `runs`, which are sorted by their newest timestamp. The error is a
+/// run that is damaged.
 fn locate_in_runs<'a>(
     state: &State,
     runs: &'a [Arc<LoadedRun>],

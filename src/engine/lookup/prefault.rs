@@ -3,8 +3,8 @@
 //! What a batch touches (buckets, then keys, then rows) is known before it is touched, and how much of that is in
 //! memory can be measured. So what is missing is asked for at once, and waited for once, not faulted row by row. Asking
 //! costs a system call a row, which a warm batch must not pay: a few rows of large batches, and of some small ones, are
-//! looked at instead, and if one of them is missing, the next batches are looked at whole. Until then, small batches of a
-//! store that went cold fault.
+//! looked at instead, and if one of them is missing, the next batches are looked at whole. Until then, small batches of
+//! a store that went cold fault.
 
 use std::path::Path;
 
@@ -157,7 +157,7 @@ fn crc<'a>(row: &'a Row<'_>, verify: Verify) -> Option<&'a [u8]> {
     match &row.holder {
         Holder::Pending(..) => None,
         Holder::Batch(batch, _) => batch.crc_to_compare(row.row, verify),
-        Holder::Cached(head) => head.batch.crc_to_compare(row.row, verify),
+        Holder::Cached(cached) => cached.batch.crc_to_compare(row.row, verify),
     }
 }
 
@@ -183,6 +183,6 @@ fn path_of<'a>(row: &'a Row<'_>) -> Option<&'a Path> {
     match &row.holder {
         Holder::Pending(..) => None,
         Holder::Batch(batch, _) => Some(batch.path()),
-        Holder::Cached(head) => Some(head.batch.path()),
+        Holder::Cached(cached) => Some(cached.batch.path()),
     }
 }

@@ -40,8 +40,8 @@ impl<T: Copy + Default> Counted<T> {
     }
 }
 
-/// The stages of a lookup in runs, and what passes from one to the next beside the position in the group. Each stage asks
-/// for what the next one reads.
+/// The stages of a lookup in runs, and what passes from one to the next beside the position in the group. Each stage
+/// asks for what the next one reads.
 #[derive(Debug)]
 pub(crate) struct Stages {
     /// Hashes whose home buckets are full, and how many buckets their rows went on.

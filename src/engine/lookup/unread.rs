@@ -190,8 +190,8 @@ pub(crate) fn keys_of_unread(state: &State, segment: &Segment, rows: &[u32]) -> 
     keys.into_values().collect()
 }
 
-/// The bytes in the place of a key, if they have the row's hash, or have it with one of them changed, which is one of the
-/// `tries`.
+/// The bytes in the place of a key, if they have the row's hash, or have it with one of them changed, which is one of
+/// the `tries`.
 fn mended_key(state: &State, segment: &Segment, row: u32, tries: &mut usize) -> Option<Vec<u8>> {
     /// Bytes of a key that are tried: integers, and short names.
     const MOST_BYTES: usize = 16;

@@ -67,8 +67,8 @@ impl Runs {
     }
 }
 
-/// Publishes the runs that fit the segments, the largest first, none overlapping; drops the others, those of `lane` from
-/// disk.
+/// Publishes the runs that fit the segments, the largest first, none overlapping; drops the others, those of `lane`
+/// from disk.
 pub(crate) fn use_runs(state: &State, runs: Runs, lane: Option<u16>, report: &mut OpenReport) -> Result<()> {
     let segments = state.versions().load().segments().clone();
     let mut fitting: Vec<LoadedRun> = Vec::new();
@@ -122,8 +122,8 @@ fn remove_unfinished_runs(state: &State, lane: Option<u16>) -> Result<()> {
     Ok(())
 }
 
-/// Indexes sealed rows that no run covers: in the memtable, or, if they are too many for it, in a run in memory that the
-/// next merge writes down.
+/// Indexes sealed rows that no run covers: in the memtable, or, if they are too many for it, in a run in memory that
+/// the next merge writes down.
 pub(crate) fn index_uncovered(state: &State, report: &mut OpenReport) -> Result<()> {
     let version = state.versions().load_full();
     let fresh = version.uncovered();

@@ -105,8 +105,8 @@ impl Inventory {
         Ok(found)
     }
 
-    /// Looks at an active file beside a sealed one of its number. A folder that is copied while its writer seals has both:
-    /// then the sealed one holds all that the active one does.
+    /// Looks at an active file beside a sealed one of its number. A folder that is copied while its writer seals has
+    /// both: then the sealed one holds all that the active one does.
     fn take_copy(&mut self, state: &State, id: SegmentId) -> Result<()> {
         match active_belongs(state, id) {
             Ok(true) => {}
@@ -155,8 +155,8 @@ impl Inventory {
     }
 }
 
-/// What is called as the unfinished repair `id` is and holds more than a repair that was stopped can: its rows are those
-/// of a file that is there still, and no mark tells of it. `None` for such a repair.
+/// What is called as the unfinished repair `id` is and holds more than a repair that was stopped can: its rows are
+/// those of a file that is there still, and no mark tells of it. `None` for such a repair.
 fn stray(state: &State, listing: &Listing, id: SegmentId) -> Result<Option<String>> {
     let path = names::temporary_segment(id);
     let file = match state.storage().open(&path, 0) {

@@ -63,8 +63,8 @@ pub(crate) fn look(
 }
 
 impl Found {
-    /// What [`Recovery::Strict`] refuses: damage that is seen without a walk of active segments, and files that are left
-    /// out or missing.
+    /// What [`Recovery::Strict`] refuses: damage that is seen without a walk of active segments, and files that are
+    /// left out or missing.
     pub(crate) fn refuse(&self) -> Result<()> {
         if self.state.options().recovery != Recovery::Strict {
             return Ok(());

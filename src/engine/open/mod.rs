@@ -2,8 +2,8 @@
 //! and the commit frames say everything. Opening moves files and unlinks none but those that this store derives or that
 //! hold nothing.
 //!
-//! [`look`] finds out what there is ([`inventory`], [`identity`], [`missing`], [`index_runs`]) and changes nothing; then
-//! [`set_aside`], [`salvage`] and [`recover`] act, in an order in which a crash loses nothing.
+//! [`look`] finds out what there is ([`inventory`], [`identity`], [`missing`], [`index_runs`]) and changes nothing;
+//! then [`set_aside`], [`salvage`] and [`recover`] act, in an order in which a crash loses nothing.
 
 pub(crate) mod identity;
 pub(crate) mod index_runs;

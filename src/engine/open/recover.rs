@@ -31,8 +31,8 @@ pub(crate) enum Judged {
 }
 
 impl Judged {
-    /// The same, if nothing stands before segment `id`; damage, if its number was given to another file as well: then its
-    /// rows need a new one.
+    /// The same, if nothing stands before segment `id`; damage, if its number was given to another file as well: then
+    /// its rows need a new one.
     pub(crate) fn behind(self, state: &State, found: &Inventory, id: SegmentId) -> Self {
         if !found.hidden.contains(&id) || matches!(self, Self::Damaged(_)) {
             return self;

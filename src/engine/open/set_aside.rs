@@ -15,8 +15,8 @@ use crate::engine::write::lane::Lane;
 use crate::error::Result;
 use crate::names::{self, SegmentId};
 
-/// Segments that the lane's former writer had begun to write in the place of others: they hold nothing that is not there
-/// still.
+/// Segments that the lane's former writer had begun to write in the place of others: they hold nothing that is not
+/// there still.
 pub(crate) fn unfinished(found: &Found, lane: &mut Lane) -> Result<Vec<PathBuf>> {
     let is_stray = |id: &SegmentId| found.inventory.strays.iter().any(|(stray, _)| stray == id);
     let own = found.listing.temporary.iter().filter(|id| id.lane == lane.number() && !is_stray(id));

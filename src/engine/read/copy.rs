@@ -32,7 +32,7 @@ pub(crate) fn get_batch_into(
         state.metrics().read(0, keys.len(), 0);
         return Ok(0);
     };
-    if state.values().is_on() {
+    if state.value_cache().is_on() {
         return get_batch_into_cached(state, keys, target, width, found);
     }
     let (dtype, shape) = (target.dtype, target.shape);
@@ -125,7 +125,8 @@ fn get_batch_into_cached(
     if damaged.is_empty() { Ok(hits) } else { Err(Error::DamagedRows { rows: damaged }) }
 }
 
-/// Copies the rows whose bytes are known, of `width` bytes each, asking for each while others are copied. Returns how many.
+/// Copies the rows whose bytes are known, of `width` bytes each, asking for each while others are copied. Returns how
+/// many.
 fn copy_plain(rows: &[Option<&[u8]>], width: usize, out: &mut [u8], found: &mut [bool]) -> usize {
     let (ahead, lines) = (rows_ahead(width), lines_at_start(width));
     let ask = |row: &Option<&[u8]>| row.iter().for_each(|bytes| prefetch_lines(bytes, lines));

@@ -20,8 +20,8 @@ pub(crate) fn get_batch(state: &State, keys: Keys<'_>) -> Result<Vec<Lookup>> {
         state.metrics().read(0, keys.len(), 0);
         return Ok((0..keys.len()).map(|_| Ok(None)).collect());
     };
-    let epoch = state.values().epoch();
-    let cache = state.values();
+    let epoch = state.value_cache().epoch();
+    let cache = state.value_cache();
     let mut values: Vec<Lookup> = match cache.is_on() {
         false => (0..queries.len()).map(|_| Ok(None)).collect(),
         true => queries.iter().map(|query| Ok(query.key.with_bytes(|bytes| cache.get(query.hash, bytes)))).collect(),
@@ -55,7 +55,7 @@ pub(crate) fn get_batch(state: &State, keys: Keys<'_>) -> Result<Vec<Lookup>> {
 fn read_row(state: &State, row: &Row<'_>, decoder: &mut Decoder, epoch: u64) -> Result<Value> {
     row.check(state.options().verify)?;
     let value = value_of(state.options(), row, decoder)?;
-    let cache = state.values();
+    let cache = state.value_cache();
     if let (true, Some(key)) = (cache.is_on(), row.key()) {
         cache.keep_read(state.hasher().hash(key), key, &value, epoch);
     }

@@ -42,8 +42,8 @@ impl<'p, 'k> Part<'p, 'k> {
     }
 }
 
-/// Runs `copy` over all of `whole`, whose rows have `width` bytes, on at most `threads` threads, the caller's among them.
-/// The answers are in the order of the rows.
+/// Runs `copy` over all of `whole`, whose rows have `width` bytes, on at most `threads` threads, the caller's among
+/// them. The answers are in the order of the rows.
 pub(crate) fn in_parts<T: Send>(
     threads: usize,
     width: usize,

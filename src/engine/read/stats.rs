@@ -6,7 +6,7 @@ use crate::engine::files::quarantine::told;
 use crate::engine::files::replace::list_if_exists;
 use crate::engine::findings::findings;
 use crate::engine::state::State;
-use crate::engine::state::value_cache::HotStats;
+use crate::engine::state::byte_cache::HotStats;
 use crate::error::Result;
 use crate::names;
 
@@ -42,7 +42,7 @@ pub struct Stats {
     pub quarantined: usize,
     /// Sealed segments that should be there and are not.
     pub missing: u64,
-    /// Segment files of which something does not check out and that could not be moved.
+    /// Segment files of which something is damaged and that could not be moved.
     pub bad_files: usize,
     /// Keys that were read and there.
     pub hits: u64,
@@ -64,14 +64,14 @@ pub struct Stats {
     pub runs_built: u64,
     /// Looks at what other writers committed.
     pub refreshes: u64,
-    /// How far this machine's clock is behind the newest row that other writers or earlier handles committed, in seconds;
-    /// 0 if it is not. New rows get later times all the same.
+    /// How far this machine's clock is behind the newest row that other writers or earlier handles committed, in
+    /// seconds; 0 if it is not. New rows get later times all the same.
     pub clock_behind_s: f64,
-    /// Entries, bytes and counters of the hot tier, if there is one.
+    /// Entries, bytes and counters of the value cache, if there is one.
     pub hot: Option<HotSize>,
 }
 
-/// The hot tier.
+/// The value cache.
 #[derive(Debug, Clone, Copy, Default, serde::Serialize)]
 #[non_exhaustive]
 pub struct HotSize {
@@ -130,7 +130,7 @@ pub(crate) fn stats(state: &State) -> Result<Stats> {
         runs_built: traffic.runs_built,
         refreshes: traffic.refreshes,
         clock_behind_s: state.clock().behind().as_secs_f64(),
-        hot: state.values().size().map(|(entries, bytes, counted)| {
+        hot: state.value_cache().size().map(|(entries, bytes, counted)| {
             let HotStats { hits, misses, evictions, refused } = counted;
             HotSize { entries, bytes, hits, misses, evictions, refused }
         }),

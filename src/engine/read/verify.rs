@@ -40,8 +40,8 @@ pub struct Damage {
     pub path: PathBuf,
     /// What is wrong.
     pub what: String,
-    /// Rows that cannot be served for it. Damage to an index costs no rows, and rows whose keys were put again since do not
-    /// count.
+    /// Rows that cannot be served for it. Damage to an index costs no rows, and rows whose keys were put again since do
+    /// not count.
     pub rows: u64,
     /// The keys of these rows, as far as anything tells them: put them again.
     pub keys: Vec<Key>,
@@ -117,7 +117,8 @@ pub(crate) fn verify(state: &State, progress: &mut dyn FnMut(u64, u64)) -> Resul
     Ok(report)
 }
 
-/// Compares the checksums of all rows of a batch whose structure is whole. Rows whose keys have newer rows do not count.
+/// Compares the checksums of all rows of a batch whose structure is whole. Rows whose keys have newer rows do not
+/// count.
 fn verify_batch(state: &State, batch: &Arc<Batch>, lane: u16, report: &mut VerifyReport) {
     report.rows += batch.columns.rows as u64;
     let mut damaged = batch.damaged_rows();

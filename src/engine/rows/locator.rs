@@ -1,9 +1,9 @@
 //! From a row of a run to its batch, in a few steps that do not grow with the store.
 //!
 //! A run numbers the rows of its segments one after another. A lookup needs the batch that a number falls in; searching
-//! segments and then batches costs branches that the processor cannot guess. Here all batches of a run stand in one table,
-//! and numbers are cut into equal cells that say where in which batch they begin, and where in them the next batch does:
-//! but for very small batches among large ones, one look at one cache line.
+//! segments and then batches costs branches that the processor cannot guess. Here all batches of a run stand in one
+//! table, and numbers are cut into equal cells that say where in which batch they begin, and where in them the next
+//! batch does: but for very small batches among large ones, one look at one cache line.
 
 use std::hint::select_unpredictable;
 use std::sync::{Arc, OnceLock};
@@ -18,7 +18,8 @@ use crate::segment::reader::Segment;
 /// How many cells stand for one batch, at least: batches down to the same part of the mean size need one look.
 const CELLS_PER_BATCH: usize = 2;
 
-/// A batch of a run, by its segment's position in the run and its number in the segment; with what lookups read of it once it was parsed.
+/// A batch of a run, by its segment's position in the run and its number in the segment; with what lookups read of it
+/// once it was parsed.
 #[derive(Debug)]
 #[repr(C, align(128))]
 struct Place {
@@ -121,8 +122,9 @@ impl RowLocator {
         Self { cells, last_cell, segment_starts, starts: starts.into(), places: places.into(), shift }
     }
 
-    /// Makes the cached descriptors of all batches that were parsed before, or whose segments are `wanted`, so that the lookups that come
-    /// first do not. Damage is theirs to report. O(batches), and O(keys) of those that are parsed for it.
+    /// Makes the cached descriptors of all batches that were parsed before, or whose segments are `wanted`, so that the
+    /// lookups that come first do not. Damage is theirs to report. O(batches), and O(keys) of those that are parsed for
+    /// it.
     pub(crate) fn cache_batches(&self, segments: &[Arc<Segment>], wanted: impl Fn(&Segment) -> bool) {
         for place in &self.places {
             let segment = segments.get(place.segment as usize);
@@ -143,8 +145,8 @@ impl RowLocator {
         self.cells.get(usize::try_from(run_row >> self.shift).ok()?)
     }
 
-    /// Where `run_row` is: past the end, in no batch. Asks for what [`RowLocator::cached_batch`] reads. O(1), but O(log batches) in
-    /// cells of more than two batches.
+    /// Where `run_row` is: past the end, in no batch. Asks for what [`RowLocator::cached_batch`] reads. O(1), but O(log
+    /// batches) in cells of more than two batches.
     #[inline]
     pub(crate) fn place(&self, run_row: u64) -> BatchRow {
         let within = (run_row & ((1 << self.shift) - 1)) as u32;
@@ -214,14 +216,14 @@ impl RowLocator {
 }
 
 impl Place {
-    /// In the place of a batch's number, for rows that are in no batch: there is none of this number, which whoever looks for
-    /// those rows is told.
+    /// In the place of a batch's number, for rows that are in no batch: none has this number, which a lookup of those
+    /// rows reports.
     const LOST: u32 = u32::MAX;
 
     #[cold]
     fn load(&self, segments: &[Arc<Segment>]) -> Result<&CachedBatch> {
         let Some(segment) = segments.get(self.segment as usize) else {
-            return Err(Error::invalid("a row was looked for in another run's segments"));
+            return Err(Error::internal("a row was looked for in another run's segments"));
         };
         let batch = segment.batch(self.number as usize)?;
         Ok(self.cached.get_or_init(|| CachedBatch::new(batch, segment.id.lane)))

@@ -22,7 +22,7 @@ pub(crate) struct PendingBatch {
     pub columns: Columns,
     pub hashes: Vec<u64>,
     pub len_bytes: usize,
-    /// Where the rows are once they were written, for whoever has them from before.
+    /// Where the rows are once they were written, for readers that found them before.
     pub written: OnceLock<Source>,
 }
 
@@ -48,7 +48,8 @@ pub(crate) struct RowVersion {
 }
 
 /// A row's batch: kept alive, or borrowed from the version that it was found in (counting owners would cost a write to
-/// memory that all readers share, for every row). Beside it the batch id, or the lane: with them it says how new a row is.
+/// memory that all readers share, for every row). Beside it the batch id, or the lane: with them it says how new a row
+/// is.
 #[derive(Debug, Clone)]
 pub(crate) enum Holder<'v> {
     Pending(Arc<PendingBatch>, BatchId),
@@ -113,8 +114,8 @@ impl Row<'_> {
         matches!(self.holder, Holder::Pending(..))
     }
 
-    /// Whether `other`, which was found later and is as new as it gets, is this row: rows that wait change their age when
-    /// they are written.
+    /// Whether `other`, which was found later and is as new as it gets, is this row: rows that wait change their age
+    /// when they are written.
     pub(crate) fn is_still(&self, other: &Row<'_>) -> Result<bool> {
         let version = other.version();
         if self.version() == version {

@@ -22,7 +22,8 @@ use crate::segment::reader::Segment;
 /// # Errors
 /// IO errors. The store is as before then: runs are derived, and nothing depends on one that was not published.
 pub(crate) fn merge_runs(state: &State, lane: u16, merges: &Merges, purpose: Purpose) -> Result<bool> {
-    // While rows are put, the count holds for no state that is sealed, and looking at all batches would keep puts waiting.
+    // While rows are put, the count holds for no state that is sealed, and looking at all batches would keep puts
+    // waiting.
     let waited_for = matches!(purpose, Purpose::Rest | Purpose::One);
     let (version, live) = if waited_for { counted_version(state) } else { (settled_version(state), None) };
     let fresh = if purpose == Purpose::Long { Vec::new() } else { version.uncovered() };
@@ -57,7 +58,8 @@ pub(crate) fn merge_runs(state: &State, lane: u16, merges: &Merges, purpose: Pur
         let absorbed: HashSet<_> = absorbed.iter().flat_map(|run| run.segments()).map(|segment| segment.id).collect();
         run.locator().cache_batches(run.segments(), |segment| !absorbed.contains(&segment.id));
     }
-    // A put may still be entering rows of the run into the memtable. Once it is done it cannot take them for older ones.
+    // A put may still be entering rows of the run into the memtable. Once it is done it cannot take them for older
+    // ones.
     drop(state.memtable().lock_inserts());
     publish_run(state, &Arc::new(run), absorbed);
     if state.options().durability > Durability::Buffered {

@@ -1,5 +1,5 @@
-//! Merges that run beside one another: short ones, which keep the memtable within its bound and which puts may have to wait
-//! for, and a long one, which brings large runs together and takes as long as it takes.
+//! Merges that run beside one another: short ones, which keep the memtable within its bound and which puts may have to
+//! wait for, and a long one, which brings large runs together and takes as long as it takes.
 
 use std::sync::Arc;
 

@@ -14,8 +14,8 @@ pub(crate) fn all_sources(state: &State) -> Vec<(BatchId, MemBatch)> {
     // Batches first: rows move from batches to the version.
     let batches = state.memtable().sorted();
     let version = state.versions().load();
-    // What has been written meanwhile may be in the version, and is no newer than what is there. Newest first: what was put
-    // before it has been written then.
+    // What has been written meanwhile may be in the version, and is no newer than what is there. Newest first: what was
+    // put before it has been written then.
     let batches =
         batches.into_iter().rev().map(|(number, batch)| (number, MemBatch { source: batch.source.now(), ..batch }));
     let mut all: Vec<(BatchId, MemBatch)> = version
@@ -90,8 +90,8 @@ impl Sources {
         entries.iter().filter(|(_, row)| is_value(*row)).count() as u64
     }
 
-    /// Of rows that share a hash, keeps the newest of each key. A row that cannot be read stays, unless a newer one with its
-    /// hash can be: whoever looks it up must learn of the damage, as long as it may hide something.
+    /// Of rows that share a hash, keeps the newest of each key. A row that cannot be read stays, unless a newer one
+    /// with its hash can be: its lookup must report the damage, as long as it may hide something.
     pub(crate) fn keep_newest(&self, rows: &mut Vec<u64>) -> Result<()> {
         let mut newest: Vec<(Row<'static>, u64)> = Vec::with_capacity(rows.len());
         let mut unread: Vec<(RowVersion, u64)> = Vec::new();

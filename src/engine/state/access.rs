@@ -38,8 +38,8 @@ impl Access {
         self.refusal.get().map_or(Ok(()), |error| Err(error.clone()))
     }
 
-    /// Fails in a child that was forked since the store was opened: at that moment other threads may have held any lock,
-    /// and in the child they never let go of it. Costs one load.
+    /// Fails in a child that was forked since the store was opened: at that moment other threads may have held any
+    /// lock, and in the child they never let go of it. Costs one load.
     #[inline]
     pub(crate) fn check_fork(&self) -> Result<()> {
         if threads::forks() == self.forks { Ok(()) } else { Err(Error::Forked) }

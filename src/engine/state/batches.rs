@@ -77,7 +77,9 @@ impl Batches {
     /// Says where the rows of batch `id` are now.
     pub(crate) fn moved(&mut self, id: BatchId, source: Source) {
         self.note(id, &source);
-        if let Some(batch) = self.batches.get_mut(&id) {
+        let batch = self.batches.get_mut(&id);
+        debug_assert!(batch.is_some(), "batch {id} was written and is not known");
+        if let Some(batch) = batch {
             batch.source = source;
         }
     }
@@ -88,8 +90,9 @@ impl Batches {
         }
     }
 
-    /// Says that segment `segment` is sealed, and that `sealed` are its batches: rows that were in the growing file are in
-    /// the sealed one. Returns what pointed to the growing file, to be dropped when nobody waits. O(batches of the segment).
+    /// Says that segment `segment` is sealed, and that `sealed` are its batches: rows that were in the growing file are
+    /// in the sealed one. Returns what pointed to the growing file, to be dropped when nobody waits. O(batches of the
+    /// segment).
     pub(crate) fn sealed(&mut self, segment: SegmentId, sealed: &[Arc<Batch>]) -> Vec<Source> {
         let mut before = Vec::new();
         for id in self.unsealed.remove(&segment).unwrap_or_default() {

@@ -28,8 +28,8 @@ impl Clock {
         self.newest.load(Ordering::Relaxed)
     }
 
-    /// A timestamp that is later than `last` and than every one seen: the machine's time, or one more than the newest, so
-    /// that rows of several lanes have one order.
+    /// A timestamp that is later than `last` and than every one seen: the machine's time, or one more than the newest,
+    /// so that rows of several lanes have one order.
     ///
     /// # Errors
     /// [`Error::TooLarge`] behind the last timestamp there is, which only a damaged clock or a forged file comes to.

@@ -1,7 +1,7 @@
 //! The memtable: the index of rows that no run covers yet, and the batches that its entries point to.
 //!
-//! An entry is (hash, batch id, row). A batch keeps its id while its rows move from the queue to an active segment and to
-//! the sealed one, so entries are never touched for that.
+//! An entry is (hash, batch id, row). A batch keeps its id while its rows move from the queue to an active segment and
+//! to the sealed one, so entries are never touched for that.
 
 use std::collections::HashSet;
 use std::hash::BuildHasherDefault;
@@ -102,7 +102,8 @@ impl Memtable {
         self.batches.read()
     }
 
-    /// Where the rows of batch `id` are. `None` if they were merged into a run, which the version that is loaded next has.
+    /// Where the rows of batch `id` are. `None` if they were merged into a run, which the version that is loaded next
+    /// has.
     #[inline]
     pub(crate) fn source(&self, id: BatchId) -> Option<Source> {
         // The lock is held to copy a reference, not while rows are read.
@@ -155,8 +156,8 @@ impl Memtable {
         batches.for_each(|(id, source)| all.moved(id, source));
     }
 
-    /// Has the batches of `segment`, which was active, point to the sealed file: then nothing but readers holds the file as
-    /// it was while it grew. A batch that cannot be read stays where it was.
+    /// Has the batches of `segment`, which was active, point to the sealed file: then nothing but readers holds the
+    /// file as it was while it grew. A batch that cannot be read stays where it was.
     pub(crate) fn segment_sealed(&self, segment: &Segment) {
         let batches = segment.batches().map_or(0, |batches| batches.frames().len());
         let batches: Vec<Arc<Batch>> =
@@ -174,8 +175,8 @@ impl Memtable {
         if gone.is_empty() {
             return;
         }
-        // Where no batch is left, no entry is. The thread that enters rows may be the one that publishes, so the lock is not
-        // waited for.
+        // Where no batch is left, no entry is. The thread that enters rows may be the one that publishes, so the lock
+        // is not waited for.
         let cleared = self.inserts.try_lock().is_some_and(|_inserting| {
             let all = self.batches.read().ids().all(|id| gone.contains(&id));
             if all {

@@ -1,11 +1,11 @@
-//! What all users of an open store share, by owner. Every owner keeps its fields to itself, and imports nothing but rows
-//! and files.
+//! What all users of an open store share, by owner. Every owner keeps its fields to itself, and imports nothing but
+//! rows and files.
 //!
 //! | owner | what it has | changed by |
 //! | --- | --- | --- |
 //! | [`versions`] | the published index runs and sealed segments | sealing, following, publishing runs, opening |
 //! | [`memtable`] | the index of rows that no run covers ([`batches`]: where they are) | `admit`, commits, publishing runs |
-//! | [`values`] | decoded values, and their epoch | `admit` (supersede), reads (keep) |
+//! | [`value_cache`] ([`byte_cache`], [`eviction`]) | decoded values, and their epoch | `admit` (supersede), reads (keep) |
 //! | [`registry`] | segment files: own, followed, damaged, foreign, missing | lanes, opening, following |
 //! | [`live`] | how many keys are alive | `admit`, counting, opening |
 //! | [`clock`] | the newest commit timestamp | commits, following |
@@ -14,7 +14,9 @@
 
 pub(crate) mod access;
 pub(crate) mod batches;
+pub(crate) mod byte_cache;
 pub(crate) mod clock;
+pub(crate) mod eviction;
 pub(crate) mod identity;
 pub(crate) mod live;
 pub(crate) mod memtable;
@@ -23,7 +25,6 @@ pub(crate) mod registry;
 pub(crate) mod residency;
 pub(crate) mod segments;
 pub(crate) mod value_cache;
-pub(crate) mod values;
 pub(crate) mod versions;
 
 use std::sync::Arc;
@@ -36,7 +37,7 @@ use memtable::Memtable;
 use metrics::Metrics;
 use registry::Registry;
 use residency::Residency;
-use values::Values;
+use value_cache::ValueCache;
 use versions::Versions;
 
 use crate::engine::options::Options;
@@ -54,7 +55,7 @@ pub(crate) struct State {
     access: Access,
     versions: Versions,
     memtable: Memtable,
-    values: Values,
+    value_cache: ValueCache,
     registry: Registry,
     live: LiveCount,
     clock: Clock,
@@ -79,7 +80,7 @@ impl State {
             access: Access::new(read_only),
             versions: Versions::default(),
             memtable: Memtable::new(options.delta_keys),
-            values: Values::new(&options),
+            value_cache: ValueCache::new(&options),
             registry: Registry::default(),
             live: LiveCount::default(),
             clock: Clock::new(options.clock),
@@ -146,8 +147,8 @@ impl State {
     }
 
     #[inline]
-    pub(crate) fn values(&self) -> &Values {
-        &self.values
+    pub(crate) fn value_cache(&self) -> &ValueCache {
+        &self.value_cache
     }
 
     pub(crate) fn registry(&self) -> &Registry {

@@ -242,8 +242,8 @@ impl Known {
         self.damage.push(left_in_place(error, rows_saved, rows_lost));
     }
 
-    /// Notes that `id` is a segment of another store. Nothing tells whether it is the file that is in the wrong place, or
-    /// `store.json`, so nobody knows whether rows are lost.
+    /// Notes that `id` is a segment of another store. Nothing tells whether it is the file that is in the wrong place,
+    /// or `store.json`, so nobody knows whether rows are lost.
     pub(crate) fn leave_foreign(&mut self, id: SegmentId, error: &Error) {
         self.bad.insert(id);
         self.foreign.push(left_in_place(error, 0, None));

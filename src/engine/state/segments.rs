@@ -1,7 +1,7 @@
-//! The sealed segments of a view: a map that is cheap to copy with one more in it.
+//! The sealed segments of a version: a map that is cheap to copy with one more in it.
 //!
-//! Each seal publishes a new view. Copying a list of all segments for it would cost O(segments) a seal; here a copy shares
-//! all groups of neighbouring segments but the one that changes.
+//! Each seal publishes a new version. Copying a list of all segments for it would cost O(segments) a seal; here a copy
+//! shares all groups of neighbouring segments but the one that changes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

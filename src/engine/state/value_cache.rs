@@ -1,511 +1,148 @@
-//! The hot tier: a cache in memory, bounded in bytes, that knows no storage.
-//!
-//! The bound counts every entry's key, value and a fixed overhead, and holds at every moment: room is made before an
-//! entry goes in. All operations are O(1). Entries lie in shards by hash, each behind its own lock; a small capacity
-//! is not split, so that a value is refused only when it really is large.
+//! The value cache of a store: decoded values, and the epoch that keeps it from serving superseded ones.
 
-use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use hashbrown::HashTable;
-use parking_lot::Mutex;
+use bytes::Bytes;
 
-use crate::engine::options::HotPolicy;
+use crate::engine::options::{HotFill, Options};
+use crate::engine::state::byte_cache::{ByteCache, HotStats, Weigh};
+use crate::value::Value;
 
-/// Bytes an entry is counted for beyond its key and value: slot, links, hash table share, allocator headers.
-pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 128;
-/// A shard is at least this large, where there is more than one.
-const SHARD_BYTES: usize = 16 << 20;
-const MOST_SHARDS: usize = 16;
-
-/// What a value takes in memory.
-pub(crate) trait Weigh {
-    /// Bytes beyond the value's own fixed size (what it points to). It must not change while the value is cached.
-    fn weight_bytes(&self) -> usize;
-}
-
-/// Counters of the hot tier since it was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct HotStats {
-    /// Lookups that found their key.
-    pub hits: u64,
-    /// Lookups that did not.
-    pub misses: u64,
-    /// Entries dropped to make room for others.
-    pub evictions: u64,
-    /// Entries not taken: too large, or no room under [`HotPolicy::StopWhenFull`].
-    pub refused: u64,
-}
-
-/// Where an entry lies in its shard.
-type Slot = u32;
-
-/// Decides what to evict. It is told of every change of its shard and keeps its own order of the slots.
-pub(crate) trait Policy: Send + fmt::Debug {
-    /// A new entry lies in `slot`.
-    fn inserted(&mut self, slot: Slot, hash: u64, weight_bytes: usize);
-    /// The entry in `slot` was found by a lookup.
-    fn hit(&mut self, slot: Slot);
-    /// The entry in `slot` is gone: evicted, replaced or removed.
-    fn removed(&mut self, slot: Slot);
-    /// The entry to evict next; `None` to evict nothing.
-    fn victim(&self) -> Option<Slot>;
-    /// All entries are gone.
-    fn cleared(&mut self);
-}
-
-/// A doubly linked list through the slots, most recently used first. `None` ends it.
-#[derive(Debug, Default)]
-struct Lru {
-    links: Vec<Link>,
-    newest: Option<Slot>,
-    oldest: Option<Slot>,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Link {
-    newer: Option<Slot>,
-    older: Option<Slot>,
-}
-
-impl Lru {
-    fn link(&mut self, slot: Slot) -> Option<&mut Link> {
-        self.links.get_mut(slot as usize)
-    }
-
-    /// The field that points at the older neighbour of `newer`: the list's own end if there is no `newer`.
-    fn set_older_of(&mut self, newer: Option<Slot>, older: Option<Slot>) {
-        match newer {
-            None => self.newest = older,
-            Some(slot) => {
-                if let Some(link) = self.link(slot) {
-                    link.older = older;
-                }
-            }
-        }
-    }
-
-    fn set_newer_of(&mut self, older: Option<Slot>, newer: Option<Slot>) {
-        match older {
-            None => self.oldest = newer,
-            Some(slot) => {
-                if let Some(link) = self.link(slot) {
-                    link.newer = newer;
-                }
-            }
-        }
-    }
-}
-
-impl Policy for Lru {
-    fn inserted(&mut self, slot: Slot, _hash: u64, _weight_bytes: usize) {
-        if self.links.len() <= slot as usize {
-            self.links.resize(slot as usize + 1, Link::default());
-        }
-        let older = self.newest;
-        if let Some(link) = self.link(slot) {
-            *link = Link { newer: None, older };
-        }
-        self.set_newer_of(older, Some(slot));
-        self.newest = Some(slot);
-    }
-
-    fn hit(&mut self, slot: Slot) {
-        if self.newest != Some(slot) {
-            self.removed(slot);
-            self.inserted(slot, 0, 0);
-        }
-    }
-
-    fn removed(&mut self, slot: Slot) {
-        let Some(Link { newer, older }) = self.link(slot).map(std::mem::take) else { return };
-        self.set_older_of(newer, older);
-        self.set_newer_of(older, newer);
-    }
-
-    fn victim(&self) -> Option<Slot> {
-        self.oldest
-    }
-
-    fn cleared(&mut self) {
-        *self = Self::default();
-    }
-}
-
+/// The value cache.
+///
+/// A reader loads the epoch before it looks a key up, and keeps the value only if the epoch is still the same. A put
+/// counts the epoch up before it removes the old value. So either the reader sees the new epoch, or its value is there
+/// to be removed.
 #[derive(Debug)]
-struct StopWhenFull;
-
-impl Policy for StopWhenFull {
-    fn inserted(&mut self, _slot: Slot, _hash: u64, _weight_bytes: usize) {}
-    fn hit(&mut self, _slot: Slot) {}
-    fn removed(&mut self, _slot: Slot) {}
-    fn victim(&self) -> Option<Slot> {
-        None
-    }
-    fn cleared(&mut self) {}
+pub(crate) struct ValueCache {
+    cache: Option<ByteCache<Value>>,
+    fill: HotFill,
+    epoch: AtomicU64,
 }
 
-impl HotPolicy {
-    fn start(self) -> Box<dyn Policy> {
-        match self {
-            Self::Lru => Box::new(Lru::default()),
-            Self::StopWhenFull => Box::new(StopWhenFull),
+impl ValueCache {
+    pub(crate) fn new(options: &Options) -> Self {
+        let cache = (options.hot_bytes > 0).then(|| ByteCache::new(options.hot_bytes, options.hot_policy));
+        Self { cache, fill: options.hot_fill, epoch: AtomicU64::new(0) }
+    }
+
+    /// Whether values are cached.
+    #[inline]
+    pub(crate) fn is_on(&self) -> bool {
+        self.cache.is_some()
+    }
+
+    /// Whether values are cached when they are put.
+    pub(crate) fn fills_on_put(&self) -> bool {
+        self.is_on() && self.fill != HotFill::OnRead
+    }
+
+    /// The epoch, to be loaded before a lookup.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// The value of `key`, if it is cached.
+    pub(crate) fn get(&self, hash: u64, key: &[u8]) -> Option<Value> {
+        self.cache.as_ref()?.get(hash, key)
+    }
+
+    /// Caches a value that was read, unless a put may have superseded it since `epoch`.
+    pub(crate) fn keep_read(&self, hash: u64, key: &[u8], value: &Value, epoch: u64) {
+        let Some(cache) = &self.cache else { return };
+        if self.fill == HotFill::OnWrite || self.epoch() != epoch {
+            return;
+        }
+        cache.insert_if(hash, key, detached(value), || self.epoch() == epoch);
+    }
+
+    /// Caches a value that was just put. The caller may enter rows.
+    pub(crate) fn keep_put(&self, hash: u64, key: &[u8], value: &Value) {
+        if let Some(cache) = &self.cache {
+            cache.insert(hash, key, detached(value));
         }
     }
-}
 
-struct Entry<V> {
-    hash: u64,
-    key: Box<[u8]>,
-    value: V,
-    weight_bytes: usize,
-}
-
-struct Shard<V> {
-    capacity_bytes: usize,
-    weight_bytes: usize,
-    table: HashTable<Slot>,
-    slots: Vec<Option<Entry<V>>>,
-    free: Vec<Slot>,
-    policy: Box<dyn Policy>,
-    stats: HotStats,
-}
-
-fn entry_at<V>(slots: &[Option<Entry<V>>], slot: Slot) -> Option<&Entry<V>> {
-    slots.get(slot as usize)?.as_ref()
-}
-
-impl<V: Clone> Shard<V> {
-    fn new(capacity_bytes: usize, policy: HotPolicy) -> Self {
-        Self {
-            capacity_bytes,
-            weight_bytes: 0,
-            table: HashTable::new(),
-            slots: Vec::new(),
-            free: Vec::new(),
-            policy: policy.start(),
-            stats: HotStats::default(),
+    /// Drops the values of keys of which newer rows have entered.
+    pub(crate) fn supersede<'k>(&self, keys: impl Iterator<Item = (u64, &'k [u8])>) {
+        if let Some(cache) = &self.cache {
+            self.epoch.fetch_add(1, Ordering::SeqCst);
+            keys.for_each(|(hash, key)| {
+                cache.remove(hash, key);
+            });
         }
     }
 
-    fn find(&self, hash: u64, key: &[u8]) -> Option<Slot> {
-        let is_key = |slot: &Slot| entry_at(&self.slots, *slot).is_some_and(|e| e.hash == hash && *e.key == *key);
-        self.table.find(hash, is_key).copied()
+    /// Drops everything, since a row has entered of which the key cannot be read.
+    pub(crate) fn supersede_all(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        self.clear();
     }
 
-    fn get(&mut self, hash: u64, key: &[u8]) -> Option<V> {
-        let slot = self.find(hash, key);
-        let value = slot.and_then(|slot| entry_at(&self.slots, slot)).map(|entry| entry.value.clone());
-        match slot {
-            Some(slot) => {
-                self.stats.hits += 1;
-                self.policy.hit(slot);
-            }
-            None => self.stats.misses += 1,
-        }
-        value
-    }
-
-    fn insert(&mut self, hash: u64, key: &[u8], value: V, weight_bytes: usize) -> bool {
-        if let Some(former) = self.find(hash, key) {
-            self.take(former);
-        }
-        if weight_bytes > self.capacity_bytes {
-            self.stats.refused += 1;
-            return false;
-        }
-        while self.capacity_bytes - self.weight_bytes < weight_bytes {
-            let Some(victim) = self.policy.victim().and_then(|victim| self.take(victim)) else {
-                self.stats.refused += 1;
-                return false;
-            };
-            drop(victim);
-            self.stats.evictions += 1;
-        }
-        self.put(Entry { hash, key: key.into(), value, weight_bytes })
-    }
-
-    fn put(&mut self, entry: Entry<V>) -> bool {
-        let (hash, weight_bytes) = (entry.hash, entry.weight_bytes);
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                let Ok(slot) = Slot::try_from(self.slots.len()) else {
-                    self.stats.refused += 1;
-                    return false;
-                };
-                self.slots.push(None);
-                slot
-            }
-        };
-        if let Some(place) = self.slots.get_mut(slot as usize) {
-            *place = Some(entry);
-        }
-        let slots = &self.slots;
-        self.table.insert_unique(hash, slot, |slot| entry_at(slots, *slot).map_or(0, |entry| entry.hash));
-        self.weight_bytes += weight_bytes;
-        self.policy.inserted(slot, hash, weight_bytes);
-        true
-    }
-
-    /// Takes the entry out of `slot`.
-    fn take(&mut self, slot: Slot) -> Option<Entry<V>> {
-        let entry = self.slots.get_mut(slot as usize)?.take()?;
-        if let Ok(found) = self.table.find_entry(entry.hash, |other| *other == slot) {
-            found.remove();
-        }
-        self.weight_bytes -= entry.weight_bytes;
-        self.free.push(slot);
-        self.policy.removed(slot);
-        Some(entry)
-    }
-
-    fn clear(&mut self) {
-        self.table = HashTable::new();
-        self.slots = Vec::new();
-        self.free = Vec::new();
-        self.weight_bytes = 0;
-        self.policy.cleared();
-    }
-}
-
-/// The cache. Keys are compared exactly; `hash` is the key's hash, as everywhere in the store, and must be the same
-/// for the same key.
-pub(crate) struct HotTier<V> {
-    shards: Box<[Mutex<Shard<V>>]>,
-}
-
-impl<V: Clone + Weigh> HotTier<V> {
-    /// A cache of at most `capacity_bytes`; 0 holds nothing.
-    pub(crate) fn new(capacity_bytes: usize, policy: HotPolicy) -> Self {
-        let shards = (capacity_bytes / SHARD_BYTES).clamp(1, MOST_SHARDS);
-        let shards = 1 << shards.ilog2();
-        Self { shards: (0..shards).map(|_| Mutex::new(Shard::new(capacity_bytes / shards, policy))).collect() }
-    }
-
-    /// By hash bits that the tables use neither for the bucket (low) nor for the tag (high).
-    fn shard(&self, hash: u64) -> Option<&Mutex<Shard<V>>> {
-        self.shards.get((hash >> 40) as usize & (self.shards.len() - 1))
-    }
-
-    /// A clone of the value of `key`.
-    pub(crate) fn get(&self, hash: u64, key: &[u8]) -> Option<V> {
-        self.shard(hash)?.lock().get(hash, key)
-    }
-
-    /// Puts `value` under `key` in the place of its former value; says whether it was taken. The former value is
-    /// gone in any case: one that was overwritten must not be found again. A value heavier than a shard (the whole
-    /// capacity, below 32 MiB) is refused and evicts nothing.
-    pub(crate) fn insert(&self, hash: u64, key: &[u8], value: V) -> bool {
-        self.insert_if(hash, key, value, || true)
-    }
-
-    /// The same, if `still` says so when nobody else can change the key's value any more.
-    pub(crate) fn insert_if(&self, hash: u64, key: &[u8], value: V, still: impl FnOnce() -> bool) -> bool {
-        let weight_bytes = value.weight_bytes().saturating_add(key.len()).saturating_add(ENTRY_OVERHEAD_BYTES);
-        self.shard(hash).is_some_and(|shard| {
-            let mut shard = shard.lock();
-            still() && shard.insert(hash, key, value, weight_bytes)
-        })
-    }
-
-    /// Drops the value of `key`; says whether there was one.
-    pub(crate) fn remove(&self, hash: u64, key: &[u8]) -> bool {
-        let taken = self.shard(hash).and_then(|shard| {
-            let mut shard = shard.lock();
-            shard.find(hash, key).and_then(|slot| shard.take(slot))
-        });
-        taken.is_some()
-    }
-
-    /// Drops all values and their memory; the counters go on.
+    /// Drops everything.
     pub(crate) fn clear(&self) {
-        self.shards.iter().for_each(|shard| shard.lock().clear());
+        self.cache.iter().for_each(ByteCache::clear);
     }
 
-    /// Entries held.
-    pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().table.len()).sum()
-    }
-
-    /// Bytes held, as the bound counts them.
-    pub(crate) fn weight_bytes(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().weight_bytes).sum()
-    }
-
-    /// The counters.
-    pub(crate) fn stats(&self) -> HotStats {
-        self.shards.iter().map(|shard| shard.lock().stats).fold(HotStats::default(), |sum, one| HotStats {
-            hits: sum.hits + one.hits,
-            misses: sum.misses + one.misses,
-            evictions: sum.evictions + one.evictions,
-            refused: sum.refused + one.refused,
-        })
+    /// Entries, bytes and counters, if values are cached.
+    pub(crate) fn size(&self) -> Option<(usize, usize, HotStats)> {
+        self.cache.as_ref().map(|cache| (cache.len(), cache.weight_bytes(), cache.stats()))
     }
 }
 
-impl<V: Clone + Weigh> fmt::Debug for HotTier<V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut f = f.debug_struct("HotTier");
-        f.field("len", &self.len()).field("weight_bytes", &self.weight_bytes()).finish_non_exhaustive()
+/// A copy that shares no memory with a segment or a waiting batch.
+fn detached(value: &Value) -> Value {
+    let all = |items: &[Value]| items.iter().map(detached).collect();
+    match value {
+        Value::Tensor(tensor) => Value::Tensor(tensor.view().to_tensor()),
+        Value::Bytes(bytes) => Value::Bytes(Bytes::copy_from_slice(bytes)),
+        Value::Map(items) => Value::Map(items.iter().map(|(name, item)| (name.clone(), detached(item))).collect()),
+        Value::List(items) => Value::List(all(items)),
+        Value::Tuple(items) => Value::Tuple(all(items)),
+        scalar => scalar.clone(),
+    }
+}
+
+impl Weigh for Value {
+    fn weight_bytes(&self) -> usize {
+        const NODE: usize = std::mem::size_of::<Value>();
+        NODE + match self {
+            Self::Tensor(tensor) => tensor.data().len() + size_of_val(tensor.shape()),
+            Self::Str(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Map(items) => items.iter().map(|(name, item)| name.len() + NODE + item.weight_bytes()).sum(),
+            Self::List(items) | Self::Tuple(items) => items.iter().map(Weigh::weight_bytes).sum(),
+            Self::Null | Self::Bool(_) | Self::Int(_) | Self::Float(_) => 0,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    #[derive(Debug, Clone, PartialEq, Eq)]
-    struct Value {
-        id: u32,
-        weight_bytes: usize,
-    }
-
-    impl Weigh for Value {
-        fn weight_bytes(&self) -> usize {
-            self.weight_bytes
-        }
-    }
-
-    fn value(id: u32, weight_bytes: usize) -> Value {
-        Value { id, weight_bytes }
-    }
-
-    /// An entry of a one-byte key and `value(_, UNIT - ...)` weighs exactly this.
-    const UNIT: usize = 1000;
-    const UNIT_VALUE: usize = UNIT - ENTRY_OVERHEAD_BYTES - 1;
 
     #[test]
-    fn lru_evicts_the_least_recently_used() {
-        let tier = HotTier::new(3 * UNIT, HotPolicy::Lru);
-        for key in 0..3_u8 {
-            assert!(tier.insert(7, &[key], value(key.into(), UNIT_VALUE)), "one hash for all: keys are compared");
-        }
-        assert_eq!((tier.len(), tier.weight_bytes()), (3, 3 * UNIT));
-        assert_eq!(tier.get(7, &[0]).unwrap().id, 0);
-        tier.insert(7, &[3], value(3, UNIT_VALUE));
-        assert!(tier.get(7, &[1]).is_none() && tier.get(8, &[0]).is_none());
-        assert!(tier.remove(7, &[0]) && !tier.remove(7, &[0]));
-        assert_eq!(tier.stats(), HotStats { hits: 1, misses: 2, evictions: 1, refused: 0 });
-        tier.clear();
-        assert_eq!((tier.len(), tier.weight_bytes()), (0, 0));
-        assert!(tier.insert(7, &[3], value(3, 3 * UNIT - ENTRY_OVERHEAD_BYTES - 1)), "exactly fits");
+    fn a_value_read_before_a_put_is_not_cached_after_it() {
+        let cache = ValueCache::new(&Options::new().hot_bytes(1 << 20));
+        let epoch = cache.epoch();
+        cache.keep_read(1, b"a", &Value::Int(1), epoch);
+        assert_eq!(cache.get(1, b"a"), Some(Value::Int(1)));
+        cache.supersede([(1, &b"a"[..])].into_iter());
+        cache.keep_read(1, b"a", &Value::Int(1), epoch);
+        assert_eq!(cache.get(1, b"a"), None, "the epoch is over");
+        cache.keep_read(1, b"a", &Value::Int(2), cache.epoch());
+        assert_eq!(cache.get(1, b"a"), Some(Value::Int(2)));
+        cache.supersede_all();
+        assert_eq!(cache.get(1, b"a"), None);
     }
 
     #[test]
-    fn too_large_evicts_nothing_but_what_it_overwrites() {
-        for policy in [HotPolicy::Lru, HotPolicy::StopWhenFull] {
-            let tier = HotTier::new(2 * UNIT, policy);
-            tier.insert(1, b"a", value(1, UNIT_VALUE));
-            tier.insert(2, b"b", value(2, UNIT_VALUE));
-            assert!(!tier.insert(3, b"c", value(3, 2 * UNIT)));
-            assert!(!tier.insert(3, b"c", value(3, usize::MAX)));
-            assert_eq!(tier.len(), 2);
-            assert!(!tier.insert(1, b"a", value(9, 2 * UNIT)));
-            assert!(tier.get(1, b"a").is_none() && tier.get(2, b"b").is_some());
-            assert_eq!((tier.stats().refused, tier.stats().evictions), (3, 0));
-        }
-    }
-
-    #[test]
-    fn stop_when_full_keeps_what_it_has() {
-        let tier = HotTier::new(2 * UNIT, HotPolicy::StopWhenFull);
-        for key in 0..4_u8 {
-            assert_eq!(tier.insert(key.into(), &[key], value(0, UNIT_VALUE)), key < 2);
-        }
-        assert!(tier.insert(0, &[0], value(5, UNIT_VALUE)), "replaces");
-        assert_eq!(tier.get(0, &[0]).unwrap().id, 5);
-        assert!(tier.remove(1, &[1]) && tier.insert(2, &[2], value(2, UNIT_VALUE)));
-    }
-
-    #[test]
-    fn small_capacities_are_not_split() {
-        let shards = |capacity| HotTier::<Value>::new(capacity, HotPolicy::Lru).shards.len();
-        let counts = [0, 1 << 20, 31 << 20, 32 << 20, 100 << 20, 1 << 40].map(shards);
-        assert_eq!(counts, [1, 1, 1, 2, 4, 16]);
-        assert!(!HotTier::new(0, HotPolicy::Lru).insert(1, b"a", value(1, 0)));
-    }
-
-    #[test]
-    fn threads_share_it() {
-        let tier = HotTier::new(64 << 20, HotPolicy::Lru);
-        std::thread::scope(|scope| {
-            for thread in 0..4_u32 {
-                let tier = &tier;
-                scope.spawn(move || {
-                    for i in 0..2000_u32 {
-                        let key = (i * 4 + thread).to_le_bytes();
-                        let hash = u64::from(i).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-                        tier.insert(hash, &key, value(i, 100_000));
-                        assert_eq!(tier.get(hash, &key).map(|v| v.id).unwrap_or(i), i);
-                        assert!(tier.weight_bytes() <= 64 << 20);
-                    }
-                });
-            }
-        });
-        assert!(tier.stats().evictions > 0);
-    }
-
-    /// Least recently used first.
-    #[derive(Default)]
-    struct Model(Vec<(u8, Value)>);
-
-    impl Model {
-        fn weight_bytes(&self) -> usize {
-            self.0.iter().map(|(_, value)| value.weight_bytes + 1 + ENTRY_OVERHEAD_BYTES).sum()
-        }
-
-        fn remove(&mut self, key: u8) -> Option<Value> {
-            let at = self.0.iter().position(|(other, _)| *other == key)?;
-            Some(self.0.remove(at).1)
-        }
-
-        fn insert(&mut self, key: u8, value: Value, capacity: usize, policy: HotPolicy) {
-            self.remove(key);
-            let weight = value.weight_bytes + 1 + ENTRY_OVERHEAD_BYTES;
-            if weight > capacity || (policy == HotPolicy::StopWhenFull && self.weight_bytes() + weight > capacity) {
-                return;
-            }
-            while self.weight_bytes() + weight > capacity {
-                self.0.remove(0);
-            }
-            self.0.push((key, value));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn behaves_as_the_model(
-            operations in prop::collection::vec((0_u8..20, 0_u8..24, 0_usize..3000), 1..400),
-            capacity in 0_usize..12_000,
-            hash_bits in 0_u32..6,
-            stop in any::<bool>(),
-        ) {
-            let policy = if stop { HotPolicy::StopWhenFull } else { HotPolicy::Lru };
-            let (tier, mut model) = (HotTier::new(capacity, policy), Model::default());
-            for (id, (operation, key, weight)) in operations.into_iter().enumerate() {
-                // Few bits of hash: collisions.
-                let hash = u64::from(key) & ((1 << hash_bits) - 1);
-                match operation {
-                    0..8 => {
-                        let value = value(id as u32, weight);
-                        model.insert(key, value.clone(), capacity, policy);
-                        tier.insert(hash, &[key], value);
-                    }
-                    8..16 => {
-                        let expected = model.remove(key).inspect(|value| model.0.push((key, value.clone())));
-                        prop_assert_eq!(tier.get(hash, &[key]), expected);
-                    }
-                    16..19 => prop_assert_eq!(tier.remove(hash, &[key]), model.remove(key).is_some()),
-                    _ if weight < 100 => {
-                        tier.clear();
-                        model.0.clear();
-                    }
-                    _ => {}
-                }
-                prop_assert_eq!((tier.len(), tier.weight_bytes()), (model.0.len(), model.weight_bytes()));
-                prop_assert!(tier.weight_bytes() <= capacity);
-            }
-        }
+    fn only_puts_fill_it_if_the_options_say_so() {
+        let cache = ValueCache::new(&Options::new().hot_bytes(1 << 20).hot_fill(HotFill::OnWrite));
+        cache.keep_read(1, b"a", &Value::Int(1), cache.epoch());
+        assert_eq!((cache.get(1, b"a"), cache.fills_on_put()), (None, true));
+        cache.keep_put(1, b"a", &Value::Int(1));
+        assert_eq!(cache.get(1, b"a"), Some(Value::Int(1)));
+        assert!(!ValueCache::new(&Options::new()).is_on());
     }
 }

@@ -24,8 +24,8 @@ pub(crate) struct LoadedRun {
 }
 
 impl LoadedRun {
-    /// `run`, whose rows are those of `segments`, in the order of the run's coverage list. Without a `name` it is in memory
-    /// only.
+    /// `run`, whose rows are those of `segments`, in the order of the run's coverage list. Without a `name` it is in
+    /// memory only.
     pub(crate) fn new(run: Run, name: Option<SegmentId>, segments: Vec<Arc<Segment>>) -> Self {
         Self { run, name, segments, locator: OnceLock::new() }
     }

@@ -95,8 +95,8 @@ impl Active {
         timestamp: u64,
         hashes: impl Iterator<Item = u64>,
     ) -> Result<Arc<Batch>> {
-        // If the batch before was synced, this one will be, too. What is not synced is the system's to write, when and if it
-        // wants: a load would wait for the disk otherwise.
+        // If the batch before was synced, this one will be, too. What is not synced is the system's to write, when and
+        // if it wants: a load would wait for the disk otherwise.
         self.writer.write_early(!self.dirty);
         let batch = Arc::new(self.writer.append(parts, timestamp, self.durable_timestamp)?);
         self.dirty = true;
@@ -105,7 +105,8 @@ impl Active {
         Ok(batch)
     }
 
-    /// Brings what was written since the last sync to the medium. [`Active::synced`] has to follow when its name is durable.
+    /// Brings what was written since the last sync to the medium. [`Active::synced`] has to follow when its name is
+    /// durable.
     ///
     /// # Errors
     /// IO errors.
@@ -146,7 +147,8 @@ impl Active {
         let durability = options.durability;
         let Self { mut writer, hashes, batches, dirty, .. } = self;
         let kind = writer.schema().key;
-        // What is written goes to the medium while the index is sorted, so that only the index is left for the last sync.
+        // What is written goes to the medium while the index is sorted, so that only the index is left for the last
+        // sync.
         let ahead = dirty && durability > Durability::Buffered && !options.synchronous && hashes.len() >= SYNCED_AHEAD;
         let (parts, synced) = thread::scope(|scope| {
             let file = &mut writer;

@@ -55,8 +55,8 @@ impl Compactor {
         self.state.memtable().len() >= self.state.memtable_bound()
     }
 
-    /// Keeps the memtable near its bound: at twice the bound, puts wait for the merge that runs. The writer thread does not,
-    /// so that what was put before can be flushed meanwhile. A small bound is not worth a wait for the disk.
+    /// Keeps the memtable near its bound: at twice the bound, puts wait for the merge that runs. The writer thread does
+    /// not, so that what was put before can be flushed meanwhile. A small bound is not worth a wait for the disk.
     pub(crate) fn hold_back_puts(&self) {
         /// They take about 9 MiB. Small puts, one after another, are fewer while a merge is synced.
         const FREE_KEYS: usize = 1 << 18;
@@ -78,8 +78,8 @@ impl Compactor {
         merge_runs(&self.state, self.lane, &self.merges, purpose).map(|_| ())
     }
 
-    /// Starts a merge in the background, unless one is running; `seal` begins to seal what is to be merged, and returns what
-    /// is to be waited for, or `None` if a merge is not worth it.
+    /// Starts a merge in the background, unless one is running; `seal` begins to seal what is to be merged, and returns
+    /// what is to be waited for, or `None` if a merge is not worth it.
     ///
     /// # Errors
     /// Those of `seal`.
@@ -173,9 +173,9 @@ impl Compactor {
         self.failure.lock().take().map_or(Ok(()), Err)
     }
 
-    /// What to merge for before closing: for one run, if the handle put a quarter of the rows or more, so that each row put
-    /// pays for few; else for few runs, because rows that no run covers are so many that indexing them at the next open would
-    /// be felt, because runs are too many, or because none of them says how many keys are alive.
+    /// What to merge for before closing: for one run, if the handle put a quarter of the rows or more, so that each row
+    /// put pays for few; else for few runs, because rows that no run covers are so many that indexing them at the next
+    /// open would be felt, because runs are too many, or because none of them says how many keys are alive.
     pub(crate) fn purpose_at_close(&self) -> Option<Purpose> {
         const FEW_ROWS: u64 = 4096;
         const FEW_SEGMENTS: usize = 8;

@@ -84,8 +84,8 @@ impl Lane {
         self.actives.iter().map(Active::schema)
     }
 
-    /// Writes what waits. Batches of one structure are joined, as long as no key of theirs was put with another structure in
-    /// between: the newest row of a key must be in the newest commit.
+    /// Writes what waits. Batches of one structure are joined, as long as no key of theirs was put with another
+    /// structure in between: the newest row of a key must be in the newest commit.
     ///
     /// # Errors
     /// After an error the lane is finished.
@@ -112,8 +112,8 @@ impl Lane {
         self.seal_full(state)
     }
 
-    /// Sees to it that [`Lane::write`] of this batch makes no segment: making one waits for the registry, and a thread that
-    /// holds the registry may wait to enter rows.
+    /// Sees to it that [`Lane::write`] of this batch makes no segment: making one waits for the registry, and a thread
+    /// that holds the registry may wait to enter rows.
     ///
     /// # Errors
     /// After an error the lane is finished.
@@ -123,8 +123,8 @@ impl Lane {
         self.active_for(state, &part.columns.schema, part.columns.rows, part.len_bytes()).map(drop)
     }
 
-    /// Writes rows of one structure, whose hashes these are, as one batch. [`Lane::seal_full`] has to follow, when the rows
-    /// are where they are looked up.
+    /// Writes rows of one structure, whose hashes these are, as one batch. [`Lane::seal_full`] has to follow, when the
+    /// rows are where they are looked up.
     ///
     /// # Errors
     /// After an error the lane is finished.
@@ -135,7 +135,7 @@ impl Lane {
         hashes: impl Iterator<Item = u64>,
     ) -> Result<(SegmentId, Arc<Batch>)> {
         let schema = parts.first().map(|part| Arc::clone(&part.columns.schema));
-        let schema = schema.ok_or_else(|| Error::invalid("a batch of no rows"))?;
+        let schema = schema.ok_or_else(|| Error::internal("a batch of no parts"))?;
         let rows: usize = parts.iter().map(|part| part.columns.rows).sum();
         let len_bytes: usize = parts.iter().map(BatchPart::len_bytes).sum();
         let timestamp = state.clock().next(self.last_timestamp)?;
@@ -167,7 +167,7 @@ impl Lane {
             let room = active.has_room(rows, len_bytes);
             self.actives.push(active);
             if room {
-                return self.actives.last_mut().ok_or(Error::Closed);
+                return self.actives.last_mut().ok_or_else(|| Error::internal("no segment is active"));
             }
             self.seal_last(state)?;
         }
@@ -177,7 +177,7 @@ impl Lane {
         }
         let active = self.create(state, schema, rows, len_bytes)?;
         self.actives.push(active);
-        self.actives.last_mut().ok_or(Error::Closed)
+        self.actives.last_mut().ok_or_else(|| Error::internal("no segment is active"))
     }
 
     fn create(&mut self, state: &State, schema: &Arc<RowSchema>, rows: usize, len_bytes: usize) -> Result<Active> {
@@ -203,7 +203,8 @@ impl Lane {
         Ok(SegmentId { lane: self.number, sequence })
     }
 
-    /// Notes that no segment has the number of `id` any more. While the lane is being opened, the sync log is written later.
+    /// Notes that no segment has the number of `id` any more. While the lane is being opened, the sync log is written
+    /// later.
     ///
     /// # Errors
     /// IO errors.
@@ -221,8 +222,8 @@ impl Lane {
         self.seal(state, last.into_iter().collect())
     }
 
-    /// Seals `actives` in the background. Waits for what is being sealed already, so that a disk that is slower than the
-    /// writer is felt.
+    /// Seals `actives` in the background. Waits for what is being sealed already, so that a disk that is slower than
+    /// the writer is felt.
     fn seal(&mut self, state: &Arc<State>, actives: Vec<Active>) -> Result<()> {
         if state.options().durability == Durability::Buffered {
             self.unsynced.extend(actives.iter().map(Active::id));
@@ -304,7 +305,8 @@ impl Lane {
         self.check_in_place(state)
     }
 
-    /// Fails if the store's folder was moved or removed, or the active segments were: nobody would find what is written.
+    /// Fails if the store's folder was moved or removed, or the active segments were: nobody would find what is
+    /// written.
     ///
     /// # Errors
     /// [`Error::Io`] of kind `NotFound`.
@@ -346,8 +348,8 @@ impl Lane {
         }
     }
 
-    /// Opens the sync log. A new one is synced, so it is only made where records have to be kept, numbers have become void,
-    /// or none is there.
+    /// Opens the sync log. A new one is synced, so it is only made where records have to be kept, numbers have become
+    /// void, or none is there.
     pub(crate) fn open_sync_log(&mut self, state: &State) -> Result<()> {
         let noted = SyncLogs::voids(state.storage(), self.number)?;
         if self.actives.is_empty() && noted.len() == self.voids.len() {
@@ -375,8 +377,8 @@ impl Drop for Lane {
     }
 }
 
-/// Records of segments that will have been synced when they are sealed: they tell of a lane's last ones, behind which no
-/// number tells that one is missing.
+/// Records of segments that will have been synced when they are sealed: they tell of a lane's last ones, behind which
+/// no number tells that one is missing.
 fn sealed_records(state: &State, actives: &[Active]) -> Vec<SyncRecord> {
     let synced = actives.iter().filter(|_| state.options().durability > Durability::Buffered);
     synced.map(Active::sealed_record).collect()

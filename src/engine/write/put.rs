@@ -126,7 +126,8 @@ impl Puts {
         }
         let pending = Arc::new(PendingBatch { columns, hashes, len_bytes, written: OnceLock::new() });
         let source = Source::Pending(Arc::clone(&pending));
-        // Held from the queue to the index: of two puts of one key, the one that is read is the one that is written last.
+        // Held from the queue to the index: of two puts of one key, the one that is read is the one that is written
+        // last.
         let inserting = state.memtable().lock_inserts();
         let added = state.memtable().add_batch(source.clone(), pending.columns.rows as u32);
         let id = added.inspect_err(|_| self.queue.release(len_bytes))?;
@@ -136,7 +137,7 @@ impl Puts {
             self.queue.release(len_bytes);
         })?;
         admit_put(state, &inserting, &pending.hashes, &pending.columns, (id, &source));
-        if state.values().fills_on_put() && !pending.columns.schema.is_tombstones() {
+        if state.value_cache().fills_on_put() && !pending.columns.schema.is_tombstones() {
             self.cache_values(&pending);
         }
         drop(inserting);
@@ -153,22 +154,22 @@ impl Puts {
         for (row, hash) in pending.hashes.iter().enumerate() {
             let row = Row { holder: Holder::Pending(Arc::clone(pending), 0), row };
             if let (Some(key), Ok(value)) = (row.key(), value_of(self.state.options(), &row, &mut decoder)) {
-                self.state.values().keep_put(*hash, key, &value);
+                self.state.value_cache().keep_put(*hash, key, &value);
             }
         }
     }
 
-    /// Writes rows from the caller's memory at once, if nothing waits before them and the caller is likely to wait for that:
-    /// it flushed what it put last, if anything, or wrote the rows before these, of the same call, in this way
-    /// (`continued`). Then a copy for the writer thread would be in vain. Returns whether it did; `columns` lack the data of
-    /// their one leaf, which are `values`.
+    /// Writes rows from the caller's memory at once, if nothing waits before them and the caller is likely to wait for
+    /// that: it flushed what it put last, if anything, or wrote the rows before these, of the same call, in this way
+    /// (`continued`). Then a copy for the writer thread would be in vain. Returns whether it did; `columns` lack the
+    /// data of their one leaf, which are `values`.
     ///
     /// # Errors
     /// Those of writing, which stop the writer.
     pub(crate) fn put_zero_copy(&self, columns: &Columns, values: &[u8], continued: bool) -> Result<bool> {
         let state = &self.state;
         let too_few = values.len() < WORTH_ZERO_COPY && !continued;
-        if too_few || state.options().synchronous || state.values().fills_on_put() {
+        if too_few || state.options().synchronous || state.value_cache().fills_on_put() {
             return Ok(false);
         }
         self.claim_key_kind(columns.schema.key)?;

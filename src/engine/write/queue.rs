@@ -212,7 +212,8 @@ impl Queue {
         self.done.notify_all();
     }
 
-    /// Asks for a barrier behind everything that was pushed; returns what to wait for. Whoever works next reaches it.
+    /// Asks for a barrier behind everything that was pushed; returns what to wait for. The thread that writes next
+    /// reaches it.
     pub(crate) fn ask(&self, durability: Durability) -> Result<u64> {
         let mut contents = self.contents.lock();
         contents.check()?;

@@ -1,7 +1,8 @@
 //! Segments that are sealed in the background.
 //!
-//! Sealing brings a whole segment to the medium: puts of what comes after, and flushes that promise no more than to have
-//! handed it to the system, need not wait for that. Until it is done, rows are found as they were before: by their batch ids.
+//! Sealing brings a whole segment to the medium: puts of what comes after, and flushes that promise no more than to
+//! have handed it to the system, need not wait for that. Until it is done, rows are found as they were before: by their
+//! batch ids.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -46,7 +47,7 @@ impl Sealing {
     /// Begins to seal `actives` on a thread of its own. Where none can be started, they are sealed when this returns.
     pub(crate) fn start(state: &Arc<State>, actives: Vec<Active>) -> Self {
         let rows = actives.iter().map(Active::rows).sum();
-        // Whoever comes first takes them.
+        // The thread takes them, or the caller, if no thread could be started.
         let work = Arc::new(Mutex::new(actives));
         let run = {
             let (state, work) = (Arc::clone(state), Arc::clone(&work));
@@ -70,9 +71,9 @@ impl Sealing {
         }
         let mut progress = self.progress.lock();
         let sealed = match std::mem::take(&mut *progress) {
-            Progress::Running(thread) => {
-                thread.join().unwrap_or_else(|_| Err(Error::invalid("the thread that seals segments panicked")))
-            }
+            Progress::Running(thread) => thread
+                .join()
+                .unwrap_or_else(|_| Err(Error::Internal { what: "the thread that seals segments panicked".into() })),
             Progress::Done(sealed) => sealed,
         };
         *progress = Progress::Done(sealed.clone());
@@ -95,7 +96,7 @@ impl Sealing {
     }
 }
 
-/// Seals and publishes each. Their rows stay where the delta finds them.
+/// Seals and publishes each. Their rows stay where the memtable finds them.
 pub(crate) fn seal_all(state: &State, actives: Vec<Active>) -> Result<()> {
     actives.into_iter().try_for_each(|active| {
         let id = active.id();

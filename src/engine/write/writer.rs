@@ -47,8 +47,8 @@ impl Writer {
         }
     }
 
-    /// Writes what waits; returns whether the store is closing. The lane lock is acquired before the queue is drained, so
-    /// batches are written in the order in which they were pushed, whichever thread writes them.
+    /// Writes what waits; returns whether the store is closing. The lane lock is acquired before the queue is drained,
+    /// so batches are written in the order in which they were pushed, whichever thread writes them.
     fn work_once(&self, lane: &mut Option<Lane>) -> bool {
         let work = self.queue.take_work();
         self.work_on(lane, &work);
@@ -69,8 +69,8 @@ impl Writer {
         self.queue.finish(work, result);
     }
 
-    /// Has a barrier that was asked for reached: on this thread if the lane is free, since handing over to the writer thread
-    /// and back takes longer than a small write; else by the thread that holds the lane.
+    /// Has a barrier that was asked for reached: on this thread if the lane is free, since handing over to the writer
+    /// thread and back takes longer than a small write; else by the thread that holds the lane.
     pub(crate) fn reach_barrier(&self) {
         if self.state.options().synchronous {
             return self.step();
@@ -101,8 +101,9 @@ impl Writer {
         }
     }
 
-    /// Begins to seal the lane's active segments, since only what is sealed can go into a run; returns what is to be waited
-    /// for. `None` if a merge is not worth it: what fills the memtable may be rows that other lanes have not sealed yet.
+    /// Begins to seal the lane's active segments, since only what is sealed can go into a run; returns what is to be
+    /// waited for. `None` if a merge is not worth it: what fills the memtable may be rows that other lanes have not
+    /// sealed yet.
     fn seal_for_merge(&self, lane: &mut Option<Lane>) -> Result<Option<Arc<Sealing>>> {
         let Some(lane) = lane else { return Ok(None) };
         lane.check_seals()?;
