@@ -23,9 +23,8 @@ use super::structure::Structure;
 use super::tree::Ragged;
 use crate::codec::Codec;
 use crate::dtype::Dtype;
+use crate::engine::options::{HotFill, HotPolicy, Options};
 use crate::error::Result;
-use crate::hot::HotPolicy;
-use crate::store::options::{HotFill, Options};
 
 /// What the fingerprint of the weights does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
