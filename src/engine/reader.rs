@@ -1,5 +1,6 @@
 //! Reading: by the store's own process through [`crate::Store`], by other processes through [`Reader`].
 
+use std::ops::RangeBounds;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,16 +11,19 @@ use crate::engine::options::Options;
 use crate::engine::read::copy::{Target, get_batch_into};
 use crate::engine::read::get::{Lookup, contains_batch, get_batch};
 use crate::engine::read::preload::{Warmed, warm};
-use crate::engine::read::scan::{Bounds, KeysIter, scan};
+use crate::engine::read::range::Range;
+use crate::engine::read::scan::{Entries, KeysIter};
 use crate::engine::read::stats::{Stats, stats};
 use crate::engine::read::verify::{VerifyReport, verify};
 use crate::engine::report::OpenReport;
 use crate::engine::runs::count::len;
 use crate::engine::state::State;
-use crate::error::{Error, Result};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::io::Storage;
 use crate::io::disk::DiskStorage;
-use crate::key::{AsKey, Key, KeyKind, Keys};
+use crate::key::{AsKey, KeyKind, Keys};
 use crate::names;
 use crate::tensor::Element;
 use crate::value::Value;
@@ -152,28 +156,61 @@ impl Reader {
         KeysIter::new(Arc::clone(&self.state))
     }
 
-    /// All keys that start with `prefix`, in order of their bytes: through the segments' FSTs, O(keys found) and a
-    /// pass over what is not sealed yet.
+    /// All keys and their values, in the order in which they are stored: what is on disk is read from front to back.
+    /// Keys that are overwritten or deleted while the iteration runs may be left out. O(bytes) in all, O(value) memory.
     ///
-    /// # Errors
-    /// [`Error::KeyKind`] unless keys are strings or bytes; IO errors and [`Error::Corrupt`].
-    pub fn scan_prefix(&self, prefix: impl AsKey) -> Result<Vec<Key>> {
-        let prefix = prefix.as_key()?;
-        if prefix.kind() == KeyKind::U64 {
-            return Err(Error::invalid("integer keys have no prefixes: use scan_range"));
-        }
-        scan(&self.state, prefix.kind(), Bounds::prefix(prefix))
+    /// ```
+    /// # fn main() -> tensorcask::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = tensorcask::Store::open(dir.path(), "encoder")?;
+    /// store.put_rows(&["a", "b"], &[2], &[1.0_f32, 2.0, 3.0, 4.0])?;
+    /// for entry in store.iter() {
+    ///     let (key, value) = entry?;
+    ///     println!("{key}: {value:?}");
+    /// }
+    /// # store.close()
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn iter(&self) -> Entries {
+        Entries::new(Arc::clone(&self.state))
     }
 
-    /// All keys from `from` up to and without `to`, in order: of bytes for strings and bytes (through the FSTs, as
-    /// [`Reader::scan_prefix`]), of numbers for integers (O(rows): segments do not keep those in order).
+    /// The keys that start with `prefix`, in order of their bytes. They are read through the segments' FSTs, a thousand
+    /// at a time: O(keys) for what is sealed, O(rows) for what is not. The iteration ends with an error of its own item:
+    /// [`Error::KeyKind`] or [`Error::Invalid`] unless keys are strings or bytes, IO errors, [`Error::Corrupt`].
+    ///
+    /// ```
+    /// # fn main() -> tensorcask::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = tensorcask::Store::open(dir.path(), "encoder")?;
+    /// store.put_rows(&["cat/1", "cat/2", "dog/1"], &[1], &[1.0_f32, 2.0, 3.0])?;
+    /// let first = store.prefix("cat/").next().transpose()?;
+    /// assert_eq!(first.as_ref().and_then(|key| key.as_str()), Some("cat/1"));
+    /// let all = store.range("cat/2"..).collect::<tensorcask::Result<Vec<_>>>()?;
+    /// assert_eq!(all.len(), 2);
+    /// # store.close()
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn prefix(&self, prefix: impl AsKey) -> Range {
+        Range::prefix(Arc::clone(&self.state), &prefix)
+    }
+
+    /// How many keys start with `prefix`. O(keys) as [`Reader::prefix`].
     ///
     /// # Errors
-    /// As [`Reader::scan_prefix`].
-    pub fn scan_range(&self, from: impl AsKey, to: impl AsKey) -> Result<Vec<Key>> {
-        let (from, to) = (from.as_key()?, to.as_key()?);
-        from.kind().expect(to.kind())?;
-        scan(&self.state, from.kind(), Bounds::range(from, to))
+    /// Those of [`Reader::prefix`].
+    pub fn count_prefix(&self, prefix: impl AsKey) -> Result<u64> {
+        self.prefix(prefix).try_fold(0, |count, key| key.map(|_| count + 1))
+    }
+
+    /// The keys of a range, in order: of bytes for strings and bytes, as [`Reader::prefix`]; of numbers for integers.
+    /// Segments do not keep integers in order, so that their whole range is read at the first key: O(rows). Errors are
+    /// items, as for [`Reader::prefix`].
+    #[must_use]
+    pub fn range<K: AsKey>(&self, range: impl RangeBounds<K>) -> Range {
+        Range::between(Arc::clone(&self.state), &range)
     }
 
     /// Brings the index and the sealed rows into memory, as far as `limit_bytes` go (the index first, then rows from

@@ -17,7 +17,7 @@ use crate::identities::record::Identity;
 const FEW: usize = 64;
 
 /// How many of more it looks at closely, at the least.
-const CLOSELY: usize = 2;
+const CLOSELY: usize = 1;
 
 /// The next `some` of `len` positions, around and around.
 fn in_turn(turn: &AtomicUsize, len: usize, some: usize) -> impl Iterator<Item = usize> {
@@ -129,7 +129,7 @@ impl Variables {
     /// libtorch's SGD are noticed, which it does not count. This misses three kinds of change: the running statistics of a
     /// batch normalisation, a `set_data` to other elements of the same storage, and that gradients are required. Those show
     /// when a variable is looked at closely. A call does so with all of a few variables, and of many with some, in turn:
-    /// with half as many as it has `samples`, and with four statistics a sample.
+    /// with one for every eight of its `samples`, and with four statistics a sample.
     pub(super) fn sign(&self, samples: usize) -> u64 {
         let len = self.named.len();
         if len <= FEW {
@@ -138,7 +138,7 @@ impl Variables {
         let [turn, statistics_turn] = &self.turns;
         let statistics = in_turn(statistics_turn, self.statistics.len(), samples.saturating_mul(4));
         let statistics = statistics.filter_map(|at| self.statistics.get(at).copied());
-        self.watch.sign(in_turn(turn, len, samples / 2).chain(statistics))
+        self.watch.sign(in_turn(turn, len, samples / 8).chain(statistics))
     }
 
     /// Takes what the variables look like now as what they are compared with, and keeps their storage.

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include <ATen/SequenceNumber.h>
 #include <ATen/core/Tensor.h>
 
 namespace {
@@ -43,9 +44,13 @@ bool is_strided(const c10::TensorImpl* impl) {
          !impl->key_set().has_any(c10::DispatchKeySet(c10::DispatchKey::NestedTensor));
 }
 
-// A hash of dtype, layout, device, sizes, strides, address, and whether gradients are required.
+// A hash of dtype, layout, device, sizes, strides, address, and gradients.
 std::uint64_t layout_of(const c10::TensorImpl* impl) {
   std::uint64_t hash = mix(impl->key_set().raw_repr(), impl->requires_grad());
+  if (const auto* meta = impl->autograd_meta(); meta != nullptr && meta->grad().defined()) {
+    hash = mix(hash, reinterpret_cast<std::uintptr_t>(meta->grad().unsafeGetTensorImpl()));
+    hash = mix(hash, writes_to(meta->grad().unsafeGetTensorImpl()));
+  }
   hash = mix(hash, static_cast<std::uint64_t>(c10::typeMetaToScalarType(impl->dtype())));
   if (!is_strided(impl)) {
     return hash;
@@ -105,8 +110,7 @@ tensorcask_seen tensorcask_see(const void* tensor) noexcept {
   return {impl, storage_of(impl), slot, has_grad ? slot->unsafeGetTensorImpl() : nullptr};
 }
 
-// Adds up the counts of writes to tensors and their gradients, which only grow. `same` tells whether all have the storage
-// and the gradient that are known.
+// Adds up the counts of writes, which only grow. `same` tells whether all have the storage that is known.
 std::uint64_t tensorcask_look(const tensorcask_seen* seen, std::size_t len, bool* same) noexcept {
   std::uint64_t writes = 0;
   bool differ = false;
@@ -114,8 +118,18 @@ std::uint64_t tensorcask_look(const tensorcask_seen* seen, std::size_t len, bool
     const auto* impl = static_cast<const c10::TensorImpl*>(one->impl);
     writes += writes_to(impl);
     differ |= storage_of(impl) != one->storage;
+  }
+  *same = !differ;
+  return writes;
+}
+
+// The same of the gradients.
+std::uint64_t tensorcask_look_at_grads(const tensorcask_seen* seen, std::size_t len, bool* same) noexcept {
+  std::uint64_t writes = 0;
+  bool differ = false;
+  for (const tensorcask_seen* one = seen; one < seen + len; ++one) {
     if (one->grad_slot == nullptr) {
-      differ |= impl->autograd_meta() != nullptr;
+      differ |= static_cast<const c10::TensorImpl*>(one->impl)->autograd_meta() != nullptr;
       continue;
     }
     const auto* slot = static_cast<const at::Tensor*>(one->grad_slot);
@@ -129,6 +143,9 @@ std::uint64_t tensorcask_look(const tensorcask_seen* seen, std::size_t len, bool
   *same = !differ;
   return writes;
 }
+
+// Grows with each node of an autograd graph that this thread makes.
+std::uint64_t tensorcask_graph_nodes() noexcept { return at::sequence_number::peek(); }
 
 // A hash of all that a write, counted or not, or an exchange may change in a tensor, as far as that is quick to read.
 std::uint64_t tensorcask_look_closely(const void* tensor, std::size_t most_bytes) noexcept {

@@ -101,6 +101,8 @@ mod ffi {
     unsafe extern "C" {
         pub(super) fn tensorcask_see(tensor: *const c_void) -> Seen;
         pub(super) fn tensorcask_look(seen: *const Seen, len: usize, same: *mut bool) -> u64;
+        pub(super) fn tensorcask_look_at_grads(seen: *const Seen, len: usize, same: *mut bool) -> u64;
+        pub(super) safe fn tensorcask_graph_nodes() -> u64;
         pub(super) fn tensorcask_look_closely(tensor: *const c_void, most_bytes: usize) -> u64;
         pub(super) fn tensorcask_is_counted(tensor: *const c_void) -> bool;
         pub(super) fn tensorcask_is_strided(tensor: *const c_void) -> bool;
@@ -116,8 +118,10 @@ static GENERATION: AtomicU64 = AtomicU64::new(1);
 pub(super) struct Watch {
     seen: Vec<ffi::Seen>,
     described: Vec<Described>,
-    /// Writes that had been counted before that.
-    writes: u64,
+    /// Writes that had been counted before that, to tensors and to their gradients.
+    writes: [u64; 2],
+    /// Where a thread was when it found the gradients as they were described; see [`progress`].
+    checked_at: AtomicU64,
     /// Those whose writes are not counted.
     uncounted: Vec<usize>,
     generation: u64,
@@ -141,7 +145,7 @@ impl Watch {
         let see = |tensor: &Tensor| unsafe { ffi::tensorcask_see(tensor.as_ptr().cast()) };
         let mut watch = Self { seen: tensors.iter().map(see).collect(), ..Self::default() };
         watch.generation = GENERATION.fetch_add(1, Ordering::Relaxed);
-        (watch.writes, _) = watch.look();
+        watch.writes = [watch.look().0, watch.look_at_grads().0];
         watch.described =
             tensors.into_iter().zip(&watch.seen).map(|(tensor, seen)| Described::new(tensor, seen)).collect();
         // SAFETY: the borrow keeps the tensor alive.
@@ -153,8 +157,8 @@ impl Watch {
         watch
     }
 
-    /// The number of writes to all of them and their gradients that libtorch has counted, and whether all have the storage
-    /// and the gradient they had. Two nanoseconds a tensor.
+    /// The number of writes to all of them that libtorch has counted, and whether all have the storage they had. Two
+    /// nanoseconds a tensor.
     fn look(&self) -> (u64, bool) {
         let mut same = true;
         // SAFETY: `described`, or `new`, keeps each of the `len` tensors alive.
@@ -162,12 +166,33 @@ impl Watch {
         (writes, same)
     }
 
+    /// The same of the gradients.
+    fn look_at_grads(&self) -> (u64, bool) {
+        let mut same = true;
+        // SAFETY: as in `look`; a tensor keeps its gradient.
+        let writes = unsafe { ffi::tensorcask_look_at_grads(self.seen.as_ptr(), self.seen.len(), &raw mut same) };
+        (writes, same)
+    }
+
+    /// Whether no backward pass that started in this thread has left gradients.
+    fn grads_are_same(&self) -> bool {
+        let now = progress();
+        if self.checked_at.load(Ordering::Relaxed) == now {
+            return true;
+        }
+        let same = self.look_at_grads() == (self.writes[1], true);
+        if same {
+            self.checked_at.store(now, Ordering::Relaxed);
+        }
+        same
+    }
+
     /// A number that changes with the tensors. Those at `closely` are looked at closely, and all if one of them was
-    /// written to since they were described.
+    /// written to, or got a gradient, since they were described.
     pub(super) fn sign(&self, closely: impl Iterator<Item = usize>) -> u64 {
         let (writes, same) = self.look();
         let add = |sign: u64, difference: u64| sign.rotate_left(5).wrapping_add(difference);
-        let differences = if same && writes == self.writes {
+        let differences = if same && writes == self.writes[0] && self.grads_are_same() {
             let closely = self.uncounted.iter().copied().chain(closely);
             closely.filter_map(|at| self.described.get(at)).map(Described::difference).fold(0, add)
         } else {
@@ -175,6 +200,16 @@ impl Watch {
         };
         (writes ^ self.generation.rotate_left(40)).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ differences
     }
+}
+
+/// Which thread this is, and how many nodes of autograd graphs it has made: there is no backward pass without a graph.
+fn progress() -> u64 {
+    static THREADS: AtomicU64 = AtomicU64::new(1);
+    thread_local! {
+        static THREAD: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
+    }
+    let thread = THREAD.try_with(|thread| *thread).unwrap_or(0);
+    thread.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(ffi::tensorcask_graph_nodes()) | 1 << 63
 }
 
 impl Described {
@@ -194,8 +229,7 @@ impl Described {
     }
 }
 
-/// A hash of dtype, layout, sizes, strides, address, whether gradients are required, and some bytes of a block of memory on
-/// the CPU. Of a tensor that was made in inference mode, whose writes are not counted, all bytes of up to 16 KiB. As to
+/// A hash of dtype, layout, sizes, strides, address, gradients, and some bytes of a block of memory on the CPU. Of a tensor that was made in inference mode, whose writes are not counted, all bytes of up to 16 KiB. As to
 /// writes meanwhile, see [`bytes`].
 fn look_closely(tensor: &Tensor) -> u64 {
     // SAFETY: the borrow keeps the tensor alive.

@@ -30,14 +30,15 @@ use crate::error::Result;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Weights {
     /// It is part of the identity: other weights never meet these outputs. Weights that change while the module is
-    /// wrapped are noticed at the next call: by libtorch's count of writes, by their gradients (optimizers), by their
+    /// wrapped are noticed at the next call: by libtorch's count of writes, by gradients (steps of optimizers), by their
     /// storage (`set_data`), and after a call of the handle in training mode.
     ///
-    /// Two kinds of change are not counted: a training pass of batch normalisation behind the handle, and a `set_data`
-    /// to other elements of the same storage. Of modules of up to 64 variables the next call notices them. Of
-    /// larger ones a later call may, since each looks closely at four running statistics a sample and at half as many
-    /// other variables as it has samples, in turn. Writes through `Tensor::data` are noticed where they reach one of the places that a close look reads: all
-    /// of up to 256 bytes, else eight places of eight bytes. Call [`CachedModule::weights_changed`] after such writes.
+    /// Some changes leave none of these signs: a training pass of batch normalisation behind the handle, a `set_data` to
+    /// other elements of the same storage, and a step of libtorch's SGD that another thread makes. Of modules of up to 64
+    /// variables, the next call notices these too. Of larger ones a later call may: each looks closely at four running
+    /// statistics a sample and at one other variable for every eight samples, in turn. Writes through `Tensor::data` are
+    /// noticed where they reach one of the places that a close look reads: all of up to 256 bytes, else eight places of
+    /// eight bytes. Call [`CachedModule::weights_changed`] after such writes.
     #[default]
     Check,
     /// It is recorded but does not count: outputs of other weights are served, with a warning

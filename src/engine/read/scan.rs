@@ -1,22 +1,26 @@
-//! Listing keys: all of them, or an ordered range of them.
+//! All rows that count, in the order in which they are stored: keys alone, or with their values.
 
-use std::collections::BTreeSet;
-use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use crate::engine::follow::refresh_if_due;
+use crate::codec::Decoder;
 use crate::engine::lookup::find::locate;
 use crate::engine::lookup::unread::is_superseded_in;
-use crate::engine::rows::ordered_keys::ordered_keys;
-use crate::engine::rows::row::{BatchId, Row, Source};
+use crate::engine::rows::decode::value_of;
+use crate::engine::rows::row::{BatchId, Row};
 use crate::engine::runs::sources::all_sources;
 use crate::engine::state::State;
 use crate::engine::state::batches::MemBatch;
 use crate::error::{Error, Result};
-use crate::key::{Key, KeyKind, KeyRef};
+use crate::key::Key;
+use crate::value::Value;
 
-/// The key in row `row` of a source, if that row is the newest of its key and no tombstone.
-fn live_key(state: &State, number: BatchId, batch: &MemBatch, row: u32) -> Result<Option<Key>> {
+/// Row `row` of a source and its key, if it is the newest row of that key and no tombstone.
+pub(crate) fn live_row(
+    state: &State,
+    number: BatchId,
+    batch: &MemBatch,
+    row: u32,
+) -> Result<Option<(Key, Row<'static>)>> {
     let found = match batch.source.row(number, row) {
         Ok(Some(found)) => found,
         Ok(None) => return Ok(None),
@@ -29,13 +33,14 @@ fn live_key(state: &State, number: BatchId, batch: &MemBatch, row: u32) -> Resul
     }
     let Some(bytes) = found.key() else { return Err(Error::invalid(format!("row {row} has no key"))) };
     let newest = locate(state, state.hasher().hash(bytes), bytes)?;
-    let current = newest.map_or(Ok(false), |newest| found.is_still(&newest.row))?;
-    Ok(current.then(|| found.columns().schema.key.decode(bytes)).flatten())
+    if !newest.map_or(Ok(false), |newest| found.is_still(&newest.row))? {
+        return Ok(None);
+    }
+    Ok(found.columns().schema.key.decode(bytes).map(|key| (key, found)))
 }
 
-/// An iterator over all keys; see [`crate::Reader::keys`].
 #[derive(Debug)]
-pub struct KeysIter {
+struct LiveRows {
     state: Arc<State>,
     sources: std::vec::IntoIter<(BatchId, MemBatch)>,
     current: Option<(BatchId, MemBatch, u32)>,
@@ -43,18 +48,14 @@ pub struct KeysIter {
     forked: Option<Error>,
 }
 
-impl KeysIter {
-    pub(crate) fn new(state: Arc<State>) -> Self {
+impl LiveRows {
+    fn new(state: Arc<State>) -> Self {
         let forked = state.check_fork().err();
         let sources = if forked.is_some() { Vec::new() } else { all_sources(&state) }.into_iter();
         Self { state, sources, current: None, forked }
     }
-}
 
-impl Iterator for KeysIter {
-    type Item = Result<Key>;
-
-    fn next(&mut self) -> Option<Self::Item> {
+    fn next(&mut self) -> Option<Result<(Key, Row<'static>)>> {
         if let Some(forked) = self.forked.take() {
             return Some(Err(forked));
         }
@@ -74,120 +75,53 @@ impl Iterator for KeysIter {
             };
             let this = *row;
             *row += 1;
-            if let Some(key) = live_key(&self.state, *number, batch, this).transpose() {
-                return Some(key);
+            if let Some(found) = live_row(&self.state, *number, batch, this).transpose() {
+                return Some(found);
             }
         }
     }
 }
 
-/// A range of keys, by canonical bytes (or by number).
+/// An iterator over all keys; see [`crate::Reader::keys`].
 #[derive(Debug)]
-pub(crate) enum Bounds {
-    Bytes(Bound<Vec<u8>>, Bound<Vec<u8>>),
-    Numbers(u64, u64),
-}
+pub struct KeysIter(LiveRows);
 
-impl Bounds {
-    /// All keys that start with `prefix`.
-    pub(crate) fn prefix(prefix: KeyRef<'_>) -> Self {
-        let from = prefix.with_bytes(<[u8]>::to_vec);
-        // The first bytes that are above all that start with the prefix: its last byte below 0xFF, counted up.
-        let mut after = from.clone();
-        while after.last() == Some(&0xFF) {
-            after.pop();
-        }
-        let to = match after.last_mut() {
-            Some(last) => {
-                *last += 1;
-                Bound::Excluded(after)
-            }
-            None => Bound::Unbounded,
-        };
-        Self::Bytes(Bound::Included(from), to)
-    }
-
-    /// All keys from `from` up to and without `to`.
-    pub(crate) fn range(from: KeyRef<'_>, to: KeyRef<'_>) -> Self {
-        match (from, to) {
-            (KeyRef::U64(from), KeyRef::U64(to)) => Self::Numbers(from, to),
-            _ => Self::Bytes(
-                Bound::Included(from.with_bytes(<[u8]>::to_vec)),
-                Bound::Excluded(to.with_bytes(<[u8]>::to_vec)),
-            ),
-        }
-    }
-
-    fn holds(&self, key: &[u8]) -> bool {
-        match self {
-            Self::Bytes(from, to) => {
-                let above = match from {
-                    Bound::Included(from) => key >= from.as_slice(),
-                    Bound::Excluded(from) => key > from.as_slice(),
-                    Bound::Unbounded => true,
-                };
-                let below = match to {
-                    Bound::Included(to) => key <= to.as_slice(),
-                    Bound::Excluded(to) => key < to.as_slice(),
-                    Bound::Unbounded => true,
-                };
-                above && below
-            }
-            Self::Numbers(from, to) => {
-                key.try_into().is_ok_and(|bytes| (*from..*to).contains(&u64::from_le_bytes(bytes)))
-            }
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        match self {
-            Self::Bytes(Bound::Included(from), Bound::Excluded(to)) => from >= to,
-            Self::Bytes(..) => false,
-            Self::Numbers(from, to) => from >= to,
-        }
+impl KeysIter {
+    pub(crate) fn new(state: Arc<State>) -> Self {
+        Self(LiveRows::new(state))
     }
 }
 
-/// The live keys within `bounds`, in order.
-pub(crate) fn scan(state: &State, kind: KeyKind, bounds: Bounds) -> Result<Vec<Key>> {
-    refresh_if_due(state)?;
-    match state.identity().key_kind() {
-        None => return Ok(Vec::new()),
-        Some(expected) => expected.expect(kind)?,
+impl Iterator for KeysIter {
+    type Item = Result<Key>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|found| found.map(|(key, _)| key))
     }
-    if bounds.is_empty() {
-        return Ok(Vec::new());
+}
+
+/// An iterator over all keys and their values; see [`crate::Reader::iter`].
+#[derive(Debug)]
+pub struct Entries {
+    rows: LiveRows,
+    decoder: Decoder,
+}
+
+impl Entries {
+    pub(crate) fn new(state: Arc<State>) -> Self {
+        Self { rows: LiveRows::new(state), decoder: Decoder::new() }
     }
-    let mut keys = BTreeSet::new();
-    for (number, batch) in all_sources(state) {
-        let mut consider = |row: u32| -> Result<()> {
-            keys.extend(live_key(state, number, &batch, row)?);
-            Ok(())
-        };
-        let ordered = match &batch.source {
-            Source::Sealed(segment) => ordered_keys(segment),
-            _ => None,
-        };
-        match (ordered, &bounds) {
-            (Some(fst), Bounds::Bytes(from, to)) => {
-                fst.range(from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice), &mut |_, row| {
-                    consider(row)?;
-                    Ok(ControlFlow::Continue(()))
-                })?;
-            }
-            _ => {
-                for row in 0..batch.rows {
-                    let found = batch.source.row(number, row);
-                    // Of what cannot be read nothing says that it lies outside.
-                    let is_outside = |found: &Option<Row<'_>>| {
-                        found.as_ref().is_none_or(|found| !found.key().is_some_and(|key| bounds.holds(key)))
-                    };
-                    if !found.is_ok_and(|found| is_outside(&found)) {
-                        consider(row)?;
-                    }
-                }
-            }
-        }
+}
+
+impl Iterator for Entries {
+    type Item = Result<(Key, Value)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let found = self.rows.next()?;
+        let options = self.rows.state.options();
+        Some(found.and_then(|(key, row)| {
+            row.check(options.verify)?;
+            Ok((key, value_of(options, &row, &mut self.decoder)?))
+        }))
     }
-    Ok(keys.into_iter().collect())
 }
