@@ -106,6 +106,11 @@ pub enum Error {
     Forked,
     /// The store is closed.
     Closed,
+    /// Something that cannot happen did: a fault of this library.
+    Internal {
+        /// What was found.
+        what: String,
+    },
     /// libtorch refused something.
     Torch {
         /// What was attempted, as a verb phrase.
@@ -150,6 +155,15 @@ impl Error {
     /// An unusable argument.
     pub fn invalid(what: impl Into<String>) -> Self {
         Self::Invalid { what: what.into() }
+    }
+
+    /// What cannot happen. Fails an assertion in debug builds.
+    #[cold]
+    #[track_caller]
+    pub(crate) fn internal(what: impl Into<String>) -> Self {
+        let what = what.into();
+        debug_assert!(false, "{what}");
+        Self::Internal { what }
     }
 
     /// An error of a wrapped function's own.
@@ -265,6 +279,7 @@ impl fmt::Display for Error {
                  open it again in the child (to write, in a lane of its own: Lane::Auto)",
             ),
             Self::Closed => f.write_str("the store is closed; open it again"),
+            Self::Internal { what } => write!(f, "internal error, please report it: {what}"),
             Self::Torch { action, what } => write!(f, "could not {action}: {what}"),
             Self::Compute { source } => {
                 write!(f, "the wrapped computation failed, and nothing of it was kept: {source}")

@@ -30,10 +30,10 @@ use std::time::SystemTime;
 
 use self::record::Identity;
 use self::remove::{finish, take};
+use crate::engine::options::Options;
 use crate::error::{Error, Result};
 use crate::key::KeyKind;
 use crate::names;
-use crate::store::options::Options;
 
 const KINDS: [KeyKind; 3] = [KeyKind::Str, KeyKind::U64, KeyKind::Bytes];
 

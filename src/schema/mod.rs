@@ -11,5 +11,7 @@ pub(crate) use self::arrow::{METADATA_KEY, arrow_schema, stored_elements};
 #[cfg(feature = "torch")]
 pub(crate) use self::derive::stored_dtype;
 pub(crate) use self::derive::{LeafValue, derive, single_tensor_schema};
+#[cfg(feature = "torch")]
+pub(crate) use self::tree::too_large;
 pub(crate) use self::tree::{Dims, Header, LeafKind, RowSchema, Storage};
 pub use self::tree::{MAX_LEAVES, MAX_RANK};

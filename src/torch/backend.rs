@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
+use crate::engine::options::{Lane, Options};
+use crate::engine::reader::Reader;
+use crate::engine::store::Store;
 use crate::error::{Error, Result};
 use crate::io::Storage;
 use crate::io::memory::MemoryStorage;
 use crate::key::Keys;
-use crate::store::options::{Lane, Options};
-use crate::store::reader::Reader;
-use crate::store::writer::Store;
 
 /// The time after which a store that failed is opened again; each further failure doubles it, up to the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(1);

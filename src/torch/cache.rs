@@ -103,10 +103,11 @@ impl CachedModule {
         if options.enforce_stateless {
             variables.check_frozen()?;
         }
+        // Before they are read: what changes meanwhile shows in the next sign.
+        let sign = variables.sign(usize::MAX);
         let identity = identify(&base, &variables)?;
         let lenient = options.on_store_error == OnStoreError::WarnAndCompute;
         let spaces = Spaces::open(&opening, &identity, |error| lenient && (is_full(error) || is_read_only(error)))?;
-        let sign = variables.sign(usize::MAX);
         let mut fleeting = HashMap::new();
         if !matches!(options.place, Place::Folder(_)) {
             fleeting.insert(identity.name(), Arc::clone(&spaces));
@@ -303,6 +304,12 @@ impl CachedModule {
             }
         };
         self.inner.exclusively(&make).map(|_| ())
+    }
+
+    /// Tells that weights were written in a way that is not noticed by itself, which [`super::Weights::Check`] names. The
+    /// next call reads all of them. O(1).
+    pub fn weights_changed(&self) {
+        self.inner.trainings.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A plain function of one tensor that gives one tensor.

@@ -8,8 +8,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::torch;
 use super::key::BatchKeys;
+use crate::engine::options::HotPolicy;
+use crate::engine::state::byte_cache::{ByteCache, Weigh};
 use crate::error::Result;
-use crate::hot::{HotPolicy, HotTier, Weigh};
 use crate::key::Key;
 
 /// A row. `tch` tensors may move between threads but not be shared, hence the lock.
@@ -28,7 +29,7 @@ impl Weigh for Row {
 #[derive(Debug)]
 pub(super) struct Held {
     device: Device,
-    tier: HotTier<Row>,
+    tier: ByteCache<Row>,
 }
 
 /// One tier serves all kinds of keys: the integer 97 is not the string "a".
@@ -41,7 +42,7 @@ fn hashed<T>(key: &Key, f: impl FnOnce(u64, &[u8]) -> T) -> T {
 
 impl Held {
     pub(super) fn new(device: Device, bytes: usize) -> Self {
-        Self { device, tier: HotTier::new(bytes, HotPolicy::StopWhenFull) }
+        Self { device, tier: ByteCache::new(bytes, HotPolicy::StopWhenFull) }
     }
 
     /// The whole batch, if all of its rows are held: `[batch, …]` on the held device.

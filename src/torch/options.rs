@@ -23,17 +23,21 @@ use super::structure::Structure;
 use super::tree::Ragged;
 use crate::codec::Codec;
 use crate::dtype::Dtype;
+use crate::engine::options::{HotFill, HotPolicy, Options};
 use crate::error::Result;
-use crate::hot::HotPolicy;
-use crate::store::options::{HotFill, Options};
 
 /// What the fingerprint of the weights does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Weights {
     /// It is part of the identity: other weights never meet these outputs. Weights that change while the module is
-    /// wrapped are noticed at the next call by libtorch's count of writes, and after a call in training mode; writes
-    /// that bypass that count (through `Tensor::data`) are not, unless they reach the ends or the middle of a variable
-    /// of up to 4,096 elements on the CPU, as a pass of batch normalisation in training does.
+    /// wrapped are noticed at the next call: by libtorch's count of writes, by their gradients (optimizers), by their
+    /// storage (`set_data`), and after a call of the handle in training mode.
+    ///
+    /// Two kinds of change are not counted: a training pass of batch normalisation behind the handle, and a `set_data`
+    /// to other elements of the same storage. Of modules of up to 64 variables the next call notices them. Of
+    /// larger ones a later call may, since each looks closely at four running statistics a sample and at half as many
+    /// other variables as it has samples, in turn. Writes through `Tensor::data` are noticed where they reach one of the places that a close look reads: all
+    /// of up to 256 bytes, else eight places of eight bytes. Call [`CachedModule::weights_changed`] after such writes.
     #[default]
     Check,
     /// It is recorded but does not count: outputs of other weights are served, with a warning

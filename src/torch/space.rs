@@ -19,6 +19,7 @@ use super::held::Held;
 use super::rank::Rank;
 use super::temporary::TemporaryFolder;
 use super::used::{ROW_BYTES, Room, Used};
+use crate::engine::options::Options;
 use crate::error::{Error, Result};
 use crate::identities::IN_USE;
 use crate::identities::record::Identity;
@@ -27,7 +28,6 @@ use crate::io::Durability;
 use crate::io::memory::MemoryStorage;
 use crate::key::{Key, KeyKind};
 use crate::names::{self, RECORD, TIMING};
-use crate::store::options::Options;
 
 /// Where the outputs of a module are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,8 +13,8 @@ use super::memory;
 use super::output::Output;
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::schema::{MAX_DEPTH, too_large};
-use crate::value::Value;
+use crate::schema::too_large;
+use crate::value::{MAX_DEPTH, Value};
 
 const EACH: &str = "$each";
 const COMPLEX: &str = "$complex";

@@ -30,12 +30,12 @@ pub(super) struct Watched {
 }
 
 impl Inner {
-    /// A sign of change of `variables`, of which `looks` are looked at closely.
-    pub(super) fn sign(&self, variables: &Variables, looks: usize) -> u64 {
+    /// A sign of change of `variables`, looked at as closely as is cheap beside serving so many samples.
+    pub(super) fn sign(&self, variables: &Variables, samples: usize) -> u64 {
         if variables.is_empty() {
             0
         } else {
-            variables.sign(looks) ^ self.trainings.load(Ordering::Relaxed).rotate_left(32)
+            variables.sign(samples) ^ self.trainings.load(Ordering::Relaxed).rotate_left(32)
         }
     }
 
@@ -66,16 +66,16 @@ impl Inner {
     }
 
     /// Notices weights that were changed since they were fingerprinted, and moves to their identity. Returns the sign
-    /// of those that are in force. `looks` is how many variables are worth being looked at closely.
-    pub(super) fn check_weights(&self, looks: usize) -> Result<u64> {
+    /// of those that are in force. `samples` is how many the call serves.
+    pub(super) fn check_weights(&self, samples: usize) -> Result<u64> {
         let mut watched = self.weights.lock();
-        if self.options.enforce_stateless {
-            watched.variables.check_some_frozen(looks)?;
-        }
         if self.options.weights == Weights::Ignore && watched.told {
+            if self.options.enforce_stateless {
+                watched.variables.check_frozen()?;
+            }
             return Ok(watched.sign);
         }
-        let sign = self.sign(&watched.variables, looks);
+        let sign = self.sign(&watched.variables, samples);
         if sign == watched.sign {
             return Ok(sign);
         }
