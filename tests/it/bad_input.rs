@@ -50,8 +50,8 @@ fn keys_are_of_one_kind() {
     says(store.get(7_u64), &["keys are str"]);
     says(store.contains(&b"a"[..]), &["keys are str", "bytes"]);
     says(store.put_batch(&[Key::Str("a".into()), Key::U64(1)], &[Value::Null, Value::Null]), &["str", "u64"]);
-    says(store.scan_range(1_u64, 2_u64), &["keys are str"]);
-    says(store.scan_prefix(1_u64), &["scan_range"]);
+    says(store.range(1_u64..2_u64).collect::<Result<Vec<_>, _>>(), &["keys are str"]);
+    says(store.count_prefix(1_u64), &["no prefixes", "range"]);
     store.close().unwrap();
     let store = Store::open(dir.path(), "m").unwrap();
     says(store.put(7_u64, Value::Int(1)), &["keys are str"]);

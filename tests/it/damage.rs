@@ -81,7 +81,7 @@ fn check(storage: &TestStorage, what: &str) -> usize {
         }
     }
     let _ = store.keys().count();
-    let _ = store.scan_prefix("key");
+    let _keys = store.prefix("key").count();
     let _ = store.verify(&mut |_, _| {}).unwrap();
     // What is damaged is overwritten, and the store is whole again.
     for i in 0..ROWS {

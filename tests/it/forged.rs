@@ -62,7 +62,8 @@ fn read(reader: &Reader, strings: bool, forged: bool, what: &str) -> usize {
     let _count = reader.len();
     let listed = reader.keys().take(10 * ROWS as usize).filter_map(Result::ok);
     assert!(listed.into_iter().all(|key| forged || keys.contains(&key)), "{what}: another key is listed");
-    let _range = if strings { reader.scan_prefix("key") } else { reader.scan_range(0_u64, u64::MAX) };
+    let _range = if strings { reader.prefix("key").count() } else { reader.range(0_u64..).count() };
+    let _entries = reader.iter().count();
     missed
 }
 

@@ -133,7 +133,7 @@ impl Harness {
             Op::GetInto(numbers) => self.get_into(numbers),
             Op::Scan(from, to) => {
                 let (from, to) = (key(self.kind, *from), key(self.kind, *to));
-                let found = self.store().scan_range(&from, &to).unwrap();
+                let found: Vec<Key> = self.store().range::<Key>(&from..&to).collect::<Result<_, _>>().unwrap();
                 let expected: Vec<Key> = self.model.keys().filter(|key| **key >= from && **key < to).cloned().collect();
                 assert_eq!(found, expected);
             }
@@ -165,10 +165,14 @@ impl Harness {
         let mut keys: Vec<Key> = self.store().keys().collect::<Result<_, _>>().unwrap();
         keys.sort();
         assert_eq!(keys, self.model.keys().cloned().collect::<Vec<_>>());
+        let mut entries: Vec<(Key, Value)> = self.store().iter().collect::<Result<_, _>>().unwrap();
+        entries.sort_by(|a, b| a.0.cmp(&b.0));
+        assert!(entries.iter().map(|(key, value)| (key, value)).eq(self.model.iter()));
         if let Kind::Str = self.kind {
             let expected: Vec<Key> =
                 self.model.keys().filter(|key| key.to_string().starts_with("key/1")).cloned().collect();
-            assert_eq!(self.store().scan_prefix("key/1").unwrap(), expected);
+            assert_eq!(self.store().count_prefix("key/1").unwrap(), expected.len() as u64);
+            assert_eq!(self.store().prefix("key/1").collect::<Result<Vec<_>, _>>().unwrap(), expected);
         }
         for (key, value) in &self.model {
             assert_eq!(self.store().get(key).unwrap().as_ref(), Some(value));

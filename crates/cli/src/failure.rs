@@ -144,7 +144,7 @@ const WORDS: &[(&str, &str)] = &[
     ("Options::group_writable", "--group-writable"),
     ("use Lane::Auto", "give --lane auto"),
     ("Lane::Auto", "--lane auto"),
-    ("use scan_range", "give --from and --to"),
+    ("use range", "give --from and --to"),
     ("Reader::open", "a command that only reads"),
     ("this handle cannot write", "the store cannot be written to"),
 ];

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_one_spelling() {
+    fn numbers_have_one_accepted_spelling() {
         for text in ["0", "7", "18446744073709551615"] {
             assert!(matches!(parse(text, KeyKind::U64), Ok(Key::U64(number)) if number.to_string() == text));
         }

@@ -1,5 +1,7 @@
 //! `tensorcask ls`
 
+use std::ops::Bound;
+
 use serde_json::json;
 use tensorcask::{Key, Reader, Value};
 
@@ -17,10 +19,10 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with_all = ["from", "to"])]
     prefix: Option<String>,
     /// Lists only keys from this one on (inclusive), in order.
-    #[arg(long, requires = "to")]
+    #[arg(long)]
     from: Option<String>,
     /// Lists only keys before this one (exclusive).
-    #[arg(long, requires = "from")]
+    #[arg(long)]
     to: Option<String>,
     /// Lists at most this many keys.
     #[arg(long)]
@@ -39,7 +41,7 @@ pub(crate) fn keys(
         None => Ok(Box::new(reader.keys())),
         Some(prefix) => {
             let prefix = crate::key::parse_key(prefix, reader.key_kind())?;
-            Ok(Box::new(reader.scan_prefix(&prefix)?.into_iter().map(Ok)))
+            Ok(Box::new(reader.prefix(&prefix)))
         }
     }
 }
@@ -47,14 +49,18 @@ pub(crate) fn keys(
 /// Lists keys.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let reader = crate::store::reader(&arguments.read, output)?;
-    let keys = match (&arguments.from, &arguments.to) {
-        (Some(from), Some(to)) => {
-            let (from, to) =
-                (crate::key::parse_key(from, reader.key_kind())?, crate::key::parse_key(to, reader.key_kind())?);
-            Box::new(reader.scan_range(&from, &to)?.into_iter().map(Ok))
-        }
-        _ => keys(&reader, arguments.prefix.as_deref())?,
-    };
+    let keys =
+        match (&arguments.from, &arguments.to) {
+            (None, None) => keys(&reader, arguments.prefix.as_deref())?,
+            (from, to) => {
+                let parse = |end: &String| crate::key::parse_key(end, reader.key_kind());
+                let (from, to) = (from.as_ref().map(parse).transpose()?, to.as_ref().map(parse).transpose()?);
+                Box::new(reader.range((
+                    from.map_or(Bound::Unbounded, Bound::Included),
+                    to.map_or(Bound::Unbounded, Bound::Excluded),
+                )))
+            }
+        };
     for key in keys.take(arguments.limit.unwrap_or(usize::MAX)) {
         let key = key?;
         let structure = if arguments.long { reader.get(&key)?.map(|value| describe(&value)) } else { None };

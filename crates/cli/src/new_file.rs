@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_appears_when_it_is_whole() {
+    fn a_file_appears_when_it_is_complete() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         let mut file = NewFile::create(&path).unwrap();
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn temporary_names_go_too() {
+    fn temporary_files_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let (file, name) = temporary(folder.path()).unwrap();
         assert_eq!(names(folder.path()).len(), 1);
@@ -306,7 +306,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn links_and_permissions_stay() {
+    fn links_and_permissions_are_kept() {
         use std::os::unix::fs::symlink;
         let folder = tempfile::tempdir().unwrap();
         let (real, linked) = (folder.path().join("real"), folder.path().join("linked"));
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_says_so() {
+    fn targets_that_cannot_be_written_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let code = |path: &Path| NewFile::create(path).unwrap_err().code();
         assert_eq!(code(folder.path()), 3);

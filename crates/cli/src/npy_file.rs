@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_is_as_long_for_any_number_of_rows() {
+    fn the_length_of_a_header_does_not_depend_on_the_row_count() {
         for rank in 0..=32 {
             for dim in [0, 1, 9, 10, 1 << 20, usize::MAX] {
                 let shape = vec![dim; rank];

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_dictionary_is_refused() {
+    fn other_text_is_refused() {
         let deep = format!("{{'a': {}", "[".repeat(100_000));
         for text in ["", "{", "{'a'}", "{'a': }", "{'a': 1} x", "{'a': '", "{'a': 1, 'a': 2}", "{1: 2}", &deep] {
             assert!(parse_dictionary(text).is_err(), "{}", head(text));

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pointers_make_trees() {
+    fn pointers_become_structures() {
         let of = |names: &[&str]| Tree::of(&Schema::empty(), names);
         assert_eq!(of(&["value"]), Ok(Tree::Leaf(0)));
         assert_eq!(of(&["embedding"]), Ok(Tree::Leaf(0)));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_say_more() {
+    fn headers_take_precedence_over_names() {
         let schema = |text: &str| {
             Schema::new_with_metadata(
                 Vec::<arrow::datatypes::Field>::new(),

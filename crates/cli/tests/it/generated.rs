@@ -1,4 +1,4 @@
-//! `completions` and `man`: what packages install beside the program.
+//! `completions` and `man`.
 
 use std::process::Command;
 

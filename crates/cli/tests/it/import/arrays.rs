@@ -10,12 +10,12 @@ use super::{Place, floats, header, npy, npy_of_version, path_text as text, rows3
 
 const SIX: [f32; 6] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0];
 
-/// What it is, the file, and the dtype, shape and bytes of its rows.
+/// A description, the file, and the dtype, shape and bytes of its rows.
 type Case<'a> = (&'a str, Vec<u8>, Dtype, &'a [usize], Vec<u8>);
 
-fn cases<'a>() -> Vec<Case<'a>> {
+/// Spellings of the header, and element types.
+fn headers_and_types<'a>() -> Vec<Case<'a>> {
     let data = floats(&SIX);
-    let turned = |numbers: &[f32]| numbers.iter().flat_map(|n| n.to_be_bytes()).collect::<Vec<u8>>();
     let plain = header("<f4", false, &[3, 2]);
     let nan: Vec<u8> = [0x7fc0_0000_u32, 0x7f80_0001, 0xffc1_2345].iter().flat_map(|bits| bits.to_le_bytes()).collect();
     vec![
@@ -44,6 +44,26 @@ fn cases<'a>() -> Vec<Case<'a>> {
             &[],
             data.clone(),
         ),
+        ("bool", npy(&header("|b1", false, &[3]), &[0, 1, 1]), Dtype::Bool, &[], vec![0, 1, 1]),
+        ("half", npy(&header("<f2", false, &[2]), &[1, 2, 3, 4]), Dtype::F16, &[], vec![1, 2, 3, 4]),
+        ("NaN", npy(&header("<f4", false, &[1, 3]), &nan), Dtype::F32, &[3], nan.clone()),
+        ("by name", npy(&header("bfloat16", false, &[2]), &[1, 2, 3, 4]), Dtype::BF16, &[], vec![1, 2, 3, 4]),
+        (
+            "rank 33",
+            npy(&header("<u2", false, &[[2].as_slice(), &[1; 32]].concat()), &[1, 2, 3, 4]),
+            Dtype::U16,
+            &[1; 32],
+            vec![1, 2, 3, 4],
+        ),
+        ("no elements", npy(&header("<f4", false, &[5, 0]), &[]), Dtype::F32, &[0], vec![]),
+    ]
+}
+
+/// Byte orders, and C and Fortran order.
+fn orders<'a>() -> Vec<Case<'a>> {
+    let data = floats(&SIX);
+    let turned = |numbers: &[f32]| numbers.iter().flat_map(|n| n.to_be_bytes()).collect::<Vec<u8>>();
+    vec![
         ("big-endian", npy(&header(">f4", false, &[3, 2]), &turned(&SIX)), Dtype::F32, &[2], data.clone()),
         ("big-endian i2", npy(&header(">i2", false, &[2]), &[1, 2, 3, 4]), Dtype::I16, &[], vec![2, 1, 4, 3]),
         ("big-endian u1", npy(&header(">u1", false, &[2]), &[1, 2]), Dtype::U8, &[], vec![1, 2]),
@@ -79,26 +99,14 @@ fn cases<'a>() -> Vec<Case<'a>> {
             &[2, 2],
             (0..8).collect(),
         ),
-        ("bool", npy(&header("|b1", false, &[3]), &[0, 1, 1]), Dtype::Bool, &[], vec![0, 1, 1]),
-        ("half", npy(&header("<f2", false, &[2]), &[1, 2, 3, 4]), Dtype::F16, &[], vec![1, 2, 3, 4]),
-        ("NaN", npy(&header("<f4", false, &[1, 3]), &nan), Dtype::F32, &[3], nan.clone()),
-        ("by name", npy(&header("bfloat16", false, &[2]), &[1, 2, 3, 4]), Dtype::BF16, &[], vec![1, 2, 3, 4]),
-        (
-            "rank 33",
-            npy(&header("<u2", false, &[[2].as_slice(), &[1; 32]].concat()), &[1, 2, 3, 4]),
-            Dtype::U16,
-            &[1; 32],
-            vec![1, 2, 3, 4],
-        ),
-        ("no elements", npy(&header("<f4", false, &[5, 0]), &[]), Dtype::F32, &[0], vec![]),
     ]
 }
 
-/// Each array is imported bit for bit, as rows of this dtype and shape with these bytes.
+/// Each array is imported bit for bit.
 #[test]
 fn arrays_of_every_writer() {
     let place = Place::new();
-    for (at, (name, bytes, dtype, shape, expected)) in cases().iter().enumerate() {
+    for (at, (name, bytes, dtype, shape, expected)) in [headers_and_types(), orders()].concat().iter().enumerate() {
         let file = place.file(if at % 2 == 0 { "in.npy" } else { "IN.NPY" }, bytes);
         let store = format!("s{at}");
         let said = place.import(&store, &[text(&file)]);
@@ -173,7 +181,7 @@ fn arrays_that_are_refused() {
     assert!(place.refused(&["/dev/null.npy"]).contains("no such file"));
 }
 
-/// Types that numpy has no name for are what --dtype says.
+/// --dtype gives the dtype of elements that numpy cannot name.
 #[test]
 fn dtypes_are_named() {
     let place = Place::new();
@@ -209,7 +217,7 @@ fn dtypes_are_named() {
     }
 }
 
-/// A `.npz` file of these entries, packed or not.
+/// A `.npz` file of these entries, compressed or not.
 fn npz(entries: &[(&str, Vec<u8>)], packed: bool) -> Vec<u8> {
     let method = if packed { CompressionMethod::Deflated } else { CompressionMethod::Stored };
     let mut zip = ZipWriter::new(std::io::Cursor::new(Vec::new()));
@@ -276,7 +284,7 @@ fn archives() {
     }
 }
 
-/// Rows of many chunks, in each order of elements.
+/// Arrays of many chunks, in C and Fortran order.
 #[test]
 fn long_arrays_in_any_order() {
     let place = Place::new();
