@@ -103,7 +103,7 @@ fn order(ways: usize, turn: u64) -> Vec<usize> {
     order
 }
 
-/// A way to put raw bytes on the medium.
+/// A way to put raw bytes on disk.
 struct Raw {
     name: &'static str,
     file: File,
@@ -169,7 +169,7 @@ impl Raw {
 /// Pieces that the disk is given early.
 const EARLY_BYTES: usize = 2 << 20;
 
-/// Has the system begin to write these bytes to the medium.
+/// Has the system begin to write these bytes to disk.
 fn start_writing(file: &File, offset: u64, len_bytes: usize) {
     // SAFETY: the call takes numbers, touches no memory of this process, and the descriptor is open.
     let done = unsafe {

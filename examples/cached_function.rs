@@ -27,7 +27,7 @@ fn embed(batch: &Tensor) -> tensorcask::Result<Tensor> {
     let texts = batch.data().chunks_exact(WIDTH);
     for (text, counts) in texts.zip(counts.chunks_exact_mut(LETTERS * LETTERS)) {
         let letter = |byte: u8| byte.is_ascii_lowercase().then(|| usize::from(byte - b'a'));
-        for [first, second] in text.array_windows() {
+        for (first, second) in text.iter().zip(text.iter().skip(1)) {
             if let (Some(first), Some(second)) = (letter(*first), letter(*second))
                 && let Some(count) = counts.get_mut(first * LETTERS + second)
             {

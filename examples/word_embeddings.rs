@@ -74,8 +74,8 @@ fn main() -> Fallible {
     println!("opened {} words in {:.2} ms", reader.len()?, start.elapsed().as_secs_f64() * 1e3);
 
     let start = Instant::now();
-    let whole_words = reader.scan_range("a", "{")?;
-    let words: Vec<String> = whole_words.iter().map(ToString::to_string).collect();
+    let words: Vec<String> =
+        reader.range("a".."{").map(|key| Ok(key?.to_string())).collect::<tensorcask::Result<_>>()?;
     println!("{} words from a to z through the FST in {:.1} ms", words.len(), start.elapsed().as_secs_f64() * 1e3);
     let (mut table, mut found) = (vec![0.0_f32; words.len() * dims], vec![false; words.len()]);
     let start = Instant::now();
@@ -92,7 +92,8 @@ fn main() -> Fallible {
             }
         }
     }
-    let tensors: Vec<String> = reader.scan_prefix("tens")?.iter().map(ToString::to_string).collect();
+    let tensors: Vec<String> =
+        reader.prefix("tens").map(|key| Ok(key?.to_string())).collect::<tensorcask::Result<_>>()?;
     println!("\nwords that start with tens: {}", tensors.join(", "));
     Ok(())
 }

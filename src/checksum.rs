@@ -1,6 +1,6 @@
 //! Checksums: CRC-32 (IEEE, as in zlib and Arrow's neighbours), chained over parts.
 //!
-//! They find damage, they do not authenticate: whoever can write the files can also write matching checksums.
+//! They detect damage and do not authenticate: a program that can write the files can also write matching checksums.
 
 use crc32fast::Hasher;
 
@@ -33,7 +33,7 @@ pub(crate) fn crc32_on(start: &Hasher, parts: &[&[u8]]) -> u32 {
 }
 
 /// The seed of everything in one segment. A block that belongs to another segment, or to an older file of the same
-/// name in another store, does not check out.
+/// name in another store, does not validate.
 pub(crate) fn segment_seed(store: &[u8; 16], id: SegmentId) -> u32 {
     crc32_from(0, &[store, &id.lane.to_le_bytes(), &id.sequence.to_le_bytes()])
 }

@@ -25,7 +25,7 @@ pub enum Error {
         /// The operating system's word.
         source: Arc<std::io::Error>,
     },
-    /// Bytes on disk do not check out.
+    /// Bytes on disk are damaged.
     Corrupt {
         /// The file.
         path: PathBuf,
@@ -106,6 +106,11 @@ pub enum Error {
     Forked,
     /// The store is closed.
     Closed,
+    /// Something that cannot happen did: a fault of this library.
+    Internal {
+        /// What was found.
+        what: String,
+    },
 }
 
 impl Error {
@@ -122,6 +127,15 @@ impl Error {
     /// An unusable argument.
     pub fn invalid(what: impl Into<String>) -> Self {
         Self::Invalid { what: what.into() }
+    }
+
+    /// What cannot happen. Fails an assertion in debug builds.
+    #[cold]
+    #[track_caller]
+    pub(crate) fn internal(what: impl Into<String>) -> Self {
+        let what = what.into();
+        debug_assert!(false, "{what}");
+        Self::Internal { what }
     }
 
     /// Whether bytes on disk are damaged (rather than missing, refused or unreachable).
@@ -150,12 +164,6 @@ impl Error {
     pub(crate) fn is_no_file(&self) -> bool {
         use std::io::ErrorKind::{AlreadyExists, InvalidInput, IsADirectory};
         matches!(self, Self::Io { source, .. } if matches!(source.kind(), IsADirectory | InvalidInput | AlreadyExists))
-    }
-
-    /// All numbers that a lane can give to its files were given out.
-    pub(crate) fn no_sequence(lane: u16) -> Self {
-        let limit = crate::names::SegmentId::MOST_SEQUENCE;
-        Self::TooLarge { what: format!("the number of the next file of lane {lane}"), found: limit, limit: limit - 1 }
     }
 
     /// The file or folder concerned, where there is one.
@@ -238,6 +246,7 @@ impl fmt::Display for Error {
                  open it again in the child (to write, in a lane of its own: Lane::Auto)",
             ),
             Self::Closed => f.write_str("the store is closed; open it again"),
+            Self::Internal { what } => write!(f, "internal error, please report it: {what}"),
         }
     }
 }

@@ -45,8 +45,8 @@ mod cast;
 mod checksum;
 mod codec;
 mod dtype;
+mod engine;
 mod error;
-mod hot;
 mod index;
 mod interop;
 mod key;
@@ -54,7 +54,6 @@ mod names;
 mod prefetch;
 mod schema;
 mod segment;
-mod store;
 mod tensor;
 mod value;
 
@@ -68,23 +67,23 @@ pub use half;
 
 pub use crate::codec::Codec;
 pub use crate::dtype::Dtype;
+pub use crate::engine::options::{HotFill, HotPolicy, Lane, Options, Recovery};
+pub use crate::engine::read::get::Lookup;
+pub use crate::engine::read::preload::Warmed;
+pub use crate::engine::read::range::Range;
+pub use crate::engine::read::scan::{Entries, KeysIter};
+pub use crate::engine::read::stats::{HotSize, Stats};
+pub use crate::engine::read::verify::{Damage, VerifyReport};
+pub use crate::engine::reader::Reader;
+pub use crate::engine::report::{Missing, OpenReport, Quarantined};
+pub use crate::engine::store::Store;
 pub use crate::error::{Error, Result};
-pub use crate::hot::HotPolicy;
 pub use crate::io::Durability;
-pub use crate::key::{Key, KeyKind, KeyRef, Keys, MAX_KEY_LEN_BYTES};
-pub use crate::schema::{MAX_DEPTH, MAX_LEAVES, MAX_RANK};
+pub use crate::key::{AsKey, Key, KeyKind, KeyRef, Keys, MAX_KEY_LEN_BYTES};
+pub use crate::schema::{MAX_LEAVES, MAX_RANK};
 pub use crate::segment::batch::Verify;
-pub use crate::store::keys::KeysIter;
-pub use crate::store::options::{HotFill, Lane, Options, Recovery};
-pub use crate::store::read::Lookup;
-pub use crate::store::reader::Reader;
-pub use crate::store::report::{Missing, OpenReport, Quarantined};
-pub use crate::store::stats::{HotSize, Stats};
-pub use crate::store::verify::{Damage, VerifyReport};
-pub use crate::store::warm::Warmed;
-pub use crate::store::writer::Store;
 pub use crate::tensor::{Element, Tensor, TensorView};
-pub use crate::value::{AsValue, Value, ValueView};
+pub use crate::value::{AsValue, MAX_DEPTH, Value, ValueView};
 
 /// The examples in the README are compiled and run.
 #[cfg(doctest)]

@@ -53,6 +53,12 @@ impl SegmentId {
         Some(newest + 1).filter(|next| *next < Self::MOST_SEQUENCE)
     }
 
+    /// All numbers that a lane can give to its files were given out.
+    pub(crate) fn exhausted(lane: u16) -> Error {
+        let limit = Self::MOST_SEQUENCE;
+        Error::TooLarge { what: format!("the number of the next file of lane {lane}"), found: limit, limit: limit - 1 }
+    }
+
     fn stem(self) -> String {
         format!("{:04}-{:010}", self.lane, self.sequence)
     }
@@ -135,7 +141,7 @@ pub(crate) fn parse_lane_lock(name: &str) -> Option<u16> {
     name.strip_suffix(".lock")?.parse().ok()
 }
 
-/// Path of a lane's marks of what is on the medium.
+/// Path of a lane's marks of what is on disk.
 pub(crate) fn lane_marks(lane: u16) -> PathBuf {
     Path::new(LANES).join(format!("{lane:04}.synced"))
 }

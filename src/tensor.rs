@@ -1,5 +1,7 @@
 //! Tensors: a dtype, a shape, and contiguous little-endian bytes in row-major order.
 
+use std::fmt;
+
 use bytemuck::allocation::pod_collect_to_vec;
 use bytemuck::{Pod, cast_slice, try_cast_slice};
 use bytes::Bytes;
@@ -13,15 +15,22 @@ compile_error!(
     "tensorcask stores little-endian elements and hands out views of them: big-endian targets are not supported"
 );
 
-/// A Rust type that is the element of a [`Dtype`].
-pub trait Element: Pod {
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// A Rust type that is the element of a [`Dtype`]. Only this crate implements it.
+pub trait Element: Pod + sealed::Sealed {
     /// The dtype.
     const DTYPE: Dtype;
 }
 
 macro_rules! elements {
     ($($type:ty => $dtype:ident),* $(,)?) => {
-        $(impl Element for $type { const DTYPE: Dtype = Dtype::$dtype; })*
+        $(
+            impl sealed::Sealed for $type {}
+            impl Element for $type { const DTYPE: Dtype = Dtype::$dtype; }
+        )*
     };
 }
 elements! {
@@ -30,7 +39,7 @@ elements! {
 }
 
 /// A borrowed tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct TensorView<'a> {
     dtype: Dtype,
     shape: &'a [usize],
@@ -93,7 +102,7 @@ impl<'a> TensorView<'a> {
 
 /// A tensor that owns its bytes, or shares them: a value read from an uncompressed segment refers to the mapped file
 /// and keeps that mapping alive. Cloning is O(1).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Tensor {
     dtype: Dtype,
     shape: Box<[usize]>,
@@ -181,6 +190,20 @@ impl Tensor {
     }
 }
 
+/// Dtype and shape; the elements are left out.
+impl fmt::Debug for TensorView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({} {:?})", self.dtype, self.shape)
+    }
+}
+
+/// Dtype and shape; the elements are left out.
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.view().fmt(f)
+    }
+}
+
 impl<'a> From<&'a Tensor> for TensorView<'a> {
     fn from(tensor: &'a Tensor) -> Self {
         tensor.view()
@@ -205,6 +228,7 @@ mod tests {
         assert_eq!(tensor.to_vec::<i64>().unwrap(), [1, -2, 3]);
         assert!(tensor.to_vec::<u64>().is_err());
         assert_eq!(tensor.as_slice::<f32>(), None);
+        assert_eq!(format!("{tensor:?}"), "Tensor(I64 [3])");
         assert_eq!(Tensor::from_bools(&[2], &[true, false]).unwrap().data().as_ref(), [1, 0]);
     }
 }

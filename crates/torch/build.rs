@@ -12,10 +12,14 @@ mod look {
 
     pub fn build() {
         println!("cargo:rerun-if-changed=src/look.cpp");
-        println!("cargo:rerun-if-env-changed=LIBTORCH_INCLUDE");
-        // torch-sys tells where it has found the libraries. The headers are beside them, or where it was told.
+        for name in ["LIBTORCH", "LIBTORCH_INCLUDE", "LIBTORCH_USE_PYTORCH"] {
+            println!("cargo:rerun-if-env-changed={name}");
+        }
+        // Where torch-sys looks: in the folders that are named, else beside the libraries that it has found.
+        let named = ["LIBTORCH_INCLUDE", "LIBTORCH"].map(var_os).into_iter().flatten().map(PathBuf::from).next();
+        let named = named.filter(|_| var_os("LIBTORCH_USE_PYTORCH").is_none());
         let beside = var_os("DEP_TCH_LIBTORCH_LIB").map(|lib| PathBuf::from(lib).join(".."));
-        let root = var_os("LIBTORCH_INCLUDE").map(PathBuf::from).or(beside).unwrap_or_default();
+        let root = named.or(beside).unwrap_or_default();
         cc::Build::new()
             .cpp(true)
             .std("c++17")

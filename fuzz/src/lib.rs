@@ -18,7 +18,8 @@ fn read_all(storage: &MemoryStorage) {
     if let Ok(reader) = options().open_reader_on(Arc::new(storage.power_loss())) {
         let keys: Vec<_> = reader.keys().take(1000).filter_map(Result::ok).collect();
         let _ = reader.get_batch(&keys);
-        let _ = reader.scan_range("", "\u{10FFFF}");
+        reader.range("".."\u{10FFFF}").for_each(drop);
+        reader.iter().for_each(drop);
         let _ = reader.len();
         let _ = reader.verify(&mut |_, _| {});
     }

@@ -42,8 +42,8 @@ impl HashBlock {
         self.rows.len() / 4
     }
 
-    /// The position of the first hash from `from` on that is not below `bound`. O(distance): whoever asks reads what
-    /// lies between anyway, and a search over blocks that lie on cold pages would cost more.
+    /// The position of the first hash from `from` on that is not below `bound`. O(distance): the caller reads what lies
+    /// between anyway, and a binary search over cold pages would cost more.
     pub(crate) fn end_below(&self, from: usize, bound: u64) -> usize {
         let hashes = self.hashes.get(from * 8..).unwrap_or(&[]).as_chunks::<8>().0;
         from + hashes.iter().take_while(|bytes| u64::from_le_bytes(**bytes) < bound).count()

@@ -42,7 +42,7 @@ pub(crate) fn merge_blocks(
         } else {
             sort_by_hash(entries.iter().copied(), &mut sorted);
         }
-        if sorted.array_windows().any(|[a, b]| a.0 == b.0) {
+        if !sorted.is_sorted_by(|a, b| a.0 != b.0) {
             resolve_shared(&sorted, &mut entries, resolve)?;
             emit(&entries)?;
         } else {

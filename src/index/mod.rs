@@ -1,12 +1,12 @@
 //! The index: a bounded table in memory, and immutable runs on disk.
 //!
-//! [`delta`] holds what is newer than the newest run. [`run`] finds rows in a file of 64-byte buckets that
+//! [`entries`] holds what is newer than the newest run. [`run`] finds rows in a file of 64-byte buckets that
 //! [`build`] writes from the segments' sorted hash [`block`]s, which [`merge`] brings together and [`sort`] sorts.
 //! [`keys_fst`] keeps keys in order. This room knows no segments: rows are numbers to it.
 
 pub(crate) mod block;
 pub(crate) mod build;
-pub(crate) mod delta;
+pub(crate) mod entries;
 pub(crate) mod keys_fst;
 pub(crate) mod merge;
 pub(crate) mod run;

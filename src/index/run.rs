@@ -37,7 +37,7 @@ impl Run {
     /// memory of what was verified.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if anything but the buckets does not check out, [`Error::NewerFormat`] for a newer version.
+    /// [`Error::Corrupt`] if anything but the buckets is damaged, [`Error::NewerFormat`] for a newer version.
     pub(crate) fn open(path: PathBuf, bytes: Bytes) -> Result<Self> {
         if !bytes.starts_with(MAGIC) {
             return Err(Error::corrupt(path, 0, "expected an index run, found other bytes"));

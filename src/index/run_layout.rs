@@ -293,7 +293,7 @@ impl Footer {
     /// Reads the footer at `offset` of `path`, whose length is `offset` and the footer.
     ///
     /// # Errors
-    /// [`Error::NewerFormat`] for a newer version, [`Error::Corrupt`] if it does not check out.
+    /// [`Error::NewerFormat`] for a newer version, [`Error::Corrupt`] if it is damaged.
     pub(crate) fn decode(record: &[u8], path: &Path, offset: u64) -> Result<Self> {
         let corrupt = |what: &str| Error::corrupt(path, offset, what);
         let Some(rest) = record.strip_prefix(FOOTER_MAGIC) else {

@@ -27,7 +27,7 @@ fn front<'a>(parts: &'a [IoSlice<'a>], len_bytes: usize) -> Vec<IoSlice<'a>> {
     taken.collect()
 }
 
-/// Has the system begin to write these bytes to the medium, and does not wait.
+/// Has the system begin to write these bytes to disk, and does not wait.
 #[cfg(all(target_os = "linux", not(miri)))]
 #[expect(unsafe_code, reason = "the libraries have no sync_file_range; measured in benches/writes.rs")]
 fn start_writing(file: &File, offset: u64, len_bytes: u64) {

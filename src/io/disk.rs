@@ -91,7 +91,7 @@ impl Storage for DiskStorage {
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 Err(e) => return Err(Error::io("look at", entry.path(), e)),
             };
-            // A name that is not UTF-8 is none of ours; the lossy form says so to whoever parses it.
+            // A name that is not UTF-8 is none of ours; the lossy form does not parse.
             let name = entry.file_name().to_string_lossy().into_owned();
             entries.push(DirEntry { name, kind });
         }

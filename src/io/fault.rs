@@ -55,7 +55,7 @@ impl Faults {
         self.state.lock().denied = paths.into_iter().map(Into::into).collect();
     }
 
-    /// `operations` more operations succeed, all further ones fail. What changes the medium counts: making folders,
+    /// `operations` more operations succeed, all further ones fail. What changes the storage counts: making folders,
     /// creating, opening for append, appending, cutting zeros off, syncing, renaming, removing.
     pub fn fail_after_operations(&self, operations: u64) {
         self.state.lock().operations_left = Some(operations);

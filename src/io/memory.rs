@@ -202,7 +202,7 @@ impl MemoryStorage {
     }
 
     /// As [`Self::power_loss`], but `keep(path, synced_len_bytes, len_bytes)` says how many bytes of each file
-    /// survive: what was not synced may be on the medium all the same. The answer is held between the two lengths.
+    /// survive: what was not synced may be on disk all the same. The answer is held between the two lengths.
     #[must_use]
     pub fn power_loss_keeping(&self, mut keep: impl FnMut(&Path, u64, u64) -> u64) -> Self {
         let durable = self.tree.lock().durable.clone();
@@ -494,7 +494,7 @@ mod tests {
             6
         });
         assert_eq!(after.read("d/a").unwrap(), &b"safelo"[..]);
-        assert_eq!(after.power_loss().read("d/a").unwrap().len(), 6, "what survived is on the medium");
+        assert_eq!(after.power_loss().read("d/a").unwrap().len(), 6, "what survived is on disk");
         assert_eq!(storage.read("d/a").unwrap().len(), 8, "the former tree goes on");
     }
 

@@ -74,7 +74,7 @@ impl Counted {
         let map = MmapOptions::new().len(len_bytes).map_raw_read_only(file).ok()?;
         MAPS.fetch_add(1, Ordering::Relaxed);
         // By itself a fault reads all around it, megabytes where the disk is set to read that far ahead, for a row that
-        // is found by its hash. Whoever reads in order says so: `residency::read_ahead`. Advice only: it may be refused.
+        // is found by its hash. A sequential reader calls `residency::read_ahead`. Advice only: it may be refused.
         #[cfg(unix)]
         let _advice_only = map.advise(memmap2::Advice::Random);
         Some(Self(map))

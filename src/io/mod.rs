@@ -1,4 +1,4 @@
-//! The seam between the engine and the medium.
+//! The interface between the engine and its storage.
 //!
 //! Everything the engine does to files goes through [`Storage`], so that memory, a fault injector or a simulated
 //! disk can stand in for a real one. The contract, in prose:
@@ -35,7 +35,7 @@ use crate::error::Result;
 /// A large page of the page cache.
 pub const LARGE_PAGE_BYTES: u64 = 2 << 20;
 
-/// How firmly bytes are on the medium when a call returns.
+/// How durable bytes are when a call returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Durability {
     /// Handed to the operating system: survives a crash of the process, not of the machine.
@@ -139,7 +139,7 @@ pub trait Storage: Send + Sync + Debug {
 pub trait AppendFile: Send + Debug {
     /// Appends all `parts` in order (vectored: nothing is copied together first).
     fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()>;
-    /// Says whether what is appended from now on will be synced soon: it may then be written to the medium while more of it
+    /// Says whether what is appended from now on will be synced soon: it may then be written to disk while more of it
     /// is appended, instead of by the sync alone.
     fn write_early(&mut self, _early: bool) {}
     /// Says whether much will be appended that is read at random. Then the file may be longer than what was appended, by
@@ -153,7 +153,7 @@ pub trait AppendFile: Send + Debug {
     fn is_in_place(&self) -> bool {
         true
     }
-    /// Returns when what was appended is on the medium as firmly as `durability` says.
+    /// Returns when what was appended is as durable as `durability` says.
     fn sync(&mut self, durability: Durability) -> Result<()>;
     /// Bytes that were appended.
     fn len_bytes(&self) -> u64;
@@ -163,7 +163,7 @@ pub trait AppendFile: Send + Debug {
 pub trait ReadFile: Send + Sync + Debug {
     /// Bytes in the file now.
     fn len_bytes(&self) -> Result<u64>;
-    /// `len_bytes` bytes from `offset`, without a copy where the medium allows it. Asking beyond the end of the
+    /// `len_bytes` bytes from `offset`, without a copy where the storage allows it. Asking beyond the end of the
     /// file is an error, never a fault. To be asked for what is known to have been appended only: what lies behind that
     /// in a file that is being written may change, or be cut ([`AppendFile::fill_pages`]).
     fn bytes(&self, offset: u64, len_bytes: usize) -> Result<Bytes>;

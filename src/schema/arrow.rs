@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Fields, Schema};
 
-use super::{Dims, Header, LeafKind, Node, RowSchema};
+use super::tree::{Dims, Header, LeafKind, Node, RowSchema};
 use crate::codec::Codec;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};

@@ -1,12 +1,12 @@
 //! From a value to the structure of its row and the leaves in it.
 
-use super::{Dims, LeafKind, MAX_DEPTH, MAX_LEAVES, MAX_RANK, Node, RowKind, RowSchema, too_large};
+use super::tree::{Dims, LeafKind, MAX_LEAVES, MAX_RANK, Node, RowKind, RowSchema, too_large};
 use crate::codec::Codec;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::key::KeyKind;
 use crate::tensor::TensorView;
-use crate::value::ValueView;
+use crate::value::{MAX_DEPTH, ValueView};
 
 /// A leaf of one value.
 #[derive(Debug, Clone, Copy)]

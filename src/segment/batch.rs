@@ -71,7 +71,7 @@ impl Batch {
     /// bytes) for the checksum.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if anything does not check out.
+    /// [`Error::Corrupt`] if anything is damaged.
     pub(crate) fn parse(
         path: &Arc<Path>,
         schema: &Arc<RowSchema>,

@@ -97,7 +97,7 @@ pub(crate) struct Frame {
     pub first_row: u64,
     /// When the batch was committed: microseconds since 1970, never less than any stamp before it in the lane.
     pub stamp: u64,
-    /// Batches of the lane with a stamp up to this were on the medium when this frame was written: the newest such
+    /// Batches of the lane with a stamp up to this were on disk when this frame was written: the newest such
     /// stamp of the segment.
     pub durable_stamp: u64,
     /// Where the message starts in the file.
@@ -132,7 +132,7 @@ impl Frame {
         record
     }
 
-    /// The frame in `record`, if it checks out and its numbers are consistent.
+    /// The frame in `record`, if it is valid and its numbers are consistent.
     pub(crate) fn decode(record: &[u8]) -> Option<Self> {
         if checks_out(record) { Self::decode_checked(record) } else { None }
     }
@@ -268,7 +268,7 @@ impl Seal {
     /// Reads a seal that lies at `offset` of `path`; every part it names lies before `file_len_bytes`.
     ///
     /// # Errors
-    /// [`Error::NewerFormat`] for a newer version, [`Error::Corrupt`] if anything does not check out.
+    /// [`Error::NewerFormat`] for a newer version, [`Error::Corrupt`] if anything is damaged.
     pub(crate) fn decode(record: &[u8], path: &Path, offset: u64, file_len_bytes: u64) -> Result<Self> {
         let corrupt = |what: String| Error::corrupt(path, offset, what);
         if !record.starts_with(SEAL_MAGIC) {

@@ -89,7 +89,7 @@ impl Segment {
     /// Opens the sealed segment `id` at `path`.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if seal or schema do not check out, [`Error::NewerFormat`] for a newer version.
+    /// [`Error::Corrupt`] if seal or schema are damaged, [`Error::NewerFormat`] for a newer version.
     pub(crate) fn open(storage: &dyn Storage, path: &Path, id: SegmentId) -> Result<Self> {
         let file = storage.open(path, 0)?;
         let described: Arc<Path> = storage.describe(path).into();
@@ -183,7 +183,7 @@ impl Segment {
         }
     }
 
-    /// Its batches. O(batches) when they are first asked for, O(1) after that. Where the frame table does not check out, what
+    /// Its batches. O(batches) when they are first asked for, O(1) after that. Where the frame table is damaged, what
     /// the frames behind the batches tell.
     ///
     /// # Errors
@@ -250,7 +250,7 @@ impl Segment {
     /// Batch number `number`, parsed when it is first asked for. O(1) after that, also where it is damaged.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if it does not check out.
+    /// [`Error::Corrupt`] if it is damaged.
     #[inline]
     pub(crate) fn batch(&self, number: usize) -> Result<&Arc<Batch>> {
         match self.parsed(number)? {
@@ -350,7 +350,7 @@ impl Segment {
             Err(error) => Err(error),
         };
         let mut end = self.front.frame.end_offset();
-        // Without them, whoever reads the batches is told.
+        // Without them, a read of the batches returns the error.
         let frames = self.batches().map_or(&[][..], Batches::frames);
         for (number, frame) in frames.iter().enumerate() {
             checks.push(in_place(frame.frame_offset(), &frame.encode(), &format!("the frame of batch {number}")));

@@ -1,7 +1,7 @@
 //! What a segment file says of itself, read from the front: the header, and the committed prefix of its batches.
 //!
 //! As in leveldb's log reader, a torn tail is the normal end of a file whose writer was killed, or whose machine lost
-//! power: then with holes, and with whole batches behind them. A bad batch that is known to have been on the medium is
+//! power: then with holes, and with whole batches behind them. A bad batch that is known to have been on disk is
 //! damage.
 
 use std::path::Path;
@@ -40,7 +40,7 @@ pub(crate) enum Rest {
     Nothing,
     /// Bytes that no frame commits.
     Torn { why: String },
-    /// A batch that does not check out although it was on the medium.
+    /// A batch that is damaged although it was on disk.
     Damaged { why: String },
 }
 
@@ -118,7 +118,7 @@ pub(crate) fn read_any_front(path: &Path, file: &dyn ReadFile) -> Result<Front> 
                 && frame.rows == 0
                 && frame.body_len_bytes == 0
         })
-        .ok_or_else(|| corrupt("the schema's frame does not check out"))?;
+        .ok_or_else(|| corrupt("the schema's frame is damaged"))?;
     if crc32(&bytes) != frame.structure_crc {
         return Err(corrupt("the schema's checksum does not match its bytes"));
     }
@@ -235,7 +235,7 @@ fn next_frame(file: &dyn ReadFile, seed: u32, offset: u64, first_row: u64, end: 
         return Ok(Err("a batch without its commit frame".into()));
     };
     let Some(frame) = Frame::decode(&file.copy(frame_offset, FRAME_LEN_BYTES)?) else {
-        return Ok(Err("a commit frame that does not check out".into()));
+        return Ok(Err("a commit frame that is damaged".into()));
     };
     let belongs = frame.seed == seed
         && frame.offset == offset
@@ -253,8 +253,8 @@ fn next_frame(file: &dyn ReadFile, seed: u32, offset: u64, first_row: u64, end: 
 }
 
 /// The committed prefix of a whole active segment after a crash: walked, searched for frames behind its end, and, of
-/// batches that were not known to be on the medium, checked row by row, so that a hole that power loss left in the
-/// values cuts the tail instead of serving damaged rows. `synced`: how many bytes were on the medium, if it is known.
+/// batches that were not known to be on disk, checked row by row, so that a hole that power loss left in the
+/// values cuts the tail instead of serving damaged rows. `synced`: how many bytes were on disk, if it is known.
 ///
 /// # Errors
 /// Only if the file cannot be read.
@@ -276,7 +276,7 @@ pub(crate) fn recover(path: &Arc<Path>, file: &dyn ReadFile, front: &Front, sync
         if !whole {
             prefix.frames.truncate(number);
             prefix.end_offset = frame.offset;
-            prefix.rest = Rest::Torn { why: "values that never reached the medium".into() };
+            prefix.rest = Rest::Torn { why: "values that never reached the disk".into() };
             break;
         }
     }
@@ -286,7 +286,7 @@ pub(crate) fn recover(path: &Arc<Path>, file: &dyn ReadFile, front: &Front, sync
 /// Whether what follows `prefix`, whose last batch is of `stamp`, is damage, and the frames that lie there, in order;
 /// `None` if it is a torn tail. O(bytes behind the prefix).
 ///
-/// It is damage if something that was on the medium is missing: a mark says so, or a later frame of the segment. Without
+/// It is damage if something that was on disk is missing: a mark says so, or a later frame of the segment. Without
 /// marks nothing rules out that a batch with a whole one behind it was synced.
 fn lost(
     file: &dyn ReadFile,

@@ -323,7 +323,7 @@ impl SegmentWriter {
         let end: [&[u8]; 4] = [&record, &footer, &footer_len, ARROW_TRAILER];
         let slices: Vec<IoSlice<'_>> = tail.pieces.into_iter().chain(end).map(IoSlice::new).collect();
         self.file.append(&slices)?;
-        // Behind the tail: whoever follows the file must not find it shorter than its batches.
+        // After the tail: a reader that follows the file must never see it shorter than its batches.
         self.file.fill_pages(false)?;
         self.file.sync(durability)?;
         if self.storage.kind(&self.sealed_path)?.is_some() {

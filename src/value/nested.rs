@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use super::{Value, ValueView};
-use crate::schema::MAX_DEPTH;
+use super::{MAX_DEPTH, Value, ValueView};
 
 /// Levels that are printed.
 const SHOWN_DEPTH: usize = 2 * MAX_DEPTH;

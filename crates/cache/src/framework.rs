@@ -275,15 +275,9 @@ pub trait Variables: Debug + Default + Send + 'static {
     /// [`Error::Trainable`].
     fn check_frozen(&self) -> Result<()>;
 
-    /// [`Variables::check_frozen`] for some of them: of more than a few, `looks` in turn.
-    ///
-    /// # Errors
-    /// [`Error::Trainable`].
-    fn check_some_frozen(&self, looks: usize) -> Result<()>;
-
-    /// A number that changes when they are written to or exchanged. Cheap enough for every call; `looks` of them are
-    /// looked at closely, in turn.
-    fn sign(&self, looks: usize) -> u64;
+    /// A number that changes when they are written to, exchanged, or can be trained: looked at as closely as is cheap beside
+    /// serving so many samples.
+    fn sign(&self, samples: usize) -> u64;
 
     /// Takes what they look like now as what they are compared with.
     fn describe(&mut self);

@@ -1,22 +1,22 @@
-//! Why commands fail: the one table of exit codes, and the library's errors in the words of the command line.
+//! Why commands fail: the table of exit codes, and the library's errors in terms of command line options.
 
 use std::io::ErrorKind;
 use std::path::Path;
 
 use tensorcask::Error;
 
-/// What ended a command. Its number is the exit code.
+/// The kind of failure. Its number is the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Nobody reads the output any more, which is no failure.
+    /// The reader closed the pipe. This counts as success.
     Closed = 0,
-    /// A key is not there.
+    /// The key does not exist.
     NoSuchKey = 1,
     /// Damage was found.
     Damage = 2,
-    /// The input, or the way the command is used, is wrong.
+    /// The input or the arguments are wrong.
     Input = 3,
-    /// The store or the disk failed, though the command was right.
+    /// The store or the disk failed.
     Disk = 4,
 }
 
@@ -31,12 +31,12 @@ impl Kind {
             | Error::TooLarge { .. }
             | Error::NewerFormat { .. } => Self::Input,
             Error::Poisoned { cause } => Self::of(cause),
-            // A file of the store, not one that the caller named.
+            // The path is one of the store's own files, not one from the command line.
             _ => Self::Disk,
         }
     }
 
-    /// The kind of a failure to read or write a file that the caller named.
+    /// The kind of an IO error on a file that was named on the command line.
     fn of_named_file(kind: ErrorKind) -> Self {
         match kind {
             ErrorKind::NotFound
@@ -48,7 +48,7 @@ impl Kind {
             | ErrorKind::NotSeekable
             | ErrorKind::InvalidData
             | ErrorKind::UnexpectedEof => Self::Input,
-            // Full, read-only, out of reach.
+            // Full, read-only, no permission, a device error.
             _ => Self::Disk,
         }
     }
@@ -62,22 +62,22 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// A key is not there.
+    /// The key does not exist.
     pub(crate) fn missing(message: String) -> Self {
         Self { kind: Kind::NoSuchKey, message: Some(message) }
     }
 
-    /// Damage was found, and already listed.
+    /// Damage was found and has been listed.
     pub(crate) fn damage() -> Self {
         Self { kind: Kind::Damage, message: None }
     }
 
-    /// A file that the caller named is damaged.
+    /// A file that was named on the command line is damaged.
     pub(crate) fn damaged(message: String) -> Self {
         Self { kind: Kind::Damage, message: Some(message) }
     }
 
-    /// The input or its use is wrong.
+    /// The input or the arguments are wrong.
     pub(crate) fn input(message: String) -> Self {
         Self { kind: Kind::Input, message: Some(message) }
     }
@@ -87,12 +87,12 @@ impl Failure {
         Self { kind: Kind::Disk, message: Some(message) }
     }
 
-    /// Reading or writing `what`, which the caller named, failed.
+    /// An IO error on `what`, a path that was named on the command line.
     pub(crate) fn io(what: &Path, error: &std::io::Error) -> Self {
         Self { kind: Kind::of_named_file(error.kind()), message: Some(format!("{}: {error}", what.display())) }
     }
 
-    /// Opening the store that the caller named failed.
+    /// An error on opening the store that was named on the command line.
     pub(crate) fn opening(error: &Error) -> Self {
         let kind = match error {
             Error::Io { source, .. } => Kind::of_named_file(source.kind()),
@@ -109,7 +109,7 @@ impl Failure {
         Self { kind: Kind::Disk, message: Some(format!("standard output: {error}")) }
     }
 
-    /// The same with more to say.
+    /// Appends `more` to the message.
     pub(crate) fn and(self, more: &str) -> Self {
         Self { message: self.message.map(|message| message + more), ..self }
     }
@@ -119,12 +119,12 @@ impl Failure {
         self.kind as u8
     }
 
-    /// Whether the disk failed, or does not let this user do that.
+    /// Whether the store or the disk failed, or permission is missing.
     pub(crate) fn is_of_disk(&self) -> bool {
         self.kind == Kind::Disk
     }
 
-    /// What to say.
+    /// The message, if there is one.
     pub(crate) fn message(&self) -> Option<&str> {
         self.message.as_deref()
     }
@@ -136,7 +136,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// What the library calls by its own names, and what the command line calls it.
+/// Names of the library in its messages, and the command line options that replace them.
 const WORDS: &[(&str, &str)] = &[
     ("the option max_value_bytes", "--max-value-bytes"),
     ("Options::allow_network(true)", "--allow-network"),
@@ -144,12 +144,12 @@ const WORDS: &[(&str, &str)] = &[
     ("Options::group_writable", "--group-writable"),
     ("use Lane::Auto", "give --lane auto"),
     ("Lane::Auto", "--lane auto"),
-    ("use scan_range", "give --from and --to"),
+    ("use range", "give --from and --to"),
     ("Reader::open", "a command that only reads"),
-    ("this handle cannot write", "the store cannot be written"),
+    ("this handle cannot write", "the store cannot be written to"),
 ];
 
-/// What `error` says, with the options of the command line for those of the library.
+/// The message of `error`, with command line options in place of library options, and a hint where one helps.
 fn message(error: &Error) -> String {
     let text = match error {
         Error::Io { action, path, source } => {
@@ -158,19 +158,19 @@ fn message(error: &Error) -> String {
                     "; free space on that file system and run the command again"
                 }
                 ErrorKind::PermissionDenied => {
-                    "; its permissions do not allow it to this user (--group-writable shares a store)"
+                    "; this user does not have permission (--group-writable shares a store with a group)"
                 }
-                ErrorKind::FileTooLarge => "; the limit of the file system, or of the process (ulimit -f)",
-                ErrorKind::ReadOnlyFilesystem => "; choose a folder that can be written",
+                ErrorKind::FileTooLarge => "; this exceeds the limit of the file system, or of the process (ulimit -f)",
+                ErrorKind::ReadOnlyFilesystem => "; choose a folder on a writable file system",
                 ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
-                    "; something else lies at that path: move it away or choose another folder"
+                    "; another file is at that path: move it or choose another folder"
                 }
                 _ => "",
             };
             format!("could not {action} {}: {source}{hint}", path.display())
         }
         Error::LaneBusy { lane, path } => format!(
-            "lane {lane} has a writer already (lock {}): wait for it, or give --lane auto or another lane",
+            "lane {lane} already has a writer (lock {}): wait for it, or give --lane auto or another lane",
             path.display()
         ),
         Error::TooLarge { what, .. } if what.contains("value in bytes") => {
@@ -182,7 +182,7 @@ fn message(error: &Error) -> String {
     in_words(&text)
 }
 
-/// What the library says, with the options of the command line for those of the library.
+/// Replaces names of the library by command line options.
 pub(crate) fn in_words(text: &str) -> String {
     WORDS.iter().fold(text.to_owned(), |text, (library, command)| text.replace(library, command))
 }
@@ -198,7 +198,7 @@ mod tests {
         Error::io("open", "store/file", io::Error::from(kind))
     }
 
-    /// Every row of the table: an error, the code when it comes from within a store, and when the store is opened.
+    /// Every row of the table: an error, its exit code during a command, and its exit code at opening.
     fn table() -> Vec<(Error, u8, u8)> {
         let poisoned = |cause: Error| Error::Poisoned { cause: Arc::new(cause) };
         let invalid = || Error::invalid("it is wrong");

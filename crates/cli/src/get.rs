@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use serde_json::json;
 use tensorcask::Value;
 
+use crate::failure::Failure;
 use crate::numbers::{self, Shown};
-use crate::output::{Failure, Output, one_line};
+use crate::output::{Output, one_line};
 use crate::store::ReadArguments;
 
-/// How many elements of each tensor are shown if nothing is said.
+/// The default number of elements that are shown of each tensor.
 const HEAD: usize = 8;
 
 /// Arguments of `get`.
@@ -17,20 +18,20 @@ const HEAD: usize = 8;
 pub(crate) struct Arguments {
     #[command(flatten)]
     read: ReadArguments,
-    /// The key: text, a number, or hexadecimal bytes, as the store's keys are.
+    /// The key: text, a number, or hexadecimal bytes, depending on the store's kind of keys.
     key: String,
-    /// Writes the tensor to this .npy file.
+    /// Writes the tensor to this .npy file instead of showing it.
     #[arg(long)]
     npy: Option<PathBuf>,
-    /// How many elements of each tensor are shown (default: 8).
+    /// The number of elements to show of each tensor (default: 8).
     #[arg(long, conflicts_with = "npy")]
     head: Option<usize>,
 }
 
-/// Shows the value of a key, or writes it to a file.
+/// Shows the value of a key, or writes its tensor to a file.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let reader = crate::store::reader(&arguments.read, output)?;
-    let key = crate::parse_key(&arguments.key, reader.key_kind())?;
+    let key = crate::key::parse_key(&arguments.key, reader.key_kind())?;
     let name = key.to_string();
     let name = one_line(&name);
     let Some(value) = reader.get(&key)? else {
@@ -40,7 +41,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
         crate::new_file::check_outside(path, &arguments.read.store)?;
         let Value::Tensor(tensor) = &value else {
             return Err(Failure::input(format!(
-                "the value of {name} is no single tensor, so it cannot be a .npy file"
+                "the value of {name} is not a single tensor, so it cannot be a .npy file"
             )));
         };
         return crate::npy_file::write_one(path, tensor);

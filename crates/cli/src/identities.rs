@@ -7,33 +7,34 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use tensorcask_cache::identities::{Pruned, Stays, StoredIdentity, interrupted, list, prune};
 
-use crate::output::{Failure, Output, bytes, one_line};
+use crate::failure::Failure;
+use crate::output::{Output, bytes, one_line};
 
 /// Arguments of `identities`.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("chosen").args(["prune", "prune_unused_s"]))]
 pub(crate) struct Arguments {
-    /// The folder of a module of the torch layer: <cache dir>/<module id>.
+    /// The folder of a wrapped module: <cache dir>/<module id>.
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     folder: PathBuf,
-    /// Remove these identities. One stays, and the command fails, if a writer has it open, or if its folder holds
-    /// anything that tensorcask did not make or has set aside. No process may read them.
+    /// Removes these identities. An identity is kept, and the command fails, if a writer has it open, or if its folder
+    /// holds quarantined files or files that tensorcask did not create. No process may be reading them.
     #[arg(long, value_name = "ID", num_args = 1..)]
     prune: Vec<String>,
-    /// Remove the identities that were neither opened for writing nor written to for this many seconds, and that no
+    /// Removes the identities that were neither opened for writing nor written to for this many seconds and that no
     /// writer has open. Reading does not count as use.
     #[arg(long, value_name = "SECONDS")]
     prune_unused_s: Option<u64>,
-    /// Only say what would be removed.
+    /// Only lists what would be removed.
     #[arg(long, requires = "chosen")]
     dry_run: bool,
 }
 
-/// Lists the weights, versions and configurations of a module whose outputs are kept, the last used one first; or
-/// removes some.
+/// Lists the cached identities of a module, most recently used first, or removes some.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let folder = &arguments.folder;
     std::fs::read_dir(folder).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => Failure::input(format!("{} is not there", folder.display())),
+        ErrorKind::NotFound => Failure::input(format!("{} does not exist", folder.display())),
         _ => Failure::io(folder, &error),
     })?;
     let (found, left) = (list(folder)?, interrupted(folder)?);
@@ -56,7 +57,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     })
 }
 
-const INTERRUPTED: &str = "left by a removal that was interrupted: the next one finishes with it";
+const INTERRUPTED: &str = "left by an interrupted removal: the next removal finishes it";
 
 fn prune_named<'a>(
     arguments: &Arguments,
@@ -84,21 +85,22 @@ fn prune_unused(
     output: &Output,
 ) -> Result<(), Failure> {
     let now = SystemTime::now();
-    // A time to come is one of another clock: it was used just now.
+    // A time in the future comes from another clock: treat it as now.
     let age = |identity: &StoredIdentity| identity.last_used.map(|used| now.duration_since(used).unwrap_or_default());
     let is_old = |identity: &StoredIdentity| age(identity).is_some_and(|age| age >= unused);
     let pruned = prune(&arguments.folder, arguments.dry_run, is_old)?;
     for identity in found.iter().filter(|identity| !is_old(identity)) {
-        let why = age(identity)
-            .map_or("nothing tells when it was used".to_owned(), |age| format!("it was used {} s ago", age.as_secs()));
+        let why = age(identity).map_or("it is not known when it was used".to_owned(), |age| {
+            format!("it was used {} s ago", age.as_secs())
+        });
         say_kept(identity, &why, output)?;
     }
     say(&pruned, arguments.dry_run, output)?;
-    // What is open is in use, and was not to be removed.
+    // An open identity is in use, so keeping it is not a failure.
     fail_if_kept(pruned.kept.iter().filter(|(_, why)| !matches!(why, Stays::Open(_))))
 }
 
-/// Says what was removed and what was to be, but stays.
+/// Prints what was removed and what was kept.
 fn say(pruned: &Pruned, dry_run: bool, output: &Output) -> Result<(), Failure> {
     for (identity, why) in &pruned.kept {
         say_kept(identity, &why.to_string(), output)?;
@@ -122,7 +124,7 @@ fn verb(dry_run: bool) -> &'static str {
 }
 
 fn say_kept(identity: &StoredIdentity, why: &str, output: &Output) -> Result<(), Failure> {
-    let line = || format!("{}  stays: {}", identity.id, one_line(why));
+    let line = || format!("{}  kept: {}", identity.id, one_line(why));
     output.line(line, || json!({ "id": identity.id, "removed": false, "why": why, "bytes": identity.bytes }))
 }
 
@@ -131,7 +133,7 @@ fn fail_if_kept<'a>(kept: impl Iterator<Item = &'a (StoredIdentity, Stays)>) -> 
     let Some((identity, why)) = kept.first() else { return Ok(()) };
     let more = if kept.len() > 1 { format!(", and {} more", kept.len() - 1) } else { String::new() };
     let message = format!("{} was not removed: {}{more}", identity.id, one_line(&why.to_string()));
-    // The disk, or a writer, is to blame only where nothing is wrong with the folders.
+    // Foreign files are wrong input; otherwise a writer or the disk is the cause.
     let is_input = kept.iter().any(|(_, why)| matches!(why, Stays::Foreign(_)));
     Err(if is_input { Failure::input(message) } else { Failure::disk(message) })
 }
@@ -159,7 +161,7 @@ fn json(identity: &StoredIdentity) -> Value {
     })
 }
 
-/// What the identity is made of.
+/// The record that the identity was computed from.
 fn record(identity: &StoredIdentity) -> Value {
     identity.record.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null)
 }

@@ -1,10 +1,13 @@
 //! `tensorcask ls`
 
+use std::ops::Bound;
+
 use serde_json::json;
 use tensorcask::{Key, Reader, Value};
 
+use crate::failure::Failure;
 use crate::numbers::Shown;
-use crate::output::{Failure, Output, one_line};
+use crate::output::{Output, one_line};
 use crate::store::ReadArguments;
 
 /// Arguments of `ls`.
@@ -12,19 +15,19 @@ use crate::store::ReadArguments;
 pub(crate) struct Arguments {
     #[command(flatten)]
     read: ReadArguments,
-    /// Only keys that start with this, in order.
+    /// Lists only keys that start with this prefix, in order.
     #[arg(long, conflicts_with_all = ["from", "to"])]
     prefix: Option<String>,
-    /// Only keys from this one on, in order.
-    #[arg(long, requires = "to")]
+    /// Lists only keys from this one on (inclusive), in order.
+    #[arg(long)]
     from: Option<String>,
-    /// Only keys before this one.
-    #[arg(long, requires = "from")]
+    /// Lists only keys before this one (exclusive).
+    #[arg(long)]
     to: Option<String>,
-    /// At most so many.
+    /// Lists at most this many keys.
     #[arg(long)]
     limit: Option<usize>,
-    /// Dtypes and shapes too.
+    /// Also shows dtypes and shapes.
     #[arg(long, short)]
     long: bool,
 }
@@ -37,8 +40,8 @@ pub(crate) fn keys(
     match prefix {
         None => Ok(Box::new(reader.keys())),
         Some(prefix) => {
-            let prefix = crate::parse_key(prefix, reader.key_kind())?;
-            Ok(Box::new(reader.scan_prefix(&prefix)?.into_iter().map(Ok)))
+            let prefix = crate::key::parse_key(prefix, reader.key_kind())?;
+            Ok(Box::new(reader.prefix(&prefix)))
         }
     }
 }
@@ -46,13 +49,18 @@ pub(crate) fn keys(
 /// Lists keys.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let reader = crate::store::reader(&arguments.read, output)?;
-    let keys = match (&arguments.from, &arguments.to) {
-        (Some(from), Some(to)) => {
-            let (from, to) = (crate::parse_key(from, reader.key_kind())?, crate::parse_key(to, reader.key_kind())?);
-            Box::new(reader.scan_range(&from, &to)?.into_iter().map(Ok))
-        }
-        _ => keys(&reader, arguments.prefix.as_deref())?,
-    };
+    let keys =
+        match (&arguments.from, &arguments.to) {
+            (None, None) => keys(&reader, arguments.prefix.as_deref())?,
+            (from, to) => {
+                let parse = |end: &String| crate::key::parse_key(end, reader.key_kind());
+                let (from, to) = (from.as_ref().map(parse).transpose()?, to.as_ref().map(parse).transpose()?);
+                Box::new(reader.range((
+                    from.map_or(Bound::Unbounded, Bound::Included),
+                    to.map_or(Bound::Unbounded, Bound::Excluded),
+                )))
+            }
+        };
     for key in keys.take(arguments.limit.unwrap_or(usize::MAX)) {
         let key = key?;
         let structure = if arguments.long { reader.get(&key)?.map(|value| describe(&value)) } else { None };
@@ -77,7 +85,7 @@ pub(crate) fn key_json(key: &Key) -> serde_json::Value {
     }
 }
 
-/// What a value is, on one line.
+/// A value on one line: tensors as dtype and shape.
 pub(crate) fn describe(value: &Value) -> String {
     let all = |items: &[Value]| items.iter().map(describe).collect::<Vec<_>>().join(", ");
     match value {

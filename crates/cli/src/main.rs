@@ -1,10 +1,11 @@
-//! The `tensorcask` command line tool: looks into a store, checks it, and moves data in and out.
+//! The `tensorcask` command line tool: inspects and verifies a store, imports into it and exports from it.
 //!
-//! Exit codes: 0 done; 1 a key is not there; 2 damage was found; 3 the input or its use is wrong; 4 the store or the
-//! disk failed.
+//! Exit codes: 0 success; 1 the key does not exist; 2 damage was found; 3 the input or the arguments are wrong; 4 the
+//! store or the disk failed.
 
 mod export;
 mod failure;
+mod generated;
 mod get;
 mod identities;
 mod import;
@@ -22,21 +23,21 @@ mod warm;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::key::parse_key;
-use crate::output::{Failure, Format, Output};
+use crate::failure::Failure;
+use crate::output::{Format, Output};
 
-/// Looks into a store of tensors, checks it, and moves data in and out.
+/// Inspects and verifies a store of tensors, imports into it and exports from it.
 ///
 /// A store is the folder <cache dir>/<module id>.
 ///
-/// Exit codes: 0 done; 1 a key is not there; 2 damage was found; 3 the input or its use is wrong; 4 the store or the
-/// disk failed.
+/// Exit codes: 0 success; 1 the key does not exist; 2 damage was found; 3 the input or the arguments are wrong; 4 the
+/// store or the disk failed.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(name = "tensorcask", version, about, max_term_width = 100)]
 struct Arguments {
-    /// For people, or JSON for programs.
+    /// Output as text for people, or as JSON for programs.
     #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
     format: Format,
     #[command(subcommand)]
@@ -45,25 +46,29 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Shows sizes, the index, and what opening found.
+    /// Shows sizes, the state of the index, and damage found at opening.
     Stats(stats::Arguments),
     /// Lists keys.
     Ls(ls::Arguments),
-    /// Shows the value of a key, or writes it to a file.
+    /// Shows the value of a key, or writes its tensor to a file.
     Get(get::Arguments),
-    /// Reads and checks every byte.
+    /// Reads every byte and compares all checksums.
     Verify(verify::Arguments),
-    /// Brings the index and the sealed rows into memory.
+    /// Preloads the index and the sealed segments into the page cache.
     Warm(warm::Arguments),
-    /// Lists the weights and versions of a wrapped module whose outputs are kept, or removes some.
+    /// Lists or removes the cached identities (weights, versions, configurations) of a wrapped module.
     Identities(identities::Arguments),
-    /// Puts the rows or tensors of .npy, .npz, .safetensors, Arrow and Parquet files.
+    /// Imports rows or tensors from .npy, .npz, .safetensors, Arrow and Parquet files.
     Import(import::Arguments),
-    /// Writes all values to an Arrow, .safetensors or .npy file.
+    /// Exports all values to an Arrow, .safetensors or .npy file.
     Export(export::Arguments),
+    /// Prints the completion script for a shell.
+    Completions(generated::CompletionsArguments),
+    /// Prints the man page of the program or of a command.
+    Man(generated::ManArguments),
 }
 
-/// Says what is wrong with the arguments, in the format that they ask for as far as they can be read.
+/// Reports wrong arguments, in JSON if `--format json` is among them. Returns the exit code.
 fn wrong_use(error: &clap::Error) -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
     let two_words = arguments.windows(2).any(|pair| pair == ["--format", "json"]);
@@ -79,11 +84,11 @@ fn wrong_use(error: &clap::Error) -> ExitCode {
     ExitCode::from(Failure::input(String::new()).code())
 }
 
-/// A file that would exceed the limit of the process (`ulimit -f`) is an error of the write, which is told and cleaned up
-/// after, and no sudden death.
+/// Handles SIGXFSZ: a write beyond the process's file size limit (`ulimit -f`) then fails with an error that is
+/// reported and cleaned up after, instead of a signal that ends the process.
 fn catch_file_size_limit() {
     use std::sync::{Arc, atomic::AtomicBool};
-    // Where that cannot be done, the process dies as before.
+    // If the handler cannot be registered, the signal ends the process.
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::new(AtomicBool::new(false)));
 }
 
@@ -95,7 +100,7 @@ fn main() -> ExitCode {
             if error.use_stderr() {
                 return wrong_use(&error);
             }
-            // Help and version. A closed terminal is no reason to say more.
+            // Help and version. If the terminal is closed, there is nobody to report it to.
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
@@ -110,6 +115,8 @@ fn main() -> ExitCode {
         Command::Identities(arguments) => identities::run(arguments, &output),
         Command::Import(arguments) => import::run(arguments, &output),
         Command::Export(arguments) => export::run(arguments, &output),
+        Command::Completions(arguments) => generated::completions(arguments, Arguments::command(), &output),
+        Command::Man(arguments) => generated::man(arguments, Arguments::command(), &output),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

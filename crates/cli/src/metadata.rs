@@ -1,17 +1,17 @@
-//! What a store says about its data: texts by name, kept from imported files in `metadata.json` of the store's folder.
+//! Metadata of a store: strings by name, taken from imported files and kept in `metadata.json` in the store's folder.
 //!
-//! The engine does not read it. It is written to a temporary file and renamed, so it is there as a whole or not at all.
+//! The engine does not read this file. It is replaced atomically.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
 
+use crate::failure::Failure;
 use crate::new_file::NewFile;
-use crate::output::Failure;
 
 const NAME: &str = "metadata.json";
 
-/// Texts by name.
+/// Strings by name.
 pub(crate) type Metadata = BTreeMap<String, String>;
 
 /// The metadata of the store in `folder`; empty if it has none.
@@ -24,7 +24,7 @@ pub(crate) fn load(folder: &Path) -> Result<Metadata, Failure> {
     };
     serde_json::from_slice(&text).map_err(|error| {
         Failure::input(format!(
-            "{}: it cannot be read as an object of texts ({error}): mend it, or move it away",
+            "{}: it is not a JSON object of strings ({error}): repair it or move it away",
             path.display()
         ))
     })

@@ -1,7 +1,7 @@
-//! Files that appear under their name only when they are whole.
+//! Output files that replace their target atomically.
 //!
-//! A file is written without a name, or under a temporary one beside its target, synced, and renamed. Whatever fails
-//! before that leaves an earlier file of the name as it was, and no other file.
+//! A file is written without a name (`O_TMPFILE`) or under a temporary name in the same folder, synced, and renamed. If
+//! anything fails before the rename, an existing file stays as it was and no other file is left.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufWriter, ErrorKind, Seek, SeekFrom, Write};
@@ -9,19 +9,19 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::output::Failure;
+use crate::failure::Failure;
 
-/// Links that may lead to the target.
+/// The most symbolic links that are followed to the target.
 const MOST_LINKS: usize = 40;
 
-/// Where what is written is until the file is finished.
+/// Where the data is until the file is finished.
 #[derive(Debug)]
 enum Place {
-    /// Nowhere: the file has no name yet, so that even a killed process leaves nothing.
+    /// In a file without a name, so that even a killed process leaves nothing.
     Nameless,
-    /// Under this name.
+    /// In a file of this temporary name.
     Temporary(PathBuf),
-    /// In the target itself, which is a pipe or a device and keeps nothing that could be lost.
+    /// In the target itself, which is a pipe or a device.
     Target,
 }
 
@@ -33,15 +33,15 @@ pub(crate) struct NewFile {
     place: Place,
     out: BufWriter<File>,
     replaces: Option<fs::Metadata>,
-    /// Rights that the folder's group gets beside what the umask leaves.
+    /// Permission bits for the folder's group, added to those that the umask leaves.
     group_rights: u32,
 }
 
 impl NewFile {
-    /// A new file that is to be at `path`.
+    /// Starts a new file that will be at `path`.
     ///
     /// # Errors
-    /// The folder cannot be written, or a folder is at `path`.
+    /// The folder cannot be written to, or `path` is a folder.
     pub(crate) fn create(path: &Path) -> Result<Self, Failure> {
         let io = |error: std::io::Error| Failure::io(path, &error);
         let replaces = match fs::metadata(path) {
@@ -65,19 +65,20 @@ impl NewFile {
         Ok(Self { named: path.to_path_buf(), target, place, out: BufWriter::new(file), replaces, group_rights: 0 })
     }
 
-    /// Lets the group read and write the file where it may write the folder, as the store's own files do.
+    /// Makes the file readable and writable for the group if the group may write the folder, as the engine does for the
+    /// store's files.
     pub(crate) fn share_with_group(&mut self) -> Result<(), Failure> {
         let io = |error: std::io::Error| self.failure(&error);
         let folder = fs::metadata(folder_of(&self.target)).map_err(io)?;
         let file = self.out.get_ref().metadata().map_err(io)?;
-        // The sticky bit protects users of a folder from each other.
+        // In a folder with the sticky bit, users must not change the files of others.
         if folder.mode() & 0o1020 == 0o020 && folder.gid() == file.gid() {
             self.group_rights = 0o060;
         }
         Ok(())
     }
 
-    /// Refuses a pipe or a device: the start of the file is known when its end is.
+    /// Refuses a pipe or a device, for formats whose header is written last.
     pub(crate) fn check_seekable(&mut self) -> Result<(), Failure> {
         match self.out.get_mut().stream_position() {
             Ok(_) => Ok(()),
@@ -88,12 +89,12 @@ impl NewFile {
         }
     }
 
-    /// Whether another file of the name will be gone.
+    /// Whether an existing file will be replaced.
     pub(crate) fn replaces(&self) -> bool {
         self.replaces.as_ref().is_some_and(fs::Metadata::is_file)
     }
 
-    /// The failure of an operation on it.
+    /// The failure of an operation on the file.
     pub(crate) fn failure(&self, error: &std::io::Error) -> Failure {
         Failure::io(&self.named, error)
     }
@@ -136,7 +137,7 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if let Place::Temporary(name) = &self.place {
-            // The failure that ended the command is what there is to say.
+            // The command has already failed; that failure is the one to report.
             let _ = fs::remove_file(name);
         }
     }
@@ -158,37 +159,37 @@ impl Seek for NewFile {
     }
 }
 
-/// Whether both paths lead to one place, whatever their spelling is.
+/// Whether both paths lead to the same file.
 pub(crate) fn is_same_place(one: &Path, other: &Path) -> bool {
     one == other || full(one).is_some_and(|one| full(other) == Some(one))
 }
 
-/// Refuses to write `path` where it lies in the folder of the store that is read: it could be one of its own files.
+/// Refuses a `path` inside the folder of the store that is read: it could overwrite one of the store's files.
 pub(crate) fn check_outside(path: &Path, store: &Path) -> Result<(), Failure> {
     let inside = store.canonicalize().ok().zip(full(path)).is_some_and(|(store, path)| path.starts_with(store));
     if !inside {
         return Ok(());
     }
     Err(Failure::input(format!(
-        "{} lies in the folder of the store {}, whose files are its own: write to another folder",
+        "{} is inside the folder of the store {}, which only the store may write to: choose another folder",
         path.display(),
         store.display()
     )))
 }
 
-/// The path from the root, behind links; `None` where its folder is not there.
+/// The absolute path with links resolved; `None` if its folder does not exist.
 fn full(path: &Path) -> Option<PathBuf> {
     let target = behind_links(path);
     Some(folder_of(&target).canonicalize().ok()?.join(target.file_name()?))
 }
 
-/// Whether `path` is where standard output goes, a pipe or a terminal: what else is printed there would follow the data.
+/// Whether `path` is the pipe or terminal of standard output: other output there would be mixed with the data.
 pub(crate) fn is_standard_output(path: &Path) -> bool {
     let (Ok(found), Ok(output)) = (fs::metadata(path), rustix::fs::fstat(std::io::stdout())) else { return false };
     !found.is_file() && (found.dev(), found.ino()) == (output.st_dev, output.st_ino)
 }
 
-/// What `path` leads to: a link stays, and the file behind it is written.
+/// Follows symbolic links: the link stays, and the file that it leads to is replaced.
 fn behind_links(path: &Path) -> PathBuf {
     let mut target = path.to_path_buf();
     for _ in 0..MOST_LINKS {
@@ -204,7 +205,7 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A name in `folder` that no other process and no other file of this one takes.
+/// A temporary name in `folder`, unique among running processes and within this one.
 fn free_name(folder: &Path) -> PathBuf {
     static MADE: AtomicU32 = AtomicU32::new(0);
     folder.join(format!(".tensorcask-{}-{}.tmp", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed)))
@@ -214,7 +215,7 @@ fn temporary(folder: &Path) -> std::io::Result<(File, PathBuf)> {
     loop {
         let name = free_name(folder);
         match OpenOptions::new().read(true).write(true).create_new(true).open(&name) {
-            // Left by a killed process of the same number.
+            // Left by a killed process of the same id.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
             Ok(file) => return Ok((file, name)),
@@ -222,7 +223,7 @@ fn temporary(folder: &Path) -> std::io::Result<(File, PathBuf)> {
     }
 }
 
-/// A file in `folder` without a name, where the system has that and can name it later.
+/// A file in `folder` without a name, if the system supports that and can link it later.
 #[cfg(target_os = "linux")]
 fn nameless(folder: &Path) -> Option<File> {
     use rustix::fs::{Mode, OFlags};
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_appears_when_it_is_whole() {
+    fn a_file_appears_when_it_is_complete() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         let mut file = NewFile::create(&path).unwrap();
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn temporary_names_go_too() {
+    fn temporary_files_are_removed() {
         let folder = tempfile::tempdir().unwrap();
         let (file, name) = temporary(folder.path()).unwrap();
         assert_eq!(names(folder.path()).len(), 1);
@@ -305,7 +306,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn links_and_permissions_stay() {
+    fn links_and_permissions_are_kept() {
         use std::os::unix::fs::symlink;
         let folder = tempfile::tempdir().unwrap();
         let (real, linked) = (folder.path().join("real"), folder.path().join("linked"));
@@ -321,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_says_so() {
+    fn targets_that_cannot_be_written_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let code = |path: &Path| NewFile::create(path).unwrap_err().code();
         assert_eq!(code(folder.path()), 3);

@@ -1,17 +1,17 @@
-//! Writes `.npy` files: numpy's arrays.
+//! Writes `.npy` files.
 
 use std::io::{Seek, SeekFrom};
 use std::path::Path;
 
 use tensorcask::{Dtype, Tensor};
 
+use crate::failure::Failure;
 use crate::new_file::NewFile;
-use crate::output::Failure;
 
-/// Bytes of magic, version and length before a header of version 1.0.
+/// Bytes of magic, version and header length before a header of version 1.0.
 const LEAD_LEN_BYTES: usize = 10;
 
-/// What numpy calls a dtype, if it has it.
+/// numpy's name of a dtype, if it has one.
 fn type_name(dtype: Dtype) -> Option<&'static str> {
     Some(match dtype {
         Dtype::Bool => "|b1",
@@ -31,8 +31,8 @@ fn type_name(dtype: Dtype) -> Option<&'static str> {
     })
 }
 
-/// The magic, and a header that says what follows: `rows` times `shape` elements. As long for any number of rows, so
-/// that it can be written before the rows are counted.
+/// The magic and the header of an array of `rows` times `shape` elements. Its length does not depend on the number of
+/// rows, so it can be written first and replaced once the rows are counted.
 fn header(dtype: Dtype, rows: Option<u64>, shape: &[usize]) -> Result<Vec<u8>, Failure> {
     let name = type_name(dtype).ok_or_else(|| {
         let widened = if dtype == Dtype::BF16 { ", or with --f16-as-f32" } else { "" };
@@ -43,7 +43,7 @@ fn header(dtype: Dtype, rows: Option<u64>, shape: &[usize]) -> Result<Vec<u8>, F
         let dims: String = dims.map(|dim| format!("{dim}, ")).collect();
         format!("{{'descr': '{name}', 'fortran_order': False, 'shape': ({dims}), }}")
     };
-    // All of it ends on a multiple of 64 with a newline.
+    // The header ends with a newline, at a multiple of 64 bytes.
     let len = (LEAD_LEN_BYTES + text(rows.map(|_| u64::MAX)).len() + 1).next_multiple_of(64) - LEAD_LEN_BYTES;
     let len_field = u16::try_from(len).map_err(|_| Failure::input("the shape is too long for a .npy header".into()))?;
     let mut header = b"\x93NUMPY\x01\x00".to_vec();
@@ -54,7 +54,7 @@ fn header(dtype: Dtype, rows: Option<u64>, shape: &[usize]) -> Result<Vec<u8>, F
     Ok(header)
 }
 
-/// Writes one tensor as an array.
+/// Writes one tensor as a `.npy` file.
 pub(crate) fn write_one(path: &Path, tensor: &Tensor) -> Result<(), Failure> {
     let header = header(tensor.dtype(), None, tensor.shape())?;
     let mut file = NewFile::create(path)?;
@@ -63,7 +63,7 @@ pub(crate) fn write_one(path: &Path, tensor: &Tensor) -> Result<(), Failure> {
     file.finish()
 }
 
-/// An array of rows that is being written; how many there are is known at its end.
+/// Writes an array row by row; the number of rows is written at the end.
 pub(crate) struct RowsWriter {
     file: NewFile,
     dtype: Dtype,
@@ -81,18 +81,18 @@ impl RowsWriter {
         Ok(Self { file, dtype, shape: shape.to_vec(), rows: 0 })
     }
 
-    /// What its rows are.
+    /// The dtype and shape of each row.
     pub(crate) fn row(&self) -> (Dtype, &[usize]) {
         (self.dtype, &self.shape)
     }
 
-    /// Appends a row of the dtype and shape of all.
+    /// Appends a row, which must have the dtype and shape of the array.
     pub(crate) fn push(&mut self, row: &Tensor) -> Result<(), Failure> {
         self.rows += 1;
         self.file.put(row.data())
     }
 
-    /// Writes the header with the number of rows; the file is then to be finished.
+    /// Writes the header with the number of rows. The caller then calls [`NewFile::finish`].
     pub(crate) fn done(mut self) -> Result<NewFile, Failure> {
         let header = header(self.dtype, Some(self.rows), &self.shape)?;
         self.file.seek(SeekFrom::Start(0)).map_err(|error| self.file.failure(&error))?;
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_is_as_long_for_any_number_of_rows() {
+    fn the_length_of_a_header_does_not_depend_on_the_row_count() {
         for rank in 0..=32 {
             for dim in [0, 1, 9, 10, 1 << 20, usize::MAX] {
                 let shape = vec![dim; rank];

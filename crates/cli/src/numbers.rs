@@ -1,10 +1,10 @@
-//! Numbers as text: the shortest form that reads back as the same number of the same type.
+//! Numbers as text: the shortest decimal that parses to the same number of the same type.
 
 use serde_json::{Value as Json, json};
 use tensorcask::half::{bf16, f16};
 use tensorcask::{Dtype, Element, Tensor};
 
-/// An element as people and programs read it.
+/// An element as text and as JSON.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Shown {
     pub human: String,
@@ -31,8 +31,8 @@ impl Shown {
         Self::of_text(format!("{:?}", shortest.unwrap_or(number)), number, is_same)
     }
 
-    /// JSON has no word for what is not finite, so that is a string there. Its numbers are read as 64-bit floats by most
-    /// programs: one that does not round to the element is written in full.
+    /// JSON cannot express numbers that are not finite, so they become strings. Most programs parse JSON numbers as
+    /// 64-bit floats: if the shortest text does not round to the element that way, the exact number is written.
     fn of_text(human: String, exact: f64, is_same: impl Fn(f64) -> bool) -> Self {
         let json = if exact.is_nan() {
             json!("NaN")
@@ -50,7 +50,7 @@ impl Shown {
     }
 }
 
-/// The first `most` elements of a tensor, and whether there are more. Of types that Rust has no numbers for, the bytes.
+/// The first `most` elements of a tensor, and whether there are more. Elements without a Rust type are shown as bytes.
 pub(crate) fn first(tensor: &Tensor, most: usize) -> (Vec<Shown>, bool) {
     fn shown<T: Element>(tensor: &Tensor, most: usize, show: impl Fn(T) -> Shown) -> (Vec<Shown>, bool) {
         let (units, size) = (tensor.data().chunks_exact(size_of::<T>()), size_of::<T>().max(1));

@@ -1,4 +1,4 @@
-//! What the commands print, how they show progress, and how they fail.
+//! Printing results, warnings, progress and failures.
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
@@ -9,18 +9,18 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value as Json, json};
 
-pub(crate) use crate::failure::Failure;
+use crate::failure::Failure;
 
-/// Who reads the output.
+/// The format of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// People.
+    /// Text for people.
     Human,
-    /// Programs: one JSON object a line.
+    /// For programs: one JSON object per line.
     Json,
 }
 
-/// Where output goes.
+/// Prints results and failures in one format.
 #[derive(Debug)]
 pub(crate) struct Output {
     format: Format,
@@ -32,12 +32,12 @@ impl Output {
         Self { format }
     }
 
-    /// Whether programs read the output.
+    /// Whether the format is JSON.
     pub(crate) fn is_json(&self) -> bool {
         self.format == Format::Json
     }
 
-    /// Prints what was written to `path`; to standard error where the data went to standard output.
+    /// Prints a summary of what was written to `path`; to standard error if `path` is standard output.
     pub(crate) fn written(
         &self,
         path: &Path,
@@ -48,21 +48,25 @@ impl Output {
             return self.line(human, json);
         }
         let text = if self.is_json() { json().to_string() } else { human() };
-        // A closed terminal is no reason to say more.
+        // If standard error is closed, there is nowhere to report it.
         let _ = writeln!(std::io::stderr().lock(), "{text}");
         Ok(())
     }
 
-    /// Prints a line: `human`, or `json`.
+    /// Prints a line: `human` or `json`, as the format requires.
     pub(crate) fn line(&self, human: impl FnOnce() -> String, json: impl FnOnce() -> Json) -> Result<(), Failure> {
-        let text = if self.is_json() { json().to_string() } else { human() };
-        match writeln!(std::io::stdout().lock(), "{text}") {
-            Ok(()) => Ok(()),
-            Err(error) => Err(Failure::standard_output(&error)),
-        }
+        let mut text = if self.is_json() { json().to_string() } else { human() };
+        text.push('\n');
+        self.raw(text.as_bytes())
     }
 
-    /// A progress bar over `total` rows; shown to people at a terminal only.
+    /// Prints `bytes` as they are, whatever the format is.
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Result<(), Failure> {
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| Failure::standard_output(&error))
+    }
+
+    /// A progress bar over `total` rows; hidden if the format is JSON or standard error is not a terminal.
     pub(crate) fn progress(&self, total: u64) -> ProgressBar {
         if self.is_json() || !std::io::stderr().is_terminal() {
             return ProgressBar::hidden();
@@ -74,18 +78,18 @@ impl Output {
         bar
     }
 
-    /// Says what to know beside the result.
+    /// Prints a warning to standard error.
     pub(crate) fn warn(&self, message: &str) {
         let text = if self.is_json() {
             json!({ "warning": message }).to_string()
         } else {
             format!("tensorcask: warning: {message}")
         };
-        // A closed terminal is no reason to say more.
+        // If standard error is closed, there is nowhere to report it.
         let _ = writeln!(std::io::stderr().lock(), "{text}");
     }
 
-    /// Says why a command failed; returns its exit code.
+    /// Prints why a command failed; returns its exit code.
     pub(crate) fn fail(&self, failure: &Failure) -> ExitCode {
         if let Some(message) = failure.message() {
             let text = if self.is_json() {
@@ -93,24 +97,24 @@ impl Output {
             } else {
                 format!("tensorcask: {message}")
             };
-            // A closed terminal is no reason to say more.
+            // If standard error is closed, there is nowhere to report it.
             let _ = writeln!(std::io::stderr().lock(), "{text}");
         }
         ExitCode::from(failure.code())
     }
 }
 
-/// A path in JSON, which is text: bytes that are none are replaced.
+/// A path in JSON. JSON strings are Unicode, so bytes that are not UTF-8 are replaced.
 pub(crate) fn path_json(path: &Path) -> Json {
     Json::String(path.to_string_lossy().into_owned())
 }
 
-/// Text of a store on a line of its own: in quotes, with escapes, where it would break the line or the terminal.
+/// Text from a store for printing on one line: quoted and escaped if it has control characters.
 pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     if text.chars().any(char::is_control) { Cow::Owned(format!("{text:?}")) } else { Cow::Borrowed(text) }
 }
 
-/// A size in bytes for people.
+/// A size in bytes with a binary unit.
 pub(crate) fn bytes(size: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = size as f64;

@@ -1,6 +1,7 @@
 //! `tensorcask stats`
 
-use crate::output::{Failure, Output, bytes};
+use crate::failure::Failure;
+use crate::output::{Output, bytes};
 use crate::store::ReadArguments;
 
 /// Arguments of `stats`.
@@ -10,7 +11,7 @@ pub(crate) struct Arguments {
     read: ReadArguments,
 }
 
-/// Shows sizes, the index, and what opening found.
+/// Shows sizes, the state of the index, and damage found at opening.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let reader = crate::store::reader(&arguments.read, output)?;
     let keys = reader.len()?;
@@ -38,7 +39,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
             ),
             (
                 "opened in",
-                format!("{:.2} ms, {} rows indexed anew", report.elapsed.as_secs_f64() * 1e3, report.rows_indexed),
+                format!("{:.2} ms, {} rows reindexed", report.elapsed.as_secs_f64() * 1e3, report.rows_indexed),
             ),
             ("store", stats.store.clone()),
         ];

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use tensorcask::{Damage, Key, Reader, VerifyReport};
 
+use crate::failure::Failure;
 use crate::failure::in_words;
-use crate::output::{Failure, Output, path_json};
+use crate::output::{Output, path_json};
 use crate::store::ReadArguments;
 
 /// Arguments of `verify`.
@@ -14,13 +15,13 @@ use crate::store::ReadArguments;
 pub(crate) struct Arguments {
     #[command(flatten)]
     read: ReadArguments,
-    /// Acknowledges what is lost, so that it is not told any more: files that were set aside, segments that are missing,
-    /// files of other stores. Deletes nothing.
+    /// Acknowledges losses, so that they are no longer reported: quarantined files, missing segments, files of other
+    /// stores. Deletes nothing.
     #[arg(long)]
     forget: bool,
 }
 
-/// Reads and checks every byte. Damage ends with exit code 2.
+/// Reads every byte and compares all checksums. Ends with exit code 2 if there is damage.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let reader = crate::store::open(&arguments.read)?;
     let bar = output.progress(0);
@@ -29,7 +30,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
         bar.set_position(done);
     })?;
     bar.finish_and_clear();
-    // What the check found again is listed once.
+    // A file that both opening and verifying report is listed once.
     let again = |path: &PathBuf| report.damage.iter().any(|damage| damage.path == *path);
     let unreadable: Vec<_> = reader.open_report().quarantined.iter().filter(|file| !again(&file.path)).collect();
     for file in &unreadable {
@@ -38,7 +39,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     for damage in &report.damage {
         let rows = Some(damage.rows).filter(|rows| *rows > 0 || !is_unknown(&reader, &damage.path));
         list(output, &damage.path, &damage.what, rows, &damage.keys)?;
-        // Text only: a program has them above.
+        // The JSON line already has the keys.
         for key in damage.keys.iter().filter(|_| !output.is_json()) {
             output.line(|| format!("  put again: {key}"), || json!(null))?;
         }
@@ -52,7 +53,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     if left == 0 { Ok(()) } else { Err(Failure::damage()) }
 }
 
-/// Whether nothing tells how many rows of the file at `path` are lost.
+/// Whether the number of lost rows of the file at `path` is unknown.
 fn is_unknown(reader: &Reader, path: &Path) -> bool {
     let opened = reader.open_report();
     opened.quarantined.iter().any(|file| *file.path == *path && file.rows_lost.is_none())
@@ -62,7 +63,7 @@ fn is_unknown(reader: &Reader, path: &Path) -> bool {
 /// Lists a damaged place.
 fn list(output: &Output, path: &Path, what: &str, rows: Option<u64>, keys: &[Key]) -> Result<(), Failure> {
     let what = in_words(what);
-    // The path is said, and this is the check.
+    // The line starts with the path, and `verify` is the command that is running: neither is repeated.
     let said = format!("{} is ", path.display());
     let what = what.strip_prefix(&said).unwrap_or(&what);
     let advice = "; run `tensorcask verify`, then put the affected rows again";
@@ -70,24 +71,25 @@ fn list(output: &Output, path: &Path, what: &str, rows: Option<u64>, keys: &[Key
     output.line(
         || match rows {
             Some(rows) => format!("{}: {what} ({rows} rows)", path.display()),
-            None => format!("{}: {what} (nothing tells how many rows)", path.display()),
+            None => format!("{}: {what} (unknown number of rows)", path.display()),
         },
         || json!({ "path": path_json(path), "what": what, "rows": rows, "keys": keys }),
     )
 }
 
-/// Acknowledges what opening found; returns how much damage is left, which only putting rows again mends.
+/// Acknowledges the damage found at opening. Returns the number of other damaged places, which are repaired by putting
+/// their rows again.
 fn forget(arguments: &Arguments, reader: &Reader, found: &VerifyReport, output: &Output) -> Result<usize, Failure> {
     let opened = reader.open_report();
-    let told: Vec<&Path> = opened.quarantined.iter().map(|file| &*file.path).collect();
+    let reported: Vec<&Path> = opened.quarantined.iter().map(|file| &*file.path).collect();
     let missing: Vec<&Path> = opened.missing.iter().map(|missing| &*missing.path).collect();
     let store = crate::store::any_lane(&arguments.read.store)?;
     let acknowledged = store.acknowledge_damage()?;
     store.close()?;
     output.line(
-        || format!("{acknowledged} of them acknowledged: they are not told any more"),
+        || format!("{acknowledged} of them acknowledged: they are no longer reported"),
         || json!({ "acknowledged": acknowledged }),
     )?;
-    let is_told = |damage: &&Damage| told.contains(&&*damage.path) || missing.contains(&&*damage.path);
-    Ok(found.damage.iter().filter(|damage| !is_told(damage)).count())
+    let is_reported = |damage: &&Damage| reported.contains(&&*damage.path) || missing.contains(&&*damage.path);
+    Ok(found.damage.iter().filter(|damage| !is_reported(damage)).count())
 }

@@ -1,6 +1,7 @@
 //! `tensorcask warm`
 
-use crate::output::{Failure, Output, bytes};
+use crate::failure::Failure;
+use crate::output::{Output, bytes};
 use crate::store::ReadArguments;
 
 /// Arguments of `warm`.
@@ -8,12 +9,12 @@ use crate::store::ReadArguments;
 pub(crate) struct Arguments {
     #[command(flatten)]
     read: ReadArguments,
-    /// Most bytes to bring in; all if it is not given.
+    /// Preloads at most this many bytes (default: all).
     #[arg(long)]
     limit_bytes: Option<u64>,
 }
 
-/// Brings the index and the sealed rows into memory, where other processes find them.
+/// Preloads the index and the sealed segments into the page cache, which all processes share.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let warmed = crate::store::reader(&arguments.read, output)?.warm(arguments.limit_bytes.unwrap_or(u64::MAX))?;
     let human = || {

@@ -163,25 +163,24 @@ fn hits(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
 
 /// What the look at many variables costs: a module with them beside one with none, both of hits.
 fn many_variables(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
-    let ones = |len: i64| Tensor::ones([len], (Kind::Float, Device::Cpu));
-    let alike: Vec<(String, Tensor)> = (0..400).map(|n| (format!("{n:03}"), ones(4096))).collect();
+    let store = || nn::VarStore::new(Device::Cpu);
+    let (mut alike, mut resnet) = (store(), store());
+    for n in 0..400 {
+        let _zeros = alike.root().zeros(&format!("{n:03}"), &[4096]);
+    }
     // As many as a ResNet-152 has, and as large: convolutions, and four of each batch normalisation.
-    let resnet: Vec<(String, Tensor)> = (0..760)
-        .map(|n| {
-            let channels = 64_i64 << (n / 5 % 5).min(4);
-            let convolution = || ones(channels * 64).reshape([channels, 64, 1, 1]);
-            let part = match n % 5 {
-                0 => "conv.weight",
-                1 => "bn.weight",
-                2 => "bn.bias",
-                3 => "bn.running_mean",
-                _ => "bn.running_var",
-            };
-            (format!("layer.{:03}.{part}", n / 5), if n % 5 == 0 { convolution() } else { ones(channels) })
-        })
-        .collect();
+    for n in 0..152 {
+        let path = resnet.root() / "layer" / n;
+        let channels = 64_i64 << (n % 5).min(4);
+        let _zeros = (&path / "conv").zeros("weight", &[channels, 64, 1, 1]);
+        for part in ["weight", "bias", "running_mean", "running_var"] {
+            let _zeros = (&path / "bn").zeros(part, &[channels]);
+        }
+    }
+    alike.freeze();
+    resnet.freeze();
     for (what, variables, batch, wanted) in
-        [("400 variables of 4,096 elements", alike, BATCH, 1.15), ("760 variables of a ResNet-152", resnet, 1, 1.5)]
+        [("400 variables of 4,096 elements", &alike, BATCH, 1.15), ("760 variables of a ResNet-152", &resnet, 1, 1.5)]
     {
         let wrap = |variables: Variables| {
             let forward = |inputs: &Inputs| Ok(inputs.tensor(0)? * Tensor::ones([1, DIMS], (Kind::Float, Device::Cpu)));

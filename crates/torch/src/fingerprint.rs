@@ -12,19 +12,28 @@ use crate::error::torch;
 use crate::error::{Error, Result};
 use crate::memory::{self, Watch};
 
-/// Of variables that were made in inference mode, the bytes of those of up to this many elements are looked at.
-const SMALL_ELEMENTS: usize = 4096;
+/// Of up to so many variables, each call looks at all closely, and of more at a few, in turn.
+const FEW: usize = 64;
 
-/// Of up to so many variables, each call looks at all closely, and of more at two, in turn, or as many as it asks for.
-const FEW: usize = 16;
+/// How many of more it looks at closely, at the least.
+const CLOSELY: usize = 1;
+
+/// The next `some` of `len` positions, around and around.
+fn in_turn(turn: &AtomicUsize, len: usize, some: usize) -> impl Iterator<Item = usize> {
+    let some = some.max(CLOSELY).min(len);
+    let start = turn.fetch_add(some, Ordering::Relaxed) % len.max(1);
+    (start..len).chain(0..start).take(some)
+}
 
 /// The named variables of a module: weights and buffers.
 #[derive(Debug, Default)]
 pub struct Variables {
     named: Vec<(String, Tensor)>,
     watch: Watch,
-    /// Where the next call begins to look closely.
-    turn: AtomicUsize,
+    /// Positions of the running statistics of batch normalisations.
+    statistics: Vec<usize>,
+    /// How many were looked at closely, and how many statistics.
+    turns: [AtomicUsize; 2],
 }
 
 impl Variables {
@@ -101,28 +110,11 @@ impl Variables {
     pub fn is_empty(&self) -> bool {
         self.named.is_empty()
     }
-
-    /// The positions of those whose turn it is to be looked at closely.
-    fn turn(&self, looks: usize) -> impl Iterator<Item = usize> {
-        let len = self.named.len();
-        let start = self.turn.load(Ordering::Relaxed) % len.max(1);
-        (start..len).chain(0..start).take(if len <= FEW { FEW } else { looks.max(2) })
-    }
 }
 
 impl layer::Variables for Variables {
     fn is_empty(&self) -> bool {
         self.named.is_empty()
-    }
-
-    /// Refuses variables that an optimizer could change. Of more than `looks`, some are looked at: who makes one of them
-    /// trainable makes most of them so.
-    ///
-    /// # Errors
-    /// [`Error::Trainable`].
-    fn check_some_frozen(&self, looks: usize) -> Result<()> {
-        let mut turn = self.turn(looks).filter_map(|at| self.named.get(at));
-        if turn.any(|(_, tensor)| memory::requires_grad(tensor)) { self.check_frozen() } else { Ok(()) }
     }
 
     /// Refuses variables that an optimizer could change.
@@ -137,22 +129,29 @@ impl layer::Variables for Variables {
         }
     }
 
-    /// A sign of change that is cheap enough for every call. libtorch counts the writes to a tensor, and one that was
-    /// exchanged has another storage. This misses two kinds of change: a `set_data` to other elements of the same
-    /// storage, and the running statistics of a batch normalisation. So variables are also looked at closely: `looks` of
-    /// them, in turn, and every `running_var`, which a batch normalisation writes whenever it writes anything.
-    fn sign(&self, looks: usize) -> u64 {
-        let sign = self.watch.sign(self.turn(looks));
-        self.turn.fetch_add(looks.clamp(2, self.named.len().max(2)), Ordering::Relaxed);
-        sign
+    /// A sign of change that is cheap enough for every call. libtorch counts most writes to a tensor; one that was
+    /// exchanged has another storage; and a backward pass leaves a gradient or writes to it, so that the steps of
+    /// libtorch's SGD are noticed, which it does not count. This misses three kinds of change: the running statistics of a
+    /// batch normalisation, a `set_data` to other elements of the same storage, and that gradients are required. Those show
+    /// when a variable is looked at closely. A call does so with all of a few variables, and of many with some, in turn:
+    /// with one for every eight of its `samples`, and with four statistics a sample.
+    fn sign(&self, samples: usize) -> u64 {
+        let len = self.named.len();
+        if len <= FEW {
+            return self.watch.sign(0..len);
+        }
+        let [turn, statistics_turn] = &self.turns;
+        let statistics = in_turn(statistics_turn, self.statistics.len(), samples.saturating_mul(4));
+        let statistics = statistics.filter_map(|at| self.statistics.get(at).copied());
+        self.watch.sign(in_turn(turn, len, samples / 8).chain(statistics))
     }
 
     /// Takes what the variables look like now as what they are compared with, and keeps their storage.
     fn describe(&mut self) {
-        let names = self.named.iter().enumerate();
-        let variances: Vec<usize> =
-            names.filter(|(_, (name, _))| name.ends_with("running_var")).map(|(at, _)| at).collect();
-        self.watch = Watch::new(self.named.iter().map(|(_, tensor)| tensor), SMALL_ELEMENTS, &variances);
+        self.watch = Watch::new(self.named.iter().map(|(_, tensor)| tensor));
+        let names = self.named.iter().map(|(name, _)| name).enumerate();
+        let statistics = names.filter(|(_, name)| name.ends_with("running_mean") || name.ends_with("running_var"));
+        self.statistics = statistics.map(|(at, _)| at).collect();
     }
 
     /// A digest of each variable's dtype, shape and bytes. O(bytes).
@@ -163,6 +162,11 @@ impl layer::Variables for Variables {
         let one = |(name, tensor): (&str, &Tensor)| {
             if !tensor.defined() {
                 return Err(Error::invalid(format!("the variable {name:?} is undefined: leave it out")));
+            }
+            if !memory::is_strided(tensor) && !tensor.is_sparse() && !tensor.is_mkldnn() {
+                return Err(Error::invalid(format!(
+                    "the layout of the variable {name:?} cannot be read: leave it out"
+                )));
             }
             let of = kind(tensor)?;
             let host = match of {

@@ -5,7 +5,7 @@ use tensorcask_cache::layer::OutputLike;
 
 use crate::error::{Result, invalid};
 use crate::framework::Torch;
-use crate::{Argument, Output};
+use crate::types::{Argument, Output};
 
 /// What a TorchScript module is called with.
 #[must_use]

@@ -45,6 +45,7 @@ mod module;
 mod module_handle;
 mod structure;
 mod tensors;
+mod types;
 mod wrap;
 
 pub use tensorcask_cache::identities::{Pruned, Stays, StoredIdentity};
@@ -60,21 +61,5 @@ pub use crate::fingerprint::Variables;
 pub use crate::framework::{Torch, TorchSettings};
 pub use crate::ivalue::{argument_from_ivalue, ivalue_of, output_from_ivalue};
 pub use crate::module_handle::CachedModule;
+pub use crate::types::{Argument, Batch, BatchIter, Batches, CacheOptions, Call, Inputs, Output};
 pub use crate::wrap::WrapModules;
-
-/// [`layer::CacheOptions`] of `tch` tensors. [`WrapModules`] has the ways to wrap modules.
-pub type CacheOptions = layer::CacheOptions<Torch>;
-/// [`layer::Call`] of `tch` tensors.
-pub type Call<'a> = layer::Call<'a, Torch>;
-/// [`layer::Inputs`] of `tch` tensors.
-pub type Inputs = layer::Inputs<Torch>;
-/// [`layer::Argument`] of `tch` tensors.
-pub type Argument = layer::Argument<Torch>;
-/// [`layer::Output`] of `tch` tensors.
-pub type Output = layer::Output<Torch>;
-/// [`layer::Batches`] of `tch` tensors.
-pub type Batches = layer::Batches<Torch>;
-/// [`layer::Batch`] of `tch` tensors.
-pub type Batch = layer::Batch<Torch>;
-/// [`layer::BatchIter`] of `tch` tensors.
-pub type BatchIter = layer::BatchIter<Torch>;

@@ -1,9 +1,10 @@
 //! The bytes of a tensor on the CPU: the only unsafe code of the torch layer.
 #![expect(unsafe_code, reason = "libtorch hands out the address of a tensor's elements as a raw pointer")]
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use tch::{Device, Tensor};
 use tensorcask_cache::layer::View;
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::Result;
 use crate::error::{invalid, torch};
@@ -14,7 +15,7 @@ fn block_len_bytes(tensor: &Tensor) -> Result<usize> {
         return Err(invalid("a tensor is undefined: pass a tensor that was made"));
     }
     let kind = tensor.f_kind().map_err(torch("read the kind of a tensor"))?;
-    if tensor.device() != Device::Cpu || tensor.is_sparse() || tensor.is_mkldnn() || !tensor.is_contiguous() {
+    if !is_strided(tensor) || tensor.device() != Device::Cpu || !tensor.is_contiguous() {
         return Err(invalid(format!(
             "the bytes of a {kind:?} tensor on {:?} were asked for: it has to be a dense contiguous tensor on the CPU",
             tensor.device()
@@ -49,7 +50,7 @@ pub(crate) fn bytes(tensor: &Tensor) -> Result<&[u8]> {
 /// [`crate::Error::Invalid`] for any other tensor.
 pub(crate) fn view(tensor: &Tensor) -> Result<View<'_>> {
     let refused = || invalid("the elements of a tensor were asked for: it has to be a dense tensor on the CPU");
-    if !tensor.defined() || tensor.device() != Device::Cpu || tensor.is_sparse() || tensor.is_mkldnn() {
+    if !tensor.defined() || !is_strided(tensor) || tensor.device() != Device::Cpu {
         return Err(refused());
     }
     let width = tensor.f_kind().map_err(torch("read the kind of a tensor"))?.elt_size_in_bytes();
@@ -72,80 +73,76 @@ pub(crate) fn view(tensor: &Tensor) -> Result<View<'_>> {
     Ok(View { bytes, width, sizes, strides })
 }
 
-/// The functions of `look.cpp`. Each takes a pointer to a `torch::Tensor`.
+/// The functions of `look.cpp`. Each takes a pointer to a `torch::Tensor`, and only reads what describes it.
 mod ffi {
     use std::ffi::c_void;
 
-    /// A tensor, and where its storage is described.
+    /// A tensor, and where its storage and its gradient are.
     #[derive(Debug, Clone, Copy)]
     #[repr(C)]
     pub(crate) struct Seen {
         pub(crate) tensor: usize,
         storage: usize,
+        grad_slot: usize,
+        pub(crate) grad: usize,
     }
 
     unsafe extern "C" {
         pub(crate) fn tensorcask_see(tensor: *const c_void) -> Seen;
-        pub(crate) fn tensorcask_counted(tensor: *const c_void) -> bool;
-        pub(crate) fn tensorcask_layout(tensor: *const c_void) -> u64;
-        pub(crate) fn tensorcask_requires_grad(tensor: *const c_void) -> bool;
         pub(crate) fn tensorcask_look(seen: *const Seen, len: usize, same: *mut bool) -> u64;
+        pub(crate) fn tensorcask_look_at_grads(seen: *const Seen, len: usize, same: *mut bool) -> u64;
+        pub(crate) safe fn tensorcask_graph_nodes() -> u64;
+        pub(crate) fn tensorcask_look_closely(tensor: *const c_void, most_bytes: usize) -> u64;
+        pub(crate) fn tensorcask_is_counted(tensor: *const c_void) -> bool;
+        pub(crate) fn tensorcask_is_strided(tensor: *const c_void) -> bool;
+        pub(crate) fn tensorcask_requires_grad(tensor: *const c_void) -> bool;
     }
 }
+
+/// Counts what was described, so that no sign is met again.
+static GENERATION: AtomicU64 = AtomicU64::new(1);
 
 /// Tensors that are watched, and what they looked like when they were described.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     seen: Vec<ffi::Seen>,
     described: Vec<Described>,
-    /// Writes that had been counted before that.
-    writes: u64,
+    /// Writes that had been counted before that, to tensors and to their gradients.
+    writes: [u64; 2],
+    /// Where a thread was when it found the gradients as they were described; see [`progress`].
+    checked_at: AtomicU64,
     /// Those whose writes are not counted.
     uncounted: Vec<usize>,
-    /// Those whose bytes each call looks at.
-    frequent: Vec<Readable>,
-}
-
-/// Bytes of a tensor on the CPU: some in the middle, or all if libtorch does not count the writes to it, as to none that
-/// was made in inference mode. Of the others, only the statistics of a batch normalisation are written without being
-/// counted, and they change in all elements.
-#[derive(Debug, Clone, Copy)]
-struct Readable {
-    address: usize,
-    len: usize,
-    /// Of the bytes, as they were.
-    hash: u64,
+    generation: u64,
 }
 
 #[derive(Debug)]
 struct Described {
     tensor: Tensor,
-    /// Keeps the storage, so that none that replaces it can lie at its address.
+    /// Keep storage and gradient, so that none that replaces them can lie at their addresses.
     _storage: Tensor,
-    /// A hash of dtype, sizes, strides and address.
-    layout: u64,
-    /// Of a block of memory on the CPU.
-    readable: Option<Readable>,
-    counted: bool,
+    _grad: Tensor,
+    /// What a close look gave.
+    hash: u64,
 }
 
 impl Watch {
-    /// Describes `tensors`. Each call looks at bytes of those at `frequent`. Of those whose writes are not counted, it
-    /// looks at all bytes, if they are of up to `small` elements.
-    pub(crate) fn new<'a>(tensors: impl Iterator<Item = &'a Tensor>, small: usize, frequent: &[usize]) -> Self {
+    /// Describes `tensors`.
+    pub(crate) fn new<'a>(tensors: impl Iterator<Item = &'a Tensor>) -> Self {
         let tensors: Vec<Tensor> = tensors.map(Tensor::shallow_clone).collect();
-        // SAFETY: the borrow keeps the tensor alive, and this call only reads what describes it.
+        // SAFETY: the borrow keeps the tensor alive.
         let see = |tensor: &Tensor| unsafe { ffi::tensorcask_see(tensor.as_ptr().cast()) };
         let mut watch = Self { seen: tensors.iter().map(see).collect(), ..Self::default() };
+        watch.generation = GENERATION.fetch_add(1, Ordering::Relaxed);
+        watch.writes = [watch.look().0, watch.look_at_grads().0];
+        watch.described =
+            tensors.into_iter().zip(&watch.seen).map(|(tensor, seen)| Described::new(tensor, seen)).collect();
+        // SAFETY: the borrow keeps the tensor alive.
+        let is_counted = |tensor: &Tensor| unsafe { ffi::tensorcask_is_counted(tensor.as_ptr().cast()) };
+        let described = watch.described.iter().enumerate();
+        watch.uncounted = described.filter(|(_, described)| !is_counted(&described.tensor)).map(|(at, _)| at).collect();
         // In the order of their addresses, which a processor can foresee.
         watch.seen.sort_unstable_by_key(|seen| seen.tensor);
-        (watch.writes, _) = watch.look();
-        watch.described = tensors.into_iter().map(|tensor| Described::new(tensor, small)).collect();
-        let described = watch.described.iter().enumerate();
-        watch.uncounted = described.filter(|(_, tensor)| !tensor.counted).map(|(at, _)| at).collect();
-        let frequent = frequent.iter().filter_map(|&at| watch.described.get(at)).filter(|tensor| tensor.counted);
-        watch.frequent = frequent.filter_map(|tensor| tensor.readable).collect();
-        watch.frequent.sort_unstable_by_key(|readable| readable.address);
         watch
     }
 
@@ -153,91 +150,90 @@ impl Watch {
     /// nanoseconds a tensor.
     fn look(&self) -> (u64, bool) {
         let mut same = true;
-        // SAFETY: `described`, or `new`, keeps each of the `len` tensors alive, and the call only reads.
+        // SAFETY: `described`, or `new`, keeps each of the `len` tensors alive.
         let writes = unsafe { ffi::tensorcask_look(self.seen.as_ptr(), self.seen.len(), &raw mut same) };
         (writes, same)
     }
 
+    /// The same of the gradients.
+    fn look_at_grads(&self) -> (u64, bool) {
+        let mut same = true;
+        // SAFETY: as in `look`; a tensor keeps its gradient.
+        let writes = unsafe { ffi::tensorcask_look_at_grads(self.seen.as_ptr(), self.seen.len(), &raw mut same) };
+        (writes, same)
+    }
+
+    /// Whether no backward pass that started in this thread has left gradients.
+    fn grads_are_same(&self) -> bool {
+        let now = progress();
+        if self.checked_at.load(Ordering::Relaxed) == now {
+            return true;
+        }
+        let same = self.look_at_grads() == (self.writes[1], true);
+        if same {
+            self.checked_at.store(now, Ordering::Relaxed);
+        }
+        same
+    }
+
     /// A number that changes with the tensors. Those at `closely` are looked at closely, and all if one of them was
-    /// written to since they were described.
+    /// written to, or got a gradient, since they were described.
     pub(crate) fn sign(&self, closely: impl Iterator<Item = usize>) -> u64 {
         let (writes, same) = self.look();
         let add = |sign: u64, difference: u64| sign.rotate_left(5).wrapping_add(difference);
-        let differences = if same && writes == self.writes {
+        let differences = if same && writes == self.writes[0] && self.grads_are_same() {
             let closely = self.uncounted.iter().copied().chain(closely);
-            let sign = closely.filter_map(|at| self.described.get(at)).map(Described::difference).fold(0, add);
-            // SAFETY: writes to these are counted, and none was written to: they lie where they lay.
-            self.frequent.iter().map(|readable| unsafe { readable.difference() }).fold(sign, add)
+            closely.filter_map(|at| self.described.get(at)).map(Described::difference).fold(0, add)
         } else {
             self.described.iter().map(Described::difference).fold(u64::from(!same), add)
         };
-        writes.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ differences
+        (writes ^ self.generation.rotate_left(40)).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ differences
     }
+}
+
+/// Which thread this is, and how many nodes of autograd graphs it has made: there is no backward pass without a graph.
+fn progress() -> u64 {
+    static THREADS: AtomicU64 = AtomicU64::new(1);
+    thread_local! {
+        static THREAD: u64 = THREADS.fetch_add(1, Ordering::Relaxed);
+    }
+    let thread = THREAD.try_with(|thread| *thread).unwrap_or(0);
+    thread.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(ffi::tensorcask_graph_nodes()) | 1 << 63
 }
 
 impl Described {
-    fn new(tensor: Tensor, small: usize) -> Self {
-        // SAFETY: the tensor is alive, and the call only reads what describes it.
-        let counted = unsafe { ffi::tensorcask_counted(tensor.as_ptr().cast()) };
-        let layout = layout(&tensor);
-        let readable = bytes(&tensor).ok().filter(|bytes| !bytes.is_empty() && (counted || tensor.numel() <= small));
-        let readable = readable.map(|bytes| Readable::new(bytes, counted));
-        Self { layout, counted, readable, _storage: tensor.f_detach().unwrap_or_default(), tensor }
+    fn new(tensor: Tensor, seen: &ffi::Seen) -> Self {
+        Self {
+            hash: look_closely(&tensor),
+            _storage: tensor.f_detach().unwrap_or_default(),
+            _grad: if seen.grad == 0 { Tensor::default() } else { tensor.grad() },
+            tensor,
+        }
     }
 
-    /// 0 if layout and bytes are what they were, else a number that tells what they are.
+    /// 0 if a close look gives what it gave, else a number that tells what it gives.
     fn difference(&self) -> u64 {
-        let layout = layout(&self.tensor);
-        if layout != self.layout {
-            return layout | 1;
-        }
-        // SAFETY: the layout tells that the tensor lies where it lay.
-        self.readable.map_or(0, |readable| unsafe { readable.difference() })
-    }
-}
-
-impl Readable {
-    const SOME_BYTES: usize = 32;
-
-    fn new(bytes: &[u8], counted: bool) -> Self {
-        let middle = bytes.len() / 128 * 64;
-        let some = bytes.get(middle..middle + Self::SOME_BYTES).filter(|_| counted);
-        let bytes = some.unwrap_or(bytes);
-        Self { address: bytes.as_ptr().expose_provenance(), len: bytes.len(), hash: Self::hash(bytes) }
-    }
-
-    #[inline]
-    fn hash(bytes: &[u8]) -> u64 {
-        match bytes.as_array::<{ Self::SOME_BYTES }>() {
-            Some(bytes) => {
-                let (words, _) = bytes.as_chunks::<8>();
-                words.iter().fold(0, |sum, word| sum.rotate_left(9) ^ u64::from_le_bytes(*word))
-            }
-            None => xxh3_64(bytes),
-        }
-    }
-
-    /// 0 if the bytes are what they were, else a number that tells what they are.
-    ///
-    /// # Safety
-    /// The tensor has to lie where it lay. As to writes meanwhile, see [`bytes`].
-    unsafe fn difference(self) -> u64 {
-        // SAFETY: they were readable, and lie in a storage that is kept.
-        let bytes = unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(self.address), self.len) };
-        let hash = Self::hash(bytes);
+        let hash = look_closely(&self.tensor);
         if hash == self.hash { 0 } else { hash | 1 }
     }
 }
 
-/// A hash of dtype, sizes, strides and address.
-fn layout(tensor: &Tensor) -> u64 {
-    // SAFETY: the borrow keeps the tensor alive, and this call only reads what describes it.
-    unsafe { ffi::tensorcask_layout(tensor.as_ptr().cast()) }
+/// A hash of dtype, layout, sizes, strides, address, gradients, and some bytes of a block of memory on the CPU. Of a tensor that was made in inference mode, whose writes are not counted, all bytes of up to 16 KiB. As to
+/// writes meanwhile, see [`bytes`].
+fn look_closely(tensor: &Tensor) -> u64 {
+    // SAFETY: the borrow keeps the tensor alive.
+    unsafe { ffi::tensorcask_look_closely(tensor.as_ptr().cast(), 16 << 10) }
+}
+
+/// Whether a tensor has strides: it is neither sparse nor nested, nor of another library.
+pub(crate) fn is_strided(tensor: &Tensor) -> bool {
+    // SAFETY: the borrow keeps the tensor alive.
+    unsafe { ffi::tensorcask_is_strided(tensor.as_ptr().cast()) }
 }
 
 /// Whether an optimizer could change the tensor.
 pub(crate) fn requires_grad(tensor: &Tensor) -> bool {
-    // SAFETY: the borrow keeps the tensor alive, and this call only reads what describes it.
+    // SAFETY: the borrow keeps the tensor alive.
     unsafe { ffi::tensorcask_requires_grad(tensor.as_ptr().cast()) }
 }
 

@@ -10,7 +10,7 @@ use crate::fingerprint::Variables;
 use crate::framework::Torch;
 use crate::ivalue::{ivalue_of, output_from_ivalue};
 use crate::structure::Structure;
-use crate::{Inputs, Output};
+use crate::types::{Inputs, Output};
 
 /// A function of all arguments.
 pub(crate) struct OfInputs<C>(pub C);

@@ -7,7 +7,7 @@ use tensorcask_cache::layer::{Adapter, Cached, IntoIds, IntoInputs};
 
 use crate::error::Result;
 use crate::framework::Torch;
-use crate::{Inputs, Output};
+use crate::types::{Inputs, Output};
 
 /// A frozen module whose outputs are computed once: [`Cached`], which has the methods, and an [`nn::Module`] by content.
 #[derive(Debug, Clone)]

@@ -12,7 +12,7 @@ use crate::framework::Torch;
 use crate::module::{OfInputs, OfModule, OfModuleT, OfScript, WithVariables};
 use crate::module_handle::CachedModule;
 use crate::structure::Structure;
-use crate::{CacheOptions, Inputs};
+use crate::types::{CacheOptions, Inputs};
 
 /// What [`CacheOptions`] can wrap beside functions, and the options that only `tch` has.
 pub trait WrapModules: Sized {

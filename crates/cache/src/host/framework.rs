@@ -161,11 +161,7 @@ impl Variables for NoVariables {
         Ok(())
     }
 
-    fn check_some_frozen(&self, _looks: usize) -> Result<()> {
-        Ok(())
-    }
-
-    fn sign(&self, _looks: usize) -> u64 {
+    fn sign(&self, _samples: usize) -> u64 {
         0
     }
 

@@ -5,7 +5,8 @@ use std::fs::{File, FileType, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{IN_USE, KINDS, Stays, StoredIdentity, names};
+use super::names;
+use super::stored::{IN_USE, KINDS, Stays, StoredIdentity};
 use tensorcask::Error;
 use tensorcask::folder::{FOLDERS, OPEN_LOCK, QUARANTINE, is_file_of_store};
 

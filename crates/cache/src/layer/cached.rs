@@ -62,10 +62,11 @@ impl<F: Framework> Cached<F> {
         if options.enforce_stateless {
             variables.check_frozen()?;
         }
+        // Before they are read: what changes meanwhile shows in the next sign.
+        let sign = variables.sign(usize::MAX);
         let identity = identify::<F>(&base, &variables)?;
         let lenient = options.on_store_error == OnStoreError::WarnAndCompute;
         let spaces = Spaces::open(&opening, &identity, |error| lenient && (is_full(error) || is_read_only(error)))?;
-        let sign = variables.sign(usize::MAX);
         let mut fleeting = HashMap::new();
         if !matches!(options.place, Place::Folder(_)) {
             fleeting.insert(identity.name(), Arc::clone(&spaces));
@@ -247,6 +248,12 @@ impl<F: Framework> Cached<F> {
             }
         };
         self.inner.exclusively(&make).map(|_| ())
+    }
+
+    /// Tells that weights were written in a way that is not noticed by itself, which [`Weights::Check`] names. The next call
+    /// reads all of them. O(1).
+    pub fn weights_changed(&self) {
+        self.inner.trainings.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The module id, which names the folder of all its identities.

@@ -22,9 +22,15 @@ use crate::values::tree::Ragged;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Weights {
     /// It is part of the identity: other weights never meet these outputs. Weights that change while the module is
-    /// wrapped are noticed at the next call, and after a call in training mode, as far as the tensor library tells that
-    /// they were written to. (`tch` does not count writes through `Tensor::data`, unless they reach the ends or the middle
-    /// of a variable of up to 4,096 elements on the CPU, as a pass of batch normalisation in training does.)
+    /// wrapped are noticed at the next call, as far as the tensor library tells, and after a call of the handle in training
+    /// mode. After a write that it does not tell, call [`Cached::weights_changed`](crate::layer::Cached::weights_changed).
+    ///
+    /// `tch` tells by its count of writes, by gradients (steps of optimizers), and by storages (`set_data`). Some changes
+    /// leave none of these signs: a training pass of batch normalisation behind the handle, a `set_data` to other elements
+    /// of the same storage, and a step of libtorch's SGD that another thread makes. Of modules of up to 64 variables, the
+    /// next call notices these too. Of larger ones a later call may: each looks closely at four running statistics a sample
+    /// and at one other variable for every eight samples, in turn. Writes through `Tensor::data` are noticed where they
+    /// reach one of the places that a close look reads: all of up to 256 bytes, else eight places of eight bytes.
     #[default]
     Check,
     /// It is recorded but does not count: outputs of other weights are served, with a warning

@@ -36,10 +36,10 @@ impl<F: Framework> Inner<F> {
     ) -> Result<Output<F>> {
         let _nested = self.enter()?;
         let device = self.options.map_location.unwrap_or(device);
-        // Computing takes so much longer than a look at a variable that all are looked at then.
-        let mut looks = keys.len() / 16;
+        // All variables are looked at closely after the first try, as after computing.
+        let mut samples = keys.len();
         for _ in 0..MOST_TRIES {
-            let sign = self.check_weights(std::mem::replace(&mut looks, usize::MAX))?;
+            let sign = self.check_weights(std::mem::replace(&mut samples, usize::MAX))?;
             let spaces = self.spaces();
             let space = spaces.space(keys.kind())?;
             let counters = Counters::default();

@@ -16,12 +16,12 @@ use crate::values::input::Inputs;
 use crate::values::output::Output;
 
 impl<F: Framework> Inner<F> {
-    /// A sign of change of `variables`, of which `looks` are looked at closely.
-    pub(crate) fn sign(&self, variables: &F::Variables, looks: usize) -> u64 {
+    /// A sign of change of `variables`, looked at as closely as is cheap beside serving so many samples.
+    pub(crate) fn sign(&self, variables: &F::Variables, samples: usize) -> u64 {
         if variables.is_empty() {
             0
         } else {
-            variables.sign(looks) ^ self.trainings.load(Ordering::Relaxed).rotate_left(32)
+            variables.sign(samples) ^ self.trainings.load(Ordering::Relaxed).rotate_left(32)
         }
     }
 
@@ -51,16 +51,16 @@ impl<F: Framework> Inner<F> {
     }
 
     /// Notices weights that were changed since they were fingerprinted, and moves to their identity. Returns the sign
-    /// of those that are in force. `looks` is how many variables are worth being looked at closely.
-    pub(crate) fn check_weights(&self, looks: usize) -> Result<u64> {
+    /// of those that are in force. `samples` is how many the call serves.
+    pub(crate) fn check_weights(&self, samples: usize) -> Result<u64> {
         let mut watched = self.weights.lock();
-        if self.options.enforce_stateless {
-            watched.variables.check_some_frozen(looks)?;
-        }
         if self.options.weights == Weights::Ignore && watched.told {
+            if self.options.enforce_stateless {
+                watched.variables.check_frozen()?;
+            }
             return Ok(watched.sign);
         }
-        let sign = self.sign(&watched.variables, looks);
+        let sign = self.sign(&watched.variables, samples);
         if sign == watched.sign {
             return Ok(sign);
         }

@@ -252,8 +252,8 @@ impl<F: Framework> Inputs<F> {
     pub fn batch_size(&self) -> Result<usize> {
         let mut names: Vec<&str> = self.arguments.iter().filter_map(|(name, _)| name.as_deref()).collect();
         names.sort_unstable();
-        if let Some(twice) = names.array_windows().find(|[a, b]| a == b) {
-            return Err(invalid(format!("the argument {:?} was passed twice", twice[0])));
+        if let Some(twice) = names.iter().zip(names.iter().skip(1)).find(|(a, b)| a == b) {
+            return Err(invalid(format!("the argument {:?} was passed twice", twice.0)));
         }
         if self.arguments.iter().any(|(_, argument)| matches!(argument, Argument::Batched)) {
             return Err(invalid("the place of a tensor was passed where the tensor itself is needed"));

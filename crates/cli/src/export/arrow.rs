@@ -1,4 +1,4 @@
-//! Values as one Arrow IPC file or stream: a column of keys, and one a leaf, as in a store's segments.
+//! Values as one Arrow IPC file or stream: a column of keys and a column per leaf, as in a store's segments.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -12,16 +12,16 @@ use indicatif::ProgressBar;
 
 use super::columns::{Columns, Refused};
 use super::rows::Rows;
-use super::{Written, nothing};
+use super::written::{Written, nothing};
+use crate::failure::Failure;
 use crate::new_file::NewFile;
-use crate::output::Failure;
 
 /// How values are laid out.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layout {
-    /// Lists of lists, and no extension types.
+    /// Nested lists, without extension types.
     pub plain: bool,
-    /// An IPC stream, and no file.
+    /// An IPC stream instead of a file.
     pub stream: bool,
 }
 
@@ -48,7 +48,7 @@ impl Writer {
         }
     }
 
-    /// Writes the end; the file is then to be finished.
+    /// Writes the footer. The caller then calls [`NewFile::finish`].
     fn done(self) -> Result<NewFile, ArrowError> {
         match self {
             Self::File(writer) => writer.into_inner(),
@@ -57,7 +57,7 @@ impl Writer {
     }
 }
 
-/// An error of the writer: that of the file, where there is one.
+/// Converts an error of the writer; an IO error keeps its kind.
 fn failure(path: &Path, error: ArrowError) -> Failure {
     match error {
         ArrowError::IoError(_, error) => Failure::io(path, &error),
@@ -65,7 +65,8 @@ fn failure(path: &Path, error: ArrowError) -> Failure {
     }
 }
 
-/// Writes all values to `path`. What is found to have rows of several shapes is written as lists, from the start again.
+/// Writes all values to `path`. When a column turns out to have rows of several shapes, the export starts again with
+/// that column as lists.
 pub(crate) fn write<'r>(
     path: &Path,
     layout: Layout,
@@ -108,7 +109,7 @@ fn write_all(
         };
         if *schema != batch.schema() {
             return Err(Failure::input(
-                "values are of several structures or dtypes, and an Arrow file has one: select some with --prefix"
+                "the values differ in structure or dtype, but an Arrow file has one schema: select some with --prefix"
                     .into(),
             )
             .into());

@@ -12,14 +12,14 @@ use tensorcask::{Dtype, Key, Tensor, Value};
 
 use super::lists::{elements, nested};
 use super::structure::Structure;
-use crate::output::Failure;
+use crate::failure::Failure;
 
-/// Why no batch was made.
+/// Why a batch could not be built.
 #[derive(Debug)]
 pub(crate) enum Refused {
-    /// The column of this name has rows of several shapes.
+    /// The named column has rows of several shapes.
     Ragged(String),
-    /// It cannot be.
+    /// Any other failure.
     Failure(Failure),
 }
 
@@ -29,18 +29,18 @@ impl From<Failure> for Refused {
     }
 }
 
-/// Makes record batches of values.
+/// Builds record batches from values.
 pub(crate) struct Columns {
     plain: bool,
-    /// Columns whose rows are of several shapes.
+    /// Columns whose rows have several shapes.
     ragged: HashSet<String>,
     /// Dtype and shape of the first tensor of each column.
     first: HashMap<String, (Dtype, Vec<usize>)>,
-    /// That of the first value, which all have.
+    /// The structure of the first value; all values must have it.
     structure: Option<Structure>,
 }
 
-/// Leaves of a value with the names of their columns.
+/// Collects the leaves of a value with their column names.
 fn leaves<'a>(value: &'a Value, name: String, found: &mut Vec<(String, &'a Value)>) {
     match value {
         Value::Map(items) => items.iter().for_each(|(part, item)| {
@@ -54,7 +54,8 @@ fn leaves<'a>(value: &'a Value, name: String, found: &mut Vec<(String, &'a Value
 }
 
 impl Columns {
-    /// Columns as lists of lists without extension types if they are to be `plain`; those of `ragged` anyway.
+    /// If `plain`, columns of tensors are nested lists without extension types. Columns in `ragged` are lists in any
+    /// case.
     pub(crate) fn new(plain: bool, ragged: HashSet<String>) -> Self {
         Self { plain, ragged, first: HashMap::new(), structure: None }
     }
@@ -62,7 +63,7 @@ impl Columns {
     /// The keys and values as a record batch.
     ///
     /// # Errors
-    /// The values are of several structures, or Arrow has no type for them; or a column is ragged.
+    /// The values differ in structure, Arrow has no type for them, or a column is ragged.
     pub(crate) fn batch(&mut self, values: &[(Key, Value)]) -> Result<RecordBatch, Refused> {
         let mut columns: Vec<(String, Vec<&Value>)> = Vec::new();
         for (row, (key, value)) in values.iter().enumerate() {
@@ -94,14 +95,14 @@ impl Columns {
         let structure = self.structure.get_or_insert_with(|| Structure::of(value));
         if !structure.is_of(value) {
             return Err(Failure::input(format!(
-                "the value of {:?} has another structure than those before it, and an Arrow file has one: select some \
-                 with --prefix",
+                "the value of {:?} differs in structure from those before it, but an Arrow file has one schema: select \
+                 some with --prefix",
                 key.to_string()
             )));
         }
         if self.plain && structure.has_empty() {
             return Err(Failure::input(format!(
-                "the value of {:?} has an empty list or map, for which there is no plain column: leave --plain out",
+                "the value of {:?} has an empty list or map, which plain columns cannot express: leave out --plain",
                 key.to_string()
             )));
         }
@@ -113,7 +114,8 @@ impl Columns {
             let tensors: Vec<&Tensor> = column.iter().filter_map(|value| value.as_tensor()).collect();
             return self.tensor_column(name, &tensors);
         }
-        let mixed = || Failure::input(format!("the leaf {name} is of several types: select some with --prefix"));
+        let mixed =
+            || Failure::input(format!("the leaf {name} has values of several types: select some with --prefix"));
         macro_rules! scalars {
             ($array:ident, $variant:ident, $convert:expr) => {{
                 let items: Option<Vec<_>> = column
@@ -152,7 +154,8 @@ impl Columns {
         for tensor in tensors {
             if tensor.dtype() != dtype {
                 return Err(Failure::input(format!(
-                    "{name} is {} and {dtype}, and a column of an Arrow file has one dtype: select some with --prefix",
+                    "{name} has the dtypes {} and {dtype}, but a column of an Arrow file has one: select some with \
+                     --prefix",
                     tensor.dtype()
                 ))
                 .into());
@@ -172,14 +175,18 @@ impl Columns {
         if self.plain
             && let Some(why) = no_plain_type(dtype)
         {
-            return Err(Failure::input(format!("{name} is {dtype}, for which Arrow has no plain type: {why}")).into());
+            return Err(Failure::input(format!(
+                "{name} has the dtype {dtype}, for which Arrow has no plain type: {why}"
+            ))
+            .into());
         }
         if !self.plain && !ragged {
             return Ok(fixed_column(name, dtype, shape, tensors)?);
         }
         if dtype.bits() < 8 {
             return Err(Failure::input(format!(
-                "{name} is {dtype}, packed below a byte an element, in rows of several shapes: export to safetensors"
+                "{name} has rows of several shapes and the dtype {dtype}, whose elements are smaller than a byte: \
+                 export to safetensors"
             ))
             .into());
         }
@@ -189,7 +196,7 @@ impl Columns {
     }
 }
 
-/// What to do about a dtype that is none of Arrow's: a reader would take its bits for integers.
+/// Advice for a dtype that Arrow does not have: without metadata, a reader would take its bits for integers.
 fn no_plain_type(dtype: Dtype) -> Option<&'static str> {
     match dtype {
         Dtype::BF16 => Some("add --f16-as-f32"),
@@ -200,7 +207,7 @@ fn no_plain_type(dtype: Dtype) -> Option<&'static str> {
         | Dtype::F8E4M3
         | Dtype::F8E8M0
         | Dtype::F8E4M3Fnuz
-        | Dtype::F8E5M2Fnuz => Some("leave --plain out, or export to safetensors"),
+        | Dtype::F8E5M2Fnuz => Some("leave out --plain, or export to safetensors"),
         _ => None,
     }
 }
@@ -209,7 +216,7 @@ fn named(dtype: Dtype) -> HashMap<String, String> {
     HashMap::from([("dtype".to_owned(), dtype.name().to_owned())])
 }
 
-/// Tensors of one shape, as segments have them.
+/// A column of tensors of one shape, in the layout of segments.
 fn fixed_column(name: &str, dtype: Dtype, shape: &[usize], tensors: &[&Tensor]) -> Result<(Field, ArrayRef), Failure> {
     let (child, unit) = elements(name, dtype, tensors, false)?;
     let row = tensors.first().map_or(0, |tensor| tensor.data().len() / unit);
@@ -218,13 +225,13 @@ fn fixed_column(name: &str, dtype: Dtype, shape: &[usize], tensors: &[&Tensor]) 
     let list = FixedSizeListArray::try_new_with_length(Arc::clone(&item), row, child, None, tensors.len())
         .map_err(|error| Failure::input(format!("{name}: {error}")))?;
     let mut metadata = named(dtype);
-    // The list tells neither that a tensor has no dimensions, nor those of packed elements.
+    // The list type does not distinguish a tensor without dimensions, nor tell the shape of sub-byte elements.
     let dims: Vec<String> = shape.iter().map(usize::to_string).collect();
     metadata.insert("shape".into(), format!("[{}]", dims.join(",")));
     if !shape.is_empty() && dtype.bits() >= 8 {
         let complex = (dtype == Dtype::C64).then_some(&2);
         let dims: Vec<String> = shape.iter().chain(complex).map(usize::to_string).collect();
-        // Written by hand: pyarrow refuses the nulls that arrow-rs's canonical type puts there.
+        // Written by hand: pyarrow rejects the nulls in the JSON of arrow-rs's canonical type.
         metadata.insert("ARROW:extension:name".into(), "arrow.fixed_shape_tensor".into());
         metadata.insert("ARROW:extension:metadata".into(), format!("{{\"shape\":[{}]}}", dims.join(",")));
     }

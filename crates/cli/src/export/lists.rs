@@ -1,4 +1,4 @@
-//! Tensors as Arrow arrays of elements, and as lists of lists of them, one level a dimension.
+//! Tensors as Arrow arrays of elements, and as nested lists of them, one level per dimension.
 
 use std::sync::Arc;
 
@@ -7,12 +7,12 @@ use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field};
 use tensorcask::{Dtype, Tensor};
 
-use crate::output::Failure;
+use crate::failure::Failure;
 
-/// Lists that one row may have beyond its elements: tensors without elements can have any number of them.
+/// The most lists of a row without elements, whose shape alone would allow any number of lists.
 const MOST_EMPTY_LISTS: usize = 1 << 20;
 
-/// The Arrow type of the elements, and its bytes.
+/// The Arrow type of the elements, and its size in bytes.
 fn element(dtype: Dtype) -> (DataType, usize) {
     match dtype {
         Dtype::U16 | Dtype::BF16 => (DataType::UInt16, 2),
@@ -29,8 +29,8 @@ fn element(dtype: Dtype) -> (DataType, usize) {
     }
 }
 
-/// The elements of all tensors one after another, and the bytes of one. Booleans are Arrow's own if they are to be
-/// `plain`, else bytes.
+/// The elements of all tensors, concatenated, and the size of one in bytes. Booleans become Arrow booleans if `plain`,
+/// else bytes.
 pub(crate) fn elements(
     name: &str,
     dtype: Dtype,
@@ -44,7 +44,7 @@ pub(crate) fn elements(
         return Ok((Arc::new(BooleanArray::from(flags)), unit));
     }
     let buffer = match tensors {
-        // A large row is a batch by itself: its bytes are not copied.
+        // A large row is a batch of its own: its bytes are not copied.
         [tensor] => Buffer::from(tensor.data().clone()),
         tensors => {
             let mut data = Vec::with_capacity(len);
@@ -57,7 +57,7 @@ pub(crate) fn elements(
     Ok((make_array(array.map_err(|error| Failure::input(format!("{name}: {error}")))?), unit))
 }
 
-/// Tensors of `rank` dimensions as lists of lists.
+/// Tensors of `rank` dimensions as nested lists.
 pub(crate) fn nested(
     name: &str,
     dtype: Dtype,
@@ -65,7 +65,7 @@ pub(crate) fn nested(
     tensors: &[&Tensor],
     plain: bool,
 ) -> Result<ArrayRef, Failure> {
-    let large = || Failure::input(format!("{name}: rows are too large for Arrow's lists"));
+    let large = || Failure::input(format!("{name}: rows are too large for Arrow lists"));
     let (mut array, _) = elements(name, dtype, tensors, plain)?;
     let complex = usize::from(dtype == Dtype::C64);
     // From the innermost dimension out.
@@ -76,7 +76,7 @@ pub(crate) fn nested(
             let dim = tensor.shape().get(depth).copied().unwrap_or(2);
             let outer = tensor.shape().iter().take(depth);
             let lists = outer.clone().try_fold(1_usize, |lists, dim| lists.checked_mul(*dim)).or_else(|| {
-                // A zero behind a product that overflows makes it none.
+                // The product overflows, but a zero among its factors makes it zero.
                 outer.clone().any(|dim| *dim == 0).then_some(0)
             });
             let lists = lists.filter(|lists| *lists <= tensor.data().len().max(MOST_EMPTY_LISTS)).ok_or_else(large)?;

@@ -7,14 +7,16 @@ mod npy;
 mod rows;
 mod safetensors;
 mod structure;
+mod written;
 
 use std::path::PathBuf;
 
 use clap::ValueEnum;
 use serde_json::json;
 
+use crate::failure::Failure;
 use crate::new_file::check_outside;
-use crate::output::{Failure, Output, path_json};
+use crate::output::{Output, path_json};
 use crate::store::ReadArguments;
 
 use self::arrow::Layout;
@@ -29,7 +31,7 @@ enum Kind {
     Arrows,
     /// Tensors by key.
     Safetensors,
-    /// One array of all rows; the keys go to a file beside it.
+    /// One array of all rows; the keys are written to a second file.
     Npy,
 }
 
@@ -38,42 +40,31 @@ enum Kind {
 pub(crate) struct Arguments {
     #[command(flatten)]
     read: ReadArguments,
-    /// The file to write: .arrow, .ipc, .feather, .arrows (a stream), .safetensors or .npy. An earlier one is replaced when
-    /// the new one is whole.
+    /// The file to write: .arrow, .ipc, .feather, .arrows (a stream), .safetensors or .npy. An existing file is
+    /// replaced once the new one is complete.
     file: PathBuf,
-    /// What to write; by default what the file's extension says.
+    /// The format (default: from the file's extension).
     #[arg(long, value_enum)]
     to: Option<Kind>,
-    /// Only keys that start with this.
+    /// Exports only keys that start with this prefix.
     #[arg(long)]
     prefix: Option<String>,
-    /// Writes F16 and BF16 as F32: some readers (DuckDB) know no F16, and most no BF16.
+    /// Writes F16 and BF16 as F32: some readers (DuckDB) do not support F16, and most do not support BF16.
     #[arg(long)]
     f16_as_f32: bool,
-    /// Arrow: tensors as lists of lists and no extension types, for programs that know none (Hugging Face datasets).
+    /// Arrow: writes tensors as nested lists without extension types, for readers that do not support these (Hugging
+    /// Face datasets).
     #[arg(long)]
     plain: bool,
-    /// Arrow: an IPC stream and no file, whatever the extension is.
+    /// Arrow: writes an IPC stream instead of a file, regardless of the extension.
     #[arg(long)]
     stream: bool,
-    /// Where the keys of a .npy file go (default: the file's name and `.keys`).
+    /// The file for the keys of a .npy export (default: the file's name with `.keys` appended).
     #[arg(long)]
     keys_out: Option<PathBuf>,
 }
 
-/// What was written.
-pub(crate) struct Written {
-    pub rows: u64,
-    /// Whether there was an earlier file of the name.
-    pub replaced: bool,
-}
-
-/// There are no rows, so nothing tells what they are.
-pub(crate) fn nothing() -> Failure {
-    Failure::input("there is nothing to export".into())
-}
-
-/// The kind of file to write, if all options apply to it.
+/// The kind of file to write. Refuses options that do not apply to it.
 fn kind_of(arguments: &Arguments) -> Result<Kind, Failure> {
     let path = &arguments.file;
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_lowercase();
@@ -85,7 +76,7 @@ fn kind_of(arguments: &Arguments) -> Result<Kind, Failure> {
         (None, "npy") => Kind::Npy,
         _ => {
             return Err(Failure::input(format!(
-                "{}: say what to write with --to arrow, arrows, safetensors or npy",
+                "{}: the extension does not name a format: give --to arrow, arrows, safetensors or npy",
                 path.display()
             )));
         }
@@ -116,7 +107,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     };
     let (keys, left_out) = (reader.len()?, crate::store::left_out(&reader));
     if keys == 0 && left_out > 0 {
-        return Err(Failure::damaged("there is nothing to export: no row of the store can be read".into()));
+        return Err(Failure::damaged("there is nothing to export: none of the store's rows can be read".into()));
     }
     let bar = output.progress(keys);
     let mut progress = |rows: u64| bar.inc(rows);
@@ -132,7 +123,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
         Kind::Npy => npy::write(path, arguments.keys_out.as_deref(), &mut rows()?, &mut progress)?,
     };
     bar.finish_and_clear();
-    let replaced = if written.replaced { ", in place of an earlier file" } else { "" };
+    let replaced = if written.replaced { ", replacing an existing file" } else { "" };
     output.written(
         path,
         || format!("{} values to {}{replaced}", written.rows, path.display()),
@@ -141,6 +132,6 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
             json!({ "values": written.rows, "path": path, "replaced": written.replaced, "left_out_files": left_out })
         },
     )?;
-    // What could be read is written, but it is not the whole store.
+    // The file has every readable row, but not the whole store.
     if left_out == 0 { Ok(()) } else { Err(Failure::damage()) }
 }

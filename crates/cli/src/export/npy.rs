@@ -1,4 +1,4 @@
-//! Values as one `.npy` array, and their keys in a file of lines beside it.
+//! Values as one `.npy` array, with their keys in a text file, one per line.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -6,21 +6,25 @@ use std::path::{Path, PathBuf};
 use tensorcask::Key;
 
 use super::rows::Rows;
-use super::{Written, nothing};
+use super::written::{Written, nothing};
+use crate::failure::Failure;
 use crate::new_file::{NewFile, is_same_place};
 use crate::npy_file::RowsWriter;
-use crate::output::{Failure, one_line};
+use crate::output::one_line;
 
-/// Writes all rows to `path` and their keys to `keys_out`, by default beside it.
+/// Writes all rows to `path` and their keys to `keys_out` (default: `path` with `.keys` appended).
 pub(crate) fn write(
     path: &Path,
     keys_out: Option<&Path>,
     rows: &mut Rows<'_>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Written, Failure> {
-    let keys_path = keys_out.map_or_else(|| beside(path), Path::to_path_buf);
+    let keys_path = keys_out.map_or_else(|| default_keys_path(path), Path::to_path_buf);
     if is_same_place(&keys_path, path) {
-        return Err(Failure::input(format!("--keys-out {} is the file of the array: name another", path.display())));
+        return Err(Failure::input(format!(
+            "--keys-out {} is also the file of the array: name another",
+            path.display()
+        )));
     }
     let mut keys = NewFile::create(&keys_path)?;
     let mut array: Option<RowsWriter> = None;
@@ -32,7 +36,10 @@ pub(crate) fn write(
         }
         for (key, value) in &batch {
             let Some(tensor) = value.as_tensor() else {
-                return Err(Failure::input(format!("{} is no single tensor: export to Arrow", shown(key))));
+                return Err(Failure::input(format!(
+                    "the value of {} is not a single tensor: export to Arrow",
+                    shown(key)
+                )));
             };
             let writer = match &mut array {
                 Some(writer) => writer,
@@ -41,7 +48,7 @@ pub(crate) fn write(
             let (dtype, shape) = writer.row();
             if (tensor.dtype(), tensor.shape()) != (dtype, shape) {
                 return Err(Failure::input(format!(
-                    "{} is {}{:?}, but others are {dtype}{shape:?}: export to Arrow",
+                    "the value of {} is {}{:?}, but others are {dtype}{shape:?}: export to Arrow",
                     shown(key),
                     tensor.dtype(),
                     tensor.shape()
@@ -55,14 +62,14 @@ pub(crate) fn write(
     }
     let array = array.ok_or_else(nothing)?.done()?;
     let replaced = array.replaces();
-    // The array last: where it is new, its keys are.
+    // The array is renamed last: if it is the new one, so are its keys.
     keys.finish()?;
     array.finish()?;
     Ok(Written { rows: count, replaced })
 }
 
-/// The file's name and `.keys`.
-fn beside(path: &Path) -> PathBuf {
+/// `path` with `.keys` appended.
+fn default_keys_path(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(".keys");
     name.into()
@@ -72,7 +79,7 @@ fn shown(key: &Key) -> String {
     one_line(&key.to_string()).into_owned()
 }
 
-/// A key as a line of the file of keys, from which it has to be read again.
+/// A key as a line of the key file. Refuses keys that importing the line would not give back.
 fn line(key: &Key, is_first: bool) -> Result<String, Failure> {
     let text = key.to_string();
     if text.is_empty() && matches!(key, Key::Bytes(_)) {
@@ -81,7 +88,7 @@ fn line(key: &Key, is_first: bool) -> Result<String, Failure> {
     let why = if text.contains(['\n', '\r']) {
         "has a line break"
     } else if text.contains('\0') {
-        "has a NUL, as no text has"
+        "has a NUL"
     } else if text.is_empty() {
         "is empty"
     } else if is_first && text.starts_with('\u{feff}') {
@@ -90,6 +97,6 @@ fn line(key: &Key, is_first: bool) -> Result<String, Failure> {
         return Ok(text + "\n");
     };
     Err(Failure::input(format!(
-        "the key {text:?} {why}, so it cannot be a line of a file of keys: export to Arrow or safetensors"
+        "the key {text:?} {why}, so it cannot be a line of a key file: export to Arrow or safetensors"
     )))
 }

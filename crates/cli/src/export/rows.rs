@@ -1,32 +1,32 @@
-//! The keys and values to export, read a bounded number of bytes at a time.
+//! Reads the keys and values to export in batches of bounded size.
 
 use tensorcask::{Dtype, Key, Reader, Tensor, Value};
 
-use crate::output::Failure;
+use crate::failure::Failure;
 
-/// Bytes of values at which a batch is full.
+/// A batch is full at this many bytes of values, …
 pub(crate) const BATCH_LEN_BYTES: usize = 8 << 20;
-/// Rows at which it is.
+/// … or at this many rows.
 const BATCH_ROWS: usize = 1 << 16;
-/// Keys that are read in one call while values are small. Nothing tells the size of a packed value before it is read, so
-/// this bounds what the first large ones take.
+/// The most keys that are read in one call. The size of a compressed value is unknown until it is read, so this bounds
+/// the memory that the first large values take.
 const MOST_KEYS: usize = 32;
-/// Bytes that one call is to read.
+/// The number of bytes that one call should read.
 const CALL_LEN_BYTES: usize = 1 << 20;
 
 type Keys = Box<dyn Iterator<Item = tensorcask::Result<Key>>>;
 
-/// Keys and values, in batches.
+/// Reads keys and values in batches.
 pub(crate) struct Rows<'a> {
     reader: &'a Reader,
     keys: Keys,
     f16_as_f32: bool,
-    /// Keys of the next call.
+    /// The number of keys of the next call.
     call_keys: usize,
 }
 
 impl<'a> Rows<'a> {
-    /// The values of `keys`, those of half precision as F32 if that is asked for.
+    /// Reads the values of `keys`; with `f16_as_f32`, converts F16 and BF16 to F32.
     pub(crate) fn new(reader: &'a Reader, keys: Keys, f16_as_f32: bool) -> Self {
         Self { reader, keys, f16_as_f32, call_keys: 1 }
     }
@@ -57,7 +57,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// About the memory that a value takes.
+/// The approximate memory of a value in bytes.
 fn len_bytes(value: &Value) -> usize {
     size_of::<Value>()
         + match value {
@@ -70,7 +70,7 @@ fn len_bytes(value: &Value) -> usize {
         }
 }
 
-/// The value with half-precision tensors as F32.
+/// Converts the F16 and BF16 tensors of a value to F32.
 pub(crate) fn widened(value: Value) -> Result<Value, Failure> {
     use tensorcask::half::{bf16, f16};
     let all = |items: &[Value]| items.iter().cloned().map(widened).collect::<Result<Vec<_>, _>>();

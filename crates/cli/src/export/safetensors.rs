@@ -1,6 +1,6 @@
-//! Values as one `.safetensors` file: tensors by key, those in trees by key and path.
+//! Values as one `.safetensors` file: tensors named by key, tensors of a structure by key and path.
 //!
-//! The format has all names, dtypes and shapes first. So values are read twice: for those, and for the bytes.
+//! The header has all names, dtypes and shapes, so values are read twice: first for the header, then for the bytes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,26 +9,26 @@ use serde_json::json;
 use tensorcask::{Dtype, Key, Reader, Tensor, Value};
 
 use super::rows::{Rows, widened};
-use super::{Written, nothing};
+use super::written::{Written, nothing};
+use crate::failure::Failure;
 use crate::metadata::Metadata;
 use crate::new_file::NewFile;
-use crate::output::Failure;
 
-/// The name that the format keeps for a map of texts.
+/// The name that the format reserves for its metadata.
 const RESERVED: &str = "__metadata__";
-/// Readers refuse longer headers.
+/// The longest header that readers accept.
 const MOST_HEADER_LEN_BYTES: usize = 100_000_000;
 
 /// A tensor of the file.
 struct Entry {
-    /// Its row's place in the order of keys, and its own among the tensors of the row.
+    /// The position of its row in the order of keys, and its own position among the tensors of the row.
     row: usize,
     leaf: usize,
     dtype: Dtype,
     shape: Vec<usize>,
 }
 
-/// What is done with each tensor of a value, and its name.
+/// Called with the name and the tensor for each tensor of a value.
 type Found<'f> = dyn FnMut(&str, &Tensor) -> Result<(), Failure> + 'f;
 
 /// Writes all values of `rows` to `path`.
@@ -55,7 +55,7 @@ pub(crate) fn write(
     if keys.is_empty() {
         return Err(nothing());
     }
-    // The widest elements first, so that each tensor is aligned; then as they are stored.
+    // The widest elements first, so that each tensor is aligned; then in the order of rows.
     let mut order: Vec<(&String, &Entry)> = entries.iter().collect();
     order.sort_by_key(|(_, entry)| (std::cmp::Reverse(entry.dtype.bits()), entry.row, entry.leaf));
     let mut file = NewFile::create(path)?;
@@ -85,16 +85,16 @@ pub(crate) fn write(
 }
 
 fn changed(name: &str) -> Failure {
-    Failure::input(format!("{name:?} was changed while it was exported: run the command again"))
+    Failure::input(format!("{name:?} changed during the export: run the command again"))
 }
 
-/// Notes the tensors of a row.
+/// Collects the tensors of a row for the header.
 fn collect(key: &Key, keys: &[Key], value: &Value, entries: &mut BTreeMap<String, Entry>) -> Result<(), Failure> {
     let (row, mut leaf) = (keys.len(), 0);
     tensors(value, &mut key.to_string(), &mut |name, tensor| {
         if name == RESERVED {
             return Err(Failure::input(format!(
-                "the key {name:?} cannot be a name in a safetensors file, where it means something else: export to Arrow"
+                "the key {name:?} is a reserved name in safetensors files: export to Arrow"
             )));
         }
         let entry = Entry { row, leaf, dtype: tensor.dtype(), shape: tensor.shape().to_vec() };
@@ -105,7 +105,7 @@ fn collect(key: &Key, keys: &[Key], value: &Value, entries: &mut BTreeMap<String
                 let (key, other) = (key.to_string(), other.unwrap_or_else(|| key.to_string()));
                 Err(Failure::input(format!(
                     "a tensor of the key {other:?} and one of the key {key:?} would both be named {name:?} in a \
-                     safetensors file: export to Arrow, or apart with --prefix"
+                     safetensors file: export to Arrow, or separately with --prefix"
                 )))
             }
         }
@@ -135,7 +135,9 @@ fn tensors(value: &Value, name: &mut String, found: &mut Found<'_>) -> Result<()
         Value::List(items) | Value::Tuple(items) if !items.is_empty() => {
             items.iter().enumerate().try_for_each(|(at, item)| below(&at.to_string(), item))
         }
-        _ => Err(Failure::input(format!("{name:?} is no tensor, and safetensors holds nothing else: export to Arrow"))),
+        _ => Err(Failure::input(format!(
+            "{name:?} is not a tensor, and safetensors files hold only tensors: export to Arrow"
+        ))),
     }
 }
 

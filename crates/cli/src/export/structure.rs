@@ -1,10 +1,10 @@
-//! The structure that all values of an Arrow file have, as its header tells it: names of columns do not tell lists from
-//! tuples, nor from maps whose names are numbers, and what is empty has no column.
+//! The structure of the values of an Arrow file, as recorded in its header. Column names alone do not distinguish lists
+//! from tuples or from maps whose names are numbers, and an empty list or map has no column.
 
 use serde_json::{Value as Json, json};
 use tensorcask::Value;
 
-/// A value without what is in its leaves.
+/// The structure of a value: its maps, lists and tuples, without the leaves.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Structure {
     Leaf,
@@ -24,7 +24,7 @@ impl Structure {
         }
     }
 
-    /// Whether `value` has it.
+    /// Whether `value` has this structure.
     pub(crate) fn is_of(&self, value: &Value) -> bool {
         let all = |structures: &[Self], items: &[Value]| {
             structures.len() == items.len() && structures.iter().zip(items).all(|(own, item)| own.is_of(item))
@@ -51,7 +51,7 @@ impl Structure {
         }
     }
 
-    /// The header of a file of such values, whose columns are called `names`; none where the column is the value.
+    /// The header of a file of such values with the columns `names`; `None` if the value is a single leaf.
     pub(crate) fn header(&self, names: &[&str]) -> Option<String> {
         let tree = if *self == Self::Leaf { return None } else { self.tree(&mut 0) };
         Some(json!({ "tree": tree, "columns": names }).to_string())

@@ -1,36 +1,36 @@
-//! Arrays in files, read row by row: in either order of elements and either order of bytes.
+//! Arrays in files, read row by row: in C or Fortran order, and in either byte order.
 
 use std::sync::Arc;
 
 use tensorcask::{Bytes, Dtype, MAX_RANK};
 
 use super::input::InputFile;
-use crate::output::Failure;
+use crate::failure::Failure;
 
-/// Largest row in bytes that the format can hold.
+/// The largest row in bytes that a segment can hold.
 const MOST_ROW_BYTES: usize = i32::MAX as usize;
 
 /// An array of elements in a file.
 #[derive(Debug, Clone)]
 pub(crate) struct Array {
-    /// What it is called in messages: empty, or ` of array "name"`.
+    /// Its name in messages: empty, or `, in the array "name"`.
     pub name: String,
     /// The element type.
     pub dtype: Dtype,
     /// The shape, rows first.
     pub shape: Vec<usize>,
-    /// Whether the first index changes fastest.
+    /// Whether it is in Fortran order: the first index changes fastest.
     pub fortran: bool,
-    /// Whether elements have their highest byte first.
+    /// Whether elements are big-endian.
     pub big_endian: bool,
-    /// Where the elements are.
+    /// The file that holds the elements.
     pub file: Arc<InputFile>,
-    /// Where they start.
+    /// The offset of the first element in the file.
     pub offset: u64,
 }
 
 impl Array {
-    /// How many rows there are: the first dimension.
+    /// The number of rows: the first dimension.
     pub(crate) fn rows(&self) -> usize {
         self.shape.first().copied().unwrap_or_default()
     }
@@ -40,16 +40,16 @@ impl Array {
         self.shape.get(1..).unwrap_or_default()
     }
 
-    /// Bytes of a row; [`Array::check_rows`] has looked at it.
+    /// The size of a row in bytes; valid after [`Array::check_rows`].
     pub(crate) fn row_len_bytes(&self) -> usize {
         self.dtype.tensor_len_bytes(self.row_shape()).unwrap_or_default()
     }
 
-    /// Checks that the array has rows that a store can hold, and that all elements are such.
+    /// Checks that a store can hold the rows, and that booleans are valid.
     pub(crate) fn check_rows(&self) -> Result<(), Failure> {
         let refuse = |what: String| Err(self.file.refuse(format!("{what}{}", self.name)));
         if self.shape.is_empty() {
-            return refuse("it has no dimensions, and so no rows: the shape is ()".into());
+            return refuse("it has no dimensions, and so no rows: its shape is ()".into());
         }
         let row = self.row_shape();
         if row.len() > MAX_RANK {
@@ -64,7 +64,7 @@ impl Array {
             Some(len_bytes) => return refuse(format!("rows are {len_bytes} bytes long, more than {MOST_ROW_BYTES}")),
             None => {
                 return refuse(format!(
-                    "rows of {} and shape {row:?} do not fill whole bytes, or are too large",
+                    "rows of dtype {} and shape {row:?} do not fill whole bytes, or are too large",
                     self.dtype
                 ));
             }
@@ -72,7 +72,7 @@ impl Array {
         self.check_bools()
     }
 
-    /// Booleans are 0 or 1: what programs make of other bytes differs.
+    /// Checks that booleans are 0 or 1: programs disagree about other bytes.
     fn check_bools(&self) -> Result<(), Failure> {
         if self.dtype != Dtype::Bool {
             return Ok(());
@@ -83,8 +83,8 @@ impl Array {
             let block = self.file.copy(self.offset + at as u64, (len_bytes - at).min(1 << 20))?;
             if let Some((position, byte)) = block.iter().enumerate().find(|(_, byte)| **byte > 1) {
                 return Err(self.file.refuse(format!(
-                    "the byte of boolean {} is {byte}, where 0 or 1 was expected{}: convert it, or import the bytes \
-                     with --dtype U8",
+                    "boolean {} has the byte {byte}, expected 0 or 1{}: convert it, or import the bytes with --dtype \
+                     U8",
                     at + position,
                     self.name
                 )));
@@ -94,11 +94,11 @@ impl Array {
         Ok(())
     }
 
-    /// Rows from `first` on: little-endian, in row-major order.
+    /// Reads `rows` rows from `first` on, as little-endian elements in row-major order.
     pub(crate) fn read(&self, first: usize, rows: usize) -> Result<Bytes, Failure> {
         let width = self.row_len_bytes();
         let unit = if self.dtype == Dtype::C64 { 4 } else { self.dtype.bits().div_ceil(8) };
-        // The two orders are the same where no more than one dimension is longer than 1.
+        // C and Fortran order are the same if at most one dimension is longer than 1.
         if self.fortran && self.shape.iter().filter(|dim| **dim != 1).count() > 1 {
             let mut bytes = self.gather(first, rows)?;
             swap(&mut bytes, unit, self.big_endian);
@@ -113,14 +113,14 @@ impl Array {
         self.file.bytes(offset, rows * width)
     }
 
-    /// Rows of an array in Fortran order: column by column, of which the rows are a contiguous part each.
+    /// Reads rows of an array in Fortran order: the elements of the rows are contiguous within each column.
     fn gather(&self, first: usize, rows: usize) -> Result<Vec<u8>, Failure> {
         let size = self.dtype.bits() / 8;
         let shape = self.row_shape();
         let columns: usize = shape.iter().product();
         let mut out = vec![0; rows * columns * size];
         let mut part = vec![0; rows * size];
-        // The place of a column in a row, and the step of each of its indices.
+        // The index of the column within a row, and the stride of each dimension of a row.
         let mut index = vec![0_usize; shape.len()];
         let mut steps = vec![1_usize; shape.len()];
         for axis in (0..shape.len().saturating_sub(1)).rev() {
@@ -149,7 +149,7 @@ impl Array {
     }
 }
 
-/// Turns the bytes of each element round.
+/// Reverses the bytes of each element, if they are big-endian.
 fn swap(bytes: &mut [u8], unit: usize, big_endian: bool) {
     if big_endian && unit > 1 {
         bytes.chunks_exact_mut(unit).for_each(<[u8]>::reverse);

@@ -1,7 +1,7 @@
-//! Arrow IPC files and streams: record batches out of the memory map, without a copy where they are not packed.
+//! Arrow IPC files and streams: record batches from the memory map, without a copy unless they are compressed.
 //!
-//! Every part is checked to lie within the file before it is decoded. What the decoder makes of a damaged part is an
-//! error in any case: its panics are caught.
+//! Every message is checked to lie within the file before it is decoded. A panic of the decoder on a damaged message is
+//! caught and returned as an error.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,19 +16,19 @@ use arrow::ipc::{Block, Endianness, Message, MessageHeader, MetadataVersion, roo
 
 use super::input::{Format, InputFile};
 use super::table::{Batches, Tables};
-use crate::output::Failure;
+use crate::failure::Failure;
 
 const MAGIC: &[u8] = b"ARROW1";
 const CONTINUATION: [u8; 4] = [0xff; 4];
-/// Most bytes that a packed record batch may unpack to.
+/// The largest size in bytes of a record batch after decompression.
 const MOST_UNPACKED_BYTES: u64 = 8 << 30;
 
 thread_local! {
-    /// Whether a panic of this thread is caught and told as an error.
+    /// Whether panics of this thread are caught and returned as errors.
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a decoder over bytes that may be damaged: a panic of it is an error.
+/// Runs a decoder over bytes that may be damaged; a panic becomes an error.
 pub(crate) fn guarded<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
@@ -79,7 +79,7 @@ impl ArrowFile {
         let found = guarded(|| if is_file { parts_of_file(&bytes) } else { parts_of_stream(&bytes) });
         let (schema, version, parts) = match found {
             Ok(found) => found,
-            // A stream has no magic, so whatever is no Arrow at all ends up here.
+            // A stream has no magic, so a file of any other format ends up here.
             Err(_) if !is_file && start.get(..4) != Some(&CONTINUATION) => return Err(file.not_a(Format::Arrow)),
             Err(why) => return Err(file.refuse(why)),
         };
@@ -87,7 +87,7 @@ impl ArrowFile {
             let end =
                 part.offset.checked_add(part.metadata_len as u64).and_then(|at| at.checked_add(part.body_len as u64));
             if end.is_none_or(|end| end > file.len_bytes) {
-                return Err(file.refuse("it is damaged or cut: a record batch goes beyond its end"));
+                return Err(file.refuse("it is damaged or truncated: a record batch extends beyond the end"));
             }
         }
         Ok(Self { file, schema, version, parts })
@@ -104,7 +104,7 @@ impl Tables for ArrowFile {
     }
 
     fn batches(&self, columns: &[usize]) -> Result<Batches<'_>, Failure> {
-        // Their own order is that of the schema.
+        // Columns come in the order of the schema.
         let decoder = FileDecoder::new(Arc::clone(&self.schema), self.version).with_projection(columns.to_vec());
         let map = Buffer::from(self.file.mapped()?);
         let mut state = (decoder, self.parts.iter());
@@ -155,7 +155,7 @@ fn schema_of(schema: Option<arrow::ipc::Schema<'_>>) -> Result<SchemaRef, String
 }
 
 fn parts_of_file(bytes: &[u8]) -> Result<Found, String> {
-    let cut = || "it is cut: an Arrow file ends in ARROW1; copy it again".to_owned();
+    let cut = || "it is truncated, since it does not end with ARROW1: copy it again".to_owned();
     let (rest, magic) = bytes.split_last_chunk::<6>().ok_or_else(cut)?;
     let (rest, len) = rest.split_last_chunk::<4>().ok_or_else(cut)?;
     if magic != MAGIC {
@@ -187,7 +187,7 @@ fn parts_of_stream(bytes: &[u8]) -> Result<Found, String> {
     let mut schema = None;
     let (mut parts, mut at) = (Vec::new(), 0_usize);
     while at < bytes.len() {
-        let cut = || format!("it is cut or damaged at byte {at}");
+        let cut = || format!("it is truncated or damaged at byte {at}");
         let word = |at: usize| bytes.get(at..at + 4)?.as_chunks::<4>().0.first().copied();
         let (len, lead) = match word(at).ok_or_else(cut)? {
             CONTINUATION => (word(at + 4).ok_or_else(cut)?, 8),
@@ -218,14 +218,14 @@ fn parts_of_stream(bytes: &[u8]) -> Result<Found, String> {
             .filter(|at| *at <= bytes.len())
             .ok_or_else(cut)?;
     }
-    let (schema, version) = schema.ok_or("it is no Arrow stream: it has no schema")?;
+    let (schema, version) = schema.ok_or("it is not an Arrow stream: it has no schema")?;
     if at != bytes.len() {
         return Err(format!("{} bytes follow the end of the stream at byte {at}", bytes.len() - at));
     }
     Ok((schema, version, parts))
 }
 
-/// A packed buffer says how long it is unpacked, and the decoder believes it.
+/// Checks the decompressed length that compressed buffers claim, since the decoder allocates it.
 fn check_unpacked_len(bytes: &[u8], body_len: usize) -> Result<(), String> {
     let lead = if bytes.get(..4) == Some(&CONTINUATION) { 8 } else { 4 };
     let message: Message<'_> = root_as_message(bytes.get(lead..bytes.len() - body_len).unwrap_or_default())
@@ -239,12 +239,12 @@ fn check_unpacked_len(bytes: &[u8], body_len: usize) -> Result<(), String> {
     let mut total = 0_u64;
     for buffer in batch.buffers().iter().flatten().filter(|buffer| buffer.length() > 0) {
         let prefix = usize::try_from(buffer.offset()).ok().and_then(|at| body.get(at..)?.first_chunk::<8>());
-        let len = i64::from_le_bytes(*prefix.ok_or("it is damaged: a buffer goes beyond its end")?);
-        // -1 says that the buffer is not packed.
+        let len = i64::from_le_bytes(*prefix.ok_or("it is damaged: a buffer extends beyond the end")?);
+        // -1 means that the buffer is not compressed.
         total = total.saturating_add(u64::try_from(len).unwrap_or_default());
     }
     if total > MOST_UNPACKED_BYTES {
-        return Err(format!("it claims to unpack to {total} bytes, more than {MOST_UNPACKED_BYTES}"));
+        return Err(format!("it would decompress to {total} bytes, more than {MOST_UNPACKED_BYTES}"));
     }
     Ok(())
 }

@@ -1,20 +1,20 @@
-//! Counts keys: how many are distinct, and how many a store has already.
+//! Counts keys: how many are distinct, and how many the store does not have.
 
 use tensorcask::{Key, Store};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::output::Failure;
+use crate::failure::Failure;
 
-/// Hashes that are held at a time: 8 MiB.
+/// The most hashes in memory at a time: 8 MiB.
 const MOST_HASHES: u64 = 1 << 20;
 
-/// Calls its argument with all keys, some at a time, once.
+/// Calls its argument with all keys once, in batches.
 pub(crate) type EachKey<'a> = dyn Fn(&mut dyn FnMut(Vec<Key>) -> Result<(), Failure>) -> Result<(), Failure> + 'a;
 
-/// How many of `rows` keys are distinct, by a hash of 64 bits. Reads them several times where they are many, to hold a
-/// part of the hashes at a time only.
+/// The number of distinct keys among `rows` keys, by a 64-bit hash. Many keys are read in several passes, each over a
+/// part of the hashes, so that memory stays bounded.
 pub(crate) fn distinct(rows: u64, each: &EachKey<'_>) -> Result<u64, Failure> {
-    // Nobody can choose keys that have one hash.
+    // A random seed: keys cannot be chosen to collide.
     let seed = uuid::Uuid::new_v4().as_u64_pair().0;
     let passes = rows.div_ceil(MOST_HASHES).max(1);
     let mut distinct = 0;
@@ -36,7 +36,7 @@ pub(crate) fn distinct(rows: u64, each: &EachKey<'_>) -> Result<u64, Failure> {
     Ok(distinct)
 }
 
-/// How many of the distinct `keys`, in the order in which they are put, the store does not have.
+/// The number of distinct keys among `keys` that the store does not have.
 pub(crate) fn absent(store: &Store, keys: &[Key]) -> Result<u64, Failure> {
     let found = store.contains_batch(keys)?;
     let mut new = std::collections::HashSet::new();

@@ -1,27 +1,16 @@
 //! Cells of Arrow columns as values.
 //!
-//! Lists of numbers are tensors: of one shape where the type fixes it, else of the shape of each row. What this program
-//! writes (exports, sealed segments) says dtypes and shapes in the field's metadata, and comes back as it was.
+//! Lists of numbers become tensors: of one shape if the type fixes it, else with a shape per row. Exports and sealed
+//! segments have dtypes and shapes in the metadata of fields, and are restored exactly.
 
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, GenericListArray, OffsetSizeTrait, make_array};
-use arrow::buffer::Buffer;
+use arrow::array::{Array, ArrayRef, AsArray, GenericListArray, OffsetSizeTrait, make_array};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type};
 use tensorcask::{Bytes, Dtype, Tensor, Value};
 
-/// Why a cell cannot be a value, and its row where there is one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    pub row: Option<usize>,
-    pub why: String,
-}
+use super::elements::{Refusal, dtype_of, elements, flat, no_nulls_within, shapes_of};
+use super::packed;
 
-impl From<String> for Refusal {
-    fn from(why: String) -> Self {
-        Self { row: None, why }
-    }
-}
-
-/// Tensors of one dtype and shape, one behind another.
+/// Tensors of one dtype and shape, stored consecutively.
 #[derive(Debug)]
 pub(crate) struct Fixed {
     pub dtype: Dtype,
@@ -29,35 +18,8 @@ pub(crate) struct Fixed {
     pub data: Bytes,
 }
 
-/// Bytes of a buffer that keep it alive.
-struct Owner(Buffer);
-
-impl AsRef<[u8]> for Owner {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-/// The dtype of elements of an Arrow type that tensors have.
-fn dtype_of(data_type: &DataType) -> Option<Dtype> {
-    Some(match data_type {
-        DataType::Boolean => Dtype::Bool,
-        DataType::UInt8 => Dtype::U8,
-        DataType::Int8 => Dtype::I8,
-        DataType::UInt16 => Dtype::U16,
-        DataType::Int16 => Dtype::I16,
-        DataType::UInt32 => Dtype::U32,
-        DataType::Int32 => Dtype::I32,
-        DataType::UInt64 => Dtype::U64,
-        DataType::Int64 => Dtype::I64,
-        DataType::Float16 => Dtype::F16,
-        DataType::Float32 => Dtype::F32,
-        DataType::Float64 => Dtype::F64,
-        _ => return None,
-    })
-}
-
-/// The dtype that the metadata of `field` gives elements of type `stored`, as this program writes it.
+/// The dtype of elements of type `stored`: the one that an export or a segment declares in the metadata of `field`, if
+/// it has the same representation.
 fn declared(field: &Field, stored: Dtype) -> Dtype {
     let Some(declared) = field.metadata().get("dtype").and_then(|name| Dtype::from_name(name)) else { return stored };
     let holds = match declared {
@@ -70,7 +32,7 @@ fn declared(field: &Field, stored: Dtype) -> Dtype {
     if holds == stored { declared } else { stored }
 }
 
-/// Dtypes of the tensors in a column.
+/// The dtypes of the tensors in a column.
 pub(crate) fn dtypes(field: &Field) -> Vec<Dtype> {
     let element = |data_type: &DataType| dtype_of(data_type).map(|stored| declared(field, stored));
     match field.data_type() {
@@ -88,31 +50,10 @@ fn check_nulls(array: &dyn Array) -> Result<(), Refusal> {
     match array.logical_nulls().filter(|nulls| nulls.null_count() > 0) {
         Some(nulls) => Err(Refusal {
             row: (0..array.len()).find(|row| nulls.is_null(*row)),
-            why: "the cell is null: leave such rows out".into(),
+            why: "the cell is null: remove such rows".into(),
         }),
         None => Ok(()),
     }
-}
-
-fn no_nulls_within(array: &dyn Array) -> Result<(), Refusal> {
-    if array.logical_nulls().is_some_and(|nulls| nulls.null_count() > 0) {
-        return Err(Refusal::from("a list has a null within: fill it in first".to_owned()));
-    }
-    Ok(())
-}
-
-/// The elements of an array of numbers, as bytes.
-pub(crate) fn elements(array: &dyn Array) -> Result<Option<(Dtype, Bytes)>, Refusal> {
-    let Some(dtype) = dtype_of(array.data_type()) else { return Ok(None) };
-    no_nulls_within(array)?;
-    if let Some(flags) = array.as_boolean_opt() {
-        let bytes: Vec<u8> = flags.values().iter().map(u8::from).collect();
-        return Ok(Some((dtype, bytes.into())));
-    }
-    let (data, width) = (array.to_data(), dtype.bits() / 8);
-    let buffer =
-        data.buffers().first().map(|buffer| buffer.slice_with_length(data.offset() * width, data.len() * width));
-    Ok(Some((dtype, Bytes::from_owner(Owner(buffer.unwrap_or_default())))))
 }
 
 /// `[2,3]` in JSON.
@@ -120,13 +61,13 @@ fn dims(json: &serde_json::Value) -> Option<Vec<usize>> {
     json.as_array()?.iter().map(|dim| dim.as_u64().and_then(|dim| usize::try_from(dim).ok())).collect()
 }
 
-/// What the extension of `field` says, if it is called `name`.
+/// The metadata of the extension type of `field`, if the type is called `name`.
 fn extension(field: &Field, name: &str) -> Option<serde_json::Value> {
     field.extension_type_name().filter(|found| *found == name)?;
     Some(field.extension_type_metadata().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default())
 }
 
-/// Refuses tensors whose dimensions are said to stand in another order.
+/// Refuses tensors with permuted dimensions.
 fn check_permutation(extension: Option<&serde_json::Value>) -> Result<(), Refusal> {
     let order = extension.and_then(|json| dims(json.get("permutation")?));
     match order {
@@ -137,7 +78,7 @@ fn check_permutation(extension: Option<&serde_json::Value>) -> Result<(), Refusa
     }
 }
 
-/// The tensors of a column of lists of one length, if it is that.
+/// The tensors of a column of fixed-size lists; `None` for other columns.
 pub(crate) fn fixed(field: &Field, array: &dyn Array) -> Result<Option<Fixed>, Refusal> {
     let Some(list) = array.as_fixed_size_list_opt() else { return Ok(None) };
     check_nulls(array)?;
@@ -178,13 +119,8 @@ pub(crate) fn fixed(field: &Field, array: &dyn Array) -> Result<Option<Fixed>, R
     let shape = own().filter(fits).or_else(|| extended().filter(fits)).or_else(|| plain().filter(fits));
     match shape {
         Some(shape) => Ok(Some(Fixed { dtype, shape, data })),
-        None => Err(Refusal::from(format!("its rows of {count} elements do not make {dtype} tensors"))),
+        None => Err(Refusal::from(format!("its rows of {count} elements do not fit the shape of {dtype} tensors"))),
     }
-}
-
-/// The items of all lists of `list`, without those before and behind.
-pub(crate) fn flat(list: &FixedSizeListArray) -> ArrayRef {
-    list.values().slice(list.value_offset_at(0), list.len() * list.value_length() as usize)
 }
 
 /// The values of a column.
@@ -194,7 +130,7 @@ pub(crate) fn values(field: &Field, array: &dyn Array) -> Result<Vec<Value>, Ref
     }
     check_nulls(array)?;
     if field.metadata().contains_key("codec") {
-        return super::packed::values(field, array);
+        return packed::values(field, array);
     }
     if let Some(tensors) = fixed(field, array)? {
         let width = tensors.data.len() / array.len().max(1);
@@ -226,14 +162,14 @@ pub(crate) fn values(field: &Field, array: &dyn Array) -> Result<Vec<Value>, Ref
         }
         DataType::Struct(_) => structs(field, array),
         other => match elements(array)? {
-            // Numbers that are no scalars of a store keep their dtype as tensors of no dimensions.
+            // Numbers of types that are not scalars in a store become tensors without dimensions, to keep their dtype.
             Some((dtype, data)) => {
                 let width = dtype.bits() / 8;
                 (0..array.len()).map(|at| tensor(dtype, &[], data.slice(at * width..(at + 1) * width))).collect()
             }
             None => Err(Refusal::from(format!(
-                "its type {other} cannot be stored: convert it to numbers, texts or lists of numbers, or choose a \
-                 column with --tensor"
+                "its type {other} cannot be stored: convert it to numbers, strings or lists of numbers, or choose \
+                 another column with --tensor"
             ))),
         },
     }
@@ -267,10 +203,10 @@ fn lists<O: OffsetSizeTrait>(field: &Field, item: &Field, list: &GenericListArra
 
 type Cell = (Dtype, Vec<usize>, Bytes);
 
-/// The tensor in a cell of a column of lists; `None` if its items are no numbers.
+/// The tensor in a cell of a column of lists; `None` if the items are not numbers.
 fn ragged(field: &Field, cell: &dyn Array) -> Result<Option<Cell>, Refusal> {
     if let Some((stored, data)) = elements(cell)? {
-        // The parts of complex numbers are counted as they are stored, until the shape is known.
+        // Complex numbers count as two floats until the shape is known.
         let dtype = Some(declared(field, stored)).filter(|dtype| *dtype != Dtype::C64).unwrap_or(stored);
         let count = if dtype.bits() < 8 { data.len() * 8 / dtype.bits() } else { cell.len() };
         return Ok(Some((dtype, vec![count], data)));
@@ -289,7 +225,7 @@ fn ragged(field: &Field, cell: &dyn Array) -> Result<Option<Cell>, Refusal> {
     }
 }
 
-/// The tensor of the elements of a cell: the last dimension of complex numbers are their parts.
+/// The tensor of the elements of a cell. Of complex numbers, the last dimension holds the two parts.
 fn complex(field: &Field, stored: Dtype, mut shape: Vec<usize>, data: Bytes) -> Result<Value, Refusal> {
     let dtype = declared(field, stored);
     if dtype == Dtype::C64 && stored == Dtype::F32 {
@@ -297,14 +233,16 @@ fn complex(field: &Field, stored: Dtype, mut shape: Vec<usize>, data: Bytes) -> 
             Some(2) if !shape.is_empty() => {}
             Some(parts) if shape.is_empty() && parts.is_multiple_of(2) => shape.push(parts / 2),
             _ => {
-                return Err(Refusal::from("its lists are no complex numbers: the innermost have two parts".to_owned()));
+                return Err(Refusal::from(
+                    "its lists are not complex numbers: the innermost lists must have two elements".to_owned(),
+                ));
             }
         }
     }
     tensor(dtype, &shape, data)
 }
 
-/// Lists within a cell make a tensor if all have one shape.
+/// The tensor of nested lists, which must all have the same shape.
 fn rectangle<O: OffsetSizeTrait>(field: &Field, lists: &GenericListArray<O>) -> Result<Option<Cell>, Refusal> {
     no_nulls_within(lists)?;
     let mut all: Option<(Dtype, Vec<usize>, Vec<u8>)> = None;
@@ -315,7 +253,7 @@ fn rectangle<O: OffsetSizeTrait>(field: &Field, lists: &GenericListArray<O>) -> 
             Some((_, first, bytes)) if *first == shape => bytes.extend_from_slice(&data),
             Some((_, first, _)) => {
                 return Err(Refusal::from(format!(
-                    "its lists have the shapes {first:?} and {shape:?} within one row, which make no tensor"
+                    "its lists have the shapes {first:?} and {shape:?} within one row, which is not a tensor"
                 )));
             }
         }
@@ -327,7 +265,8 @@ fn rectangle<O: OffsetSizeTrait>(field: &Field, lists: &GenericListArray<O>) -> 
     }
 }
 
-/// Tensors with a shape each, as this program and the extension store them; other structs are maps.
+/// Tensors with a shape per row, if the struct is of the extension type or declared in metadata; other structs are
+/// maps.
 fn structs(field: &Field, array: &dyn Array) -> Result<Vec<Value>, Refusal> {
     let columns = array.as_struct();
     let variable = extension(field, "arrow.variable_shape_tensor");
@@ -346,7 +285,9 @@ fn structs(field: &Field, array: &dyn Array) -> Result<Vec<Value>, Refusal> {
 
 fn shaped(field: &Field, data: Option<&ArrayRef>, shapes: Option<&ArrayRef>) -> Result<Vec<Value>, Refusal> {
     let wrong = || {
-        Refusal::from("it is said to hold tensors with a shape each, but has no lists called data and shape".to_owned())
+        Refusal::from(
+            "its type declares tensors with a shape per row, but it has no lists called data and shape".to_owned(),
+        )
     };
     let (data, shapes) = data.zip(shapes).ok_or_else(wrong)?;
     let lists = data.as_list_opt::<i32>().ok_or_else(wrong)?;
@@ -358,20 +299,4 @@ fn shaped(field: &Field, data: Option<&ArrayRef>, shapes: Option<&ArrayRef>) -> 
     };
     let rows = shapes.into_iter().enumerate();
     rows.map(|(at, shape)| row((at, shape)).map_err(|refusal| at_row(refusal, at))).collect()
-}
-
-/// The shape of each row.
-pub(crate) fn shapes_of(array: &ArrayRef) -> Option<Vec<Vec<usize>>> {
-    let numbers = |cell: &ArrayRef| -> Option<Vec<usize>> {
-        let cell = arrow::compute::cast(cell, &DataType::Int64).ok().filter(|cell| cell.null_count() == 0)?;
-        cell.as_primitive_opt::<Int64Type>()?.values().iter().map(|dim| usize::try_from(*dim).ok()).collect()
-    };
-    match array.data_type() {
-        DataType::FixedSizeList(..) => {
-            let list = array.as_fixed_size_list();
-            (0..list.len()).map(|row| numbers(&list.value(row))).collect()
-        }
-        DataType::List(_) => (0..array.len()).map(|row| numbers(&array.as_list::<i32>().value(row))).collect(),
-        _ => None,
-    }
 }

@@ -1,4 +1,4 @@
-//! Input files: which there are, what they are, and bytes of them by position.
+//! Input files: listing them, recognising their formats, and reading bytes at offsets.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -10,18 +10,18 @@ use tensorcask::Bytes;
 use tensorcask::io::disk::DiskStorage;
 use tensorcask::io::{ReadFile, Storage};
 
-use crate::output::Failure;
+use crate::failure::Failure;
 
-/// Longer reads are a part of the memory map, shorter ones a copy: a map of a file that is cut meanwhile ends the
-/// process, so it is for single values that are too large to copy.
+/// Reads up to this length are copies; longer ones are slices of the memory map. If a mapped file is truncated, SIGBUS
+/// ends the process, so the map is used only for values that are too large to copy.
 const MOST_COPIED_BYTES: usize = 8 << 20;
 
 /// A kind of input file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// One array of numpy.
+    /// One numpy array.
     Npy,
-    /// Several of them in a zip archive.
+    /// Several numpy arrays in a zip archive.
     Npz,
     /// Tensors by name.
     Safetensors,
@@ -32,7 +32,7 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// What the extension of `path` says, in upper or lower case.
+    /// The format by the extension of `path`, ignoring case.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let extension = path.extension()?.to_str()?.to_ascii_lowercase();
         Some(match extension.as_str() {
@@ -57,16 +57,18 @@ impl Format {
     }
 }
 
-/// The failure to read `path`: a file that cannot be opened is a wrong input, one that fails in between is not.
+/// The failure to read `path`: a file that cannot be opened is wrong input, a later IO error is a failure of the disk.
 pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     use std::io::ErrorKind;
     match error.kind() {
         ErrorKind::NotFound => Failure::input(format!("{}: there is no such file", path.display())),
-        ErrorKind::PermissionDenied => Failure::input(format!("{}: it may not be read by this user", path.display())),
+        ErrorKind::PermissionDenied => {
+            Failure::input(format!("{}: this user does not have permission to read it", path.display()))
+        }
         ErrorKind::NotADirectory | ErrorKind::IsADirectory | ErrorKind::InvalidInput | ErrorKind::InvalidFilename => {
             Failure::input(format!("{}: {error}", path.display()))
         }
-        ErrorKind::UnexpectedEof => Failure::input(format!("{}: it became shorter while it was read", path.display())),
+        ErrorKind::UnexpectedEof => Failure::input(format!("{}: it became shorter during the import", path.display())),
         _ => Failure::io(path, error),
     }
 }
@@ -74,9 +76,9 @@ pub(crate) fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
 /// An open input file.
 #[derive(Debug)]
 pub(crate) struct InputFile {
-    /// Its path, as it was given.
+    /// Its path as given.
     pub path: PathBuf,
-    /// How long it was when it was opened.
+    /// Its length when it was opened.
     pub len_bytes: u64,
     file: File,
     /// Whether the file can be opened again by its path.
@@ -88,10 +90,10 @@ impl InputFile {
     /// Opens a regular file.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
         let metadata = std::fs::metadata(path).map_err(|error| unreadable(path, &error))?;
-        // A pipe would block, and cannot be read by position.
+        // A pipe would block and cannot be read at offsets.
         if !metadata.is_file() {
             return Err(Failure::input(format!(
-                "{}: it is no regular file: save the data to one first",
+                "{}: it is not a regular file: save the data to a file first",
                 path.display()
             )));
         }
@@ -99,17 +101,17 @@ impl InputFile {
         Ok(Self { path: path.to_path_buf(), len_bytes: metadata.len(), file, named: true, map: OnceLock::new() })
     }
 
-    /// A file that has no name any more, called `path` in messages.
+    /// An unlinked file, called `path` in messages.
     pub(crate) fn unnamed(path: &Path, file: File, len_bytes: u64) -> Self {
         Self { path: path.to_path_buf(), len_bytes, file, named: false, map: OnceLock::new() }
     }
 
-    /// The file is not what is expected.
+    /// The failure of a file that cannot be imported.
     pub(crate) fn refuse(&self, what: impl std::fmt::Display) -> Failure {
         Failure::input(format!("{}: {what}", self.path.display()))
     }
 
-    /// A handle of its own on the file, at its start.
+    /// Opens a second handle on the file, positioned at its start.
     pub(crate) fn stream(&self) -> Result<File, Failure> {
         let fail = |error: std::io::Error| unreadable(&self.path, &error);
         let mut file = File::open(&self.path).map_err(fail)?;
@@ -124,10 +126,10 @@ impl InputFile {
 
     /// A copy of `len_bytes` bytes from `offset` on.
     pub(crate) fn copy(&self, offset: u64, len_bytes: usize) -> Result<Vec<u8>, Failure> {
-        // No header may ask for more than there is.
+        // A header may claim more bytes than there are.
         if offset.checked_add(len_bytes as u64).is_none_or(|end| end > self.len_bytes) {
             return Err(self.refuse(format!(
-                "{len_bytes} bytes from byte {offset} on were expected, but the file ends at byte {}",
+                "expected {len_bytes} bytes at byte {offset}, but the file ends at byte {}",
                 self.len_bytes
             )));
         }
@@ -136,7 +138,7 @@ impl InputFile {
         Ok(bytes)
     }
 
-    /// `len_bytes` bytes from `offset` on: a copy, or a part of the memory map where they are many.
+    /// `len_bytes` bytes from `offset` on: a copy, or a slice of the memory map if it is long.
     pub(crate) fn bytes(&self, offset: u64, len_bytes: usize) -> Result<Bytes, Failure> {
         if len_bytes <= MOST_COPIED_BYTES || !self.named {
             return self.copy(offset, len_bytes).map(Bytes::from);
@@ -145,7 +147,7 @@ impl InputFile {
         Ok(self.map()?.bytes(offset, len_bytes)?)
     }
 
-    /// The whole file as a part of the memory map.
+    /// The whole file as a memory map.
     pub(crate) fn mapped(&self) -> Result<Bytes, Failure> {
         let len_bytes = usize::try_from(self.len_bytes).map_err(|_| self.refuse("it is too large for this machine"))?;
         Ok(self.map()?.bytes(0, len_bytes)?)
@@ -161,7 +163,7 @@ impl InputFile {
         Ok(self.map.get_or_init(|| opened))
     }
 
-    /// Reads through what the map will be asked for: maps are advised against reading ahead.
+    /// Reads a range into the page cache. The map is advised MADV_RANDOM, so faults would read it page by page.
     pub(crate) fn read_ahead(&self, offset: u64, len_bytes: usize) -> Result<(), Failure> {
         let mut block = vec![0; len_bytes.min(1 << 20)];
         let mut at = 0;
@@ -180,19 +182,20 @@ impl InputFile {
         Ok(bytes)
     }
 
-    /// The file is no file of `format`: says what it is, as far as its first bytes tell.
+    /// The failure of a file that is not of `format`; says what it is, if its first bytes are known.
     pub(crate) fn not_a(&self, format: Format) -> Failure {
         let start = self.start(512).unwrap_or_default();
-        self.refuse(format!("it is no {} file{}", format.name(), looks_like(&start)))
+        let article = if format == Format::Arrow { "an" } else { "a" };
+        self.refuse(format!("it is not {article} {} file{}", format.name(), looks_like(&start)))
     }
 }
 
-/// A text for a message: cut where it is long.
+/// A text for a message, truncated if it is long.
 pub(crate) fn shown(text: &str) -> String {
     if text.chars().count() <= 80 { text.to_owned() } else { text.chars().take(80).chain(['…']).collect() }
 }
 
-/// What the first bytes of a file tell, as the end of a sentence.
+/// The kind of file that starts with these bytes, as the end of a sentence; empty if unknown.
 pub(crate) fn looks_like(start: &[u8]) -> String {
     let text = std::str::from_utf8(start).unwrap_or_default().trim_start().to_ascii_lowercase();
     let found = if start.is_empty() {
@@ -204,7 +207,7 @@ pub(crate) fn looks_like(start: &[u8]) -> String {
     } else if text.starts_with("<?xml") {
         "is an XML document, likely the error message of a failed download: download it again"
     } else if start.starts_with(b"PK\x03\x04") || start.starts_with(b"PK\x05\x06") {
-        "is a zip archive: if numpy.savez wrote it, name it .npz; a PyTorch file is to be saved as .safetensors"
+        "is a zip archive: if numpy.savez wrote it, name it .npz; if it is a PyTorch file, save it as .safetensors"
     } else if start.starts_with(b"\x1f\x8b") || start.starts_with(b"\x28\xb5\x2f\xfd") || start.starts_with(b"BZh") {
         "is compressed: unpack it first"
     } else if start.starts_with(b"\x93NUMPY") {
@@ -225,19 +228,19 @@ pub(crate) fn looks_like(start: &[u8]) -> String {
     format!(": it {found}")
 }
 
-/// The input files that `given` names, folders replaced by what is in them.
+/// The input files, with folders replaced by the files in them.
 #[derive(Debug, Default)]
 pub(crate) struct Inputs {
     /// The files, in order.
     pub files: Vec<PathBuf>,
-    /// The one format of all.
+    /// The format of all files.
     pub format: Option<Format>,
-    /// What lies in the folders and is no input.
+    /// Entries of the folders that are not input files.
     pub left_out: Vec<PathBuf>,
 }
 
 impl Inputs {
-    /// Lists folders: their files by name, without hidden ones and without what lies in folders of theirs.
+    /// Replaces folders by their files, sorted by name, without hidden files and subfolders.
     pub(crate) fn list(given: &[PathBuf]) -> Result<Self, Failure> {
         let mut inputs = Self::default();
         for path in given {
@@ -253,7 +256,7 @@ impl Inputs {
     fn list_folder(&mut self, folder: &Path) -> Result<(), Failure> {
         if folder.join("store.json").is_file() {
             return Err(Failure::input(format!(
-                "{}: it is a store: write its values to a file with `tensorcask export` and import that",
+                "{}: it is a store: export its values with `tensorcask export` and import that file",
                 folder.display()
             )));
         }
@@ -271,7 +274,7 @@ impl Inputs {
         }
         if self.files.len() == before {
             return Err(Failure::input(format!(
-                "{}: there is no .npy, .npz, .safetensors, Arrow or Parquet file in this folder",
+                "{}: this folder has no .npy, .npz, .safetensors, Arrow or Parquet file",
                 folder.display()
             )));
         }
@@ -280,18 +283,18 @@ impl Inputs {
 
     fn add(&mut self, path: PathBuf) -> Result<(), Failure> {
         let Some(format) = Format::of(&path) else {
-            // A mistyped name is told before a wrong extension.
+            // A file that does not exist is reported as such, not for its extension.
             std::fs::metadata(&path).map_err(|error| unreadable(&path, &error))?;
             return Err(Failure::input(format!(
-                "{}: the extension names no known format: give .npy, .npz, .safetensors, .arrow, .ipc, .feather or \
-                 .parquet files, or a folder of them",
+                "{}: its extension is not that of a known format: give .npy, .npz, .safetensors, .arrow, .ipc, \
+                 .feather or .parquet files, or a folder of them",
                 path.display()
             )));
         };
         let first = *self.format.get_or_insert(format);
         if first != format {
             return Err(Failure::input(format!(
-                "{}: it is a {} file, but those before are {} files: import files of one format at a time",
+                "{}: it is of the format {}, but the files before it are of the format {}: import one format at a time",
                 path.display(),
                 format.name(),
                 first.name()

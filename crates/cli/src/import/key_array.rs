@@ -1,4 +1,4 @@
-//! Arrays of keys: integers or texts in a `.npy` file or an array of a `.npz` file.
+//! Arrays of keys: integers or strings in a `.npy` file or in an array of a `.npz` file.
 
 use std::sync::Arc;
 
@@ -7,15 +7,15 @@ use tensorcask::{Dtype, Key, KeyKind};
 use super::array::Array;
 use super::input::{Format, InputFile};
 use super::npy::{Elements, Header};
-use crate::output::Failure;
+use crate::failure::Failure;
 
-/// Elements that are looked at together.
+/// The number of elements that are checked at a time.
 const BLOCK: usize = 8192;
 
 /// An array of one dimension whose elements are keys.
 #[derive(Debug)]
 pub(crate) struct KeyArray {
-    /// The elements; texts are opaque bytes of a row each.
+    /// The elements; each string is a row of bytes.
     pub array: Array,
     /// The kind of the keys.
     pub kind: KeyKind,
@@ -23,13 +23,13 @@ pub(crate) struct KeyArray {
 }
 
 impl KeyArray {
-    /// The keys in a `.npy` file, of `kind` where that is given.
+    /// The keys in a `.npy` file, of `kind` if it is given.
     pub(crate) fn open(file: &Arc<InputFile>, kind: Option<KeyKind>) -> Result<Self, Failure> {
         let header = super::npy::read_header(file, Format::Npy, 0, file.len_bytes, "")?;
         Self::new(file, header, kind, String::new())
     }
 
-    /// The keys in the array that `header` describes; `name` is what it is called in messages.
+    /// The keys in the array that `header` describes; `name` is its name in messages.
     pub(crate) fn new(
         file: &Arc<InputFile>,
         header: Header,
@@ -38,7 +38,7 @@ impl KeyArray {
     ) -> Result<Self, Failure> {
         let refuse = |what: String| Err(file.refuse(format!("{what}{name}")));
         let &[rows] = header.shape.as_slice() else {
-            return refuse(format!("keys are an array of one dimension, but its shape is {:?}", header.shape));
+            return refuse(format!("keys must be an array of one dimension, but its shape is {:?}", header.shape));
         };
         let natural = match header.elements {
             Elements::Numbers { dtype, .. } if is_integer(dtype) => KeyKind::U64,
@@ -46,13 +46,16 @@ impl KeyArray {
             Elements::Bytes { .. } if kind == Some(KeyKind::Bytes) => KeyKind::Bytes,
             Elements::Bytes { .. } => KeyKind::Str,
             _ => {
-                return refuse(format!("keys are integers or texts, but its elements are of type {:?}", header.descr));
+                return refuse(format!(
+                    "keys must be integers or strings, but its elements are of type {:?}",
+                    header.descr
+                ));
             }
         };
         let kind = kind.unwrap_or(natural);
         if kind != natural && kind != KeyKind::Str && (kind, natural) != (KeyKind::U64, KeyKind::Str) {
             return refuse(format!(
-                "its elements are {} keys, which --key-kind {} does not apply to",
+                "its elements are {} keys, to which --key-kind {} does not apply",
                 natural.name(),
                 kind.name()
             ));
@@ -62,13 +65,13 @@ impl KeyArray {
             _ => (Dtype::U8, false, Some(header.size())),
         };
         let shape = std::iter::once(rows).chain(row).collect();
-        // Of one dimension, so both orders are the same.
+        // With one dimension, C and Fortran order are the same.
         let array =
             Array { name, dtype, shape, fortran: false, big_endian, file: Arc::clone(file), offset: header.offset };
         Ok(Self { array, kind, elements: header.elements })
     }
 
-    /// Reads all keys; returns how many there are.
+    /// Reads all keys; returns their number.
     pub(crate) fn check(&self) -> Result<u64, Failure> {
         let mut at = 0;
         while at < self.array.rows() {
@@ -79,13 +82,13 @@ impl KeyArray {
         Ok(at as u64)
     }
 
-    /// `count` keys from `first` on.
+    /// Reads `count` keys from `first` on.
     pub(crate) fn read(&self, first: usize, count: usize) -> Result<Vec<Key>, Failure> {
         let bytes = self.array.read(first, count)?;
         let width = self.array.row_len_bytes();
         let cells = (0..count).map(|at| bytes.get(at * width..(at + 1) * width).unwrap_or_default());
         let keys = cells.enumerate().map(|(at, cell)| {
-            let key = self.key(cell).and_then(|key| super::keys::check_len(&key).map(|()| key));
+            let key = self.key(cell).and_then(|key| crate::key::check_len(&key).map(|()| key));
             key.map_err(|why| self.array.file.refuse(format!("element {}{}: {why}", first + at, self.array.name)))
         });
         keys.collect()
@@ -95,7 +98,7 @@ impl KeyArray {
         let text = match self.elements {
             Elements::Text { big_endian, .. } => decode_ucs4(cell, big_endian)?,
             Elements::Bytes { .. } => {
-                // What numpy fills up with is no part of the text.
+                // The zeros at the end are numpy's padding.
                 let end = cell.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
                 let bytes = cell.get(..end).unwrap_or_default();
                 if self.kind == KeyKind::Bytes {
@@ -132,7 +135,7 @@ fn integer(dtype: Dtype, bytes: &[u8]) -> i128 {
     i128::from_le_bytes(wide)
 }
 
-/// Text of four bytes a character, filled up with zeros.
+/// Decodes UCS-4 text that is padded with zeros.
 fn decode_ucs4(cell: &[u8], big_endian: bool) -> Result<String, String> {
     let codes = cell.as_chunks::<4>().0.iter().map(|code| match big_endian {
         true => u32::from_be_bytes(*code),
@@ -141,7 +144,7 @@ fn decode_ucs4(cell: &[u8], big_endian: bool) -> Result<String, String> {
     let codes: Vec<u32> = codes.collect();
     let end = codes.iter().rposition(|code| *code != 0).map_or(0, |last| last + 1);
     let chars = codes.iter().take(end).map(|code| {
-        char::from_u32(*code).ok_or_else(|| format!("it has the code point {code:#x}, which is no character"))
+        char::from_u32(*code).ok_or_else(|| format!("it has the code point {code:#x}, which is not a character"))
     });
     chars.collect()
 }

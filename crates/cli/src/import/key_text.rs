@@ -1,8 +1,7 @@
-//! Text files of keys: one key a line.
+//! Text files of keys: one key per line.
 //!
-//! A line ends with LF or CRLF, and its bytes are the key as they are, blanks included. What cannot be told from a
-//! mistake is refused with its line: an empty line (empty lines at the end are left out), a CR elsewhere, bytes that
-//! are not UTF-8, a NUL.
+//! A line ends with LF or CRLF, and its text is the key, including blanks. Likely mistakes are refused with the number
+//! of the line: an empty line (except at the end of the file), a CR elsewhere, bytes that are not UTF-8, a NUL.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -11,9 +10,9 @@ use std::sync::Arc;
 use tensorcask::{Key, KeyKind, MAX_KEY_LEN_BYTES};
 
 use super::input::{InputFile, looks_like, shown, unreadable};
-use crate::output::Failure;
+use crate::failure::Failure;
 
-/// Longer lines are no keys, hexadecimal ones neither.
+/// The longest line: a key of the largest length in hexadecimal.
 const MOST_LINE_BYTES: u64 = 2 * MAX_KEY_LEN_BYTES as u64 + 8;
 
 /// A text file of keys.
@@ -21,12 +20,12 @@ const MOST_LINE_BYTES: u64 = 2 * MAX_KEY_LEN_BYTES as u64 + 8;
 pub(crate) struct KeyText {
     /// The file.
     pub file: Arc<InputFile>,
-    /// What its lines are.
+    /// The kind of its keys.
     pub kind: KeyKind,
 }
 
 impl KeyText {
-    /// Keys of `kind` in `file`; looks at the first bytes only.
+    /// Opens `file`, whose keys are of `kind`; checks only its first bytes.
     pub(crate) fn open(file: Arc<InputFile>, kind: KeyKind) -> Result<Self, Failure> {
         let start = file.start(4096)?;
         if start.starts_with(b"\xff\xfe") || start.starts_with(b"\xfe\xff") {
@@ -34,12 +33,12 @@ impl KeyText {
         }
         let known = looks_like(&start);
         if !start.is_empty() && !known.is_empty() && std::str::from_utf8(&start).is_err() {
-            return Err(file.refuse(format!("it is no text file of keys{known}")));
+            return Err(file.refuse(format!("it is not a text file of keys{known}")));
         }
         Ok(Self { file, kind })
     }
 
-    /// Reads all lines; returns how many keys there are.
+    /// Reads all lines; returns the number of keys.
     pub(crate) fn check(&self) -> Result<u64, Failure> {
         let mut lines = self.lines()?;
         let mut keys = 0;
@@ -49,7 +48,7 @@ impl KeyText {
         Ok(keys)
     }
 
-    /// The first line as it is.
+    /// The first key.
     pub(crate) fn first(&self) -> Result<Option<String>, Failure> {
         Ok(self.lines()?.next()?.map(|key| key.to_string()))
     }
@@ -90,15 +89,15 @@ impl Lines<'_> {
         let text = std::str::from_utf8(&self.bytes).map_err(|error| {
             let at = error.valid_up_to();
             let byte = self.bytes.get(at).copied().unwrap_or_default();
-            let what = format!("byte {} of it is {byte:#04x}, which is not UTF-8: save the keys as UTF-8", at + 1);
+            let what = format!("its byte {} is {byte:#04x}, which is not UTF-8: save the keys as UTF-8", at + 1);
             self.refuse(self.line, &what)
         })?;
         if text.contains('\0') {
-            let what = "it has a NUL, as text has none: is the file UTF-16 or binary? Save the keys as UTF-8";
+            let what = "it has a NUL: is the file UTF-16 or binary? Save the keys as UTF-8";
             return Err(self.refuse(self.line, what));
         }
         if text.contains('\r') {
-            let what = "it has a carriage return within: end lines with LF or CRLF";
+            let what = "it has a carriage return inside: end lines with LF or CRLF";
             return Err(self.refuse(self.line, what));
         }
         let key = crate::key::parse(text, self.of.kind).map_err(|why| {
@@ -107,7 +106,7 @@ impl Lines<'_> {
                 &format!("{:?} cannot be a key: {}", shown(text), why.replacen("its keys", "keys", 1)),
             )
         })?;
-        super::keys::check_len(&key).map_err(|why| self.refuse(self.line, &why))?;
+        crate::key::check_len(&key).map_err(|why| self.refuse(self.line, &why))?;
         Ok(Some(key))
     }
 
@@ -143,10 +142,9 @@ impl Lines<'_> {
 
     fn why_no_empty(&self) -> String {
         match self.of.kind {
-            KeyKind::Bytes => "it is empty: the key of no bytes is written 0x".into(),
-            _ => {
-                "it is empty: is a key missing? (The empty text can be a key in a .npy, Arrow or Parquet file.)".into()
-            }
+            KeyKind::Bytes => "it is empty: the key of zero bytes is written 0x".into(),
+            _ => "it is empty: is a key missing? (The empty string can be a key in a .npy, Arrow or Parquet file.)"
+                .into(),
         }
     }
 

@@ -1,32 +1,32 @@
-//! The keys of rows: from files, or numbers.
+//! The keys of rows: from files, or row numbers.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tensorcask::{Key, KeyKind, MAX_KEY_LEN_BYTES};
+use tensorcask::{Key, KeyKind};
 
 use super::input::{Format, InputFile};
 use super::key_array::KeyArray;
 use super::key_text::KeyText;
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// A file of keys.
 #[derive(Debug)]
 pub(crate) enum KeyFile {
-    /// One key a line.
+    /// A text file with one key per line.
     Text(KeyText),
-    /// Integers or texts in a `.npy` file.
+    /// Integers or strings in a `.npy` file.
     Array(KeyArray),
 }
 
 impl KeyFile {
-    /// Opens the file at `path`, whose keys are of `kind` (default: str, or what an array holds).
+    /// Opens the file at `path`, whose keys are of `kind` (default: str, or the type of the array).
     fn open(path: &Path, kind: Option<KeyKind>) -> Result<Self, Failure> {
         let file = Arc::new(InputFile::open(path)?);
         match Format::of(path) {
             Some(Format::Npy) => KeyArray::open(&file, kind).map(Self::Array),
             Some(other) => Err(file.refuse(format!(
-                "--keys takes a text file, or a .npy file of integers or texts, and no {} file",
+                "--keys takes text files and .npy files of integers or strings, not {} files",
                 other.name()
             ))),
             None => Ok(Self::Text(KeyText::open(file, kind.unwrap_or(KeyKind::Str))?)),
@@ -44,11 +44,11 @@ impl KeyFile {
 /// Where the keys of rows come from.
 #[derive(Debug)]
 pub(crate) enum KeySource {
-    /// The input has them: names of tensors, or a column.
+    /// The input has its own keys: names of tensors, or a column.
     Own,
-    /// Row numbers from this one on.
+    /// Row numbers from `first` on.
     Numbers { first: u64 },
-    /// Files, one after another.
+    /// Key files, in order.
     Files(Vec<KeyFile>),
 }
 
@@ -60,7 +60,7 @@ impl KeySource {
         let first = kinds.next();
         match kinds.find(|kind| Some(*kind) != first).zip(first) {
             Some((other, first)) => Err(Failure::input(format!(
-                "the files of --keys hold {} and {} keys: a store has keys of one kind, say which with --key-kind",
+                "the files of --keys hold {} and {} keys, but a store has keys of one kind: choose it with --key-kind",
                 first.name(),
                 other.name()
             ))),
@@ -68,7 +68,7 @@ impl KeySource {
         }
     }
 
-    /// The kind of the keys that are not the input's own.
+    /// The kind of the keys; `None` if the input has its own keys.
     pub(crate) fn kind(&self) -> Option<KeyKind> {
         match self {
             Self::Own => None,
@@ -77,22 +77,24 @@ impl KeySource {
         }
     }
 
-    /// Reads all keys once: checks that they are such, and as many as `rows`, which are those of the files `inputs`.
+    /// Reads and checks all keys: there must be as many as `rows`. `inputs` has the number of rows of each input file.
     pub(crate) fn check(&self, rows: u64, inputs: &[(PathBuf, u64)]) -> Result<(), Failure> {
         match self {
             Self::Own => Ok(()),
             Self::Numbers { first } => match first.checked_add(rows) {
                 Some(_) => Ok(()),
-                None => Err(Failure::input(format!("{rows} rows from --first-key {first} on exceed 64 bits"))),
+                None => {
+                    Err(Failure::input(format!("{rows} rows from --first-key {first} on exceed 64-bit row numbers")))
+                }
             },
             Self::Files(files) if files.len() == inputs.len() => {
-                // A file of keys for each file of rows: no row may get the key of another file's.
+                // One key file per input file: the counts must match per file, so that keys do not shift between files.
                 files.iter().zip(inputs).try_for_each(|(keys, (path, rows))| check_file(keys, *rows, Some(path)))
             }
             Self::Files(files) => match files.as_slice() {
                 [only] => check_file(only, rows, None),
                 files => Err(Failure::input(format!(
-                    "{} files of keys were given for {} files of rows: give --keys once, or once a file",
+                    "{} files of keys were given for {} input files: give --keys once, or once per file",
                     files.len(),
                     inputs.len()
                 ))),
@@ -100,7 +102,7 @@ impl KeySource {
         }
     }
 
-    /// Reads the keys from the first on.
+    /// A reader that starts at the first key.
     pub(crate) fn reader(&self) -> KeyReader<'_> {
         let numbers = if let Self::Numbers { first } = self { *first } else { 0 };
         let files = if let Self::Files(files) = self { files.iter() } else { [].iter() };
@@ -108,7 +110,7 @@ impl KeySource {
     }
 }
 
-/// Checks the keys of one file, as many as `rows`.
+/// Checks the keys of one file: there must be `rows` of them.
 fn check_file(file: &KeyFile, rows: u64, input: Option<&Path>) -> Result<(), Failure> {
     let (path, found, unit) = match file {
         KeyFile::Text(text) => (&text.file.path, text.check()?, "lines"),
@@ -145,7 +147,7 @@ enum Current<'a> {
 }
 
 impl KeyReader<'_> {
-    /// The next `count` keys; fewer only if there are no more.
+    /// The next `count` keys; fewer only at the end.
     pub(crate) fn next(&mut self, count: usize) -> Result<Vec<Key>, Failure> {
         let mut keys = Vec::with_capacity(count);
         if let KeySource::Numbers { .. } = self.source {
@@ -182,32 +184,4 @@ impl KeyReader<'_> {
         }
         Ok(keys)
     }
-}
-
-/// The key with `prefix` before it; numbers become text.
-///
-/// # Errors
-/// What is wrong, if the key is bytes or becomes too long.
-pub(crate) fn with_prefix(prefix: &str, key: Key) -> Result<Key, String> {
-    match key {
-        Key::Str(text) => Ok(Key::Str(format!("{prefix}{text}"))),
-        Key::U64(number) => Ok(Key::Str(format!("{prefix}{number}"))),
-        Key::Bytes(_) => Err("--key-prefix is text, and does not apply to keys that are bytes".into()),
-    }
-}
-
-/// Checks the length of a key.
-///
-/// # Errors
-/// What is wrong with it.
-pub(crate) fn check_len(key: &Key) -> Result<(), String> {
-    let len_bytes = match key {
-        Key::Str(text) => text.len(),
-        Key::U64(_) => 8,
-        Key::Bytes(bytes) => bytes.len(),
-    };
-    if len_bytes <= MAX_KEY_LEN_BYTES {
-        return Ok(());
-    }
-    Err(format!("the key is {len_bytes} bytes long, more than the limit of {MAX_KEY_LEN_BYTES}"))
 }

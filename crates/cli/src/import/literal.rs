@@ -1,6 +1,6 @@
-//! The header of a `.npy` file: the text of a Python dictionary with three entries.
+//! Parses the header of a `.npy` file: a Python dictionary with three entries.
 
-/// A value of such a dictionary.
+/// A Python literal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Literal {
     Text(String),
@@ -10,20 +10,20 @@ pub(crate) enum Literal {
     List(Vec<Literal>),
 }
 
-/// Deepest nesting that is read: descriptions of structured elements nest, and are refused anyway.
+/// The deepest nesting that is parsed. Only the types of structured elements nest, and those are refused later.
 const MAX_DEPTH: usize = 16;
 
-/// Parses the text of a dictionary.
+/// Parses a dictionary.
 ///
 /// # Errors
-/// What is wrong with it.
+/// A message about what is wrong with the text.
 pub(crate) fn parse_dictionary(text: &str) -> Result<Vec<(String, Literal)>, String> {
     let mut parser = Parser { rest: text.trim_start_matches(BLANK) };
     let mut entries: Vec<(String, Literal)> = Vec::new();
     parser.expect('{')?;
     while !parser.take('}') {
         let Literal::Text(name) = parser.value(0)? else {
-            return Err("a name in the header is no text".into());
+            return Err("a name in the header is not a string".into());
         };
         parser.expect(':')?;
         let value = parser.value(0)?;
@@ -36,10 +36,14 @@ pub(crate) fn parse_dictionary(text: &str) -> Result<Vec<(String, Literal)>, Str
             break;
         }
     }
-    if parser.rest.is_empty() { Ok(entries) } else { Err(format!("the header goes on with {:?}", head(parser.rest))) }
+    if parser.rest.is_empty() {
+        Ok(entries)
+    } else {
+        Err(format!("the header continues with {:?} after its end", head(parser.rest)))
+    }
 }
 
-/// What may stand between words.
+/// Whitespace between tokens.
 const BLANK: [char; 4] = [' ', '\t', '\n', '\r'];
 
 /// The start of a text, for messages.
@@ -52,7 +56,7 @@ struct Parser<'a> {
 }
 
 impl<'a> Parser<'a> {
-    /// Passes `expected` and the blanks behind it, if it is next.
+    /// Consumes `expected` and the whitespace after it, if it is next.
     fn take(&mut self, expected: char) -> bool {
         match self.rest.strip_prefix(expected) {
             Some(rest) => {
@@ -77,7 +81,7 @@ impl<'a> Parser<'a> {
         }
         if self.take('(') {
             let (items, commas) = self.items(')', depth)?;
-            // Parentheses around one value without a comma are no tuple.
+            // Parentheses around one value without a comma are not a tuple.
             return Ok(match <[Literal; 1]>::try_from(items) {
                 Ok([only]) if commas == 0 => only,
                 Ok(items) => Literal::Tuple(items.into()),
@@ -87,7 +91,7 @@ impl<'a> Parser<'a> {
         if self.take('[') {
             return Ok(Literal::List(self.items(']', depth)?.0));
         }
-        // Python 2 marked texts so.
+        // Python 2 writes strings with a prefix.
         if let Some(text) = self.rest.strip_prefix(['u', 'b']).filter(|text| text.starts_with(['\'', '"'])) {
             self.rest = text;
         }
@@ -114,9 +118,9 @@ impl<'a> Parser<'a> {
     fn text(&mut self, quote: char) -> Result<Literal, String> {
         let inner = self.rest.strip_prefix(quote).unwrap_or_default();
         let (text, rest) =
-            inner.split_once(quote).ok_or_else(|| "a text in the header has no closing quote".to_owned())?;
+            inner.split_once(quote).ok_or_else(|| "a string in the header has no closing quote".to_owned())?;
         if text.contains('\\') {
-            return Err(format!("the text {:?} in the header has an escape, which is not known", head(text)));
+            return Err(format!("the string {:?} in the header has an escape, which is not supported", head(text)));
         }
         self.rest = rest.trim_start_matches(BLANK);
         Ok(Literal::Text(text.to_owned()))
@@ -125,8 +129,8 @@ impl<'a> Parser<'a> {
     fn number(&mut self) -> Result<Literal, String> {
         let end = self.rest.find(|c: char| !c.is_ascii_digit() && c != '-').unwrap_or(self.rest.len());
         let (digits, rest) = self.rest.split_at(end);
-        let number = digits.parse().map_err(|_| format!("{:?} in the header is no whole number", head(self.rest)))?;
-        // Python 2 wrote its long integers so.
+        let number = digits.parse().map_err(|_| format!("{:?} in the header is not an integer", head(self.rest)))?;
+        // Python 2 writes long integers with a suffix.
         let rest = rest.strip_prefix(['L', 'l']).unwrap_or(rest);
         self.rest = rest.trim_start_matches(BLANK);
         Ok(Literal::Number(number))
@@ -165,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_dictionary_is_refused() {
+    fn other_text_is_refused() {
         let deep = format!("{{'a': {}", "[".repeat(100_000));
         for text in ["", "{", "{'a'}", "{'a': }", "{'a': 1} x", "{'a': '", "{'a': 1, 'a': 2}", "{1: 2}", &deep] {
             assert!(parse_dictionary(text).is_err(), "{}", head(text));

@@ -1,4 +1,4 @@
-//! `.npy` files: numpy's arrays ([NEP 1](https://numpy.org/neps/nep-0001-npy-format.html)).
+//! `.npy` files of numpy ([NEP 1](https://numpy.org/neps/nep-0001-npy-format.html)).
 
 use std::sync::Arc;
 
@@ -7,42 +7,42 @@ use tensorcask::Dtype;
 use super::array::Array;
 use super::input::{Format, InputFile, looks_like};
 use super::literal::{Literal, parse_dictionary};
-use crate::output::Failure;
+use crate::failure::Failure;
 
 const MAGIC: &[u8] = b"\x93NUMPY";
-/// Longest header that is read: shapes and descriptions of elements are far shorter.
+/// The longest header that is read; real ones are far shorter.
 const MOST_HEADER_BYTES: usize = 1 << 20;
 
-/// The elements of an array, as its header describes them.
+/// The element type of an array, from its header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Elements {
-    /// Of a type that tensors have.
+    /// Numbers of a dtype of tensors.
     Numbers { dtype: Dtype, big_endian: bool },
-    /// Bytes of a type that numpy has no name for, so many each.
+    /// Elements of `size` bytes whose type numpy cannot name.
     Void { size: usize },
-    /// Text of so many UCS-4 characters, or of so many bytes.
+    /// Strings of `chars` UCS-4 characters, padded with zeros.
     Text { chars: usize, big_endian: bool },
-    /// Byte strings of this length, filled up with zeros.
+    /// Byte strings of `size` bytes, padded with zeros.
     Bytes { size: usize },
 }
 
 /// The header of an array.
 #[derive(Debug, Clone)]
 pub(crate) struct Header {
-    /// What the header calls the elements.
+    /// The name of the element type in the header.
     pub descr: String,
-    /// What they are.
+    /// The element type.
     pub elements: Elements,
     /// The shape.
     pub shape: Vec<usize>,
-    /// Whether the first index changes fastest.
+    /// Whether it is in Fortran order: the first index changes fastest.
     pub fortran: bool,
-    /// Where the elements start.
+    /// The offset of the first element in the file.
     pub offset: u64,
 }
 
 impl Header {
-    /// Bytes of one element.
+    /// The size of an element in bytes.
     pub(crate) fn size(&self) -> usize {
         match self.elements {
             Elements::Numbers { dtype, .. } => dtype.bits() / 8,
@@ -52,8 +52,8 @@ impl Header {
     }
 }
 
-/// Reads the header of the array that starts at `start` and takes `len_bytes`; checks its length against it. `format`
-/// is that of the file, `name` what the array is called in messages.
+/// Reads the header of the array at `start`, which takes `len_bytes`, and checks that its elements fill these. `format`
+/// is the format of the file, `name` the name of the array in messages.
 pub(crate) fn read_header(
     file: &InputFile,
     format: Format,
@@ -69,26 +69,26 @@ pub(crate) fn read_header(
             _ => refuse(format!("expected a numpy array{}", looks_like(&lead))),
         });
     }
-    let cut = || refuse(format!("it ends after {len_bytes} bytes, within the header: copy it again"));
+    let cut = || refuse(format!("it is truncated: it ends after {len_bytes} bytes, inside the header; copy it again"));
     let &[_, _, _, _, _, _, major, minor, a, b, c, d] = lead.as_slice() else { return Err(cut()) };
     let (lead_len, header_len) = match (major, minor) {
         (1, 0) => (10, usize::from(u16::from_le_bytes([a, b]))),
         (2 | 3, 0) => (12, u32::from_le_bytes([a, b, c, d]) as usize),
         _ => {
             return Err(refuse(format!(
-                "it has version {major}.{minor} of the .npy format: 1.0, 2.0 and 3.0 are known"
+                "it has version {major}.{minor} of the .npy format: only 1.0, 2.0 and 3.0 are supported"
             )));
         }
     };
     if header_len > MOST_HEADER_BYTES {
-        return Err(refuse(format!("its header claims {header_len} bytes: it is damaged, or no array")));
+        return Err(refuse(format!("its header claims {header_len} bytes: it is damaged, or not an array")));
     }
     let offset = (lead_len + header_len) as u64;
     if offset > len_bytes {
         return Err(cut());
     }
     let bytes = file.copy(start + lead_len as u64, header_len)?;
-    // Version 3 is UTF-8, those before are Latin-1.
+    // Headers of version 3 are UTF-8, those of earlier versions Latin-1.
     let text = match std::str::from_utf8(&bytes) {
         Ok(text) if major == 3 || text.is_ascii() => text.to_owned(),
         _ if major < 3 => bytes.iter().map(|byte| char::from(*byte)).collect(),
@@ -101,13 +101,13 @@ pub(crate) fn read_header(
     match expected {
         Some(expected) if expected as u64 == found => Ok(header),
         Some(expected) => Err(refuse(format!(
-            "the header says {} of shape {:?}, which take {expected} bytes, but {found} follow{}",
+            "the header says {} of shape {:?}, which takes {expected} bytes, but {found} follow{}",
             header.descr,
             header.shape,
             if (expected as u64) < found {
-                ": is there more than one array in it?"
+                ": does it hold more than one array?"
             } else {
-                ": it is cut, copy it again"
+                ": it is truncated, copy it again"
             }
         ))),
         None => Err(refuse(format!("an array of shape {:?} is larger than memory can address", header.shape))),
@@ -122,27 +122,27 @@ fn parse_header(text: &str, offset: u64) -> Result<Header, String> {
     };
     let (descr, order, dims) = (take("descr")?, take("fortran_order")?, take("shape")?);
     if let Some((name, _)) = entries.first() {
-        return Err(format!("its header has the entry {name:?}, which is not known"));
+        return Err(format!("its header has the unknown entry {name:?}"));
     }
     let Literal::Flag(fortran) = order else { return Err("its fortran_order is neither True nor False".into()) };
     let dims = match dims {
         Literal::Tuple(dims) => dims,
         only @ Literal::Number(_) => vec![only],
-        _ => return Err("its shape is no tuple of numbers".into()),
+        _ => return Err("its shape is not a tuple of numbers".into()),
     };
     let dim = |dim: &Literal| match dim {
-        Literal::Number(dim) => usize::try_from(*dim).map_err(|_| format!("its shape has the dimension {dim}")),
-        _ => Err("its shape is no tuple of numbers".into()),
+        Literal::Number(dim) => usize::try_from(*dim).map_err(|_| format!("its shape has the invalid dimension {dim}")),
+        _ => Err("its shape is not a tuple of numbers".into()),
     };
     let shape = dims.iter().map(dim).collect::<Result<Vec<_>, String>>()?;
     let (descr, elements) = match descr {
         Literal::Text(descr) => elements_of(&descr).map(|elements| (descr, elements))?,
-        _ => return Err("it has structured elements: save one field of it, as an array of its own".into()),
+        _ => return Err("it has structured elements: save a single field as an array".into()),
     };
     Ok(Header { descr, elements, shape, fortran, offset })
 }
 
-/// What numpy's name of elements means.
+/// The element type of a numpy type name.
 fn elements_of(descr: &str) -> Result<Elements, String> {
     if let Some(dtype) = named_dtype(descr) {
         return Ok(Elements::Numbers { dtype, big_endian: false });
@@ -150,7 +150,7 @@ fn elements_of(descr: &str) -> Result<Elements, String> {
     let big_endian = descr.starts_with('>');
     let name = descr.strip_prefix(['<', '>', '=', '|']).unwrap_or(descr);
     let unknown = |why: &str| Err(format!("it holds elements of type {descr:?}, which {why}"));
-    let Some(kind) = name.chars().next() else { return unknown("is no type of numpy") };
+    let Some(kind) = name.chars().next() else { return unknown("is not a numpy type") };
     let size = name.get(kind.len_utf8()..).unwrap_or_default();
     let numbers = |dtype| Ok(Elements::Numbers { dtype, big_endian });
     match (kind, size) {
@@ -167,23 +167,23 @@ fn elements_of(descr: &str) -> Result<Elements, String> {
         ('f', "4") => numbers(Dtype::F32),
         ('f', "8") => numbers(Dtype::F64),
         ('c', "8") => numbers(Dtype::C64),
-        // So ml_dtypes has one of its types written.
+        // numpy writes one of the types of ml_dtypes this way.
         ('f', "1") => Ok(Elements::Void { size: 1 }),
-        ('f' | 'c', _) => unknown("tensors do not have: convert it, to float32, float64 or complex64"),
+        ('f' | 'c', _) => unknown("tensors do not support: convert it to float32, float64 or complex64"),
         ('O', _) => unknown("are Python objects in a pickle, which can run code: save arrays of numbers"),
         ('M' | 'm', _) => unknown("are dates or times: save array.astype('int64')"),
-        ('V', _) => size.parse().map_or_else(|_| unknown("is no type of numpy"), |size| Ok(Elements::Void { size })),
+        ('V', _) => size.parse().map_or_else(|_| unknown("is not a numpy type"), |size| Ok(Elements::Void { size })),
         ('U', _) => size
             .parse()
-            .map_or_else(|_| unknown("is no type of numpy"), |chars| Ok(Elements::Text { chars, big_endian })),
+            .map_or_else(|_| unknown("is not a numpy type"), |chars| Ok(Elements::Text { chars, big_endian })),
         ('S' | 'a', _) => {
-            size.parse().map_or_else(|_| unknown("is no type of numpy"), |size| Ok(Elements::Bytes { size }))
+            size.parse().map_or_else(|_| unknown("is not a numpy type"), |size| Ok(Elements::Bytes { size }))
         }
-        _ => unknown("is not known"),
+        _ => unknown("is not supported"),
     }
 }
 
-/// The dtype of a name that numpy or ml_dtypes has for it.
+/// The dtype of a type name of numpy or ml_dtypes.
 fn named_dtype(name: &str) -> Option<Dtype> {
     Some(match name {
         "bool" => Dtype::Bool,
@@ -209,7 +209,7 @@ fn named_dtype(name: &str) -> Option<Dtype> {
     })
 }
 
-/// The option for each dtype of `size` bytes that numpy has no name for.
+/// The `--dtype` options for dtypes of `size` bytes that numpy cannot name.
 fn dtypes_of_size(size: usize) -> String {
     let unnamed =
         |dtype: &&Dtype| dtype.bits() == size * 8 && (dtype.name().starts_with("F8") || **dtype == Dtype::BF16);
@@ -217,7 +217,7 @@ fn dtypes_of_size(size: usize) -> String {
     options.join(" or ")
 }
 
-/// The array of numbers that `header` describes, of `dtype` where that is given.
+/// The array of numbers that `header` describes, of `dtype` if it is given.
 pub(crate) fn numbers(
     file: &Arc<InputFile>,
     header: Header,
@@ -229,7 +229,7 @@ pub(crate) fn numbers(
     let (dtype, big_endian) = match (&header.elements, dtype) {
         (Elements::Numbers { dtype, big_endian }, None) => (*dtype, *big_endian),
         (Elements::Numbers { dtype, big_endian }, Some(asked)) if *dtype == asked => (asked, *big_endian),
-        // The bits of a type that numpy has no name for, kept as integers.
+        // Integers that hold the bits of a type that numpy cannot name.
         (Elements::Numbers { dtype, big_endian }, Some(asked))
             if dtype.bits() == asked.bits()
                 && matches!(dtype.name().as_bytes().first(), Some(b'U' | b'I' | b'B'))

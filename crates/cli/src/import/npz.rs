@@ -13,9 +13,9 @@ use super::key_array::KeyArray;
 use super::npy::{Header, numbers, read_header};
 use super::source::Arrays;
 use super::table::Wanted;
-use crate::output::Failure;
+use crate::failure::Failure;
 
-/// An array in the archive: where it lies, and its header.
+/// An array in the archive.
 struct Member {
     name: String,
     file: Arc<InputFile>,
@@ -34,9 +34,9 @@ pub(crate) fn open(file: &Arc<InputFile>, wanted: Wanted<'_>, dtype: Option<Dtyp
         None => Some("key").filter(|name| names.iter().any(|found| found == name)),
     };
     if let Some(name) = key_name.filter(|_| !wanted.default_key && wanted.key_column.is_none()) {
-        return Err(
-            file.refuse(format!("it has an array {name:?} of keys: leave out --keys and --first-key, or rename it"))
-        );
+        return Err(file.refuse(format!(
+            "it has an array {name:?} of keys: leave out --keys and --first-key, or rename the array"
+        )));
     }
     if let Some(name) = wanted.tensor.filter(|name| !names.iter().any(|found| found == name)) {
         return Err(missing("--tensor", name));
@@ -44,27 +44,27 @@ pub(crate) fn open(file: &Arc<InputFile>, wanted: Wanted<'_>, dtype: Option<Dtyp
     let (mut arrays, mut keys) = (Vec::new(), None);
     for member in members {
         let Member { name, file, header } = member;
-        let said = format!(", in the array {name:?}");
+        let in_array = format!(", in the array {name:?}");
         if key_name == Some(name.as_str()) {
-            keys = Some(KeyArray::new(&file, header, wanted.key_kind, said)?);
+            keys = Some(KeyArray::new(&file, header, wanted.key_kind, in_array)?);
         } else if wanted.tensor.is_none_or(|tensor| tensor == name) {
-            arrays.push((name, numbers(&file, header, dtype, said)?));
+            arrays.push((name, numbers(&file, header, dtype, in_array)?));
         }
     }
     let maps = wanted.tensor.is_none() && arrays.len() > 1;
     if arrays.is_empty() {
-        return Err(file.refuse("there is no array of values in it"));
+        return Err(file.refuse("it has no array of values"));
     }
     Ok(Arrays { path: file.path.clone(), arrays, maps, keys, metadata: Default::default() })
 }
 
-/// The names of all arrays, and those that are wanted.
+/// The names of all arrays, and the arrays that are wanted.
 fn members(file: &Arc<InputFile>, wanted: Wanted<'_>) -> Result<(Vec<String>, Vec<Member>), Failure> {
     if !file.start(4)?.starts_with(b"PK") {
         let found = looks_like(&file.start(512)?);
-        return Err(file.refuse(format!("it is no .npz file{found}")));
+        return Err(file.refuse(format!("it is not a .npz file{found}")));
     }
-    let damaged = |error: &dyn std::fmt::Display| file.refuse(format!("it is damaged or cut: {error}"));
+    let damaged = |error: &dyn std::fmt::Display| file.refuse(format!("it is damaged or truncated: {error}"));
     let mut archive = ZipArchive::new(file.stream()?).map_err(|error| damaged(&error))?;
     let (mut names, mut members) = (Vec::<String>::new(), Vec::new());
     for index in 0..archive.len() {
@@ -72,7 +72,7 @@ fn members(file: &Arc<InputFile>, wanted: Wanted<'_>) -> Result<(Vec<String>, Ve
         let full = entry.name().map_err(|error| damaged(&error))?.into_owned();
         let Some(name) = full.strip_suffix(".npy").map(str::to_owned) else {
             return Err(file.refuse(format!(
-                "it holds {full:?}, which is no array: a .npz file has .npy files only{}",
+                "it holds {full:?}, which is not an array: a .npz file may hold only .npy files{}",
                 if full.ends_with(".pkl") { " (save PyTorch tensors as .safetensors)" } else { "" }
             )));
         };
@@ -84,11 +84,11 @@ fn members(file: &Arc<InputFile>, wanted: Wanted<'_>) -> Result<(Vec<String>, Ve
         if wanted.tensor.is_some_and(|tensor| tensor != name) && !key {
             continue;
         }
-        let said = format!(", in the array {name:?}");
+        let in_array = format!(", in the array {name:?}");
         let stored = entry.compression() == CompressionMethod::Stored;
         let (own, start, len_bytes) = match entry.data_start().filter(|_| stored && !entry.encrypted()) {
             Some(start) => {
-                // Reading all of it compares its checksum.
+                // Reading to the end compares the checksum.
                 std::io::copy(&mut entry, &mut std::io::sink()).map_err(|error| damaged(&error))?;
                 (Arc::clone(file), start, entry.size())
             }
@@ -97,13 +97,13 @@ fn members(file: &Arc<InputFile>, wanted: Wanted<'_>) -> Result<(Vec<String>, Ve
                 (Arc::new(InputFile::unnamed(&file.path, unpacked, len_bytes)), 0, len_bytes)
             }
         };
-        let header = read_header(&own, Format::Npz, start, len_bytes, &said)?;
+        let header = read_header(&own, Format::Npz, start, len_bytes, &in_array)?;
         members.push(Member { name, file: own, header });
     }
     Ok((names, members))
 }
 
-/// Unpacks a compressed array into a file of the system's temporary folder that has no name any more.
+/// Decompresses an array into an unlinked file in the system's temporary folder.
 fn unpack(entry: &mut impl Read, file: &InputFile, name: &str) -> Result<(File, u64), Failure> {
     let folder = std::env::temp_dir();
     let path = folder.join(format!("tensorcask-{}", uuid::Uuid::new_v4()));

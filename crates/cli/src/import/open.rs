@@ -1,9 +1,10 @@
-//! From input files and options to sources of rows; options that do not apply are refused.
+//! Opens input files as sources of rows, and refuses options that do not apply to them.
 
 use std::sync::Arc;
 
 use tensorcask::Dtype;
 
+use super::arguments::Arguments;
 use super::arrow_file::ArrowFile;
 use super::input::{Format, InputFile, Inputs};
 use super::keys::KeySource;
@@ -11,8 +12,8 @@ use super::parquet::ParquetFile;
 use super::safetensors::TensorFile;
 use super::source::{Arrays, Source};
 use super::table::{Table, Wanted};
-use super::{Arguments, npy, npz};
-use crate::output::Failure;
+use super::{npy, npz};
+use crate::failure::Failure;
 
 /// Opens all input files.
 pub(crate) fn sources(arguments: &Arguments, inputs: &Inputs) -> Result<Vec<Box<dyn Source>>, Failure> {
@@ -61,30 +62,30 @@ fn tensors(arguments: &Arguments, file: Arc<InputFile>) -> Result<Box<dyn Source
     Ok(Box::new(Arrays { path, arrays: vec![(name.clone(), array)], maps: false, keys: None, metadata }))
 }
 
-/// Refuses options that the format has no use for.
+/// Refuses options that do not apply to the format.
 fn check_format(arguments: &Arguments, format: Format) -> Result<(), Failure> {
     let named = format == Format::Safetensors && arguments.tensor.is_none();
     let table = matches!(format, Format::Npz | Format::Arrow | Format::Parquet);
     let numbers = arguments.first_key.is_some();
     let refused = [
         (arguments.tensor.is_some() && format == Format::Npy, "--tensor", "the file has one array"),
-        (arguments.key_column.is_some() && !table, "--key-column", "the format has no column of keys"),
+        (arguments.key_column.is_some() && !table, "--key-column", "the format has no columns"),
         (
             arguments.dtype.is_some() && !matches!(format, Format::Npy | Format::Npz),
             "--dtype",
-            "the file says what its elements are",
+            "the file names its dtypes",
         ),
         (
             !arguments.keys.is_empty() && named,
             "--keys",
-            "each tensor is a value under its name; --tensor chooses one of which each row is",
+            "each tensor becomes a value under its name, unless --tensor chooses one whose rows become values",
         ),
         (
             numbers && named,
             "--first-key",
-            "each tensor is a value under its name; --tensor chooses one of which each row is",
+            "each tensor becomes a value under its name, unless --tensor chooses one whose rows become values",
         ),
-        (arguments.key_kind.is_some() && named, "--key-kind", "names of tensors are text"),
+        (arguments.key_kind.is_some() && named, "--key-kind", "the names of tensors are text"),
     ];
     match refused.iter().find(|(refused, ..)| *refused) {
         Some((_, option, why)) => {
@@ -94,7 +95,7 @@ fn check_format(arguments: &Arguments, format: Format) -> Result<(), Failure> {
     }
 }
 
-/// Refuses options that have no use for what was found in the files.
+/// Refuses options that do not apply to the contents of the files.
 pub(crate) fn check_options(
     arguments: &Arguments,
     format: Option<Format>,
@@ -115,7 +116,7 @@ pub(crate) fn check_options(
         names.sort_unstable();
         names.dedup();
         return Err(Failure::input(format!(
-            "--store-as {target} does not apply: it narrows F32 and F64, and the {} input has {}",
+            "--store-as {target} does not apply: it converts F32 and F64, but the {} input has {}",
             format.map_or("", Format::name),
             names.join(", ")
         )));

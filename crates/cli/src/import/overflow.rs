@@ -1,11 +1,11 @@
-//! Values that a down-cast makes infinite.
+//! Counts elements that a conversion to a narrower float makes infinite.
 
 use tensorcask::{Dtype, Value};
 
 use super::source::Rows;
 
-/// From this magnitude on a number becomes infinite in `target`: half-way from its largest number to the next power of
-/// two, where ties go up, since that one is even.
+/// Numbers of this magnitude or more become infinite in `target`. It is half-way between the largest finite number and
+/// the next power of two; ties round to even, which is up.
 fn bound(target: Dtype) -> Option<f64> {
     match target {
         Dtype::F16 => Some(65_520.0),
@@ -14,7 +14,7 @@ fn bound(target: Dtype) -> Option<f64> {
     }
 }
 
-/// How many finite elements of `data` become infinite in `target`.
+/// The number of finite elements of `data` that become infinite in `target`.
 pub(crate) fn count(dtype: Dtype, data: &[u8], target: Dtype) -> u64 {
     let Some(bound) = bound(target) else { return 0 };
     let too_large = |x: &f64| x.is_finite() && x.abs() >= bound;
@@ -29,7 +29,7 @@ pub(crate) fn count(dtype: Dtype, data: &[u8], target: Dtype) -> u64 {
     count as u64
 }
 
-/// How many elements of `rows` do.
+/// The number of finite elements of `rows` that become infinite in `target`.
 pub(crate) fn count_rows(rows: &Rows, target: Dtype) -> u64 {
     fn of_value(value: &Value, target: Dtype) -> u64 {
         match value {

@@ -1,14 +1,18 @@
-//! Packed tensors in sealed segments (FORMAT.md, 2.4).
+//! Compressed tensors of sealed segments (FORMAT.md, 2.4).
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Field};
 use tensorcask::{Dtype, Tensor, Value};
 
-use super::columns::{Refusal, shapes_of};
+use super::elements::{Refusal, shapes_of};
 
-/// The tensors of a packed column.
+/// The tensors of a compressed column.
 pub(crate) fn values(field: &Field, array: &dyn Array) -> Result<Vec<Value>, Refusal> {
-    let wrong = || Refusal::from("it is said to hold packed tensors, but is no such column of a segment".to_owned());
+    let wrong = || {
+        Refusal::from(
+            "its metadata declares compressed tensors, but its type is not that of a segment's column".to_owned(),
+        )
+    };
     let dtype = field.metadata().get("dtype").and_then(|name| Dtype::from_name(name)).ok_or_else(wrong)?;
     let fixed = field.metadata().get("shape").and_then(|text| serde_json::from_str::<Vec<usize>>(text).ok());
     let (packed, shapes): (&dyn Array, _) = match (array.data_type(), fixed) {
@@ -24,7 +28,7 @@ pub(crate) fn values(field: &Field, array: &dyn Array) -> Result<Vec<Value>, Ref
     let rows = packed.iter().flatten().zip(shapes).enumerate();
     let unpack = |(row, (packed, shape)): (usize, (&[u8], Vec<usize>))| {
         let tensor = unpack(packed, dtype, &shape)
-            .ok_or_else(|| Refusal { row: Some(row), why: "its packed bytes are damaged".into() })?;
+            .ok_or_else(|| Refusal { row: Some(row), why: "its compressed bytes are damaged".into() })?;
         Ok(Value::Tensor(tensor))
     };
     rows.map(unpack).collect()
@@ -43,7 +47,8 @@ fn unpack(packed: &[u8], dtype: Dtype, shape: &[usize]) -> Option<Tensor> {
     Tensor::new(dtype, shape, data).ok()
 }
 
-/// Byte `b` of element `i` of `n` lies at `b * n + i`; what follows the last whole element stays where it is.
+/// Undoes the byte shuffle: byte `b` of element `i` of `n` is at `b * n + i`. Bytes after the last whole element are
+/// not shuffled.
 fn unshuffle(data: &[u8], unit: usize) -> Option<Vec<u8>> {
     let count = data.len().checked_div(unit)?;
     let mut out = data.to_vec();

@@ -10,7 +10,7 @@ use super::arrow_file::guarded;
 use super::input::{Format, InputFile};
 use super::source::chunk_rows;
 use super::table::{Batches, Tables};
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// A Parquet file.
 #[derive(Debug)]
@@ -32,13 +32,13 @@ impl ParquetFile {
         let handle = file.stream()?;
         let metadata = guarded(|| {
             let loaded = ArrowReaderMetadata::load(&handle, ArrowReaderOptions::new());
-            loaded.map_err(|error| format!("it is damaged or cut: {error}"))
+            loaded.map_err(|error| format!("it is damaged or truncated: {error}"))
         });
         let metadata = metadata.map_err(|why| file.refuse(why))?;
         Ok(Self { file, metadata })
     }
 
-    /// Rows of about a chunk, as far as the footer tells.
+    /// The number of rows per batch, so that a batch is about a chunk by the sizes in the footer.
     fn batch_rows(&self) -> usize {
         let groups = self.metadata.metadata().row_groups();
         let rows: i64 = groups.iter().map(|group| group.num_rows()).sum();
@@ -67,7 +67,7 @@ impl Tables for ParquetFile {
         let mut reader = reader.map_err(|why| self.file.refuse(why))?;
         Ok(Box::new(std::iter::from_fn(move || {
             let next = guarded(|| reader.next().transpose().map_err(|error| error.to_string()));
-            next.map_err(|why| self.file.refuse(format!("it is damaged, or packed in a way that is not known: {why}")))
+            next.map_err(|why| self.file.refuse(format!("it is damaged, or its encoding is not supported: {why}")))
                 .transpose()
         })))
     }

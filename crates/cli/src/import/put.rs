@@ -1,24 +1,27 @@
-//! Puts what was checked.
+//! Puts the rows of a checked plan.
 
 use tensorcask::io::Durability;
 use tensorcask::{Dtype, Key, KeyKind, Store};
 
+use super::arguments::Arguments;
 use super::keys::KeySource;
+use super::plan::Plan;
 use super::source::{Chunk, Rows};
-use super::{Arguments, Plan, census, overflow};
+use super::{census, overflow};
+use crate::failure::Failure;
 use crate::metadata::{self, Metadata};
-use crate::output::{Failure, Output};
+use crate::output::Output;
 
-/// What was put.
+/// The result of an import.
 #[derive(Debug, Default)]
 pub(crate) struct Done {
     /// Bytes of tensors.
     pub bytes: u64,
-    /// Keys that the store did not have.
+    /// The number of keys that the store did not have.
     pub new: u64,
-    /// Finite numbers that were stored as infinity.
+    /// The number of finite elements that were stored as infinity.
     pub infinite: u64,
-    /// What the metadata of the store said before, where it says something else now.
+    /// Messages about metadata whose value was replaced.
     pub metadata_replaced: Vec<String>,
     rows: u64,
 }
@@ -28,7 +31,7 @@ pub(crate) fn run(arguments: &Arguments, plan: &Plan, output: &Output) -> Result
     crate::store::check_place(&arguments.store)?;
     let has_metadata = plan.sources.iter().any(|(source, _)| !source.metadata().is_empty());
     let mut kept = match metadata::load(&arguments.store) {
-        // Metadata that this user may not read stop only what adds to them.
+        // Unreadable metadata is a failure only if the import adds to it.
         Err(failure) if !has_metadata && failure.is_of_disk() => Metadata::new(),
         loaded => loaded?,
     };
@@ -36,31 +39,31 @@ pub(crate) fn run(arguments: &Arguments, plan: &Plan, output: &Output) -> Result
     check_store(arguments, plan, &store)?;
     let mut done = Done::default();
     let bar = output.progress(plan.rows);
-    let told = |failure: Failure, done: &Done| {
+    let with_progress = |failure: Failure, done: &Done| {
         let total = plan.rows;
         failure.and(&match done.rows {
             0 => "; no row was stored".into(),
-            rows => format!("; {rows} of {total} rows were stored before that, and stay"),
+            rows => format!("; {rows} of {total} rows were stored before that and are kept"),
         })
     };
     put_all(plan, &store, arguments.store_as(), &mut done, &mut |rows| bar.set_position(rows))
-        .map_err(|failure| told(failure, &done))?;
-    store.close().map_err(|error| told(error.into(), &done))?;
+        .map_err(|failure| with_progress(failure, &done))?;
+    store.close().map_err(|error| with_progress(error.into(), &done))?;
     bar.finish_and_clear();
     if merge(plan, &mut kept, &mut done) {
         metadata::save(&arguments.store, &kept)
-            .map_err(|failure| failure.and("; all rows are stored, their metadata is not"))?;
+            .map_err(|failure| failure.and("; all rows are stored, but their metadata is not"))?;
     }
     Ok(done)
 }
 
-/// Checks what only the store can tell, before the first put.
+/// Checks the plan against the store, before the first put.
 fn check_store(arguments: &Arguments, plan: &Plan, store: &Store) -> Result<(), Failure> {
     let Some(kind) = store.key_kind() else { return Ok(()) };
     if kind != plan.kind && plan.rows > 0 {
         let hint = match (kind, &plan.keys) {
             (KeyKind::Str, KeySource::Numbers { .. }) => {
-                "give --keys, --key-column, or --key-prefix to make texts of row numbers"
+                "give --keys or --key-column, or make text keys of row numbers with --key-prefix"
             }
             _ if arguments.key_prefix.is_some() => {
                 "--key-prefix makes text keys: leave it out, or choose another store"
@@ -78,20 +81,20 @@ fn check_store(arguments: &Arguments, plan: &Plan, store: &Store) -> Result<(), 
     if arguments.overwrite || !matches!(plan.keys, KeySource::Numbers { .. }) {
         return Ok(());
     }
-    let (mut taken, mut first) = (0_u64, None);
+    let (mut existing, mut first) = (0_u64, None);
     plan.each_key(&mut |keys| {
         let found = store.contains_batch(&keys)?;
         for (key, _) in keys.iter().zip(found).filter(|(_, found)| *found) {
-            taken += 1;
+            existing += 1;
             first.get_or_insert_with(|| key.clone());
         }
         Ok(())
     })?;
     match first {
         Some(first) => Err(Failure::input(format!(
-            "the rows have no keys of their own, and {taken} of their {} numbers are keys of {} already, \
-             first {first}: number them from another one on with --first-key, make other keys with --key-prefix or \
-             --keys, or replace what is there with --overwrite",
+            "the rows have no keys, and {existing} of their {} row numbers are already keys of {}, the first is \
+             {first}: start from another number with --first-key, make other keys with --key-prefix or --keys, or \
+             replace the existing values with --overwrite",
             plan.rows,
             arguments.store.display()
         ))),
@@ -106,7 +109,7 @@ fn put_all(
     done: &mut Done,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), Failure> {
-    // Nothing can be replaced in an empty store, which spares a lookup per key.
+    // An empty store has nothing to replace, so the lookup of each key is skipped.
     let fresh = store.key_kind().is_none();
     let mut reader = plan.keys.reader();
     for (source, rows) in &plan.sources {
@@ -117,7 +120,7 @@ fn put_all(
                 Some(keys) => keys,
                 None => reader.next(len)?,
             };
-            let changed = || Failure::input(format!("{}: it changed while it was read", source.path().display()));
+            let changed = || Failure::input(format!("{}: it changed during the import", source.path().display()));
             if keys.len() != len || len as u64 > left {
                 return Err(changed());
             }
@@ -129,14 +132,14 @@ fn put_all(
                 done.infinite += overflow::count_rows(&rows, target);
             }
             done.bytes += put(store, &keys, &rows)?;
-            // Written before the next rows are read, so that little waits.
+            // Written before the next chunk is read, so that memory stays bounded.
             store.flush_with(Durability::Buffered)?;
             left -= len as u64;
             done.rows += len as u64;
             progress(done.rows);
         }
         if left > 0 {
-            return Err(Failure::input(format!("{}: it became shorter while it was read", source.path().display())));
+            return Err(Failure::input(format!("{}: it became shorter during the import", source.path().display())));
         }
     }
     if fresh {
@@ -145,7 +148,7 @@ fn put_all(
     Ok(())
 }
 
-/// Puts some rows; returns the bytes of their tensors.
+/// Puts rows; returns the size of their tensors in bytes.
 fn put(store: &Store, keys: &[Key], rows: &Rows) -> Result<u64, Failure> {
     match rows {
         Rows::Tensors { dtype, shape, data } => {
@@ -159,14 +162,14 @@ fn put(store: &Store, keys: &[Key], rows: &Rows) -> Result<u64, Failure> {
     }
 }
 
-/// Adds what the files say to the metadata of the store; returns whether that changes it.
+/// Merges the metadata of the files into that of the store; returns whether it changed.
 fn merge(plan: &Plan, kept: &mut Metadata, done: &mut Done) -> bool {
     let mut changed = false;
     for (name, text) in plan.sources.iter().flat_map(|(source, _)| source.metadata()) {
         match kept.insert(name.clone(), text.clone()) {
             Some(before) if before == text => {}
             Some(before) => {
-                done.metadata_replaced.push(format!("the metadata {name:?} is {text:?} now, and was {before:?}"));
+                done.metadata_replaced.push(format!("the metadata {name:?} is now {text:?}; it was {before:?}"));
                 changed = true;
             }
             None => changed = true,

@@ -1,4 +1,4 @@
-//! `.safetensors` files: tensors by name, read strictly as the format asks.
+//! `.safetensors` files: tensors by name, parsed strictly.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -9,8 +9,8 @@ use tensorcask::{Dtype, MAX_RANK};
 
 use super::array::Array;
 use super::input::{Format, InputFile, shown};
-use super::keys::check_len;
-use crate::output::Failure;
+use crate::failure::Failure;
+use crate::key::check_len;
 
 /// The longest header that the format allows.
 const MOST_HEADER_BYTES: u64 = 100_000_000;
@@ -21,9 +21,9 @@ pub(crate) struct Named {
     pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
-    /// Where its bytes start in the file.
+    /// The offset of its bytes in the file.
     pub offset: u64,
-    /// How many they are.
+    /// Its size in bytes.
     pub len_bytes: usize,
 }
 
@@ -52,11 +52,12 @@ impl TensorFile {
             let known = super::input::looks_like(&start);
             return Err(file.refuse(if known.is_empty() {
                 format!(
-                    "it is no .safetensors file, or is cut: its header claims {header_len} bytes, but {} follow",
+                    "it is not a .safetensors file, or it is truncated: its header claims {header_len} bytes, but {} \
+                     follow",
                     file.len_bytes - 8
                 )
             } else {
-                format!("it is no .safetensors file{known}")
+                format!("it is not a .safetensors file{known}")
             }));
         }
         let text = file.copy(8, header_len as usize)?;
@@ -75,7 +76,7 @@ impl TensorFile {
             }
             if tensor.len_bytes > i32::MAX as usize {
                 return refuse(format!(
-                    "it is {} bytes long, and a value has at most {}: import its rows with --tensor",
+                    "it is {} bytes long, but a value has at most {}: import its rows with --tensor",
                     tensor.len_bytes,
                     i32::MAX
                 ));
@@ -93,15 +94,13 @@ impl TensorFile {
         let found = self.tensors.iter().find(|tensor| tensor.name == name);
         found.ok_or_else(|| {
             let names: Vec<&str> = self.tensors.iter().take(8).map(|tensor| tensor.name.as_str()).collect();
-            self.file.refuse(format!(
-                "there is no tensor {name:?} for --tensor; of {} there are {}",
-                self.tensors.len(),
-                names.join(", ")
-            ))
+            let (shown, all) = (names.len(), self.tensors.len());
+            let which = if shown == all { "there are".into() } else { format!("the first {shown} of {all} are") };
+            self.file.refuse(format!("there is no tensor {name:?} for --tensor; {which} {}", names.join(", ")))
         })
     }
 
-    /// The tensor as an array, `whole` as its one row.
+    /// The tensor as an array; if `whole`, as an array with one row.
     pub(crate) fn array(&self, tensor: &Named, whole: bool) -> Array {
         let mut shape = tensor.shape.clone();
         if whole {
@@ -119,18 +118,18 @@ impl TensorFile {
     }
 }
 
-/// Computes where tensors are: one behind another, without gaps, to the end of the file.
+/// Computes the offsets of tensors, which must fill the file without gaps.
 fn place(tensors: Vec<(String, Described)>, data: u64, file_len_bytes: u64) -> Result<Vec<Named>, String> {
     let available = file_len_bytes - data;
     let mut placed = Vec::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         let refuse = |why: String| Err(format!("the tensor {:?}: {why}", shown(&name)));
         let Some(dtype) = Dtype::from_name(&tensor.dtype) else {
-            return refuse(format!("its dtype {:?} is not known", shown(&tensor.dtype)));
+            return refuse(format!("its dtype {:?} is not supported", shown(&tensor.dtype)));
         };
         let (start, end) = tensor.offsets;
         if start > end {
-            return refuse(format!("its bytes are said to go from {start} to {end}"));
+            return refuse(format!("its bytes end before they start: from {start} to {end}"));
         }
         let shape: Option<Vec<usize>> = tensor.shape.iter().map(|dim| usize::try_from(*dim).ok()).collect();
         let shape = shape.unwrap_or_default();
@@ -142,16 +141,16 @@ fn place(tensors: Vec<(String, Described)>, data: u64, file_len_bytes: u64) -> R
                     end - start
                 ));
             }
-            None => return refuse(format!("{dtype} of shape {shape:?} fills no whole bytes, or is too large")),
+            None => return refuse(format!("{dtype} of shape {shape:?} does not fill whole bytes, or is too large")),
         }
         if end > available {
             return refuse(format!(
-                "its bytes end at {end} of the data, but the file has {available}: it is cut, copy it again"
+                "its bytes end at {end} of the data, but the file has {available}: it is truncated, copy it again"
             ));
         }
         placed.push(Named { name, dtype, shape, offset: data + start, len_bytes: (end - start) as usize });
     }
-    // Empty tensors stand before those that start where they do.
+    // Empty tensors come before others at the same offset.
     placed.sort_by_key(|tensor| (tensor.offset, tensor.len_bytes));
     let mut at = data;
     for tensor in &placed {
@@ -167,14 +166,14 @@ fn place(tensors: Vec<(String, Described)>, data: u64, file_len_bytes: u64) -> R
     }
     if at != file_len_bytes {
         return Err(format!(
-            "{} bytes follow the last tensor: the file is not what its header says",
+            "{} bytes follow the last tensor: the file does not match its header",
             file_len_bytes - at
         ));
     }
     Ok(placed)
 }
 
-/// What the header says.
+/// The parsed header.
 #[derive(Debug, Default)]
 struct Header {
     tensors: Vec<(String, Described)>,
@@ -216,7 +215,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
         let mut seen = HashMap::new();
         while let Some(name) = map.next_key::<String>()? {
             if seen.insert(name.clone(), ()).is_some() {
-                return Err(A::Error::custom(format!("the name {:?} stands twice", shown(&name))));
+                return Err(A::Error::custom(format!("the name {:?} occurs twice", shown(&name))));
             }
             if name == "__metadata__" {
                 header.metadata = map.next_value_seed(MetadataSeed)?;
@@ -228,7 +227,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
     }
 }
 
-/// An object of texts, or null.
+/// Deserializes an object of strings, or null.
 struct MetadataSeed;
 
 impl<'de> DeserializeSeed<'de> for MetadataSeed {
@@ -243,7 +242,7 @@ impl<'de> Visitor<'de> for MetadataSeed {
     type Value = BTreeMap<String, String>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("__metadata__ to be an object of texts")
+        f.write_str("__metadata__ to be an object of strings")
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
@@ -255,7 +254,7 @@ impl<'de> Visitor<'de> for MetadataSeed {
         while let Some(name) = map.next_key::<String>()? {
             if metadata.contains_key(&name) {
                 map.next_value::<IgnoredAny>()?;
-                return Err(A::Error::custom(format!("the __metadata__ has {:?} twice", shown(&name))));
+                return Err(A::Error::custom(format!("the name {:?} occurs twice in __metadata__", shown(&name))));
             }
             metadata.insert(name, map.next_value()?);
         }
@@ -293,10 +292,10 @@ mod tests {
         refused(&[("a", "F32", &[1], (0, 4)), ("b", "F32", &[1], (8, 12))], 12, "gap");
         refused(&[("a", "F32", &[1], (4, 8))], 8, "gap");
         refused(&[("a", "F32", &[1], (0, 4))], 5, "follow");
-        refused(&[("a", "F32", &[1], (0, 4))], 3, "cut");
+        refused(&[("a", "F32", &[1], (0, 4))], 3, "truncated");
         refused(&[("a", "F32", &[2], (0, 4))], 4, "takes 8 bytes");
         refused(&[("a", "F4", &[3], (0, 2))], 2, "whole bytes");
-        refused(&[("a", "STRING", &[4], (0, 4))], 4, "not known");
+        refused(&[("a", "STRING", &[4], (0, 4))], 4, "not supported");
         refused(&[("a", "F32", &[1 << 40, 1 << 40], (0, 4))], 4, "too large");
         refused(&[("a", "F32", &[1], (4, 0))], 4, "from 4 to 0");
     }

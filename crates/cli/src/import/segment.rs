@@ -1,23 +1,23 @@
-//! The row checksums of sealed segments (FORMAT.md, 2.3): a damaged row of one is told, and not imported.
+//! Row checksums of sealed segments (FORMAT.md, 2.3): a damaged row is reported and not imported.
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, StringArray};
 use arrow::datatypes::{DataType, Schema, UInt32Type};
 use crc32fast::Hasher;
 use tensorcask::Bytes;
 
-use super::columns::{elements, flat};
+use super::elements::{elements, flat};
 
-/// The column of checksums.
+/// The name of the column of checksums.
 pub(crate) const COLUMN: &str = "row_crc32";
 
-/// How the checksums of a segment begin.
+/// Computes the row checksums of a segment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Checksums {
     seed: u32,
 }
 
 impl Checksums {
-    /// Those of a segment with this schema, if it is that of one.
+    /// The checksums of the segment with this schema; `None` if it is not the schema of a segment.
     pub(crate) fn of(schema: &Schema) -> Option<Self> {
         let header: serde_json::Value = serde_json::from_str(schema.metadata().get("tensorcask")?).ok()?;
         let store: uuid::Uuid = header.get("store")?.as_str()?.parse().ok()?;
@@ -31,7 +31,7 @@ impl Checksums {
         Some(Self { seed: hasher.finalize() })
     }
 
-    /// The first row whose checksum is not that of its key and leaves, if there is one.
+    /// The first row whose checksum does not match its key and leaves, if there is one.
     pub(crate) fn first_damaged(self, key: &ArrayRef, leaves: &[&ArrayRef], checksums: &ArrayRef) -> Option<usize> {
         let checked = || -> Option<Option<usize>> {
             let checksums = checksums.as_primitive_opt::<UInt32Type>()?;
@@ -43,7 +43,7 @@ impl Checksums {
             };
             Some((0..checksums.len()).find(|row| !matches(row)))
         };
-        // Columns that no segment has.
+        // A column has a type that segments do not use.
         checked().unwrap_or(Some(0))
     }
 
@@ -73,12 +73,12 @@ enum Cells<'a> {
     },
     Text(&'a StringArray),
     Binary(&'a BinaryArray),
-    /// Tensors with their dimensions.
+    /// Tensors with a shape per row.
     Shaped {
         dims: Box<Cells<'a>>,
         data: Box<Cells<'a>>,
     },
-    /// Lists of elements of `unit` bytes, which lie between `offsets`.
+    /// Lists of elements of `unit` bytes, delimited by `offsets`.
     Lists {
         offsets: &'a [i32],
         elements: Bytes,

@@ -1,4 +1,4 @@
-//! What an input file gives: keys and rows in order, in chunks whose size is bounded by bytes.
+//! The interface of input files: keys and rows in order, in chunks of bounded size.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,24 +8,24 @@ use tensorcask::{Bytes, Dtype, Key, KeyKind, Tensor, Value};
 use super::array::Array;
 use super::key_array::KeyArray;
 use super::safetensors::{Named, TensorFile};
-use crate::output::Failure;
+use crate::failure::Failure;
 
-/// Bytes of rows that are read and put at a time; a larger row is a chunk of its own.
+/// The size of a chunk in bytes; a larger row is a chunk of its own.
 pub(crate) const CHUNK_BYTES: usize = 4 << 20;
-/// Rows of a chunk.
+/// The most rows of a chunk.
 pub(crate) const CHUNK_ROWS: usize = 32_768;
-/// Tensors from this size on are put one by one, without a copy.
+/// Tensors of this size or more are put one by one, without a copy.
 const LARGE_BYTES: usize = 1 << 20;
 
-/// How many rows of `len_bytes` make a chunk.
+/// The number of rows of `len_bytes` in a chunk.
 pub(crate) fn chunk_rows(len_bytes: usize) -> usize {
     (CHUNK_BYTES / len_bytes.max(1)).clamp(1, CHUNK_ROWS)
 }
 
-/// Some rows.
+/// The rows of a chunk.
 #[derive(Debug)]
 pub(crate) enum Rows {
-    /// A tensor each, one behind another.
+    /// A tensor per row, stored consecutively.
     Tensors { dtype: Dtype, shape: Vec<usize>, data: Bytes },
     /// Values of any structure.
     Values(Vec<Value>),
@@ -39,7 +39,7 @@ pub(crate) struct Chunk {
     pub rows: Rows,
 }
 
-/// Bytes of the tensors in a value.
+/// The size of the tensors in a value, in bytes.
 pub(crate) fn tensor_len_bytes(value: &Value) -> usize {
     match value {
         Value::Tensor(tensor) => tensor.data().len(),
@@ -49,7 +49,7 @@ pub(crate) fn tensor_len_bytes(value: &Value) -> usize {
     }
 }
 
-/// Refuses values that a store does not take.
+/// Refuses a value that is larger than the limit.
 pub(crate) fn check_value_len(path: &Path, len_bytes: usize, most_bytes: usize) -> Result<(), Failure> {
     if len_bytes <= most_bytes {
         return Ok(());
@@ -68,41 +68,41 @@ pub(crate) trait Source {
     /// Its path.
     fn path(&self) -> &Path;
 
-    /// Reads whatever can be wrong, so that nothing of a wrong file is put. Returns how many rows there are.
-    /// No value may be longer than `most_value_bytes`.
+    /// Checks the whole file, so that no row of a wrong file is put. Returns the number of rows.
+    /// No value may be larger than `most_value_bytes`.
     fn check(&mut self, most_value_bytes: usize) -> Result<u64, Failure>;
 
-    /// The kind of its own keys, if it has any.
+    /// The kind of its keys, if it has keys.
     fn key_kind(&self) -> Option<KeyKind>;
 
-    /// Calls `each` with its own keys, some at a time.
+    /// Calls `each` with its keys, in batches.
     fn keys(&self, each: &mut dyn FnMut(Vec<Key>) -> Result<(), Failure>) -> Result<(), Failure>;
 
     /// Its rows.
     fn chunks(&self) -> Result<Chunks<'_>, Failure>;
 
-    /// What all files of an import have to have in common, in words; `None` if nothing.
+    /// A description of its rows, which must be equal for all files of an import; `None` if files may differ.
     fn structure(&self) -> Option<String>;
 
-    /// Dtypes of its tensors.
+    /// The dtypes of its tensors.
     fn dtypes(&self) -> Vec<Dtype>;
 
-    /// What it says about its tensors.
+    /// Its metadata.
     fn metadata(&self) -> BTreeMap<String, String> {
         BTreeMap::new()
     }
 }
 
-/// Arrays whose rows are values: one, or several of which each row makes a map.
+/// Arrays whose rows become values: one array, or several, whose rows become maps.
 pub(crate) struct Arrays {
     pub path: PathBuf,
-    /// The arrays, with their names where rows are maps.
+    /// The arrays with their names.
     pub arrays: Vec<(String, Array)>,
-    /// Whether rows are maps.
+    /// Whether rows become maps.
     pub maps: bool,
     /// The keys.
     pub keys: Option<KeyArray>,
-    /// What the file says about them.
+    /// The metadata of the file.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -147,7 +147,8 @@ impl Source for Arrays {
                 let shapes: Vec<String> =
                     self.arrays.iter().map(|(name, array)| format!("{name} {:?}", array.shape)).collect();
                 return Err(array.file.refuse(format!(
-                    "the arrays have not as many rows each, {name:?} has {}: choose one with --tensor; there are {}",
+                    "the arrays differ in their number of rows, {name:?} has {}: choose one with --tensor; there are \
+                     {}",
                     array.rows(),
                     shapes.join(", ")
                 )));
@@ -156,7 +157,7 @@ impl Source for Arrays {
         check_value_len(&self.path, self.row_len_bytes(), most_value_bytes)?;
         match &self.keys {
             Some(keys) if keys.check()? != rows as u64 => Err(keys.array.file.refuse(format!(
-                "expected {rows} keys for as many rows, found {}{}",
+                "expected {rows} keys for {rows} rows, found {}{}",
                 keys.array.rows(),
                 keys.array.name
             ))),

@@ -1,4 +1,4 @@
-//! Tables of Arrow columns: a column of keys, the others make values.
+//! Tables of Arrow columns: one column may hold keys, the others become values.
 
 use std::path::Path;
 
@@ -7,12 +7,13 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int64Type, SchemaRef, UInt64Type};
 use tensorcask::{Dtype, Key, KeyKind};
 
-use super::columns::{Refusal, fixed, values};
+use super::columns::{fixed, values};
+use super::elements::Refusal;
 use super::input::InputFile;
 use super::segment::{COLUMN, Checksums};
 use super::source::{CHUNK_BYTES, CHUNK_ROWS, Chunk, Chunks, Rows, Source, check_value_len, tensor_len_bytes};
 use super::tree::Tree;
-use crate::output::Failure;
+use crate::failure::Failure;
 
 /// Record batches in order.
 pub(crate) type Batches<'a> = Box<dyn Iterator<Item = Result<RecordBatch, Failure>> + 'a>;
@@ -23,45 +24,45 @@ pub(crate) trait Tables {
     fn file(&self) -> &InputFile;
     /// Its columns.
     fn schema(&self) -> SchemaRef;
-    /// The batches, of these columns only.
+    /// The record batches, with these columns only.
     fn batches(&self, columns: &[usize]) -> Result<Batches<'_>, Failure>;
 }
 
-/// What is wanted of a table.
+/// The columns that an import selects.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted<'a> {
-    /// The one column whose cells are values; else all of them.
+    /// The only column whose cells become values; `None` for all columns.
     pub tensor: Option<&'a str>,
     /// The column of keys.
     pub key_column: Option<&'a str>,
-    /// Whether a column called `key` has the keys if nothing is said.
+    /// Whether a column called `key` holds the keys by default.
     pub default_key: bool,
     pub key_kind: Option<KeyKind>,
 }
 
-/// What a column is for.
+/// The role of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
-    /// The keys, whatever else it may be.
+    /// The keys.
     Key,
     /// A leaf of the values.
     Value,
     /// The row checksums of a segment.
     Checksum,
-    /// Nothing but the checksums of its rows.
+    /// Not imported, but covered by the row checksums.
     Checked,
 }
 
 /// A column that is read.
 #[derive(Debug)]
 struct Column {
-    /// Its place in the schema.
+    /// Its position in the schema.
     at: usize,
     field: Field,
     role: Role,
 }
 
-/// A table whose rows are values.
+/// A table whose rows become values.
 pub(crate) struct Table<T> {
     tables: T,
     /// The columns that are read, in the order of the schema.
@@ -117,9 +118,9 @@ impl<T: Tables> Table<T> {
             Some(_) => Tree::Leaf(0),
             None => Tree::of(&schema, &value_names).map_err(|why| file.refuse(why))?,
         };
-        // An export of empty lists has a header and no columns.
+        // An export of empty lists has a header, but no columns of values.
         if value_names.is_empty() && !schema.metadata().contains_key("tensorcask") {
-            return Err(file.refuse(format!("there is no column of values; there are {}", list())));
+            return Err(file.refuse(format!("there is no column of values; the columns are {}", list())));
         }
         Ok(Self { tables, columns, key_kind, tree, checksums })
     }
@@ -134,7 +135,7 @@ impl<T: Tables> Table<T> {
         self.tables.file().refuse(format!("column {column:?}{row}: {}", refusal.why))
     }
 
-    /// Compares the row checksums of a segment.
+    /// Compares the row checksums, if the file is a segment.
     fn check_rows(&self, batch: &RecordBatch, first: u64) -> Result<(), Failure> {
         let Some(checksums) = self.checksums else { return Ok(()) };
         let (mut key, mut stored, mut leaves) = (None, None, Vec::new());
@@ -148,7 +149,8 @@ impl<T: Tables> Table<T> {
         let damaged = key.zip(stored).map_or(Some(0), |(key, stored)| checksums.first_damaged(key, &leaves, stored));
         match damaged {
             Some(row) => Err(Failure::damaged(format!(
-                "{}: row {} is damaged: its checksum does not match; open its store to save the others, or export that",
+                "{}: row {} is damaged: its checksum does not match; open or export its store to recover the other \
+                 rows",
                 self.path().display(),
                 first + row as u64
             ))),
@@ -156,7 +158,7 @@ impl<T: Tables> Table<T> {
         }
     }
 
-    /// The rows of a batch, of which the first is row `first` of the file.
+    /// The rows of a batch that starts at row `first` of the file.
     fn chunk(&self, batch: &RecordBatch, first: u64) -> Result<Chunk, Failure> {
         self.check_rows(batch, first)?;
         let mut keys = None;
@@ -164,7 +166,7 @@ impl<T: Tables> Table<T> {
         for (place, Column { field, role, .. }) in self.columns.iter().enumerate() {
             let fail = |refusal: Refusal| self.refuse(field.name(), first, &refusal);
             let Some(column) = batch.columns().get(place) else {
-                return Err(fail(Refusal::from("it is not there in all parts of the file".to_owned())));
+                return Err(fail(Refusal::from("it is missing in a part of the file".to_owned())));
             };
             match (role, self.key_kind) {
                 (Role::Key, Some(kind)) => keys = Some(column_keys(column, kind).map_err(fail)?),
@@ -264,7 +266,7 @@ impl<T: Tables> Source for Table<T> {
     }
 }
 
-/// A batch in parts whose size is bounded by bytes.
+/// Splits a batch into parts of bounded size.
 fn parts(batch: &RecordBatch) -> Vec<RecordBatch> {
     let rows = batch.num_rows();
     let len_bytes: usize =
@@ -274,7 +276,7 @@ fn parts(batch: &RecordBatch) -> Vec<RecordBatch> {
     (0..rows).step_by(step).map(|first| batch.slice(first, step.min(rows - first))).collect()
 }
 
-/// A column whose cells are not named by number any more.
+/// A column with dictionary and run-end encoding removed.
 fn decoded(column: &ArrayRef) -> Result<ArrayRef, Refusal> {
     match column.data_type() {
         DataType::Dictionary(_, values) => cast(column, values).map_err(|error| Refusal::from(error.to_string())),
@@ -285,7 +287,7 @@ fn decoded(column: &ArrayRef) -> Result<ArrayRef, Refusal> {
     }
 }
 
-/// The kind of keys that a column of `data_type` gives, or `wanted` if it can give that.
+/// The kind of keys in a column of `data_type`: `wanted` if that is given and the column can be read so.
 fn key_kind(data_type: &DataType, wanted: Option<KeyKind>) -> Result<KeyKind, String> {
     let natural = match data_type {
         DataType::Dictionary(_, values) => key_kind(values, None)?,
@@ -296,7 +298,7 @@ fn key_kind(data_type: &DataType, wanted: Option<KeyKind>) -> Result<KeyKind, St
         }
         other => {
             return Err(format!(
-                "is of type {other}: keys are texts, unsigned integers or bytes, choose with --key-column"
+                "is of type {other}, but keys are strings, unsigned integers or bytes: choose one with --key-column"
             ));
         }
     };
@@ -304,7 +306,7 @@ fn key_kind(data_type: &DataType, wanted: Option<KeyKind>) -> Result<KeyKind, St
         (kind, natural) if kind == natural => Ok(kind),
         (kind @ KeyKind::Str, KeyKind::U64) | (kind @ KeyKind::U64, KeyKind::Str) => Ok(kind),
         (kind, natural) => {
-            Err(format!("holds {} keys, which --key-kind {} does not apply to", natural.name(), kind.name()))
+            Err(format!("holds {} keys, to which --key-kind {} does not apply", natural.name(), kind.name()))
         }
     }
 }
@@ -344,7 +346,7 @@ fn column_keys(column: &ArrayRef, kind: KeyKind) -> Result<Vec<Key>, Refusal> {
         }
     };
     let checked = keys.into_iter().enumerate().map(|(row, key)| {
-        let key = key.and_then(|key| super::keys::check_len(&key).map(|()| key));
+        let key = key.and_then(|key| crate::key::check_len(&key).map(|()| key));
         key.map_err(|why| Refusal { row: Some(row), why })
     });
     checked.collect()

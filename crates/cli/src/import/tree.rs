@@ -1,13 +1,13 @@
-//! How the columns of a table make the value of a row.
+//! How the columns of a table form the value of a row.
 
 use arrow::datatypes::Schema;
 use serde_json::Value as Json;
 use tensorcask::{MAX_DEPTH, Value};
 
-/// A value with columns for leaves.
+/// The structure of a value, with columns as leaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Tree {
-    /// The column at this place among those that are read.
+    /// The column at this position among the columns of values.
     Leaf(usize),
     Null,
     Map(Vec<(String, Tree)>),
@@ -27,13 +27,13 @@ impl Tree {
         }
     }
 
-    /// The tree of columns called `names`: what the header of a segment says; the value itself where there is one
-    /// column; a tree where all are called `value` and a JSON pointer, as exports have it; else a map.
+    /// The structure for columns called `names`: from the header of a segment or an export; else the column itself if
+    /// there is one; else by path if all names are `value` and a JSON pointer, as in plain exports; else a map.
     pub(crate) fn of(schema: &Schema, names: &[&str]) -> Result<Self, String> {
         if let Some(tree) = header(schema, names)? {
             return match tree.leaves() {
                 leaves if leaves == names.len() => Ok(tree),
-                leaves => Err(format!("its header names {leaves} columns of values, but it has {}", names.len())),
+                leaves => Err(format!("its header names {leaves} columns of values, but the file has {}", names.len())),
             };
         }
         if let [_] = names
@@ -46,7 +46,7 @@ impl Tree {
             for (at, name) in names.iter().enumerate() {
                 let parts = name.split('/').skip(1).map(|part| part.replace("~1", "/").replace("~0", "~"));
                 root.insert(&parts.collect::<Vec<_>>(), at)
-                    .map_err(|()| format!("the column {name:?} stands within another"))?;
+                    .map_err(|()| format!("the column {name:?} is nested in another column"))?;
             }
             return Ok(root.with_lists());
         }
@@ -80,7 +80,7 @@ impl Tree {
         items.get_mut(position).map_or(Err(()), |(_, item)| item.insert(rest, at))
     }
 
-    /// Maps whose names are 0, 1, 2, … are lists.
+    /// Replaces maps whose names are 0, 1, 2, … by lists.
     fn with_lists(self) -> Self {
         let Self::Map(items) = self else { return self };
         let items: Vec<(String, Self)> = items.into_iter().map(|(name, item)| (name, item.with_lists())).collect();
@@ -91,20 +91,20 @@ impl Tree {
     }
 }
 
-/// The tree in the header that this program writes.
+/// The structure in the header of a segment or an export.
 fn header(schema: &Schema, names: &[&str]) -> Result<Option<Tree>, String> {
     let Some(text) = schema.metadata().get("tensorcask") else { return Ok(None) };
     let json: Json = serde_json::from_str(text).map_err(|error| format!("its header cannot be read: {error}"))?;
     if json.get("rows").and_then(Json::as_str) == Some("tombstones") {
-        return Err("it is a segment of deleted keys, and has no values".into());
+        return Err("it is a segment of deleted keys and has no values".into());
     }
     let Some(tree) = json.get("tree") else { return Ok(None) };
-    // An export says which columns it is about: another program may have kept the header and changed them.
+    // An export lists its columns: another program may have kept the header and changed the columns.
     let columns = json.get("columns").and_then(Json::as_array);
     if columns.is_some_and(|columns| !columns.iter().map(Json::as_str).eq(names.iter().map(|name| Some(*name)))) {
         return Ok(None);
     }
-    let parsed = parse(tree, 0).ok_or_else(|| "its header has a tree that cannot be read".to_owned())?;
+    let parsed = parse(tree, 0).ok_or_else(|| "the structure in its header cannot be parsed".to_owned())?;
     Ok(Some(parsed))
 }
 
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pointers_make_trees() {
+    fn pointers_become_structures() {
         let of = |names: &[&str]| Tree::of(&Schema::empty(), names);
         assert_eq!(of(&["value"]), Ok(Tree::Leaf(0)));
         assert_eq!(of(&["embedding"]), Ok(Tree::Leaf(0)));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_say_more() {
+    fn headers_take_precedence_over_names() {
         let schema = |text: &str| {
             Schema::new_with_metadata(
                 Vec::<arrow::datatypes::Field>::new(),

@@ -1,4 +1,4 @@
-//! What `verify` says of a damaged store.
+//! `verify` on a damaged store.
 
 use tensorcask::Store;
 

@@ -1,4 +1,4 @@
-//! `tensorcask identities`: listed, and removed without anything that tensorcask did not make.
+//! `tensorcask identities`: listing, and removing without touching files that tensorcask did not create.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ const A: &str = "0123456789abcdef0123456789abcdef";
 const B: &str = "fedcba9876543210fedcba9876543210";
 const C: &str = "00112233445566778899aabbccddeeff";
 
-/// An identity as the torch layer leaves it: a store of three rows, and what it is made of.
+/// An identity as a wrapped module leaves it: a store of three rows, and its record.
 fn identity(module: &Path, id: &str) -> PathBuf {
     let folder = module.join(id);
     let store = Store::open(&folder, "u64").unwrap();
@@ -23,7 +23,7 @@ fn identity(module: &Path, id: &str) -> PathBuf {
     folder
 }
 
-/// All paths below, with the bytes of files.
+/// All paths in a folder, with the bytes of files.
 fn tree(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
@@ -39,14 +39,14 @@ fn tree(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     found
 }
 
-/// The objects that a command prints, one a line, and its exit code.
+/// The JSON objects that a command prints, and its exit code.
 fn objects(arguments: &[&str]) -> (Vec<serde_json::Value>, i32) {
     let output = run(&[arguments, &["--format", "json"]].concat());
     let lines = String::from_utf8(output.stdout).unwrap();
     (lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect(), output.status.code().unwrap())
 }
 
-/// Makes everything in an identity `age` old.
+/// Sets the modification time of all files in an identity to `age` ago.
 fn age(folder: &Path, age: Duration) {
     for (path, _) in tree(folder).into_iter().filter(|(path, _)| path.is_file()) {
         fs::File::options().write(true).open(path).unwrap().set_modified(SystemTime::now() - age).unwrap();
@@ -85,7 +85,7 @@ fn named_identities_are_removed() {
     let bytes: usize =
         before.iter().filter(|(path, _)| path.starts_with(&a) || path.starts_with(&b)).map(|(_, b)| b.len()).sum();
 
-    // Wrong ways to ask change nothing.
+    // Wrong arguments change nothing.
     let (found, message) = code(&["identities", text(&module), "--prune", A, &A.to_uppercase()]);
     assert!(found == 3 && message.contains("no identity") && message.contains("nothing was removed"), "{message}");
     for wrong in [
@@ -107,7 +107,7 @@ fn named_identities_are_removed() {
     let (said, found) = objects(&["identities", text(&module), "--prune", A, "--prune", B]);
     assert_eq!((found, &said[2]["freed_bytes"], &said[2]["identities"]), (0, &bytes.into(), &2.into()));
     assert!(said[..2].iter().all(|line| line["removed"] == true && line["rows"] == 3), "{said:?}");
-    // The rest is as it was, but that there is room again.
+    // Everything else is unchanged, except that disk space was freed.
     let rest = before
         .into_iter()
         .filter(|(path, _)| !path.starts_with(&a) && !path.starts_with(&b) && !path.ends_with("full.json"));
@@ -116,29 +116,29 @@ fn named_identities_are_removed() {
 }
 
 #[test]
-fn identities_that_nobody_used_are_removed() {
+fn unused_identities_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let module = dir.path().join("encoder");
     let (a, b, c) = (identity(&module, A), identity(&module, B), identity(&module, C));
     [&a, &b, &c].iter().for_each(|folder| age(folder, Duration::from_secs(5000)));
-    // One file is enough to tell that it was used.
+    // One recent file counts as use.
     let timing = b.join("timing.json");
     fs::write(&timing, "0.1").unwrap();
     let writer = Store::open(&c, "u64").unwrap();
     age(&c, Duration::from_secs(5000));
-    assert_eq!(ok(&["identities", text(&module), "--prune-unused-s", "9000"]).matches("stays: it was used").count(), 3);
+    assert_eq!(ok(&["identities", text(&module), "--prune-unused-s", "9000"]).matches("kept: it was used").count(), 3);
     let said = ok(&["identities", text(&module), "--prune-unused-s", "4000", "--dry-run"]);
     assert!(said.contains(&format!("{A}  would be removed")) && a.exists(), "{said}");
     let said = ok(&["identities", text(&module), "--prune-unused-s", "4000"]);
     assert!(said.contains(&format!("{A}  removed")) && said.contains("1 removed, "), "{said}");
-    assert!(said.contains(&format!("{B}  stays: it was used ")), "{said}");
-    assert!(said.contains(&format!("{C}  stays: a writer has it open")), "{said}");
+    assert!(said.contains(&format!("{B}  kept: it was used ")), "{said}");
+    assert!(said.contains(&format!("{C}  kept: a writer has it open")), "{said}");
     assert!(!a.exists() && b.exists() && c.exists());
     writer.close().unwrap();
 }
 
 #[test]
-fn what_the_store_did_not_make_stays_with_all_around_it() {
+fn an_identity_with_foreign_files_is_kept() {
     type Put = fn(&Path);
     let puts: [(&str, Put); 16] = [
         ("notes.txt", |a| fs::write(a.join("notes.txt"), "mine").unwrap()),
@@ -178,7 +178,7 @@ fn what_the_store_did_not_make_stays_with_all_around_it() {
         let output = run(&["identities", text(&module), "--prune", A, B]);
         let said = String::from_utf8(output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(3), "{name}: {said}");
-        assert!(said.contains(&format!("{A}  stays: {name}")), "{name}: {said}");
+        assert!(said.contains(&format!("{A}  kept: {name}")), "{name}: {said}");
         assert!(String::from_utf8(output.stderr).unwrap().contains("was not removed"), "{name}");
         assert!(said.contains(&format!("{B}  removed")) && !b.exists(), "{name}: {said}");
         assert!(tree(&a) == before, "{name}");
@@ -187,11 +187,11 @@ fn what_the_store_did_not_make_stays_with_all_around_it() {
 }
 
 #[test]
-fn what_a_writer_has_open_stays() {
+fn an_open_identity_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let module = dir.path().join("encoder");
     let a = identity(&module, A);
-    // Also in another lane, and while it is being opened.
+    // The same for a writer in another lane, and while the store is being opened.
     let lanes = [(0, "0000.lock"), (7, "0007.lock")];
     for (lane, _) in lanes {
         let store = tensorcask::Options::new().lane(tensorcask::Lane::Number(lane)).open(&a, "u64").unwrap();
@@ -211,19 +211,19 @@ fn what_a_writer_has_open_stays() {
 }
 
 #[test]
-fn a_removal_that_was_interrupted_is_finished_by_the_next() {
+fn the_next_removal_finishes_an_interrupted_one() {
     let dir = tempfile::tempdir().unwrap();
     let module = dir.path().join("encoder");
     let (a, b) = (identity(&module, A), identity(&module, B));
     let away = module.join(format!("{A}.pruned"));
     fs::rename(&a, &away).unwrap();
     fs::remove_dir_all(away.join("u64/segments")).unwrap();
-    assert!(ok(&["identities", text(&module)]).contains("left by a removal that was interrupted"));
+    assert!(ok(&["identities", text(&module)]).contains("left by an interrupted removal"));
     let (said, _) = objects(&["identities", text(&module)]);
     assert!(said.len() == 2 && said[1]["id"] == A && said[1]["interrupted"] == true, "{said:?}");
     let said = ok(&["identities", text(&module), "--prune", B, "--dry-run"]);
     assert!(said.contains("2 would be removed") && away.exists(), "{said}");
-    // Nor does this take what is not ours; and meanwhile a new one of that name stays too.
+    // Foreign files are kept, and so is a new identity of the same name.
     fs::write(away.join("notes.txt"), "mine").unwrap();
     let a = identity(&module, A);
     assert_eq!(code(&["identities", text(&module), "--prune", A]).0, 3);

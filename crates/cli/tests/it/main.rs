@@ -6,6 +6,7 @@
 )]
 
 mod damage;
+mod generated;
 mod identities;
 mod import;
 mod output;

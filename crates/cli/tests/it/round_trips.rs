@@ -1,4 +1,4 @@
-//! Values go in and out again; exit codes.
+//! Importing, reading and exporting values; exit codes.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use tensorcask::{Dtype, Options, Reader, Store, Tensor, Value};
 
 use crate::support::{code, ok, text};
 
-/// A .npy file of `rows` × 3 floats, written here so that reading it is a test.
+/// Writes a .npy file of `rows` × 3 floats, without the code under test.
 fn npy(path: &Path, rows: usize) -> Vec<f32> {
     let values: Vec<f32> = (0..rows * 3).map(|i| i as f32 * 0.5).collect();
     let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, 3), }}");
@@ -21,7 +21,7 @@ fn npy(path: &Path, rows: usize) -> Vec<f32> {
 }
 
 #[test]
-fn rows_go_in_and_out() {
+fn imported_rows_are_exported_again() {
     let dir = tempfile::tempdir().unwrap();
     let (array, keys) = (dir.path().join("in.npy"), dir.path().join("keys.txt"));
     let store = dir.path().join("cache/words");
@@ -45,18 +45,18 @@ fn rows_go_in_and_out() {
     assert!(ok(&["stats", text(&store)]).contains("1000 (str)"));
     assert!(ok(&["verify", text(&store)]).contains("0 damaged places"));
 
-    // Out as .npy, and in again.
+    // Export to .npy and import again.
     let out = dir.path().join("out.npy");
     ok(&["export", text(&store), text(&out)]);
     let again = dir.path().join("cache/again");
     ok(&["import", text(&again), text(&out), "--keys", &format!("{}.keys", text(&out)), "--codec", "shuffle-zstd"]);
     let reader = Reader::open(dir.path().join("cache"), "again").unwrap();
     for (i, row) in values.chunks(3).enumerate() {
-        let tensor = reader.get(&format!("word/{i:04}")).unwrap().unwrap().into_tensor().unwrap();
+        let tensor = reader.get(format!("word/{i:04}")).unwrap().unwrap().into_tensor().unwrap();
         assert_eq!(tensor.to_vec::<f32>().unwrap(), row);
     }
 
-    // Out as safetensors, one tensor a key, and in again.
+    // Export to safetensors, one tensor per key, and import again.
     let out = dir.path().join("out.safetensors");
     ok(&["export", text(&again), text(&out), "--prefix", "word/00"]);
     let third = dir.path().join("cache/third");
@@ -73,7 +73,7 @@ fn arrow_files_are_readable_by_others() {
     for i in 0..3000 {
         let tensor = Tensor::from_slice(&[2, 2], &[i as f32; 4]).unwrap();
         let value = Value::Map(vec![("x".into(), tensor.into()), ("n".into(), Value::Int(i))]);
-        store.put(&format!("{i:05}"), &value).unwrap();
+        store.put(format!("{i:05}"), &value).unwrap();
     }
     store.close().unwrap();
     let out = dir.path().join("out.arrow");
@@ -97,7 +97,7 @@ fn arrow_files_are_readable_by_others() {
 }
 
 #[test]
-fn exit_codes_say_what_happened() {
+fn commands_end_with_their_exit_codes() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), "m").unwrap();
     let rows: Vec<u8> = (0..100 * 512).map(|i| (i / 512) as u8).collect();

@@ -24,7 +24,7 @@ pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A store in a folder of its own, with what `fill` puts.
+/// Creates a store in a temporary folder; `fill` puts its values.
 pub(crate) fn store(fill: impl FnOnce(&Store)) -> (tempfile::TempDir, PathBuf) {
     store_with(Options::new(), fill)
 }

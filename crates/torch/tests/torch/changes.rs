@@ -97,7 +97,7 @@ fn one_of_hundreds_of_variables() {
         Ok(norms.iter().fold(inputs.tensor(0)?.shallow_clone(), |x, norm| norm.forward_t(&x, false)) * weight.sum(None))
     };
     let module = CacheOptions::in_memory().module_id("m").wrap_inputs_fn_with(&variables, forward).unwrap();
-    let x = rows(0, 1, 8);
+    let x = rows(0, 64, 8);
     let mut former = tensor(module.forward(&x));
     let mut differs = |after: &str| {
         let output = tensor(module.forward(&x));

@@ -16,6 +16,7 @@ mod failing;
 mod gradients;
 mod hits;
 mod identity;
+mod operations;
 mod outputs;
 mod places;
 mod ranks;
@@ -25,6 +26,7 @@ mod settings;
 mod structure;
 mod threads;
 mod waiting;
+mod watching;
 mod wrapping;
 
 use std::sync::Arc;

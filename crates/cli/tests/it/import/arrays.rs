@@ -10,12 +10,12 @@ use super::{Place, floats, header, npy, npy_of_version, path_text as text, rows3
 
 const SIX: [f32; 6] = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0];
 
-/// What it is, the file, and the dtype, shape and bytes of its rows.
+/// A description, the file, and the dtype, shape and bytes of its rows.
 type Case<'a> = (&'a str, Vec<u8>, Dtype, &'a [usize], Vec<u8>);
 
-fn cases<'a>() -> Vec<Case<'a>> {
+/// Spellings of the header, and element types.
+fn headers_and_types<'a>() -> Vec<Case<'a>> {
     let data = floats(&SIX);
-    let turned = |numbers: &[f32]| numbers.iter().flat_map(|n| n.to_be_bytes()).collect::<Vec<u8>>();
     let plain = header("<f4", false, &[3, 2]);
     let nan: Vec<u8> = [0x7fc0_0000_u32, 0x7f80_0001, 0xffc1_2345].iter().flat_map(|bits| bits.to_le_bytes()).collect();
     vec![
@@ -44,6 +44,26 @@ fn cases<'a>() -> Vec<Case<'a>> {
             &[],
             data.clone(),
         ),
+        ("bool", npy(&header("|b1", false, &[3]), &[0, 1, 1]), Dtype::Bool, &[], vec![0, 1, 1]),
+        ("half", npy(&header("<f2", false, &[2]), &[1, 2, 3, 4]), Dtype::F16, &[], vec![1, 2, 3, 4]),
+        ("NaN", npy(&header("<f4", false, &[1, 3]), &nan), Dtype::F32, &[3], nan.clone()),
+        ("by name", npy(&header("bfloat16", false, &[2]), &[1, 2, 3, 4]), Dtype::BF16, &[], vec![1, 2, 3, 4]),
+        (
+            "rank 33",
+            npy(&header("<u2", false, &[[2].as_slice(), &[1; 32]].concat()), &[1, 2, 3, 4]),
+            Dtype::U16,
+            &[1; 32],
+            vec![1, 2, 3, 4],
+        ),
+        ("no elements", npy(&header("<f4", false, &[5, 0]), &[]), Dtype::F32, &[0], vec![]),
+    ]
+}
+
+/// Byte orders, and C and Fortran order.
+fn orders<'a>() -> Vec<Case<'a>> {
+    let data = floats(&SIX);
+    let turned = |numbers: &[f32]| numbers.iter().flat_map(|n| n.to_be_bytes()).collect::<Vec<u8>>();
+    vec![
         ("big-endian", npy(&header(">f4", false, &[3, 2]), &turned(&SIX)), Dtype::F32, &[2], data.clone()),
         ("big-endian i2", npy(&header(">i2", false, &[2]), &[1, 2, 3, 4]), Dtype::I16, &[], vec![2, 1, 4, 3]),
         ("big-endian u1", npy(&header(">u1", false, &[2]), &[1, 2]), Dtype::U8, &[], vec![1, 2]),
@@ -79,26 +99,14 @@ fn cases<'a>() -> Vec<Case<'a>> {
             &[2, 2],
             (0..8).collect(),
         ),
-        ("bool", npy(&header("|b1", false, &[3]), &[0, 1, 1]), Dtype::Bool, &[], vec![0, 1, 1]),
-        ("half", npy(&header("<f2", false, &[2]), &[1, 2, 3, 4]), Dtype::F16, &[], vec![1, 2, 3, 4]),
-        ("NaN", npy(&header("<f4", false, &[1, 3]), &nan), Dtype::F32, &[3], nan.clone()),
-        ("by name", npy(&header("bfloat16", false, &[2]), &[1, 2, 3, 4]), Dtype::BF16, &[], vec![1, 2, 3, 4]),
-        (
-            "rank 33",
-            npy(&header("<u2", false, &[[2].as_slice(), &[1; 32]].concat()), &[1, 2, 3, 4]),
-            Dtype::U16,
-            &[1; 32],
-            vec![1, 2, 3, 4],
-        ),
-        ("no elements", npy(&header("<f4", false, &[5, 0]), &[]), Dtype::F32, &[0], vec![]),
     ]
 }
 
-/// Each array is imported bit for bit, as rows of this dtype and shape with these bytes.
+/// Each array is imported bit for bit.
 #[test]
 fn arrays_of_every_writer() {
     let place = Place::new();
-    for (at, (name, bytes, dtype, shape, expected)) in cases().iter().enumerate() {
+    for (at, (name, bytes, dtype, shape, expected)) in [headers_and_types(), orders()].concat().iter().enumerate() {
         let file = place.file(if at % 2 == 0 { "in.npy" } else { "IN.NPY" }, bytes);
         let store = format!("s{at}");
         let said = place.import(&store, &[text(&file)]);
@@ -138,30 +146,30 @@ fn arrays_that_are_refused() {
         (npy(&header("<V2", false, &[3]), &data[..6]), "--dtype BF16"),
         (npy(&header("|V1", false, &[3]), &data[..3]), "--dtype F8_E4M3"),
         (npy(&header("<f1", false, &[3]), &data[..3]), "--dtype F8_E5M2"),
-        (npy(&header("|b1", false, &[2, 2]), &[0, 255, 2, 1]), "boolean 1 is 255"),
+        (npy(&header("|b1", false, &[2, 2]), &[0, 255, 2, 1]), "boolean 1 has the byte 255"),
         (npy(&header("<f4", false, &[]), &data[..4]), "no dimensions"),
         (npy(&header("<f4", false, &[[2].as_slice(), &[1; 39]].concat()), &data[..8]), "39 dimensions"),
         (shaped("(-1, 2)"), "dimension -1"),
         (shaped("(4611686018427387904, 2)"), "larger than memory"),
-        (shaped("(99999999999999999999999999999999999999999999, 2)"), "whole number"),
-        (shaped("'(3, 2)'"), "no tuple"),
+        (shaped("(99999999999999999999999999999999999999999999, 2)"), "not an integer"),
+        (shaped("'(3, 2)'"), "not a tuple"),
         (shaped("(3.0, 2)"), "cannot be read"),
-        (shaped("(4, 2)"), "take 32 bytes, but 24 follow"),
-        (shaped("(2, 2)"), "take 16 bytes, but 24 follow"),
+        (shaped("(4, 2)"), "takes 32 bytes, but 24 follow"),
+        (shaped("(2, 2)"), "takes 16 bytes, but 24 follow"),
         (npy("{'descr': '<f4', 'shape': (3, 2), }", &data), "fortran_order"),
         (npy("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 2), 'x': 1, }", &data), "\"x\""),
         (npy("__import__('os')", &data), "cannot be read"),
         (npy_of_version(9, &header("<f4", false, &[3, 2]), &data), "version 9.0"),
-        (b"\x93NUMPY\x01\x00\xff\xff{}".to_vec(), "within the header"),
+        (b"\x93NUMPY\x01\x00\xff\xff{}".to_vec(), "inside the header"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\xff{}".to_vec(), "claims"),
-        (b"\x93NUMPY".to_vec(), "within the header"),
+        (b"\x93NUMPY".to_vec(), "inside the header"),
         (Vec::new(), "is empty"),
         (b"PK\x03\x04 and more".to_vec(), ".npz"),
         (b"\x80\x04\x95 pickle".to_vec(), "pickle"),
         (b"version https://git-lfs.github.com/spec/v1\noid".to_vec(), "git lfs pull"),
         (b"<!DOCTYPE html><html>".to_vec(), "HTML"),
         (vec![0; 100], "zeros"),
-        (b"a,b\n1,2\n".to_vec(), "no .npy file"),
+        (b"a,b\n1,2\n".to_vec(), "not a .npy file"),
     ];
     for (bytes, what) in cases {
         let file = place.file("in.npy", &bytes);
@@ -173,7 +181,7 @@ fn arrays_that_are_refused() {
     assert!(place.refused(&["/dev/null.npy"]).contains("no such file"));
 }
 
-/// Types that numpy has no name for are what --dtype says.
+/// --dtype gives the dtype of elements that numpy cannot name.
 #[test]
 fn dtypes_are_named() {
     let place = Place::new();
@@ -209,7 +217,7 @@ fn dtypes_are_named() {
     }
 }
 
-/// A `.npz` file of these entries, packed or not.
+/// A `.npz` file of these entries, compressed or not.
 fn npz(entries: &[(&str, Vec<u8>)], packed: bool) -> Vec<u8> {
     let method = if packed { CompressionMethod::Deflated } else { CompressionMethod::Stored };
     let mut zip = ZipWriter::new(std::io::Cursor::new(Vec::new()));
@@ -264,9 +272,9 @@ fn archives() {
     }
     let cut = npz(&[("x.npy", rows3())], false);
     let refused: [(Vec<u8>, &str); 4] = [
-        (cut[..cut.len() - 30].to_vec(), "damaged or cut"),
+        (cut[..cut.len() - 30].to_vec(), "damaged or truncated"),
         (npz(&[("archive/data.pkl", vec![1, 2])], false), "PyTorch"),
-        (rows3(), "no .npz file"),
+        (rows3(), "not a .npz file"),
         (npz(&[("x.npy", b"no array".to_vec())], false), "numpy array"),
     ];
     for (bytes, what) in refused {
@@ -276,7 +284,7 @@ fn archives() {
     }
 }
 
-/// Rows of many chunks, in each order of elements.
+/// Arrays of many chunks, in C and Fortran order.
 #[test]
 fn long_arrays_in_any_order() {
     let place = Place::new();

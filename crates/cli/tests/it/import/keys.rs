@@ -1,4 +1,4 @@
-//! Files of keys, and rows without keys.
+//! Key files, and rows without keys.
 
 use tensorcask::Key;
 
@@ -33,7 +33,7 @@ fn keys_of_every_kind() {
     assert!(message.contains("expected 3 keys") && message.contains("found 1"), "{message}");
 }
 
-/// Each file of keys gives the keys that it says, or is refused with its name and line and leaves nothing behind.
+/// Each key file gives the expected keys, or is refused with its name and line, and nothing is stored.
 #[test]
 fn files_of_keys() {
     let long = "k".repeat(70_000);
@@ -62,8 +62,8 @@ fn files_of_keys() {
         ("four", b"a\nb\nc\nd\n", "found 4"),
         ("heading", b"id\na\nb\nc\n", "\"id\" in line 1 a heading"),
         ("empty", b"", "found 0"),
-        ("latin-1", b"a\n\xe9\nc\n", "line 2: byte 1 of it is 0xe9"),
-        ("latin-1 at the end", b"a\nb\nc\xe9", "line 3: byte 2 of it is 0xe9"),
+        ("latin-1", b"a\n\xe9\nc\n", "line 2: its byte 1 is 0xe9"),
+        ("latin-1 at the end", b"a\nb\nc\xe9", "line 3: its byte 2 is 0xe9"),
         ("cr only", b"a\rb\rc\r", "line 1: it has a carriage return"),
         ("ends in cr", b"a\nb\r\r\nc\n", "line 2: it has a carriage return"),
         ("nul", b"a\nb\nc\0d\n", "line 3: it has a NUL"),
@@ -87,7 +87,7 @@ fn files_of_keys() {
 }
 
 #[test]
-fn integer_keys_have_one_spelling() {
+fn integer_keys_have_one_accepted_spelling() {
     let place = Place::new();
     let array = place.file("in.npy", rows3());
     let import = |lines: &str| {
@@ -142,12 +142,12 @@ fn arrays_of_keys() {
     let negative: Vec<u8> = [30_i64, -1, 20].iter().flat_map(|n| n.to_le_bytes()).collect();
     let refused = [
         (header("<i8", false, &[3]), &negative[..], "element 1: -1 cannot be a key"),
-        (header("<f8", false, &[3]), &negative[..], "integers or texts"),
+        (header("<f8", false, &[3]), &negative[..], "integers or strings"),
         (header("<i8", false, &[3, 1]), &negative[..], "one dimension"),
         (header("<i8", false, &[2]), &negative[..16], "element 1"),
         (header("|u1", false, &[2]), &[1, 2], "expected 3 keys"),
         (header("|S1", false, &[3]), b"a\xe9c", "element 1: its bytes are not UTF-8"),
-        (header("<U1", false, &[3]), &[0, 0xd8, 0, 0].repeat(3), "no character"),
+        (header("<U1", false, &[3]), &[0, 0xd8, 0, 0].repeat(3), "not a character"),
         (header("|O", false, &[3]), &[], "Python objects"),
     ];
     for (header, data, what) in refused {
@@ -158,7 +158,7 @@ fn arrays_of_keys() {
 }
 
 #[test]
-fn rows_without_keys_replace_nothing_unasked() {
+fn row_numbers_replace_keys_only_with_overwrite() {
     let place = Place::new();
     let array = place.file("in.npy", rows3());
     let other = place.file("other.npy", npy(&header("<f4", false, &[3, 2]), &[0x40; 24]));
@@ -189,7 +189,7 @@ fn rows_without_keys_replace_nothing_unasked() {
     assert_eq!(place.keys("p"), strs(&expected.iter().map(String::as_str).collect::<Vec<_>>()));
     let (found, message) = code(&["import", text(&place.store("p")), text(&other), "--key-prefix", "train/"]);
     assert!(found == 3 && message.contains("train/0"), "{message}");
-    // A store of texts has no row numbers.
+    // Row numbers do not fit a store with text keys.
     let (found, message) = code(&["import", text(&place.store("p")), text(&other)]);
     assert!(found == 3 && message.contains("--key-prefix"), "{message}");
     let (found, message) = code(&["import", text(&store), text(&other), "--key-prefix", "x"]);
@@ -197,7 +197,7 @@ fn rows_without_keys_replace_nothing_unasked() {
 }
 
 #[test]
-fn what_was_replaced_is_said() {
+fn replaced_keys_are_counted() {
     let place = Place::new();
     let array = place.file("in.npy", rows3());
     let keys = place.file("keys.txt", "a\nb\na\n");
@@ -211,7 +211,7 @@ fn what_was_replaced_is_said() {
     assert_eq!(counts(&place.import("m", &[text(&array), "--keys", text(&keys)])), [3, 2, 1, 1, 1]);
     let said = ok(&["import", text(&place.store("m")), text(&array), "--keys", text(&keys)]);
     assert!(said.contains("2 distinct keys, 1 duplicates: 0 new, 2 replaced"), "{said}");
-    // Of texts where the store has numbers, and the other way round.
+    // Text keys for a store with number keys, and the reverse.
     let numbers = place.file("numbers.txt", "1\n2\n3\n");
     let (found, message) =
         code(&["import", text(&place.store("m")), text(&array), "--keys", text(&numbers), "--key-kind", "u64"]);

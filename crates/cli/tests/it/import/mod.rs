@@ -1,4 +1,4 @@
-//! `import`: what goes in, and what is refused.
+//! `import`.
 
 mod arrays;
 mod keys;
@@ -58,14 +58,14 @@ impl Place {
         keys
     }
 
-    /// Imports into `store` and returns what was said, as JSON.
+    /// Imports into `store`; returns the output as JSON.
     fn import(&self, store: &str, arguments: &[&str]) -> serde_json::Value {
         let store = self.store(store);
         let said = ok(&[&["import", text(&store)], arguments, &["--format", "json"]].concat());
         serde_json::from_str(&said).unwrap()
     }
 
-    /// An import that is refused with exit code 3 and leaves no store behind; returns what was said.
+    /// Runs an import that must end with exit code 3 and create no store; returns the message.
     fn refused(&self, arguments: &[&str]) -> String {
         let store = self.store("refused");
         let (found, message) = code(&[&["import", text(&store)], arguments].concat());
@@ -95,7 +95,7 @@ impl From<&[u8]> for AnyKey {
     }
 }
 
-/// A `.npy` file with this text as its header.
+/// A `.npy` file with this header.
 fn npy(header: &str, data: &[u8]) -> Vec<u8> {
     npy_of_version(1, header, data)
 }

@@ -1,4 +1,4 @@
-//! Options, exit codes, memory, and what happens when the store or the disk fails.
+//! Options, exit codes, memory, and failures of the store or the disk.
 
 use std::process::Command;
 
@@ -24,7 +24,7 @@ fn options_that_do_not_apply_are_refused() {
         (&[array, "--keys", keys, "--key-kind", "u64"], "line 1"),
         (&[array, "--keys", keys, "--key-column", "x"], "--key-column"),
         (&[array, "--keys", array], "one dimension"),
-        (&[array, "--keys", tensors], "no .safetensors file"),
+        (&[array, "--keys", tensors], "not .safetensors files"),
         (&[array, "--keys", keys, "--keys", keys], "2 files of keys were given for 1"),
         (&[array, "--dtype", "I32"], "--dtype"),
         (&[tensors, "--keys", keys], "--keys"),
@@ -67,7 +67,7 @@ fn folders_and_shards() {
     assert_eq!(place.tensor("once", "e").data()[..], [4]);
     place.import("each", &[text(&place.path("d")), "--keys", text(&keys[0]), "--keys", text(&keys[1])]);
     assert_eq!(place.tensor("each", "d").data()[..], [3]);
-    // As many keys in all, but not for each file.
+    // The total number of keys fits, but not the number for each file.
     let message = place.refused(&[text(&place.path("d")), "--keys", text(&keys[1]), "--keys", text(&keys[0])]);
     assert!(message.contains("b.txt: expected 3 keys for the 3 rows of") && message.contains("a.npy"), "{message}");
     let wide = place.file("wide.npy", rows3());
@@ -78,13 +78,13 @@ fn folders_and_shards() {
     assert!(place.refused(&[text(&place.path("d"))]).contains("c.npy"));
     std::fs::create_dir(place.path("empty")).unwrap();
     assert!(place.refused(&[text(&place.path("empty"))]).contains("no .npy"));
-    // A store is no folder of files.
+    // A store is not a folder of input files.
     let message = place.refused(&[text(&place.store("folder"))]);
     assert!(message.contains("tensorcask export"), "{message}");
 }
 
 #[test]
-fn infinities_are_told() {
+fn overflows_are_reported() {
     let place = Place::new();
     let numbers = [1.0, 65_519.0, 65_520.0, -1e30, f32::INFINITY, f32::NAN];
     let array = place.file("in.npy", npy(&header("<f4", false, &[3, 2]), &floats(&numbers)));
@@ -104,24 +104,24 @@ fn infinities_are_told() {
 }
 
 #[test]
-fn a_store_that_fails_is_no_wrong_input() {
+fn a_failing_store_is_not_wrong_input() {
     let place = Place::new();
     let array = place.file("in.npy", rows3());
     let held = Options::new().open(place.path("cache"), "m").unwrap();
     let (found, message) = code(&["import", text(&place.store("m")), text(&array)]);
-    assert!(found == 4 && message.contains("lane 0 has a writer"), "{message}");
+    assert!(found == 4 && message.contains("lane 0 already has a writer"), "{message}");
     held.close().unwrap();
     drop(held);
     assert_eq!(code(&["import", text(&place.store("m")), text(&array)]).0, 0);
-    // Something else lies where the store would be.
+    // A file is at the path of the store.
     place.file("cache/file", "x");
     let (found, message) = code(&["import", text(&place.store("file")), text(&array)]);
-    assert_eq!((found, message.contains("is no folder")), (3, true), "{message}");
+    assert_eq!((found, message.contains("is not a folder")), (3, true), "{message}");
     assert!(!message.contains("metadata.json"), "{message}");
     assert_eq!(std::fs::read(place.store("file")).unwrap(), b"x");
 }
 
-/// A disk that fills up in the middle: what was stored is said, and is there.
+/// A disk that fills up during the import: the number of stored rows is reported, and they can be read.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_disk_says_how_many_rows_were_stored() {
@@ -129,7 +129,7 @@ fn a_full_disk_says_how_many_rows_were_stored() {
     let rows = 4000_usize;
     let data: Vec<u8> = (0..rows).flat_map(|row| [row as u8; 8192]).collect();
     let array = place.file("in.npy", npy(&header("|u1", false, &[rows, 8192]), &data));
-    // A limit of the size of files, in blocks of 1,024 bytes, stands for the disk's.
+    // The file size limit, in blocks of 1,024 bytes, simulates a full disk.
     let script = format!(
         "trap '' XFSZ; ulimit -f 16384; exec '{}' import '{}' '{}'",
         env!("CARGO_BIN_EXE_tensorcask"),
@@ -141,7 +141,7 @@ fn a_full_disk_says_how_many_rows_were_stored() {
     assert_eq!(output.status.code(), Some(4), "{message}");
     let (_, told) = message.split_once("; ").and_then(|_| message.rsplit_once("; ")).unwrap();
     let stored: u64 = told.split(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{message}"));
-    assert!(stored > 0 && told.contains("of 4000 rows were stored before that, and stay"), "{message}");
+    assert!(stored > 0 && told.contains("of 4000 rows were stored before that and are kept"), "{message}");
     let reader = Reader::open(place.path("cache"), "m").unwrap();
     assert_eq!(reader.len().unwrap(), stored);
     for key in 0..stored {
@@ -149,14 +149,14 @@ fn a_full_disk_says_how_many_rows_were_stored() {
         assert!(tensor.data().iter().all(|byte| *byte == key as u8));
     }
     drop(reader);
-    // With room, the same import goes through.
+    // Without the limit, the same import succeeds.
     let (found, message) = code(&["import", text(&place.store("m")), text(&array)]);
     assert!(found == 3 && message.contains("--overwrite"), "{message}");
     let said = place.import("m", &[text(&array), "--overwrite"]);
     assert_eq!((said["new"].as_u64(), said["replaced"].as_u64()), (Some(4000 - stored), Some(stored)));
 }
 
-/// Anonymous memory does not grow with the file: read every millisecond while the command runs.
+/// Anonymous memory, sampled every millisecond while the command runs, does not grow with the file.
 #[test]
 #[cfg(target_os = "linux")]
 fn memory_is_bounded() {
@@ -168,7 +168,7 @@ fn memory_is_bounded() {
         ("rows", format!("[{},4096]", len / 4096), &["--tensor", "t"]),
         ("long rows", format!("[3,{}]", len / 3), &["--tensor", "t"]),
     ] {
-        // The bytes are a hole: zeros that take no room.
+        // The file is sparse.
         let file = place.file("in.safetensors", safetensors(&header_of(&shape), &[]));
         let handle = std::fs::File::options().write(true).open(&file).unwrap();
         handle.set_len(8 + header_of(&shape).len() as u64 + len).unwrap();

@@ -1,4 +1,4 @@
-//! Files as numpy, pyarrow and polars write them, where `TENSORCASK_INTEROP_PYTHON` names a Python that has them.
+//! Files written by numpy, pyarrow and polars, if `TENSORCASK_INTEROP_PYTHON` names a Python that has them.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use tensorcask::{Key, Value};
 use super::{Place, path_text as text};
 use crate::support::ok;
 
-/// Makes three rows of two floats, (0, 1), (2, 3) and (4, 5), under the keys a, b and c, in many ways.
+/// Writes three rows of two floats, (0, 1), (2, 3) and (4, 5), with the keys a, b and c, in many formats.
 const SCRIPT: &str = r#"
 import sys, numpy as np, pyarrow as pa, pyarrow.parquet as pq, pyarrow.feather as feather, polars as pl
 out = sys.argv[1]

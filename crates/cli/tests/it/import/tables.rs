@@ -1,4 +1,4 @@
-//! Arrow and Parquet files, those of this program among them.
+//! Arrow and Parquet files, including exports and segments.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ fn a_column_of_keys_and_one_of_values() {
         for (key, expected) in [("k0", [1.0, 2.0]), ("k3", [7.0, 8.0])] {
             assert_eq!(numbers(&place.get(&store, key).unwrap()), (vec![2], expected.to_vec()), "{}", file.display());
         }
-        // Files of shards, one behind another.
+        // Several files in order.
         let copy = place.path(&format!("copy.{}", file.extension().unwrap().to_str().unwrap()));
         std::fs::copy(file, &copy).unwrap();
         let said = place.import(&format!("both{at}"), &[text(file), text(&copy)]);
@@ -119,7 +119,7 @@ fn columns_of_every_kind() {
         assert_eq!((get("text"), get("word")), (Value::Str(String::new()), Value::Str("y".into())));
         assert_eq!(get("bytes"), Value::Bytes(tensorcask::Bytes::new()));
         assert_eq!(get("nested"), Value::Map(vec![("n".into(), Value::Int(8))]));
-        // One column, keys of text, row numbers.
+        // One column of values, with text keys and with row numbers.
         place.import(&format!("text{at}"), &[text(file), "--key-column", "text", "--tensor", "ragged"]);
         assert_eq!(numbers(&place.get(&format!("text{at}"), "c").unwrap()), (vec![0], vec![]));
         place.import(&format!("rows{at}"), &[text(file), "--tensor", "emb", "--first-key", "5"]);
@@ -145,7 +145,7 @@ fn columns_of_every_kind() {
 }
 
 #[test]
-fn cells_that_are_no_values_are_refused() {
+fn cells_that_cannot_be_values_are_refused() {
     let place = Place::new();
     let keys = || ("key", Arc::new(StringArray::from(vec!["a", "b"])) as ArrayRef);
     let lists = |rows: [Option<Vec<Option<f32>>>; 2]| {
@@ -160,7 +160,7 @@ fn cells_that_are_no_values_are_refused() {
         (vec![keys(), ("v", lists([Some(vec![Some(1.0)]), None]))], "column \"v\", row 1: the cell is null"),
         (
             vec![keys(), ("v", lists([Some(vec![Some(1.0)]), Some(vec![None])]))],
-            "column \"v\", row 1: a list has a null",
+            "column \"v\", row 1: a list contains a null",
         ),
         (
             vec![("key", Arc::new(StringArray::from(vec![Some("a"), None]))), ("v", fixed(&[1.0, 2.0], 1))],
@@ -185,7 +185,7 @@ fn cells_that_are_no_values_are_refused() {
     }
 }
 
-/// The values of a store, there and back.
+/// Reads all values of a store.
 fn values() -> Vec<(String, Value)> {
     let tensor = |dtype: Dtype, shape: &[usize], row: usize| {
         let len = dtype.tensor_len_bytes(shape).unwrap();
@@ -222,7 +222,7 @@ fn same(place: &Place, store: &str, values: &[(String, Value)]) {
 }
 
 #[test]
-fn own_exports_come_back() {
+fn exports_are_restored_exactly() {
     let place = Place::new();
     let values = values();
     fill(&place, "m", Options::new(), &values);
@@ -230,7 +230,7 @@ fn own_exports_come_back() {
     ok(&["export", text(&place.store("m")), text(&out)]);
     place.import("again", &[text(&out)]);
     same(&place, "again", &values);
-    // One tensor a key, each dtype.
+    // One tensor per key, of every dtype.
     for &dtype in Dtype::ALL {
         let name = dtype.name();
         let one: Vec<(String, Value)> =
@@ -249,7 +249,7 @@ fn own_exports_come_back() {
 fn sealed_segments_can_be_imported() {
     let place = Place::new();
     let mut values = values();
-    // What only a header tells: tuples, nulls, lists of one, and shapes of rows.
+    // Structures that only the header records: tuples, nulls, lists of one item, shapes of rows.
     for (row, (_, value)) in values.iter_mut().enumerate() {
         let tuple = Value::Tuple(vec![Value::Null, Value::List(vec![Value::Int(1)]), value.clone()]);
         let shape = [row + 1, 3];
@@ -278,7 +278,7 @@ fn sealed_segments_can_be_imported() {
     assert!(place.refused(&[text(&newest)]).contains("deleted keys"));
 }
 
-/// A flipped bit of a row is damage, whether its column is imported or not.
+/// A flipped bit in a row is damage, even in a column that is not imported.
 fn a_damaged_segment_is_told(place: &Place) {
     let values: Vec<(String, Value)> = (0..50)
         .map(|row| {
@@ -304,9 +304,9 @@ fn a_damaged_segment_is_told(place: &Place) {
     }
 }
 
-/// Whatever is flipped or cut, an import ends with an exit code of the table and says why.
+/// With any bytes flipped or truncated, an import ends with an exit code of the table and a message.
 #[test]
-fn damaged_tables_end_in_no_panic() {
+fn damaged_tables_do_not_panic() {
     let place = Place::new();
     let words: DictionaryArray<Int32Type> = ["x", "y"].into_iter().collect();
     let batches = [batch(vec![
@@ -335,13 +335,13 @@ fn damaged_tables_end_in_no_panic() {
     }
     assert!(refused > 100, "{refused}");
     for (name, bytes, what) in [
-        ("x.arrow", &b"a,b,c,d,e,f\n"[..], "no Arrow file"),
+        ("x.arrow", &b"a,b,c,d,e,f\n"[..], "not an Arrow file"),
         ("x.arrow", b"", "is empty"),
-        ("x.arrow", b"ARROW1\0\0", "cut"),
+        ("x.arrow", b"ARROW1\0\0", "truncated"),
         ("x.feather", b"FEA1....FEA1", "version 1"),
         ("x.arrow", b"PAR1....", "name it .parquet"),
         ("x.parquet", b"ARROW1\0\0", "name it .arrow"),
-        ("x.parquet", b"PAR1....PAR1", "damaged or cut"),
+        ("x.parquet", b"PAR1....PAR1", "damaged or truncated"),
         ("x.parquet", b"PARE....PARE", "encrypted"),
     ] {
         let file = place.file(name, bytes);

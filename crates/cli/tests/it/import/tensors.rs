@@ -10,7 +10,7 @@ fn one(dtype: &str, shape: &str, len_bytes: usize) -> String {
 }
 
 #[test]
-fn every_dtype_comes_bit_for_bit() {
+fn every_dtype_is_imported_bit_for_bit() {
     let place = Place::new();
     for &dtype in Dtype::ALL {
         let len_bytes = dtype.tensor_len_bytes(&[4, 4]).unwrap();
@@ -24,7 +24,7 @@ fn every_dtype_comes_bit_for_bit() {
 }
 
 #[test]
-fn names_are_keys_as_they_are() {
+fn names_become_keys_unchanged() {
     let place = Place::new();
     let names = ["", "a b", "a\nb", "a\tb", "\u{e9}", "e\u{301}", "007", "../x", "a/b", "nul\0x", "\u{1f600}", "-n"];
     let mut header = serde_json::Map::new();
@@ -62,14 +62,14 @@ fn files_that_are_refused() {
         (pair("[2,6]", 6), "overlap"),
         (pair("[8,12]", 12), "gap"),
         (pair("[4,8]", 9), "1 bytes follow"),
-        (pair("[4,8]", 7), "it is cut"),
+        (pair("[4,8]", 7), "it is truncated"),
         (pair("[8,4]", 8), "from 8 to 4"),
         (safetensors(&one("F32", "[2]", 4), &[0; 4]), "takes 8 bytes"),
         (safetensors(&one("F4", "[3]", 2), &[0; 2]), "whole bytes"),
         (safetensors(&one("F32", "[1099511627776,1099511627776]", 4), &[0; 4]), "too large"),
-        (safetensors(&one("I4", "[2]", 1), &[0]), "\"I4\" is not known"),
-        (safetensors(&one("BOOL", "[4]", 4), &[0, 1, 2, 0]), "boolean 2 is 2"),
-        (safetensors(&format!(r#"{{"t":{t},"t":{t}}}"#), &[0; 4]), "\"t\" stands twice"),
+        (safetensors(&one("I4", "[2]", 1), &[0]), "\"I4\" is not supported"),
+        (safetensors(&one("BOOL", "[4]", 4), &[0, 1, 2, 0]), "boolean 2 has the byte 2"),
+        (safetensors(&format!(r#"{{"t":{t},"t":{t}}}"#), &[0; 4]), "\"t\" occurs twice"),
         (safetensors(&format!(r#"{{"__metadata__":{{"a":1}},"t":{t}}}"#), &[0; 4]), "header cannot be read"),
         (safetensors(&format!(r#"{{"t":{t}"#), &[0; 4]), "header cannot be read"),
         (safetensors(&format!(r#" {{"t":{t}}}"#), &[0; 4]), "start with"),
@@ -78,7 +78,7 @@ fn files_that_are_refused() {
         ([&(1_u64 << 62).to_le_bytes()[..], b"{}"].concat(), "claims 4611686018427387904 bytes"),
         ([&100_u64.to_le_bytes()[..], b"{}"].concat(), "claims 100 bytes"),
         (Vec::new(), "is empty"),
-        (b"{}".to_vec(), "no .safetensors file"),
+        (b"{}".to_vec(), "not a .safetensors file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 132\n".to_vec(), "git lfs pull"),
         (b"<!DOCTYPE html><html><body>404</body></html>".to_vec(), "HTML page"),
         (b"<?xml version=\"1.0\"?><Error>AccessDenied".to_vec(), "XML"),
@@ -89,7 +89,7 @@ fn files_that_are_refused() {
         let message = place.refused(&[text(&file)]);
         assert!(message.contains(what) && message.contains("in.safetensors"), "expected {what:?}: {message}");
     }
-    // Rows of packed elements that do not fill bytes.
+    // Rows of sub-byte elements that do not fill whole bytes.
     let file = place.file("in.safetensors", safetensors(&one("F4", "[2,3]", 3), &[1, 2, 3]));
     assert!(place.refused(&[text(&file), "--tensor", "t"]).contains("whole bytes"));
     place.import("whole", &[text(&file)]);
@@ -98,7 +98,7 @@ fn files_that_are_refused() {
 }
 
 #[test]
-fn metadata_is_kept_and_given_back() {
+fn metadata_is_kept_and_exported() {
     let place = Place::new();
     let file = |metadata: &str| {
         let header = format!(r#"{{"__metadata__":{metadata},"t":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}}}"#);
@@ -118,7 +118,7 @@ fn metadata_is_kept_and_given_back() {
     assert!(said["warnings"].to_string().contains("minilm"), "{said}");
     let expected = serde_json::json!({ "model": "bge", "layer": "3\n", "dim": "1" });
     assert_eq!(stats()["metadata"], expected);
-    // Rows of one tensor keep it too.
+    // Importing the rows of one tensor keeps the metadata too.
     place.import("rows", &[text(&file(r#"{"a":"b"}"#)), "--tensor", "t"]);
     assert!(ok(&["stats", text(&place.store("rows"))]).contains(r#""a" is "b""#));
 
@@ -132,7 +132,7 @@ fn metadata_is_kept_and_given_back() {
     let bad = place.file("bad.safetensors", [std::fs::read(file(r#"{"model":"x"}"#)).unwrap(), vec![0]].concat());
     assert_eq!(crate::support::code(&["import", text(&place.store("m")), text(&bad)]).0, 3);
     assert_eq!(stats()["metadata"], expected);
-    // So does one into a store whose metadata cannot be read.
+    // The same if the metadata of the store cannot be read.
     std::fs::write(place.store("m").join("metadata.json"), "{").unwrap();
     let (found, message) = crate::support::code(&["import", text(&place.store("m")), text(&file("{}"))]);
     assert!(found == 3 && message.contains("metadata.json"), "{message}");
@@ -152,10 +152,10 @@ fn several_files_are_one_input() {
     assert_eq!((&said["files"], &said["values"]), (&2.into(), &2.into()));
     assert_eq!(said["left_out"].as_array().unwrap().len(), 2);
     assert_eq!(place.keys("m"), [Key::Str("a".into()), Key::Str("b".into())]);
-    // One wrong file, and nothing is kept of the others.
+    // If one file is wrong, nothing of the others is stored.
     place.file("model/model-00003-of-00003.safetensors", "x");
     place.refused(&[text(&place.path("model"))]);
-    // A name in two files is told.
+    // A name that occurs in two files is reported.
     std::fs::remove_file(place.path("model/model-00003-of-00003.safetensors")).unwrap();
     shard("model/model-00003-of-00003.safetensors", "a");
     let said = place.import("twice", &[text(&place.path("model"))]);

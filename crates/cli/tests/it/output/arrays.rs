@@ -1,4 +1,4 @@
-//! Arrays and tensors: `.npy` and `.safetensors`.
+//! Exports to `.npy` and `.safetensors`.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use tensorcask::{Codec, Dtype, Options, Tensor, Value};
 
 use crate::support::{code, names, ok, store, store_with, tensor, text};
 
-/// A .npy file as numpy reads it: descr, shape, data.
+/// Reads a .npy file: descr, shape, data.
 fn read_npy(path: &Path) -> (String, Vec<usize>, Vec<u8>) {
     let bytes = std::fs::read(path).unwrap();
     assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00", "{}", path.display());
@@ -20,7 +20,7 @@ fn read_npy(path: &Path) -> (String, Vec<usize>, Vec<u8>) {
     (descr.to_owned(), shape, bytes[10 + len..].to_vec())
 }
 
-/// Dtypes that numpy has.
+/// The dtypes that numpy supports.
 const NUMPY: &[(Dtype, &str)] = &[
     (Dtype::Bool, "|b1"),
     (Dtype::U8, "|u1"),
@@ -50,7 +50,7 @@ fn npy_of(dtype: Dtype, descr: &str, shape: &[usize], rows: usize) {
     let keys: String = std::fs::read_to_string(dir.path().join("out.npy.keys")).unwrap();
     let found = read_npy(&out);
     let width = len / rows;
-    // Keys are listed in no order: the rows are compared by them.
+    // Keys are in no particular order: sort the rows by key.
     let mut ordered = vec![0; len];
     for (at, key) in keys.lines().enumerate() {
         let key: usize = key.parse().unwrap();
@@ -65,7 +65,7 @@ fn npy_exports_of_every_rank_are_right() {
     for rank in 0..=32 {
         npy_of(Dtype::F32, "<f4", &vec![1; rank], 2);
     }
-    // Around each length at which the header gets longer, with any number of digits in the rows.
+    // Around every length at which the header grows, with different numbers of digits in the row count.
     for rank in 0..16 {
         for rows in [1, 9, 10, 99, 100, 999, 1000] {
             npy_of(Dtype::U8, "|u1", &vec![1; rank], rows);
@@ -84,7 +84,7 @@ fn npy_exports_of_every_dtype_are_right() {
     for dtype in Dtype::ALL.iter().filter(|dtype| !NUMPY.iter().any(|(known, _)| known == *dtype)) {
         let (dir, m) = store(|store| {
             let value = Tensor::new(*dtype, &[8], vec![0; dtype.bits()]).unwrap();
-            store.put("k", &Value::Tensor(value)).unwrap();
+            store.put("k", Value::Tensor(value)).unwrap();
         });
         let out = dir.path().join("out.npy");
         for arguments in [&["export", text(&m), text(&out)][..], &["get", text(&m), "k", "--npy", text(&out)]] {
@@ -109,22 +109,22 @@ fn one_value_as_npy_is_right_for_every_rank() {
 }
 
 #[test]
-fn keys_that_are_no_lines_are_refused() {
+fn keys_that_cannot_be_lines_are_refused() {
     for key in ["new\nline", "return\r", "mid\rdle", "", "\u{feff}bom", "nul\0"] {
-        let (dir, m) = store(|store| store.put(key, &tensor(&[1], &[1.0_f32])).unwrap());
+        let (dir, m) = store(|store| store.put(key, tensor(&[1], &[1.0_f32])).unwrap());
         let (found, message) = code(&["export", text(&m), text(&dir.path().join("a.npy"))]);
         assert_eq!((found, message.contains(&format!("{key:?}"))), (3, true), "{key:?}: {message}");
         assert_eq!(names(dir.path()), ["m"]);
         ok(&["export", text(&m), text(&dir.path().join("a.arrow"))]);
     }
     for key in ["tab\t", " spaces ", "größe"] {
-        let (dir, m) = store(|store| store.put(key, &tensor(&[1], &[1.0_f32])).unwrap());
+        let (dir, m) = store(|store| store.put(key, tensor(&[1], &[1.0_f32])).unwrap());
         ok(&["export", text(&m), text(&dir.path().join("a.npy"))]);
         assert_eq!(std::fs::read_to_string(dir.path().join("a.npy.keys")).unwrap(), format!("{key}\n"));
     }
-    // Bytes are written in hexadecimal.
+    // Keys that are bytes are written in hexadecimal.
     for (key, line) in [(&b"\xff\n\0"[..], "ff0a00\n"), (b"", "0x\n")] {
-        let (dir, m) = store(|store| store.put(key, &tensor(&[1], &[1.0_f32])).unwrap());
+        let (dir, m) = store(|store| store.put(key, tensor(&[1], &[1.0_f32])).unwrap());
         ok(&["export", text(&m), text(&dir.path().join("a.npy"))]);
         assert_eq!(std::fs::read_to_string(dir.path().join("a.npy.keys")).unwrap(), line);
         assert!(ok(&["get", text(&m), line.trim_end()]).starts_with("F32 [1]"));
@@ -148,7 +148,7 @@ fn safetensors_names_never_collide() {
         assert!(message.contains("both be named") && message.contains("\"a"), "{message}");
         assert_eq!(names(dir.path()), ["m"]);
     }
-    // A name that the format keeps for itself, and values without a tensor.
+    // The reserved name, and values without tensors.
     for (key, value) in
         [("__metadata__", one()), ("k", Value::List(vec![])), ("k", Value::Null), ("k", map("x", Value::Tuple(vec![])))]
     {
@@ -175,10 +175,10 @@ fn safetensors_files_hold_every_dtype_and_any_name() {
     for codec in [Codec::None, Codec::ShuffleZstd { level: 3 }] {
         let (dir, m) = store_with(Options::new().codec(codec), |store| {
             for (key, tensor) in &values {
-                store.put(key, &Value::Tensor(tensor.clone())).unwrap();
+                store.put(key, Value::Tensor(tensor.clone())).unwrap();
             }
             let pair = Value::Map(vec![("x".into(), tensor(&[1], &[5_u8])), ("y".into(), tensor(&[1], &[6.0_f64]))]);
-            store.put("tree", &Value::List(vec![pair])).unwrap();
+            store.put("tree", Value::List(vec![pair])).unwrap();
         });
         let out = dir.path().join("a.safetensors");
         ok(&["export", text(&m), text(&out)]);

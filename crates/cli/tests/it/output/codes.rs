@@ -1,4 +1,4 @@
-//! Exit codes, with the options that lead to them.
+//! Exit codes.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ fn damaged(m: &Path, byte: u8) {
     std::fs::write(&segment, bytes).unwrap();
 }
 
-/// A store of 100 rows of 512 bytes, row `i` all `i`.
+/// A store of 100 rows of 512 bytes; all bytes of row `i` are `i`.
 fn bytes_store() -> (tempfile::TempDir, PathBuf) {
     store(|store| {
         let rows: Vec<u8> = (0..100 * 512).map(|i| (i / 512) as u8).collect();
@@ -23,7 +23,7 @@ fn bytes_store() -> (tempfile::TempDir, PathBuf) {
 }
 
 #[test]
-fn what_is_no_store_is_wrong_input() {
+fn a_path_that_is_not_a_store_is_wrong_input() {
     let dir = tempfile::tempdir().unwrap();
     let (plain, folder, absent) = (dir.path().join("plain"), dir.path().join("folder"), dir.path().join("absent"));
     std::fs::write(&plain, "no store").unwrap();
@@ -47,7 +47,7 @@ fn what_is_no_store_is_wrong_input() {
 }
 
 #[test]
-fn every_use_ends_with_the_code_of_the_table() {
+fn errors_end_with_the_exit_codes_of_the_table() {
     let (dir, m) = bytes_store();
     let (out, absent) = (dir.path().join("out.npy"), dir.path().join("absent"));
     let (m, out, absent) = (text(&m), text(&out), text(&absent));
@@ -91,8 +91,8 @@ fn every_use_ends_with_the_code_of_the_table() {
         let output = run(arguments);
         let message = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(*expected), "{arguments:?}: {message}");
-        assert!(!message.contains("::") && !message.contains("scan_range"), "{arguments:?}: {message}");
-        // Whatever goes wrong, programs can read it.
+        assert!(!message.contains("::") && !message.contains("use range"), "{arguments:?}: {message}");
+        // With --format json, every error is an object.
         if *expected != 0 {
             let mut arguments = arguments.to_vec();
             let had_format = arguments.contains(&"--format");
@@ -108,7 +108,7 @@ fn every_use_ends_with_the_code_of_the_table() {
 }
 
 #[test]
-fn damage_has_a_code_of_its_own() {
+fn damage_has_its_own_exit_code() {
     let (dir, m) = bytes_store();
     let (m, out) = (text(&m), dir.path().join("out.npy"));
     let out = text(&out);

@@ -1,4 +1,4 @@
-//! Columns: Arrow files and streams.
+//! Exports to Arrow files and streams.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use tensorcask::{Codec, Dtype, Options, Tensor, Value};
 
 use crate::support::{code, names, ok, store, store_with, tensor, text};
 
-/// A value under each key, whatever its structure.
+/// Reads the schema and the batches of an Arrow file or stream.
 fn read_arrow(path: &Path) -> (arrow::datatypes::SchemaRef, Vec<arrow::array::RecordBatch>) {
     let file = std::fs::File::open(path).unwrap();
     if path.extension().unwrap() == "arrows" {
@@ -20,15 +20,15 @@ fn read_arrow(path: &Path) -> (arrow::datatypes::SchemaRef, Vec<arrow::array::Re
 }
 
 #[test]
-fn ragged_values_are_lists_wherever_they_begin() {
+fn ragged_values_become_lists() {
     use arrow::array::{Array, ListArray, StringArray, UInt16Array};
-    // The first of another shape comes late, so that much is written when it is met.
+    // The first row of another shape comes late, after batches have been written.
     let shapes = |row: usize| if row < 9000 { [2, 3] } else { [row % 4, row % 3] };
     let (dir, m) = store(|store| {
         for row in 0..9100_usize {
             let shape = shapes(row);
             let items: Vec<u16> = (0..shape[0] * shape[1]).map(|at| (row + at) as u16).collect();
-            store.put(&format!("{row:05}"), &tensor(&shape, &items)).unwrap();
+            store.put(format!("{row:05}"), tensor(&shape, &items)).unwrap();
         }
     });
     for (name, options) in [("a.arrow", &[][..]), ("a.arrows", &["--plain"]), ("b.arrows", &[])] {
@@ -58,23 +58,23 @@ fn ragged_values_are_lists_wherever_they_begin() {
         }
         assert_eq!(rows, 9100);
     }
-    // Other ranks and other dtypes are no rows of one column.
+    // Rows of one column cannot differ in rank or dtype.
     for other in [tensor(&[1], &[1_u16]), tensor(&[2, 3], &[1_i16; 6]), Value::Int(1)] {
         let (dir, m) = store(|store| {
-            store.put("a", &tensor(&[2, 3], &[1_u16; 6])).unwrap();
+            store.put("a", tensor(&[2, 3], &[1_u16; 6])).unwrap();
             store.put("b", &other).unwrap();
         });
         assert_eq!(code(&["export", text(&m), text(&dir.path().join("a.arrow"))]).0, 3);
         assert_eq!(names(dir.path()), ["m"]);
     }
-    // A shape without elements that would need endless lists.
-    let (dir, m) = store(|store| store.put("a", &tensor::<f32>(&[1 << 40, 0], &[])).unwrap());
+    // A shape without elements that would need far too many lists.
+    let (dir, m) = store(|store| store.put("a", tensor::<f32>(&[1 << 40, 0], &[])).unwrap());
     let (found, message) = code(&["export", text(&m), text(&dir.path().join("a.arrow")), "--plain"]);
     assert_eq!((found, message.contains("too large")), (3, true), "{message}");
 }
 
 #[test]
-fn plain_means_that_nothing_has_to_be_known() {
+fn plain_exports_have_no_extension_types_or_metadata() {
     use arrow::datatypes::DataType;
     let value = |row: u8| {
         Value::Map(vec![
@@ -86,7 +86,7 @@ fn plain_means_that_nothing_has_to_be_known() {
             ("label".into(), Value::Str(format!("row {row}"))),
         ])
     };
-    let (dir, m) = store(|store| (0..5).for_each(|row| store.put(u64::from(row), &value(row)).unwrap()));
+    let (dir, m) = store(|store| (0..5).for_each(|row| store.put(u64::from(row), value(row)).unwrap()));
     let out = dir.path().join("a.arrow");
     let (found, message) = code(&["export", text(&m), text(&out), "--plain"]);
     assert_eq!((found, message.contains("--f16-as-f32")), (3, true), "{message}");
@@ -106,13 +106,13 @@ fn plain_means_that_nothing_has_to_be_known() {
         schema.fields().iter().map(|field| (field.name().as_str(), field.data_type().clone())).collect();
     assert_eq!(found, expected);
     assert!(schema.fields().iter().all(|field| field.metadata().is_empty()));
-    // A stream under the name of a file, as `datasets` keeps it.
+    // A stream with the extension of a file, as `datasets` stores it.
     ok(&["export", text(&m), text(&out), "--plain", "--f16-as-f32", "--stream"]);
     assert_ne!(&std::fs::read(&out).unwrap()[..6], b"ARROW1");
     for dtype in [Dtype::F8E4M3, Dtype::F4] {
         let (dir, m) = store(|store| {
             let value = Tensor::new(dtype, &[8], vec![0; dtype.bits()]).unwrap();
-            store.put("k", &Value::Tensor(value)).unwrap();
+            store.put("k", Value::Tensor(value)).unwrap();
         });
         let out = dir.path().join("a.arrow");
         assert_eq!(code(&["export", text(&m), text(&out), "--plain", "--f16-as-f32"]).0, 3);
@@ -120,21 +120,21 @@ fn plain_means_that_nothing_has_to_be_known() {
     }
 }
 
-/// Exports under a limit of the memory that is written to; maps of files do not count.
+/// Exports under a limit of private memory; file maps do not count.
 #[cfg(target_os = "linux")]
 #[test]
 fn memory_is_bounded_by_bytes() {
     for codec in [Codec::None, Codec::Zstd { level: 1 }] {
         let (dir, m) = store_with(Options::new().codec(codec), |store| {
-            // Small rows first, from which the size of the large ones cannot be guessed.
+            // Small rows first, which do not predict the size of the large ones.
             for row in 0..2000_u64 {
-                store.put(row, &tensor(&[4], &[row as f32; 4])).unwrap();
+                store.put(row, tensor(&[4], &[row as f32; 4])).unwrap();
             }
             store.flush().unwrap();
             let mut large = vec![0_u8; 1 << 20];
             for row in 2000..2096_u64 {
                 large.iter_mut().zip(row..).step_by(97).for_each(|(byte, value)| *byte = value as u8);
-                store.put(row, &tensor(&[1 << 18], bytemuck::cast_slice::<u8, f32>(&large))).unwrap();
+                store.put(row, tensor(&[1 << 18], bytemuck::cast_slice::<u8, f32>(&large))).unwrap();
             }
         });
         let export = |kib: u32, name: &str, options: &str| {
@@ -150,7 +150,7 @@ fn memory_is_bounded_by_bytes() {
             let output = export(64 << 10, name, options);
             assert!(output.status.success(), "{codec:?} {name}: {output:?}");
         }
-        // The limit is one.
+        // The limit is effective.
         assert!(!export(2 << 10, "b.arrow", "").status.success());
     }
 }
@@ -169,7 +169,7 @@ fn other_programs_read_plain_exports() {
                 ("vector".into(), tensor(&[3], &[row as f32, 0.1, -1.0].map(bf16::from_f32))),
                 ("label".into(), Value::Int(row as i64)),
             ]);
-            store.put(&format!("{row:02}"), &value).unwrap();
+            store.put(format!("{row:02}"), &value).unwrap();
         }
     });
     for (name, options) in
@@ -187,7 +187,7 @@ fn other_programs_read_plain_exports() {
     let deep = dir.path().join("deep.npy");
     let mut shape = [1; 14];
     shape[5] = 3;
-    let (_deep, d) = store(|store| store.put("k", &tensor(&shape, &[1.0_f32, 2.0, 3.0])).unwrap());
+    let (_deep, d) = store(|store| store.put("k", tensor(&shape, &[1.0_f32, 2.0, 3.0])).unwrap());
     ok(&["get", text(&d), "k", "--npy", text(&deep)]);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/export_check.py");
     let output = Command::new(python).arg(script).arg(dir.path()).output().unwrap();
@@ -197,9 +197,9 @@ fn other_programs_read_plain_exports() {
     drop(fixed);
 }
 
-/// Lists, tuples, maps whose names are numbers, nulls and what is empty come back as they were.
+/// Lists, tuples, maps whose names are numbers, nulls, and empty lists and maps are restored exactly.
 #[test]
-fn structures_come_back_as_they_were() {
+fn structures_are_restored_exactly() {
     let t = || tensor(&[2], &[1.0_f32, 2.0]);
     let map = |items: &[(&str, Value)]| {
         Value::Map(items.iter().map(|(name, item)| ((*name).to_owned(), item.clone())).collect())
@@ -230,12 +230,12 @@ fn structures_come_back_as_they_were() {
             }
         }
     }
-    // What plain columns cannot tell is refused where it would be left out.
+    // Plain columns refuse values that they cannot express.
     for (value, expected) in [(&values[4], 3), (&values[6], 3), (&values[2], 0)] {
         let (dir, m) = store(|store| store.put("a", value).unwrap());
         assert_eq!(code(&["export", text(&m), text(&dir.path().join("a.arrows")), "--plain"]).0, expected, "{value:?}");
     }
-    // Values whose leaves are called alike are not of one structure for that.
+    // Equal names of leaves do not make structures equal.
     let null = map(&[("a", Value::Null), ("b", t())]);
     for (one, other) in [(&null, map(&[("b", t())])), (&null, map(&[("a", Value::Int(1)), ("b", t())]))] {
         let (dir, m) = store(|store| {

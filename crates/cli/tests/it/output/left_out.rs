@@ -1,4 +1,4 @@
-//! What is left out of a store is said by every command.
+//! Every command reports files that are left out of a store.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use serde_json::Value as Json;
 
 use crate::support::{code, names, ok, run, store, tensor, text};
 
-/// A store of one row, and one in whose folder lies a segment of it.
+/// Two stores of one row each; the second one also has a segment file of the first.
 fn with_foreign() -> (tempfile::TempDir, tempfile::TempDir, PathBuf) {
-    let (from, other) = store(|store| store.put("of another", &tensor(&[2], &[1.0_f32, 2.0])).unwrap());
-    let (to, m) = store(|store| store.put("a", &tensor(&[2], &[3.0_f32, 4.0])).unwrap());
+    let (from, other) = store(|store| store.put("of another", tensor(&[2], &[1.0_f32, 2.0])).unwrap());
+    let (to, m) = store(|store| store.put("a", tensor(&[2], &[3.0_f32, 4.0])).unwrap());
     std::fs::copy(other.join("segments/0000-0000000001.arrow"), m.join("segments/0000-0000000009.arrow")).unwrap();
     (from, to, m)
 }
@@ -22,7 +22,7 @@ fn json(arguments: &[&str]) -> (i32, Vec<Json>, String) {
     (output.status.code().unwrap(), lines, String::from_utf8(output.stderr).unwrap())
 }
 
-/// All files of segments, wherever the store keeps them.
+/// The bytes of all segment files, including those in quarantine.
 fn files(m: &Path) -> HashSet<Vec<u8>> {
     let folders = [m.join("segments"), m.join("quarantine")];
     let paths = folders.iter().flat_map(|folder| names(folder).into_iter().map(|name| folder.join(name)));
@@ -30,7 +30,7 @@ fn files(m: &Path) -> HashSet<Vec<u8>> {
 }
 
 #[test]
-fn a_file_of_another_store_is_told_until_it_is_acknowledged() {
+fn a_file_of_another_store_is_reported_until_it_is_acknowledged() {
     let (_from, to, m) = with_foreign();
     let before = files(&m);
     for (arguments, expected) in [
@@ -48,7 +48,7 @@ fn a_file_of_another_store_is_told_until_it_is_acknowledged() {
     let (found, lines, _) = json(&["verify", text(&m)]);
     assert_eq!((found, &lines[0]["rows"], lines[0]["what"].is_string()), (2, &Json::Null, true), "{lines:?}");
     let said = String::from_utf8(run(&["verify", text(&m)]).stdout).unwrap();
-    assert!(said.contains("nothing tells how many rows") && said.contains("belongs to store"), "{said}");
+    assert!(said.contains("unknown number of rows") && said.contains("belongs to store"), "{said}");
     assert!(!said.contains("tensorcask verify"), "{said}");
 
     assert_eq!(json(&["verify", text(&m), "--forget"]).1.last().unwrap()["acknowledged"], 1);
@@ -61,12 +61,12 @@ fn a_file_of_another_store_is_told_until_it_is_acknowledged() {
 
 #[test]
 fn a_store_with_an_exchanged_identity_is_no_empty_store() {
-    let (from, other) = store(|store| store.put("b", &tensor(&[1], &[1_u8])).unwrap());
-    let (to, m) = store(|store| store.put("a", &tensor(&[1], &[2_u8])).unwrap());
+    let (from, other) = store(|store| store.put("b", tensor(&[1], &[1_u8])).unwrap());
+    let (to, m) = store(|store| store.put("a", tensor(&[1], &[2_u8])).unwrap());
     std::fs::copy(other.join("store.json"), m.join("store.json")).unwrap();
     for name in ["a.arrow", "a.arrows", "a.npy", "a.safetensors"] {
         let (found, message) = code(&["export", text(&m), text(&to.path().join(name))]);
-        assert_eq!((found, message.contains("no row of the store can be read")), (2, true), "{message}");
+        assert_eq!((found, message.contains("none of the store's rows can be read")), (2, true), "{message}");
     }
     assert_eq!(names(to.path()), ["m"]);
     let (found, message) = code(&["ls", text(&m)]);
@@ -76,7 +76,7 @@ fn a_store_with_an_exchanged_identity_is_no_empty_store() {
 
 #[test]
 fn segments_are_named_as_their_files_are() {
-    let (_dir, m) = store(|store| store.put("a", &tensor(&[1], &[2_u8])).unwrap());
+    let (_dir, m) = store(|store| store.put("a", tensor(&[1], &[2_u8])).unwrap());
     let segments = m.join("segments");
     std::fs::rename(segments.join("0000-0000000001.arrow"), segments.join("0001-0000000001.arrow")).unwrap();
     let output = run(&["verify", text(&m)]);
@@ -86,8 +86,8 @@ fn segments_are_named_as_their_files_are() {
 }
 
 #[test]
-fn one_place_is_listed_once() {
-    let (_dir, m) = store(|store| store.put("a", &tensor(&[1], &[2_u8])).unwrap());
+fn a_damaged_place_is_listed_once() {
+    let (_dir, m) = store(|store| store.put("a", tensor(&[1], &[2_u8])).unwrap());
     let segment = m.join("segments/0000-0000000001.arrow");
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes[100] ^= 4;
@@ -98,6 +98,6 @@ fn one_place_is_listed_once() {
         (2, 2, &0.into(), &1.into()),
         "{lines:?}"
     );
-    // It costs no rows, so there are none to put.
+    // No rows are lost, so no keys are listed.
     assert!(!lines[0]["what"].to_string().contains("put the affected rows"), "{lines:?}");
 }

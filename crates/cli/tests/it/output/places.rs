@@ -1,4 +1,4 @@
-//! Where files go, and with which rights.
+//! Targets of exports: replacing files, permissions, pipes.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -12,11 +12,11 @@ use crate::support::{code, names, ok, run, store, store_with, tensor, text};
 fn a_refused_export_leaves_the_earlier_file() {
     let (dir, m) = store(|store| {
         for key in 0..3000_u64 {
-            store.put(key, &tensor(&[2], &[key as f32; 2])).unwrap();
+            store.put(key, tensor(&[2], &[key as f32; 2])).unwrap();
         }
-        // Whatever is read last, it does not fit the others.
-        store.put(3000_u64, &tensor(&[2], &[1_i64; 2])).unwrap();
-        store.put(3001_u64, &Value::Str("text".into())).unwrap();
+        // Rows of other structures, which are read at different times.
+        store.put(3000_u64, tensor(&[2], &[1_i64; 2])).unwrap();
+        store.put(3001_u64, Value::Str("text".into())).unwrap();
     });
     let out = tempfile::tempdir().unwrap();
     for name in ["a.npy", "a.npy.keys", "a.arrow", "a.arrows", "a.safetensors", "one.npy"] {
@@ -32,7 +32,7 @@ fn a_refused_export_leaves_the_earlier_file() {
         assert_eq!(std::fs::read(out.path().join(name)).unwrap(), b"precious", "{name}");
     }
     assert_eq!(names(out.path()), before);
-    // None appears where there was none.
+    // A refused export creates no file.
     let empty = tempfile::tempdir().unwrap();
     for name in ["b.npy", "b.arrow", "b.arrows", "b.safetensors"] {
         assert_eq!(code(&["export", text(&m), text(&empty.path().join(name))]).0, 3);
@@ -42,22 +42,22 @@ fn a_refused_export_leaves_the_earlier_file() {
 }
 
 #[test]
-fn what_was_replaced_is_said() {
-    let (dir, m) = store(|store| store.put("k", &tensor(&[1], &[1.0_f32])).unwrap());
+fn replacing_a_file_is_reported() {
+    let (dir, m) = store(|store| store.put("k", tensor(&[1], &[1.0_f32])).unwrap());
     for name in ["a.npy", "a.arrow", "a.arrows", "a.safetensors"] {
         let out = dir.path().join(name);
         let said = ok(&["export", text(&m), text(&out)]);
         assert_eq!(said, format!("1 values to {}\n", out.display()));
         let said = ok(&["export", text(&m), text(&out)]);
-        assert_eq!(said, format!("1 values to {}, in place of an earlier file\n", out.display()));
+        assert_eq!(said, format!("1 values to {}, replacing an existing file\n", out.display()));
         let said: Json = serde_json::from_str(&ok(&["export", text(&m), text(&out), "--format", "json"])).unwrap();
         assert_eq!(said, json!({ "values": 1, "path": text(&out), "replaced": true, "left_out_files": 0 }));
     }
 }
 
 #[test]
-fn places_that_cannot_be_written_are_named() {
-    let (dir, m) = store(|store| store.put("k", &tensor(&[1], &[1.0_f32])).unwrap());
+fn targets_that_cannot_be_written_are_named() {
+    let (dir, m) = store(|store| store.put("k", tensor(&[1], &[1.0_f32])).unwrap());
     std::fs::write(dir.path().join("plain"), "").unwrap();
     for kind in ["npy", "arrow", "arrows", "safetensors"] {
         let folder = dir.path().join(format!("folder.{kind}"));
@@ -87,7 +87,7 @@ fn places_that_cannot_be_written_are_named() {
 }
 
 #[test]
-fn a_store_is_written_as_asked() {
+fn options_for_writing_apply() {
     let (dir, m) = store(|store| store.put_rows(&[0_u64], &[4], &[0.0_f32; 4]).unwrap());
     let array = dir.path().join("one.npy");
     ok(&["get", text(&m), "0", "--npy", text(&array)]);
@@ -153,7 +153,7 @@ fn a_group_shares_a_store() {
     assert_eq!((mode(&private), mode(&private.join("store.json"))), (0o700, 0o600));
 }
 
-/// Runs the tool as a user that is not root: for root, permissions are no bar.
+/// Runs the tool as a user other than root, because root passes all permission checks.
 #[cfg(unix)]
 fn as_nobody(program: &Path, arguments: &[&str]) -> (i32, String, String) {
     use std::os::unix::process::CommandExt;
@@ -176,7 +176,7 @@ fn is_root() -> bool {
 
 #[cfg(unix)]
 #[test]
-fn what_a_user_may_not_read_or_write_is_told() {
+fn missing_permissions_are_reported() {
     use std::os::unix::fs::PermissionsExt;
     let set_mode = |path: &Path, mode: u32| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -187,7 +187,7 @@ fn what_a_user_may_not_read_or_write_is_told() {
             store.flush().unwrap();
         }
     });
-    // Where the tool was built, another user may not go.
+    // Another user may not have access to the build folder.
     let program = dir.path().join("tensorcask");
     std::fs::copy(env!("CARGO_BIN_EXE_tensorcask"), &program).unwrap();
     let segment = m.join("segments").join(&names(&m.join("segments"))[0]);
@@ -201,7 +201,7 @@ fn what_a_user_may_not_read_or_write_is_told() {
     assert!(out.contains(text(&segment)) && !out.contains("::"), "{out}");
     let (found, out, err) = as_nobody(&program, &["ls", m]);
     assert_eq!((found, out.lines().count(), err.contains("warning: 1 file")), (0, 2, true), "{err}");
-    // What is written without them is not the whole store, and says so.
+    // The export is incomplete and says so.
     let open = dir.path().join("open");
     std::fs::create_dir(&open).unwrap();
     set_mode(&open, 0o777);
@@ -233,7 +233,7 @@ fn users_of_one_store_write_in_lanes_of_their_own() {
     let set_mode = |path: &Path, mode: u32| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
-    // One user's store, made with files that only he may write, in folders that all may.
+    // A store of one user: only that user may write its files, but everybody may write its folders.
     let (dir, m) = store(|store| store.put_rows(&[0_u64], &[4], &[0.0_f32; 4]).unwrap());
     let (program, array, keys) =
         (dir.path().join("tensorcask"), dir.path().join("one.npy"), dir.path().join("keys.txt"));
@@ -256,26 +256,26 @@ fn users_of_one_store_write_in_lanes_of_their_own() {
     assert_eq!((found, err.contains("0000.lock")), (4, true), "{err}");
     let (found, _, err) = import("auto");
     assert_eq!((found, err.as_str()), (0, ""));
-    // Where no lane can be made, that is said, and not that all are taken.
+    // If no lane can be created, the error says that, not that all lanes have writers.
     std::fs::remove_file(m.join("lanes/0001.lock")).unwrap();
     set_mode(&m.join("lanes"), 0o755);
     let (found, _, err) = import("auto");
     assert_eq!((found, err.contains("0001.lock")), (4, true), "{err}");
-    // Each sees what the other wrote.
+    // Each user reads what the other one wrote.
     assert_eq!(as_nobody(&program, &["ls", text(&m)]).1.lines().count(), 5);
     assert_eq!(ok(&["ls", text(&m)]).lines().count(), 5);
 }
 
-/// Runs a script of bash with the tool as `$0`.
+/// Runs a bash script with the tool as `$0`.
 fn script(script: &str, arguments: &[&str]) -> Output {
     let program = [env!("CARGO_BIN_EXE_tensorcask")];
     Command::new("bash").arg("-c").arg(script).args(program.iter().chain(arguments)).output().unwrap()
 }
 
 #[test]
-fn a_pipe_gets_a_whole_file_or_nothing() {
+fn a_pipe_gets_a_complete_file_or_nothing() {
     let (dir, m) = store(|store| store.put_rows(&[1_u64, 2], &[3], &[1.0_f32; 6]).unwrap());
-    // The header of an array is known at its end.
+    // The header of an array is written last, which a pipe does not allow.
     let pipe = dir.path().join("a.npy");
     let output = script(
         "mkfifo \"$2\"; (cat \"$2\" | wc -c) & \"$0\" export \"$1\" \"$2\"; code=$?; wait; exit $code",
@@ -285,7 +285,7 @@ fn a_pipe_gets_a_whole_file_or_nothing() {
     assert_eq!((output.status.code(), String::from_utf8(output.stdout).unwrap().trim()), (Some(3), "0"), "{message}");
     assert!(message.contains("is a pipe"), "{message}");
     assert_eq!(names(dir.path()), ["a.npy", "m"]);
-    // What is printed beside data that goes to standard output is no part of it.
+    // Messages are not mixed with data on standard output.
     for (kind, format) in [("arrows", "human"), ("arrows", "json"), ("safetensors", "human"), ("arrow", "human")] {
         let file = dir.path().join("b");
         ok(&["export", text(&m), text(&file), "--to", kind]);
@@ -297,7 +297,7 @@ fn a_pipe_gets_a_whole_file_or_nothing() {
 }
 
 #[test]
-fn no_target_destroys_what_is_read_or_written_with_it() {
+fn targets_that_would_overwrite_input_are_refused() {
     let (dir, m) = store(|store| store.put_rows(&[1_u64, 2], &[3], &[1.0_f32; 6]).unwrap());
     let segment = m.join("segments").join(&names(&m.join("segments"))[0]);
     let before = std::fs::read(&segment).unwrap();
@@ -310,11 +310,11 @@ fn no_target_destroys_what_is_read_or_written_with_it() {
             &["get", text(&m), "1", "--npy", text(target)],
         ] {
             let (found, message) = code(arguments);
-            assert_eq!((found, message.contains("in the folder of the store")), (3, true), "{message}");
+            assert_eq!((found, message.contains("inside the folder of the store")), (3, true), "{message}");
         }
     }
     assert_eq!(std::fs::read(&segment).unwrap(), before);
-    // The keys and the array at one place, in two spellings.
+    // The same path for keys and array, written in two ways.
     let array = dir.path().join("a.npy");
     std::os::unix::fs::symlink("a.npy", dir.path().join("keys")).unwrap();
     for keys in ["a.npy", "./a.npy", "m/../a.npy", "keys"] {
@@ -324,10 +324,10 @@ fn no_target_destroys_what_is_read_or_written_with_it() {
     assert_eq!(names(dir.path()), ["keys", "linked.arrow", "m"]);
 }
 
-/// The signal that such a limit sends would end the process before anything is said.
+/// SIGXFSZ would end the process before it can report the error.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_limit_of_file_sizes_is_an_exit_code() {
+fn exceeding_the_file_size_limit_is_an_error() {
     let (dir, m) = store(|store| {
         let keys: Vec<u64> = (0..3000).collect();
         store.put_rows(&keys, &[256], &vec![1.0_f32; 3000 * 256]).unwrap();
@@ -344,9 +344,9 @@ fn a_limit_of_file_sizes_is_an_exit_code() {
 }
 
 #[test]
-fn metadata_is_shared_as_the_store_is() {
+fn metadata_has_the_permissions_of_the_store() {
     use std::os::unix::fs::PermissionsExt;
-    let (dir, m) = store(|store| store.put("k", &tensor(&[1], &[1.0_f32])).unwrap());
+    let (dir, m) = store(|store| store.put("k", tensor(&[1], &[1.0_f32])).unwrap());
     let set_mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     let header = br#"{"__metadata__":{"model":"x"},"t":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}}      "#;
     let file = dir.path().join("a.safetensors");
@@ -359,7 +359,7 @@ fn metadata_is_shared_as_the_store_is() {
         assert_eq!(std::fs::metadata(&metadata).unwrap().permissions().mode() & 0o777, expected, "{folder_mode:o}");
         std::fs::remove_file(metadata).unwrap();
     }
-    // One that cannot be read stops what needs it.
+    // Unreadable metadata fails only the commands that need it.
     std::fs::write(m.join("metadata.json"), "{").unwrap();
     let (found, message) = code(&["stats", text(&m)]);
     assert_eq!((found, message.contains("warning") && message.contains("metadata.json")), (0, true), "{message}");

@@ -1,4 +1,4 @@
-//! Values and keys on the screen and in JSON.
+//! Values and keys as text and as JSON.
 
 use serde_json::{Value as Json, json};
 use tensorcask::half::{bf16, f16};
@@ -9,8 +9,8 @@ use crate::support::{ok, store, tensor, text};
 #[test]
 fn keys_and_names_stay_on_their_line() {
     let (_dir, m) = store(|store| {
-        store.put("a\nb\u{1b}[2J", &Value::Map(vec![("x\ny".into(), Value::Int(1))])).unwrap();
-        store.put("plain \"key\"", &Value::Int(2)).unwrap();
+        store.put("a\nb\u{1b}[2J", Value::Map(vec![("x\ny".into(), Value::Int(1))])).unwrap();
+        store.put("plain \"key\"", Value::Int(2)).unwrap();
     });
     assert_eq!(ok(&["ls", text(&m), "--prefix", ""]), "\"a\\nb\\u{1b}[2J\"\nplain \"key\"\n");
     assert_eq!(ok(&["ls", text(&m), "--prefix", "a", "-l"]).lines().count(), 1);
@@ -27,7 +27,7 @@ fn shown(value: &Value) -> (String, Json) {
     (human.trim_end().to_owned(), json)
 }
 
-/// The elements that `get` prints, as people see them, and in JSON.
+/// The elements that `get` prints, as text and as JSON.
 fn elements(value: &Value) -> (Vec<String>, Vec<Json>) {
     let (human, json) = shown(value);
     let list = human.split_once("] [").unwrap().1.trim_end_matches(']');
@@ -105,8 +105,8 @@ fn large_integers_are_exact() {
 }
 
 #[test]
-fn only_as_much_as_asked_for_is_shown() {
-    let (_dir, m) = store(|store| store.put("k", &tensor(&[3], &[1_u8, 2, 3])).unwrap());
+fn head_limits_the_elements_that_are_shown() {
+    let (_dir, m) = store(|store| store.put("k", tensor(&[3], &[1_u8, 2, 3])).unwrap());
     for (head, expected) in [("0", "U8 [3] […]\n"), ("2", "U8 [3] [1, 2, …]\n"), ("3", "U8 [3] [1, 2, 3]\n")] {
         assert_eq!(ok(&["get", text(&m), "k", "--head", head]), expected);
     }

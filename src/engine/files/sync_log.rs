@@ -1,0 +1,270 @@
+//! SyncLog: how far each active segment of a lane is known to be on the medium.
+//!
+//! A frame says what was durable when it was written, so nothing in a segment says that its newest batches were synced.
+//! After a power failure that matters: a hole in a batch that was never synced is a torn tail, the same bytes in one
+//! that was synced are damage. A mark is written right after a sync returns, and is itself not synced: if it gets lost,
+//! so did nothing that was synced before it.
+//!
+//! The same file says which segment numbers are *void*: given out, and without a file since, because opening removed a
+//! segment to which nothing was committed, or moved one away. So a number that is missing without such a record is a
+//! segment that was lost.
+
+use std::io::IoSlice;
+use std::path::Path;
+
+use crate::checksum::{crc32, segment_seed};
+use crate::engine::files::replace::{clear, list_if_exists, open_if_exists, set_aside_unless_file};
+use crate::error::{Error, Result};
+use crate::io::{AppendFile, Durability, FileKind, ReadFile, Storage};
+use crate::names::{self, SegmentId};
+
+const RECORD_LEN_BYTES: usize = 24;
+/// From this many records more on, the file is written anew.
+const MOST_RECORDS: usize = 4096;
+/// In the place of a length: the number is void.
+const VOID: u64 = u64::MAX;
+
+/// The first `len_bytes` bytes of a segment were on the medium.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SyncRecord {
+    pub sequence: u64,
+    pub len_bytes: u64,
+    /// [`crate::checksum::segment_seed`]: a number that was used twice, or another store's file, is no mark of it.
+    pub seed: u32,
+}
+
+impl SyncRecord {
+    /// Says that the number of segment `id` of `store` is void.
+    pub(crate) fn void(store: &uuid::Uuid, id: SegmentId) -> Self {
+        Self { sequence: id.sequence, len_bytes: VOID, seed: segment_seed(store.as_bytes(), id) }
+    }
+
+    /// Whether it says so.
+    pub(crate) fn is_void(&self) -> bool {
+        self.len_bytes == VOID
+    }
+
+    fn encode(self) -> [u8; RECORD_LEN_BYTES] {
+        let mut record = [0; RECORD_LEN_BYTES];
+        let fields = self.sequence.to_le_bytes().into_iter().chain(self.len_bytes.to_le_bytes());
+        let fields: Vec<u8> = fields.chain(self.seed.to_le_bytes()).collect();
+        let crc = crc32(&fields).to_le_bytes();
+        record.iter_mut().zip(fields.into_iter().chain(crc)).for_each(|(to, from)| *to = from);
+        record
+    }
+
+    fn decode(record: &[u8]) -> Option<Self> {
+        let (sequence, rest) = record.split_first_chunk()?;
+        let (len_bytes, rest) = rest.split_first_chunk()?;
+        let (seed, _) = rest.split_first_chunk()?;
+        let mark = Self {
+            sequence: u64::from_le_bytes(*sequence),
+            len_bytes: u64::from_le_bytes(*len_bytes),
+            seed: u32::from_le_bytes(*seed),
+        };
+        (mark.encode() == record).then_some(mark)
+    }
+}
+
+/// How many bytes of the active segment `id` were on the medium; `None` if its lane has no marks, or none that this
+/// user may read, so that any might have been.
+///
+/// # Errors
+/// IO errors.
+pub(crate) fn synced(storage: &dyn Storage, seed: u32, id: SegmentId) -> Result<Option<u64>> {
+    let file = match storage.open(&names::lane_marks(id.lane), 0) {
+        Ok(file) => file,
+        Err(error) if error.is_not_found() || error.is_denied() || error.is_no_file() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let marks = decode_all(&*file)?;
+    let own = marks.iter().filter(|mark| mark.sequence == id.sequence && mark.seed == seed && !mark.is_void());
+    Ok(Some(own.map(|mark| mark.len_bytes).max().unwrap_or(0)))
+}
+
+fn decode_all(file: &dyn ReadFile) -> Result<Vec<SyncRecord>> {
+    let bytes = file.bytes(0, usize::try_from(file.len_bytes()?).unwrap_or(usize::MAX))?;
+    Ok(bytes.chunks(RECORD_LEN_BYTES).filter_map(SyncRecord::decode).collect())
+}
+
+/// What the marks of all lanes say of segments, whichever lane they lie in: a lane notes also the segments of others
+/// that it moved away.
+#[derive(Debug, Default)]
+pub(crate) struct SyncLogs {
+    marks: Vec<SyncRecord>,
+    lanes: Vec<u16>,
+    /// Lanes whose marks this user may not read.
+    pub unreadable: Vec<u16>,
+}
+
+impl SyncLogs {
+    /// Reads the marks of every lane.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn read(storage: &dyn Storage) -> Result<Self> {
+        let entries = list_if_exists(storage, names::LANES)?;
+        let mut all = Self::default();
+        for lane in entries.iter().filter_map(|entry| names::parse_lane_marks(&entry.name)) {
+            match storage.open(&names::lane_marks(lane), 0).and_then(|file| decode_all(&*file)) {
+                Ok(marks) => {
+                    all.marks.extend(marks);
+                    all.lanes.push(lane);
+                }
+                Err(error) if error.is_denied() => all.unreadable.push(lane),
+                // Written anew meanwhile, or no file of ours.
+                Err(Error::Io { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all)
+    }
+
+    /// The segments of `store` that marks tell of, in `lanes` or lanes that have marks, and whether each number is
+    /// void.
+    pub(crate) fn segments(&self, store: &uuid::Uuid, lanes: impl Iterator<Item = u16>) -> Vec<(SegmentId, bool)> {
+        let mut lanes: Vec<u16> = lanes.chain(self.lanes.iter().copied()).collect();
+        lanes.sort_unstable();
+        lanes.dedup();
+        let mut found = Vec::new();
+        for mark in &self.marks {
+            let ids = lanes.iter().map(|lane| SegmentId { lane: *lane, sequence: mark.sequence });
+            let of_mark = ids.filter(|id| segment_seed(store.as_bytes(), *id) == mark.seed);
+            found.extend(of_mark.map(|id| (id, mark.is_void())));
+        }
+        found
+    }
+
+    /// The mark of the newest segment of lane `lane` of `store`, behind which no number tells that it is missing.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn newest(storage: &dyn Storage, store: &uuid::Uuid, lane: u16) -> Result<Option<SyncRecord>> {
+        let Some(file) = open_if_exists(storage, &names::lane_marks(lane))? else { return Ok(None) };
+        let seed = |mark: &SyncRecord| segment_seed(store.as_bytes(), SegmentId { lane, sequence: mark.sequence });
+        let own = decode_all(&*file)?.into_iter().filter(|mark| !mark.is_void() && mark.seed == seed(mark));
+        Ok(own.max_by_key(|mark| (mark.sequence, mark.len_bytes)))
+    }
+
+    /// The void numbers that lane `lane` has noted.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn voids(storage: &dyn Storage, lane: u16) -> Result<Vec<SyncRecord>> {
+        let Some(file) = open_if_exists(storage, &names::lane_marks(lane))? else { return Ok(Vec::new()) };
+        Ok(decode_all(&*file)?.into_iter().filter(SyncRecord::is_void).collect())
+    }
+}
+
+/// A lane's file of marks, open for appending.
+#[derive(Debug)]
+pub(crate) struct SyncLog {
+    file: Box<dyn AppendFile>,
+    /// Records since the file was written anew.
+    records: usize,
+}
+
+impl SyncLog {
+    /// Goes on with the file as it is, if there is one: for a lane without active segments, of which all marks are
+    /// stale.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn reopen(storage: &dyn Storage, lane: u16) -> Result<Option<Self>> {
+        let path = names::lane_marks(lane);
+        if storage.kind(&path)? != Some(FileKind::File) {
+            return Ok(None);
+        }
+        let len_bytes = storage.len_bytes(&path)?;
+        let records = len_bytes / RECORD_LEN_BYTES as u64;
+        let file = storage.open_append(&path, records * RECORD_LEN_BYTES as u64)?;
+        Ok(Some(Self { file, records: records as usize }))
+    }
+
+    /// Writes the file anew with `marks` and nothing else.
+    ///
+    /// # Errors
+    /// IO errors; the former file is then still there.
+    pub(crate) fn create(
+        storage: &dyn Storage,
+        lane: u16,
+        marks: &[SyncRecord],
+        durability: Durability,
+    ) -> Result<Self> {
+        let path = names::lane_marks(lane);
+        let temporary = names::temporary_lane_marks(lane);
+        clear(storage, &temporary)?;
+        let mut written = Self { file: storage.create(&temporary)?, records: 0 };
+        written.append(marks)?;
+        written.records = 0;
+        written.file.sync(durability)?;
+        set_aside_unless_file(storage, &path)?;
+        storage.rename(&temporary, &path)?;
+        if durability > Durability::Buffered {
+            storage.sync_dir(Path::new(names::LANES))?;
+        }
+        Ok(written)
+    }
+
+    /// Whether it is time to write the file anew.
+    pub(crate) fn is_full(&self) -> bool {
+        self.records >= MOST_RECORDS
+    }
+
+    /// Appends `marks`.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn append(&mut self, marks: &[SyncRecord]) -> Result<()> {
+        let records: Vec<u8> = marks.iter().flat_map(|mark| mark.encode()).collect();
+        self.records += marks.len();
+        if records.is_empty() { Ok(()) } else { self.file.append(&[IoSlice::new(&records)]) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::memory::MemoryStorage;
+
+    #[test]
+    fn the_farthest_mark_that_checks_out_counts() {
+        let storage = MemoryStorage::new();
+        storage.create_dir(Path::new(names::LANES)).unwrap();
+        let id = SegmentId { lane: 3, sequence: 7 };
+        assert_eq!(synced(&storage, 9, id).unwrap(), None);
+        let mark = |sequence, len_bytes, seed| SyncRecord { sequence, len_bytes, seed };
+        let mut marks = SyncLog::create(&storage, 3, &[mark(7, 100, 9)], Durability::SyncData).unwrap();
+        marks.append(&[mark(7, 200, 9), mark(7, 300, 8), mark(8, 400, 9)]).unwrap();
+        marks.append(&[]).unwrap();
+        assert_eq!(synced(&storage, 9, id).unwrap(), Some(200));
+        assert_eq!(synced(&storage, 1, id).unwrap(), Some(0));
+        let path = names::lane_marks(3);
+        for byte in 24..48 {
+            storage.corrupt(&path, byte, 0x15).unwrap();
+            assert_eq!(synced(&storage, 9, id).unwrap(), Some(100));
+            storage.corrupt(&path, byte, 0x15).unwrap();
+        }
+        storage.truncate(&path, 30).unwrap();
+        assert_eq!(synced(&storage, 9, id).unwrap(), Some(100));
+        SyncLog::create(&storage, 3, &[], Durability::SyncData).unwrap();
+        assert_eq!(synced(&storage, 9, id).unwrap(), Some(0));
+    }
+
+    #[test]
+    fn void_numbers_are_told_from_marks_and_found_by_their_lane() {
+        let storage = MemoryStorage::new();
+        storage.create_dir(Path::new(names::LANES)).unwrap();
+        let store = uuid::Uuid::from_u128(7);
+        let (own, other) = (SegmentId { lane: 0, sequence: 3 }, SegmentId { lane: 9, sequence: 3 });
+        let seed = segment_seed(store.as_bytes(), own);
+        let mark = SyncRecord { sequence: 3, len_bytes: 500, seed };
+        SyncLog::create(&storage, 0, &[mark, SyncRecord::void(&store, other)], Durability::SyncData).unwrap();
+        assert_eq!(synced(&storage, seed, own).unwrap(), Some(500));
+        assert_eq!(SyncLogs::voids(&storage, 0).unwrap(), [SyncRecord::void(&store, other)]);
+        let all = SyncLogs::read(&storage).unwrap();
+        assert_eq!(all.segments(&store, [9].into_iter()), [(own, false), (other, true)]);
+        assert_eq!(all.segments(&store, std::iter::empty()), [(own, false)], "no such lane is known");
+        assert!(all.segments(&uuid::Uuid::from_u128(8), [9].into_iter()).is_empty(), "of another store");
+    }
+}

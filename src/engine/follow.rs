@@ -1,0 +1,387 @@
+//! Following other writers: new sealed segments, and new batches of active ones.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::checksum::segment_seed;
+use crate::engine::admit::{admit_batch, admit_block};
+use crate::engine::files::sync_log;
+use crate::engine::options::Recovery;
+use crate::engine::report::Quarantined;
+use crate::engine::runs::build::memory_run;
+use crate::engine::runs::hashes::hash_block;
+use crate::engine::runs::publish::publish_run;
+use crate::engine::state::State;
+use crate::engine::state::registry::{Followed, Known, left_in_place};
+use crate::error::{Error, Result};
+use crate::io::{LARGE_PAGE_BYTES, ReadFile};
+use crate::names::{self, SegmentId, SegmentName};
+use crate::segment::begun::begun_bytes;
+use crate::segment::layout::Frame;
+use crate::segment::reader::Segment;
+use crate::segment::scan::{Ahead, Rest, look_ahead, read_any_front, read_front, rows_told, salvage, walk};
+use crate::segment::writer::SegmentWriter;
+
+/// Whether a file failed to be read because it was cut while it was looked at: zeros by its writer, or a torn tail by
+/// its lane's next one.
+fn was_cut(error: &Error) -> bool {
+    match error {
+        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::UnexpectedEof,
+        error => error.is_corrupt(),
+    }
+}
+
+/// Refreshes if the last time is long enough ago. Returns whether there was anything new.
+///
+/// # Errors
+/// As [`refresh`]; that of the last refresh, if it is not due: what could not be looked at may hold the key
+/// that is missing.
+pub(crate) fn refresh_if_due(state: &State) -> Result<bool> {
+    state.check_fork()?;
+    if state.registry().refresh_is_due(state.options().refresh_interval) {
+        return refresh(state);
+    }
+    state.registry().check_refreshed().map(|()| false)
+}
+
+/// Takes in what others committed. O(files), and O(rows) of what is new.
+pub(crate) fn refresh(state: &State) -> Result<bool> {
+    state.check_fork()?;
+    let result = take_in(state);
+    state.registry().refresh_ended(&result);
+    result
+}
+
+/// Takes in what others have committed, if there is any, before this handle commits: the last put of a key is to have
+/// the latest commit timestamp, whatever the clocks say. In a store of no lane but `lane` this is one look at a folder.
+/// What cannot be taken in is told by the next read that misses.
+pub(crate) fn take_in_others(state: &State, lane: u16) {
+    let mut known = state.registry().lock();
+    if is_alone(state, &mut known, lane) {
+        return;
+    }
+    let changed = || state.storage().changed(Path::new(names::SEGMENTS)).ok().flatten();
+    let any = !known.is_as_listed(changed) || known.followed().any(Followed::has_begun_more);
+    drop(known);
+    if any {
+        let _told_by_misses = refresh(state);
+    }
+}
+
+fn take_in(state: &State) -> Result<bool> {
+    let mut known = state.registry().lock();
+    known.note_listed(listed_now(state, names::SEGMENTS));
+    state.registry().refresh_begins();
+    state.metrics().refreshed();
+    let mut changed = false;
+    for entry in state.storage().list(Path::new(names::SEGMENTS))? {
+        let taken = match names::parse_segment(&entry.name) {
+            _ if !entry.kind.is_file() => Ok(false),
+            SegmentName::Sealed(id) if !known.is_own(id) && !known.is_bad(id) => {
+                take_sealed(state, &mut known, id).map_err(|error| (id, error))
+            }
+            SegmentName::Active(id)
+                if !known.is_own(id)
+                    && (!known.is_bad(id) || known.is_hidden(id))
+                    && !state.versions().load().segments().contains_key(&id) =>
+            {
+                let followed = match follow(state, &mut known, id) {
+                    // Sealed since it was listed: rows of a newer segment must not come without those before them.
+                    Err(error) if error.is_not_found() => take_sealed(state, &mut known, id),
+                    followed => followed,
+                };
+                followed.map_err(|error| (id, error))
+            }
+            _ => Ok(false),
+        };
+        match taken {
+            Ok(new) => changed |= new,
+            // Renamed or removed since it was listed: the next refresh sees what it became.
+            Err((_, error)) if error.is_not_found() => {}
+            // Tried again by the next refresh: until it works, a key that is missing may be in there.
+            Err((_, error))
+                if state.options().recovery == Recovery::Strict || !(error.is_corrupt() || error.is_denied()) =>
+            {
+                return Err(error);
+            }
+            Err((id, error)) => leave_damaged(state, &mut known, id, &error)?,
+        }
+    }
+    drop(known);
+    bound_reader_memtable(state)?;
+    Ok(changed)
+}
+
+/// Whether no lane but `lane` was ever written in.
+fn is_alone(state: &State, known: &mut Known, lane: u16) -> bool {
+    let changed = state.storage().changed(Path::new(names::LANES)).ok().flatten();
+    if changed.is_some() && changed == known.alone_since() {
+        return true;
+    }
+    let listed = listed_now(state, names::LANES);
+    let is_other = |name: &str| names::parse_lane_lock(name).is_some_and(|other| other != lane);
+    let entries = state.storage().list(Path::new(names::LANES));
+    let is_alone = entries.is_ok_and(|entries| !entries.iter().any(|entry| is_other(&entry.name)));
+    known.note_alone(listed.filter(|_| is_alone));
+    is_alone
+}
+
+/// When a folder changed last. A change that follows in the same tick of the file system's clock looks the same, so
+/// only one that is older than a few ticks counts.
+fn listed_now(state: &State, folder: &str) -> Option<SystemTime> {
+    const TICKS: Duration = Duration::from_millis(50);
+    let changed = state.storage().changed(Path::new(folder)).ok().flatten()?;
+    SystemTime::now().duration_since(changed).is_ok_and(|age| age > TICKS).then_some(changed)
+}
+
+fn take_sealed(state: &State, known: &mut Known, id: SegmentId) -> Result<bool> {
+    if state.versions().load().segments().contains_key(&id) {
+        return Ok(false);
+    }
+    let segment = Arc::new(Segment::open(state.storage(), &names::sealed(id), id)?);
+    state.identity().check_belongs(&segment.front, segment.described())?;
+    if let Some(error) = segment.front_damage() {
+        if state.options().recovery == Recovery::Strict {
+            return Err(error.clone());
+        }
+        known.leave(error, segment.seal.rows, Some(0));
+    }
+    state.clock().saw(segment.seal.last_stamp);
+    // Before anybody sees the segment: its rows enter then, or this fails and is tried again.
+    let block = hash_block(state, &segment)?;
+    state.versions().add_segment(&segment);
+    // Rows that were followed while the segment was active are found to be there already.
+    admit_block(state, &segment, &block)?;
+    if let Some(followed) = known.take_followed(id) {
+        state.memtable().segment_sealed(&segment);
+        followed.file.settle();
+    }
+    Ok(true)
+}
+
+/// Serves what can be read of a damaged file from where it lies, and notes the damage. A file that may not be read at
+/// all is left out in the same way. O(bytes).
+///
+/// # Errors
+/// IO errors.
+pub(crate) fn leave_damaged(state: &State, known: &mut Known, id: SegmentId, error: &Error) -> Result<()> {
+    known.bad(id);
+    let (path, file) = match open_any(state, id) {
+        Ok(found) => found,
+        // Removed since.
+        Err(error) if error.is_not_found() => return Ok(()),
+        Err(error) if error.is_denied() => {
+            known.leave(&error, 0, None);
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    let described: Arc<Path> = state.storage().describe(&path).into();
+    let (seed, len_bytes) = (segment_seed(state.identity().store().as_bytes(), id), file.len_bytes()?);
+    let mut rows_saved = 0;
+    if let Ok(front) = read_any_front(&described, &*file) {
+        if let Err(foreign) = state.identity().check_is(&front, id, &described) {
+            known.leave_foreign(id, &foreign);
+            return Ok(());
+        }
+        for frame in salvage(&*file, seed, front.frame.end_offset(), len_bytes)? {
+            match admit_batch(state, &front, &*file, &described, frame) {
+                Ok(_) => rows_saved += u64::from(frame.rows),
+                Err(error) if error.is_corrupt() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    let rows = rows_told(&*file, seed, 0, len_bytes)?;
+    known.leave(error, rows_saved, rows.map(|rows| rows.saturating_sub(rows_saved)));
+    Ok(())
+}
+
+/// The file of a segment, whether it is sealed or not.
+fn open_any(state: &State, id: SegmentId) -> Result<(PathBuf, Arc<dyn ReadFile>)> {
+    // In this order: sealing renames.
+    let paths = [names::active(id), names::sealed(id)];
+    let [active, sealed] = paths.map(|path| state.storage().open(&path, 0).map(|file| (path, file)));
+    match (sealed, active) {
+        (Err(error), active) if error.is_not_found() => active,
+        (sealed, _) => sealed,
+    }
+}
+
+fn follow(state: &State, known: &mut Known, id: SegmentId) -> Result<bool> {
+    let mut followed = match known.take_followed(id) {
+        Some(followed) => followed,
+        None => match follow_front(state, known, id)? {
+            Some(front) => front,
+            None => return Ok(false),
+        },
+    };
+    let new = follow_batches(state, known, id, &mut followed);
+    known.follow(id, followed);
+    new
+}
+
+/// Takes in the batches that `followed` has more than last time.
+fn follow_batches(state: &State, known: &mut Known, id: SegmentId, followed: &mut Followed) -> Result<bool> {
+    let mut new = false;
+    loop {
+        let seed = followed.front.seed;
+        let prefix = match walk(&*followed.file, seed, followed.end_offset, followed.rows) {
+            Err(error) if was_cut(&error) => return Ok(new),
+            prefix => prefix?,
+        };
+        for frame in &prefix.frames {
+            admit_batch(state, &followed.front, &*followed.file, &followed.described, *frame)?;
+            followed.passed(*frame);
+            new = true;
+        }
+        // What was cut off at the end of a batch is seen when the file is first looked at.
+        if prefix.rest == Rest::Nothing && followed.looked {
+            return Ok(new);
+        }
+        let synced = sync_log::synced(state.storage(), seed, id)?;
+        // A file that was filled up with zeros is written to without growing: without marks nothing tells of it.
+        let tells = synced.is_some() || !prefix.len_bytes.is_multiple_of(LARGE_PAGE_BYTES);
+        if followed.searched == Some((prefix.len_bytes, synced)) && tells {
+            return Ok(new);
+        }
+        let frames = match look_ahead(&*followed.file, seed, &prefix, (followed.rows, followed.timestamp), synced) {
+            Err(error) if was_cut(&error) => return Ok(new),
+            Err(error) => return Err(error),
+            Ok(Ahead::More) => continue,
+            Ok(Ahead::Nothing) => {
+                followed.looked(&prefix, synced);
+                return Ok(new);
+            }
+            Ok(Ahead::Damage(frames)) => frames,
+        };
+        let error = Error::corrupt(&*followed.described, prefix.end_offset, prefix.why());
+        if state.options().recovery == Recovery::Strict {
+            return Err(error);
+        }
+        let is_known = followed.damaged_at.replace(prefix.end_offset) == Some(prefix.end_offset);
+        if frames.is_empty() {
+            // Its writer may go on behind the damage.
+            followed.looked(&prefix, synced);
+            if !is_known {
+                let told = rows_told(&*followed.file, seed, 0, prefix.len_bytes)?;
+                let rows_lost = told.map(|rows| rows.saturating_sub(followed.rows)).filter(|rows| *rows > 0);
+                known.leave_reported(left_in_place(&error, followed.rows, rows_lost));
+            }
+            return Ok(new);
+        }
+        known.leave_reported(pass_damage(state, followed, &frames, &error));
+        new = true;
+    }
+}
+
+/// Takes in the batches behind a damaged place.
+fn pass_damage(state: &State, followed: &mut Followed, frames: &[Frame], error: &Error) -> Quarantined {
+    let mut rows_lost = 0;
+    for frame in frames {
+        rows_lost += frame.first_row.saturating_sub(followed.rows);
+        if admit_batch(state, &followed.front, &*followed.file, &followed.described, *frame).is_err() {
+            rows_lost += u64::from(frame.rows);
+        }
+        followed.passed(*frame);
+    }
+    left_in_place(error, followed.rows.saturating_sub(rows_lost), Some(rows_lost))
+}
+
+/// The front of an active segment; `None` if nothing was committed to it yet.
+fn follow_front(state: &State, known: &mut Known, id: SegmentId) -> Result<Option<Followed>> {
+    let path = names::active(id);
+    let described: Arc<Path> = state.storage().describe(&path).into();
+    let file = state.storage().open(&path, state.options().segment_bytes + SegmentWriter::overhead_bytes())?;
+    let len_bytes = file.len_bytes()?;
+    let mut front = read_front(&described, &*file, id);
+    if let Err(Error::Corrupt { .. }) = &front {
+        // Its writer has just begun, or has died: its lane's next writer will tell. Unless batches follow.
+        if known.has_only_begun(id, len_bytes) {
+            return Ok(None);
+        }
+        let seed = segment_seed(state.identity().store().as_bytes(), id);
+        let synced = sync_log::synced(state.storage(), seed, id)?.unwrap_or(0);
+        if synced == 0 && begun_bytes(&*file, seed)?.is_some() {
+            known.note_begun(id, len_bytes);
+            return Ok(None);
+        }
+        // The front was written before them: it is whole by now, or damaged.
+        front = read_front(&described, &*file, id);
+    }
+    let front = front?;
+    state.identity().check_belongs(&front, &described)?;
+    let end_offset = front.frame.end_offset();
+    Ok(Some(Followed {
+        front,
+        file,
+        described,
+        end_offset,
+        rows: 0,
+        timestamp: 0,
+        searched: None,
+        looked: false,
+        damaged_at: None,
+    }))
+}
+
+/// A reader writes no runs, so it keeps what has been sealed since in runs of its own in memory.
+fn bound_reader_memtable(state: &State) -> Result<()> {
+    if !state.access().is_read_only() || state.memtable().len() < state.options().delta_keys.max(1) {
+        return Ok(());
+    }
+    // The thread that holds the lock builds the run.
+    let Some(_building) = state.versions().try_lock_rebuild() else { return Ok(()) };
+    // While the registry is held, no rows of a published segment are entering. A thread that holds it now comes here
+    // next.
+    let Some(known) = state.registry().try_lock() else { return Ok(()) };
+    let version = state.versions().load_full();
+    drop(known);
+    let fresh = version.uncovered();
+    if fresh.is_empty() {
+        return Ok(());
+    }
+    // One run in memory at a time: it takes in the last one.
+    let absorbed: Vec<_> = version.runs().iter().filter(|run| run.name().is_none()).cloned().collect();
+    let segments = absorbed.iter().flat_map(|run| run.segments().iter().cloned()).chain(fresh).collect();
+    publish_run(state, &Arc::new(memory_run(state, segments, false)?), &absorbed);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::open::open_reader;
+    use crate::io::Storage;
+    use crate::io::memory::MemoryStorage;
+    use crate::{Options, Value};
+
+    #[test]
+    fn a_torn_tail_is_searched_once_for_each_length_and_followed_when_it_is_whole() {
+        const PATH: &str = "segments/0000-0000000001.arrow.open";
+        let storage = MemoryStorage::new();
+        let store = Options::new().synchronous(true).open_on(Arc::new(storage.clone())).unwrap();
+        for key in 0..2_u64 {
+            store.put(key, Value::Int(1)).unwrap();
+            store.flush().unwrap();
+        }
+        let whole = storage.read(PATH).unwrap();
+        let copy = storage.power_loss();
+        let len = whole.len() as u64 - 50;
+        let mut writer = copy.open_append(Path::new(PATH), len).unwrap();
+        let (state, _) = open_reader(Arc::new(copy.clone()), Options::new().recovery(Recovery::Strict)).unwrap();
+        let searched = || {
+            let known = state.registry().lock();
+            known.followed().map(|followed| followed.searched.map(|(len, _)| len)).collect::<Vec<_>>()
+        };
+        let rows = || state.registry().lock().followed().map(|followed| followed.rows).sum::<u64>();
+        assert_eq!((searched(), rows()), (vec![Some(len)], 1));
+        assert!(!refresh(&state).unwrap());
+        for (from, to) in [(len, len + 20), (len + 20, whole.len() as u64)] {
+            writer.append(&[std::io::IoSlice::new(&whole[from as usize..to as usize])]).unwrap();
+            assert_eq!(refresh(&state).unwrap(), to == whole.len() as u64);
+        }
+        assert_eq!((searched(), rows()), (vec![None], 2));
+    }
+}

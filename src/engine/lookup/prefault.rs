@@ -1,0 +1,188 @@
+//! Reading in what a batch will touch, where it lies on disk, before it is touched.
+//!
+//! What a batch touches (buckets, then keys, then rows) is known before it is touched, and how much of that is in
+//! memory can be measured. So what is missing is asked for at once, and waited for once, not faulted row by row. Asking
+//! costs a system call a row, which a warm batch must not pay: a few rows of large batches, and of some small ones, are
+//! looked at instead, and if one of them is missing, the next batches are looked at whole. Until then, small batches of
+//! a store that went cold fault.
+
+use std::path::Path;
+
+use bytes::Bytes;
+
+use crate::engine::lookup::query::Query;
+use crate::engine::rows::row::{Holder, Row};
+use crate::engine::state::State;
+use crate::engine::state::residency::{KEYS_A_LOOK, ROWS_A_LOOK};
+use crate::engine::state::versions::LoadedRun;
+use crate::error::Result;
+use crate::io::residency::is_resident;
+use crate::segment::batch::{Batch, Verify};
+use crate::segment::columns::{KeyColumn, LeafColumn};
+use crate::segment::reader::Segment;
+
+/// Brings in what looking up `queries` touches: buckets, the tables of batches that were not parsed yet, and keys.
+///
+/// # Errors
+/// [`crate::Error::Io`] if some of it cannot be read.
+pub(crate) fn prefault_index(state: &State, queries: &[Query<'_>]) -> Result<()> {
+    let version = state.versions().load();
+    let runs = version.runs();
+    let of_all_runs = |at: usize, resident: fn(&LoadedRun, &Query<'_>) -> bool| {
+        queries.get(at).is_none_or(|query| runs.iter().all(|run| resident(run, query)))
+    };
+    let watch = state.residency().buckets();
+    if watch.suspects(queries.len(), KEYS_A_LOOK, salt(queries), |at| of_all_runs(at, bucket_is_resident)) {
+        let buckets = runs.iter().flat_map(|loaded| queries.iter().map(|query| loaded.run().bucket_bytes(query.hash)));
+        watch.bring_in(buckets, |at| runs.get(at / queries.len().max(1)).map(|loaded| loaded.run().path()))?;
+    }
+    let watch = state.residency().keys();
+    if !watch.suspects(queries.len(), KEYS_A_LOOK, salt(queries), |at| of_all_runs(at, key_is_resident)) {
+        return Ok(());
+    }
+    let places: Vec<Place<'_>> = runs.iter().flat_map(|loaded| places(loaded, queries)).collect();
+    prefault_tables(state, &places)?;
+    let path = |at: usize| places.get(at).map(|place| &**place.segment.described());
+    let keys = || places.iter().map(|place| Some((&place.batch()?.columns.keys, place.within)));
+    watch.bring_in(keys().map(|key| key.and_then(|(column, row)| key_offsets(column, row))), path)?;
+    watch.bring_in(keys().map(|key| key.and_then(|(column, row)| column.get(row))), path)
+}
+
+/// Parsing a batch for the first time reads its keys, row checksums and offsets.
+fn prefault_tables(state: &State, places: &[Place<'_>]) -> Result<()> {
+    let mut unread: Vec<(&Segment, usize)> = places
+        .iter()
+        .filter(|place| !place.segment.is_parsed(place.number))
+        .map(|place| (place.segment, place.number))
+        .collect();
+    unread.sort_unstable_by_key(|(segment, number)| (segment.id, *number));
+    unread.dedup_by_key(|(segment, number)| (segment.id, *number));
+    // What lies beyond the end of its file is for parsing to report.
+    let table = |(segment, number): &(&Segment, usize)| match segment.structure_bytes(*number) {
+        Err(error) if !error.is_corrupt() => Err(error),
+        bytes => Ok(bytes.unwrap_or_default()),
+    };
+    let tables: Vec<Bytes> = unread.iter().map(table).collect::<Result<_>>()?;
+    let path = |at: usize| unread.get(at).map(|(segment, _)| &**segment.described());
+    state.residency().keys().bring_in(tables.iter().map(|bytes| Some(&**bytes)), path)
+}
+
+/// Brings in the rows of `located`: what tells where their values are, then values and row checksums.
+///
+/// # Errors
+/// [`crate::Error::Io`] if some of it cannot be read.
+pub(crate) fn prefault_rows(state: &State, queries: &[Query<'_>], rows: &[Option<Row<'_>>]) -> Result<()> {
+    let at = |position: usize| rows.get(position).and_then(Option::as_ref);
+    let resident = |position| at(position).is_none_or(|row| values(row).all(is_resident));
+    if !state.residency().rows().suspects(rows.len(), ROWS_A_LOOK, salt(queries), resident) {
+        return Ok(());
+    }
+    let verify = state.options().verify;
+    let found: Vec<&Row<'_>> = rows.iter().flatten().collect();
+    // Rows of one length tell where they are; others have to be asked first.
+    prefault_each(state, &found, |row| offsets(row).collect())?;
+    prefault_each(state, &found, |row| crc(row, verify).into_iter().chain(values(row)).collect())
+}
+
+fn prefault_each<'a>(state: &State, rows: &[&'a Row<'_>], ranges: impl Fn(&'a Row<'_>) -> Vec<&'a [u8]>) -> Result<()> {
+    let ranges: Vec<_> = rows.iter().flat_map(|row| ranges(row).into_iter().map(move |bytes| (*row, bytes))).collect();
+    state.residency().rows().bring_in(ranges.iter().map(|(_, bytes)| Some(*bytes)), |at| path_of(ranges.get(at)?.0))
+}
+
+/// A number that differs from batch to batch.
+fn salt(queries: &[Query<'_>]) -> u64 {
+    queries.first().map_or(0, |query| query.hash)
+}
+
+/// Where a key that a run proposes is.
+struct Place<'a> {
+    segment: &'a Segment,
+    /// Of the batch in the segment.
+    number: usize,
+    within: usize,
+}
+
+impl<'a> Place<'a> {
+    /// `None` if it is damaged, which locating reports.
+    fn batch(&self) -> Option<&'a Batch> {
+        self.segment.batch(self.number).ok().map(|batch| &**batch)
+    }
+}
+
+/// The places of the rows whose tags match. What is damaged has none: locating reports it.
+fn places<'a>(loaded: &'a LoadedRun, queries: &[Query<'_>]) -> Vec<Place<'a>> {
+    let mut places = Vec::with_capacity(queries.len());
+    for query in queries {
+        let _damaged = loaded.run().find(query.hash, &mut |run_row| places.extend(place(loaded, run_row)));
+    }
+    places
+}
+
+fn place(loaded: &LoadedRun, run_row: u64) -> Option<Place<'_>> {
+    let (segment, number, within) = loaded.locator().source(run_row)?;
+    Some(Place { segment: loaded.segments().get(segment)?, number, within })
+}
+
+fn bucket_is_resident(loaded: &LoadedRun, query: &Query<'_>) -> bool {
+    loaded.run().bucket_bytes(query.hash).is_none_or(is_resident)
+}
+
+/// Whether comparing the keys that the run proposes for `query` touches nothing that is not in memory.
+fn key_is_resident(loaded: &LoadedRun, query: &Query<'_>) -> bool {
+    let in_memory = |bytes: Option<&[u8]>| bytes.is_none_or(is_resident);
+    places(loaded, std::slice::from_ref(query)).iter().all(|place| {
+        place.segment.is_parsed(place.number)
+            && place.batch().is_none_or(|batch| {
+                let keys = &batch.columns.keys;
+                in_memory(key_offsets(keys, place.within)) && in_memory(keys.get(place.within))
+            })
+    })
+}
+
+/// What tells where a key lies, for keys of several lengths.
+fn key_offsets(column: &KeyColumn, row: usize) -> Option<&[u8]> {
+    match column {
+        KeyColumn::U64(_) => None,
+        KeyColumn::Variable { offsets, .. } => offset_pair(offsets, row),
+    }
+}
+
+fn offset_pair(offsets: &[u8], row: usize) -> Option<&[u8]> {
+    let start = row.checked_mul(4)?;
+    offsets.get(start..start.checked_add(8)?)
+}
+
+/// The row's checksum, if it will be compared. Rows in memory have none.
+fn crc<'a>(row: &'a Row<'_>, verify: Verify) -> Option<&'a [u8]> {
+    match &row.holder {
+        Holder::Pending(..) => None,
+        Holder::Batch(batch, _) => batch.crc_to_compare(row.row, verify),
+        Holder::Cached(cached) => cached.batch.crc_to_compare(row.row, verify),
+    }
+}
+
+/// What tells where the row's values lie, for values of several lengths.
+fn offsets<'a>(row: &'a Row<'_>) -> impl Iterator<Item = &'a [u8]> {
+    let of_leaf = |leaf: &'a LeafColumn| match leaf {
+        LeafColumn::Variable { offsets, dims, rank, .. } => {
+            let width = rank.saturating_mul(4);
+            let start = row.row.saturating_mul(width);
+            [offset_pair(offsets, row.row), dims.get(start..start.saturating_add(width))]
+        }
+        LeafColumn::Fixed { .. } | LeafColumn::Bits(_) => [None, None],
+    };
+    row.columns().leaves.iter().flat_map(of_leaf).flatten()
+}
+
+/// The stored bytes of a row.
+fn values<'a>(row: &'a Row<'_>) -> impl Iterator<Item = &'a [u8]> {
+    row.columns().leaves.iter().filter_map(|leaf| Some(leaf.get(row.row)?.as_slice()))
+}
+
+fn path_of<'a>(row: &'a Row<'_>) -> Option<&'a Path> {
+    match &row.holder {
+        Holder::Pending(..) => None,
+        Holder::Batch(batch, _) => Some(batch.path()),
+        Holder::Cached(cached) => Some(cached.batch.path()),
+    }
+}

@@ -1,0 +1,164 @@
+//! A batch of keys through the index runs, in stages.
+
+use std::sync::Arc;
+
+use crate::engine::lookup::query::Query;
+use crate::engine::rows::locator::BatchRow;
+use crate::engine::rows::row::{Holder, Row};
+use crate::engine::state::versions::LoadedRun;
+use crate::error::Result;
+use crate::index::run_layout::EMPTY;
+use crate::key::KeyRef;
+
+/// Keys that go through the stages of a lookup together: enough for their waits for memory to overlap, and few enough
+/// for what was asked for to be there still when its stage comes.
+pub(crate) const GROUP: usize = 128;
+
+/// A list to which items are added that may not count: without a branch, as nobody guesses which do.
+#[derive(Debug)]
+struct Counted<T> {
+    items: Vec<T>,
+    len: usize,
+}
+
+impl<T: Copy + Default> Counted<T> {
+    fn with_room(items: usize) -> Self {
+        Self { items: vec![T::default(); items], len: 0 }
+    }
+
+    #[inline]
+    fn add(&mut self, item: T, counts: bool) {
+        match self.items.get_mut(self.len) {
+            Some(place) => *place = item,
+            None => self.items.push(item),
+        }
+        self.len += usize::from(counts);
+    }
+
+    fn iter(&self) -> std::iter::Take<std::slice::Iter<'_, T>> {
+        self.items.iter().take(self.len)
+    }
+}
+
+/// The stages of a lookup in runs, and what passes from one to the next beside the position in the group. Each stage
+/// asks for what the next one reads.
+#[derive(Debug)]
+pub(crate) struct Stages {
+    /// Hashes whose home buckets are full, and how many buckets their rows went on.
+    spilled: Counted<(u32, u64, u64)>,
+    run_rows: Counted<(u32, u64)>,
+    places: Vec<(u32, BatchRow)>,
+    /// As [`super::find::InMemtable`] has them, of all groups.
+    pub undecided: Vec<(usize, u64)>,
+}
+
+impl Stages {
+    /// For batches of `keys`.
+    pub(crate) fn new(keys: usize) -> Self {
+        let group = keys.min(GROUP);
+        // Few tags match without their keys.
+        let room = group + group / 4;
+        Self {
+            spilled: Counted::with_room(group),
+            run_rows: Counted::with_room(room),
+            places: Vec::with_capacity(room),
+            undecided: Vec::new(),
+        }
+    }
+
+    /// Puts the newest rows of a group of keys into `newest`; the group begins at position `first` of the batch.
+    pub(crate) fn locate<'v>(
+        &mut self,
+        runs: &'v [Arc<LoadedRun>],
+        queries: &[Query<'_>],
+        newest: &mut [Option<Row<'v>>],
+        first: usize,
+    ) -> Result<()> {
+        for loaded in runs {
+            queries.iter().for_each(|query| loaded.run().prefetch(query.hash));
+        }
+        for loaded in runs {
+            self.match_tags(loaded, queries, newest)?;
+            self.find_places(loaded);
+            self.prefetch_keys(loaded, queries);
+            self.compare_keys(loaded, queries, newest, first);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn match_tags(&mut self, loaded: &LoadedRun, queries: &[Query<'_>], newest: &[Option<Row<'_>>]) -> Result<()> {
+        let locator = loaded.locator();
+        (self.run_rows.len, self.spilled.len) = (0, 0);
+        let mut add = |position, run_row| {
+            locator.prefetch(run_row);
+            self.run_rows.add((position, run_row), run_row != EMPTY);
+        };
+        for (position, (query, newest)) in (0_u32..).zip(queries.iter().zip(newest)) {
+            // What was found is newer than all that this run holds.
+            if newest.as_ref().is_some_and(|row| row.version().timestamp > loaded.run().max_stamp()) {
+                continue;
+            }
+            let reach = loaded.run().find_at_home(query.hash, &mut |run_row| add(position, run_row))?;
+            // Every other home bucket is full.
+            self.spilled.add((position, query.hash, reach), reach > 0);
+        }
+        for (position, hash, reach) in self.spilled.iter() {
+            loaded.run().find_spilled(*hash, *reach, &mut |run_row| add(*position, run_row))?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn find_places(&mut self, loaded: &LoadedRun) {
+        let locator = loaded.locator();
+        self.places.clear();
+        let places = self.run_rows.iter().map(|(position, run_row)| (*position, locator.place(*run_row)));
+        self.places.extend(places);
+    }
+
+    #[inline]
+    fn prefetch_keys(&self, loaded: &LoadedRun, queries: &[Query<'_>]) {
+        let locator = loaded.locator();
+        let batches = || self.places.iter().map(|(_, place)| (locator.cached_batch(loaded.segments(), *place), place));
+        for (batch, place) in batches() {
+            if let Ok(batch) = batch {
+                batch.prefetch_key(place.row as usize);
+            }
+        }
+        // Keys of several lengths are found in two steps.
+        if !matches!(queries.first(), Some(Query { key: KeyRef::U64(_), .. })) {
+            for (batch, place) in batches() {
+                if let Ok(batch) = batch {
+                    batch.prefetch_variable_key(place.row as usize);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn compare_keys<'v>(
+        &mut self,
+        loaded: &'v LoadedRun,
+        queries: &[Query<'_>],
+        newest: &mut [Option<Row<'v>>],
+        first: usize,
+    ) {
+        let locator = loaded.locator();
+        for (position, place) in &self.places {
+            let (position, row) = (*position as usize, place.row as usize);
+            let (Some(query), Some(newest)) = (queries.get(position), newest.get_mut(position)) else { continue };
+            let Ok(batch) = locator.cached_batch(loaded.segments(), *place) else {
+                let timestamp = locator.newest_timestamp(loaded.segments(), *place);
+                self.undecided.push((first + position, timestamp));
+                continue;
+            };
+            if batch.holds(row, query.key) {
+                let row = Row { holder: Holder::Cached(batch), row };
+                if newest.as_ref().is_none_or(|found| row.version() > found.version()) {
+                    *newest = Some(row);
+                }
+            }
+        }
+    }
+}

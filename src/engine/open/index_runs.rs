@@ -1,0 +1,140 @@
+//! Index runs as they lie on disk, and those that fit the segments.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::engine::admit::admit_segment;
+use crate::engine::files::replace::list_if_exists;
+use crate::engine::report::OpenReport;
+use crate::engine::runs::build::{is_of_store, memory_run, open_run, remembered_live};
+use crate::engine::state::State;
+use crate::engine::state::versions::LoadedRun;
+use crate::error::{Error, Result};
+use crate::index::run::Run;
+use crate::io::{FileKind, Storage};
+use crate::names::{self, SegmentId};
+
+/// Index runs as they lie on disk.
+#[derive(Default)]
+pub(crate) struct Runs {
+    /// Of this store.
+    own: Vec<(SegmentId, Run)>,
+    /// Damaged ones, which may be removed.
+    damaged: Vec<SegmentId>,
+    /// Those of another store, or a newer version: not this store's to remove.
+    foreign: usize,
+    /// Those that this user may not read.
+    unreadable: Vec<Error>,
+}
+
+impl Runs {
+    /// Opens all runs, of whichever store. O(runs).
+    pub(crate) fn read(storage: &dyn Storage) -> Result<Self> {
+        let entries = list_if_exists(storage, names::RUNS)?;
+        let mut runs = Self::default();
+        for id in entries.iter().filter(|entry| entry.kind.is_file()).filter_map(|entry| names::parse_run(&entry.name))
+        {
+            match open_run(storage, &names::run(id)) {
+                Ok(run) => runs.own.push((id, run)),
+                Err(Error::NewerFormat { .. }) => runs.foreign += 1,
+                Err(Error::Corrupt { .. }) => runs.damaged.push(id),
+                Err(error) if error.is_denied() => runs.unreadable.push(error),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(runs)
+    }
+
+    /// Those of the store of `state`.
+    pub(crate) fn of_store(mut self, state: &State) -> Self {
+        let all = self.own.len();
+        self.own.retain(|(_, run)| is_of_store(state, run));
+        self.foreign += all - self.own.len();
+        self
+    }
+
+    /// Segments that they cover, and their rows.
+    pub(crate) fn covered(&self) -> Vec<(SegmentId, u64)> {
+        let covered = self.own.iter().flat_map(|(_, run)| run.covered());
+        covered.map(|covered| (SegmentId { lane: covered.lane, sequence: covered.sequence }, covered.rows)).collect()
+    }
+
+    /// Why one may not be read.
+    pub(crate) fn unreadable(&self) -> Option<&Error> {
+        self.unreadable.first()
+    }
+}
+
+/// Publishes the runs that fit the segments, the largest first, none overlapping; drops the others, those of `lane`
+/// from disk.
+pub(crate) fn use_runs(state: &State, runs: Runs, lane: Option<u16>, report: &mut OpenReport) -> Result<()> {
+    let segments = state.versions().load().segments().clone();
+    let mut fitting: Vec<LoadedRun> = Vec::new();
+    let mut useless: Vec<SegmentId> = runs.damaged;
+    for (id, run) in runs.own {
+        let covered = run.covered().iter().map(|covered| {
+            let segment = segments.get(&SegmentId { lane: covered.lane, sequence: covered.sequence })?;
+            (segment.seal.crc == covered.seal_crc && segment.seal.rows == covered.rows).then(|| Arc::clone(segment))
+        });
+        match covered.collect::<Option<Vec<_>>>() {
+            Some(segments) => fitting.push(LoadedRun::new(run, Some(id), segments)),
+            None => useless.push(id),
+        }
+    }
+    report.runs_dropped = useless.len() + runs.foreign + runs.unreadable.len();
+    report.notes.extend(runs.unreadable.iter().map(|error| format!("left out: {error}")));
+    fitting.sort_by_key(|run| std::cmp::Reverse(run.run().keys()));
+    let mut taken: HashSet<SegmentId> = HashSet::new();
+    let mut chosen = Vec::new();
+    for run in fitting {
+        if run.segments().iter().any(|segment| taken.contains(&segment.id)) {
+            // Whole, but another one covers its rows: lanes merge each other's segments.
+            useless.extend(run.name());
+        } else {
+            taken.extend(run.segments().iter().map(|segment| segment.id));
+            chosen.push(Arc::new(run));
+        }
+    }
+    for id in useless.into_iter().filter(|id| Some(id.lane) == lane) {
+        state.storage().remove(&names::run(id))?;
+    }
+    remove_unfinished_runs(state, lane)?;
+    let live =
+        chosen.iter().find_map(|run| remembered_live(run.run(), chosen.iter().flat_map(|run| run.segments().iter())));
+    if !chosen.is_empty() {
+        state.live().set(live);
+    }
+    state.versions().set_runs(&chosen);
+    Ok(())
+}
+
+/// Runs that the lane's former writer had begun to build.
+fn remove_unfinished_runs(state: &State, lane: Option<u16>) -> Result<()> {
+    let Some(lane) = lane else { return Ok(()) };
+    for entry in state.storage().list(Path::new(names::RUNS))? {
+        let is_own = names::parse_temporary_run(&entry.name).is_some_and(|id| id.lane == lane);
+        if is_own && entry.kind == FileKind::File {
+            state.storage().remove(&Path::new(names::RUNS).join(&entry.name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Indexes sealed rows that no run covers: in the memtable, or, if they are too many for it, in a run in memory that
+/// the next merge writes down.
+pub(crate) fn index_uncovered(state: &State, report: &mut OpenReport) -> Result<()> {
+    let version = state.versions().load_full();
+    let fresh = version.uncovered();
+    let rows: u64 = fresh.iter().map(|segment| u64::from(segment.rows())).sum();
+    report.rows_indexed = rows;
+    if rows as usize <= state.options().delta_keys {
+        return fresh.iter().try_for_each(|segment| admit_segment(state, segment));
+    }
+    let covers_all = version.runs().is_empty();
+    let run = memory_run(state, fresh, covers_all)?;
+    state.live().set(remembered_live(run.run(), run.segments().iter()).filter(|_| covers_all));
+    state.versions().replace_runs(&Arc::new(run), &[]);
+    Ok(())
+}

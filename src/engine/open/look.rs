@@ -1,0 +1,126 @@
+//! What is on disk: looked at, sorted out, and judged. Changes nothing.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::engine::files::identity::{self, Recorded};
+use crate::engine::files::listing::{Listing, list};
+use crate::engine::files::quarantine::MissingIds;
+use crate::engine::findings::findings;
+use crate::engine::open::identity::find_identity;
+use crate::engine::open::index_runs::Runs;
+use crate::engine::open::inventory::{Inventory, load};
+use crate::engine::open::missing::missing;
+use crate::engine::open::recover::{Judged, judge};
+use crate::engine::options::{Options, Recovery};
+use crate::engine::state::State;
+use crate::error::{Error, Result};
+use crate::io::Storage;
+use crate::names::{self, SegmentId};
+use crate::segment::reader::Segment;
+use crate::segment::writer::StoreIdentity;
+
+/// What is on disk, looked at and sorted out.
+pub(crate) struct Found {
+    pub state: State,
+    pub recorded: Recorded,
+    pub listing: Listing,
+    pub inventory: Inventory,
+    pub runs: Runs,
+    pub missing: Vec<MissingIds>,
+}
+
+/// Looks at everything and changes nothing. `invent` makes the identity of a store that is not there yet.
+pub(crate) fn look(
+    storage: Arc<dyn Storage>,
+    options: Options,
+    read_only: bool,
+    invent: impl FnOnce(&Options) -> Option<StoreIdentity>,
+) -> Result<Found> {
+    // Before the segments: what a run covers was sealed before the run was made.
+    let runs = Runs::read(&*storage)?;
+    let listing = list(&*storage)?;
+    let loaded = load(&*storage, &listing.sealed)?;
+    let recorded = match identity::read(&*storage) {
+        // A reader takes what segments say. A writer would put another file in its place.
+        Err(error) if read_only && error.is_denied() => Recorded::Damaged(error),
+        recorded => recorded?,
+    };
+    let identity = find_identity(&*storage, &recorded, &loaded, &listing.active);
+    let identity = identity.or_else(|| invent(&options)).ok_or_else(|| {
+        Error::io(
+            "open the store in",
+            storage.describe(Path::new("")),
+            std::io::Error::new(std::io::ErrorKind::NotFound, "no store has been written there"),
+        )
+    })?;
+    let state = State::new(storage, options, identity, read_only)?;
+    let inventory = Inventory::take(&state, &listing, loaded)?;
+    let runs = runs.of_store(&state);
+    let missing = missing(&state, &inventory, &listing, &runs.covered())?;
+    Ok(Found { state, recorded, listing, inventory, runs, missing })
+}
+
+impl Found {
+    /// What [`Recovery::Strict`] refuses: damage that is seen without a walk of active segments, and files that are
+    /// left out or missing.
+    pub(crate) fn refuse(&self) -> Result<()> {
+        if self.state.options().recovery != Recovery::Strict {
+            return Ok(());
+        }
+        let found = &self.inventory;
+        let fronts = found.segments.iter().filter_map(|segment| segment.front_damage());
+        let files = found.damaged.iter().chain(&found.damaged_replaced).chain(&found.foreign).chain(&found.unreadable);
+        let files = files.map(|(_, error)| error).chain(self.runs.unreadable());
+        if let Recorded::Damaged(error) = &self.recorded {
+            return Err(error.clone());
+        }
+        if let Some(error) = files.chain(fronts).next() {
+            return Err(error.clone());
+        }
+        if let Some((id, why)) = found.strays.first() {
+            return Err(Error::corrupt(self.state.storage().describe(&names::temporary_segment(*id)), 0, why.clone()));
+        }
+        if let Some((_, name)) = self.listing.not_files.first() {
+            let path = self.state.storage().describe(&Path::new(names::SEGMENTS).join(name));
+            return Err(Error::corrupt(path, 0, "it is no file that a writer of this store made"));
+        }
+        let known = findings(&self.state)?.missing;
+        let new = self.missing.iter().map(|missing| missing.describe(self.state.storage()));
+        known.into_iter().chain(new).next().map_or(Ok(()), |missing| Err(missing.error()))
+    }
+
+    /// Active segments of `lane`, whose writer is gone, and what they turned out to be.
+    pub(crate) fn judge(&self, lane: u16) -> Result<Vec<(SegmentId, Judged)>> {
+        let foreign: HashSet<SegmentId> = self.inventory.foreign.iter().map(|(id, _)| *id).collect();
+        let own = self.listing.active.iter().filter(|id| !foreign.contains(id)).chain(&self.inventory.hidden);
+        let own = own.filter(|id| id.lane == lane);
+        let judge = |id| judge(&self.state, id).map(|judged| (id, judged.behind(&self.state, &self.inventory, id)));
+        let judged = own.map(|id| judge(*id)).collect::<Result<Vec<_>>>()?;
+        if self.state.options().recovery == Recovery::Strict
+            && let Some(error) = judged.iter().find_map(|(_, judged)| judged.damage())
+        {
+            return Err(error.clone());
+        }
+        Ok(judged)
+    }
+
+    /// Publishes the segments, and notes the files that are left where they are.
+    pub(crate) fn publish(&self) {
+        let state = &self.state;
+        let mut known = state.registry().lock();
+        self.inventory.foreign.iter().for_each(|(id, error)| known.leave_foreign(*id, error));
+        self.inventory.hidden.iter().for_each(|id| known.follow_hidden(*id));
+        for (id, why) in &self.inventory.strays {
+            known.leave_not_file(state.storage().describe(&names::temporary_segment(*id)), why.clone());
+        }
+        for segment in &self.inventory.segments {
+            state.clock().saw(segment.seal.last_stamp);
+        }
+        drop(known);
+        // A writer is about to write anew those whose front is damaged.
+        let served = |segment: &&Arc<Segment>| state.access().is_read_only() || segment.front_damage().is_none();
+        state.versions().add_segments(self.inventory.segments.iter().filter(served));
+    }
+}

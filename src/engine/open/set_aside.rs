@@ -1,0 +1,75 @@
+//! What opening moves away, and what it notes of it.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use crate::engine::files::listing::Listing;
+use crate::engine::files::quarantine::{move_away, told};
+use crate::engine::files::sync_log::SyncLogs;
+use crate::engine::follow::leave_damaged;
+use crate::engine::open::inventory::Inventory;
+use crate::engine::open::look::Found;
+use crate::engine::open::salvage;
+use crate::engine::state::State;
+use crate::engine::write::lane::Lane;
+use crate::error::Result;
+use crate::names::{self, SegmentId};
+
+/// Segments that the lane's former writer had begun to write in the place of others: they hold nothing that is not
+/// there still.
+pub(crate) fn unfinished(found: &Found, lane: &mut Lane) -> Result<Vec<PathBuf>> {
+    let is_stray = |id: &SegmentId| found.inventory.strays.iter().any(|(stray, _)| stray == id);
+    let own = found.listing.temporary.iter().filter(|id| id.lane == lane.number() && !is_stray(id));
+    let own: Vec<SegmentId> = own.copied().collect();
+    own.iter().try_for_each(|id| lane.void(&found.state, *id))?;
+    Ok(own.into_iter().map(names::temporary_segment).collect())
+}
+
+/// Notes that the numbers of files that earlier openings moved away are void: one that was stopped halfway did not.
+pub(crate) fn note_set_aside(state: &State, lane: &mut Lane, listing: &Listing) -> Result<()> {
+    let there: HashSet<SegmentId> = listing.ids().collect();
+    let noted = SyncLogs::read(state.storage())?;
+    let lanes = there.iter().map(|id| id.lane);
+    let noted: HashSet<(SegmentId, bool)> = noted.segments(state.identity().store(), lanes).into_iter().collect();
+    let moved = told(state.storage())?.segments.into_iter().filter(|id| !there.contains(id));
+    let mut new = moved.filter(|id| !noted.contains(&(*id, true)));
+    new.try_for_each(|id| lane.void(state, id))
+}
+
+/// Moves away what is damaged, after its whole rows were saved, and what others replace; leaves what may not be read.
+pub(crate) fn set_aside(state: &State, lane: &mut Lane, found: Inventory) -> Result<()> {
+    let (storage, durability) = (state.storage(), state.options().durability);
+    for (id, error) in &found.unreadable {
+        leave_damaged(state, &mut state.registry().lock(), *id, error)?;
+    }
+    for segment in &found.replaced {
+        move_away(
+            storage,
+            durability,
+            &names::sealed(segment.id),
+            "another segment replaces it",
+            (segment.seal.rows, Some(0)),
+            false,
+        )?;
+    }
+    for (id, error) in &found.damaged_replaced {
+        state.registry().lock().bad(*id);
+        move_away(
+            storage,
+            durability,
+            &names::sealed(*id),
+            &format!("another segment replaces it: {error}"),
+            (0, Some(0)),
+            false,
+        )?;
+    }
+    for (id, error) in &found.damaged {
+        salvage::quarantine(state, lane, *id, &names::sealed(*id), error)?;
+    }
+    for segment in &found.segments {
+        if let Some(error) = segment.front_damage() {
+            salvage::quarantine(state, lane, segment.id, &names::sealed(segment.id), error)?;
+        }
+    }
+    Ok(())
+}

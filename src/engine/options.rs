@@ -1,0 +1,289 @@
+//! Options: data, and whether it can be used.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::codec::Codec;
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::io::Durability;
+use crate::schema::stored_dtype;
+use crate::segment::batch::Verify;
+
+/// Which lane a writer takes. A lane has one writer; a store has any number of lanes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// This one, or [`Error::LaneBusy`].
+    Number(u16),
+    /// The first free one.
+    Auto,
+}
+
+/// What opening does about damage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Recovery {
+    /// Opens with whatever is whole, moves damaged files to `quarantine/`, and reports it.
+    #[default]
+    Quiet,
+    /// Damage is an error, and nothing is changed. A torn tail is no damage.
+    Strict,
+}
+
+/// What the value cache does when it is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum HotPolicy {
+    /// Evicts what was not used for the longest time.
+    #[default]
+    Lru,
+    /// Takes nothing more. Right for repeated scans over more than fits (epochs): where LRU would evict every entry
+    /// just before its next use, a fixed part of the scan always hits.
+    StopWhenFull,
+}
+
+/// When values enter the value cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HotFill {
+    /// When they are read.
+    #[default]
+    OnRead,
+    /// When they are put.
+    OnWrite,
+    /// Both.
+    OnReadAndWrite,
+}
+
+/// Options of [`Store`](crate::Store) and [`Reader`](crate::Reader). The defaults suit a training loop.
+///
+/// ```
+/// # fn main() -> tensorcask::Result<()> {
+/// # let dir = tempfile::tempdir().unwrap();
+/// use tensorcask::{Codec, Dtype, Options};
+///
+/// let store = Options::new()
+///     .codec(Codec::ShuffleZstd { level: 3 })
+///     .store_as(Dtype::F16)
+///     .open(dir.path(), "vit-b16")?;
+/// # store.close()
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub(crate) lane: Lane,
+    pub(crate) recovery: Recovery,
+    pub(crate) verify: Verify,
+    pub(crate) codec: Codec,
+    pub(crate) store_as: Option<Dtype>,
+    pub(crate) restore_dtype: bool,
+    pub(crate) segment_bytes: u64,
+    pub(crate) segment_rows: u32,
+    pub(crate) delta_keys: usize,
+    pub(crate) flush_rows: usize,
+    pub(crate) flush_bytes: usize,
+    pub(crate) flush_interval: Duration,
+    pub(crate) buffer_bytes: usize,
+    pub(crate) durability: Durability,
+    pub(crate) synchronous: bool,
+    pub(crate) max_value_bytes: usize,
+    pub(crate) hot_bytes: usize,
+    pub(crate) hot_policy: HotPolicy,
+    pub(crate) hot_fill: HotFill,
+    pub(crate) refresh_interval: Duration,
+    pub(crate) allow_network: bool,
+    pub(crate) group_writable: bool,
+    pub(crate) read_threads: usize,
+    pub(crate) hash_bits: u8,
+    pub(crate) hash_seed: Option<u64>,
+    /// Microseconds since 1970.
+    pub(crate) clock: fn() -> u64,
+}
+
+fn system_clock() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64)
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            lane: Lane::Number(0),
+            recovery: Recovery::default(),
+            verify: Verify::default(),
+            codec: Codec::default(),
+            store_as: None,
+            restore_dtype: false,
+            segment_bytes: 256 << 20,
+            segment_rows: 1 << 22,
+            delta_keys: 1 << 20,
+            flush_rows: 8192,
+            flush_bytes: 16 << 20,
+            flush_interval: Duration::from_millis(100),
+            buffer_bytes: 256 << 20,
+            durability: Durability::default(),
+            synchronous: false,
+            max_value_bytes: 1 << 30,
+            hot_bytes: 0,
+            hot_policy: HotPolicy::Lru,
+            hot_fill: HotFill::default(),
+            refresh_interval: Duration::from_secs(1),
+            allow_network: false,
+            group_writable: false,
+            read_threads: crate::engine::threads::default_threads(),
+            hash_bits: 0,
+            hash_seed: None,
+            clock: system_clock,
+        }
+    }
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {
+        $($(#[$doc])* #[must_use] pub fn $name(mut self, $name: $type) -> Self { self.$name = $name; self })*
+    };
+}
+
+impl Options {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The dtype that [`Options::store_as`] was given.
+    #[must_use]
+    pub const fn stores_as(&self) -> Option<Dtype> {
+        self.store_as
+    }
+
+    /// The dtype that tensors of `source` are stored in.
+    #[must_use]
+    pub fn stored_dtype(&self, source: Dtype) -> Dtype {
+        stored_dtype(source, self.store_as)
+    }
+
+    /// The dtype that tensors of `source` come back in.
+    #[must_use]
+    pub fn read_dtype(&self, source: Dtype) -> Dtype {
+        if self.restore_dtype { source } else { self.stored_dtype(source) }
+    }
+
+    setters! {
+        /// The lane to write in (default: 0).
+        lane: Lane;
+        /// What to do about damage (default: [`Recovery::Quiet`]).
+        recovery: Recovery;
+        /// When row checksums are compared (default: [`Verify::FirstRead`]).
+        verify: Verify;
+        /// How tensors that are put from now on are packed (default: [`Codec::None`]). What is stored stays as it is.
+        codec: Codec;
+        /// Gives down-cast tensors back in the dtype in which they were put (default: as stored).
+        restore_dtype: bool;
+        /// Size in bytes at which a segment is sealed (default: 256 MiB).
+        segment_bytes: u64;
+        /// Rows at which a segment is sealed (default: 4,194,304).
+        segment_rows: u32;
+        /// About how many keys the in-memory part of the index holds before it is merged to a run on disk (default:
+        /// 1,048,576, which take 36 MiB); up to four times as many in a store of more than 64 times as many. Puts wait
+        /// for the merge at twice as many, but never below 262,144.
+        delta_keys: usize;
+        /// Time after which waiting rows are written even if they are few (default: 100 ms).
+        flush_interval: Duration;
+        /// Bytes that may wait to be written before `put` blocks (default: 256 MiB).
+        buffer_bytes: usize;
+        /// How durably `flush`, sealing and `close` write (default: [`Durability::SyncData`]).
+        durability: Durability;
+        /// Does the writer thread's work on the caller's thread, in the same steps (default: off). For tests.
+        synchronous: bool;
+        /// Largest decoded value in bytes that is read or put (default: 1 GiB).
+        max_value_bytes: usize;
+        /// How the value cache makes room (default: [`HotPolicy::Lru`]).
+        hot_policy: HotPolicy;
+        /// When values enter the value cache (default: [`HotFill::OnRead`]).
+        hot_fill: HotFill;
+        /// Shortest time between two looks for what other writers committed, made when a key is missing
+        /// (default: 1 s).
+        refresh_interval: Duration;
+        /// Allows writing on network file systems, whose locks and maps may not hold what they promise
+        /// (default: off).
+        allow_network: bool;
+        /// Lets the group of the store's folder read and write all files and folders that are made in it, whatever the
+        /// process's umask is, and makes new files there belong to that group (the setgid bit). Where it is off, the
+        /// default, a file gets these rights if the folder it is made in has them for the same group, so that a shared
+        /// folder stays shared. On Unix; of no effect with [`Options::open_on`].
+        group_writable: bool;
+    }
+
+    /// Down-casts wider float tensors that are put from now on to this float dtype (default: off). Lossy; says so in
+    /// the segment's schema.
+    #[must_use]
+    pub fn store_as(mut self, dtype: impl Into<Option<Dtype>>) -> Self {
+        self.store_as = dtype.into();
+        self
+    }
+
+    /// Rows and bytes that are gathered before they are written (default: 8,192 and 16 MiB).
+    #[must_use]
+    pub fn flush_every(mut self, rows: usize, bytes: usize) -> Self {
+        (self.flush_rows, self.flush_bytes) = (rows, bytes);
+        self
+    }
+
+    /// Bytes of decoded values kept in memory (default: 0, no value cache). The page cache already keeps what was read;
+    /// a value cache pays for packed stores.
+    #[must_use]
+    pub fn hot_bytes(mut self, hot_bytes: usize) -> Self {
+        self.hot_bytes = hot_bytes;
+        self
+    }
+
+    /// Most threads that share one call of `get_batch_into`, the caller's among them (default: as many as there are
+    /// processors, at most 4; 1 for none but the caller's). Only calls of 8 MiB and more are shared.
+    #[must_use]
+    pub fn read_threads(mut self, threads: usize) -> Self {
+        self.read_threads = threads;
+        self
+    }
+
+    /// Keeps only the top bits of key hashes, to make collisions common. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn hash_bits(mut self, bits: u8) -> Self {
+        self.hash_bits = bits;
+        self
+    }
+
+    /// The clock that commit timestamps come from, in microseconds since 1970 (default: the system's). For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn clock(mut self, clock: fn() -> u64) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The seed of key hashes of a store that is created (default: random). For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn hash_seed(mut self, seed: u64) -> Self {
+        self.hash_seed = Some(seed);
+        self
+    }
+
+    /// Fails if an option cannot be used.
+    pub(crate) fn check(&self) -> Result<()> {
+        if let Some(dtype) = self.store_as
+            && !matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32)
+        {
+            return Err(Error::invalid(format!("cannot store as {dtype}: choose F16, BF16 or F32")));
+        }
+        let numbers = [
+            ("segment_bytes", self.segment_bytes),
+            ("segment_rows", u64::from(self.segment_rows)),
+            ("flush_every rows", self.flush_rows as u64),
+            ("flush_every bytes", self.flush_bytes as u64),
+            ("buffer_bytes", self.buffer_bytes as u64),
+            ("max_value_bytes", self.max_value_bytes as u64),
+        ];
+        match numbers.iter().find(|(_, number)| *number == 0) {
+            Some((name, _)) => Err(Error::invalid(format!("the option {name} is 0: give at least 1"))),
+            None if self.hash_bits >= 64 => Err(Error::invalid("hash_bits is below 64")),
+            None => Ok(()),
+        }
+    }
+}

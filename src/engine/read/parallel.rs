@@ -1,0 +1,125 @@
+//! Splitting the work of a large batch over threads.
+//!
+//! One state does not take all the memory bandwidth there is, and a batch of thousands of rows takes long enough that
+//! starting threads for it (tens of microseconds each) pays. Threads that end with the call keep no state and need no
+//! pool, and may borrow the caller's buffer.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use parking_lot::Mutex;
+
+use crate::engine::lookup::query::Query;
+use crate::error::Result;
+
+/// Batches below this are copied before a thread for them has started.
+const SPLIT_BYTES: usize = 8 << 20;
+/// Bytes of a part: several a thread, so that one that starts late leaves its parts to the others.
+const PART_BYTES: usize = 1 << 20;
+/// Some of the rows of a batch, one after another.
+pub(crate) struct Part<'p, 'k> {
+    /// Position of the first of them in the batch.
+    pub first: usize,
+    pub queries: &'p [Query<'k>],
+    pub out: &'p mut [u8],
+    pub found: &'p mut [bool],
+}
+
+impl<'p, 'k> Part<'p, 'k> {
+    /// The threads that are worth their start.
+    fn threads(&self, most: usize) -> usize {
+        if self.out.len() < SPLIT_BYTES { 1 } else { most.min(self.out.len() / PART_BYTES) }
+    }
+
+    /// Parts of about [`PART_BYTES`], in order.
+    fn split(self, width: usize) -> Vec<Self> {
+        let rows = (PART_BYTES / width.max(1)).max(1);
+        let places = self.out.chunks_mut(rows.saturating_mul(width).max(1));
+        let parts = self.queries.chunks(rows).zip(self.found.chunks_mut(rows)).zip(places).enumerate();
+        parts
+            .map(|(number, ((queries, found), out))| Self { first: self.first + number * rows, queries, out, found })
+            .collect()
+    }
+}
+
+/// Runs `copy` over all of `whole`, whose rows have `width` bytes, on at most `threads` threads, the caller's among
+/// them. The answers are in the order of the rows.
+pub(crate) fn in_parts<T: Send>(
+    threads: usize,
+    width: usize,
+    whole: Part<'_, '_>,
+    copy: impl Fn(Part<'_, '_>) -> Result<T> + Sync,
+) -> Vec<Result<T>> {
+    let threads = whole.threads(threads);
+    if threads <= 1 {
+        return vec![copy(whole)];
+    }
+    let parts: Vec<_> = whole.split(width).into_iter().map(|part| Mutex::new(Some(part))).collect();
+    let answers: Vec<_> = parts.iter().map(|_| Mutex::new(None)).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some((part, answer)) = {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            parts.get(number).zip(answers.get(number))
+        } {
+            *answer.lock() = part.lock().take().map(&copy);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads {
+            // Where no thread can be started the caller's does all of it.
+            let _started = thread::Builder::new().name("tensorcask-read".into()).spawn_scoped(scope, work);
+        }
+        work();
+    });
+    answers.into_iter().filter_map(Mutex::into_inner).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+    use crate::key::KeyRef;
+
+    const WIDTH: usize = 1000;
+
+    /// The answers for `rows` rows: the positions of each part, after writing them into the parts' places.
+    fn positions(threads: usize, rows: usize, fail_at: Option<usize>) -> (Vec<Result<Vec<usize>>>, Vec<u8>) {
+        let queries: Vec<_> = (0..rows).map(|row| Query { key: KeyRef::U64(row as u64), hash: row as u64 }).collect();
+        let (mut out, mut found) = (vec![0; rows * WIDTH], vec![false; rows]);
+        let whole = Part { first: 0, queries: &queries, out: &mut out, found: &mut found };
+        let answers = in_parts(threads, WIDTH, whole, |part| {
+            assert_eq!((part.out.len(), part.found.len()), (part.queries.len() * WIDTH, part.queries.len()));
+            part.found.fill(true);
+            for (query, place) in part.queries.iter().zip(part.out.chunks_mut(WIDTH)) {
+                place.fill(query.hash as u8);
+            }
+            let positions: Vec<usize> = (part.first..part.first + part.queries.len()).collect();
+            match fail_at.filter(|at| positions.contains(at)) {
+                Some(at) => Err(Error::invalid(at.to_string())),
+                None => Ok(positions),
+            }
+        });
+        assert!(!found.contains(&false));
+        (answers, out)
+    }
+
+    #[test]
+    fn every_row_is_copied_once_and_answers_are_in_order() {
+        for (threads, rows) in [(1, 10_000), (2, 10_000), (4, 8389), (64, 5001), (4, 0), (4, 1), (0, 5000)] {
+            let (answers, out) = positions(threads, rows, None);
+            let split = threads > 1 && rows * WIDTH >= SPLIT_BYTES;
+            assert_eq!(answers.len() > 1, split, "{threads} {rows}");
+            let flat: Vec<usize> = answers.into_iter().flat_map(Result::unwrap).collect();
+            assert!(flat.into_iter().eq(0..rows));
+            assert!(out.chunks(WIDTH).enumerate().all(|(row, place)| place.iter().all(|byte| *byte == row as u8)));
+        }
+    }
+
+    #[test]
+    fn the_error_of_a_part_stays_its_own() {
+        let (answers, _) = positions(3, 10_000, Some(7000));
+        let failed: Vec<String> = answers.into_iter().filter_map(Result::err).map(|error| error.to_string()).collect();
+        assert!(matches!(failed.as_slice(), [one] if one.contains("7000")), "{failed:?}");
+    }
+}

@@ -1,0 +1,231 @@
+//! Keys in order: those that start with a prefix, and those between two ends.
+
+use std::collections::BTreeSet;
+use std::ops::{Bound, ControlFlow, RangeBounds};
+use std::sync::Arc;
+
+use crate::engine::follow::refresh_if_due;
+use crate::engine::read::scan::live_row;
+use crate::engine::rows::ordered_keys::ordered_keys;
+use crate::engine::rows::row::{BatchId, Row, Source};
+use crate::engine::runs::sources::all_sources;
+use crate::engine::state::State;
+use crate::engine::state::batches::MemBatch;
+use crate::error::{Error, Result};
+use crate::key::{AsKey, Key, KeyKind, KeyRef};
+
+/// Keys that are looked up at once.
+const CHUNK: usize = 1024;
+
+/// An iterator over keys in order; see [`crate::Reader::range`].
+#[derive(Debug)]
+pub struct Range {
+    state: Arc<State>,
+    /// What is left; `None` at the end.
+    bounds: Option<Bounds>,
+    chunk: std::vec::IntoIter<Key>,
+    /// An error that was not given out yet.
+    failed: Option<Error>,
+}
+
+impl Range {
+    /// Keys that start with `prefix`.
+    pub(crate) fn prefix(state: Arc<State>, prefix: &impl AsKey) -> Self {
+        Self::new(state, prefix.as_key().and_then(Bounds::prefix))
+    }
+
+    /// Keys of `range`.
+    pub(crate) fn between<K: AsKey>(state: Arc<State>, range: &impl RangeBounds<K>) -> Self {
+        Self::new(state, Bounds::between(range))
+    }
+
+    fn new(state: Arc<State>, bounds: Result<Bounds>) -> Self {
+        let (bounds, failed) = match bounds.and_then(|bounds| bounds.check(&state)) {
+            Ok(bounds) => (bounds, None),
+            Err(error) => (None, Some(error)),
+        };
+        Self { state, bounds, chunk: Vec::new().into_iter(), failed }
+    }
+
+    /// The next keys. Segments keep integers in no order, so that all keys between two integers are one chunk.
+    fn read_chunk(&mut self) -> Result<Option<Key>> {
+        let Some(bounds) = self.bounds.take() else { return Ok(None) };
+        self.state.check_fork()?;
+        let most = if bounds.kind == Some(KeyKind::U64) { usize::MAX } else { CHUNK };
+        let keys = keys_within(&self.state, &bounds, most)?;
+        if let (true, Some(last)) = (keys.len() >= most, keys.last()) {
+            let from = Bound::Excluded(last.as_ref().with_bytes(<[u8]>::to_vec));
+            self.bounds = Some(Bounds { from, ..bounds });
+        }
+        self.chunk = keys.into_iter();
+        Ok(self.chunk.next())
+    }
+}
+
+impl Iterator for Range {
+    type Item = Result<Key>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
+        }
+        match self.chunk.next() {
+            Some(key) => Some(Ok(key)),
+            None => self.read_chunk().transpose(),
+        }
+    }
+}
+
+/// Two ends, by canonical bytes: of integers in big-endian order, which is that of numbers.
+#[derive(Debug)]
+struct Bounds {
+    /// Of the ends; `None` if there are none.
+    kind: Option<KeyKind>,
+    from: Bound<Vec<u8>>,
+    to: Bound<Vec<u8>>,
+}
+
+/// The bytes of a key that are ordered as keys are.
+fn in_order(kind: KeyKind, canonical: &[u8]) -> Vec<u8> {
+    let mut bytes = canonical.to_vec();
+    if kind == KeyKind::U64 {
+        bytes.reverse();
+    }
+    bytes
+}
+
+impl Bounds {
+    fn prefix(prefix: KeyRef<'_>) -> Result<Self> {
+        if prefix.kind() == KeyKind::U64 {
+            return Err(Error::invalid("integer keys have no prefixes: use range"));
+        }
+        let from = prefix.with_bytes(<[u8]>::to_vec);
+        // The first bytes that are above all that start with the prefix: its last byte below 0xFF, counted up.
+        let mut after = from.clone();
+        while after.last() == Some(&0xFF) {
+            after.pop();
+        }
+        let to = match after.last_mut() {
+            Some(last) => {
+                *last += 1;
+                Bound::Excluded(after)
+            }
+            None => Bound::Unbounded,
+        };
+        Ok(Self { kind: Some(prefix.kind()), from: Bound::Included(from), to })
+    }
+
+    fn between<K: AsKey>(range: &impl RangeBounds<K>) -> Result<Self> {
+        let mut kind = None;
+        let mut end = |bound: Bound<&K>| -> Result<Bound<Vec<u8>>> {
+            let mut bytes = |key: &K| -> Result<Vec<u8>> {
+                let key = key.as_key()?;
+                kind.unwrap_or(key.kind()).expect(key.kind())?;
+                kind = Some(key.kind());
+                Ok(key.with_bytes(|bytes| in_order(key.kind(), bytes)))
+            };
+            Ok(match bound {
+                Bound::Included(key) => Bound::Included(bytes(key)?),
+                Bound::Excluded(key) => Bound::Excluded(bytes(key)?),
+                Bound::Unbounded => Bound::Unbounded,
+            })
+        };
+        let (from, to) = (end(range.start_bound())?, end(range.end_bound())?);
+        Ok(Self { kind, from, to })
+    }
+
+    /// `None` if no key of the store can be within.
+    fn check(self, state: &State) -> Result<Option<Self>> {
+        state.check_fork()?;
+        refresh_if_due(state)?;
+        let Some(expected) = state.identity().key_kind() else { return Ok(None) };
+        expected.expect(self.kind.unwrap_or(expected))?;
+        let is_empty = match (&self.from, &self.to) {
+            (Bound::Included(from), Bound::Included(to)) => from > to,
+            (Bound::Included(from) | Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => from >= to,
+            _ => false,
+        };
+        Ok((!is_empty).then_some(Self { kind: Some(expected), ..self }))
+    }
+
+    fn holds(&self, canonical: &[u8]) -> bool {
+        let key = in_order(self.kind.unwrap_or(KeyKind::Bytes), canonical);
+        let ends: (Bound<&[u8]>, Bound<&[u8]>) =
+            (self.from.as_ref().map(Vec::as_slice), self.to.as_ref().map(Vec::as_slice));
+        RangeBounds::<[u8]>::contains(&ends, key.as_slice())
+    }
+}
+
+/// The first `most` live keys within `bounds`, in order. Of sealed segments of strings or bytes O(keys), through their
+/// FSTs; of all else O(rows).
+fn keys_within(state: &State, bounds: &Bounds, most: usize) -> Result<Vec<Key>> {
+    let mut keys = BTreeSet::new();
+    for (number, batch) in all_sources(state) {
+        let ordered = match (&batch.source, bounds.kind) {
+            (Source::Sealed(segment), Some(KeyKind::Str | KeyKind::Bytes)) => ordered_keys(segment),
+            _ => None,
+        };
+        match ordered {
+            Some(fst) => {
+                let (from, to) = (bounds.from.as_ref().map(Vec::as_slice), bounds.to.as_ref().map(Vec::as_slice));
+                let mut left = most;
+                fst.range(from, to, &mut |_, row| {
+                    let Some((key, _)) = live_row(state, number, &batch, row)? else {
+                        return Ok(ControlFlow::Continue(()));
+                    };
+                    keys.insert(key);
+                    left -= 1;
+                    Ok(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+                })?;
+            }
+            None => add_unordered(state, bounds, number, &batch, &mut keys)?,
+        }
+        while keys.len() > most {
+            keys.pop_last();
+        }
+    }
+    Ok(keys.into_iter().collect())
+}
+
+fn add_unordered(
+    state: &State,
+    bounds: &Bounds,
+    number: BatchId,
+    batch: &MemBatch,
+    keys: &mut BTreeSet<Key>,
+) -> Result<()> {
+    for row in 0..batch.rows {
+        let found = batch.source.row(number, row);
+        // Of what cannot be read nothing says that it lies outside.
+        let is_outside = |found: &Option<Row<'_>>| {
+            found.as_ref().is_none_or(|found| !found.key().is_some_and(|key| bounds.holds(key)))
+        };
+        if !found.is_ok_and(|found| is_outside(&found)) {
+            keys.extend(live_row(state, number, batch, row)?.map(|(key, _)| key));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_end_before_what_follows() {
+        let to = |prefix: &[u8]| Bounds::prefix(KeyRef::Bytes(prefix)).unwrap().to;
+        assert_eq!(to(b"ab"), Bound::Excluded(b"ac".to_vec()));
+        assert_eq!(to(&[1, 0xFF, 0xFF]), Bound::Excluded(vec![2]));
+        assert_eq!(to(&[0xFF]), Bound::Unbounded);
+        assert!(Bounds::prefix(KeyRef::U64(1)).is_err());
+    }
+
+    #[test]
+    fn integers_are_compared_as_numbers() {
+        let bounds = Bounds::between(&(200_u64..=u64::MAX)).unwrap();
+        for (number, within) in [(199_u64, false), (200, true), (256, true), (u64::MAX, true)] {
+            assert_eq!(bounds.holds(&number.to_le_bytes()), within, "{number}");
+        }
+        assert!(Bounds::between(&(-1_i64..)).is_err());
+    }
+}

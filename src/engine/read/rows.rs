@@ -1,0 +1,50 @@
+//! The newest rows of a batch of keys, other writers' included.
+
+use crate::engine::follow::refresh_if_due;
+use crate::engine::lookup::find::{locate_in_version, newest_in_memtable};
+use crate::engine::lookup::prefault::prefault_index;
+use crate::engine::lookup::query::{Located, Query};
+use crate::engine::state::State;
+use crate::error::Result;
+use crate::key::{KeyRef, Keys};
+
+/// Calls `use_rows` with the newest rows of `queries`; looks once for what other writers committed if some are missing.
+/// Deleted keys have no row. Rows are borrowed from the version, which is why they are passed and not returned.
+pub(crate) fn with_rows<T>(state: &State, queries: &[Query<'_>], use_rows: impl FnOnce(Located<'_>) -> T) -> Result<T> {
+    prefault_index(state, queries)?;
+    let memtable = newest_in_memtable(state, queries);
+    let version = state.versions().load();
+    let mut located = locate_in_version(state, &version, queries, memtable);
+    // What was deleted may have been put again by another writer.
+    located.forget_deleted();
+    if located.rows.iter().all(Option::is_some) || !refresh_if_due(state)? {
+        return Ok(use_rows(located));
+    }
+    let missing = located.missing();
+    let again: Vec<Query<'_>> = missing.iter().filter_map(|at| queries.get(*at).copied()).collect();
+    let memtable = newest_in_memtable(state, &again);
+    let newer = state.versions().load();
+    located.add(&missing, locate_in_version(state, &newer, &again, memtable));
+    located.forget_deleted();
+    Ok(use_rows(located))
+}
+
+/// The keys with their hashes, or `None` if the store holds nothing yet.
+///
+/// # Errors
+/// [`crate::Error::KeyKind`] if they are of another kind than the store's.
+pub(crate) fn queries<'k>(state: &State, keys: Keys<'k>) -> Result<Option<Vec<Query<'k>>>> {
+    state.check_fork()?;
+    let Some(kind) = keys.check()? else { return Ok(None) };
+    if state.identity().key_kind().is_none() {
+        refresh_if_due(state)?;
+    }
+    let Some(expected) = state.identity().key_kind() else { return Ok(None) };
+    expected.expect(kind)?;
+    let query = |key| Query { key, hash: state.hasher().hash_key(key) };
+    Ok(Some(match keys.integers() {
+        // Without a look at the kind of each.
+        Some(integers) => integers.iter().map(|integer| query(KeyRef::U64(*integer))).collect(),
+        None => keys.iter().map(query).collect(),
+    }))
+}

@@ -1,0 +1,127 @@
+//! All rows that count, in the order in which they are stored: keys alone, or with their values.
+
+use std::sync::Arc;
+
+use crate::codec::Decoder;
+use crate::engine::lookup::find::locate;
+use crate::engine::lookup::unread::is_superseded_in;
+use crate::engine::rows::decode::value_of;
+use crate::engine::rows::row::{BatchId, Row};
+use crate::engine::runs::sources::all_sources;
+use crate::engine::state::State;
+use crate::engine::state::batches::MemBatch;
+use crate::error::{Error, Result};
+use crate::key::Key;
+use crate::value::Value;
+
+/// Row `row` of a source and its key, if it is the newest row of that key and no tombstone.
+pub(crate) fn live_row(
+    state: &State,
+    number: BatchId,
+    batch: &MemBatch,
+    row: u32,
+) -> Result<Option<(Key, Row<'static>)>> {
+    let found = match batch.source.row(number, row) {
+        Ok(Some(found)) => found,
+        Ok(None) => return Ok(None),
+        // Its key is listed where its newer row is.
+        Err(_) if is_superseded_in(state, &batch.source, row) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if found.is_tombstone() {
+        return Ok(None);
+    }
+    let Some(bytes) = found.key() else { return Err(Error::invalid(format!("row {row} has no key"))) };
+    let newest = locate(state, state.hasher().hash(bytes), bytes)?;
+    if !newest.map_or(Ok(false), |newest| found.is_still(&newest.row))? {
+        return Ok(None);
+    }
+    Ok(found.columns().schema.key.decode(bytes).map(|key| (key, found)))
+}
+
+#[derive(Debug)]
+struct LiveRows {
+    state: Arc<State>,
+    sources: std::vec::IntoIter<(BatchId, MemBatch)>,
+    current: Option<(BatchId, MemBatch, u32)>,
+    /// Why there is nothing to iterate over, until it was said.
+    forked: Option<Error>,
+}
+
+impl LiveRows {
+    fn new(state: Arc<State>) -> Self {
+        let forked = state.check_fork().err();
+        let sources = if forked.is_some() { Vec::new() } else { all_sources(&state) }.into_iter();
+        Self { state, sources, current: None, forked }
+    }
+
+    fn next(&mut self) -> Option<Result<(Key, Row<'static>)>> {
+        if let Some(forked) = self.forked.take() {
+            return Some(Err(forked));
+        }
+        let is_over = self.current.is_none() && self.sources.len() == 0;
+        if let (Err(forked), false) = (self.state.check_fork(), is_over) {
+            (self.sources, self.current) = (Vec::new().into_iter(), None);
+            return Some(Err(forked));
+        }
+        loop {
+            let (number, batch, row) = match &mut self.current {
+                Some(current) if current.2 < current.1.rows => current,
+                _ => {
+                    let (number, batch) = self.sources.next()?;
+                    self.current = Some((number, batch, 0));
+                    continue;
+                }
+            };
+            let this = *row;
+            *row += 1;
+            if let Some(found) = live_row(&self.state, *number, batch, this).transpose() {
+                return Some(found);
+            }
+        }
+    }
+}
+
+/// An iterator over all keys; see [`crate::Reader::keys`].
+#[derive(Debug)]
+pub struct KeysIter(LiveRows);
+
+impl KeysIter {
+    pub(crate) fn new(state: Arc<State>) -> Self {
+        Self(LiveRows::new(state))
+    }
+}
+
+impl Iterator for KeysIter {
+    type Item = Result<Key>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|found| found.map(|(key, _)| key))
+    }
+}
+
+/// An iterator over all keys and their values; see [`crate::Reader::iter`].
+#[derive(Debug)]
+pub struct Entries {
+    rows: LiveRows,
+    decoder: Decoder,
+}
+
+impl Entries {
+    pub(crate) fn new(state: Arc<State>) -> Self {
+        Self { rows: LiveRows::new(state), decoder: Decoder::new() }
+    }
+}
+
+impl Iterator for Entries {
+    type Item = Result<(Key, Value)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let found = self.rows.next()?;
+        let options = self.rows.state.options();
+        Some(found.and_then(|(key, row)| {
+            row.check(options.verify)?;
+            Ok((key, value_of(options, &row, &mut self.decoder)?))
+        }))
+    }
+}

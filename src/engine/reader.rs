@@ -1,0 +1,306 @@
+//! Reading: by the store's own process through [`crate::Store`], by other processes through [`Reader`].
+
+use std::ops::RangeBounds;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::dtype::Dtype;
+use crate::engine::follow::refresh;
+use crate::engine::open::open_reader;
+use crate::engine::options::Options;
+use crate::engine::read::copy::{Target, get_batch_into};
+use crate::engine::read::get::{Lookup, contains_batch, get_batch};
+use crate::engine::read::preload::{Warmed, warm};
+use crate::engine::read::range::Range;
+use crate::engine::read::scan::{Entries, KeysIter};
+use crate::engine::read::stats::{Stats, stats};
+use crate::engine::read::verify::{VerifyReport, verify};
+use crate::engine::report::OpenReport;
+use crate::engine::runs::count::len;
+use crate::engine::state::State;
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::io::Storage;
+use crate::io::disk::DiskStorage;
+use crate::key::{AsKey, KeyKind, Keys};
+use crate::names;
+use crate::tensor::Element;
+use crate::value::Value;
+
+/// A store that is open for reading.
+///
+/// Takes no lock and writes nothing, so any number of processes may read while others write. It sees what was
+/// committed when it was opened, and what came since at each [`Reader::refresh`]; a key that is missing makes it look
+/// by itself, at most once in [`Options::refresh_interval`]. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    state: Arc<State>,
+    report: Arc<OpenReport>,
+}
+
+impl Reader {
+    /// Opens the store of `module_id` under `cache_dir`.
+    ///
+    /// # Errors
+    /// As [`Options::open_reader`].
+    pub fn open(cache_dir: impl AsRef<Path>, module_id: &str) -> Result<Self> {
+        Options::new().open_reader(cache_dir, module_id)
+    }
+
+    pub(crate) fn open_on(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
+        let (state, report) = open_reader(storage, options)?;
+        Ok(Self::new(state, report))
+    }
+
+    pub(crate) fn new(state: Arc<State>, report: OpenReport) -> Self {
+        Self { state, report: Arc::new(report) }
+    }
+
+    /// The value of `key`, or `None`. An unpacked tensor shares the mapped segment's memory. Expected O(1).
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the row is damaged, [`Error::KeyKind`], IO errors.
+    pub fn get(&self, key: impl AsKey) -> Result<Option<Value>> {
+        let mut values = self.get_batch(&[key.as_key()?])?;
+        values.pop().unwrap_or(Ok(None))
+    }
+
+    /// The values of `keys`, in their order. A damaged row is an error at its own place only.
+    ///
+    /// # Errors
+    /// [`Error::KeyKind`], IO errors.
+    pub fn get_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<Vec<Lookup>> {
+        get_batch(&self.state, keys.into())
+    }
+
+    /// Copies the rows of `keys` into one contiguous `[keys, …row_shape]` buffer of the caller's: the fast way out.
+    /// `found` says which keys were there; places of missing rows are left as they are. Returns how many were there.
+    ///
+    /// ```
+    /// # fn main() -> tensorcask::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = tensorcask::Store::open(dir.path(), "encoder")?;
+    /// store.put_rows(&["a", "b"], &[2], &[1.0_f32, 2.0, 3.0, 4.0])?;
+    /// let (mut rows, mut found) = ([0.0_f32; 6], [false; 3]);
+    /// assert_eq!(store.get_batch_into(&["b", "?", "a"], &[2], &mut rows, &mut found)?, 2);
+    /// assert_eq!((rows, found), ([3.0, 4.0, 0.0, 0.0, 1.0, 2.0], [true, false, true]));
+    /// # store.close()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if buffer or mask do not fit; [`Error::Mismatch`] if a row is of another dtype or shape;
+    /// [`Error::DamagedRows`] if rows are damaged: all others were copied, and `found` is right.
+    pub fn get_batch_into<'a, T: Element>(
+        &self,
+        keys: impl Into<Keys<'a>>,
+        row_shape: &[usize],
+        out: &mut [T],
+        found: &mut [bool],
+    ) -> Result<usize> {
+        self.get_batch_into_bytes(keys, T::DTYPE, row_shape, bytemuck::cast_slice_mut(out), found)
+    }
+
+    /// [`Reader::get_batch_into`] for any dtype, into little-endian bytes.
+    ///
+    /// # Errors
+    /// As [`Reader::get_batch_into`].
+    pub fn get_batch_into_bytes<'a>(
+        &self,
+        keys: impl Into<Keys<'a>>,
+        dtype: Dtype,
+        row_shape: &[usize],
+        out: &mut [u8],
+        found: &mut [bool],
+    ) -> Result<usize> {
+        get_batch_into(&self.state, keys.into(), &mut Target { dtype, shape: row_shape, out }, found)
+    }
+
+    /// Which of `keys` are there. Reads keys, no values.
+    ///
+    /// # Errors
+    /// [`Error::KeyKind`], IO errors, [`Error::Corrupt`] if a batch that may hold a key is damaged.
+    pub fn contains_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<Vec<bool>> {
+        contains_batch(&self.state, keys.into())
+    }
+
+    /// Whether `key` is there.
+    ///
+    /// # Errors
+    /// As [`Reader::contains_batch`].
+    pub fn contains(&self, key: impl AsKey) -> Result<bool> {
+        Ok(self.contains_batch(&[key.as_key()?])?.first().copied().unwrap_or(false))
+    }
+
+    /// How many keys there are. O(1); once after a crash that left several index runs behind, O(rows).
+    ///
+    /// # Errors
+    /// IO errors.
+    pub fn len(&self) -> Result<u64> {
+        len(&self.state)
+    }
+
+    /// Whether there are no keys.
+    ///
+    /// # Errors
+    /// As [`Reader::len`].
+    pub fn is_empty(&self) -> Result<bool> {
+        self.len().map(|keys| keys == 0)
+    }
+
+    /// All keys, in no order. Keys that are overwritten or deleted while the iteration runs may be left out.
+    /// O(rows) in all, O(1) memory.
+    #[must_use]
+    pub fn keys(&self) -> KeysIter {
+        KeysIter::new(Arc::clone(&self.state))
+    }
+
+    /// All keys and their values, in the order in which they are stored: what is on disk is read from front to back.
+    /// Keys that are overwritten or deleted while the iteration runs may be left out. O(bytes) in all, O(value) memory.
+    ///
+    /// ```
+    /// # fn main() -> tensorcask::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = tensorcask::Store::open(dir.path(), "encoder")?;
+    /// store.put_rows(&["a", "b"], &[2], &[1.0_f32, 2.0, 3.0, 4.0])?;
+    /// for entry in store.iter() {
+    ///     let (key, value) = entry?;
+    ///     println!("{key}: {value:?}");
+    /// }
+    /// # store.close()
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn iter(&self) -> Entries {
+        Entries::new(Arc::clone(&self.state))
+    }
+
+    /// The keys that start with `prefix`, in order of their bytes. They are read through the segments' FSTs, a thousand
+    /// at a time: O(keys) for what is sealed, O(rows) for what is not. The iteration ends with an error of its own item:
+    /// [`Error::KeyKind`] or [`Error::Invalid`] unless keys are strings or bytes, IO errors, [`Error::Corrupt`].
+    ///
+    /// ```
+    /// # fn main() -> tensorcask::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = tensorcask::Store::open(dir.path(), "encoder")?;
+    /// store.put_rows(&["cat/1", "cat/2", "dog/1"], &[1], &[1.0_f32, 2.0, 3.0])?;
+    /// let first = store.prefix("cat/").next().transpose()?;
+    /// assert_eq!(first.as_ref().and_then(|key| key.as_str()), Some("cat/1"));
+    /// let all = store.range("cat/2"..).collect::<tensorcask::Result<Vec<_>>>()?;
+    /// assert_eq!(all.len(), 2);
+    /// # store.close()
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn prefix(&self, prefix: impl AsKey) -> Range {
+        Range::prefix(Arc::clone(&self.state), &prefix)
+    }
+
+    /// How many keys start with `prefix`. O(keys) as [`Reader::prefix`].
+    ///
+    /// # Errors
+    /// Those of [`Reader::prefix`].
+    pub fn count_prefix(&self, prefix: impl AsKey) -> Result<u64> {
+        self.prefix(prefix).try_fold(0, |count, key| key.map(|_| count + 1))
+    }
+
+    /// The keys of a range, in order: of bytes for strings and bytes, as [`Reader::prefix`]; of numbers for integers.
+    /// Segments do not keep integers in order, so that their whole range is read at the first key: O(rows). Errors are
+    /// items, as for [`Reader::prefix`].
+    #[must_use]
+    pub fn range<K: AsKey>(&self, range: impl RangeBounds<K>) -> Range {
+        Range::between(Arc::clone(&self.state), &range)
+    }
+
+    /// Brings the index and the sealed rows into memory, as far as `limit_bytes` go (the index first, then rows from
+    /// the oldest on), and returns what was done: a sequential read of what is not there, at the speed of the disk.
+    ///
+    /// Where the kernel and the file system keep files in large pages (tried on ext4 under Linux 6.18) it is in pages
+    /// of 2 MiB then; what is in memory in small pages, because it was read in row by row or written in small batches,
+    /// is read again for that. The page cache belongs to all processes: one of them has to call this. It may be called
+    /// while others read and write. A limit beyond the memory that is free drops what was brought in first.
+    ///
+    /// ```
+    /// # fn main() -> tensorcask::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = tensorcask::Store::open(dir.path(), "encoder")?;
+    /// # store.put_rows(&["a", "b"], &[2], &[1.0_f32, 2.0, 3.0, 4.0])?;
+    /// # store.close()?;
+    /// let reader = tensorcask::Reader::open(dir.path(), "encoder")?;
+    /// let warmed = reader.warm(8 << 30)?;
+    /// assert!(warmed.segment_bytes > 0 && warmed.left_bytes == 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Io`] if something cannot be read.
+    pub fn warm(&self, limit_bytes: u64) -> Result<Warmed> {
+        warm(&self.state, limit_bytes)
+    }
+
+    /// Looks for what other writers committed. Returns whether there was anything new.
+    ///
+    /// # Errors
+    /// IO errors, [`Error::Corrupt`] for a damaged segment.
+    pub fn refresh(&self) -> Result<bool> {
+        refresh(&self.state)
+    }
+
+    /// Sizes and counters. O(segments).
+    ///
+    /// # Errors
+    /// IO errors.
+    pub fn stats(&self) -> Result<Stats> {
+        stats(&self.state)
+    }
+
+    /// Reads and checks every byte that is sealed or committed: structure, frames, row checksums, index blocks, FSTs
+    /// and runs. `progress` is called with the rows done and the rows in all. O(bytes).
+    ///
+    /// # Errors
+    /// IO errors. Damage is no error of this call: it is what the report lists.
+    pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport> {
+        verify(&self.state, progress)
+    }
+
+    /// The kind of the store's keys; `None` while it holds nothing.
+    #[must_use]
+    pub fn key_kind(&self) -> Option<KeyKind> {
+        self.state.identity().key_kind()
+    }
+
+    /// What opening found.
+    #[must_use]
+    pub fn open_report(&self) -> &OpenReport {
+        &self.report
+    }
+
+    /// Drops everything from the value cache.
+    pub fn clear_hot(&self) {
+        if self.state.check_fork().is_ok() {
+            self.state.value_cache().clear();
+        }
+    }
+}
+
+impl Options {
+    /// Opens the store of `module_id` under `cache_dir` for reading only, without any lock.
+    ///
+    /// # Errors
+    /// As [`Options::open`]; an IO error of kind `NotFound` if there is no such store.
+    pub fn open_reader(self, cache_dir: impl AsRef<Path>, module_id: &str) -> Result<Reader> {
+        names::check_module_id(module_id)?;
+        self.open_reader_on(Arc::new(DiskStorage::new(cache_dir.as_ref().join(module_id))))
+    }
+
+    /// Opens a reader on a [`Storage`] of the caller's.
+    ///
+    /// # Errors
+    /// As [`Options::open_reader`].
+    pub fn open_reader_on(self, storage: Arc<dyn Storage>) -> Result<Reader> {
+        self.check()?;
+        Reader::open_on(storage, self)
+    }
+}

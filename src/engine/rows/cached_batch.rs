@@ -1,0 +1,109 @@
+//! The cached batch descriptor: what lookups read of a batch.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+
+use crate::key::KeyRef;
+use crate::prefetch::prefetch_read;
+use crate::schema::RowSchema;
+use crate::segment::batch::{Batch, Verify};
+use crate::segment::columns::{KeyColumn, LeafColumn};
+
+/// A sealed batch, and of it what hits of the common kind read (integer keys, one tensor of fixed size a row) without a
+/// pointer to follow: a gather of large rows leaves nothing in the near caches, so each line that a hit touches counts.
+#[derive(Debug)]
+pub(crate) struct CachedBatch {
+    /// Integer keys; empty if keys are of another kind.
+    keys: Bytes,
+    /// The rows of the only leaf; empty if there are more, or its rows are not of one length.
+    values: Bytes,
+    /// Bytes of a row of `values`.
+    width: Option<u32>,
+    pub lane: u16,
+    /// Whether the checksums of all rows are known to have been compared.
+    verified: AtomicBool,
+    schema: Arc<RowSchema>,
+    pub batch: Arc<Batch>,
+}
+
+impl CachedBatch {
+    /// The descriptor of a batch of a segment of `lane`.
+    pub(crate) fn new(batch: &Arc<Batch>, lane: u16) -> Self {
+        let (width, values) = match batch.columns.leaves.as_slice() {
+            // No wider row fits a batch.
+            [LeafColumn::Fixed { width, data }] => (u32::try_from(*width).ok(), data.clone()),
+            _ => (None, Bytes::new()),
+        };
+        let keys = match &batch.columns.keys {
+            KeyColumn::U64(keys) => keys.clone(),
+            KeyColumn::Variable { .. } => Bytes::new(),
+        };
+        Self {
+            keys,
+            values,
+            width,
+            lane,
+            verified: AtomicBool::new(false),
+            schema: Arc::clone(&batch.columns.schema),
+            batch: Arc::clone(batch),
+        }
+    }
+
+    /// Asks for the key of `row`, or for what says where it is.
+    #[inline]
+    pub(crate) fn prefetch_key(&self, row: usize) {
+        if self.keys.is_empty() {
+            self.batch.columns.keys.prefetch(row);
+        } else {
+            prefetch_read(&self.keys, row * 8);
+        }
+    }
+
+    /// Asks for the key of `row` if keys differ in length.
+    #[inline]
+    pub(crate) fn prefetch_variable_key(&self, row: usize) {
+        if self.keys.is_empty() {
+            self.batch.columns.keys.prefetch_variable(row);
+        }
+    }
+
+    /// Whether `key` stands in `row`.
+    #[inline]
+    pub(crate) fn holds(&self, row: usize, key: KeyRef<'_>) -> bool {
+        if let KeyRef::U64(number) = key {
+            let stored = self.keys.as_chunks::<8>().0.get(row);
+            return stored.is_some_and(|bytes| u64::from_le_bytes(*bytes) == number);
+        }
+        key.with_bytes(|bytes| self.batch.columns.key(row) == Some(bytes))
+    }
+
+    /// The structure of the rows, and the stored bytes of `row`, if rows are one tensor of `width` bytes.
+    #[inline]
+    pub(crate) fn fixed_row(&self, row: usize, width: usize) -> Option<(&Arc<RowSchema>, &[u8])> {
+        if self.width.is_none_or(|stored| stored as usize != width) {
+            return None;
+        }
+        let start = row.checked_mul(width)?;
+        Some((&self.schema, self.values.get(start..start.checked_add(width)?)?))
+    }
+
+    /// Whether the rows say that their keys were deleted.
+    #[inline]
+    pub(crate) fn is_tombstones(&self) -> bool {
+        self.width.is_none() && self.schema.is_tombstones()
+    }
+
+    /// As [`Batch::is_checked`], which is not asked once all rows were checked.
+    #[inline]
+    pub(crate) fn is_checked(&self, row: usize, verify: Verify) -> bool {
+        if verify != Verify::FirstRead || self.verified.load(Ordering::Relaxed) {
+            return verify != Verify::Always;
+        }
+        if self.batch.is_verified() {
+            self.verified.store(true, Ordering::Relaxed);
+        }
+        self.batch.is_checked(row, verify)
+    }
+}

@@ -1,0 +1,264 @@
+//! From a row of a run to its batch, in a few steps that do not grow with the store.
+//!
+//! A run numbers the rows of its segments one after another. A lookup needs the batch that a number falls in; searching
+//! segments and then batches costs branches that the processor cannot guess. Here all batches of a run stand in one
+//! table, and numbers are cut into equal cells that say where in which batch they begin, and where in them the next
+//! batch does: but for very small batches among large ones, one look at one cache line.
+
+use std::hint::select_unpredictable;
+use std::sync::{Arc, OnceLock};
+
+use crate::engine::rows::cached_batch::CachedBatch;
+use crate::engine::threads::in_shares;
+use crate::error::{Error, Result};
+use crate::prefetch::{prefetch_read, prefetch_ref};
+use crate::segment::batches::Batches;
+use crate::segment::reader::Segment;
+
+/// How many cells stand for one batch, at least: batches down to the same part of the mean size need one look.
+const CELLS_PER_BATCH: usize = 2;
+
+/// A batch of a run, by its segment's position in the run and its number in the segment; with what lookups read of it
+/// once it was parsed.
+#[derive(Debug)]
+#[repr(C, align(128))]
+struct Place {
+    cached: OnceLock<CachedBatch>,
+    segment: u32,
+    number: u32,
+}
+
+const _: () = assert!(size_of::<Place>() == 128, "a place is two cache lines");
+
+/// Where a row is: the position of its batch in the locator, and the row in the batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BatchRow {
+    batch: u32,
+    /// Row in the batch.
+    pub row: u32,
+}
+
+/// The batches of a run.
+#[derive(Debug)]
+pub(crate) struct RowLocator {
+    places: Box<[Place]>,
+    /// Run row of the first row of each batch, and the end of rows.
+    starts: Box<[u64]>,
+    /// Run row of the first row of each segment.
+    segment_starts: Box<[u64]>,
+    /// For each 2^`shift` rows, where they are.
+    cells: Box<[Cell]>,
+    last_cell: u64,
+    shift: u32,
+}
+
+/// Where neighbouring rows of a run are.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(16))]
+struct Cell {
+    /// The batch of the first of them, and which of the batch's rows it is.
+    first: BatchRow,
+    /// How many of them lie in that batch.
+    in_first: u32,
+    /// How many lie in that and the next one.
+    in_both: u32,
+}
+
+impl RowLocator {
+    /// The locator of rows that are numbered through `segments`. O(batches).
+    pub(crate) fn new(segments: &[Arc<Segment>]) -> Self {
+        /// Segments whose tables take longer to read than a thread to start.
+        const WORTH_A_THREAD: usize = 32;
+        let read = in_shares(segments, WORTH_A_THREAD, |segment| segment.batches().map_or(&[][..], Batches::frames));
+        let batches = read.iter().map(|frames| frames.len()).sum();
+        let (mut places, mut starts) = (Vec::with_capacity(batches), Vec::with_capacity(batches + 1));
+        let mut start = 0_u64;
+        let mut segment_starts = Vec::with_capacity(segments.len());
+        for ((position, segment), frames) in (0_u32..).zip(segments).zip(read) {
+            segment_starts.push(start);
+            let mut add = |first_row: u64, number: u32| {
+                starts.push(start + first_row);
+                places.push(Place { cached: OnceLock::new(), segment: position, number });
+            };
+            let mut end_row = 0;
+            for (number, frame) in (0_u32..).zip(frames) {
+                if frame.first_row > end_row {
+                    add(end_row, Place::LOST);
+                }
+                add(frame.first_row, number);
+                end_row = frame.first_row + u64::from(frame.rows);
+            }
+            if u64::from(segment.rows()) > end_row {
+                add(end_row, Place::LOST);
+            }
+            start += u64::from(segment.rows());
+        }
+        starts.push(start);
+        Self { segment_starts: segment_starts.into(), ..Self::of_places(places, starts) }
+    }
+
+    fn of_places(places: Vec<Place>, starts: Vec<u64>) -> Self {
+        let rows = starts.last().copied().unwrap_or(0);
+        let rows_per_cell = (rows / (starts.len() * CELLS_PER_BATCH) as u64).max(1);
+        let shift = rows_per_cell.ilog2();
+        let start_of = |batch: usize| starts.get(batch).copied().unwrap_or(rows);
+        let mut at = 0;
+        let cells = (0..(rows + (1 << shift) - 1) >> shift).map(|cell| {
+            let first_row = cell << shift;
+            while at + 1 < places.len() && start_of(at + 1) <= first_row {
+                at += 1;
+            }
+            // Behind the last row nothing is: a cell has no room for what is asked there.
+            let room = |end: u64| end.saturating_sub(first_row).min(1 << shift) as u32;
+            Cell {
+                first: BatchRow { batch: at as u32, row: (first_row - start_of(at)) as u32 },
+                in_first: room(start_of(at + 1)),
+                in_both: room(start_of(at + 2)),
+            }
+        });
+        let cells: Box<[Cell]> = cells.collect();
+        let last_cell = cells.len().saturating_sub(1) as u64;
+        let segment_starts = Box::default();
+        Self { cells, last_cell, segment_starts, starts: starts.into(), places: places.into(), shift }
+    }
+
+    /// Makes the cached descriptors of all batches that were parsed before, or whose segments are `wanted`, so that the
+    /// lookups that come first do not. Damage is theirs to report. O(batches), and O(keys) of those that are parsed for
+    /// it.
+    pub(crate) fn cache_batches(&self, segments: &[Arc<Segment>], wanted: impl Fn(&Segment) -> bool) {
+        for place in &self.places {
+            let segment = segments.get(place.segment as usize);
+            if segment.is_some_and(|segment| segment.is_parsed(place.number as usize) || wanted(segment)) {
+                let _reported_by_lookups = place.load(segments);
+            }
+        }
+    }
+
+    /// Asks for what [`RowLocator::place`] reads; for anything, past the end.
+    #[inline]
+    pub(crate) fn prefetch(&self, run_row: u64) {
+        prefetch_read(&self.cells, (run_row >> self.shift).min(self.last_cell) as usize);
+    }
+
+    #[inline]
+    fn cell(&self, run_row: u64) -> Option<&Cell> {
+        self.cells.get(usize::try_from(run_row >> self.shift).ok()?)
+    }
+
+    /// Where `run_row` is: past the end, in no batch. Asks for what [`RowLocator::cached_batch`] reads. O(1), but O(log
+    /// batches) in cells of more than two batches.
+    #[inline]
+    pub(crate) fn place(&self, run_row: u64) -> BatchRow {
+        let within = (run_row & ((1 << self.shift) - 1)) as u32;
+        let place = match self.cell(run_row) {
+            Some(cell) if within < cell.in_both => {
+                let in_first = BatchRow { batch: cell.first.batch, row: cell.first.row.wrapping_add(within) };
+                let in_second = BatchRow { batch: cell.first.batch + 1, row: within.wrapping_sub(cell.in_first) };
+                select_unpredictable(within < cell.in_first, in_first, in_second)
+            }
+            _ => self.search(run_row),
+        };
+        if let Some(place) = self.places.get(place.batch as usize) {
+            prefetch_ref(place);
+            prefetch_ref(&place.number);
+        }
+        place
+    }
+
+    #[cold]
+    fn search(&self, run_row: u64) -> BatchRow {
+        let batch = self.starts.partition_point(|start| *start <= run_row).saturating_sub(1);
+        // The last of the starts is the end: no batch begins there.
+        let row = run_row - self.starts.get(batch).copied().unwrap_or(run_row);
+        BatchRow { batch: batch as u32, row: row as u32 }
+    }
+
+    /// The segment's position in the run, the batch's number in it, and the row in that, of `run_row`: without parsing.
+    pub(crate) fn source(&self, run_row: u64) -> Option<(usize, usize, usize)> {
+        let place = self.place(run_row);
+        let batch = self.places.get(place.batch as usize)?;
+        Some((batch.segment as usize, batch.number as usize, place.row as usize))
+    }
+
+    /// The segment that `run_row` is in, and its row there, whether a batch of it can be read or not. O(log segments).
+    pub(crate) fn segment_row<'a>(
+        &self,
+        segments: &'a [Arc<Segment>],
+        run_row: u64,
+    ) -> Option<(&'a Arc<Segment>, u32)> {
+        let position = self.segment_starts.partition_point(|start| *start <= run_row).checked_sub(1)?;
+        let row = u32::try_from(run_row - self.segment_starts.get(position)?).ok()?;
+        segments.get(position).filter(|segment| row < segment.rows()).map(|segment| (segment, row))
+    }
+
+    /// The commit timestamp that no row at `place` is above.
+    pub(crate) fn newest_timestamp(&self, segments: &[Arc<Segment>], place: BatchRow) -> u64 {
+        let Some(place) = self.places.get(place.batch as usize) else { return u64::MAX };
+        let Some(segment) = segments.get(place.segment as usize) else { return u64::MAX };
+        let frame = segment.batches().ok().and_then(|batches| batches.frames().get(place.number as usize));
+        frame.map_or(segment.seal.last_stamp, |frame| frame.stamp)
+    }
+
+    /// The batch at `place`. `segments` are those that the locator was made for.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it is damaged.
+    #[inline]
+    pub(crate) fn cached_batch(&self, segments: &[Arc<Segment>], place: BatchRow) -> Result<&CachedBatch> {
+        let Some(at) = self.places.get(place.batch as usize) else {
+            return Err(Error::invalid("a row was looked for that the run does not have"));
+        };
+        match at.cached.get() {
+            Some(cached) => Ok(cached),
+            None => at.load(segments),
+        }
+    }
+}
+
+impl Place {
+    /// In the place of a batch's number, for rows that are in no batch: none has this number, which a lookup of those
+    /// rows reports.
+    const LOST: u32 = u32::MAX;
+
+    #[cold]
+    fn load(&self, segments: &[Arc<Segment>]) -> Result<&CachedBatch> {
+        let Some(segment) = segments.get(self.segment as usize) else {
+            return Err(Error::internal("a row was looked for in another run's segments"));
+        };
+        let batch = segment.batch(self.number as usize)?;
+        Ok(self.cached.get_or_init(|| CachedBatch::new(batch, segment.id.lane)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A locator over batches of these many rows.
+    fn of(rows: &[u64]) -> RowLocator {
+        let place = |number| Place { cached: OnceLock::new(), segment: 0, number };
+        let mut starts = vec![0];
+        rows.iter().for_each(|rows| starts.push(starts[starts.len() - 1] + rows));
+        RowLocator::of_places((0..rows.len() as u32).map(place).collect(), starts)
+    }
+
+    #[test]
+    fn finds_the_batch_of_every_row() {
+        let mut skewed = vec![1; 1000];
+        skewed.extend([100_000, 3, 1, 50_000]);
+        for sizes in [vec![], vec![1], vec![2048; 100], vec![7, 1, 1, 1, 1, 1, 1, 1, 900, 2], skewed] {
+            let locator = of(&sizes);
+            let mut run_row = 0;
+            for (batch, size) in (0_u32..).zip(&sizes) {
+                for row in 0..*size as u32 {
+                    assert_eq!(locator.place(run_row), BatchRow { batch, row }, "{sizes:?}");
+                    run_row += 1;
+                }
+            }
+            for past in [run_row, u64::MAX] {
+                assert!(locator.source(past).is_none());
+                assert!(locator.cached_batch(&[], locator.place(past)).is_err());
+            }
+        }
+    }
+}

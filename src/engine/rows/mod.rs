@@ -1,0 +1,7 @@
+//! A row, where its bytes are, and what they say. Imports segments only.
+
+pub(crate) mod cached_batch;
+pub(crate) mod decode;
+pub(crate) mod locator;
+pub(crate) mod ordered_keys;
+pub(crate) mod row;

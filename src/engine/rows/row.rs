@@ -1,0 +1,247 @@
+//! Rows wherever they are: waiting in memory, committed to an active segment, or sealed.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::engine::rows::cached_batch::CachedBatch;
+use crate::error::{Error, Result};
+use crate::names::SegmentId;
+use crate::schema::RowSchema;
+use crate::segment::batch::{Batch, Verify};
+use crate::segment::columns::Columns;
+use crate::segment::reader::Segment;
+
+/// The number of a batch of rows that entries of the memtable point to.
+pub(crate) type BatchId = u32;
+
+/// A batch that waits to be written, and the id that its rows are found by.
+pub(crate) type QueuedBatch = (BatchId, Arc<PendingBatch>);
+
+/// Rows that wait to be written. They can be read at once.
+#[derive(Debug)]
+pub(crate) struct PendingBatch {
+    pub columns: Columns,
+    pub hashes: Vec<u64>,
+    pub len_bytes: usize,
+    /// Where the rows are once they were written, for readers that found them before.
+    pub written: OnceLock<Source>,
+}
+
+/// Where the rows of a batch are.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    Pending(Arc<PendingBatch>),
+    /// Rows of `batch` from `first` on.
+    Committed {
+        segment: SegmentId,
+        batch: Arc<Batch>,
+        first: u32,
+    },
+    Sealed(Arc<Segment>),
+}
+
+/// How new a row is: by commit timestamp, then lane, then order of arrival. Rows that wait are newer than all others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RowVersion {
+    pub timestamp: u64,
+    pub lane: u16,
+    pub order: u64,
+}
+
+/// A row's batch: kept alive, or borrowed from the version that it was found in (counting owners would cost a write to
+/// memory that all readers share, for every row). Beside it the batch id, or the lane: with them it says how new a row
+/// is.
+#[derive(Debug, Clone)]
+pub(crate) enum Holder<'v> {
+    Pending(Arc<PendingBatch>, BatchId),
+    Batch(Arc<Batch>, u16),
+    Cached(&'v CachedBatch),
+}
+
+/// One row.
+#[derive(Debug, Clone)]
+pub(crate) struct Row<'v> {
+    pub holder: Holder<'v>,
+    pub row: usize,
+}
+
+impl RowVersion {
+    /// Newer than every row.
+    pub(crate) const NEWEST: Self = Self { timestamp: u64::MAX, lane: u16::MAX, order: u64::MAX };
+
+    /// How new row `row` of `segment` is; where no frame tells, how new it can be.
+    pub(crate) fn of_segment(segment: &Segment, row: u32) -> Self {
+        let timestamp = segment.frame_of(row).map_or(segment.seal.last_stamp, |frame| frame.stamp);
+        Self { timestamp, lane: segment.id.lane, order: u64::from(row) }
+    }
+}
+
+impl Row<'_> {
+    /// An error that says what is damaged in the row.
+    pub(crate) fn corrupt(&self, what: &str) -> Error {
+        match &self.holder {
+            Holder::Batch(batch, _) => batch.corrupt(self.row, what),
+            Holder::Cached(cached) => cached.batch.corrupt(self.row, what),
+            Holder::Pending(..) => Error::invalid(format!("a row that waits to be written: {what}")),
+        }
+    }
+
+    /// The columns that the row is in.
+    #[inline]
+    pub(crate) fn columns(&self) -> &Columns {
+        match &self.holder {
+            Holder::Pending(pending, _) => &pending.columns,
+            Holder::Batch(batch, _) => &batch.columns,
+            Holder::Cached(cached) => &cached.batch.columns,
+        }
+    }
+
+    /// How new the row is.
+    #[inline]
+    pub(crate) fn version(&self) -> RowVersion {
+        let (batch, lane) = match &self.holder {
+            Holder::Pending(_, id) => {
+                let order = u64::from(*id) << 32 | self.row as u64;
+                return RowVersion { timestamp: u64::MAX, lane: u16::MAX, order };
+            }
+            Holder::Batch(batch, lane) => (&**batch, *lane),
+            Holder::Cached(cached) => (&*cached.batch, cached.lane),
+        };
+        RowVersion { timestamp: batch.frame.stamp, lane, order: batch.frame.first_row + self.row as u64 }
+    }
+
+    /// Whether the row waits to be written.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self.holder, Holder::Pending(..))
+    }
+
+    /// Whether `other`, which was found later and is as new as it gets, is this row: rows that wait change their age
+    /// when they are written.
+    pub(crate) fn is_still(&self, other: &Row<'_>) -> Result<bool> {
+        let version = other.version();
+        if self.version() == version {
+            return Ok(true);
+        }
+        let Holder::Pending(pending, id) = &self.holder else { return Ok(false) };
+        let Some(written) = pending.written.get() else { return Ok(false) };
+        Ok(written.row(*id, self.row as u32)?.is_some_and(|written| written.version() == version))
+    }
+
+    /// The canonical bytes of the key.
+    #[inline]
+    pub(crate) fn key(&self) -> Option<&[u8]> {
+        self.columns().key(self.row)
+    }
+
+    /// Asks for the row's bytes.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        if let Some(leaf) = self.columns().leaves.first() {
+            leaf.prefetch(self.row);
+        }
+    }
+
+    /// Whether the row says that its key was deleted.
+    #[inline]
+    pub(crate) fn is_tombstone(&self) -> bool {
+        match &self.holder {
+            Holder::Pending(pending, _) => pending.columns.schema.is_tombstones(),
+            Holder::Batch(batch, _) => batch.columns.schema.is_tombstones(),
+            Holder::Cached(cached) => cached.is_tombstones(),
+        }
+    }
+
+    /// The structure and the stored bytes of the row, if it is one tensor of `width` bytes, unpacked or not.
+    #[inline]
+    pub(crate) fn fixed(&self, width: usize) -> Option<(&Arc<RowSchema>, &[u8])> {
+        match &self.holder {
+            Holder::Pending(pending, _) => pending.columns.fixed_row(self.row, width),
+            Holder::Batch(batch, _) => batch.columns.fixed_row(self.row, width),
+            Holder::Cached(cached) => cached.fixed_row(self.row, width),
+        }
+    }
+
+    /// Whether [`Row::check`] has nothing to compare any more.
+    #[inline]
+    pub(crate) fn is_checked(&self, verify: Verify) -> bool {
+        match &self.holder {
+            Holder::Pending(..) => true,
+            Holder::Batch(batch, _) => batch.is_checked(self.row, verify),
+            Holder::Cached(cached) => cached.is_checked(self.row, verify),
+        }
+    }
+
+    /// Compares the row's checksum, as the policy wants; rows in memory have none.
+    #[inline]
+    pub(crate) fn check(&self, verify: Verify) -> Result<()> {
+        match &self.holder {
+            Holder::Pending(..) => Ok(()),
+            Holder::Batch(batch, _) => batch.check_row(self.row, verify),
+            Holder::Cached(cached) => cached.batch.check_row(self.row, verify),
+        }
+    }
+}
+
+impl Row<'static> {
+    /// The row of a sealed segment, if there is one. Of a damaged batch, rows that match their own checksums are there.
+    pub(crate) fn of_segment(segment: &Segment, row: u32) -> Result<Option<Self>> {
+        let Some((number, within)) = segment.locate(row)? else { return Ok(None) };
+        let batch = segment.batch_of_row(number, within)?;
+        Ok(Some(Self { holder: Holder::Batch(Arc::clone(batch), segment.id.lane), row: within }))
+    }
+}
+
+impl Source {
+    /// The segment that the rows are in, if they are in one.
+    pub(crate) fn segment(&self) -> Option<SegmentId> {
+        match self {
+            Self::Pending(_) => None,
+            Self::Committed { segment, .. } => Some(*segment),
+            Self::Sealed(segment) => Some(segment.id),
+        }
+    }
+
+    /// Whether the rows say that their keys were deleted.
+    pub(crate) fn is_tombstones(&self) -> bool {
+        match self {
+            Self::Pending(pending) => pending.columns.schema.is_tombstones(),
+            Self::Committed { batch, .. } => batch.columns.schema.is_tombstones(),
+            Self::Sealed(segment) => segment.schema().is_tombstones(),
+        }
+    }
+
+    /// Where the rows are by now, if they have been written since this was said.
+    pub(crate) fn now(self) -> Self {
+        match &self {
+            Self::Pending(pending) => pending.written.get().cloned().unwrap_or(self),
+            Self::Committed { .. } | Self::Sealed(_) => self,
+        }
+    }
+
+    /// How new row `row` is, or, where it cannot be read, can be.
+    pub(crate) fn version(&self, row: u32) -> RowVersion {
+        match self {
+            Self::Pending(_) => RowVersion::NEWEST,
+            Self::Committed { segment, batch, first } => RowVersion {
+                timestamp: batch.frame.stamp,
+                lane: segment.lane,
+                order: batch.frame.first_row + u64::from(*first) + u64::from(row),
+            },
+            Self::Sealed(segment) => RowVersion::of_segment(segment, row),
+        }
+    }
+
+    /// Row `row` of batch `id`.
+    #[inline]
+    pub(crate) fn row(&self, id: BatchId, row: u32) -> Result<Option<Row<'static>>> {
+        match self {
+            Self::Pending(pending) => {
+                Ok(Some(Row { holder: Holder::Pending(Arc::clone(pending), id), row: row as usize }))
+            }
+            Self::Committed { segment, batch, first } => {
+                let row = *first as usize + row as usize;
+                Ok(Some(Row { holder: Holder::Batch(Arc::clone(batch), segment.lane), row }))
+            }
+            Self::Sealed(segment) => Row::of_segment(segment, row),
+        }
+    }
+}

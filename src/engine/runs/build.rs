@@ -1,0 +1,114 @@
+//! Building a run: from the sorted hashes of sealed segments to one file that finds their rows.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::engine::rows::row::Source;
+use crate::engine::runs::hashes::hash_block;
+use crate::engine::runs::sources::Sources;
+use crate::engine::state::State;
+use crate::engine::state::batches::MemBatch;
+use crate::engine::state::versions::LoadedRun;
+use crate::error::Result;
+use crate::index::build::{RunBuilder, RunHeader};
+use crate::index::merge::merge_blocks;
+use crate::index::run::Run;
+use crate::index::run_layout::Covered;
+use crate::io::Storage;
+use crate::segment::reader::Segment;
+
+/// Says in a run that the number of live keys was not known.
+const LIVE_UNKNOWN: u64 = u64::MAX;
+
+fn covered(segment: &Segment) -> Covered {
+    Covered {
+        lane: segment.id.lane,
+        sequence: segment.id.sequence,
+        rows: segment.seal.rows,
+        seal_crc: segment.seal.crc,
+        first_stamp: segment.seal.first_stamp,
+        last_stamp: segment.seal.last_stamp,
+    }
+}
+
+/// What a set of segments is recognised by.
+pub(crate) fn fingerprint<'a>(segments: impl Iterator<Item = &'a Arc<Segment>>) -> u64 {
+    let mut ids: Vec<_> = segments.map(|segment| (segment.id, segment.seal.crc)).collect();
+    ids.sort_unstable();
+    let mut bytes = Vec::with_capacity(ids.len() * 14);
+    for (id, crc) in ids {
+        bytes.extend_from_slice(&id.lane.to_le_bytes());
+        bytes.extend_from_slice(&id.sequence.to_le_bytes());
+        bytes.extend_from_slice(&crc.to_le_bytes());
+    }
+    xxhash_rust::xxh3::xxh3_64(&bytes)
+}
+
+/// Builds a run over `segments` into `sink`. `live`: what the whole store's count will be, if known; a run that covers
+/// everything knows by itself.
+pub(crate) fn build(
+    state: &State,
+    segments: &[Arc<Segment>],
+    known: u64,
+    live: Option<u64>,
+    covers_all: bool,
+    sink: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<u64> {
+    let mut sources = Sources::new(state);
+    let mut blocks = Vec::with_capacity(segments.len());
+    for segment in segments {
+        let start = sources.add(0, MemBatch { source: Source::Sealed(Arc::clone(segment)), rows: segment.rows() });
+        blocks.push((hash_block(state, segment)?, start));
+    }
+    let identity = state.identity().recorded();
+    let header = RunHeader {
+        store: *identity.store.as_bytes(),
+        hash_id: identity.hash_id,
+        hash_seed: identity.hash_seed,
+        version: identity.format,
+        covered: segments.iter().map(|segment| covered(segment)).collect(),
+        known_fingerprint: known,
+    };
+    let mut builder = RunBuilder::new(header, sources.rows(), sink)?;
+    let mut values = 0_u64;
+    merge_blocks(&blocks, &mut |rows| sources.keep_newest(rows), &mut |entries| {
+        values += sources.count_values(entries);
+        builder.extend(entries)
+    })?;
+    let live = live.or(covers_all.then_some(values)).unwrap_or(LIVE_UNKNOWN);
+    builder.finish(live)
+}
+
+/// A run over `segments` that lives in memory: for readers, and in place of a damaged one.
+pub(crate) fn memory_run(state: &State, segments: Vec<Arc<Segment>>, covers_all: bool) -> Result<LoadedRun> {
+    let mut bytes = Vec::new();
+    let known = fingerprint(segments.iter());
+    build(state, &segments, known, None, covers_all, &mut |part| {
+        bytes.extend_from_slice(part);
+        Ok(())
+    })?;
+    let run = Run::open("(index run in memory)".into(), Bytes::from(bytes))?;
+    Ok(LoadedRun::new(run, None, segments))
+}
+
+/// The count of live keys that a run remembers, if the state it knew is that of `segments`.
+pub(crate) fn remembered_live<'a>(run: &Run, segments: impl Iterator<Item = &'a Arc<Segment>>) -> Option<u64> {
+    let mut rows = 0_u64;
+    let known = fingerprint(segments.inspect(|segment| rows += u64::from(segment.rows())));
+    (run.live_keys() <= rows && run.known_fingerprint() == known).then(|| run.live_keys())
+}
+
+/// Whether a run is of this store.
+pub(crate) fn is_of_store(state: &State, run: &Run) -> bool {
+    let identity = state.identity().recorded();
+    run.store() == identity.store.as_bytes() && run.hash() == (identity.hash_id, identity.hash_seed)
+}
+
+/// Opens the run at `path`, whole.
+pub(crate) fn open_run(storage: &dyn Storage, path: &Path) -> Result<Run> {
+    let file = storage.open(path, 0)?;
+    let len = usize::try_from(file.len_bytes()?).unwrap_or(usize::MAX);
+    Run::open(storage.describe(path), file.bytes(0, len)?)
+}

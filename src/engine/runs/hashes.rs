@@ -1,0 +1,53 @@
+//! The sorted hashes of a sealed segment.
+
+use std::ops::{Bound, ControlFlow};
+
+use crate::engine::rows::ordered_keys::ordered_keys;
+use crate::engine::state::State;
+use crate::error::{Error, Result};
+use crate::index::block::{self, HashBlock};
+use crate::segment::reader::Segment;
+
+/// The sorted hashes of a segment: its index block, or, if that is damaged, computed anew from the keys.
+pub(crate) fn hash_block(state: &State, segment: &Segment) -> Result<HashBlock> {
+    if let Ok(bytes) = segment.index_block()
+        && let Ok(block) = HashBlock::parse(bytes)
+        && block.len() == segment.rows() as usize
+    {
+        return Ok(block);
+    }
+    let (described, mut pairs) = (segment.described(), Vec::new());
+    // The seal's count is bounded by the length of its index block.
+    pairs.try_reserve_exact(segment.rows() as usize).map_err(|_| too_many_rows(segment))?;
+    let mut unread = Vec::new();
+    for (number, frame) in segment.batches()?.frames().iter().enumerate() {
+        for (row, within) in (frame.first_row as u32..).zip(0..frame.rows as usize) {
+            let batch = segment.batch_of_row(number, within);
+            match batch.as_ref().ok().and_then(|batch| batch.columns.key(within)) {
+                Some(key) => pairs.push((state.hasher().hash(key), row)),
+                None => unread.push(row),
+            }
+        }
+    }
+    // Rows that cannot be read have no keys any more, unless the ordered keys have them.
+    if !unread.is_empty()
+        && let Some(fst) = ordered_keys(segment)
+    {
+        let walked = fst.range(Bound::Unbounded, Bound::Unbounded, &mut |key, row| {
+            if unread.binary_search(&row).is_ok() {
+                pairs.push((state.hasher().hash(key), row));
+            }
+            Ok(ControlFlow::Continue(()))
+        });
+        drop(walked);
+    }
+    HashBlock::parse(block::encode(pairs.into_iter()).into()).map_err(|what| Error::corrupt(&**described, 0, what))
+}
+
+fn too_many_rows(segment: &Segment) -> Error {
+    Error::io(
+        "index the rows of",
+        &**segment.described(),
+        std::io::Error::new(std::io::ErrorKind::OutOfMemory, format!("{} rows do not fit into memory", segment.rows())),
+    )
+}

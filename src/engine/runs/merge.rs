@@ -1,0 +1,112 @@
+//! Merging: sealed segments that no run covers, and runs, into one new run on disk.
+
+use std::collections::HashSet;
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::engine::runs::build::{build, fingerprint, open_run};
+use crate::engine::runs::plan::{Merges, Purpose};
+use crate::engine::runs::publish::publish_run;
+use crate::engine::state::State;
+use crate::engine::state::versions::{LoadedRun, Version};
+use crate::error::Result;
+use crate::io::{AppendFile, Durability};
+use crate::names::{self, SegmentId};
+use crate::segment::reader::Segment;
+
+/// Merges all sealed segments that no run covers (but in a long merge), and runs as `purpose` says, into one new run of
+/// `lane`. If nothing but sealed segments exists, the count of live keys is written down. Returns whether there was
+/// anything to merge. O(rows merged), sequential.
+///
+/// # Errors
+/// IO errors. The store is as before then: runs are derived, and nothing depends on one that was not published.
+pub(crate) fn merge_runs(state: &State, lane: u16, merges: &Merges, purpose: Purpose) -> Result<bool> {
+    // While rows are put, the count holds for no state that is sealed, and looking at all batches would keep puts
+    // waiting.
+    let waited_for = matches!(purpose, Purpose::Rest | Purpose::One);
+    let (version, live) = if waited_for { counted_version(state) } else { (settled_version(state), None) };
+    let fresh = if purpose == Purpose::Long { Vec::new() } else { version.uncovered() };
+    if fresh.is_empty() && purpose == Purpose::Short {
+        return Ok(false);
+    }
+    let claim = merges.claim(state, fresh.iter().map(|segment| u64::from(segment.rows())).sum(), purpose);
+    let absorbed = claim.runs();
+    let mut segments: Vec<Arc<Segment>> =
+        absorbed.iter().flat_map(|run| run.segments().iter().cloned()).chain(fresh).collect();
+    if segments.is_empty() {
+        return Ok(false);
+    }
+    segments.sort_by_key(|segment| segment.id);
+    segments.dedup_by_key(|segment| segment.id);
+    let covers_all = segments.iter().map(|segment| &segment.id).eq(version.segments().keys());
+    let known = fingerprint(version.segments().values());
+
+    let (id, temporary, mut file) = create_run(state, lane)?;
+    file.write_early(state.options().durability > Durability::Buffered);
+    build(state, &segments, known, live, covers_all, &mut |bytes| file.append(&[IoSlice::new(bytes)]))?;
+    file.sync(state.options().durability)?;
+    drop(file);
+    let path = names::run(id);
+    state.storage().rename(&temporary, &path)?;
+    let run = open_run(state.storage(), &path)?;
+    // It is read back here, and not by the puts and gets that would come first to each of its pages.
+    run.verify_all()?;
+    let run = LoadedRun::new(run, Some(id), segments);
+    // A handle that only writes needs no cached descriptors, and they take memory.
+    if state.metrics().any_hits() {
+        let absorbed: HashSet<_> = absorbed.iter().flat_map(|run| run.segments()).map(|segment| segment.id).collect();
+        run.locator().cache_batches(run.segments(), |segment| !absorbed.contains(&segment.id));
+    }
+    // A put may still be entering rows of the run into the memtable. Once it is done it cannot take them for older
+    // ones.
+    drop(state.memtable().lock_inserts());
+    publish_run(state, &Arc::new(run), absorbed);
+    if state.options().durability > Durability::Buffered {
+        state.storage().sync_dir(Path::new(names::RUNS))?;
+    }
+    // Only this lane's files are this lane's to remove; others' are found stale and ignored.
+    for name in absorbed.iter().filter_map(|run| run.name()).filter(|name| name.lane == lane) {
+        state.storage().remove(&names::run(name))?;
+    }
+    state.metrics().run_built();
+    Ok(true)
+}
+
+/// The version, of which no segment's rows are still entering the memtable.
+fn settled_version(state: &State) -> Arc<Version> {
+    let _known = state.registry().lock();
+    state.versions().load_full()
+}
+
+/// The version, and the count of live keys if it is that of the version: nothing waits, and no segment is active.
+fn counted_version(state: &State) -> (Arc<Version>, Option<u64>) {
+    // No refresh and no put changes either meanwhile.
+    let _known = state.registry().lock();
+    let _inserting = state.memtable().lock_inserts();
+    let version = state.versions().load_full();
+    let sealed = state
+        .memtable()
+        .sorted()
+        .iter()
+        .all(|(_, batch)| batch.source.segment().is_some_and(|id| version.segments().contains_key(&id)));
+    let live = if sealed { state.live().get() } else { None };
+    (version, live)
+}
+
+/// A new file for a run, under its temporary name.
+fn create_run(state: &State, lane: u16) -> Result<(SegmentId, PathBuf, Box<dyn AppendFile>)> {
+    // Two merges at once do not take the same number.
+    let _known = state.registry().lock();
+    let entries = state.storage().list(Path::new(names::RUNS))?;
+    let taken = entries
+        .iter()
+        .filter_map(|entry| names::parse_run(&entry.name).or_else(|| names::parse_temporary_run(&entry.name)))
+        .filter(|id| id.lane == lane)
+        .map(|id| id.sequence);
+    let sequence = SegmentId::next_sequence(taken).ok_or_else(|| SegmentId::exhausted(lane))?;
+    let id = SegmentId { lane, sequence };
+    let temporary = names::temporary_run(id);
+    let file = state.storage().create(&temporary)?;
+    Ok((id, temporary, file))
+}

@@ -1,0 +1,9 @@
+//! Index runs: which are merged, how they are built, and how they take the place of others.
+
+pub(crate) mod build;
+pub(crate) mod count;
+pub(crate) mod hashes;
+pub(crate) mod merge;
+pub(crate) mod plan;
+pub(crate) mod publish;
+pub(crate) mod sources;

@@ -1,0 +1,99 @@
+//! Merges that run beside one another: short ones, which keep the memtable within its bound and which puts may have to
+//! wait for, and a long one, which brings large runs together and takes as long as it takes.
+
+use std::sync::Arc;
+
+use crate::engine::lock_order::{Rank, RankedMutex};
+use crate::engine::state::State;
+use crate::engine::state::versions::LoadedRun;
+use crate::index::merge::{Sizes, plan_merge};
+
+/// Keys that a short merge takes in at most, in bounds of the memtable: while it runs, puts fill at most one.
+const SHORT_MEMTABLES: u64 = 8;
+/// Most runs that a lookup has to probe while rows are put, but for those that come while a long merge runs.
+const MAX_RUNS: usize = 8;
+/// Most runs that closing leaves: readers pay for each run with every key from then on.
+pub(crate) const MAX_RUNS_AT_REST: usize = 3;
+const AT_REST: Sizes = Sizes { ratio: 8, max_runs: MAX_RUNS_AT_REST, most_keys: u64::MAX };
+
+/// The runs that merges are taking in: no two merges take in the same.
+#[derive(Debug)]
+pub(crate) struct Merges {
+    claimed: RankedMutex<Vec<Arc<LoadedRun>>>,
+}
+
+impl Default for Merges {
+    fn default() -> Self {
+        Self { claimed: RankedMutex::new(Rank::Claims, Vec::new()) }
+    }
+}
+
+/// Runs that one merge takes in, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Claim<'a> {
+    merges: &'a Merges,
+    runs: Vec<Arc<LoadedRun>>,
+}
+
+impl Claim<'_> {
+    /// The runs.
+    pub(crate) fn runs(&self) -> &[Arc<LoadedRun>] {
+        &self.runs
+    }
+}
+
+/// What a merge is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Puts may wait for it.
+    Short,
+    /// Nobody waits for it, and it takes in runs only.
+    Long,
+    /// The caller wants few runs, and waits.
+    Rest,
+    /// The caller wants one run, however long it takes.
+    One,
+}
+
+impl Merges {
+    /// Claims the runs that a merge beside `fresh_rows` of segments without a run is to take in: none if that is enough
+    /// of a run by itself.
+    pub(crate) fn claim(&self, state: &State, fresh_rows: u64, purpose: Purpose) -> Claim<'_> {
+        let mut claimed = self.claimed.lock();
+        let version = state.versions().load_full();
+        let is_free = |run: &&Arc<LoadedRun>| !claimed.iter().any(|other| Arc::ptr_eq(run, other));
+        // From new to old, without a gap.
+        let busy =
+            if purpose == Purpose::Long { version.runs().iter().take_while(|run| !is_free(run)).count() } else { 0 };
+        let free: Vec<Arc<LoadedRun>> = version.runs().iter().skip(busy).take_while(is_free).cloned().collect();
+        let sizes: Vec<u64> = free.iter().map(|run| run.run().keys()).collect();
+        let plan = match purpose {
+            Purpose::Short => {
+                let most_keys = SHORT_MEMTABLES.saturating_mul(state.memtable_bound() as u64);
+                Sizes { ratio: 1, max_runs: MAX_RUNS, most_keys }
+            }
+            Purpose::Long => Sizes { ratio: 1, max_runs: MAX_RUNS, most_keys: u64::MAX },
+            Purpose::Rest => AT_REST,
+            Purpose::One => Sizes { ratio: u64::MAX, max_runs: 1, most_keys: u64::MAX },
+        };
+        let planned = match sizes.split_first() {
+            // The newest run stands for what is fresh: alone, there is nothing to bring together.
+            Some((newest, older)) if fresh_rows == 0 => match plan_merge(older, *newest, plan) {
+                0 => 0,
+                more => more + 1,
+            },
+            _ => plan_merge(&sizes, fresh_rows, plan),
+        };
+        // Runs in memory only are always rewritten: they exist because a file is missing.
+        let volatile = free.iter().rposition(|run| run.name().is_none()).map_or(0, |last| last + 1);
+        let runs: Vec<_> = free.into_iter().take(planned.max(volatile)).collect();
+        claimed.extend(runs.iter().cloned());
+        Claim { merges: self, runs }
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.merges.claimed.lock().retain(|run| !self.runs.iter().any(|own| Arc::ptr_eq(run, own)));
+    }
+}

@@ -1,0 +1,47 @@
+//! Whether a handle may write, or do anything at all.
+
+use std::sync::OnceLock;
+
+use crate::engine::threads;
+use crate::error::{Error, Result};
+
+/// What a handle may do.
+#[derive(Debug)]
+pub(crate) struct Access {
+    read_only: bool,
+    /// Why nothing may be written, although the store was opened for writing.
+    refusal: OnceLock<Error>,
+    /// How many forks lay between the first process and this one when the store was opened.
+    forks: u32,
+}
+
+impl Access {
+    pub(crate) fn new(read_only: bool) -> Self {
+        Self { read_only, refusal: OnceLock::new(), forks: threads::forks() }
+    }
+
+    /// Whether no writer is attached.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Has every put refused with `error`.
+    pub(crate) fn refuse_writes(&self, error: Error) {
+        self.refusal.get_or_init(|| error);
+    }
+
+    /// Fails if puts are refused.
+    ///
+    /// # Errors
+    /// Why they are.
+    pub(crate) fn check_writes(&self) -> Result<()> {
+        self.refusal.get().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// Fails in a child that was forked since the store was opened: at that moment other threads may have held any
+    /// lock, and in the child they never let go of it. Costs one load.
+    #[inline]
+    pub(crate) fn check_fork(&self) -> Result<()> {
+        if threads::forks() == self.forks { Ok(()) } else { Err(Error::Forked) }
+    }
+}

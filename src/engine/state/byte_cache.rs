@@ -1,0 +1,398 @@
+//! A cache in memory, bounded in bytes, that knows no storage.
+//!
+//! The bound counts every entry's key, value and a fixed overhead, and holds at every moment: room is made before an
+//! entry goes in. All operations are O(1). Entries lie in shards by hash, each behind its own lock; a small capacity
+//! is not split, so that a value is refused only when it really is large.
+
+use std::fmt;
+
+use hashbrown::HashTable;
+use parking_lot::Mutex;
+
+use crate::engine::options::HotPolicy;
+use crate::engine::state::eviction::{Policy, Slot};
+
+/// Bytes an entry is counted for beyond its key and value: slot, links, hash table share, allocator headers.
+pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 128;
+/// A shard is at least this large, where there is more than one.
+const SHARD_BYTES: usize = 16 << 20;
+const MOST_SHARDS: usize = 16;
+
+/// What a value takes in memory.
+pub(crate) trait Weigh {
+    /// Bytes beyond the value's own fixed size (what it points to). It must not change while the value is cached.
+    fn weight_bytes(&self) -> usize;
+}
+
+/// Counters of a cache since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HotStats {
+    /// Lookups that found their key.
+    pub hits: u64,
+    /// Lookups that did not.
+    pub misses: u64,
+    /// Entries dropped to make room for others.
+    pub evictions: u64,
+    /// Entries not taken: too large, or no room under [`HotPolicy::StopWhenFull`].
+    pub refused: u64,
+}
+
+struct Entry<V> {
+    hash: u64,
+    key: Box<[u8]>,
+    value: V,
+    weight_bytes: usize,
+}
+
+struct Shard<V> {
+    capacity_bytes: usize,
+    weight_bytes: usize,
+    /// Hashes, and where their entries lie.
+    table: HashTable<(u64, Slot)>,
+    slots: Vec<Option<Entry<V>>>,
+    free: Vec<Slot>,
+    policy: Box<dyn Policy>,
+    stats: HotStats,
+}
+
+fn entry_at<V>(slots: &[Option<Entry<V>>], slot: Slot) -> Option<&Entry<V>> {
+    slots.get(slot as usize)?.as_ref()
+}
+
+impl<V: Clone> Shard<V> {
+    fn new(capacity_bytes: usize, policy: HotPolicy) -> Self {
+        Self {
+            capacity_bytes,
+            weight_bytes: 0,
+            table: HashTable::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            policy: policy.eviction(),
+            stats: HotStats::default(),
+        }
+    }
+
+    fn find(&self, hash: u64, key: &[u8]) -> Option<Slot> {
+        let has_key = |slot: Slot| entry_at(&self.slots, slot).is_some_and(|entry| *entry.key == *key);
+        self.table.find(hash, |(other, slot)| *other == hash && has_key(*slot)).map(|(_, slot)| *slot)
+    }
+
+    fn get(&mut self, hash: u64, key: &[u8]) -> Option<V> {
+        let slot = self.find(hash, key);
+        let value = slot.and_then(|slot| entry_at(&self.slots, slot)).map(|entry| entry.value.clone());
+        match slot {
+            Some(slot) => {
+                self.stats.hits += 1;
+                self.policy.hit(slot);
+            }
+            None => self.stats.misses += 1,
+        }
+        value
+    }
+
+    fn insert(&mut self, hash: u64, key: &[u8], value: V, weight_bytes: usize) -> bool {
+        if let Some(former) = self.find(hash, key) {
+            self.take(former);
+        }
+        if weight_bytes > self.capacity_bytes {
+            self.stats.refused += 1;
+            return false;
+        }
+        while self.capacity_bytes - self.weight_bytes < weight_bytes {
+            let Some(victim) = self.policy.victim().and_then(|victim| self.take(victim)) else {
+                self.stats.refused += 1;
+                return false;
+            };
+            drop(victim);
+            self.stats.evictions += 1;
+        }
+        self.put(Entry { hash, key: key.into(), value, weight_bytes })
+    }
+
+    fn put(&mut self, entry: Entry<V>) -> bool {
+        let (hash, weight_bytes) = (entry.hash, entry.weight_bytes);
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                let Ok(slot) = Slot::try_from(self.slots.len()) else {
+                    self.stats.refused += 1;
+                    return false;
+                };
+                self.slots.push(None);
+                slot
+            }
+        };
+        let Some(place) = self.slots.get_mut(slot as usize) else {
+            debug_assert!(false, "free slot {slot} of {} slots", self.slots.len());
+            self.stats.refused += 1;
+            return false;
+        };
+        debug_assert!(place.is_none(), "slot {slot} is free and has an entry");
+        *place = Some(entry);
+        self.table.insert_unique(hash, (hash, slot), |(hash, _)| *hash);
+        self.weight_bytes += weight_bytes;
+        self.policy.inserted(slot, hash, weight_bytes);
+        true
+    }
+
+    /// Takes the entry out of `slot`.
+    fn take(&mut self, slot: Slot) -> Option<Entry<V>> {
+        let entry = self.slots.get_mut(slot as usize)?.take()?;
+        let found = self.table.find_entry(entry.hash, |(_, other)| *other == slot).map(|found| found.remove());
+        debug_assert!(found.is_ok(), "the entry in slot {slot} is in no table");
+        self.weight_bytes -= entry.weight_bytes;
+        self.free.push(slot);
+        self.policy.removed(slot);
+        Some(entry)
+    }
+
+    fn clear(&mut self) {
+        self.table = HashTable::new();
+        self.slots = Vec::new();
+        self.free = Vec::new();
+        self.weight_bytes = 0;
+        self.policy.cleared();
+    }
+}
+
+/// The cache. Keys are compared exactly; `hash` is the key's hash, as everywhere in the store, and must be the same
+/// for the same key.
+pub(crate) struct ByteCache<V> {
+    shards: Box<[Mutex<Shard<V>>]>,
+}
+
+impl<V: Clone + Weigh> ByteCache<V> {
+    /// A cache of at most `capacity_bytes`; 0 holds nothing.
+    pub(crate) fn new(capacity_bytes: usize, policy: HotPolicy) -> Self {
+        let shards = (capacity_bytes / SHARD_BYTES).clamp(1, MOST_SHARDS);
+        let shards = 1 << shards.ilog2();
+        Self { shards: (0..shards).map(|_| Mutex::new(Shard::new(capacity_bytes / shards, policy))).collect() }
+    }
+
+    /// By hash bits that the tables use neither for the bucket (low) nor for the tag (high).
+    fn shard(&self, hash: u64) -> Option<&Mutex<Shard<V>>> {
+        self.shards.get((hash >> 40) as usize & (self.shards.len() - 1))
+    }
+
+    /// A clone of the value of `key`.
+    pub(crate) fn get(&self, hash: u64, key: &[u8]) -> Option<V> {
+        self.shard(hash)?.lock().get(hash, key)
+    }
+
+    /// Puts `value` under `key` in the place of its former value; says whether it was taken. The former value is
+    /// gone in any case: one that was overwritten must not be found again. A value heavier than a shard (the whole
+    /// capacity, below 32 MiB) is refused and evicts nothing.
+    pub(crate) fn insert(&self, hash: u64, key: &[u8], value: V) -> bool {
+        self.insert_if(hash, key, value, || true)
+    }
+
+    /// The same, if `still` says so when nobody else can change the key's value any more.
+    pub(crate) fn insert_if(&self, hash: u64, key: &[u8], value: V, still: impl FnOnce() -> bool) -> bool {
+        let weight_bytes = value.weight_bytes().saturating_add(key.len()).saturating_add(ENTRY_OVERHEAD_BYTES);
+        self.shard(hash).is_some_and(|shard| {
+            let mut shard = shard.lock();
+            still() && shard.insert(hash, key, value, weight_bytes)
+        })
+    }
+
+    /// Drops the value of `key`; says whether there was one.
+    pub(crate) fn remove(&self, hash: u64, key: &[u8]) -> bool {
+        let taken = self.shard(hash).and_then(|shard| {
+            let mut shard = shard.lock();
+            shard.find(hash, key).and_then(|slot| shard.take(slot))
+        });
+        taken.is_some()
+    }
+
+    /// Drops all values and their memory; the counters go on.
+    pub(crate) fn clear(&self) {
+        self.shards.iter().for_each(|shard| shard.lock().clear());
+    }
+
+    /// Entries held.
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().table.len()).sum()
+    }
+
+    /// Bytes held, as the bound counts them.
+    pub(crate) fn weight_bytes(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().weight_bytes).sum()
+    }
+
+    /// The counters.
+    pub(crate) fn stats(&self) -> HotStats {
+        self.shards.iter().map(|shard| shard.lock().stats).fold(HotStats::default(), |sum, one| HotStats {
+            hits: sum.hits + one.hits,
+            misses: sum.misses + one.misses,
+            evictions: sum.evictions + one.evictions,
+            refused: sum.refused + one.refused,
+        })
+    }
+}
+
+impl<V: Clone + Weigh> fmt::Debug for ByteCache<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut f = f.debug_struct("ByteCache");
+        f.field("len", &self.len()).field("weight_bytes", &self.weight_bytes()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    struct Value {
+        id: u32,
+        weight_bytes: usize,
+    }
+
+    impl Weigh for Value {
+        fn weight_bytes(&self) -> usize {
+            self.weight_bytes
+        }
+    }
+
+    fn value(id: u32, weight_bytes: usize) -> Value {
+        Value { id, weight_bytes }
+    }
+
+    /// An entry of a one-byte key and `value(_, UNIT - ...)` weighs exactly this.
+    const UNIT: usize = 1000;
+    const UNIT_VALUE: usize = UNIT - ENTRY_OVERHEAD_BYTES - 1;
+
+    #[test]
+    fn lru_evicts_the_least_recently_used() {
+        let tier = ByteCache::new(3 * UNIT, HotPolicy::Lru);
+        for key in 0..3_u8 {
+            assert!(tier.insert(7, &[key], value(key.into(), UNIT_VALUE)), "one hash for all: keys are compared");
+        }
+        assert_eq!((tier.len(), tier.weight_bytes()), (3, 3 * UNIT));
+        assert_eq!(tier.get(7, &[0]).unwrap().id, 0);
+        tier.insert(7, &[3], value(3, UNIT_VALUE));
+        assert!(tier.get(7, &[1]).is_none() && tier.get(8, &[0]).is_none());
+        assert!(tier.remove(7, &[0]) && !tier.remove(7, &[0]));
+        assert_eq!(tier.stats(), HotStats { hits: 1, misses: 2, evictions: 1, refused: 0 });
+        tier.clear();
+        assert_eq!((tier.len(), tier.weight_bytes()), (0, 0));
+        assert!(tier.insert(7, &[3], value(3, 3 * UNIT - ENTRY_OVERHEAD_BYTES - 1)), "exactly fits");
+    }
+
+    #[test]
+    fn too_large_evicts_nothing_but_what_it_overwrites() {
+        for policy in [HotPolicy::Lru, HotPolicy::StopWhenFull] {
+            let tier = ByteCache::new(2 * UNIT, policy);
+            tier.insert(1, b"a", value(1, UNIT_VALUE));
+            tier.insert(2, b"b", value(2, UNIT_VALUE));
+            assert!(!tier.insert(3, b"c", value(3, 2 * UNIT)));
+            assert!(!tier.insert(3, b"c", value(3, usize::MAX)));
+            assert_eq!(tier.len(), 2);
+            assert!(!tier.insert(1, b"a", value(9, 2 * UNIT)));
+            assert!(tier.get(1, b"a").is_none() && tier.get(2, b"b").is_some());
+            assert_eq!((tier.stats().refused, tier.stats().evictions), (3, 0));
+        }
+    }
+
+    #[test]
+    fn stop_when_full_keeps_what_it_has() {
+        let tier = ByteCache::new(2 * UNIT, HotPolicy::StopWhenFull);
+        for key in 0..4_u8 {
+            assert_eq!(tier.insert(key.into(), &[key], value(0, UNIT_VALUE)), key < 2);
+        }
+        assert!(tier.insert(0, &[0], value(5, UNIT_VALUE)), "replaces");
+        assert_eq!(tier.get(0, &[0]).unwrap().id, 5);
+        assert!(tier.remove(1, &[1]) && tier.insert(2, &[2], value(2, UNIT_VALUE)));
+    }
+
+    #[test]
+    fn small_capacities_are_not_split() {
+        let shards = |capacity| ByteCache::<Value>::new(capacity, HotPolicy::Lru).shards.len();
+        let counts = [0, 1 << 20, 31 << 20, 32 << 20, 100 << 20, 1 << 40].map(shards);
+        assert_eq!(counts, [1, 1, 1, 2, 4, 16]);
+        assert!(!ByteCache::new(0, HotPolicy::Lru).insert(1, b"a", value(1, 0)));
+    }
+
+    #[test]
+    fn threads_share_it() {
+        let tier = ByteCache::new(64 << 20, HotPolicy::Lru);
+        std::thread::scope(|scope| {
+            for thread in 0..4_u32 {
+                let tier = &tier;
+                scope.spawn(move || {
+                    for i in 0..2000_u32 {
+                        let key = (i * 4 + thread).to_le_bytes();
+                        let hash = u64::from(i).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                        tier.insert(hash, &key, value(i, 100_000));
+                        assert_eq!(tier.get(hash, &key).map(|v| v.id).unwrap_or(i), i);
+                        assert!(tier.weight_bytes() <= 64 << 20);
+                    }
+                });
+            }
+        });
+        assert!(tier.stats().evictions > 0);
+    }
+
+    /// Least recently used first.
+    #[derive(Default)]
+    struct Model(Vec<(u8, Value)>);
+
+    impl Model {
+        fn weight_bytes(&self) -> usize {
+            self.0.iter().map(|(_, value)| value.weight_bytes + 1 + ENTRY_OVERHEAD_BYTES).sum()
+        }
+
+        fn remove(&mut self, key: u8) -> Option<Value> {
+            let at = self.0.iter().position(|(other, _)| *other == key)?;
+            Some(self.0.remove(at).1)
+        }
+
+        fn insert(&mut self, key: u8, value: Value, capacity: usize, policy: HotPolicy) {
+            self.remove(key);
+            let weight = value.weight_bytes + 1 + ENTRY_OVERHEAD_BYTES;
+            if weight > capacity || (policy == HotPolicy::StopWhenFull && self.weight_bytes() + weight > capacity) {
+                return;
+            }
+            while self.weight_bytes() + weight > capacity {
+                self.0.remove(0);
+            }
+            self.0.push((key, value));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_as_the_model(
+            operations in prop::collection::vec((0_u8..20, 0_u8..24, 0_usize..3000), 1..400),
+            capacity in 0_usize..12_000,
+            hash_bits in 0_u32..6,
+            stop in any::<bool>(),
+        ) {
+            let policy = if stop { HotPolicy::StopWhenFull } else { HotPolicy::Lru };
+            let (tier, mut model) = (ByteCache::new(capacity, policy), Model::default());
+            for (id, (operation, key, weight)) in operations.into_iter().enumerate() {
+                // Few bits of hash: collisions.
+                let hash = u64::from(key) & ((1 << hash_bits) - 1);
+                match operation {
+                    0..8 => {
+                        let value = value(id as u32, weight);
+                        model.insert(key, value.clone(), capacity, policy);
+                        tier.insert(hash, &[key], value);
+                    }
+                    8..16 => {
+                        let expected = model.remove(key).inspect(|value| model.0.push((key, value.clone())));
+                        prop_assert_eq!(tier.get(hash, &[key]), expected);
+                    }
+                    16..19 => prop_assert_eq!(tier.remove(hash, &[key]), model.remove(key).is_some()),
+                    _ if weight < 100 => {
+                        tier.clear();
+                        model.0.clear();
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!((tier.len(), tier.weight_bytes()), (model.0.len(), model.weight_bytes()));
+                prop_assert!(tier.weight_bytes() <= capacity);
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The memtable: the index of rows that no run covers yet, and the batches that its entries point to.
+//!
+//! An entry is (hash, batch id, row). A batch keeps its id while its rows move from the queue to an active segment and
+//! to the sealed one, so entries are never touched for that.
+
+use std::collections::HashSet;
+use std::hash::BuildHasherDefault;
+use std::sync::Arc;
+
+use parking_lot::RwLockReadGuard;
+
+use crate::engine::lock_order::{Rank, Ranked, RankedGuard, RankedMutex, RankedRwLock};
+use crate::engine::rows::row::{BatchId, Source};
+use crate::engine::state::batches::{BatchIdHasher, Batches, MemBatch};
+use crate::error::{Error, Result};
+use crate::index::entries::{Entry, EntryTable};
+use crate::names::SegmentId;
+use crate::segment::batch::Batch;
+use crate::segment::reader::Segment;
+
+/// The memtable.
+#[derive(Debug)]
+pub(crate) struct Memtable {
+    entries: EntryTable,
+    batches: RankedRwLock<Batches>,
+    /// Held while rows enter, so that each row is weighed against the newest of its key. Reads never take it.
+    inserts: RankedMutex<()>,
+}
+
+/// The right to enter rows.
+#[derive(Debug)]
+pub(crate) struct Inserting<'a> {
+    _guard: RankedGuard<'a, ()>,
+}
+
+impl Memtable {
+    /// An empty one, for about `keys` keys.
+    pub(crate) fn new(keys: usize) -> Self {
+        Self {
+            entries: EntryTable::new(keys),
+            batches: RankedRwLock::new(Rank::Batches, Batches::default()),
+            inserts: RankedMutex::new(Rank::Inserts, ()),
+        }
+    }
+
+    /// Serialises the entry of rows.
+    pub(crate) fn lock_inserts(&self) -> Inserting<'_> {
+        Inserting { _guard: self.inserts.lock() }
+    }
+
+    /// Entries.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are no entries.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes that the entries take.
+    pub(crate) fn capacity_bytes(&self) -> usize {
+        self.entries.capacity_bytes()
+    }
+
+    /// As [`EntryTable::lacks_room`].
+    pub(crate) fn lacks_room(&self, keys: usize) -> bool {
+        self.entries.lacks_room(keys)
+    }
+
+    /// As [`EntryTable::make_room`].
+    pub(crate) fn make_room(&self, keys: usize) {
+        self.entries.make_room(keys);
+    }
+
+    /// Calls `found` with every entry of `hash`; it must be short. O(1).
+    #[inline]
+    pub(crate) fn find(&self, hash: u64, found: &mut impl FnMut(Entry)) {
+        self.entries.find(hash, found);
+    }
+
+    /// Enters rows `0..` of a batch, except those whose hashes are there: these are returned, in order.
+    pub(crate) fn insert_new(&self, _: &Inserting<'_>, hashes: &[u64], batch: BatchId) -> Vec<u32> {
+        self.entries.insert_new(hashes, batch)
+    }
+
+    /// Enters a row beside whatever is there.
+    pub(crate) fn insert(&self, _: &Inserting<'_>, hash: u64, (batch, row): (BatchId, u32)) {
+        self.entries.insert(hash, batch, row);
+    }
+
+    /// Enters a row in the place of an older one; returns whether that was there.
+    pub(crate) fn replace(&self, _: &Inserting<'_>, hash: u64, old: (BatchId, u32), new: (BatchId, u32)) -> bool {
+        self.entries.replace(hash, old, new)
+    }
+
+    /// The batches, to look up several.
+    #[inline]
+    pub(crate) fn batches(&self) -> Ranked<RwLockReadGuard<'_, Batches>> {
+        self.batches.read()
+    }
+
+    /// Where the rows of batch `id` are. `None` if they were merged into a run, which the version that is loaded next
+    /// has.
+    #[inline]
+    pub(crate) fn source(&self, id: BatchId) -> Option<Source> {
+        // The lock is held to copy a reference, not while rows are read.
+        self.batches.read().get(id).map(|batch| batch.source.clone())
+    }
+
+    /// All batches with their ids, oldest first.
+    pub(crate) fn sorted(&self) -> Vec<(BatchId, MemBatch)> {
+        self.batches.read().sorted()
+    }
+
+    /// Adds a batch.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] when the batch ids are used up.
+    pub(crate) fn add_batch(&self, source: Source, rows: u32) -> Result<BatchId> {
+        let id = self.reserve_batch()?;
+        self.fill_batch(id, source, rows);
+        Ok(id)
+    }
+
+    /// The id of a batch whose rows are somewhere later: until then its entries are of no row.
+    ///
+    /// # Errors
+    /// As [`Memtable::add_batch`].
+    pub(crate) fn reserve_batch(&self) -> Result<BatchId> {
+        self.batches.write().reserve().ok_or_else(|| Error::ReadOnly {
+            why: "this handle has used up its 2^32 batches of puts: close and open the store".into(),
+        })
+    }
+
+    /// Says where the rows of a reserved batch are.
+    pub(crate) fn fill_batch(&self, id: BatchId, source: Source, rows: u32) {
+        self.batches.write().fill(id, source, rows);
+    }
+
+    /// Takes out a batch of which no row has entered.
+    pub(crate) fn remove_batch(&self, id: BatchId) {
+        self.batches.write().remove(|other| other == id);
+    }
+
+    /// Takes out the entries of a reserved batch whose rows are nowhere.
+    pub(crate) fn abandon(&self, _: &Inserting<'_>, id: BatchId) {
+        self.entries.prune(|entry| entry.batch != id);
+    }
+
+    /// Says where the rows of batches are now, of all at once.
+    pub(crate) fn moved(&self, batches: impl Iterator<Item = (BatchId, Source)>) {
+        let mut all = self.batches.write();
+        batches.for_each(|(id, source)| all.moved(id, source));
+    }
+
+    /// Has the batches of `segment`, which was active, point to the sealed file: then nothing but readers holds the
+    /// file as it was while it grew. A batch that cannot be read stays where it was.
+    pub(crate) fn segment_sealed(&self, segment: &Segment) {
+        let batches = segment.batches().map_or(0, |batches| batches.frames().len());
+        let batches: Vec<Arc<Batch>> =
+            (0..batches).filter_map(|number| segment.batch(number).ok().map(Arc::clone)).collect();
+        let before = self.batches.write().sealed(segment.id, &batches);
+        // Behind the lock: with the last batch goes the map, which takes milliseconds.
+        drop(before);
+    }
+
+    /// Drops the rows of `segments`, which a published run has, or which are gone.
+    pub(crate) fn drop_segments(&self, segments: &dyn Fn(SegmentId) -> bool) {
+        let dropped = |source: &Source| source.segment().is_some_and(segments);
+        // Asked for each entry, while puts wait for its shard.
+        let gone: HashSet<BatchId, BuildHasherDefault<BatchIdHasher>> = self.batches.read().ids_of(dropped).collect();
+        if gone.is_empty() {
+            return;
+        }
+        // Where no batch is left, no entry is. The thread that enters rows may be the one that publishes, so the lock
+        // is not waited for.
+        let cleared = self.inserts.try_lock().is_some_and(|_inserting| {
+            let all = self.batches.read().ids().all(|id| gone.contains(&id));
+            if all {
+                self.entries.clear();
+            }
+            all
+        });
+        if !cleared {
+            self.entries.prune(|entry| !gone.contains(&entry.batch));
+        }
+        let removed = self.batches.write().remove(|id| gone.contains(&id));
+        // Behind the lock: with the last batch of a segment goes its map, which takes milliseconds.
+        drop(removed);
+    }
+}

@@ -1,0 +1,96 @@
+//! Counters of traffic since the handle was opened.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The counters. Each is exact by itself; together they are of no one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    damaged: AtomicU64,
+    rows_put: AtomicU64,
+    batches_written: AtomicU64,
+    bytes_written: AtomicU64,
+    flushes: AtomicU64,
+    runs_built: AtomicU64,
+    refreshes: AtomicU64,
+}
+
+/// What the counters say.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Traffic {
+    pub hits: u64,
+    pub misses: u64,
+    pub damaged: u64,
+    pub rows_put: u64,
+    pub batches_written: u64,
+    pub bytes_written: u64,
+    pub flushes: u64,
+    pub runs_built: u64,
+    pub refreshes: u64,
+}
+
+fn add(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
+
+impl Metrics {
+    /// Counts keys that were read.
+    pub(crate) fn read(&self, hits: usize, misses: usize, damaged: usize) {
+        add(&self.hits, hits as u64);
+        add(&self.misses, misses as u64);
+        add(&self.damaged, damaged as u64);
+    }
+
+    /// Counts rows that were put.
+    pub(crate) fn put(&self, rows: usize) {
+        add(&self.rows_put, rows as u64);
+    }
+
+    /// Counts a batch that was written.
+    pub(crate) fn batch_written(&self, bytes: u64) {
+        add(&self.batches_written, 1);
+        add(&self.bytes_written, bytes);
+    }
+
+    /// Counts a call of `flush`.
+    pub(crate) fn flushed(&self) {
+        add(&self.flushes, 1);
+    }
+
+    /// Counts a run that was built.
+    pub(crate) fn run_built(&self) {
+        add(&self.runs_built, 1);
+    }
+
+    /// Counts a look at what other writers committed.
+    pub(crate) fn refreshed(&self) {
+        add(&self.refreshes, 1);
+    }
+
+    /// Whether anything was read and there.
+    pub(crate) fn any_hits(&self) -> bool {
+        self.hits.load(Ordering::Relaxed) > 0
+    }
+
+    /// Rows that were put.
+    pub(crate) fn rows_put(&self) -> u64 {
+        self.rows_put.load(Ordering::Relaxed)
+    }
+
+    /// All counters.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Traffic {
+            hits: get(&self.hits),
+            misses: get(&self.misses),
+            damaged: get(&self.damaged),
+            rows_put: get(&self.rows_put),
+            batches_written: get(&self.batches_written),
+            bytes_written: get(&self.bytes_written),
+            flushes: get(&self.flushes),
+            runs_built: get(&self.runs_built),
+            refreshes: get(&self.refreshes),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What all users of an open store share, by owner. Every owner keeps its fields to itself, and imports nothing but
+//! rows and files.
+//!
+//! | owner | what it has | changed by |
+//! | --- | --- | --- |
+//! | [`versions`] | the published index runs and sealed segments | sealing, following, publishing runs, opening |
+//! | [`memtable`] | the index of rows that no run covers ([`batches`]: where they are) | `admit`, commits, publishing runs |
+//! | [`value_cache`] ([`byte_cache`], [`eviction`]) | decoded values, and their epoch | `admit` (supersede), reads (keep) |
+//! | [`registry`] | segment files: own, followed, damaged, foreign, missing | lanes, opening, following |
+//! | [`live`] | how many keys are alive | `admit`, counting, opening |
+//! | [`clock`] | the newest commit timestamp | commits, following |
+//! | [`metrics`], [`residency`] | counters; how much was in memory lately | everything |
+//! | [`identity`], [`access`] | what the store is called; who may do what | opening, the first put |
+
+pub(crate) mod access;
+pub(crate) mod batches;
+pub(crate) mod byte_cache;
+pub(crate) mod clock;
+pub(crate) mod eviction;
+pub(crate) mod identity;
+pub(crate) mod live;
+pub(crate) mod memtable;
+pub(crate) mod metrics;
+pub(crate) mod registry;
+pub(crate) mod residency;
+pub(crate) mod segments;
+pub(crate) mod value_cache;
+pub(crate) mod versions;
+
+use std::sync::Arc;
+
+use access::Access;
+use clock::Clock;
+use identity::Identity;
+use live::LiveCount;
+use memtable::Memtable;
+use metrics::Metrics;
+use registry::Registry;
+use residency::Residency;
+use value_cache::ValueCache;
+use versions::Versions;
+
+use crate::engine::options::Options;
+use crate::error::Result;
+use crate::io::Storage;
+use crate::key::KeyHasher;
+use crate::segment::writer::StoreIdentity;
+
+/// The state of one open store in one process.
+#[derive(Debug)]
+pub(crate) struct State {
+    storage: Arc<dyn Storage>,
+    options: Options,
+    identity: Identity,
+    access: Access,
+    versions: Versions,
+    memtable: Memtable,
+    value_cache: ValueCache,
+    registry: Registry,
+    live: LiveCount,
+    clock: Clock,
+    metrics: Metrics,
+    residency: Residency,
+}
+
+impl State {
+    /// An empty store.
+    ///
+    /// # Errors
+    /// As [`Identity::new`].
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        options: Options,
+        identity: StoreIdentity,
+        read_only: bool,
+    ) -> Result<Self> {
+        Ok(Self {
+            storage,
+            identity: Identity::new(identity)?,
+            access: Access::new(read_only),
+            versions: Versions::default(),
+            memtable: Memtable::new(options.delta_keys),
+            value_cache: ValueCache::new(&options),
+            registry: Registry::default(),
+            live: LiveCount::default(),
+            clock: Clock::new(options.clock),
+            metrics: Metrics::default(),
+            residency: Residency::default(),
+            options,
+        })
+    }
+
+    /// How many keys the memtable may hold before they are merged. Each merge seals a segment, and opening takes
+    /// O(segments): a store of many keys takes up to four times as many at once as the options say.
+    pub(crate) fn memtable_bound(&self) -> usize {
+        const MOST: usize = 4;
+        const RUN_KEYS_PER_MEMTABLE_KEY: u64 = 64;
+        let least = self.options.delta_keys.max(1);
+        let version = self.versions.load();
+        let in_runs = version.runs().iter().fold(0_u64, |keys, run| keys.saturating_add(run.run().keys()));
+        let bound = usize::try_from(in_runs / RUN_KEYS_PER_MEMTABLE_KEY).unwrap_or(usize::MAX);
+        bound.clamp(least, least.saturating_mul(MOST))
+    }
+
+    /// As [`Access::check_fork`].
+    #[inline]
+    pub(crate) fn check_fork(&self) -> Result<()> {
+        self.access.check_fork()
+    }
+
+    /// The hash of keys.
+    #[inline]
+    pub(crate) fn hasher(&self) -> KeyHasher {
+        self.identity.hasher()
+    }
+
+    #[inline]
+    pub(crate) fn storage(&self) -> &dyn Storage {
+        &*self.storage
+    }
+
+    pub(crate) fn shared_storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    #[inline]
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
+    }
+
+    #[inline]
+    pub(crate) fn versions(&self) -> &Versions {
+        &self.versions
+    }
+
+    #[inline]
+    pub(crate) fn memtable(&self) -> &Memtable {
+        &self.memtable
+    }
+
+    #[inline]
+    pub(crate) fn value_cache(&self) -> &ValueCache {
+        &self.value_cache
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub(crate) fn live(&self) -> &LiveCount {
+        &self.live
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    #[inline]
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    #[inline]
+    pub(crate) fn residency(&self) -> &Residency {
+        &self.residency
+    }
+}

@@ -1,0 +1,276 @@
+//! What is known of the segments folder beside the published version: files that are followed, left where they are, or
+//! missing.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwapOption;
+
+use crate::engine::files::quarantine::MissingIds;
+use crate::engine::lock_order::{Rank, RankedGuard, RankedMutex};
+use crate::engine::report::Quarantined;
+use crate::error::{Error, Result};
+use crate::io::ReadFile;
+use crate::names::SegmentId;
+use crate::segment::layout::Frame;
+use crate::segment::scan::{Front, Prefix};
+
+/// An active segment of another writer.
+#[derive(Debug)]
+pub(crate) struct Followed {
+    pub front: Front,
+    pub file: Arc<dyn ReadFile>,
+    pub described: Arc<Path>,
+    pub end_offset: u64,
+    pub rows: u64,
+    /// Stamp of the last batch.
+    pub timestamp: u64,
+    /// Length of the file, and how much of it was known to be synced, when what lies behind `end_offset` was last
+    /// searched, in vain.
+    pub searched: Option<(u64, Option<u64>)>,
+    /// Whether it was ever searched there.
+    pub looked: bool,
+    /// Where batches of it were last left out.
+    pub damaged_at: Option<u64>,
+}
+
+/// The registry of segment files, and of the looks that were taken at them.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    /// Held during a refresh, and while a file gets its number.
+    known: RankedMutex<Known>,
+    refreshed: RankedMutex<Instant>,
+    /// Why the last refresh did not take in everything.
+    failed: ArcSwapOption<Error>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            known: RankedMutex::new(Rank::Registry, Known::default()),
+            refreshed: RankedMutex::new(Rank::Refreshed, Instant::now()),
+            failed: ArcSwapOption::empty(),
+        }
+    }
+}
+
+impl Registry {
+    /// What is known. Held across IO by a refresh and by opening.
+    pub(crate) fn lock(&self) -> RankedGuard<'_, Known> {
+        self.known.lock()
+    }
+
+    /// The same, if nobody has it.
+    pub(crate) fn try_lock(&self) -> Option<RankedGuard<'_, Known>> {
+        self.known.try_lock()
+    }
+
+    /// Whether the last refresh is at least `interval` ago. Then the caller makes one: for others, none is due.
+    pub(crate) fn refresh_is_due(&self, interval: Duration) -> bool {
+        self.refreshed.try_lock().is_some_and(|mut last| {
+            let due = last.elapsed() >= interval;
+            if due {
+                *last = Instant::now();
+            }
+            due
+        })
+    }
+
+    /// Notes that a refresh begins.
+    pub(crate) fn refresh_begins(&self) {
+        *self.refreshed.lock() = Instant::now();
+    }
+
+    /// Notes how a refresh ended.
+    pub(crate) fn refresh_ended<T>(&self, result: &Result<T>) {
+        self.failed.store(result.as_ref().err().cloned().map(Arc::new));
+    }
+
+    /// Fails if the last refresh did: what could not be looked at may hold a key that is missing.
+    ///
+    /// # Errors
+    /// Why it did.
+    pub(crate) fn check_refreshed(&self) -> Result<()> {
+        match &*self.failed.load() {
+            Some(error) => Err(Error::clone(error)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What is known of the segments folder beside the published version.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// Segments that this handle writes or has written; it publishes them itself.
+    own: HashSet<SegmentId>,
+    followed: HashMap<SegmentId, Followed>,
+    /// Active segments without a whole front, and how long they were when nothing was found in them.
+    begun: HashMap<SegmentId, u64>,
+    /// Files that are damaged, or another store's, so that they are not tried again at every miss.
+    bad: HashSet<SegmentId>,
+    /// Active segments whose numbers files have that are damaged, or another store's.
+    hidden: HashSet<SegmentId>,
+    /// What was left where it is although it is damaged.
+    damage: Vec<Quarantined>,
+    /// Files that were left where they are because they are another store's.
+    foreign: Vec<Quarantined>,
+    /// Segments that opening found missing.
+    missing: Vec<MissingIds>,
+    /// When the folder had changed last, as it was listed last; `None` where that is not known for sure.
+    listed: Option<SystemTime>,
+    /// When the folder of locks had changed last, as no other lane had a lock in it; `None` where that is not known.
+    alone: Option<SystemTime>,
+}
+
+/// Damage that stays where it is.
+pub(crate) fn left_in_place(error: &Error, rows_saved: u64, rows_lost: Option<u64>) -> Quarantined {
+    let path = error.path().unwrap_or(Path::new("")).to_path_buf();
+    Quarantined { path, moved_to: None, why: error.to_string(), rows_saved, rows_lost }
+}
+
+impl Followed {
+    /// Whether anything but zeros follows the last batch that was taken in.
+    pub(crate) fn has_begun_more(&self) -> bool {
+        self.file.copy(self.end_offset, 8).is_ok_and(|bytes| bytes.iter().any(|byte| *byte != 0))
+    }
+
+    /// Goes on behind a batch.
+    pub(crate) fn passed(&mut self, frame: Frame) {
+        self.end_offset = frame.end_offset();
+        self.rows = frame.first_row + u64::from(frame.rows);
+        self.timestamp = frame.stamp;
+        self.searched = None;
+    }
+
+    /// Notes that what lies behind the last batch was searched.
+    pub(crate) fn looked(&mut self, prefix: &Prefix, synced: Option<u64>) {
+        self.searched = Some((prefix.len_bytes, synced));
+        self.looked = true;
+    }
+}
+
+impl Known {
+    /// Whether this handle writes segment `id`, or has written it.
+    pub(crate) fn is_own(&self, id: SegmentId) -> bool {
+        self.own.contains(&id)
+    }
+
+    /// Whether the file of segment `id` is damaged or another store's.
+    pub(crate) fn is_bad(&self, id: SegmentId) -> bool {
+        self.bad.contains(&id)
+    }
+
+    /// Whether a bad file stands before the active segment `id`.
+    pub(crate) fn is_hidden(&self, id: SegmentId) -> bool {
+        self.hidden.contains(&id)
+    }
+
+    /// Takes out an active segment of another writer, to look at it: to be [followed](Known::follow) again.
+    pub(crate) fn take_followed(&mut self, id: SegmentId) -> Option<Followed> {
+        self.followed.remove(&id)
+    }
+
+    /// Follows an active segment of another writer.
+    pub(crate) fn follow(&mut self, id: SegmentId, followed: Followed) {
+        self.followed.insert(id, followed);
+    }
+
+    /// The active segments of other writers.
+    pub(crate) fn followed(&self) -> impl Iterator<Item = &Followed> {
+        self.followed.values()
+    }
+
+    /// Whether nothing was found in the active segment `id`, which was `len_bytes` long then.
+    pub(crate) fn has_only_begun(&self, id: SegmentId, len_bytes: u64) -> bool {
+        self.begun.get(&id) == Some(&len_bytes)
+    }
+
+    /// Notes that nothing is in the active segment `id`, which is `len_bytes` long.
+    pub(crate) fn note_begun(&mut self, id: SegmentId, len_bytes: u64) {
+        self.begun.insert(id, len_bytes);
+    }
+
+    /// Notes when the folder had changed as it is listed now; `None` where that is not known for sure.
+    pub(crate) fn note_listed(&mut self, changed: Option<SystemTime>) {
+        self.listed = changed;
+    }
+
+    /// Whether the folder is as it was listed last, by when it `changed`.
+    pub(crate) fn is_as_listed(&self, changed: impl FnOnce() -> Option<SystemTime>) -> bool {
+        self.listed.is_some() && changed() == self.listed
+    }
+
+    /// When the folder of locks had changed as no other lane had a lock in it.
+    pub(crate) fn alone_since(&self) -> Option<SystemTime> {
+        self.alone
+    }
+
+    /// Notes it; `None` where another lane has, or it is not known.
+    pub(crate) fn note_alone(&mut self, changed: Option<SystemTime>) {
+        self.alone = changed;
+    }
+
+    /// Notes damage as it is reported.
+    pub(crate) fn leave_reported(&mut self, damage: Quarantined) {
+        self.damage.push(damage);
+    }
+
+    /// Notes a segment of this handle's own.
+    pub(crate) fn own(&mut self, id: SegmentId) {
+        self.own.insert(id);
+    }
+
+    /// Notes a file that does not check out.
+    pub(crate) fn bad(&mut self, id: SegmentId) {
+        self.bad.insert(id);
+    }
+
+    /// Notes an active segment that a bad file with the sealed name of its number stands before.
+    pub(crate) fn follow_hidden(&mut self, id: SegmentId) {
+        self.hidden.insert(id);
+    }
+
+    /// How many files do not check out.
+    pub(crate) fn bad_files(&self) -> usize {
+        self.bad.len() + self.followed.values().filter(|followed| followed.damaged_at.is_some()).count()
+    }
+
+    /// Notes damage that stays where it is, with the rows that are served all the same, and those that are lost.
+    pub(crate) fn leave(&mut self, error: &Error, rows_saved: u64, rows_lost: Option<u64>) {
+        self.damage.push(left_in_place(error, rows_saved, rows_lost));
+    }
+
+    /// Notes that `id` is a segment of another store. Nothing tells whether it is the file that is in the wrong place,
+    /// or `store.json`, so nobody knows whether rows are lost.
+    pub(crate) fn leave_foreign(&mut self, id: SegmentId, error: &Error) {
+        self.bad.insert(id);
+        self.foreign.push(left_in_place(error, 0, None));
+    }
+
+    /// Notes what has the name of a file of the store and is none.
+    pub(crate) fn leave_not_file(&mut self, path: PathBuf, why: String) {
+        self.foreign.push(Quarantined { path, moved_to: None, why, rows_saved: 0, rows_lost: None });
+    }
+
+    /// Notes segments that are missing.
+    pub(crate) fn miss(&mut self, missing: Vec<MissingIds>) {
+        self.missing.extend(missing);
+    }
+
+    /// What was left where it is: damaged files, and those of another store.
+    pub(crate) fn in_place(&self) -> Vec<Quarantined> {
+        self.foreign.iter().chain(&self.damage).cloned().collect()
+    }
+
+    /// The files of another store.
+    pub(crate) fn foreign(&self) -> &[Quarantined] {
+        &self.foreign
+    }
+
+    /// Segments that were missing when the store was opened.
+    pub(crate) fn missing(&self) -> &[MissingIds] {
+        &self.missing
+    }
+}

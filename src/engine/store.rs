@@ -1,0 +1,466 @@
+//! The store: a reader that can also write.
+
+use std::ops::Deref;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crate::buffers::Buffers;
+use crate::codec::Codec;
+use crate::dtype::Dtype;
+use crate::engine::findings::acknowledge;
+use crate::engine::follow::refresh;
+use crate::engine::lock_order::{Rank, RankedMutex};
+use crate::engine::lookup::find::locate;
+use crate::engine::open::open_writer;
+use crate::engine::options::Options;
+use crate::engine::reader::Reader;
+use crate::engine::repair::repair;
+use crate::engine::report::OpenReport;
+use crate::engine::runs::plan::Purpose;
+use crate::engine::state::State;
+use crate::engine::threads;
+use crate::engine::write::compactor::Compactor;
+use crate::engine::write::put::{Puts, check_len, check_size};
+use crate::engine::write::queue::Queue;
+use crate::engine::write::schemas::Schemas;
+use crate::engine::write::writer::Writer;
+use crate::error::{Error, Result};
+use crate::io::disk::DiskStorage;
+use crate::io::{Durability, Storage};
+use crate::key::{AsKey, KeyRef, Keys};
+use crate::names;
+use crate::schema::{RowSchema, derive, single_tensor_schema};
+use crate::segment::build::{ColumnsBuilder, KeyBuilder, MAX_COLUMN_LEN_BYTES, with_data, without_data};
+use crate::segment::columns::Columns;
+use crate::value::{AsValue, ValueView};
+
+/// A store that is open for writing, and for reading through [`Reader`], to which it derefs.
+///
+/// Cheap to clone; all clones are one handle. The last clone to be dropped closes the store as [`Store::close`] does,
+/// but cannot report an error: call `close` where that matters.
+#[derive(Debug, Clone)]
+pub struct Store {
+    reader: Reader,
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: Arc<State>,
+    queue: Arc<Queue>,
+    puts: Puts,
+    writer: Arc<Writer>,
+    compactor: Arc<Compactor>,
+    lane: u16,
+    thread: RankedMutex<Option<JoinHandle<()>>>,
+}
+
+impl Deref for Store {
+    type Target = Reader;
+
+    fn deref(&self) -> &Reader {
+        &self.reader
+    }
+}
+
+impl Store {
+    /// Opens the store of `module_id` under `cache_dir` with default [`Options`]; creates and recovers it.
+    ///
+    /// # Errors
+    /// As [`Options::open`].
+    pub fn open(cache_dir: impl AsRef<Path>, module_id: &str) -> Result<Self> {
+        Options::new().open(cache_dir, module_id)
+    }
+
+    pub(crate) fn open_on(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
+        let (state, lane, report) = open_writer(storage, options)?;
+        let options = state.options();
+        let mut schemas = Schemas::default();
+        for segment in state.versions().load().segments().values() {
+            schemas.intern(RowSchema::clone(segment.schema()));
+        }
+        for schema in lane.schemas() {
+            schemas.intern(RowSchema::clone(schema));
+        }
+        let buffers = Buffers::new(options.flush_bytes.saturating_mul(2).min(options.buffer_bytes));
+        let queue = Queue::new(options.flush_rows, options.flush_bytes, options.flush_interval, options.buffer_bytes);
+        let (queue, number) = (Arc::new(queue), lane.number());
+        let compactor = Arc::new(Compactor::new(Arc::clone(&state), Arc::clone(&queue), number));
+        let writer =
+            Writer::new(Arc::clone(&state), Arc::clone(&queue), lane, Arc::clone(&compactor), Arc::clone(&buffers));
+        let writer = Arc::new(writer);
+        let thread = if options.synchronous { None } else { Some(start_writer(&state, &writer)?) };
+        let puts = Puts::new(
+            Arc::clone(&state),
+            Arc::clone(&queue),
+            Arc::clone(&writer),
+            Arc::clone(&compactor),
+            buffers,
+            schemas,
+        );
+        let thread = RankedMutex::new(Rank::Close, thread);
+        let reader = Reader::new(Arc::clone(&state), report);
+        let inner = Inner { state, queue, puts, writer, compactor, lane: number, thread };
+        Ok(Self { reader, inner: Arc::new(inner) })
+    }
+
+    /// Puts one value. Copies it and returns; the row can be read at once. See [`Store::put_rows`] for many.
+    ///
+    /// ```
+    /// # fn main() -> tensorcask::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use tensorcask::{Store, TensorView};
+    ///
+    /// let store = Store::open(dir.path(), "encoder")?;
+    /// store.put("sample-7", TensorView::from_slice(&[3], &[1.0_f32, 2.0, 3.0])?)?;
+    /// let value = store.get("sample-7")?.and_then(|value| value.into_tensor());
+    /// assert_eq!(value.map(|tensor| tensor.to_vec::<f32>()).transpose()?, Some(vec![1.0, 2.0, 3.0]));
+    /// # store.close()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::KeyKind`], [`Error::TooLarge`], [`Error::Invalid`] for values that cannot be stored (a map with a name
+    /// twice, a byte of a BOOL tensor that is not 0 or 1);
+    /// [`Error::Poisoned`], [`Error::Closed`], [`Error::ReadOnly`] if the handle cannot write.
+    pub fn put(&self, key: impl AsKey, value: impl AsValue) -> Result<()> {
+        self.put_batch(&[key.as_key()?], &[value])
+    }
+
+    /// Puts values of any structure. If a key stands twice, the last value wins. Blocks while the buffer is full.
+    ///
+    /// # Errors
+    /// As [`Store::put`]; [`Error::Invalid`] if there are not as many values as keys. Nothing is put then.
+    pub fn put_batch<'a>(&self, keys: impl Into<Keys<'a>>, values: &[impl AsValue]) -> Result<()> {
+        let keys = keys.into();
+        if keys.len() != values.len() {
+            return Err(Error::invalid(format!(
+                "{} keys were passed with {} values: pass one value a key",
+                keys.len(),
+                values.len()
+            )));
+        }
+        let puts = &self.inner.puts;
+        let Some(kind) = puts.begin(keys)? else { return Ok(()) };
+        let options = self.inner.state.options();
+        let mut built: Vec<Columns> = Vec::new();
+        let mut builder: Option<(Arc<RowSchema>, ColumnsBuilder)> = None;
+        for (key, value) in keys.iter().zip(values) {
+            let view = value.as_value();
+            let (schema, leaves) = derive(&view, kind, options.store_as, options.codec)?;
+            check_size(options, &view)?;
+            let schema = puts.intern(schema);
+            let fits = builder.as_ref().is_some_and(|(current, rows)| {
+                *current == schema
+                    && rows.largest_column_len_bytes() < options.flush_bytes.min(MAX_COLUMN_LEN_BYTES / 2)
+            });
+            if !fits {
+                built.extend(builder.take().map(|(_, full)| full.finish()));
+                let fresh = ColumnsBuilder::new(Arc::clone(&schema), options.codec)?;
+                builder = Some((schema, fresh));
+            }
+            if let Some((_, rows)) = &mut builder {
+                rows.push(key, &leaves)?;
+            }
+        }
+        built.extend(builder.map(|(_, rows)| rows.finish()));
+        built.into_iter().try_for_each(|columns| puts.put(columns))
+    }
+
+    /// The fast path: puts one contiguous `[keys, …row_shape]` tensor, a row a key. No allocation and no work a row
+    /// beyond the key and its place in the index. If a key stands twice, the last row wins.
+    ///
+    /// Copies the rows for the writer thread, and returns. Where no rows wait to be flushed, a batch of 256 KiB or more
+    /// is written from `rows` before this returns, since it is likely to be flushed as well.
+    ///
+    /// ```
+    /// # fn main() -> tensorcask::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let store = tensorcask::Store::open(dir.path(), "encoder")?;
+    /// let embeddings = vec![0.5_f32; 4 * 384];
+    /// store.put_rows(&[10_u64, 11, 12, 13], &[384], &embeddings)?;
+    /// # store.close()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::put`]; [`Error::Invalid`] if `rows` has not as many elements as keys and shape ask for.
+    pub fn put_rows<'a, T: crate::tensor::Element>(
+        &self,
+        keys: impl Into<Keys<'a>>,
+        row_shape: &[usize],
+        rows: &[T],
+    ) -> Result<()> {
+        self.put_rows_bytes(keys, T::DTYPE, row_shape, bytemuck::cast_slice(rows))
+    }
+
+    /// [`Store::put_rows`] for any dtype, from little-endian bytes.
+    ///
+    /// # Errors
+    /// As [`Store::put_rows`].
+    pub fn put_rows_bytes<'a>(
+        &self,
+        keys: impl Into<Keys<'a>>,
+        dtype: Dtype,
+        row_shape: &[usize],
+        rows: &[u8],
+    ) -> Result<()> {
+        let keys = keys.into();
+        let width = dtype.tensor_len_bytes(row_shape).ok_or_else(|| {
+            Error::invalid(format!(
+                "a {dtype} row cannot have shape {row_shape:?}: its size overflows or fills no whole bytes"
+            ))
+        })?;
+        if width.checked_mul(keys.len()) != Some(rows.len()) {
+            return Err(Error::invalid(format!(
+                "{} keys with {dtype} rows of shape {row_shape:?} take {width} bytes each, but {} bytes were passed: \
+                 pass one contiguous [keys, …shape] tensor",
+                keys.len(),
+                rows.len()
+            )));
+        }
+        dtype.check_elements(rows)?;
+        let puts = &self.inner.puts;
+        let Some(kind) = puts.begin(keys)? else { return Ok(()) };
+        let options = self.inner.state.options();
+        check_len(options, width)?;
+        let schema = single_tensor_schema(kind, dtype, row_shape, options.store_as, options.codec)?;
+        schema.check().map_err(Error::invalid)?;
+        let schema = puts.intern(schema);
+        let stored = schema.single_tensor().map(|(dtype, _, _)| dtype);
+        let Some(stored) = stored.filter(|_| options.codec == Codec::None) else {
+            let views = (0..keys.len()).map(|row| {
+                let row = part(rows, row * width, (row + 1) * width)?;
+                crate::tensor::TensorView::new(dtype, row_shape, row).map(ValueView::Tensor)
+            });
+            return self.put_batch(keys, &views.collect::<Result<Vec<_>>>()?);
+        };
+        // Chunks of about what the writer writes at once, so that the buffer's bound holds for any call.
+        let most_bytes = options.flush_bytes.min(MAX_COLUMN_LEN_BYTES / 2);
+        let most_rows = (most_bytes / width.max(8)).clamp(1, 1 << 20);
+        let (mut start, mut zero_copy) = (0, false);
+        while start < keys.len() {
+            let mut end = start;
+            let mut column = KeyBuilder::new(kind, most_rows.min(keys.len() - start));
+            if let Keys::U64(integers) = keys {
+                end = integers.len().min(start + most_rows);
+                column.push_integers(part(integers, start, end)?)?;
+            }
+            while let Some(key) = keys.get(end).filter(|_| end - start < most_rows && column.len_bytes() <= most_bytes)
+            {
+                key.with_bytes(|bytes| column.push_bytes(bytes))?;
+                end += 1;
+            }
+            let values = part(rows, start * width, end * width)?;
+            let columns = without_data(Arc::clone(&schema), column.finish(), end - start)?;
+            zero_copy = stored == dtype && puts.put_zero_copy(&columns, values, zero_copy)?;
+            if !zero_copy {
+                puts.put(with_data(columns, dtype, values, puts.buffers())?)?;
+            }
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// Deletes keys: writes a tombstone for each that is there. Returns how many were. Before a key counts as not
+    /// there, what other writers have committed is taken in: a batch with such a key costs a [`Reader::refresh`].
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn delete_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<usize> {
+        let keys = keys.into();
+        let puts = &self.inner.puts;
+        let Some(kind) = puts.begin(keys)? else { return Ok(0) };
+        let state = &*self.inner.state;
+        let is_there = |key: KeyRef<'_>| {
+            let found = key.with_bytes(|bytes| locate(state, state.hasher().hash(bytes), bytes))?;
+            Ok::<bool, Error>(found.is_some_and(|found| !found.row.is_tombstone()))
+        };
+        let mut there = keys.iter().map(is_there).collect::<Result<Vec<bool>>>()?;
+        if there.contains(&false) && refresh(state)? {
+            for (key, there) in keys.iter().zip(&mut there).filter(|(_, there)| !**there) {
+                *there = is_there(key)?;
+            }
+        }
+        let schema = puts.intern(RowSchema::tombstones(kind));
+        let mut column = ColumnsBuilder::new(schema, Codec::None)?;
+        let mut seen = std::collections::HashSet::new();
+        for (key, _) in keys.iter().zip(there).filter(|(_, there)| *there) {
+            if seen.insert(key) {
+                column.push(key, &[])?;
+            }
+        }
+        let deleted = column.rows();
+        if deleted > 0 {
+            puts.put(column.finish())?;
+        }
+        Ok(deleted)
+    }
+
+    /// Deletes one key; returns whether it was there.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub fn delete(&self, key: impl AsKey) -> Result<bool> {
+        self.delete_batch(&[key.as_key()?]).map(|deleted| deleted == 1)
+    }
+
+    /// Returns when everything put before is on disk, as durable as the options say.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] with the failure of any write since the store was opened.
+    pub fn flush(&self) -> Result<()> {
+        self.flush_with(self.inner.state.options().durability)
+    }
+
+    /// [`Store::flush`] with a durability of its own.
+    ///
+    /// # Errors
+    /// As [`Store::flush`].
+    pub fn flush_with(&self, durability: Durability) -> Result<()> {
+        let inner = &self.inner;
+        inner.puts.check_process()?;
+        inner.state.metrics().flushed();
+        let up_to = inner.queue.ask(durability)?;
+        inner.writer.reach_barrier();
+        inner.queue.wait_for_barrier(up_to, durability)?;
+        inner.compactor.check()
+    }
+
+    /// Merges the index of everything that is sealed into one run now (while rows are put, into few). `close` does that
+    /// only where the handle put a quarter of the rows or more, and else leaves up to three runs, since it is not to
+    /// take long; every lookup in a large store pays for each of them. Does nothing if there is one. O(keys): about 0.1
+    /// µs a key.
+    ///
+    /// # Errors
+    /// IO errors; the store stays as it was.
+    pub fn merge_index(&self) -> Result<()> {
+        let inner = &self.inner;
+        inner.puts.check_process()?;
+        inner.queue.check()?;
+        inner.compactor.join();
+        inner.compactor.merge(Purpose::One)
+    }
+
+    /// Acknowledges what is lost: damaged files that were set aside, segments that are missing, files of other stores.
+    /// Reports of opening and of [`Reader::verify`] are clean of it from now on. Nothing is deleted: damaged files stay
+    /// in `quarantine/`. Returns how many things it was.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`] in a forked child; IO errors.
+    pub fn acknowledge_damage(&self) -> Result<usize> {
+        self.inner.puts.check_process()?;
+        acknowledge(&self.inner.state)
+    }
+
+    /// Writes and seals everything, merges the index, and releases the lane. All clones of the handle are closed;
+    /// reads through them go on.
+    ///
+    /// # Errors
+    /// The first failure of any write since the store was opened.
+    pub fn close(&self) -> Result<()> {
+        self.inner.close()
+    }
+
+    /// The lane that this handle writes in.
+    #[must_use]
+    pub fn lane(&self) -> u16 {
+        self.inner.lane
+    }
+
+    /// Rows and bytes that wait to be written.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, usize) {
+        // In a forked child nothing does.
+        if self.inner.state.check_fork().is_err() { (0, 0) } else { self.inner.queue.depth() }
+    }
+
+    /// How many merges of the index run in the background of this handle. O(1).
+    #[must_use]
+    pub fn merges_running(&self) -> usize {
+        self.inner.compactor.running()
+    }
+
+    /// What opening found.
+    #[must_use]
+    pub fn open_report(&self) -> &OpenReport {
+        self.reader.open_report()
+    }
+}
+
+impl Inner {
+    fn close(&self) -> Result<()> {
+        // The parent's thread does not exist in a forked child, and its files are the parent's.
+        if self.puts.check_process().is_err() {
+            return Ok(());
+        }
+        self.queue.close();
+        // Held to the end: a call at the same time waits for what this one does.
+        let mut thread = self.thread.lock();
+        match thread.take() {
+            Some(thread) => drop(thread.join()),
+            None if self.state.options().synchronous && self.writer.is_open() => self.writer.step(),
+            None => {}
+        }
+        self.compactor.join();
+        let lane = self.writer.take_lane();
+        if let Some(cause) = self.queue.failure() {
+            return Err(Error::Poisoned { cause: Arc::new(cause) });
+        }
+        let (state, Some(mut lane)) = (&self.state, lane) else { return Ok(()) };
+        lane.seal_all(state).map_err(|error| lane.first_failure(state, error))?;
+        lane.check_in_place(state)?;
+        let repaired = repair(state, &mut lane)?;
+        if let Some(purpose) = repaired.then_some(Purpose::One).or_else(|| self.compactor.purpose_at_close()) {
+            self.compactor.merge(purpose)?;
+        }
+        // What the merge found.
+        if repair(state, &mut lane)? {
+            self.compactor.merge(Purpose::One)?;
+        }
+        self.compactor.check()
+    }
+}
+
+/// A part of what the caller passed, the length of which was checked.
+fn part<T>(all: &[T], start: usize, end: usize) -> Result<&[T]> {
+    all.get(start..end).ok_or_else(|| Error::internal(format!("{start}..{end} of {} elements", all.len())))
+}
+
+fn start_writer(state: &State, writer: &Arc<Writer>) -> Result<JoinHandle<()>> {
+    let writer = Arc::clone(writer);
+    let thread = threads::spawn("tensorcask-writer", move || writer.run());
+    thread.map_err(|error| Error::io("start the writer thread of", state.storage().describe(Path::new("")), error))
+}
+
+impl Options {
+    /// Opens the store of `module_id` under `cache_dir` for reading and writing; creates and recovers it.
+    ///
+    /// O(segments) after a clean close; after a crash also O(rows) of what was not yet in an index run.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for unusable options or module ids, [`Error::LaneBusy`], [`Error::NewerFormat`], IO errors,
+    /// and [`Error::Corrupt`] with [`Recovery::Strict`](crate::Recovery::Strict).
+    pub fn open(self, cache_dir: impl AsRef<Path>, module_id: &str) -> Result<Store> {
+        names::check_module_id(module_id)?;
+        let storage = DiskStorage::new(cache_dir.as_ref().join(module_id)).group_writable(self.group_writable);
+        self.open_on(Arc::new(storage))
+    }
+
+    /// Opens a store on a [`Storage`] of the caller's, whose root is the store's folder.
+    ///
+    /// # Errors
+    /// As [`Options::open`].
+    pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Store> {
+        self.check()?;
+        Store::open_on(storage, self)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Nobody is left to be told; `Store::close` reports.
+        let _ = self.close();
+    }
+}

@@ -1,0 +1,187 @@
+//! An active segment: what was written to it, and how it is sealed.
+
+use std::sync::Arc;
+use std::thread;
+
+use crate::engine::files::sync_log::SyncRecord;
+use crate::engine::options::Options;
+use crate::error::Result;
+use crate::index::{block, keys_fst};
+use crate::io::Durability;
+use crate::key::KeyKind;
+use crate::names::SegmentId;
+use crate::schema::RowSchema;
+use crate::segment::batch::Batch;
+use crate::segment::columns::BatchPart;
+use crate::segment::layout::Seal;
+use crate::segment::writer::{SealParts, SegmentWriter};
+
+/// Rows of a segment from which on its data are synced while its index is sorted.
+const SYNCED_AHEAD: usize = 1 << 14;
+
+/// An active segment.
+#[derive(Debug)]
+pub(crate) struct Active {
+    writer: SegmentWriter,
+    /// The hash of every row, in order, for the index block.
+    hashes: Vec<u64>,
+    /// For the block of ordered keys.
+    batches: Vec<Arc<Batch>>,
+    /// Whether anything was written since the last sync.
+    dirty: bool,
+    /// Commit timestamp of its newest batch that is on the medium.
+    durable_timestamp: u64,
+    /// Bytes of it that are on the medium, if any batch is.
+    synced_len_bytes: u64,
+}
+
+impl Active {
+    /// What `writer` writes: nothing of it is known to be on the medium.
+    pub(crate) fn new(writer: SegmentWriter) -> Self {
+        let (hashes, batches) = (Vec::new(), Vec::new());
+        Self { writer, hashes, batches, dirty: true, durable_timestamp: 0, synced_len_bytes: 0 }
+    }
+
+    /// The same with what the sync log of a former writer says.
+    pub(crate) fn synced_before(mut self, len_bytes: Option<u64>) -> Self {
+        self.synced_len_bytes = len_bytes.unwrap_or(0);
+        self
+    }
+
+    /// Takes over a batch that a former writer committed.
+    pub(crate) fn take_over(&mut self, batch: Arc<Batch>, hashes: impl Iterator<Item = u64>) {
+        self.hashes.extend(hashes);
+        self.batches.push(batch);
+    }
+
+    pub(crate) fn id(&self) -> SegmentId {
+        self.writer.id()
+    }
+
+    pub(crate) fn rows(&self) -> u64 {
+        self.writer.rows()
+    }
+
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.writer.len_bytes()
+    }
+
+    pub(crate) fn schema(&self) -> &Arc<RowSchema> {
+        self.writer.schema()
+    }
+
+    /// Whether rows of so many bytes fit.
+    pub(crate) fn has_room(&self, rows: usize, len_bytes: usize) -> bool {
+        self.writer.has_room(rows, len_bytes)
+    }
+
+    /// Whether it has grown to its size.
+    pub(crate) fn is_full(&self, options: &Options) -> bool {
+        self.len_bytes() >= options.segment_bytes || self.rows() >= u64::from(options.segment_rows)
+    }
+
+    /// Whether its file still has its name.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.writer.is_in_place()
+    }
+
+    /// Appends rows, whose hashes these are, as one batch.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn append(
+        &mut self,
+        parts: &[BatchPart<'_>],
+        timestamp: u64,
+        hashes: impl Iterator<Item = u64>,
+    ) -> Result<Arc<Batch>> {
+        // If the batch before was synced, this one will be, too. What is not synced is the system's to write, when and
+        // if it wants: a load would wait for the disk otherwise.
+        self.writer.write_early(!self.dirty);
+        let batch = Arc::new(self.writer.append(parts, timestamp, self.durable_timestamp)?);
+        self.dirty = true;
+        self.batches.push(Arc::clone(&batch));
+        self.hashes.extend(hashes);
+        Ok(batch)
+    }
+
+    /// Brings what was written since the last sync to the medium. [`Active::synced`] has to follow when its name is
+    /// durable.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn sync(&mut self, durability: Durability) -> Result<()> {
+        if self.dirty { self.writer.sync(durability) } else { Ok(()) }
+    }
+
+    /// Notes that everything is on the medium; returns what the sync log is to say, if that is new.
+    pub(crate) fn synced(&mut self) -> Option<SyncRecord> {
+        if !std::mem::take(&mut self.dirty) {
+            return None;
+        }
+        // A segment without batches is nothing to be missed.
+        self.durable_timestamp = self.batches.last()?.frame.stamp;
+        self.synced_len_bytes = self.len_bytes();
+        self.sync_record()
+    }
+
+    /// What the sync log says of it, if any of it is on the medium.
+    pub(crate) fn sync_record(&self) -> Option<SyncRecord> {
+        (self.synced_len_bytes > 0).then(|| self.record(self.synced_len_bytes))
+    }
+
+    /// What the sync log is to say when it is sealed.
+    pub(crate) fn sealed_record(&self) -> SyncRecord {
+        self.record(self.len_bytes())
+    }
+
+    fn record(&self, len_bytes: u64) -> SyncRecord {
+        SyncRecord { sequence: self.id().sequence, len_bytes, seed: self.writer.seed() }
+    }
+
+    /// Writes the index and the seal. `replaces` are the segments whose rows it has instead.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn seal(self, options: &Options, replaces: Vec<SegmentId>) -> Result<Seal> {
+        let durability = options.durability;
+        let Self { mut writer, hashes, batches, dirty, .. } = self;
+        let kind = writer.schema().key;
+        // What is written goes to the medium while the index is sorted, so that only the index is left for the last
+        // sync.
+        let ahead = dirty && durability > Durability::Buffered && !options.synchronous && hashes.len() >= SYNCED_AHEAD;
+        let (parts, synced) = thread::scope(|scope| {
+            let file = &mut writer;
+            let sync = move || file.sync(durability);
+            // Without a thread more, the last sync does it all.
+            let syncing = ahead.then(|| thread::Builder::new().spawn_scoped(scope, sync)).and_then(std::io::Result::ok);
+            let keys = match kind {
+                KeyKind::U64 => Ok(None),
+                KeyKind::Str | KeyKind::Bytes => ordered_keys(&batches).map(Some),
+            };
+            let pairs = hashes.iter().enumerate().map(|(row, hash)| (*hash, row as u32));
+            let parts = keys.map(|keys| SealParts { index: block::encode(pairs), keys, replaces });
+            let synced = syncing.map(thread::ScopedJoinHandle::join);
+            (parts, synced.and_then(thread::Result::ok).unwrap_or(Ok(())))
+        });
+        synced?;
+        writer.seal(&parts?, durability)
+    }
+}
+
+/// The keys of a segment in order, each with its newest row.
+fn ordered_keys(batches: &[Arc<Batch>]) -> Result<Vec<u8>> {
+    let mut keys: Vec<(&[u8], u32)> = batches
+        .iter()
+        .flat_map(|batch| {
+            (0..batch.columns.rows)
+                .filter_map(|row| Some((batch.columns.key(row)?, batch.frame.first_row as u32 + row as u32)))
+        })
+        .collect();
+    keys.sort_unstable();
+    // Rows of one key are in order: the last is the newest.
+    keys.reverse();
+    keys.dedup_by_key(|(key, _)| *key);
+    keys.reverse();
+    keys_fst::build(keys)
+}

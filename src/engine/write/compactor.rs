@@ -1,0 +1,198 @@
+//! Merges of the index, and the threads that they run on.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use crate::engine::lock_order::{Rank, RankedGuard, RankedMutex};
+use crate::engine::runs::build::remembered_live;
+use crate::engine::runs::merge::merge_runs;
+use crate::engine::runs::plan::{MAX_RUNS_AT_REST, Merges, Purpose};
+use crate::engine::state::State;
+use crate::engine::threads;
+use crate::engine::write::queue::Queue;
+use crate::engine::write::seal::Sealing;
+use crate::error::{Error, Result};
+
+/// Keeps the memtable near its bound, and runs few.
+#[derive(Debug)]
+pub(crate) struct Compactor {
+    state: Arc<State>,
+    /// Says when the store closes, or its writer has failed.
+    queue: Arc<Queue>,
+    lane: u16,
+    /// Held by the one merge that takes in what no run covers: puts may wait for it.
+    merging: RankedMutex<()>,
+    merges: Merges,
+    /// The thread of that merge.
+    short: RankedMutex<Option<JoinHandle<()>>>,
+    /// The thread of the merge that only `close` waits for.
+    long: RankedMutex<Option<JoinHandle<()>>>,
+    /// Merges that run in the background.
+    running: AtomicUsize,
+    failure: RankedMutex<Option<Error>>,
+}
+
+impl Compactor {
+    /// The compactor of the writer of lane `lane`.
+    pub(crate) fn new(state: Arc<State>, queue: Arc<Queue>, lane: u16) -> Self {
+        Self {
+            state,
+            queue,
+            lane,
+            merging: RankedMutex::new(Rank::Merging, ()),
+            merges: Merges::default(),
+            short: RankedMutex::new(Rank::ShortMerge, None),
+            long: RankedMutex::new(Rank::LongMerge, None),
+            running: AtomicUsize::new(0),
+            failure: RankedMutex::new(Rank::MergeFailure, None),
+        }
+    }
+
+    /// Whether the memtable has grown to its bound.
+    pub(crate) fn memtable_is_full(&self) -> bool {
+        self.state.memtable().len() >= self.state.memtable_bound()
+    }
+
+    /// Keeps the memtable near its bound: at twice the bound, puts wait for the merge that runs. The writer thread does
+    /// not, so that what was put before can be flushed meanwhile. A small bound is not worth a wait for the disk.
+    pub(crate) fn hold_back_puts(&self) {
+        /// They take about 9 MiB. Small puts, one after another, are fewer while a merge is synced.
+        const FREE_KEYS: usize = 1 << 18;
+        let most_keys = || self.state.memtable_bound().saturating_mul(2).max(FREE_KEYS);
+        if !self.state.options().synchronous && self.state.memtable().len() >= most_keys() {
+            drop(self.merging.lock());
+        }
+    }
+
+    /// Merges now.
+    ///
+    /// # Errors
+    /// IO errors; the store stays as it was.
+    pub(crate) fn merge(&self, purpose: Purpose) -> Result<()> {
+        self.merge_with(&self.merging.lock(), purpose)
+    }
+
+    fn merge_with(&self, _merging: &RankedGuard<'_, ()>, purpose: Purpose) -> Result<()> {
+        merge_runs(&self.state, self.lane, &self.merges, purpose).map(|_| ())
+    }
+
+    /// Starts a merge in the background, unless one is running; `seal` begins to seal what is to be merged, and returns
+    /// what is to be waited for, or `None` if a merge is not worth it.
+    ///
+    /// # Errors
+    /// Those of `seal`.
+    pub(crate) fn start(self: &Arc<Self>, seal: impl FnOnce() -> Result<Option<Arc<Sealing>>>) -> Result<()> {
+        let mut short = self.short.lock();
+        if let Some(running) = short.take() {
+            if !running.is_finished() {
+                *short = Some(running);
+                return Ok(());
+            }
+            drop(running.join());
+            if !self.memtable_is_full() {
+                return Ok(());
+            }
+        }
+        let Some(seals) = seal()? else { return Ok(()) };
+        *short = self.spawn("tensorcask-merge", move |compactor| {
+            // From here on puts may have to wait.
+            let merging = compactor.merging.lock();
+            // Why a segment could not be sealed, the lane reports.
+            if seals.wait().is_err() {
+                return Ok(());
+            }
+            let merged = compactor.merge_with(&merging, Purpose::Short);
+            drop(merging);
+            compactor.start_long();
+            merged
+        });
+        Ok(())
+    }
+
+    fn start_long(self: &Arc<Self>) {
+        let mut long = self.long.lock();
+        match long.take() {
+            Some(running) if !running.is_finished() => *long = Some(running),
+            finished => {
+                drop(finished.map(JoinHandle::join));
+                *long = self.spawn("tensorcask-merge-runs", |compactor| compactor.merge_long());
+            }
+        }
+    }
+
+    /// Brings large runs together, until there are few or the store closes.
+    fn merge_long(&self) -> Result<()> {
+        while self.queue.check().is_ok() && merge_runs(&self.state, self.lane, &self.merges, Purpose::Long)? {}
+        Ok(())
+    }
+
+    fn spawn(
+        self: &Arc<Self>,
+        name: &str,
+        merge: impl FnOnce(&Arc<Self>) -> Result<()> + Send + 'static,
+    ) -> Option<JoinHandle<()>> {
+        let compactor = Arc::clone(self);
+        let thread = threads::spawn(name, move || {
+            compactor.running.fetch_add(1, Ordering::Relaxed);
+            let merged = merge(&compactor);
+            compactor.running.fetch_sub(1, Ordering::Relaxed);
+            compactor.note(merged);
+        });
+        let describe = || self.state.storage().describe(Path::new(""));
+        thread.map_err(|error| self.note(Err(Error::io("start a merge thread of", describe(), error)))).ok()
+    }
+
+    /// Waits for the merges that run in the background.
+    pub(crate) fn join(&self) {
+        // The short one may start the long one.
+        for merger in [&self.short, &self.long] {
+            let merger = merger.lock().take();
+            drop(merger.map(JoinHandle::join));
+        }
+    }
+
+    /// How many merges run in the background.
+    pub(crate) fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the failure of a merge for the next call that can report it.
+    pub(crate) fn note(&self, merged: Result<()>) {
+        if let Err(error) = merged {
+            self.failure.lock().get_or_insert(error);
+        }
+    }
+
+    /// Reports the failure of a merge, once.
+    ///
+    /// # Errors
+    /// It.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.failure.lock().take().map_or(Ok(()), Err)
+    }
+
+    /// What to merge for before closing: for one run, if the handle put a quarter of the rows or more, so that each row
+    /// put pays for few; else for few runs, because rows that no run covers are so many that indexing them at the next
+    /// open would be felt, because runs are too many, or because none of them says how many keys are alive.
+    pub(crate) fn purpose_at_close(&self) -> Option<Purpose> {
+        const FEW_ROWS: u64 = 4096;
+        const FEW_SEGMENTS: usize = 8;
+        const ROWS_MERGED_PER_ROW_PUT: u64 = 4;
+        let version = self.state.versions().load();
+        let rows: u64 = version.segments().values().map(|segment| u64::from(segment.rows())).sum();
+        let put_many = rows <= self.state.metrics().rows_put().saturating_mul(ROWS_MERGED_PER_ROW_PUT);
+        if put_many && version.runs().len() > 1 {
+            return Some(Purpose::One);
+        }
+        let uncovered = version.uncovered();
+        let covered = || version.runs().iter().flat_map(|run| run.segments());
+        let counted = || version.runs().iter().any(|run| remembered_live(run.run(), covered()).is_some());
+        let worth_a_run = uncovered.len() >= FEW_SEGMENTS
+            || uncovered.iter().map(|segment| u64::from(segment.rows())).sum::<u64>() >= FEW_ROWS
+            || version.runs().len() > MAX_RUNS_AT_REST
+            || !version.runs().is_empty() && !counted();
+        worth_a_run.then_some(if put_many { Purpose::One } else { Purpose::Rest })
+    }
+}

@@ -1,0 +1,385 @@
+//! The writer's side of the files: one lane's active segments, one for each structure of rows.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::engine::files::sync_log::{SyncLog, SyncLogs, SyncRecord};
+use crate::engine::follow::take_in_others;
+use crate::engine::rows::row::{QueuedBatch, Source};
+use crate::engine::state::State;
+use crate::engine::write::active::Active;
+use crate::engine::write::grouping::groups;
+use crate::engine::write::numbers::FreeNumbers;
+use crate::engine::write::seal::{Sealing, seal_all};
+use crate::error::{Error, Result};
+use crate::io::{Durability, LockGuard};
+use crate::names::{self, SegmentId};
+use crate::schema::RowSchema;
+use crate::segment::batch::Batch;
+use crate::segment::columns::BatchPart;
+use crate::segment::writer::SegmentWriter;
+
+/// Most active segments of a lane: a store of more structures than this seals the least recently used one.
+const MAX_ACTIVE: usize = 8;
+
+/// One lane, held by its lock.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    number: u16,
+    numbers: FreeNumbers,
+    /// Timestamp of the newest commit.
+    last_timestamp: u64,
+    /// Least recently used first.
+    actives: Vec<Active>,
+    /// Those that were active last.
+    sealing: Option<Arc<Sealing>>,
+    /// Segments that were sealed, or are being sealed, without being brought to the medium.
+    unsynced: Vec<SegmentId>,
+    /// Once the lane is open.
+    sync_log: Option<SyncLog>,
+    /// The void numbers that its sync log tells of.
+    voids: Vec<SyncRecord>,
+    /// To be written to the sync log when the segments that are being sealed are.
+    sealed: Vec<SyncRecord>,
+    /// Whether a name was made in the segments folder since it was last synced.
+    names_dirty: bool,
+    /// Held for as long as the lane is.
+    lock: Box<dyn LockGuard>,
+}
+
+impl Lane {
+    /// Lane `number`, which `lock` guards, with nothing active. `voids` are the numbers that its sync log calls void.
+    pub(crate) fn new(number: u16, lock: Box<dyn LockGuard>, numbers: FreeNumbers, voids: Vec<SyncRecord>) -> Self {
+        Self {
+            number,
+            numbers,
+            last_timestamp: 0,
+            actives: Vec::new(),
+            sealing: None,
+            unsynced: Vec::new(),
+            sync_log: None,
+            voids,
+            sealed: Vec::new(),
+            names_dirty: true,
+            lock,
+        }
+    }
+
+    /// Takes over an active segment of a former writer.
+    pub(crate) fn take_over(&mut self, active: Active) {
+        self.actives.push(active);
+    }
+
+    /// Has the next commit timestamp be later than this one.
+    pub(crate) fn saw(&mut self, timestamp: u64) {
+        self.last_timestamp = self.last_timestamp.max(timestamp);
+    }
+
+    pub(crate) fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// The structures of active segments.
+    pub(crate) fn schemas(&self) -> impl Iterator<Item = &Arc<RowSchema>> {
+        self.actives.iter().map(Active::schema)
+    }
+
+    /// Writes what waits. Batches of one structure are joined, as long as no key of theirs was put with another
+    /// structure in between: the newest row of a key must be in the newest commit.
+    ///
+    /// # Errors
+    /// After an error the lane is finished.
+    pub(crate) fn commit(&mut self, state: &Arc<State>, waiting: &[QueuedBatch]) -> Result<()> {
+        self.check_seals()?;
+        take_in_others(state, self.number);
+        for group in groups(waiting, state.options().flush_bytes.max(1)) {
+            self.commit_group(state, &group)?;
+        }
+        Ok(())
+    }
+
+    fn commit_group(&mut self, state: &Arc<State>, group: &[&QueuedBatch]) -> Result<()> {
+        let parts: Vec<BatchPart<'_>> = group.iter().map(|(_, pending)| BatchPart::from(&pending.columns)).collect();
+        let hashes = group.iter().flat_map(|(_, pending)| &pending.hashes);
+        let (segment, batch) = self.write(state, &parts, hashes.copied())?;
+        let mut first = 0;
+        state.memtable().moved(group.iter().map(|(id, pending)| {
+            let source = Source::Committed { segment, batch: Arc::clone(&batch), first };
+            pending.written.get_or_init(|| source.clone());
+            first += pending.columns.rows as u32;
+            (*id, source)
+        }));
+        self.seal_full(state)
+    }
+
+    /// Sees to it that [`Lane::write`] of this batch makes no segment: making one waits for the registry, and a thread
+    /// that holds the registry may wait to enter rows.
+    ///
+    /// # Errors
+    /// After an error the lane is finished.
+    pub(crate) fn make_room(&mut self, state: &Arc<State>, part: &BatchPart<'_>) -> Result<()> {
+        self.check_seals()?;
+        take_in_others(state, self.number);
+        self.active_for(state, &part.columns.schema, part.columns.rows, part.len_bytes()).map(drop)
+    }
+
+    /// Writes rows of one structure, whose hashes these are, as one batch. [`Lane::seal_full`] has to follow, when the
+    /// rows are where they are looked up.
+    ///
+    /// # Errors
+    /// After an error the lane is finished.
+    pub(crate) fn write(
+        &mut self,
+        state: &Arc<State>,
+        parts: &[BatchPart<'_>],
+        hashes: impl Iterator<Item = u64>,
+    ) -> Result<(SegmentId, Arc<Batch>)> {
+        let schema = parts.first().map(|part| Arc::clone(&part.columns.schema));
+        let schema = schema.ok_or_else(|| Error::internal("a batch of no parts"))?;
+        let rows: usize = parts.iter().map(|part| part.columns.rows).sum();
+        let len_bytes: usize = parts.iter().map(BatchPart::len_bytes).sum();
+        let timestamp = state.clock().next(self.last_timestamp)?;
+        self.last_timestamp = timestamp;
+        let active = self.active_for(state, &schema, rows, len_bytes)?;
+        let before = active.len_bytes();
+        let batch = active.append(parts, timestamp, hashes)?;
+        state.metrics().batch_written(active.len_bytes() - before);
+        Ok((active.id(), batch))
+    }
+
+    /// Seals the segment that was written last, if it has grown to its size.
+    pub(crate) fn seal_full(&mut self, state: &Arc<State>) -> Result<()> {
+        let full = self.actives.last().is_some_and(|active| active.is_full(state.options()));
+        if full { self.seal_last(state) } else { Ok(()) }
+    }
+
+    /// The active segment for rows of `schema` with room for them, as the last (most recently used) one.
+    fn active_for(
+        &mut self,
+        state: &Arc<State>,
+        schema: &Arc<RowSchema>,
+        rows: usize,
+        len_bytes: usize,
+    ) -> Result<&mut Active> {
+        // A writer that was killed while it sealed one segment leaves two of a structure.
+        while let Some(position) = self.actives.iter().rposition(|active| active.schema() == schema) {
+            let active = self.actives.remove(position);
+            let room = active.has_room(rows, len_bytes);
+            self.actives.push(active);
+            if room {
+                return self.actives.last_mut().ok_or_else(|| Error::internal("no segment is active"));
+            }
+            self.seal_last(state)?;
+        }
+        if self.actives.len() >= MAX_ACTIVE {
+            let oldest = self.actives.remove(0);
+            self.seal(state, vec![oldest])?;
+        }
+        let active = self.create(state, schema, rows, len_bytes)?;
+        self.actives.push(active);
+        self.actives.last_mut().ok_or_else(|| Error::internal("no segment is active"))
+    }
+
+    fn create(&mut self, state: &State, schema: &Arc<RowSchema>, rows: usize, len_bytes: usize) -> Result<Active> {
+        let id = self.next_id(state)?;
+        let needed = len_bytes as u64 + rows as u64 * 64 + SegmentWriter::overhead_bytes();
+        let capacity = (state.options().segment_bytes + SegmentWriter::overhead_bytes()).max(needed);
+        let (storage, identity) = (state.shared_storage(), state.identity().recorded());
+        let writer = SegmentWriter::create(storage, identity, id, &names::active(id), schema, capacity)?;
+        self.names_dirty = true;
+        state.registry().lock().own(id);
+        Ok(Active::new(writer))
+    }
+
+    /// The next segment's name, which is given out once.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`] if the lane has used up its numbers.
+    pub(crate) fn next_id(&mut self, state: &State) -> Result<SegmentId> {
+        let (sequence, passed) = self.numbers.give_out().ok_or_else(|| SegmentId::exhausted(self.number))?;
+        for sequence in passed {
+            self.void(state, SegmentId { lane: self.number, sequence })?;
+        }
+        Ok(SegmentId { lane: self.number, sequence })
+    }
+
+    /// Notes that no segment has the number of `id` any more. While the lane is being opened, the sync log is written
+    /// later.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn void(&mut self, state: &State, id: SegmentId) -> Result<()> {
+        let void = SyncRecord::void(state.identity().store(), id);
+        if self.voids.contains(&void) {
+            return Ok(());
+        }
+        self.voids.push(void);
+        self.log(&[void])
+    }
+
+    fn seal_last(&mut self, state: &Arc<State>) -> Result<()> {
+        let last = self.actives.pop();
+        self.seal(state, last.into_iter().collect())
+    }
+
+    /// Seals `actives` in the background. Waits for what is being sealed already, so that a disk that is slower than
+    /// the writer is felt.
+    fn seal(&mut self, state: &Arc<State>, actives: Vec<Active>) -> Result<()> {
+        if state.options().durability == Durability::Buffered {
+            self.unsynced.extend(actives.iter().map(Active::id));
+        }
+        if state.options().synchronous {
+            return self.seal_now(state, actives);
+        }
+        self.wait_for_seals()?;
+        if !actives.is_empty() {
+            self.sealed = sealed_records(state, &actives);
+            self.sealing = Some(Arc::new(Sealing::start(state, actives)));
+        }
+        Ok(())
+    }
+
+    /// Returns when no segment is being sealed.
+    fn wait_for_seals(&mut self) -> Result<()> {
+        let sealed = std::mem::take(&mut self.sealed);
+        match self.sealing.take() {
+            Some(sealing) => sealing.wait().and_then(|()| self.log(&sealed)),
+            None => Ok(()),
+        }
+    }
+
+    fn log(&mut self, records: &[SyncRecord]) -> Result<()> {
+        self.sync_log.as_mut().map_or(Ok(()), |log| log.append(records))
+    }
+
+    /// Fails if a segment that was being sealed could not be.
+    ///
+    /// # Errors
+    /// After an error the lane is finished.
+    pub(crate) fn check_seals(&mut self) -> Result<()> {
+        if self.sealing.as_ref().is_some_and(|sealing| sealing.is_finished()) { self.wait_for_seals() } else { Ok(()) }
+    }
+
+    /// What stopped the lane, of which `later` is known: that its folder is gone, or a segment that could not be sealed
+    /// before.
+    pub(crate) fn first_failure(&mut self, state: &State, later: Error) -> Error {
+        let earlier = self.wait_for_seals().err();
+        self.check_in_place(state).err().or(earlier).unwrap_or(later)
+    }
+
+    /// Begins to seal all active segments; returns what is to be waited for.
+    ///
+    /// # Errors
+    /// After an error the lane is finished.
+    pub(crate) fn start_seals(&mut self, state: &Arc<State>) -> Result<Arc<Sealing>> {
+        let actives = std::mem::take(&mut self.actives);
+        self.seal(state, actives)?;
+        Ok(self.sealing.clone().unwrap_or_default())
+    }
+
+    /// Rows that are not sealed yet.
+    pub(crate) fn unsealed_rows(&self) -> u64 {
+        let sealing = self.sealing.as_ref().filter(|sealing| !sealing.is_finished());
+        sealing.map_or(0, |sealing| sealing.rows()) + self.actives.iter().map(Active::rows).sum::<u64>()
+    }
+
+    /// Seals all active segments that have rows.
+    ///
+    /// # Errors
+    /// After an error the lane is finished.
+    pub(crate) fn seal_all(&mut self, state: &State) -> Result<()> {
+        self.wait_for_seals()?;
+        let actives = std::mem::take(&mut self.actives);
+        self.seal_now(state, actives)
+    }
+
+    fn seal_now(&mut self, state: &State, actives: Vec<Active>) -> Result<()> {
+        let sealed = sealed_records(state, &actives);
+        seal_all(state, actives)?;
+        self.log(&sealed)
+    }
+
+    /// Makes everything that was committed as durable as asked, and checks that it is where it will be looked for.
+    pub(crate) fn sync(&mut self, state: &State, durability: Durability) -> Result<()> {
+        self.sync_files(state, durability)?;
+        self.check_in_place(state)
+    }
+
+    /// Fails if the store's folder was moved or removed, or the active segments were: nobody would find what is
+    /// written.
+    ///
+    /// # Errors
+    /// [`Error::Io`] of kind `NotFound`.
+    pub(crate) fn check_in_place(&self, state: &State) -> Result<()> {
+        if self.lock.is_in_place() && self.actives.iter().all(Active::is_in_place) {
+            return Ok(());
+        }
+        let what = "it, or the segments in it, were moved or removed since the store was opened; rows that were flushed \
+                    before went with them";
+        let error = std::io::Error::new(std::io::ErrorKind::NotFound, what);
+        Err(Error::io("write to", state.storage().describe(Path::new("")), error))
+    }
+
+    fn sync_files(&mut self, state: &State, durability: Durability) -> Result<()> {
+        self.check_seals()?;
+        if durability == Durability::Buffered {
+            return Ok(());
+        }
+        self.actives.iter_mut().try_for_each(|active| active.sync(durability))?;
+        self.wait_for_seals()?;
+        let storage = state.storage();
+        for id in std::mem::take(&mut self.unsynced) {
+            let path = names::sealed(id);
+            storage.open_append(&path, storage.len_bytes(&path)?)?.sync(durability)?;
+            self.names_dirty = true;
+        }
+        if self.names_dirty {
+            if state.options().durability == Durability::Buffered {
+                // Opening did not.
+                storage.sync_dir(Path::new(""))?;
+            }
+            storage.sync_dir(Path::new(names::SEGMENTS))?;
+            self.names_dirty = false;
+        }
+        let records: Vec<SyncRecord> = self.actives.iter_mut().filter_map(Active::synced).collect();
+        match &self.sync_log {
+            Some(log) if !log.is_full() => self.log(&records),
+            _ => self.rewrite_sync_log(state),
+        }
+    }
+
+    /// Opens the sync log. A new one is synced, so it is only made where records have to be kept, numbers have become
+    /// void, or none is there.
+    pub(crate) fn open_sync_log(&mut self, state: &State) -> Result<()> {
+        let noted = SyncLogs::voids(state.storage(), self.number)?;
+        if self.actives.is_empty() && noted.len() == self.voids.len() {
+            self.sync_log = SyncLog::reopen(state.storage(), self.number)?;
+        }
+        if self.sync_log.is_none() { self.rewrite_sync_log(state) } else { Ok(()) }
+    }
+
+    /// Writes the sync log anew, without the records of segments that are active no more, but for the newest.
+    fn rewrite_sync_log(&mut self, state: &State) -> Result<()> {
+        let newest = SyncLogs::newest(state.storage(), state.identity().store(), self.number)?;
+        let newest = newest.filter(|record| self.actives.iter().all(|active| active.id().sequence != record.sequence));
+        let records =
+            self.actives.iter().filter_map(Active::sync_record).chain(newest).chain(self.voids.iter().copied());
+        let records: Vec<SyncRecord> = records.collect();
+        self.sync_log = Some(SyncLog::create(state.storage(), self.number, &records, state.options().durability)?);
+        Ok(())
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        // The lane's next writer must not find a segment that is still being sealed.
+        let _reported_by_close = self.wait_for_seals();
+    }
+}
+
+/// Records of segments that will have been synced when they are sealed: they tell of a lane's last ones, behind which
+/// no number tells that one is missing.
+fn sealed_records(state: &State, actives: &[Active]) -> Vec<SyncRecord> {
+    let synced = actives.iter().filter(|_| state.options().durability > Durability::Buffered);
+    synced.map(Active::sealed_record).collect()
+}

@@ -1,0 +1,238 @@
+//! Putting rows: they are checked, made readable, and handed to the writer, or written from the caller's memory.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::buffers::Buffers;
+use crate::codec::Decoder;
+use crate::engine::admit::{admit_put, admit_taken};
+use crate::engine::lock_order::{Rank, RankedMutex};
+use crate::engine::options::Options;
+use crate::engine::rows::decode::value_of;
+use crate::engine::rows::row::{Holder, PendingBatch, Row, Source};
+use crate::engine::state::State;
+use crate::engine::threads::beside;
+use crate::engine::write::compactor::Compactor;
+use crate::engine::write::key_kind::claim_key_kind;
+use crate::engine::write::lane::Lane;
+use crate::engine::write::queue::Queue;
+use crate::engine::write::schemas::Schemas;
+use crate::engine::write::writer::Writer;
+use crate::error::{Error, Result};
+use crate::key::{KeyKind, Keys};
+use crate::schema::RowSchema;
+use crate::segment::build::MAX_COLUMN_LEN_BYTES;
+use crate::segment::columns::{BatchPart, Columns};
+use crate::value::ValueView;
+
+/// Bytes from which on rows may be written from the caller's memory. Fewer are gathered.
+const WORTH_ZERO_COPY: usize = 256 << 10;
+
+/// Rows that enter the index on a thread of their own: starting one takes as long as entering some thousands.
+const WORTH_A_THREAD: usize = 1 << 14;
+
+/// What puts of one handle share.
+#[derive(Debug)]
+pub(crate) struct Puts {
+    state: Arc<State>,
+    queue: Arc<Queue>,
+    writer: Arc<Writer>,
+    compactor: Arc<Compactor>,
+    /// For the values of rows that wait.
+    buffers: Arc<Buffers>,
+    schemas: RankedMutex<Schemas>,
+    /// A forked child must not write into its parent's segments.
+    process_id: u32,
+}
+
+impl Puts {
+    /// Puts through `writer`; `schemas` are in use already.
+    pub(crate) fn new(
+        state: Arc<State>,
+        queue: Arc<Queue>,
+        writer: Arc<Writer>,
+        compactor: Arc<Compactor>,
+        buffers: Arc<Buffers>,
+        schemas: Schemas,
+    ) -> Self {
+        let schemas = RankedMutex::new(Rank::Schemas, schemas);
+        Self { state, queue, writer, compactor, buffers, schemas, process_id: std::process::id() }
+    }
+
+    /// Checks that this handle may write `keys`; returns their kind, or `None` if there are none.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub(crate) fn begin(&self, keys: Keys<'_>) -> Result<Option<KeyKind>> {
+        self.check_process()?;
+        self.queue.check()?;
+        self.state.access().check_writes()?;
+        let Some(kind) = keys.check()? else { return Ok(None) };
+        if let Some(fixed) = self.state.identity().key_kind() {
+            fixed.expect(kind)?;
+        }
+        Ok(Some(kind))
+    }
+
+    /// Fails in a forked child.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`].
+    pub(crate) fn check_process(&self) -> Result<()> {
+        if self.process_id == std::process::id() {
+            Ok(())
+        } else {
+            Err(Error::ReadOnly {
+                why:
+                    "it was opened by the parent of this forked process: open the store again in the child, in a lane \
+                      of its own (Lane::Auto)"
+                        .into(),
+            })
+        }
+    }
+
+    /// The one instance of a structure of rows.
+    pub(crate) fn intern(&self, schema: RowSchema) -> Arc<RowSchema> {
+        self.schemas.lock().intern(schema)
+    }
+
+    /// Where values are copied that wait.
+    pub(crate) fn buffers(&self) -> &Arc<Buffers> {
+        &self.buffers
+    }
+
+    /// Fixes the kind of keys with the first put. A disk that does not take that stops the writer, as with any write.
+    fn claim_key_kind(&self, kind: KeyKind) -> Result<()> {
+        claim_key_kind(&self.state, kind).or_else(|error| match &error {
+            Error::Io { source, .. } if source.kind() != std::io::ErrorKind::TimedOut => {
+                self.queue.fail(error);
+                self.queue.check()
+            }
+            _ => Err(error),
+        })
+    }
+
+    /// Makes rows readable and hands them to the writer.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`], [`Error::Closed`], and those of fixing the kind of keys.
+    pub(crate) fn put(&self, columns: Columns) -> Result<()> {
+        let state = &self.state;
+        self.claim_key_kind(columns.schema.key)?;
+        self.compactor.hold_back_puts();
+        let hashes = columns.hashes(state.hasher());
+        let len_bytes = columns.len_bytes() + hashes.len() * 8;
+        while !self.queue.reserve(len_bytes, !state.options().synchronous)? {
+            self.writer.step();
+        }
+        let pending = Arc::new(PendingBatch { columns, hashes, len_bytes, written: OnceLock::new() });
+        let source = Source::Pending(Arc::clone(&pending));
+        // Held from the queue to the index: of two puts of one key, the one that is read is the one that is written
+        // last.
+        let inserting = state.memtable().lock_inserts();
+        let added = state.memtable().add_batch(source.clone(), pending.columns.rows as u32);
+        let id = added.inspect_err(|_| self.queue.release(len_bytes))?;
+        // The writer may begin while the rows enter the index: they are found by their batch id, wherever they are.
+        let enough = self.queue.push((id, Arc::clone(&pending))).inspect_err(|_| {
+            state.memtable().remove_batch(id);
+            self.queue.release(len_bytes);
+        })?;
+        admit_put(state, &inserting, &pending.hashes, &pending.columns, (id, &source));
+        if state.value_cache().fills_on_put() && !pending.columns.schema.is_tombstones() {
+            self.cache_values(&pending);
+        }
+        drop(inserting);
+        state.metrics().put(pending.columns.rows);
+        if enough && state.options().synchronous {
+            self.writer.step();
+        }
+        Ok(())
+    }
+
+    /// Puts rows that have just entered into the value cache.
+    fn cache_values(&self, pending: &Arc<PendingBatch>) {
+        let mut decoder = Decoder::new();
+        for (row, hash) in pending.hashes.iter().enumerate() {
+            let row = Row { holder: Holder::Pending(Arc::clone(pending), 0), row };
+            if let (Some(key), Ok(value)) = (row.key(), value_of(self.state.options(), &row, &mut decoder)) {
+                self.state.value_cache().keep_put(*hash, key, &value);
+            }
+        }
+    }
+
+    /// Writes rows from the caller's memory at once, if nothing waits before them and the caller is likely to wait for
+    /// that: it flushed what it put last, if anything, or wrote the rows before these, of the same call, in this way
+    /// (`continued`). Then a copy for the writer thread would be in vain. Returns whether it did; `columns` lack the
+    /// data of their one leaf, which are `values`.
+    ///
+    /// # Errors
+    /// Those of writing, which stop the writer.
+    pub(crate) fn put_zero_copy(&self, columns: &Columns, values: &[u8], continued: bool) -> Result<bool> {
+        let state = &self.state;
+        let too_few = values.len() < WORTH_ZERO_COPY && !continued;
+        if too_few || state.options().synchronous || state.value_cache().fills_on_put() {
+            return Ok(false);
+        }
+        self.claim_key_kind(columns.schema.key)?;
+        self.compactor.hold_back_puts();
+        let Some(mut guard) = self.writer.try_lane() else { return Ok(false) };
+        // The lane is held: what is put from now on is written later.
+        let (Some(lane), true) = (guard.as_mut(), self.queue.flushed(continued)?) else { return Ok(false) };
+        let written = self.write_zero_copy(lane, columns, values).map_err(|error| lane.first_failure(state, error));
+        drop(guard);
+        if let Err(error) = written {
+            self.queue.fail(error);
+            self.queue.check()?;
+        }
+        state.metrics().put(columns.rows);
+        self.queue.wrote();
+        Ok(true)
+    }
+
+    /// The rows enter the index while they are written: entries are of no row until the batch is filled.
+    fn write_zero_copy(&self, lane: &mut Lane, columns: &Columns, values: &[u8]) -> Result<()> {
+        let state = &self.state;
+        let hashes = columns.hashes(state.hasher());
+        let part = BatchPart::lent(columns, values);
+        lane.make_room(state, &part)?;
+        let inserting = state.memtable().lock_inserts();
+        let id = state.memtable().reserve_batch()?;
+        let enter = || state.memtable().insert_new(&inserting, &hashes, id);
+        let write = || lane.write(state, &[part], hashes.iter().copied());
+        let (taken, written) = beside(hashes.len() >= WORTH_A_THREAD, enter, write);
+        let (segment, batch) = written.inspect_err(|_| state.memtable().abandon(&inserting, id))?;
+        let source = Source::Committed { segment, batch, first: 0 };
+        state.memtable().fill_batch(id, source.clone(), columns.rows as u32);
+        admit_taken(state, &inserting, &hashes, columns, (id, &source), taken);
+        drop(inserting);
+        // Only now: a run that had these rows already would make them look like rows that are put again.
+        lane.seal_full(state)
+    }
+}
+
+/// Fails if a value of so many bytes is larger than the options allow.
+///
+/// # Errors
+/// [`Error::TooLarge`].
+pub(crate) fn check_len(options: &Options, len_bytes: usize) -> Result<()> {
+    let limit = options.max_value_bytes.min(MAX_COLUMN_LEN_BYTES / 2);
+    if len_bytes <= limit {
+        Ok(())
+    } else {
+        Err(Error::TooLarge { what: "a value in bytes".into(), found: len_bytes as u64, limit: limit as u64 })
+    }
+}
+
+/// Fails if a part of a value is.
+///
+/// # Errors
+/// As [`check_len`].
+pub(crate) fn check_size(options: &Options, view: &ValueView<'_>) -> Result<()> {
+    match view {
+        ValueView::Tensor(tensor) => check_len(options, tensor.data().len()),
+        ValueView::Str(text) => check_len(options, text.len()),
+        ValueView::Bytes(bytes) => check_len(options, bytes.len()),
+        ValueView::Map(items) => items.iter().try_for_each(|(_, item)| check_size(options, item)),
+        ValueView::List(items) | ValueView::Tuple(items) => items.iter().try_for_each(|item| check_size(options, item)),
+        ValueView::Null | ValueView::Bool(_) | ValueView::Int(_) | ValueView::Float(_) => Ok(()),
+    }
+}

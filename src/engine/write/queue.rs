@@ -1,0 +1,288 @@
+//! The queue between `put` and the writer: bounded, in order, with a barrier.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Condvar;
+
+use crate::engine::lock_order::{Rank, RankedMutex};
+use crate::engine::rows::row::QueuedBatch;
+use crate::error::{Error, Result};
+use crate::io::Durability;
+
+/// After so long without work, the writer is at rest.
+const QUIET: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default)]
+struct Contents {
+    waiting: Vec<QueuedBatch>,
+    rows: usize,
+    /// Bytes that wait or are being written.
+    bytes: usize,
+    oldest: Option<Instant>,
+    /// Batches ever pushed, and how many of them were committed.
+    pushed: u64,
+    committed: u64,
+    /// The barrier that was asked for: up to which batch, how durably; and the one that was reached.
+    asked: Option<Durability>,
+    /// Up to which batch everything is written, by durability level.
+    reached: [u64; 3],
+    /// Whether a flush followed what was put last, or nothing was put yet.
+    flushed: bool,
+    /// Whether the writer thread is to look at the state of the store, though nothing is to be written.
+    look: bool,
+    closing: bool,
+    failed: Option<Error>,
+}
+
+/// The queue.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    contents: RankedMutex<Contents>,
+    /// Something waits, a barrier is asked for, or the store closes.
+    work: Condvar,
+    /// Room was made, a barrier was reached, or the writer failed.
+    done: Condvar,
+    flush_rows: usize,
+    flush_bytes: usize,
+    flush_interval: Duration,
+    buffer_bytes: usize,
+}
+
+/// What the writer is to do next.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub waiting: Vec<QueuedBatch>,
+    pub barrier: Option<Durability>,
+    pub closing: bool,
+    bytes: usize,
+    up_to: u64,
+}
+
+fn level(durability: Durability) -> usize {
+    match durability {
+        Durability::Buffered => 0,
+        Durability::SyncData => 1,
+        Durability::SyncAll => 2,
+    }
+}
+
+impl Contents {
+    fn check(&self) -> Result<()> {
+        match &self.failed {
+            Some(cause) => Err(Error::Poisoned { cause: Arc::new(cause.clone()) }),
+            None if self.closing => Err(Error::Closed),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Queue {
+    /// An empty queue.
+    pub(crate) fn new(flush_rows: usize, flush_bytes: usize, flush_interval: Duration, buffer_bytes: usize) -> Self {
+        Self {
+            contents: RankedMutex::new(Rank::Queue, Contents { flushed: true, ..Contents::default() }),
+            work: Condvar::new(),
+            done: Condvar::new(),
+            flush_rows,
+            flush_bytes,
+            flush_interval,
+            buffer_bytes,
+        }
+    }
+
+    /// Fails if the writer did, or the store is closed.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.contents.lock().check()
+    }
+
+    /// Reserves `bytes` of the buffer; blocks while it is full. One batch larger than the buffer passes alone.
+    pub(crate) fn reserve(&self, bytes: usize, may_block: bool) -> Result<bool> {
+        let mut contents = self.contents.lock();
+        loop {
+            contents.check()?;
+            if contents.bytes == 0 || contents.bytes.saturating_add(bytes) <= self.buffer_bytes {
+                contents.bytes = contents.bytes.saturating_add(bytes);
+                return Ok(true);
+            }
+            if !may_block {
+                return Ok(false);
+            }
+            self.work.notify_one();
+            contents.wait(&self.done);
+        }
+    }
+
+    /// Gives back what was reserved for a batch that is not pushed after all.
+    pub(crate) fn release(&self, bytes: usize) {
+        let mut contents = self.contents.lock();
+        contents.bytes = contents.bytes.saturating_sub(bytes);
+        drop(contents);
+        self.done.notify_all();
+    }
+
+    /// Adds a batch whose bytes were reserved. Returns whether there is enough for the writer to start.
+    ///
+    /// # Errors
+    /// The writer failed, or the store is closed: since the bytes were reserved, nobody may be left to write them.
+    pub(crate) fn push(&self, waiting: QueuedBatch) -> Result<bool> {
+        let mut contents = self.contents.lock();
+        contents.check()?;
+        contents.rows += waiting.1.columns.rows;
+        contents.pushed += 1;
+        contents.flushed = false;
+        contents.oldest.get_or_insert_with(Instant::now);
+        contents.waiting.push(waiting);
+        let enough = self.enough(&contents);
+        // The first batch starts the clock, so the writer has to learn of it too.
+        if enough || contents.waiting.len() == 1 {
+            self.work.notify_one();
+        }
+        Ok(enough)
+    }
+
+    fn enough(&self, contents: &Contents) -> bool {
+        contents.rows >= self.flush_rows || contents.bytes >= self.flush_bytes
+    }
+
+    /// Waits until there is something to do: rows that are enough or old enough, a barrier, or the end.
+    /// Calls `quiet` when nothing was to be done for a while.
+    pub(crate) fn wait_for_work(&self, quiet: impl Fn()) {
+        let mut contents = self.contents.lock();
+        let mut at_rest = false;
+        loop {
+            let due = contents.oldest.map(|oldest| oldest + self.flush_interval);
+            let now = Instant::now();
+            if self.enough(&contents) && !contents.waiting.is_empty()
+                || contents.asked.is_some()
+                || contents.look
+                || contents.closing
+                || due.is_some_and(|due| due <= now)
+            {
+                return;
+            }
+            match due {
+                Some(due) => contents.wait_until(&self.work, due),
+                None if at_rest => contents.wait(&self.work),
+                None => {
+                    // Whether it timed out or not, something may have come before the lock was taken again.
+                    at_rest = contents.wait_for(&self.work, QUIET);
+                    if at_rest {
+                        quiet();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what there is. The caller holds the lane, so that batches are written in the order in which they came.
+    pub(crate) fn take_work(&self) -> Work {
+        let mut contents = self.contents.lock();
+        contents.rows = 0;
+        contents.look = false;
+        contents.oldest = None;
+        let waiting = std::mem::take(&mut contents.waiting);
+        let bytes = waiting.iter().map(|(_, pending)| pending.len_bytes).sum();
+        Work { waiting, barrier: contents.asked.take(), closing: contents.closing, bytes, up_to: contents.pushed }
+    }
+
+    /// Reports that `work` was done, or why not.
+    pub(crate) fn finish(&self, work: &Work, result: Result<()>) {
+        let mut contents = self.contents.lock();
+        contents.bytes = contents.bytes.saturating_sub(work.bytes);
+        match result {
+            Ok(()) => {
+                contents.committed = work.up_to;
+                let reached_level = work.barrier.map_or(0, level);
+                for reached in contents.reached.iter_mut().take(reached_level + 1) {
+                    *reached = work.up_to;
+                }
+            }
+            Err(error) => {
+                contents.failed.get_or_insert(error);
+            }
+        }
+        drop(contents);
+        self.done.notify_all();
+    }
+
+    /// Stops the writer: every later call says why.
+    pub(crate) fn fail(&self, error: Error) {
+        self.contents.lock().failed.get_or_insert(error);
+        self.done.notify_all();
+    }
+
+    /// Asks for a barrier behind everything that was pushed; returns what to wait for. The thread that writes next
+    /// reaches it.
+    pub(crate) fn ask(&self, durability: Durability) -> Result<u64> {
+        let mut contents = self.contents.lock();
+        contents.check()?;
+        contents.asked = Some(contents.asked.map_or(durability, |asked| asked.max(durability)));
+        contents.flushed = true;
+        Ok(contents.pushed)
+    }
+
+    /// Whether a flush followed what was put last, if anything was (or is `expected` to), and all of it is written.
+    pub(crate) fn flushed(&self, expected: bool) -> Result<bool> {
+        let contents = self.contents.lock();
+        contents.check()?;
+        Ok((contents.flushed || expected) && contents.committed == contents.pushed)
+    }
+
+    /// Counts a batch that was written without the queue: it is behind those that were pushed meanwhile.
+    pub(crate) fn wrote(&self) {
+        let mut contents = self.contents.lock();
+        if contents.committed == contents.pushed {
+            contents.committed += 1;
+        }
+        contents.pushed += 1;
+        contents.flushed = false;
+    }
+
+    /// Wakes the writer thread, to look for work.
+    pub(crate) fn wake(&self) {
+        self.work.notify_one();
+    }
+
+    /// Has the writer thread look after the store.
+    pub(crate) fn look(&self) {
+        self.contents.lock().look = true;
+        self.work.notify_one();
+    }
+
+    /// Waits until the barrier is reached.
+    pub(crate) fn wait_for_barrier(&self, up_to: u64, durability: Durability) -> Result<()> {
+        let mut contents = self.contents.lock();
+        loop {
+            if contents.reached.get(level(durability)).is_some_and(|reached| *reached >= up_to) {
+                return Ok(());
+            }
+            if let Some(cause) = &contents.failed {
+                return Err(Error::Poisoned { cause: Arc::new(cause.clone()) });
+            }
+            contents.wait(&self.done);
+        }
+    }
+
+    /// No more puts; the writer finishes what waits. Returns whether this call was the first.
+    pub(crate) fn close(&self) -> bool {
+        let mut contents = self.contents.lock();
+        let first = !contents.closing;
+        contents.closing = true;
+        drop(contents);
+        self.work.notify_all();
+        self.done.notify_all();
+        first
+    }
+
+    /// The failure that stopped the writer.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.contents.lock().failed.clone()
+    }
+
+    /// Rows and bytes that wait or are being written.
+    pub(crate) fn depth(&self) -> (usize, usize) {
+        let contents = self.contents.lock();
+        (contents.rows, contents.bytes)
+    }
+}

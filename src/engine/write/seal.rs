@@ -1,0 +1,109 @@
+//! Segments that are sealed in the background.
+//!
+//! Sealing brings a whole segment to the medium: puts of what comes after, and flushes that promise no more than to
+//! have handed it to the system, need not wait for that. Until it is done, rows are found as they were before: by their
+//! batch ids.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+
+use crate::engine::lock_order::{Rank, RankedMutex};
+use crate::engine::state::State;
+use crate::engine::threads;
+use crate::engine::write::active::Active;
+use crate::error::{Error, Result};
+use crate::names;
+use crate::segment::reader::Segment;
+
+/// Segments that are being sealed, or were; by default, none.
+#[derive(Debug)]
+pub(crate) struct Sealing {
+    progress: RankedMutex<Progress>,
+    rows: u64,
+    process_id: u32,
+}
+
+#[derive(Debug)]
+enum Progress {
+    Running(JoinHandle<Result<()>>),
+    Done(Result<()>),
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::Done(Ok(()))
+    }
+}
+
+impl Default for Sealing {
+    fn default() -> Self {
+        Self { progress: RankedMutex::new(Rank::Sealing, Progress::default()), rows: 0, process_id: 0 }
+    }
+}
+
+impl Sealing {
+    /// Begins to seal `actives` on a thread of its own. Where none can be started, they are sealed when this returns.
+    pub(crate) fn start(state: &Arc<State>, actives: Vec<Active>) -> Self {
+        let rows = actives.iter().map(Active::rows).sum();
+        // The thread takes them, or the caller, if no thread could be started.
+        let work = Arc::new(Mutex::new(actives));
+        let run = {
+            let (state, work) = (Arc::clone(state), Arc::clone(&work));
+            move || seal_all(&state, std::mem::take(&mut *work.lock()))
+        };
+        let progress = match threads::spawn("tensorcask-seal", run) {
+            Ok(thread) => Progress::Running(thread),
+            Err(_) => Progress::Done(seal_all(state, std::mem::take(&mut *work.lock()))),
+        };
+        Self { progress: RankedMutex::new(Rank::Sealing, progress), rows, process_id: std::process::id() }
+    }
+
+    /// Returns when the segments are sealed and published.
+    ///
+    /// # Errors
+    /// What kept one from being sealed, at every call.
+    pub(crate) fn wait(&self) -> Result<()> {
+        // A forked child has no such thread.
+        if self.process_id != std::process::id() {
+            return Ok(());
+        }
+        let mut progress = self.progress.lock();
+        let sealed = match std::mem::take(&mut *progress) {
+            Progress::Running(thread) => thread
+                .join()
+                .unwrap_or_else(|_| Err(Error::Internal { what: "the thread that seals segments panicked".into() })),
+            Progress::Done(sealed) => sealed,
+        };
+        *progress = Progress::Done(sealed.clone());
+        sealed
+    }
+
+    /// Whether [`Sealing::wait`] would return at once.
+    pub(crate) fn is_finished(&self) -> bool {
+        match self.progress.try_lock().as_deref() {
+            Some(Progress::Running(thread)) => thread.is_finished(),
+            Some(Progress::Done(_)) => true,
+            // Somebody waits.
+            None => false,
+        }
+    }
+
+    /// Rows of the segments.
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows
+    }
+}
+
+/// Seals and publishes each. Their rows stay where the memtable finds them.
+pub(crate) fn seal_all(state: &State, actives: Vec<Active>) -> Result<()> {
+    actives.into_iter().try_for_each(|active| {
+        let id = active.id();
+        active.seal(state.options(), Vec::new())?;
+        let segment = Arc::new(Segment::open(state.storage(), &names::sealed(id), id)?);
+        state.versions().add_segment(&segment);
+        state.memtable().segment_sealed(&segment);
+        Ok(())
+    })
+}

@@ -1,0 +1,33 @@
+//! Tests of the engine through its public interface, in one binary.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test stops at the first thing that is not as expected"
+)]
+
+// First: it defines a macro.
+#[macro_use]
+mod storages;
+
+mod bad_input;
+mod cold;
+mod crash;
+mod damage;
+mod faults;
+mod filling;
+mod flushing;
+mod forged;
+mod golden;
+mod interop;
+mod lanes;
+mod limits;
+mod mixed_files;
+mod model;
+mod odd_files;
+mod opening;
+mod parallel;
+mod processes;
+mod repair;
+mod store;
+mod values;
