@@ -55,7 +55,7 @@ fn keys_are_of_one_kind() {
     store.close().unwrap();
     let store = Store::open(dir.path(), "m").unwrap();
     says(store.put(7_u64, Value::Int(1)), &["keys are str"]);
-    says(store.put("k".repeat(70_000), Value::Int(1)), &["length of a key", "65536"]);
+    says(store.put("k".repeat(70_000), Value::Int(1)), &["length in bytes of the key", "65536"]);
     assert_eq!(store.len().unwrap(), 2);
 }
 
