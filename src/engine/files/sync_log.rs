@@ -267,4 +267,26 @@ mod tests {
         assert_eq!(all.segments(&store, std::iter::empty()), [(own, false)], "no such lane is known");
         assert!(all.segments(&uuid::Uuid::from_u128(8), [9].into_iter()).is_empty(), "of another store");
     }
+
+    #[test]
+    fn a_log_is_gone_on_with_behind_its_last_whole_record_and_rewritten_when_it_is_full() {
+        let storage = MemoryStorage::new();
+        storage.create_dir(Path::new(names::LANES)).unwrap();
+        let record = |sequence| SyncRecord { sequence, len_bytes: 100, seed: 9 };
+        assert!(SyncLog::reopen(&storage, 3).unwrap().is_none());
+        SyncLog::create(&storage, 3, &[record(1), record(2)], Durability::SyncData).unwrap();
+        let path = names::lane_marks(3);
+        storage.truncate(&path, 2 * RECORD_LEN_BYTES as u64 - 5).unwrap();
+        let mut log = SyncLog::reopen(&storage, 3).unwrap().unwrap();
+        log.append(&[record(3)]).unwrap();
+        let id = |sequence| SegmentId { lane: 3, sequence };
+        let lengths = [1, 2, 3].map(|sequence| synced(&storage, 9, id(sequence)).unwrap());
+        assert_eq!(lengths, [Some(100), Some(0), Some(100)]);
+        let many: Vec<SyncRecord> = (0..MOST_RECORDS as u64).map(record).collect();
+        assert!(!log.is_full());
+        log.append(&many).unwrap();
+        assert!(log.is_full());
+        let fresh = SyncLog::create(&storage, 3, &many, Durability::SyncData).unwrap();
+        assert!(!fresh.is_full(), "only what was appended since counts");
+    }
 }

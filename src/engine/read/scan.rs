@@ -5,7 +5,8 @@ use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use crate::engine::follow::refresh_if_due;
-use crate::engine::lookup::find::locate;
+use crate::engine::lookup::find::Finder;
+use crate::engine::lookup::query::Query;
 use crate::engine::lookup::unread::is_superseded_in;
 use crate::engine::rows::ordered_keys::ordered_keys;
 use crate::engine::rows::row::{BatchId, Row, Source};
@@ -16,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::key::{Key, KeyKind, KeyRef};
 
 /// The key in row `row` of a source, if that row is the newest of its key and no tombstone.
-fn live_key(state: &State, number: BatchId, batch: &MemBatch, row: u32) -> Result<Option<Key>> {
+fn live_key(state: &State, finder: &mut Finder, number: BatchId, batch: &MemBatch, row: u32) -> Result<Option<Key>> {
     let found = match batch.source.row(number, row) {
         Ok(Some(found)) => found,
         Ok(None) => return Ok(None),
@@ -28,8 +29,9 @@ fn live_key(state: &State, number: BatchId, batch: &MemBatch, row: u32) -> Resul
         return Ok(None);
     }
     let Some(bytes) = found.key() else { return Err(Error::invalid(format!("row {row} has no key"))) };
-    let newest = locate(state, state.hasher().hash(bytes), bytes)?;
-    let current = newest.map_or(Ok(false), |newest| found.is_still(&newest.row))?;
+    let query = Query { key: KeyRef::Bytes(bytes), hash: state.hasher().hash(bytes) };
+    let current =
+        finder.find_one(state, query, |newest| newest?.map_or(Ok(false), |newest| found.is_still(&newest.row)))?;
     Ok(current.then(|| found.columns().schema.key.decode(bytes)).flatten())
 }
 
@@ -37,6 +39,7 @@ fn live_key(state: &State, number: BatchId, batch: &MemBatch, row: u32) -> Resul
 #[derive(Debug)]
 pub struct KeysIter {
     state: Arc<State>,
+    finder: Finder,
     sources: std::vec::IntoIter<(BatchId, MemBatch)>,
     current: Option<(BatchId, MemBatch, u32)>,
     /// Why there is nothing to iterate over, until it was said.
@@ -47,7 +50,7 @@ impl KeysIter {
     pub(crate) fn new(state: Arc<State>) -> Self {
         let forked = state.check_fork().err();
         let sources = if forked.is_some() { Vec::new() } else { all_sources(&state) }.into_iter();
-        Self { state, sources, current: None, forked }
+        Self { state, finder: Finder::new(1), sources, current: None, forked }
     }
 }
 
@@ -74,7 +77,7 @@ impl Iterator for KeysIter {
             };
             let this = *row;
             *row += 1;
-            if let Some(key) = live_key(&self.state, *number, batch, this).transpose() {
+            if let Some(key) = live_key(&self.state, &mut self.finder, *number, batch, this).transpose() {
                 return Some(key);
             }
         }
@@ -158,10 +161,10 @@ pub(crate) fn scan(state: &State, kind: KeyKind, bounds: Bounds) -> Result<Vec<K
     if bounds.is_empty() {
         return Ok(Vec::new());
     }
-    let mut keys = BTreeSet::new();
+    let (mut keys, mut finder) = (BTreeSet::new(), Finder::new(1));
     for (number, batch) in all_sources(state) {
         let mut consider = |row: u32| -> Result<()> {
-            keys.extend(live_key(state, number, &batch, row)?);
+            keys.extend(live_key(state, &mut finder, number, &batch, row)?);
             Ok(())
         };
         let ordered = match &batch.source {
@@ -190,4 +193,37 @@ pub(crate) fn scan(state: &State, kind: KeyKind, bounds: Bounds) -> Result<Vec<K
         }
     }
     Ok(keys.into_iter().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_next_bytes_that_can_be_counted_up() {
+        let held = |prefix: &[u8], key: &[u8]| Bounds::prefix(KeyRef::Bytes(prefix)).holds(key);
+        for (prefix, inside, outside) in [
+            (&b"ab"[..], &[&b"ab"[..], b"ab\0", b"ab\xFF\xFF"][..], &[&b"aa"[..], b"a", b"ac", b""][..]),
+            (b"a\xFF", &[b"a\xFF", b"a\xFF\xFF"], &[b"a\xFE", b"b"]),
+            (b"\xFF\xFF", &[b"\xFF\xFF", b"\xFF\xFFz"], &[b"\xFF", b"\xFF\xFEz"]),
+            (b"", &[b"", b"a", b"\xFF"], &[]),
+        ] {
+            assert!(inside.iter().all(|key| held(prefix, key)), "{prefix:?}");
+            assert!(!outside.iter().any(|key| held(prefix, key)), "{prefix:?}");
+        }
+    }
+
+    #[test]
+    fn ranges_are_of_bytes_or_of_numbers_and_may_be_empty() {
+        let text = Bounds::range(KeyRef::Str("b"), KeyRef::Str("d"));
+        assert_eq!([&b"a"[..], b"b", b"c\xFF", b"d"].map(|key| text.holds(key)), [false, true, true, false]);
+        // In the order of numbers: as bytes, 256 would come before 2.
+        let numbers = Bounds::range(KeyRef::U64(2), KeyRef::U64(300));
+        let held = [1_u64, 2, 256, 299, 300].map(|key| numbers.holds(&key.to_le_bytes()));
+        assert_eq!(held, [false, true, true, true, false]);
+        assert!(!numbers.holds(b"short"));
+        assert!(!text.is_empty() && !numbers.is_empty() && !Bounds::prefix(KeyRef::Bytes(b"")).is_empty());
+        assert!(Bounds::range(KeyRef::Str("b"), KeyRef::Str("b")).is_empty());
+        assert!(Bounds::range(KeyRef::U64(5), KeyRef::U64(4)).is_empty());
+    }
 }

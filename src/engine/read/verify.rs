@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use crate::engine::findings::findings;
 use crate::engine::follow::refresh;
-use crate::engine::lookup::find::locate;
+use crate::engine::lookup::find::Finder;
+use crate::engine::lookup::query::Query;
 use crate::engine::lookup::unread::{is_superseded, keys_of_unread};
 use crate::engine::rows::ordered_keys::ordered_keys_of;
 use crate::engine::rows::row::{Holder, Row, RowVersion, Source};
 use crate::engine::state::State;
 use crate::error::{Error, Result};
 use crate::index::block::HashBlock;
-use crate::key::Key;
+use crate::key::{Key, KeyRef};
 use crate::names::SegmentId;
 use crate::segment::batch::Batch;
 use crate::segment::damaged::Damaged;
@@ -137,8 +138,10 @@ fn verify_batch(state: &State, batch: &Arc<Batch>, lane: u16, report: &mut Verif
 
 /// Whether the row of `key` that is read is newer than `version`.
 fn has_newer(state: &State, key: &[u8], version: RowVersion) -> bool {
-    let newest = locate(state, state.hasher().hash(key), key);
-    newest.is_ok_and(|newest| newest.is_some_and(|newest| newest.row.version() > version))
+    let query = Query { key: KeyRef::Bytes(key), hash: state.hasher().hash(key) };
+    Finder::new(1).find_one(state, query, |newest| {
+        newest.is_ok_and(|newest| newest.is_some_and(|newest| newest.row.version() > version))
+    })
 }
 
 /// Reports the rows of `segment` that cannot be read for `error`, but those of keys that have newer rows.

@@ -191,12 +191,9 @@ impl RowLocator {
         segments.get(position).filter(|segment| row < segment.rows()).map(|segment| (segment, row))
     }
 
-    /// The commit timestamp that no row at `place` is above.
-    pub(crate) fn newest_timestamp(&self, segments: &[Arc<Segment>], place: BatchRow) -> u64 {
-        let Some(place) = self.places.get(place.batch as usize) else { return u64::MAX };
-        let Some(segment) = segments.get(place.segment as usize) else { return u64::MAX };
-        let frame = segment.batches().ok().and_then(|batches| batches.frames().get(place.number as usize));
-        frame.map_or(segment.seal.last_stamp, |frame| frame.stamp)
+    /// The run row at `place`.
+    pub(crate) fn run_row(&self, place: BatchRow) -> Option<u64> {
+        self.starts.get(place.batch as usize)?.checked_add(u64::from(place.row))
     }
 
     /// The batch at `place`. `segments` are those that the locator was made for.

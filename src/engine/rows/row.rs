@@ -109,6 +109,12 @@ impl Row<'_> {
         RowVersion { timestamp: batch.frame.stamp, lane, order: batch.frame.first_row + self.row as u64 }
     }
 
+    /// Whether it is newer than `other`, if there is one.
+    #[inline]
+    pub(crate) fn is_newer(&self, other: Option<&Row<'_>>) -> bool {
+        other.is_none_or(|other| self.version() > other.version())
+    }
+
     /// Whether the row waits to be written.
     pub(crate) fn waits(&self) -> bool {
         matches!(self.holder, Holder::Pending(..))
