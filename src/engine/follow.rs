@@ -241,7 +241,7 @@ fn follow_batches(state: &State, known: &mut Known, id: SegmentId, followed: &mu
             return Ok(new);
         }
         let synced = sync_log::synced(state.storage(), seed, id)?;
-        // A file that was filled up with zeros is written to without growing: without marks nothing tells of it.
+        // A file that was filled up with zeros is written to without growing: without a sync log nothing tells of it.
         let tells = synced.is_some() || !prefix.len_bytes.is_multiple_of(LARGE_PAGE_BYTES);
         if followed.searched == Some((prefix.len_bytes, synced)) && tells {
             return Ok(new);

@@ -27,8 +27,8 @@ enum Scope {
     Runs,
 }
 
-/// Calls `use_rows` with the newest rows of `queries`. They are borrowed from the version that they were found in, which
-/// is why they are passed and not returned.
+/// Calls `use_rows` with the newest rows of `queries`. They are borrowed from the version that they were found in,
+/// which is why they are passed and not returned.
 pub(crate) fn find<T>(state: &State, queries: &[Query<'_>], use_rows: impl FnOnce(Located<'_>) -> T) -> T {
     find_in(state, Scope::Everything, queries, use_rows)
 }
@@ -154,8 +154,8 @@ impl Finder {
         }
     }
 
-    /// Newer rows that the runs have go to `rows`, in stages over groups of keys so that waits for memory overlap. Returns
-    /// a run that is damaged, if any is: of the keys that it was asked for nothing is known then.
+    /// Newer rows that the runs have go to `rows`, in stages over groups of keys so that waits for memory overlap.
+    /// Returns a run that is damaged, if any is: nothing is known then of the keys whose buckets are damaged.
     #[inline]
     fn look_in_runs<'v>(
         &mut self,

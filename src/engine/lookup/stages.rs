@@ -13,7 +13,7 @@ use crate::index::run_layout::EMPTY;
 use crate::key::KeyRef;
 
 /// Keys that go through the stages of a lookup together: enough for their waits for memory to overlap, and few enough
-/// for what was asked for to be there still when its stage comes.
+/// for what was prefetched to be there still when its stage comes.
 pub(crate) const GROUP: usize = 128;
 
 /// A list to which items are added that may not count: without a branch, as nobody guesses which do.
@@ -43,7 +43,7 @@ impl<T: Copy + Default> Counted<T> {
 }
 
 /// The stages of a lookup in runs, and what passes from one to the next beside the position in the group. Each stage
-/// asks for what the next one reads.
+/// prefetches what the next one reads.
 #[derive(Debug)]
 pub(crate) struct Stages {
     /// Hashes whose home buckets are full, and how many buckets their rows went on.
@@ -65,8 +65,8 @@ impl Stages {
         }
     }
 
-    /// Puts the newest rows of a group of keys into `newest`, and rows that cannot be read into `unread`; the group begins
-    /// at position `first` of the batch. Returns a run that is damaged.
+    /// Puts the newest rows of a group of keys into `newest`, and rows that cannot be read into `unread`; the group
+    /// begins at position `first` of the batch. Returns a run that is damaged.
     pub(crate) fn look<'v>(
         &mut self,
         state: &State,
@@ -183,8 +183,8 @@ impl Stages {
     }
 }
 
-/// Takes in the row at `place`, whose batch is damaged for `error`, if it is one of the key; returns it if it may be and
-/// cannot be read.
+/// Takes in the row at `place`, whose batch is damaged for `error`, if it is one of the key; returns it if it may be
+/// and cannot be read.
 #[cold]
 fn read_damaged(
     state: &State,

@@ -134,7 +134,7 @@ impl RowLocator {
         }
     }
 
-    /// Asks for what [`RowLocator::place`] reads; for anything, past the end.
+    /// Prefetches what [`RowLocator::place`] reads; for anything, past the end.
     #[inline]
     pub(crate) fn prefetch(&self, run_row: u64) {
         prefetch_read(&self.cells, (run_row >> self.shift).min(self.last_cell) as usize);
@@ -145,8 +145,8 @@ impl RowLocator {
         self.cells.get(usize::try_from(run_row >> self.shift).ok()?)
     }
 
-    /// Where `run_row` is: past the end, in no batch. Asks for what [`RowLocator::cached_batch`] reads. O(1), but O(log
-    /// batches) in cells of more than two batches.
+    /// Where `run_row` is: past the end, in no batch. Prefetches what [`RowLocator::cached_batch`] reads. O(1), but
+    /// O(log batches) in cells of more than two batches.
     #[inline]
     pub(crate) fn place(&self, run_row: u64) -> BatchRow {
         let within = (run_row & ((1 << self.shift) - 1)) as u32;

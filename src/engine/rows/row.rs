@@ -120,8 +120,8 @@ impl Row<'_> {
         matches!(self.holder, Holder::Pending(..))
     }
 
-    /// Whether `other`, which was found later and is as new as it gets, is this row: rows that wait change their age
-    /// when they are written.
+    /// Whether `other`, which was found later and is as new as it gets, is this row: rows that wait change their
+    /// version when they are written.
     pub(crate) fn is_still(&self, other: &Row<'_>) -> Result<bool> {
         let version = other.version();
         if self.version() == version {
@@ -138,7 +138,7 @@ impl Row<'_> {
         self.columns().key(self.row)
     }
 
-    /// Asks for the row's bytes.
+    /// Prefetches the row's bytes.
     #[inline]
     pub(crate) fn prefetch(&self) {
         if let Some(leaf) = self.columns().leaves.first() {

@@ -72,6 +72,7 @@ impl Default for Watch {
 
 impl Watch {
     /// Whether something was missing lately.
+    #[inline]
     fn is_suspected(&self) -> bool {
         self.suspicion.load(Ordering::Relaxed) > 0
     }
