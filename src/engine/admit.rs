@@ -57,13 +57,12 @@ fn admit(
         Ok(Some(new)) => new,
         Ok(None) => return,
         // The row enters unweighed: a lookup of its key must report the damage, and not serve an older row.
-        Err(_) => {
-            entering.enter(state, inserting);
-            state.value_cache().supersede_all();
-            return state.live().set(None);
-        }
+        Err(_) => return entering.enter_unweighed(state, inserting),
     };
-    let Some(key) = new.key() else { return };
+    let Some(key) = new.key() else {
+        debug_assert!(false, "a row that was read has no key");
+        return entering.enter_unweighed(state, inserting);
+    };
     let query = Query { key: KeyRef::Bytes(key), hash };
     let superseded = finder.find_one(state, query, |found| match found {
         Ok(Some(found)) => entering.supersede(state, inserting, &new, &found),
@@ -87,6 +86,13 @@ impl Entering {
     fn enter(self, state: &State, inserting: &Inserting<'_>) {
         state.memtable().insert(inserting, self.hash, (self.batch, self.row));
         state.live().add(i64::from(!self.tombstone));
+    }
+
+    /// Enters the row although its key cannot be read.
+    fn enter_unweighed(self, state: &State, inserting: &Inserting<'_>) {
+        self.enter(state, inserting);
+        state.value_cache().supersede_all();
+        state.live().set(None);
     }
 
     /// Enters the row, which is `new`, if it is newer than `found`. Returns whether it is.

@@ -32,7 +32,7 @@ pub(crate) fn default_threads() -> usize {
 }
 
 /// What `other` and `own` return: both at once, if that is worth a thread and there is a processor for it.
-pub(crate) fn beside<A: Send, B>(
+pub(crate) fn concurrently<A: Send, B>(
     worth_a_thread: bool,
     other: impl Fn() -> A + Sync,
     own: impl FnOnce() -> B,

@@ -121,7 +121,7 @@ impl SyncLogs {
         Ok(all)
     }
 
-    /// The segments of `store` that records tell of, in `lanes` or lanes that have logs, and whether each number is
+    /// The segments of `store` that records name, in `lanes` or lanes that have logs, and whether each number is
     /// void.
     pub(crate) fn segments(&self, store: &uuid::Uuid, lanes: impl Iterator<Item = u16>) -> Vec<(SegmentId, bool)> {
         let mut lanes: Vec<u16> = lanes.chain(self.lanes.iter().copied()).collect();
@@ -166,7 +166,7 @@ pub(crate) struct SyncLog {
 }
 
 impl SyncLog {
-    /// Goes on with the file as it is, if there is one: for a lane without active segments, of which all records are
+    /// Reopens the file as it is, if there is one: for a lane without active segments, of which all records are
     /// stale.
     ///
     /// # Errors

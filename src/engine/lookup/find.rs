@@ -172,7 +172,7 @@ impl Finder {
         damaged
     }
 
-    /// Takes out the rows beside which a row of the key that cannot be read may be newer; returns why it cannot, in the
+    /// Takes out the rows than which an unreadable row of the key may be newer; returns why that cannot be read, in the
     /// order of positions.
     fn settle(&mut self, rows: &mut [Option<Row<'_>>]) -> Vec<(usize, Error)> {
         let mut errors: Vec<(usize, Error)> = Vec::new();

@@ -42,7 +42,7 @@ impl<T: Copy + Default> Counted<T> {
     }
 }
 
-/// The stages of a lookup in runs, and what passes from one to the next beside the position in the group. Each stage
+/// The stages of a lookup in runs, and what passes from one to the next with the position in the group. Each stage
 /// prefetches what the next one reads.
 #[derive(Debug)]
 pub(crate) struct Stages {

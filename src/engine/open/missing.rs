@@ -1,4 +1,4 @@
-//! Sealed segments that should be there and are not. There is no manifest, but much tells of a segment: index runs that
+//! Sealed segments that should be there and are not. There is no manifest, but much names a segment: index runs that
 //! cover it, records that say it was synced, and the numbers of a lane, which count up without gaps but for those that
 //! are known to be void.
 
@@ -91,7 +91,7 @@ fn joined(mut intervals: Intervals) -> Intervals {
 }
 
 /// Segments that should be there and are not. `covered`: segments that index runs of this store name, with their rows.
-/// What other processes do meanwhile is told from loss by a second look. O(segments · log segments).
+/// What other processes do meanwhile is distinguished from loss by a second look. O(segments · log segments).
 ///
 /// # Errors
 /// IO errors.
@@ -150,7 +150,7 @@ fn find(found: &Inventory, covered: &[(SegmentId, u64)], numbers: &Numbers) -> V
 
 const GAP: &str = "its lane has written later segments, and nothing says that this one was removed";
 
-/// The numbers of `lane` behind all that segments of this store, runs and sync logs tell of.
+/// The numbers of `lane` behind all that segments of this store, runs and sync logs name.
 ///
 /// # Errors
 /// IO errors.

@@ -1,4 +1,4 @@
-//! Merges that run beside one another: short ones, which keep the memtable within its bound and which puts may have to
+//! Merges that run concurrently: short ones, which keep the memtable within its bound and which puts may have to
 //! wait for, and a long one, which brings large runs together and takes as long as it takes.
 
 use std::sync::Arc;
@@ -56,7 +56,7 @@ pub(crate) enum Purpose {
 }
 
 impl Merges {
-    /// Claims the runs that a merge beside `fresh_rows` of segments without a run is to take in: none if that is enough
+    /// Claims the runs that a merge of `fresh_rows` of segments without a run is to take in: none if that is enough
     /// of a run by itself.
     pub(crate) fn claim(&self, state: &State, fresh_rows: u64, purpose: Purpose) -> Claim<'_> {
         let mut claimed = self.claimed.lock();
@@ -76,7 +76,7 @@ impl Merges {
     }
 }
 
-/// How many of the newest runs a merge takes in beside `fresh_rows`; `sizes` are those of runs, from new to old.
+/// How many of the newest runs a merge takes in with `fresh_rows`; `sizes` are those of runs, from new to old.
 fn plan(sizes: &[u64], fresh_rows: u64, purpose: Purpose, memtable_bound: usize) -> usize {
     let limits = match purpose {
         Purpose::Short => {

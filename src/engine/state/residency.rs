@@ -102,7 +102,7 @@ impl Watch {
         missing
     }
 
-    /// Brings in `ranges`; `path_of` says which file a range is in.
+    /// Reads in `ranges`; `path_of` says which file a range is in.
     pub(crate) fn bring_in<'a, 'p>(
         &self,
         ranges: impl Iterator<Item = Option<&'a [u8]>>,
