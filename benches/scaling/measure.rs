@@ -137,7 +137,7 @@ pub(crate) fn rest(
         return Err(format!("the store counts {} keys, not {keys} and {} wide rows", store.len()?, wide.rows()).into());
     }
     store.warm(stats.run_bytes)?;
-    let first_read_ns = read_all(&store, keys, settings.row_bytes)?;
+    let first_read_ns = read_all(store.reader(), keys, settings.row_bytes)?;
     let folder = settings.dir.join(MODULE);
     // All of it in large pages while it fits into memory beside the control, with room to spare; then the index and the
     // wide rows, which were put first. The small rows were brought in by reading them.

@@ -14,7 +14,7 @@
 //! | [`findings`] | what is known to be wrong |
 //! | [`read`], [`write`] | values, copies, scans, checks; the queue, the lane, the compactor |
 //! | [`open`], [`repair`] | opening, and mending on close |
-//! | [`reader`], [`store`] | the public handles |
+//! | [`reader`], [`store`], [`store_reads`] | the public handles |
 //!
 //! # Concurrency
 //!
@@ -76,5 +76,6 @@ pub(crate) mod rows;
 pub(crate) mod runs;
 pub(crate) mod state;
 pub(crate) mod store;
+mod store_reads;
 pub(crate) mod threads;
 pub(crate) mod write;

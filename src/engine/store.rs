@@ -1,6 +1,5 @@
 //! The store: a reader that can also write.
 
-use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -17,7 +16,6 @@ use crate::engine::open::open_writer;
 use crate::engine::options::Options;
 use crate::engine::reader::Reader;
 use crate::engine::repair::repair;
-use crate::engine::report::OpenReport;
 use crate::engine::runs::plan::Purpose;
 use crate::engine::state::State;
 use crate::engine::threads;
@@ -36,7 +34,7 @@ use crate::segment::build::{ColumnsBuilder, KeyBuilder, MAX_COLUMN_LEN_BYTES, wi
 use crate::segment::columns::Columns;
 use crate::value::{AsValue, ValueView};
 
-/// A store that is open for writing, and for reading through [`Reader`], to which it derefs.
+/// A store that is open for writing and for reading.
 ///
 /// Cheap to clone; all clones are one handle. The last clone to be dropped closes the store as [`Store::close`] does,
 /// but cannot report an error: call `close` where that matters.
@@ -55,14 +53,6 @@ struct Inner {
     compactor: Arc<Compactor>,
     lane: u16,
     thread: RankedMutex<Option<JoinHandle<()>>>,
-}
-
-impl Deref for Store {
-    type Target = Reader;
-
-    fn deref(&self) -> &Reader {
-        &self.reader
-    }
 }
 
 impl Store {
@@ -387,10 +377,11 @@ impl Store {
         self.inner.compactor.running()
     }
 
-    /// What opening found.
+    /// The reader of this store, for code that only reads. It sees what is put through this handle at once, and outlives
+    /// it.
     #[must_use]
-    pub fn open_report(&self) -> &OpenReport {
-        self.reader.open_report()
+    pub fn reader(&self) -> &Reader {
+        &self.reader
     }
 }
 

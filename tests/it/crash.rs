@@ -72,7 +72,7 @@ fn power_loss_keeps_what_was_flushed() {
         // Nothing that was not synced survives.
         let bare = storage.power_loss();
         let store = options().recovery(Recovery::Strict).open_on(Arc::new(bare)).unwrap();
-        check(&store, promised);
+        check(store.reader(), promised);
         // Some of it does: any prefix of what each file had.
         let partly = storage.power_loss_keeping(|_, synced, len| {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
@@ -83,7 +83,7 @@ fn power_loss_keeps_what_was_flushed() {
             check(&reader, promised);
         }
         let store = options().recovery(Recovery::Strict).open_on(Arc::new(partly.clone())).unwrap();
-        check(&store, promised);
+        check(store.reader(), promised);
         // All of it does, with holes: pages reach the storage in any order.
         let mut unsynced = Vec::new();
         let holes = storage.power_loss_keeping(|path, synced, len| {
@@ -96,7 +96,7 @@ fn power_loss_keeps_what_was_flushed() {
         }
         let strict = options().recovery(Recovery::Strict);
         strict.clone().open_reader_on(Arc::new(holes.clone())).unwrap();
-        check(&strict.open_on(Arc::new(holes)).unwrap(), promised);
+        check(strict.open_on(Arc::new(holes)).unwrap().reader(), promised);
         // And the store goes on from there.
         store.put_rows(&[500_u64], &[DIMS], &row(500, 1)).unwrap();
         store.close().unwrap();
@@ -104,7 +104,7 @@ fn power_loss_keeps_what_was_flushed() {
         let store = options().open_on(Arc::new(partly)).unwrap();
         assert!(store.open_report().is_clean());
         assert!(store.contains(500).unwrap());
-        check(&store, promised);
+        check(store.reader(), promised);
     });
 }
 
@@ -166,7 +166,7 @@ fn a_hole_before_a_whole_batch_that_was_never_synced_is_a_torn_tail() {
                 let reader = strict.clone().open_reader_on(Arc::new(copy.clone())).unwrap();
                 let store = strict.open_on(Arc::new(copy.clone())).unwrap();
                 assert!(store.open_report().bytes_cut > 0);
-                for reader in [&reader, &*store] {
+                for reader in [&reader, store.reader()] {
                     for key in 0..5 {
                         assert_eq!(reader.contains(key).unwrap(), key <= synced, "{key} of {synced} at {at}");
                     }

@@ -55,7 +55,7 @@ fn after_a_crash_zeros_are_no_torn_tail() {
     let report = again.open_report();
     assert!(report.is_clean() && report.rows_recovered == 2480, "{report:?}");
     put(&again, 2480..2500, Durability::Buffered);
-    check(&again, 0..2500);
+    check(again.reader(), 0..2500);
     again.close().unwrap();
     // What sealing leaves are the batches and the index, and no zeros.
     store.close().unwrap();
@@ -132,9 +132,9 @@ fn a_batch_over_zeros_that_was_not_promised_is_cut() {
         let store = Options::new().recovery(Recovery::Strict).open(crashed.path(), "m").unwrap();
         let report = store.open_report();
         assert!(report.bytes_cut > 0 && report.rows_recovered == 2490, "{lost:?}: {report:?}");
-        check(&store, 0..2490);
+        check(store.reader(), 0..2490);
         put(&store, 2490..2495, Durability::Buffered);
-        check(&store, 2490..2495);
+        check(store.reader(), 2490..2495);
         assert_eq!(store.len().unwrap(), 2495);
     }
 }
@@ -149,11 +149,11 @@ fn a_batch_over_zeros_that_was_promised_is_damaged() {
         assert!(strict.unwrap_err().is_corrupt(), "{lost:?}");
         let store = Store::open(crashed.path(), "m").unwrap();
         assert_eq!(store.open_report().quarantined.len(), 1, "{lost:?}");
-        check(&store, 0..2480);
-        check(&store, 2490..2500);
+        check(store.reader(), 0..2480);
+        check(store.reader(), 2490..2500);
         // Rows of the damaged batch that match their own checksums are saved.
         let saved: Vec<u64> = (2480..2490_u64).filter(|key| store.contains(*key).unwrap()).collect();
-        saved.iter().for_each(|key| check(&store, *key..*key + 1));
+        saved.iter().for_each(|key| check(store.reader(), *key..*key + 1));
         assert_eq!(store.len().unwrap(), 2490 + saved.len() as u64);
         assert_eq!(store.open_report().quarantined[0].rows_lost, Some(10 - saved.len() as u64));
     }
@@ -202,7 +202,7 @@ fn child_without_room() {
     let store = Store::open(&dir, "m").unwrap();
     (0..31).for_each(|part| put(&store, part * 80..(part + 1) * 80, Durability::Buffered));
     assert!(len_bytes(Path::new(&dir)) < 2545 * 4096);
-    check(&store, 0..2480);
+    check(store.reader(), 0..2480);
     // No index fits. The process ends as if it was killed.
     std::process::exit(7);
 }
@@ -218,5 +218,5 @@ fn zeros_for_which_there_is_no_room_are_left_out() {
     assert!(len_bytes(dir.path()) > 2480 * 4096);
     let store = Options::new().recovery(Recovery::Strict).open(dir.path(), "m").unwrap();
     assert!(store.open_report().is_clean());
-    check(&store, 0..2480);
+    check(store.reader(), 0..2480);
 }

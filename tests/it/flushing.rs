@@ -47,13 +47,13 @@ fn a_large_put_is_written_part_by_part() {
         // Unless the writer is still busy with what was put before.
         written_at_once += usize::from(store.waiting() == (0, 0));
         model.extend(keys.iter().map(|key| (*key, turn)));
-        check(&store, &model);
+        check(store.reader(), &model);
         store.flush_with(Durability::Buffered).unwrap();
     }
     assert!(written_at_once > 0);
     store.close().unwrap();
     let store = Store::open(dir.path(), "m").unwrap();
-    check(&store, &model);
+    check(store.reader(), &model);
     assert!(store.verify(&mut |_, _| {}).unwrap().is_clean());
 }
 
@@ -77,11 +77,11 @@ fn batches_that_are_flushed_one_by_one() {
         // Unless the writer is just sealing for a merge.
         written_at_once += usize::from(store.waiting() == (0, 0));
         model.extend(keys.iter().map(|key| (*key, turn)));
-        check(&store, &model);
+        check(store.reader(), &model);
         if turn % 3 == 0 {
             put(&store, &keys[..ROWS as usize], 100 + turn);
             model.extend(keys[..ROWS as usize].iter().map(|key| (*key, 100 + turn)));
-            check(&store, &model);
+            check(store.reader(), &model);
         }
         store.flush_with(if turn % 2 == 0 { Durability::Buffered } else { Durability::SyncData }).unwrap();
         if turn % 5 == 0 {
@@ -92,13 +92,13 @@ fn batches_that_are_flushed_one_by_one() {
         reader.refresh().unwrap();
         check(&reader, &model);
     }
-    check(&store, &model);
+    check(store.reader(), &model);
     assert!(written_at_once > 0);
     store.close().unwrap();
     assert!(store.stats().unwrap().runs > 0);
     let store = options().open(dir.path(), "m").unwrap();
     assert!(store.open_report().is_clean());
-    check(&store, &model);
+    check(store.reader(), &model);
     assert!(store.verify(&mut |_, _| {}).unwrap().is_clean());
 }
 
@@ -153,7 +153,7 @@ fn what_was_flushed_survives_power_loss() {
         model.extend(keys.iter().map(|key| (*key, turn)));
         store.flush().unwrap();
         let after = Options::new().open_on(Arc::new(storage.power_loss())).unwrap();
-        check(&after, &model);
+        check(after.reader(), &model);
     }
 }
 
@@ -170,7 +170,7 @@ fn a_failed_write_in_a_put_stops_the_writer_and_nothing_else() {
     assert!(matches!(failed, Err(Error::Poisoned { .. })), "{failed:?}");
     assert!(matches!(store.put(1_u64, &tensorcask::Value::Null), Err(Error::Poisoned { .. })));
     assert!(matches!(store.flush(), Err(Error::Poisoned { .. })));
-    check(&store, &keys.iter().map(|key| (*key, 1)).collect());
+    check(store.reader(), &keys.iter().map(|key| (*key, 1)).collect());
 }
 
 #[test]
@@ -197,10 +197,10 @@ fn of_two_threads_puts_the_one_that_is_read_is_the_one_that_is_kept() {
         store.get_batch_into(&keys, &[DIMS], &mut out, &mut vec![false; keys.len()]).unwrap();
         out
     };
-    let before = read(&store);
+    let before = read(store.reader());
     store.close().unwrap();
     let store = Store::open(dir.path(), "m").unwrap();
-    assert!(read(&store) == before);
+    assert!(read(store.reader()) == before);
     assert_eq!(store.len().unwrap(), ROWS);
 }
 
@@ -275,10 +275,10 @@ fn two_active_segments_of_one_structure() {
     assert_eq!(store.open_report().quarantined.len(), 0);
     for first in (200..2000).step_by(200) {
         let model = put_some(&store, first);
-        check(&store, &model);
+        check(store.reader(), &model);
     }
     store.close().unwrap();
     let store = options().open(dir.path(), "m").unwrap();
-    check(&store, &model);
+    check(store.reader(), &model);
     assert!(store.verify(&mut |_, _| {}).unwrap().is_clean());
 }

@@ -79,12 +79,12 @@ fn exercise(storage: &TestStorage, strings: bool, forged: bool, what: &str) {
     let copy = storage.whole_copy();
     if let Ok(store) = options().open_on(copy.storage()) {
         let report = store.open_report().clone();
-        let missed = read(&store, strings, forged, what);
+        let missed = read(store.reader(), strings, forged, what);
         let verified = store.verify(&mut |_, _| {}).unwrap();
         let told = !verified.is_clean() || !report.is_clean() || !report.notes.is_empty();
         assert!(missed == 0 || told, "{what}: {missed} rows are silently gone");
         put_again(&store, strings);
-        assert_eq!(read(&store, strings, forged, what), 0, "{what}: put again");
+        assert_eq!(read(store.reader(), strings, forged, what), 0, "{what}: put again");
         let _merged = store.merge_index();
         store.close().unwrap();
         drop(store);

@@ -153,14 +153,14 @@ fn check_golden(version: u32) {
         }
         let store = Options::new().recovery(Recovery::Strict).open(dir.path(), module).unwrap();
         assert!(store.open_report().is_clean(), "{:?}", store.open_report());
-        check(&store, version, module);
+        check(store.reader(), version, module);
         // And it can be gone on with.
         let (key, value) = contents(version, module).swap_remove(1);
         store.delete(&key).unwrap();
         store.put(&key, &value).unwrap();
         store.close().unwrap();
         drop(store);
-        check(&Store::open(dir.path(), module).unwrap(), version, module);
+        check(Store::open(dir.path(), module).unwrap().reader(), version, module);
         check_version(&dir.path().join(module), version);
     }
 }

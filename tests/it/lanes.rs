@@ -87,7 +87,7 @@ fn the_later_put_wins_whatever_the_clocks_say() {
         // What a lane committed before the first commit of another counts, and the clock is told.
         let said = |store: &tensorcask::Reader| store.open_report().notes.iter().any(|note| note.contains("clock"));
         let late = open(2, late_clock).unwrap();
-        assert!(said(&late) && !said(&open(3, right_clock).unwrap()));
+        assert!(said(late.reader()) && !said(open(3, right_clock).unwrap().reader()));
         late.put("k", Value::Int(100)).unwrap();
         late.close().unwrap();
         assert_eq!(options().open_reader(dir.path(), "m").unwrap().get("k").unwrap(), Some(Value::Int(100)));
@@ -156,7 +156,7 @@ fn in_child(store: &tensorcask::Store, reader: &tensorcask::Reader) -> i32 {
         matches!(result, Err(Error::Forked))
     }
     let mut checks = Vec::new();
-    for reader in [reader, &**store] {
+    for reader in [reader, store.reader()] {
         let (mut out, mut found) = ([0_u8; 4], [false; 1]);
         checks.extend([
             forked(reader.get("k")),

@@ -79,7 +79,7 @@ fn write_small_segments(dir: &Path) {
             assert!(descriptors() < DESCRIPTORS, "{} descriptors", descriptors());
         }
     }
-    check(&store);
+    check(store.reader());
     assert!(files_in(&dir.join("m/segments"), ".arrow") >= SEGMENTS as usize - 2);
     // Values that are held keep the map that they were read from.
     drop(held);
@@ -88,7 +88,7 @@ fn write_small_segments(dir: &Path) {
     assert_eq!(maps(dir).1, 0);
     check(&options().open_reader(dir, "m").unwrap());
     let store = options().open(dir, "m").unwrap();
-    check(&store);
+    check(store.reader());
     assert!(store.verify(&mut |_, _| {}).unwrap().is_clean());
     store.close().unwrap();
 }
@@ -122,14 +122,14 @@ fn write_structures(dir: &Path) {
         }
     }
     store.flush().unwrap();
-    check(&store);
+    check(store.reader());
     store.close().unwrap();
     drop(store);
     assert_eq!(files_in(&dir.join("m/segments"), ".arrow") as u64, STRUCTURES);
     check(&options().open_reader(dir, "m").unwrap());
     let store = options().open(dir, "m").unwrap();
     assert!(store.open_report().is_clean(), "{:?}", store.open_report());
-    check(&store);
+    check(store.reader());
     store.close().unwrap();
 }
 
@@ -151,7 +151,7 @@ fn follow(dir: &Path) {
         writer.put(key, Value::Int(key as i64)).unwrap();
         if key % 7 == 0 {
             writer.flush().unwrap();
-            for store in [&reader, &*other] {
+            for store in [&reader, other.reader()] {
                 assert_eq!(store.get(key).unwrap(), Some(Value::Int(key as i64)));
             }
         }

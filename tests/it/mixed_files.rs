@@ -87,7 +87,7 @@ fn rows_of_an_active_segment_are_served_behind_a_bad_file_with_its_sealed_name()
                 let store = open(&storage, (first_lane + turn as u16) % 2);
                 assert!(!store.open_report().is_clean());
                 put(&store, 900 + turn..901 + turn);
-                assert!(is_there(&store, (0..10).chain(500..505).chain(900..901 + turn)), "turn {turn}");
+                assert!(is_there(store.reader(), (0..10).chain(500..505).chain(900..901 + turn)), "turn {turn}");
                 store.close().unwrap();
             }
             let all = [files(&storage, "segments"), files(&storage, "quarantine")].concat();
@@ -120,7 +120,7 @@ fn an_active_file_beside_its_sealed_segment_is_a_copy_only_if_it_has_no_rows_of_
             let store = open(&both, lane);
             assert_eq!(store.open_report().is_clean(), is_copy, "{:?}", store.open_report());
             assert_eq!(store.verify(&mut |_, _| {}).unwrap().is_clean(), is_copy);
-            assert!(is_there(&store, (0..10).chain(500..505)));
+            assert!(is_there(store.reader(), (0..10).chain(500..505)));
             assert_eq!(both.read(active_name(2)).unwrap(), bytes);
         }
     }
@@ -187,7 +187,7 @@ fn the_identity_is_read_from_damaged_segments_if_nothing_else_tells_it() {
             storage.corrupt("store.json", 20, 1).unwrap();
         }
         assert!(is_there(&reader(&storage), 0..10));
-        assert!(is_there(&open(&storage, 0), 0..10));
+        assert!(is_there(open(&storage, 0).reader(), 0..10));
     }
 }
 
@@ -209,7 +209,7 @@ fn a_repair_that_is_stopped_anywhere_loses_nothing_and_is_acknowledged_once() {
             for lane in [0, 1, 0] {
                 assert!(is_there(&reader(&copy), (0..30).chain(500..505).filter(|key| !lost.contains(key))));
                 let store = open(&copy, lane);
-                assert!(is_there(&store, (0..30).chain(500..505).filter(|key| !lost.contains(key))));
+                assert!(is_there(store.reader(), (0..30).chain(500..505).filter(|key| !lost.contains(key))));
                 assert!(!store.open_report().is_clean());
                 assert!(!store.verify(&mut |_, _| {}).unwrap().is_clean());
                 store.close().unwrap();

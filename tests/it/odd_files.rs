@@ -140,7 +140,7 @@ fn linked_files_are_read_and_not_written() {
     };
     check(&Options::new().open_reader(dir.path(), "links").unwrap());
     let other = options().open(dir.path(), "links").unwrap();
-    check(&other);
+    check(other.reader());
     other.put(9_u64, Value::Int(9)).unwrap();
     other.close().unwrap();
     check(&Options::new().open_reader(dir.path(), "links").unwrap());

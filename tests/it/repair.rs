@@ -159,18 +159,18 @@ fn epochs(storage: &TestStorage, options: &Options, rows: &Rows, what: &str) -> 
         let store = options.clone().open_on(storage.storage()).unwrap();
         assert!(store.open_report().quarantined.is_empty(), "{what}: {:?}", store.open_report());
         assert_eq!(store.len().unwrap(), rows.keys.len() as u64, "{what}, epoch {epoch}");
-        let damaged = rows.read(&store, what);
+        let damaged = rows.read(store.reader(), what);
         assert!(epoch == 0 || damaged.is_empty(), "{what}: damaged in epoch {epoch}");
         if !damaged.is_empty() {
             rows.put(&store, &damaged);
             put_again += damaged.len();
         }
-        assert!(rows.read(&store, what).is_empty(), "{what}: in one handle");
+        assert!(rows.read(store.reader(), what).is_empty(), "{what}: in one handle");
         assert_eq!(store.len().unwrap(), rows.keys.len() as u64, "{what}: put again in epoch {epoch}");
         if epoch == 1 {
             store.flush().unwrap();
             store.merge_index().unwrap();
-            assert!(rows.read(&store, what).is_empty(), "{what}: merged");
+            assert!(rows.read(store.reader(), what).is_empty(), "{what}: merged");
         }
         store.close().unwrap();
         assert_eq!(store.len().unwrap(), rows.keys.len() as u64, "{what}: closed in epoch {epoch}");
@@ -312,10 +312,10 @@ fn a_newer_damaged_row_hides_an_older_one(kind: Kind) {
             if merged {
                 store.merge_index().unwrap();
             }
-            assert!(old.read(&store, "no newer row").len() == 40);
+            assert!(old.read(store.reader(), "no newer row").len() == 40);
             assert!(store.delete(&old.keys[0]).is_err() || !store.contains(&old.keys[0]).unwrap());
             old.put(&store, &[1, 2, 3]);
-            let damaged = old.read_but(&store, &[0]);
+            let damaged = old.read_but(store.reader(), &[0]);
             assert_eq!(damaged, (4..40).collect::<Vec<_>>());
             store.close().unwrap();
         }
@@ -353,7 +353,7 @@ fn verify_names_what_to_put_again(kind: Kind) {
             }
             let store = options().open_on(storage.storage()).unwrap();
             let report = store.verify(&mut |_, _| {}).unwrap();
-            let lost = rows.read(&store, "damaged");
+            let lost = rows.read(store.reader(), "damaged");
             let [found] = report.damage.as_slice() else { panic!("{what:?}: {report:?}") };
             assert_eq!(found.rows, lost.len() as u64, "{what:?}");
             let lost: Vec<Key> = lost.iter().map(|i| rows.keys[*i].clone()).collect();
@@ -412,13 +412,13 @@ fn damage_that_costs_no_row_is_mended_when_the_store_is_closed() {
                 (0..60).for_each(|key| assert_eq!(reader.get(format!("key {key}")).unwrap(), Some(Value::Int(key))));
                 assert_eq!(reader.count_prefix("key").unwrap(), 60);
             };
-            served(&store);
+            served(store.reader());
             drop(store);
             let store = options().open(copy.path(), "m").unwrap();
             assert!(store.open_report().is_clean(), "byte {at}: {:?}", store.open_report());
             let again = store.verify(&mut |_, _| {}).unwrap();
             assert!(again.is_clean(), "byte {at}: {again:?}");
-            served(&store);
+            served(store.reader());
             store.close().unwrap();
             assert!(copy.path().join("m/quarantine/0000-0000000001.arrow").exists(), "nothing is deleted");
         }

@@ -29,14 +29,14 @@ fn values_survive_reopening() {
         }
         assert_eq!(store.len().unwrap(), 100);
     };
-    check(&store);
+    check(store.reader());
     store.flush().unwrap();
-    check(&store);
+    check(store.reader());
     store.close().unwrap();
-    check(&store);
+    check(store.reader());
     let store = Store::open(dir.path(), "m").unwrap();
     assert!(store.open_report().is_clean());
-    check(&store);
+    check(store.reader());
     assert_eq!(store.get("nope").unwrap(), None);
 }
 
@@ -61,14 +61,14 @@ fn rows_go_in_and_out_in_one_piece() {
         }
         assert_eq!(store.len().unwrap(), 20_000);
     };
-    check(&store);
+    check(store.reader());
     store.flush().unwrap();
-    check(&store);
+    check(store.reader());
     store.close().unwrap();
     assert_eq!(store.merges_running(), 0, "closing waits for merges");
     let store = Store::open(dir.path(), "m").unwrap();
     assert!(store.stats().unwrap().runs > 0);
-    check(&store);
+    check(store.reader());
     let reader = tensorcask::Reader::open(dir.path(), "m").unwrap();
     check(&reader);
     assert!(store.verify(&mut |_, _| {}).unwrap().is_clean());

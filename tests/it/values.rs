@@ -44,13 +44,13 @@ fn every_dtype_and_shape_comes_back() {
                 assert_eq!(&out, rows, "{key}");
             }
         };
-        check(&store);
+        check(store.reader());
         store.close().unwrap();
-        check(&store);
+        check(store.reader());
         drop(store);
         let store = Store::open(dir.path(), "m").unwrap();
         assert!(store.open_report().is_clean());
-        check(&store);
+        check(store.reader());
         assert!(store.verify(&mut |_, _| {}).unwrap().is_clean());
     }
 }

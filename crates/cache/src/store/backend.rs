@@ -149,7 +149,7 @@ impl Space {
     /// The store for reading, if there is one yet.
     pub fn reader(&self) -> Result<Option<Reader>> {
         let state = self.state.read();
-        let open = state.writer.as_ref().map(|store| (**store).clone()).or_else(|| state.reader.clone());
+        let open = state.writer.as_ref().map(|store| store.reader().clone()).or_else(|| state.reader.clone());
         if open.is_some() {
             return Ok(open);
         }
@@ -203,7 +203,7 @@ impl Space {
         }
         let news = state.failure.as_mut().is_some_and(|failure| !std::mem::replace(&mut failure.told, true));
         let Some(store) = state.writer.take() else { return news };
-        state.reader = Some((*store).clone());
+        state.reader = Some(store.reader().clone());
         drop(state);
         if let Err(error) = store.close() {
             self.state.write().lost.get_or_insert(error);

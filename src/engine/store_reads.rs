@@ -1,0 +1,175 @@
+//! The reads of a [`Store`]: those of its [`Reader`], which it has as well.
+
+use std::ops::RangeBounds;
+
+use crate::dtype::Dtype;
+use crate::engine::read::range::Range;
+use crate::engine::read::scan::{Entries, KeysIter};
+#[cfg(doc)]
+use crate::engine::reader::Reader;
+use crate::engine::report::{Lookup, OpenReport, Stats, VerifyReport, Warmed};
+use crate::engine::store::Store;
+use crate::error::Result;
+use crate::key::{AsKey, KeyKind, Keys};
+use crate::tensor::Element;
+use crate::value::Value;
+
+impl Store {
+    /// The value of `key`; see [`Reader::get`].
+    ///
+    /// # Errors
+    /// As [`Reader::get`].
+    pub fn get(&self, key: impl AsKey) -> Result<Option<Value>> {
+        self.reader().get(key)
+    }
+
+    /// The values of `keys`; see [`Reader::get_batch`].
+    ///
+    /// # Errors
+    /// As [`Reader::get_batch`].
+    pub fn get_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<Vec<Lookup>> {
+        self.reader().get_batch(keys)
+    }
+
+    /// Copies the rows of `keys` into a buffer; see [`Reader::get_batch_into`].
+    ///
+    /// # Errors
+    /// As [`Reader::get_batch_into`].
+    pub fn get_batch_into<'a, T: Element>(
+        &self,
+        keys: impl Into<Keys<'a>>,
+        row_shape: &[usize],
+        out: &mut [T],
+        found: &mut [bool],
+    ) -> Result<usize> {
+        self.reader().get_batch_into(keys, row_shape, out, found)
+    }
+
+    /// Copies the rows of `keys` into bytes; see [`Reader::get_batch_into_bytes`].
+    ///
+    /// # Errors
+    /// As [`Reader::get_batch_into_bytes`].
+    pub fn get_batch_into_bytes<'a>(
+        &self,
+        keys: impl Into<Keys<'a>>,
+        dtype: Dtype,
+        row_shape: &[usize],
+        out: &mut [u8],
+        found: &mut [bool],
+    ) -> Result<usize> {
+        self.reader().get_batch_into_bytes(keys, dtype, row_shape, out, found)
+    }
+
+    /// Which of `keys` are there; see [`Reader::contains_batch`].
+    ///
+    /// # Errors
+    /// As [`Reader::contains_batch`].
+    pub fn contains_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<Vec<bool>> {
+        self.reader().contains_batch(keys)
+    }
+
+    /// Whether `key` is there.
+    ///
+    /// # Errors
+    /// As [`Reader::contains_batch`].
+    pub fn contains(&self, key: impl AsKey) -> Result<bool> {
+        self.reader().contains(key)
+    }
+
+    /// How many keys there are; see [`Reader::len`].
+    ///
+    /// # Errors
+    /// As [`Reader::len`].
+    pub fn len(&self) -> Result<u64> {
+        self.reader().len()
+    }
+
+    /// Whether there are no keys.
+    ///
+    /// # Errors
+    /// As [`Reader::len`].
+    pub fn is_empty(&self) -> Result<bool> {
+        self.reader().is_empty()
+    }
+
+    /// All keys; see [`Reader::keys`].
+    #[must_use]
+    pub fn keys(&self) -> KeysIter {
+        self.reader().keys()
+    }
+
+    /// All keys and their values; see [`Reader::iter`].
+    #[must_use]
+    pub fn iter(&self) -> Entries {
+        self.reader().iter()
+    }
+
+    /// The keys that start with `prefix`, in order; see [`Reader::prefix`].
+    #[must_use]
+    pub fn prefix(&self, prefix: impl AsKey) -> Range {
+        self.reader().prefix(prefix)
+    }
+
+    /// How many keys start with `prefix`; see [`Reader::count_prefix`].
+    ///
+    /// # Errors
+    /// As [`Reader::count_prefix`].
+    pub fn count_prefix(&self, prefix: impl AsKey) -> Result<u64> {
+        self.reader().count_prefix(prefix)
+    }
+
+    /// The keys of a range, in order; see [`Reader::range`].
+    #[must_use]
+    pub fn range<K: AsKey>(&self, range: impl RangeBounds<K>) -> Range {
+        self.reader().range(range)
+    }
+
+    /// Brings index and rows into memory; see [`Reader::warm`].
+    ///
+    /// # Errors
+    /// As [`Reader::warm`].
+    pub fn warm(&self, limit_bytes: u64) -> Result<Warmed> {
+        self.reader().warm(limit_bytes)
+    }
+
+    /// Looks for what other writers committed; see [`Reader::refresh`].
+    ///
+    /// # Errors
+    /// As [`Reader::refresh`].
+    pub fn refresh(&self) -> Result<bool> {
+        self.reader().refresh()
+    }
+
+    /// Sizes and counters; see [`Reader::stats`].
+    ///
+    /// # Errors
+    /// As [`Reader::stats`].
+    pub fn stats(&self) -> Result<Stats> {
+        self.reader().stats()
+    }
+
+    /// Reads and checks every byte; see [`Reader::verify`].
+    ///
+    /// # Errors
+    /// As [`Reader::verify`].
+    pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport> {
+        self.reader().verify(progress)
+    }
+
+    /// The kind of the store's keys; `None` while it holds nothing.
+    #[must_use]
+    pub fn key_kind(&self) -> Option<KeyKind> {
+        self.reader().key_kind()
+    }
+
+    /// What opening found.
+    #[must_use]
+    pub fn open_report(&self) -> &OpenReport {
+        self.reader().open_report()
+    }
+
+    /// Drops everything from the value cache.
+    pub fn clear_hot(&self) {
+        self.reader().clear_hot();
+    }
+}
