@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::engine::lookup::find::{locate, locate_merged, may_hold};
+use crate::engine::lookup::find::{Finder, find_merged, may_hold};
+use crate::engine::lookup::query::{Found, Query};
 use crate::engine::rows::row::{BatchId, Row, Source};
 use crate::engine::runs::hashes::hash_block;
 use crate::engine::state::State;
@@ -12,6 +13,7 @@ use crate::engine::state::versions::LoadedRun;
 use crate::error::Result;
 use crate::index::block::HashBlock;
 use crate::io::ReadFile;
+use crate::key::KeyRef;
 use crate::segment::batch::Batch;
 use crate::segment::columns::Columns;
 use crate::segment::layout::Frame;
@@ -43,55 +45,76 @@ fn in_runs(runs: &[Arc<LoadedRun>], hash: u64) -> bool {
 /// of live keys is marked as unknown.
 fn admit(
     state: &State,
-    inserting: &Inserting<'_>,
+    (inserting, finder): (&Inserting<'_>, &mut Finder),
     entering: Entering,
     fetch: impl FnOnce() -> Result<Option<Row<'static>>>,
 ) {
-    let Entering { hash, batch, row, tombstone } = entering;
-    let enter = || {
-        state.memtable().insert(inserting, hash, (batch, row));
-        state.live().add(i64::from(!tombstone));
-    };
+    let hash = entering.hash;
     if !may_hold(state, hash) {
-        return enter();
+        return entering.enter(state, inserting);
     }
     let new = match fetch() {
         Ok(Some(new)) => new,
         Ok(None) => return,
         // The row enters unweighed: a lookup of its key must report the damage, and not serve an older row.
-        Err(_) => {
-            enter();
-            state.value_cache().supersede_all();
-            return state.live().set(None);
-        }
+        Err(_) => return entering.enter_unweighed(state, inserting),
     };
-    let Some(key) = new.key() else { return };
-    let supersede = || state.value_cache().supersede(std::iter::once((hash, key)));
-    let found = match locate(state, hash, key) {
-        Ok(Some(found)) => found,
-        Ok(None) => return enter(),
-        Err(_) => {
-            enter();
-            supersede();
-            return state.live().set(None);
-        }
+    let Some(key) = new.key() else {
+        debug_assert!(false, "a row that was read has no key");
+        return entering.enter_unweighed(state, inserting);
     };
-    if found.row.version() >= new.version() {
-        // What waits here may be getting an older timestamp just now than this row of another lane has.
-        if found.row.waits() && !new.waits() {
-            state.memtable().insert(inserting, hash, (batch, row));
-            if tombstone != found.row.is_tombstone() {
-                state.live().set(None);
+    let query = Query { key: KeyRef::Bytes(key), hash };
+    let superseded = finder.find_one(state, query, |found| match found {
+        Ok(Some(found)) => entering.supersede(state, inserting, &new, &found),
+        Ok(None) => {
+            entering.enter(state, inserting);
+            false
+        }
+        Err(_) => {
+            entering.enter(state, inserting);
+            state.live().set(None);
+            true
+        }
+    });
+    if superseded {
+        state.value_cache().supersede(std::iter::once((hash, key)));
+    }
+}
+
+impl Entering {
+    /// Enters the row as that of a new key.
+    fn enter(self, state: &State, inserting: &Inserting<'_>) {
+        state.memtable().insert(inserting, self.hash, (self.batch, self.row));
+        state.live().add(i64::from(!self.tombstone));
+    }
+
+    /// Enters the row although its key cannot be read.
+    fn enter_unweighed(self, state: &State, inserting: &Inserting<'_>) {
+        self.enter(state, inserting);
+        state.value_cache().supersede_all();
+        state.live().set(None);
+    }
+
+    /// Enters the row, which is `new`, if it is newer than `found`. Returns whether it is.
+    fn supersede(self, state: &State, inserting: &Inserting<'_>, new: &Row<'_>, found: &Found<'_>) -> bool {
+        let Self { hash, batch, row, tombstone } = self;
+        if found.row.version() >= new.version() {
+            // What waits here may be getting an older timestamp just now than this row of another lane has.
+            if found.row.waits() && !new.waits() {
+                state.memtable().insert(inserting, hash, (batch, row));
+                if tombstone != found.row.is_tombstone() {
+                    state.live().set(None);
+                }
             }
+            return false;
         }
-        return;
+        let replaced = found.entry.is_some_and(|old| state.memtable().replace(inserting, hash, old, (batch, row)));
+        if !replaced {
+            state.memtable().insert(inserting, hash, (batch, row));
+        }
+        state.live().add(i64::from(!tombstone) - i64::from(!found.row.is_tombstone()));
+        true
     }
-    let replaced = found.entry.is_some_and(|old| state.memtable().replace(inserting, hash, old, (batch, row)));
-    if !replaced {
-        state.memtable().insert(inserting, hash, (batch, row));
-    }
-    state.live().add(i64::from(!tombstone) - i64::from(!found.row.is_tombstone()));
-    supersede();
 }
 
 /// Enters the rows of a put, which are newer than all others, as batch `batch`. Returns when each is the one that is
@@ -125,9 +148,13 @@ pub(crate) fn admit_taken(
     let tombstone = columns.schema.is_tombstones();
     let entered = hashes.len() - taken.len();
     settle(state, hashes, columns, &taken, if tombstone { 0 } else { entered as i64 });
-    for row in taken {
-        if let Some(&hash) = hashes.get(row as usize) {
-            admit(state, inserting, Entering { hash, batch, row, tombstone }, || source.row(batch, row));
+    if !taken.is_empty() {
+        let mut finder = Finder::new(1);
+        for row in taken {
+            if let Some(&hash) = hashes.get(row as usize) {
+                let entering = Entering { hash, batch, row, tombstone };
+                admit(state, (inserting, &mut finder), entering, || source.row(batch, row));
+            }
         }
     }
     let keys = hashes.iter().enumerate().filter_map(|(row, hash)| Some((*hash, columns.key(row)?)));
@@ -140,19 +167,28 @@ fn settle(state: &State, hashes: &[u64], columns: &Columns, taken: &[u32], enter
     let version = state.versions().load();
     let runs = version.runs();
     let mut superseded = 0;
+    let mut queries: Vec<Query<'_>> = Vec::new();
     if !runs.is_empty() {
         for (first, chunk) in (0..).step_by(PREFETCHED).zip(hashes.chunks(PREFETCHED)) {
             runs.iter().for_each(|loaded| chunk.iter().for_each(|hash| loaded.run().prefetch(*hash)));
-            for (row, hash) in (first..).zip(chunk) {
-                if taken.binary_search(&row).is_ok() || !in_runs(runs, *hash) {
-                    continue;
+            queries.clear();
+            for (row, &hash) in (first..).zip(chunk) {
+                if taken.binary_search(&row).is_err() && in_runs(runs, hash) {
+                    let key = columns.key(row as usize);
+                    queries.extend(key.map(|key| Query { key: KeyRef::Bytes(key), hash }));
                 }
-                let Some(key) = columns.key(row as usize) else { continue };
-                match locate_merged(state, *hash, key) {
-                    Ok(found) => superseded += i64::from(found.is_some_and(|row| !row.is_tombstone())),
-                    // Damage hides what the row supersedes.
-                    Err(_) => return state.live().set(None),
-                }
+            }
+            if queries.is_empty() {
+                continue;
+            }
+            let found = find_merged(state, &queries, |found| {
+                let values = found.rows.iter().flatten().filter(|row| !row.is_tombstone()).count();
+                found.errors.is_empty().then_some(values as i64)
+            });
+            match found {
+                Some(values) => superseded += values,
+                // Damage hides what a row supersedes.
+                None => return state.live().set(None),
             }
         }
     }
@@ -174,10 +210,11 @@ pub(crate) fn admit_segment(state: &State, segment: &Arc<Segment>) -> Result<()>
 pub(crate) fn admit_block(state: &State, segment: &Arc<Segment>, block: &HashBlock) -> Result<()> {
     let batch = state.memtable().add_batch(Source::Sealed(Arc::clone(segment)), segment.rows())?;
     let tombstone = segment.schema().is_tombstones();
+    let mut finder = Finder::new(1);
     let inserting = state.memtable().lock_inserts();
     for (hash, row) in block.iter() {
         let entering = Entering { hash, batch, row, tombstone };
-        admit(state, &inserting, entering, || Row::of_segment(segment, row));
+        admit(state, (&inserting, &mut finder), entering, || Row::of_segment(segment, row));
     }
     Ok(())
 }
@@ -199,11 +236,12 @@ pub(crate) fn admit_batch(
     let source = Source::Committed { segment: front.header.id(), batch: Arc::clone(&batch), first: 0 };
     let id = state.memtable().add_batch(source.clone(), frame.rows)?;
     let tombstone = front.schema.is_tombstones();
+    let mut finder = Finder::new(1);
     let inserting = state.memtable().lock_inserts();
     for row in 0..frame.rows {
         if let Some(key) = batch.columns.key(row as usize) {
             let entering = Entering { hash: state.hasher().hash(key), batch: id, row, tombstone };
-            admit(state, &inserting, entering, || source.row(id, row));
+            admit(state, (&inserting, &mut finder), entering, || source.row(id, row));
         }
     }
     Ok(batch)

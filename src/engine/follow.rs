@@ -55,7 +55,7 @@ pub(crate) fn refresh(state: &State) -> Result<bool> {
 
 /// Takes in what others have committed, if there is any, before this handle commits: the last put of a key is to have
 /// the latest commit timestamp, whatever the clocks say. In a store of no lane but `lane` this is one look at a folder.
-/// What cannot be taken in is told by the next read that misses.
+/// What cannot be taken in is reported by the next read that misses.
 pub(crate) fn take_in_others(state: &State, lane: u16) {
     let mut known = state.registry().lock();
     if is_alone(state, &mut known, lane) {
@@ -241,7 +241,7 @@ fn follow_batches(state: &State, known: &mut Known, id: SegmentId, followed: &mu
             return Ok(new);
         }
         let synced = sync_log::synced(state.storage(), seed, id)?;
-        // A file that was filled up with zeros is written to without growing: without marks nothing tells of it.
+        // A file that was filled up with zeros is written to without growing: without a sync log nothing shows it.
         let tells = synced.is_some() || !prefix.len_bytes.is_multiple_of(LARGE_PAGE_BYTES);
         if followed.searched == Some((prefix.len_bytes, synced)) && tells {
             return Ok(new);

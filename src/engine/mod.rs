@@ -5,7 +5,7 @@
 //! | layer | what it is |
 //! | --- | --- |
 //! | [`lock_order`], [`threads`], [`options`], [`report`] | locks with a rank, threads and forks, plain data |
-//! | [`files`] | what lies in the folder beside segments and runs |
+//! | [`files`] | the files in the folder other than segments and runs |
 //! | [`rows`] | a row, where its bytes are, what they say |
 //! | [`state`] | what all users of an open store share, by owner |
 //! | [`runs`] | index runs: planned, built, merged, published |

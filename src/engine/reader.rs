@@ -9,13 +9,13 @@ use crate::engine::follow::refresh;
 use crate::engine::open::open_reader;
 use crate::engine::options::Options;
 use crate::engine::read::copy::{Target, get_batch_into};
-use crate::engine::read::get::{Lookup, contains_batch, get_batch};
-use crate::engine::read::preload::{Warmed, warm};
+use crate::engine::read::get::{contains_batch, get_batch};
+use crate::engine::read::preload::warm;
 use crate::engine::read::range::Range;
 use crate::engine::read::scan::{Entries, KeysIter};
-use crate::engine::read::stats::{Stats, stats};
-use crate::engine::read::verify::{VerifyReport, verify};
-use crate::engine::report::OpenReport;
+use crate::engine::read::stats::stats;
+use crate::engine::read::verify::verify;
+use crate::engine::report::{Lookup, OpenReport, Stats, VerifyReport, Warmed};
 use crate::engine::runs::count::len;
 use crate::engine::state::State;
 #[cfg(doc)]

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::engine::files::locks::wait_for_open_lock;
 use crate::engine::open::salvage;
-use crate::engine::read::verify::{VerifyReport, verify_segment};
+use crate::engine::read::verify::verify_segment;
+use crate::engine::report::VerifyReport;
 use crate::engine::runs::build::memory_run;
 use crate::engine::runs::publish::publish_run;
 use crate::engine::state::State;

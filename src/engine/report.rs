@@ -1,9 +1,15 @@
-//! What opening a store found.
+//! The results of calls: of reads, of opening, and of what looks at a whole store.
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
+use crate::key::Key;
+use crate::value::Value;
+
+/// One answer of [`crate::Reader::get_batch`]: damage of one row does not hide the others.
+pub type Lookup = Result<Option<Value>>;
 
 /// What [`crate::Options::open`] found and did. Opening succeeds whenever it can; read this to know what it cost.
 #[derive(Debug, Clone, Default)]
@@ -51,7 +57,7 @@ pub struct Quarantined {
     pub rows_lost: Option<u64>,
 }
 
-/// Sealed segments of one lane, with consecutive numbers, that something on disk tells of and that are not there.
+/// Sealed segments of one lane, with consecutive numbers, that something on disk names and that are not there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Missing {
@@ -61,7 +67,7 @@ pub struct Missing {
     pub segments: u64,
     /// Rows in them, if that is known.
     pub rows: Option<u64>,
-    /// What tells of them.
+    /// What names them.
     pub why: String,
 }
 
@@ -95,5 +101,149 @@ impl Missing {
     /// It as an error, for opening with [`crate::Recovery::Strict`].
     pub(crate) fn error(&self) -> Error {
         Error::MissingSegment { path: self.path.clone(), what: self.to_string() }
+    }
+}
+
+/// Sizes and counters. Those of traffic count from when the handle was opened.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Live keys; `None` if a crash made the count unknown ([`crate::Reader::len`] counts).
+    pub keys: Option<u64>,
+    /// Kind of keys.
+    pub key_kind: Option<&'static str>,
+    /// Identity of the store.
+    pub store: String,
+    /// Rows in sealed segments, superseded ones and tombstones included.
+    pub rows_sealed: u64,
+    /// Tombstones among them.
+    pub tombstones: u64,
+    /// Sealed segments.
+    pub segments: usize,
+    /// Bytes of segment files, active ones included with the zeros that their last pages were filled with.
+    pub segment_bytes: u64,
+    /// Bytes of index runs on disk.
+    pub run_bytes: u64,
+    /// Index runs in use.
+    pub runs: usize,
+    /// Keys in them.
+    pub run_keys: u64,
+    /// Keys in the in-memory part of the index.
+    pub delta_keys: usize,
+    /// Anonymous memory of that part, in bytes.
+    pub delta_bytes: usize,
+    /// Files in quarantine.
+    pub quarantined: usize,
+    /// Sealed segments that should be there and are not.
+    pub missing: u64,
+    /// Segment files of which something is damaged and that could not be moved.
+    pub bad_files: usize,
+    /// Keys that were read and there.
+    pub hits: u64,
+    /// Keys that were read and not there.
+    pub misses: u64,
+    /// Keys that were read and damaged.
+    pub damaged: u64,
+    /// Pages of 4 KiB that a batch wanted while they were not in memory, and that were read in together.
+    pub cold_pages: u64,
+    /// Rows put.
+    pub rows_put: u64,
+    /// Batches written.
+    pub batches_written: u64,
+    /// Bytes written to segments.
+    pub bytes_written: u64,
+    /// Calls of `flush`.
+    pub flushes: u64,
+    /// Runs built.
+    pub runs_built: u64,
+    /// Looks at what other writers committed.
+    pub refreshes: u64,
+    /// How far this machine's clock is behind the newest row that other writers or earlier handles committed, in
+    /// seconds; 0 if it is not. New rows get later times all the same.
+    pub clock_behind_s: f64,
+    /// Entries, bytes and counters of the value cache, if there is one.
+    pub hot: Option<HotSize>,
+}
+
+/// The value cache.
+#[derive(Debug, Clone, Copy, Default, serde::Serialize)]
+#[non_exhaustive]
+pub struct HotSize {
+    /// Values held.
+    pub entries: usize,
+    /// Bytes held.
+    pub bytes: usize,
+    /// Values found.
+    pub hits: u64,
+    /// Values not found.
+    pub misses: u64,
+    /// Values dropped to make room.
+    pub evictions: u64,
+    /// Values not taken.
+    pub refused: u64,
+}
+
+/// What [`crate::Reader::warm`] did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Warmed {
+    /// Bytes of index runs that are in memory now.
+    pub index_bytes: u64,
+    /// Bytes of segments that are in memory now.
+    pub segment_bytes: u64,
+    /// Bytes that were read from the disk for it.
+    pub read_bytes: u64,
+    /// Bytes that were left out, because they would have been more than the limit.
+    pub left_bytes: u64,
+}
+
+/// What [`crate::Reader::verify`] found.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// Rows whose checksums were compared.
+    pub rows: u64,
+    /// Segments and runs that were read.
+    pub files: usize,
+    /// What is damaged.
+    pub damage: Vec<Damage>,
+}
+
+/// One thing that is damaged.
+#[derive(Debug, Clone, serde::Serialize)]
+#[non_exhaustive]
+pub struct Damage {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong.
+    pub what: String,
+    /// Rows that cannot be served for it. Damage to an index costs no rows, and rows whose keys were put again since do
+    /// not count.
+    pub rows: u64,
+    /// The keys of these rows, as far as anything tells them: put them again.
+    pub keys: Vec<Key>,
+}
+
+impl VerifyReport {
+    /// Whether nothing is damaged.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.damage.is_empty()
+    }
+
+    /// What opening found and what the check found again is one place. Damage to rows is found by the check only.
+    pub(crate) fn list_once(&mut self) {
+        let mut seen = HashSet::new();
+        self.damage.retain(|damage| damage.rows > 0 || seen.insert((damage.path.clone(), damage.what.clone())));
+    }
+
+    /// Lists damage.
+    pub(crate) fn add(&mut self, path: &Path, what: impl Into<String>, rows: u64) {
+        self.add_rows(path, what, rows, Vec::new());
+    }
+
+    /// The same, with the keys of the rows.
+    pub(crate) fn add_rows(&mut self, path: &Path, what: impl Into<String>, rows: u64, keys: Vec<Key>) {
+        self.damage.push(Damage { path: path.to_path_buf(), what: what.into(), rows, keys });
     }
 }

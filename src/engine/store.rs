@@ -11,7 +11,8 @@ use crate::dtype::Dtype;
 use crate::engine::findings::acknowledge;
 use crate::engine::follow::refresh;
 use crate::engine::lock_order::{Rank, RankedMutex};
-use crate::engine::lookup::find::locate;
+use crate::engine::lookup::find::find;
+use crate::engine::lookup::query::Query;
 use crate::engine::open::open_writer;
 use crate::engine::options::Options;
 use crate::engine::reader::Reader;
@@ -28,7 +29,7 @@ use crate::engine::write::writer::Writer;
 use crate::error::{Error, Result};
 use crate::io::disk::DiskStorage;
 use crate::io::{Durability, Storage};
-use crate::key::{AsKey, KeyRef, Keys};
+use crate::key::{AsKey, Keys};
 use crate::names;
 use crate::schema::{RowSchema, derive, single_tensor_schema};
 use crate::segment::build::{ColumnsBuilder, KeyBuilder, MAX_COLUMN_LEN_BYTES, with_data, without_data};
@@ -273,15 +274,19 @@ impl Store {
         let puts = &self.inner.puts;
         let Some(kind) = puts.begin(keys)? else { return Ok(0) };
         let state = &*self.inner.state;
-        let is_there = |key: KeyRef<'_>| {
-            let found = key.with_bytes(|bytes| locate(state, state.hasher().hash(bytes), bytes))?;
-            Ok::<bool, Error>(found.is_some_and(|found| !found.row.is_tombstone()))
+        let queries: Vec<Query<'_>> =
+            keys.iter().map(|key| Query { key, hash: state.hasher().hash_key(key) }).collect();
+        let are_there = || {
+            find(state, &queries, |located| match located.errors.into_iter().next() {
+                Some((_, error)) => Err(error),
+                None => {
+                    Ok(located.rows.iter().map(|row| row.as_ref().is_some_and(|row| !row.is_tombstone())).collect())
+                }
+            })
         };
-        let mut there = keys.iter().map(is_there).collect::<Result<Vec<bool>>>()?;
+        let mut there: Vec<bool> = are_there()?;
         if there.contains(&false) && refresh(state)? {
-            for (key, there) in keys.iter().zip(&mut there).filter(|(_, there)| !**there) {
-                *there = is_there(key)?;
-            }
+            there.iter_mut().zip(are_there()?).for_each(|(there, now)| *there |= now);
         }
         let schema = puts.intern(RowSchema::tombstones(kind));
         let mut column = ColumnsBuilder::new(schema, Codec::None)?;

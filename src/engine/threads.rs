@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Once, OnceLock};
 use std::thread::{self, Builder, JoinHandle};
 
-/// Starts a thread that takes its turn. Others take the processor from whoever has it when they wake up: where
-/// processors are few, from a put or a get, which then waits for as long as the writer writes.
+/// Starts a thread of the policy `SCHED_BATCH`. Under the usual policy it would preempt the running thread whenever it
+/// wakes up: where processors are few that is a put or a get, which would then wait for as long as the writer writes.
 ///
 /// # Errors
 /// The system has no thread to give.
@@ -32,7 +32,7 @@ pub(crate) fn default_threads() -> usize {
 }
 
 /// What `other` and `own` return: both at once, if that is worth a thread and there is a processor for it.
-pub(crate) fn beside<A: Send, B>(
+pub(crate) fn concurrently<A: Send, B>(
     worth_a_thread: bool,
     other: impl Fn() -> A + Sync,
     own: impl FnOnce() -> B,

@@ -22,7 +22,7 @@ struct IdentityFile {
     /// Fixed by the first write, before any segment says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<KeyKind>,
-    /// Of what every version has, so that a newer one is told from a damaged one.
+    /// Of what every version has, so that a newer one is distinguished from a damaged one.
     crc32: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     seed_crc32: Option<u32>,

@@ -54,7 +54,7 @@ pub(crate) fn list(storage: &dyn Storage) -> Result<Listing> {
 }
 
 /// What has the name of a file of the store and is no file that a writer of it made, and what it is: names of segments
-/// (as in `listing`), runs, locks and marks, and `store.json`.
+/// (as in `listing`), runs, locks and sync logs, and `store.json`.
 ///
 /// # Errors
 /// IO errors.

@@ -1,4 +1,4 @@
-//! What lies in a store's folder beside segments and runs. Knows storages, and no open store.
+//! The files in a store's folder other than segments and runs. Knows storages, and no open store.
 //!
 //! [`identity`] is `store.json`; [`locks`] are one per lane, and one for opening; [`sync_log`] says how much of each
 //! active segment is durable; [`quarantine`] keeps what was moved away, with notes; [`listing`] lists names;

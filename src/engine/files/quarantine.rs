@@ -96,7 +96,7 @@ pub(crate) struct Told {
     pub file_count: usize,
 }
 
-/// Reads the quarantine folder. A folder that is not there tells of nothing. O(files in it).
+/// Reads the quarantine folder. A folder that is not there has no notes. O(files in it).
 ///
 /// # Errors
 /// IO errors.

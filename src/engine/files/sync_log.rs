@@ -1,9 +1,9 @@
-//! SyncLog: how far each active segment of a lane is known to be on the medium.
+//! The sync log of a lane: how much of each of its active segments is known to be on the disk (the durable watermark).
 //!
 //! A frame says what was durable when it was written, so nothing in a segment says that its newest batches were synced.
 //! After a power failure that matters: a hole in a batch that was never synced is a torn tail, the same bytes in one
-//! that was synced are damage. A mark is written right after a sync returns, and is itself not synced: if it gets lost,
-//! so did nothing that was synced before it.
+//! that was synced are damage. A record is appended right after a sync returns, and is itself not synced: if it gets
+//! lost, no row is lost, and the batches that it would have told of are checked like a torn tail.
 //!
 //! The same file says which segment numbers are *void*: given out, and without a file since, because opening removed a
 //! segment to which nothing was committed, or moved one away. So a number that is missing without such a record is a
@@ -29,7 +29,7 @@ const VOID: u64 = u64::MAX;
 pub(crate) struct SyncRecord {
     pub sequence: u64,
     pub len_bytes: u64,
-    /// [`crate::checksum::segment_seed`]: a number that was used twice, or another store's file, is no mark of it.
+    /// [`crate::checksum::segment_seed`]: a number that was used twice, or another store's file, has no record here.
     pub seed: u32,
 }
 
@@ -57,16 +57,16 @@ impl SyncRecord {
         let (sequence, rest) = record.split_first_chunk()?;
         let (len_bytes, rest) = rest.split_first_chunk()?;
         let (seed, _) = rest.split_first_chunk()?;
-        let mark = Self {
+        let decoded = Self {
             sequence: u64::from_le_bytes(*sequence),
             len_bytes: u64::from_le_bytes(*len_bytes),
             seed: u32::from_le_bytes(*seed),
         };
-        (mark.encode() == record).then_some(mark)
+        (decoded.encode() == record).then_some(decoded)
     }
 }
 
-/// How many bytes of the active segment `id` were on the medium; `None` if its lane has no marks, or none that this
+/// How many bytes of the active segment `id` were on the medium; `None` if its lane has no log, or none that this
 /// user may read, so that any might have been.
 ///
 /// # Errors
@@ -77,9 +77,10 @@ pub(crate) fn synced(storage: &dyn Storage, seed: u32, id: SegmentId) -> Result<
         Err(error) if error.is_not_found() || error.is_denied() || error.is_no_file() => return Ok(None),
         Err(error) => return Err(error),
     };
-    let marks = decode_all(&*file)?;
-    let own = marks.iter().filter(|mark| mark.sequence == id.sequence && mark.seed == seed && !mark.is_void());
-    Ok(Some(own.map(|mark| mark.len_bytes).max().unwrap_or(0)))
+    let records = decode_all(&*file)?;
+    let own =
+        records.iter().filter(|record| record.sequence == id.sequence && record.seed == seed && !record.is_void());
+    Ok(Some(own.map(|record| record.len_bytes).max().unwrap_or(0)))
 }
 
 fn decode_all(file: &dyn ReadFile) -> Result<Vec<SyncRecord>> {
@@ -87,18 +88,18 @@ fn decode_all(file: &dyn ReadFile) -> Result<Vec<SyncRecord>> {
     Ok(bytes.chunks(RECORD_LEN_BYTES).filter_map(SyncRecord::decode).collect())
 }
 
-/// What the marks of all lanes say of segments, whichever lane they lie in: a lane notes also the segments of others
-/// that it moved away.
+/// What the sync logs of all lanes say of segments, whichever lane they lie in: a lane notes also the segments of
+/// others that it moved away.
 #[derive(Debug, Default)]
 pub(crate) struct SyncLogs {
-    marks: Vec<SyncRecord>,
+    records: Vec<SyncRecord>,
     lanes: Vec<u16>,
-    /// Lanes whose marks this user may not read.
+    /// Lanes whose logs this user may not read.
     pub unreadable: Vec<u16>,
 }
 
 impl SyncLogs {
-    /// Reads the marks of every lane.
+    /// Reads the logs of every lane.
     ///
     /// # Errors
     /// IO errors.
@@ -107,8 +108,8 @@ impl SyncLogs {
         let mut all = Self::default();
         for lane in entries.iter().filter_map(|entry| names::parse_lane_marks(&entry.name)) {
             match storage.open(&names::lane_marks(lane), 0).and_then(|file| decode_all(&*file)) {
-                Ok(marks) => {
-                    all.marks.extend(marks);
+                Ok(records) => {
+                    all.records.extend(records);
                     all.lanes.push(lane);
                 }
                 Err(error) if error.is_denied() => all.unreadable.push(lane),
@@ -120,30 +121,30 @@ impl SyncLogs {
         Ok(all)
     }
 
-    /// The segments of `store` that marks tell of, in `lanes` or lanes that have marks, and whether each number is
+    /// The segments of `store` that records name, in `lanes` or lanes that have logs, and whether each number is
     /// void.
     pub(crate) fn segments(&self, store: &uuid::Uuid, lanes: impl Iterator<Item = u16>) -> Vec<(SegmentId, bool)> {
         let mut lanes: Vec<u16> = lanes.chain(self.lanes.iter().copied()).collect();
         lanes.sort_unstable();
         lanes.dedup();
         let mut found = Vec::new();
-        for mark in &self.marks {
-            let ids = lanes.iter().map(|lane| SegmentId { lane: *lane, sequence: mark.sequence });
-            let of_mark = ids.filter(|id| segment_seed(store.as_bytes(), *id) == mark.seed);
-            found.extend(of_mark.map(|id| (id, mark.is_void())));
+        for record in &self.records {
+            let ids = lanes.iter().map(|lane| SegmentId { lane: *lane, sequence: record.sequence });
+            let of_record = ids.filter(|id| segment_seed(store.as_bytes(), *id) == record.seed);
+            found.extend(of_record.map(|id| (id, record.is_void())));
         }
         found
     }
 
-    /// The mark of the newest segment of lane `lane` of `store`, behind which no number tells that it is missing.
+    /// The record of the newest segment of lane `lane` of `store`, behind which no number tells that it is missing.
     ///
     /// # Errors
     /// IO errors.
     pub(crate) fn newest(storage: &dyn Storage, store: &uuid::Uuid, lane: u16) -> Result<Option<SyncRecord>> {
         let Some(file) = open_if_exists(storage, &names::lane_marks(lane))? else { return Ok(None) };
-        let seed = |mark: &SyncRecord| segment_seed(store.as_bytes(), SegmentId { lane, sequence: mark.sequence });
-        let own = decode_all(&*file)?.into_iter().filter(|mark| !mark.is_void() && mark.seed == seed(mark));
-        Ok(own.max_by_key(|mark| (mark.sequence, mark.len_bytes)))
+        let seed = |record: &SyncRecord| segment_seed(store.as_bytes(), SegmentId { lane, sequence: record.sequence });
+        let own = decode_all(&*file)?.into_iter().filter(|record| !record.is_void() && record.seed == seed(record));
+        Ok(own.max_by_key(|record| (record.sequence, record.len_bytes)))
     }
 
     /// The void numbers that lane `lane` has noted.
@@ -156,7 +157,7 @@ impl SyncLogs {
     }
 }
 
-/// A lane's file of marks, open for appending.
+/// A lane's sync log, open for appending.
 #[derive(Debug)]
 pub(crate) struct SyncLog {
     file: Box<dyn AppendFile>,
@@ -165,7 +166,7 @@ pub(crate) struct SyncLog {
 }
 
 impl SyncLog {
-    /// Goes on with the file as it is, if there is one: for a lane without active segments, of which all marks are
+    /// Reopens the file as it is, if there is one: for a lane without active segments, of which all records are
     /// stale.
     ///
     /// # Errors
@@ -181,21 +182,21 @@ impl SyncLog {
         Ok(Some(Self { file, records: records as usize }))
     }
 
-    /// Writes the file anew with `marks` and nothing else.
+    /// Writes the file anew with `records` and nothing else.
     ///
     /// # Errors
     /// IO errors; the former file is then still there.
     pub(crate) fn create(
         storage: &dyn Storage,
         lane: u16,
-        marks: &[SyncRecord],
+        records: &[SyncRecord],
         durability: Durability,
     ) -> Result<Self> {
         let path = names::lane_marks(lane);
         let temporary = names::temporary_lane_marks(lane);
         clear(storage, &temporary)?;
         let mut written = Self { file: storage.create(&temporary)?, records: 0 };
-        written.append(marks)?;
+        written.append(records)?;
         written.records = 0;
         written.file.sync(durability)?;
         set_aside_unless_file(storage, &path)?;
@@ -211,14 +212,14 @@ impl SyncLog {
         self.records >= MOST_RECORDS
     }
 
-    /// Appends `marks`.
+    /// Appends `records`.
     ///
     /// # Errors
     /// IO errors.
-    pub(crate) fn append(&mut self, marks: &[SyncRecord]) -> Result<()> {
-        let records: Vec<u8> = marks.iter().flat_map(|mark| mark.encode()).collect();
-        self.records += marks.len();
-        if records.is_empty() { Ok(()) } else { self.file.append(&[IoSlice::new(&records)]) }
+    pub(crate) fn append(&mut self, records: &[SyncRecord]) -> Result<()> {
+        let bytes: Vec<u8> = records.iter().flat_map(|record| record.encode()).collect();
+        self.records += records.len();
+        if bytes.is_empty() { Ok(()) } else { self.file.append(&[IoSlice::new(&bytes)]) }
     }
 }
 
@@ -233,10 +234,10 @@ mod tests {
         storage.create_dir(Path::new(names::LANES)).unwrap();
         let id = SegmentId { lane: 3, sequence: 7 };
         assert_eq!(synced(&storage, 9, id).unwrap(), None);
-        let mark = |sequence, len_bytes, seed| SyncRecord { sequence, len_bytes, seed };
-        let mut marks = SyncLog::create(&storage, 3, &[mark(7, 100, 9)], Durability::SyncData).unwrap();
-        marks.append(&[mark(7, 200, 9), mark(7, 300, 8), mark(8, 400, 9)]).unwrap();
-        marks.append(&[]).unwrap();
+        let record = |sequence, len_bytes, seed| SyncRecord { sequence, len_bytes, seed };
+        let mut log = SyncLog::create(&storage, 3, &[record(7, 100, 9)], Durability::SyncData).unwrap();
+        log.append(&[record(7, 200, 9), record(7, 300, 8), record(8, 400, 9)]).unwrap();
+        log.append(&[]).unwrap();
         assert_eq!(synced(&storage, 9, id).unwrap(), Some(200));
         assert_eq!(synced(&storage, 1, id).unwrap(), Some(0));
         let path = names::lane_marks(3);
@@ -258,13 +259,35 @@ mod tests {
         let store = uuid::Uuid::from_u128(7);
         let (own, other) = (SegmentId { lane: 0, sequence: 3 }, SegmentId { lane: 9, sequence: 3 });
         let seed = segment_seed(store.as_bytes(), own);
-        let mark = SyncRecord { sequence: 3, len_bytes: 500, seed };
-        SyncLog::create(&storage, 0, &[mark, SyncRecord::void(&store, other)], Durability::SyncData).unwrap();
+        let record = SyncRecord { sequence: 3, len_bytes: 500, seed };
+        SyncLog::create(&storage, 0, &[record, SyncRecord::void(&store, other)], Durability::SyncData).unwrap();
         assert_eq!(synced(&storage, seed, own).unwrap(), Some(500));
         assert_eq!(SyncLogs::voids(&storage, 0).unwrap(), [SyncRecord::void(&store, other)]);
         let all = SyncLogs::read(&storage).unwrap();
         assert_eq!(all.segments(&store, [9].into_iter()), [(own, false), (other, true)]);
         assert_eq!(all.segments(&store, std::iter::empty()), [(own, false)], "no such lane is known");
         assert!(all.segments(&uuid::Uuid::from_u128(8), [9].into_iter()).is_empty(), "of another store");
+    }
+
+    #[test]
+    fn a_log_is_gone_on_with_behind_its_last_whole_record_and_rewritten_when_it_is_full() {
+        let storage = MemoryStorage::new();
+        storage.create_dir(Path::new(names::LANES)).unwrap();
+        let record = |sequence| SyncRecord { sequence, len_bytes: 100, seed: 9 };
+        assert!(SyncLog::reopen(&storage, 3).unwrap().is_none());
+        SyncLog::create(&storage, 3, &[record(1), record(2)], Durability::SyncData).unwrap();
+        let path = names::lane_marks(3);
+        storage.truncate(&path, 2 * RECORD_LEN_BYTES as u64 - 5).unwrap();
+        let mut log = SyncLog::reopen(&storage, 3).unwrap().unwrap();
+        log.append(&[record(3)]).unwrap();
+        let id = |sequence| SegmentId { lane: 3, sequence };
+        let lengths = [1, 2, 3].map(|sequence| synced(&storage, 9, id(sequence)).unwrap());
+        assert_eq!(lengths, [Some(100), Some(0), Some(100)]);
+        let many: Vec<SyncRecord> = (0..MOST_RECORDS as u64).map(record).collect();
+        assert!(!log.is_full());
+        log.append(&many).unwrap();
+        assert!(log.is_full());
+        let fresh = SyncLog::create(&storage, 3, &many, Durability::SyncData).unwrap();
+        assert!(!fresh.is_full(), "only what was appended since counts");
     }
 }

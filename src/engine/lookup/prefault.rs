@@ -21,7 +21,7 @@ use crate::segment::batch::{Batch, Verify};
 use crate::segment::columns::{KeyColumn, LeafColumn};
 use crate::segment::reader::Segment;
 
-/// Brings in what looking up `queries` touches: buckets, the tables of batches that were not parsed yet, and keys.
+/// Reads in what a lookup of `queries` touches: buckets, the tables of batches that were not parsed yet, and keys.
 ///
 /// # Errors
 /// [`crate::Error::Io`] if some of it cannot be read.
@@ -67,7 +67,7 @@ fn prefault_tables(state: &State, places: &[Place<'_>]) -> Result<()> {
     state.residency().keys().bring_in(tables.iter().map(|bytes| Some(&**bytes)), path)
 }
 
-/// Brings in the rows of `located`: what tells where their values are, then values and row checksums.
+/// Reads in the rows that were located: what says where their values are, then values and row checksums.
 ///
 /// # Errors
 /// [`crate::Error::Io`] if some of it cannot be read.

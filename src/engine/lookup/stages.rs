@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use crate::engine::lookup::query::Query;
+use crate::engine::lookup::unread::{Unread, may_be};
 use crate::engine::rows::locator::BatchRow;
 use crate::engine::rows::row::{Holder, Row};
+use crate::engine::state::State;
 use crate::engine::state::versions::LoadedRun;
-use crate::error::Result;
+use crate::error::Error;
 use crate::index::run_layout::EMPTY;
 use crate::key::KeyRef;
 
 /// Keys that go through the stages of a lookup together: enough for their waits for memory to overlap, and few enough
-/// for what was asked for to be there still when its stage comes.
+/// for what was prefetched to be there still when its stage comes.
 pub(crate) const GROUP: usize = 128;
 
 /// A list to which items are added that may not count: without a branch, as nobody guesses which do.
@@ -40,16 +42,14 @@ impl<T: Copy + Default> Counted<T> {
     }
 }
 
-/// The stages of a lookup in runs, and what passes from one to the next beside the position in the group. Each stage
-/// asks for what the next one reads.
+/// The stages of a lookup in runs, and what passes from one to the next with the position in the group. Each stage
+/// prefetches what the next one reads.
 #[derive(Debug)]
 pub(crate) struct Stages {
     /// Hashes whose home buckets are full, and how many buckets their rows went on.
     spilled: Counted<(u32, u64, u64)>,
     run_rows: Counted<(u32, u64)>,
     places: Vec<(u32, BatchRow)>,
-    /// As [`super::find::InMemtable`] has them, of all groups.
-    pub undecided: Vec<(usize, u64)>,
 }
 
 impl Stages {
@@ -62,51 +62,68 @@ impl Stages {
             spilled: Counted::with_room(group),
             run_rows: Counted::with_room(room),
             places: Vec::with_capacity(room),
-            undecided: Vec::new(),
         }
     }
 
-    /// Puts the newest rows of a group of keys into `newest`; the group begins at position `first` of the batch.
-    pub(crate) fn locate<'v>(
+    /// Puts the newest rows of a group of keys into `newest`, and rows that cannot be read into `unread`; the group
+    /// begins at position `first` of the batch. Returns a run that is damaged.
+    pub(crate) fn look<'v>(
         &mut self,
+        state: &State,
         runs: &'v [Arc<LoadedRun>],
-        queries: &[Query<'_>],
+        (first, queries): (usize, &[Query<'_>]),
         newest: &mut [Option<Row<'v>>],
-        first: usize,
-    ) -> Result<()> {
+        unread: &mut Vec<(usize, Unread)>,
+    ) -> Option<&'v LoadedRun> {
+        let mut damaged = None;
         for loaded in runs {
             queries.iter().for_each(|query| loaded.run().prefetch(query.hash));
         }
         for loaded in runs {
-            self.match_tags(loaded, queries, newest)?;
+            let before = unread.len();
+            self.match_tags(loaded, (first, queries), newest, unread);
+            if unread.len() > before {
+                damaged = Some(&**loaded);
+            }
             self.find_places(loaded);
             self.prefetch_keys(loaded, queries);
-            self.compare_keys(loaded, queries, newest, first);
+            self.compare_keys(state, loaded, (first, queries), newest, unread);
         }
-        Ok(())
+        damaged
     }
 
     #[inline]
-    fn match_tags(&mut self, loaded: &LoadedRun, queries: &[Query<'_>], newest: &[Option<Row<'_>>]) -> Result<()> {
+    fn match_tags(
+        &mut self,
+        loaded: &LoadedRun,
+        (first, queries): (usize, &[Query<'_>]),
+        newest: &[Option<Row<'_>>],
+        unread: &mut Vec<(usize, Unread)>,
+    ) {
         let locator = loaded.locator();
         (self.run_rows.len, self.spilled.len) = (0, 0);
         let mut add = |position, run_row| {
             locator.prefetch(run_row);
             self.run_rows.add((position, run_row), run_row != EMPTY);
         };
+        // Any row may be in a page of buckets that is damaged.
+        let mut failed = |position: u32, error| unread.push((first + position as usize, Unread::any(error)));
         for (position, (query, newest)) in (0_u32..).zip(queries.iter().zip(newest)) {
             // What was found is newer than all that this run holds.
             if newest.as_ref().is_some_and(|row| row.version().timestamp > loaded.run().max_stamp()) {
                 continue;
             }
-            let reach = loaded.run().find_at_home(query.hash, &mut |run_row| add(position, run_row))?;
-            // Every other home bucket is full.
-            self.spilled.add((position, query.hash, reach), reach > 0);
+            match loaded.run().find_at_home(query.hash, &mut |run_row| add(position, run_row)) {
+                // Every other home bucket is full.
+                Ok(reach) => self.spilled.add((position, query.hash, reach), reach > 0),
+                Err(error) => failed(position, error),
+            }
         }
         for (position, hash, reach) in self.spilled.iter() {
-            loaded.run().find_spilled(*hash, *reach, &mut |run_row| add(*position, run_row))?;
+            if let Err(error) = loaded.run().find_spilled(*hash, *reach, &mut |run_row| add(*position, run_row)) {
+                failed(*position, error);
+            }
         }
-        Ok(())
     }
 
     #[inline]
@@ -139,26 +156,56 @@ impl Stages {
     #[inline]
     fn compare_keys<'v>(
         &mut self,
+        state: &State,
         loaded: &'v LoadedRun,
-        queries: &[Query<'_>],
+        (first, queries): (usize, &[Query<'_>]),
         newest: &mut [Option<Row<'v>>],
-        first: usize,
+        unread: &mut Vec<(usize, Unread)>,
     ) {
         let locator = loaded.locator();
         for (position, place) in &self.places {
             let (position, row) = (*position as usize, place.row as usize);
             let (Some(query), Some(newest)) = (queries.get(position), newest.get_mut(position)) else { continue };
-            let Ok(batch) = locator.cached_batch(loaded.segments(), *place) else {
-                let timestamp = locator.newest_timestamp(loaded.segments(), *place);
-                self.undecided.push((first + position, timestamp));
-                continue;
-            };
-            if batch.holds(row, query.key) {
-                let row = Row { holder: Holder::Cached(batch), row };
-                if newest.as_ref().is_none_or(|found| row.version() > found.version()) {
-                    *newest = Some(row);
+            match locator.cached_batch(loaded.segments(), *place) {
+                Ok(batch) if batch.holds(row, query.key) => {
+                    let row = Row { holder: Holder::Cached(batch), row };
+                    if row.is_newer(newest.as_ref()) {
+                        *newest = Some(row);
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let error = read_damaged(state, loaded, *place, *query, error, newest);
+                    unread.extend(error.map(|error| (first + position, error)));
                 }
             }
         }
+    }
+}
+
+/// Takes in the row at `place`, whose batch is damaged for `error`, if it is one of the key; returns it if it may be
+/// and cannot be read.
+#[cold]
+fn read_damaged(
+    state: &State,
+    loaded: &LoadedRun,
+    place: BatchRow,
+    query: Query<'_>,
+    error: Error,
+    newest: &mut Option<Row<'_>>,
+) -> Option<Unread> {
+    let locator = loaded.locator();
+    let found = locator.run_row(place).and_then(|run_row| locator.segment_row(loaded.segments(), run_row));
+    // Without a segment nothing of this run can be believed.
+    let Some((segment, row)) = found else { return Some(Unread::any(error)) };
+    match Row::of_segment(segment, row) {
+        Ok(Some(row)) => {
+            if query.key.with_bytes(|bytes| row.key() == Some(bytes)) && row.is_newer(newest.as_ref()) {
+                *newest = Some(row);
+            }
+            None
+        }
+        Ok(None) => None,
+        Err(error) => may_be(state, segment, row, query.hash).then(|| Unread::of_segment(segment, row, error)),
     }
 }

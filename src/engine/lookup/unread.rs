@@ -7,12 +7,11 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use crate::engine::lookup::query::Found;
 use crate::engine::rows::ordered_keys::ordered_keys;
 use crate::engine::rows::row::{Row, RowVersion, Source};
 use crate::engine::state::State;
 use crate::engine::state::versions::LoadedRun;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::index::block::HashBlock;
 use crate::key::Key;
 use crate::segment::reader::Segment;
@@ -26,77 +25,14 @@ pub(crate) struct Unread {
 }
 
 impl Unread {
+    /// Any row, the newest there can be included.
+    pub(crate) fn any(error: Error) -> Self {
+        Self { version: RowVersion::NEWEST, error }
+    }
+
     /// Row `row` of `segment`.
     pub(crate) fn of_segment(segment: &Segment, row: u32, error: Error) -> Self {
         Self { version: RowVersion::of_segment(segment, row), error }
-    }
-}
-
-/// The newest row of a key that was found, and the newest one that may be the key's and cannot be read.
-#[derive(Debug, Default)]
-pub(crate) struct Newest {
-    found: Option<Found<'static>>,
-    unread: Option<Unread>,
-}
-
-impl Newest {
-    /// Takes in a row of the key.
-    pub(crate) fn add(&mut self, found: Found<'static>) {
-        if self.found.as_ref().is_none_or(|newest| found.row.version() > newest.row.version()) {
-            self.found = Some(found);
-        }
-    }
-
-    /// Takes in a row that cannot be read.
-    pub(crate) fn add_unread(&mut self, unread: Unread) {
-        if self.unread.as_ref().is_none_or(|newest| unread.version > newest.version) {
-            self.unread = Some(unread);
-        }
-    }
-
-    /// Takes in row `row` of a sealed segment, if it is one of `key` or cannot be read.
-    fn consider(&mut self, state: &State, segment: &Segment, row: u32, hash: u64, key: &[u8]) {
-        match Row::of_segment(segment, row) {
-            Ok(Some(row)) if row.key() == Some(key) => self.add(Found { row, entry: None }),
-            Ok(_) => {}
-            Err(error) if may_be(state, segment, row, hash) => self.add_unread(Unread::of_segment(segment, row, error)),
-            Err(_) => {}
-        }
-    }
-
-    /// Takes in row `run_row` of a run, whose batch cannot be read for `error`.
-    #[cold]
-    pub(crate) fn consider_damaged(
-        &mut self,
-        state: &State,
-        loaded: &LoadedRun,
-        run_row: u64,
-        (hash, key): (u64, &[u8]),
-        error: Error,
-    ) {
-        match loaded.locator().segment_row(loaded.segments(), run_row) {
-            Some((segment, row)) => self.consider(state, segment, row, hash, key),
-            // Nothing of this run can be believed.
-            None => self.add_unread(Unread { version: RowVersion::NEWEST, error }),
-        }
-    }
-
-    /// Whether the row that was found is newer than everything up to `timestamp`.
-    pub(crate) fn is_above(&self, timestamp: u64) -> bool {
-        self.found.as_ref().is_some_and(|found| found.row.version().timestamp > timestamp)
-    }
-
-    /// The newest row of the key.
-    ///
-    /// # Errors
-    /// Why a row that may be a newer one of the key cannot be read.
-    pub(crate) fn settle(self) -> Result<Option<Found<'static>>> {
-        match self.unread {
-            Some(unread) if self.found.as_ref().is_none_or(|found| found.row.version() <= unread.version) => {
-                Err(unread.error)
-            }
-            _ => Ok(self.found),
-        }
     }
 }
 

@@ -156,7 +156,7 @@ impl Inventory {
 }
 
 /// What is called as the unfinished repair `id` is and holds more than a repair that was stopped can: its rows are
-/// those of a file that is there still, and no mark tells of it. `None` for such a repair.
+/// those of a file that is there still, and no record of the sync log names it. `None` for such a repair.
 fn stray(state: &State, listing: &Listing, id: SegmentId) -> Result<Option<String>> {
     let path = names::temporary_segment(id);
     let file = match state.storage().open(&path, 0) {

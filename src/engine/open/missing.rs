@@ -1,5 +1,5 @@
-//! Sealed segments that should be there and are not. There is no manifest, but much tells of a segment: index runs that
-//! cover it, marks that say it was synced, and the numbers of a lane, which count up without gaps but for those that
+//! Sealed segments that should be there and are not. There is no manifest, but much names a segment: index runs that
+//! cover it, records that say it was synced, and the numbers of a lane, which count up without gaps but for those that
 //! are known to be void.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,9 +21,9 @@ type Intervals = Vec<(u64, u64)>;
 struct Numbers {
     /// Numbers of which it is known where their segments are, or that they are nowhere.
     explained: BTreeMap<u16, Intervals>,
-    /// Segments that were synced, as marks say.
+    /// Segments that were synced, as sync logs say.
     synced: Vec<SegmentId>,
-    /// Lanes whose marks may not be read: which of their numbers are void is not known.
+    /// Lanes whose sync logs may not be read: which of their numbers are void is not known.
     unknown: Vec<u16>,
 }
 
@@ -36,8 +36,8 @@ impl Numbers {
         let mut numbers = Self::default();
         let told = told(state.storage())?;
         let lanes = listing.ids().chain(covered.iter().map(|(id, _)| *id)).map(|id| id.lane);
-        let marks = SyncLogs::read(state.storage())?;
-        for (id, is_void) in marks.segments(state.identity().store(), lanes) {
+        let logs = SyncLogs::read(state.storage())?;
+        for (id, is_void) in logs.segments(state.identity().store(), lanes) {
             if is_void { numbers.explain(id, id.sequence) } else { numbers.synced.push(id) }
         }
         for id in listing.ids().chain(found.replaced_ids.iter().copied()).chain(told.segments) {
@@ -46,7 +46,7 @@ impl Numbers {
         for missing in told.missing.iter().chain(&told.missing_acknowledged) {
             numbers.explain(missing.first, missing.last);
         }
-        numbers.unknown = marks.unreadable;
+        numbers.unknown = logs.unreadable;
         numbers.explained.values_mut().for_each(|intervals| *intervals = joined(std::mem::take(intervals)));
         Ok(numbers)
     }
@@ -91,7 +91,7 @@ fn joined(mut intervals: Intervals) -> Intervals {
 }
 
 /// Segments that should be there and are not. `covered`: segments that index runs of this store name, with their rows.
-/// What other processes do meanwhile is told from loss by a second look. O(segments · log segments).
+/// What other processes do meanwhile is distinguished from loss by a second look. O(segments · log segments).
 ///
 /// # Errors
 /// IO errors.
@@ -150,7 +150,7 @@ fn find(found: &Inventory, covered: &[(SegmentId, u64)], numbers: &Numbers) -> V
 
 const GAP: &str = "its lane has written later segments, and nothing says that this one was removed";
 
-/// The numbers of `lane` behind all that segments of this store, runs and marks tell of.
+/// The numbers of `lane` behind all that segments of this store, runs and sync logs name.
 ///
 /// # Errors
 /// IO errors.

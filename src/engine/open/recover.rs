@@ -1,4 +1,4 @@
-//! Going on with the active segments that a lane's former writer left.
+//! Taking over the active segments that a lane's former writer left.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

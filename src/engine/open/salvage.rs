@@ -8,6 +8,7 @@ use crate::engine::files::quarantine::move_away;
 use crate::engine::state::State;
 use crate::engine::write::active::Active;
 use crate::engine::write::lane::Lane;
+use crate::engine::write::seal::seal_and_publish;
 use crate::error::{Error, Result};
 use crate::names::{self, SegmentId};
 use crate::segment::columns::Columns;
@@ -53,7 +54,7 @@ pub(crate) fn set_aside(
     Ok(saved)
 }
 
-/// What a damaged file tells of itself.
+/// What can be read of a damaged file.
 struct Remains {
     front: Option<Front>,
     /// Of its batches, in order, from wherever one is whole: behind the batch, or in the frame table.
@@ -143,8 +144,5 @@ fn save_rows(
         lane.saw(*timestamp);
     }
     replaces.push(id);
-    active.seal(state.options(), replaces)?;
-    let segment = Arc::new(Segment::open(state.storage(), &names::sealed(new_id), new_id)?);
-    state.versions().add_segment(&segment);
-    Ok((Some(segment), rows_lost))
+    Ok((Some(seal_and_publish(state, active, replaces)?), rows_lost))
 }

@@ -37,7 +37,7 @@ pub(crate) fn get_batch_into(
     }
     let (dtype, shape) = (target.dtype, target.shape);
     let whole = Part { first: 0, queries: &queries, out: &mut *target.out, found };
-    // What lies on disk is asked for with one batch as a whole: the disk is slower than any copy.
+    // What lies on disk is prefaulted for the whole batch at once: the disk is slower than any copy.
     let threads = if state.residency().is_suspected() { 1 } else { state.options().read_threads };
     let copy = |part: Part<'_, '_>| {
         with_rows(state, part.queries, |located| {
@@ -70,7 +70,7 @@ fn copy_rows(
     }
     let mut copier = Copier { options: state.options(), decoder: Decoder::new(), fitting: None, dtype, shape };
     // First where the bytes of each row are, while what tells so is still in the processor's caches; then nothing but
-    // copying, each row asked for while others are copied.
+    // copying, each row prefetched while others are copied.
     let plain: Vec<Option<&[u8]>> = rows.iter().map(|row| copier.plain(row.as_ref()?, width)).collect();
     let mut hits = copy_plain(&plain, width, &mut *part.out, &mut *part.found);
     let not_plain = rows.iter().zip(&plain).enumerate().filter(|(_, (_, plain))| plain.is_none());
@@ -129,12 +129,12 @@ fn get_batch_into_cached(
 /// many.
 fn copy_plain(rows: &[Option<&[u8]>], width: usize, out: &mut [u8], found: &mut [bool]) -> usize {
     let (ahead, lines) = (rows_ahead(width), lines_at_start(width));
-    let ask = |row: &Option<&[u8]>| row.iter().for_each(|bytes| prefetch_lines(bytes, lines));
-    rows.iter().take(ahead).for_each(ask);
+    let prefetch = |row: &Option<&[u8]>| row.iter().for_each(|bytes| prefetch_lines(bytes, lines));
+    rows.iter().take(ahead).for_each(prefetch);
     let mut next = rows.get(ahead..).unwrap_or_default().iter();
     let mut copied = 0;
     for ((row, flag), place) in rows.iter().zip(found).zip(out.chunks_exact_mut(width.max(1))) {
-        next.next().into_iter().for_each(ask);
+        next.next().into_iter().for_each(prefetch);
         if let Some(bytes) = row {
             place.copy_from_slice(bytes);
             *flag = true;
@@ -144,7 +144,7 @@ fn copy_plain(rows: &[Option<&[u8]>], width: usize, out: &mut [u8], found: &mut 
     copied
 }
 
-/// How many rows ahead of the copy are asked for: copying a small row takes less time than waiting for the next.
+/// How many rows ahead of the copy are prefetched: copying a small row takes less time than waiting for the next.
 fn rows_ahead(width: usize) -> usize {
     const AHEAD_BYTES: usize = 2048;
     (AHEAD_BYTES / width.max(1)).clamp(1, 16)

@@ -4,15 +4,13 @@ use crate::codec::Decoder;
 use crate::engine::lookup::prefault::prefault_rows;
 use crate::engine::lookup::query::Query;
 use crate::engine::read::rows::{queries, with_rows};
+use crate::engine::report::Lookup;
 use crate::engine::rows::decode::value_of;
 use crate::engine::rows::row::Row;
 use crate::engine::state::State;
 use crate::error::{Error, Result};
 use crate::key::Keys;
 use crate::value::Value;
-
-/// One answer of [`crate::Reader::get_batch`]: damage of one row does not hide the others.
-pub type Lookup = Result<Option<Value>>;
 
 /// Values of `keys`, each with its own fate.
 pub(crate) fn get_batch(state: &State, keys: Keys<'_>) -> Result<Vec<Lookup>> {

@@ -1,24 +1,11 @@
 //! Bringing a store into memory before it is read.
 
+use crate::engine::report::Warmed;
 use crate::engine::state::State;
 use crate::error::{Error, Result};
 use crate::io::large_pages::bring_in_large;
 
-/// What [`crate::Reader::warm`] did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-#[non_exhaustive]
-pub struct Warmed {
-    /// Bytes of index runs that are in memory now.
-    pub index_bytes: u64,
-    /// Bytes of segments that are in memory now.
-    pub segment_bytes: u64,
-    /// Bytes that were read from the disk for it.
-    pub read_bytes: u64,
-    /// Bytes that were left out, because they would have been more than the limit.
-    pub left_bytes: u64,
-}
-
-/// Brings in runs, then sealed segments from the oldest on, as far as `limit_bytes` go.
+/// Reads in runs, then sealed segments from the oldest on, as far as `limit_bytes` go.
 pub(crate) fn warm(state: &State, limit_bytes: u64) -> Result<Warmed> {
     state.check_fork()?;
     let version = state.versions().load();

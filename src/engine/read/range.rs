@@ -5,6 +5,7 @@ use std::ops::{Bound, ControlFlow, RangeBounds};
 use std::sync::Arc;
 
 use crate::engine::follow::refresh_if_due;
+use crate::engine::lookup::find::Finder;
 use crate::engine::read::scan::live_row;
 use crate::engine::rows::ordered_keys::ordered_keys;
 use crate::engine::rows::row::{BatchId, Row, Source};
@@ -159,7 +160,7 @@ impl Bounds {
 /// The first `most` live keys within `bounds`, in order. Of sealed segments of strings or bytes O(keys), through their
 /// FSTs; of all else O(rows).
 fn keys_within(state: &State, bounds: &Bounds, most: usize) -> Result<Vec<Key>> {
-    let mut keys = BTreeSet::new();
+    let (mut keys, mut finder) = (BTreeSet::new(), Finder::new(1));
     for (number, batch) in all_sources(state) {
         let ordered = match (&batch.source, bounds.kind) {
             (Source::Sealed(segment), Some(KeyKind::Str | KeyKind::Bytes)) => ordered_keys(segment),
@@ -170,7 +171,7 @@ fn keys_within(state: &State, bounds: &Bounds, most: usize) -> Result<Vec<Key>> 
                 let (from, to) = (bounds.from.as_ref().map(Vec::as_slice), bounds.to.as_ref().map(Vec::as_slice));
                 let mut left = most;
                 fst.range(from, to, &mut |_, row| {
-                    let Some((key, _)) = live_row(state, number, &batch, row)? else {
+                    let Some((key, _)) = live_row(state, &mut finder, number, &batch, row)? else {
                         return Ok(ControlFlow::Continue(()));
                     };
                     keys.insert(key);
@@ -178,7 +179,7 @@ fn keys_within(state: &State, bounds: &Bounds, most: usize) -> Result<Vec<Key>> 
                     Ok(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
                 })?;
             }
-            None => add_unordered(state, bounds, number, &batch, &mut keys)?,
+            None => add_unordered(state, &mut finder, bounds, number, &batch, &mut keys)?,
         }
         while keys.len() > most {
             keys.pop_last();
@@ -189,6 +190,7 @@ fn keys_within(state: &State, bounds: &Bounds, most: usize) -> Result<Vec<Key>> 
 
 fn add_unordered(
     state: &State,
+    finder: &mut Finder,
     bounds: &Bounds,
     number: BatchId,
     batch: &MemBatch,
@@ -201,7 +203,7 @@ fn add_unordered(
             found.as_ref().is_none_or(|found| !found.key().is_some_and(|key| bounds.holds(key)))
         };
         if !found.is_ok_and(|found| is_outside(&found)) {
-            keys.extend(live_row(state, number, batch, row)?.map(|(key, _)| key));
+            keys.extend(live_row(state, finder, number, batch, row)?.map(|(key, _)| key));
         }
     }
     Ok(())
@@ -212,11 +214,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefixes_end_before_what_follows() {
-        let to = |prefix: &[u8]| Bounds::prefix(KeyRef::Bytes(prefix)).unwrap().to;
-        assert_eq!(to(b"ab"), Bound::Excluded(b"ac".to_vec()));
-        assert_eq!(to(&[1, 0xFF, 0xFF]), Bound::Excluded(vec![2]));
-        assert_eq!(to(&[0xFF]), Bound::Unbounded);
+    fn a_prefix_ends_before_the_next_bytes_that_can_be_counted_up() {
+        let held = |prefix: &[u8], key: &[u8]| Bounds::prefix(KeyRef::Bytes(prefix)).unwrap().holds(key);
+        for (prefix, inside, outside) in [
+            (&b"ab"[..], &[&b"ab"[..], b"ab\0", b"ab\xFF\xFF"][..], &[&b"aa"[..], b"a", b"ac", b""][..]),
+            (b"a\xFF", &[b"a\xFF", b"a\xFF\xFF"], &[b"a\xFE", b"b"]),
+            (b"\xFF\xFF", &[b"\xFF\xFF", b"\xFF\xFFz"], &[b"\xFF", b"\xFF\xFEz"]),
+            (b"", &[b"", b"a", b"\xFF"], &[]),
+        ] {
+            assert!(inside.iter().all(|key| held(prefix, key)), "{prefix:?}");
+            assert!(!outside.iter().any(|key| held(prefix, key)), "{prefix:?}");
+        }
         assert!(Bounds::prefix(KeyRef::U64(1)).is_err());
     }
 

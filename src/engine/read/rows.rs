@@ -1,7 +1,7 @@
 //! The newest rows of a batch of keys, other writers' included.
 
 use crate::engine::follow::refresh_if_due;
-use crate::engine::lookup::find::{locate_in_version, newest_in_memtable};
+use crate::engine::lookup::find::find;
 use crate::engine::lookup::prefault::prefault_index;
 use crate::engine::lookup::query::{Located, Query};
 use crate::engine::state::State;
@@ -12,21 +12,21 @@ use crate::key::{KeyRef, Keys};
 /// Deleted keys have no row. Rows are borrowed from the version, which is why they are passed and not returned.
 pub(crate) fn with_rows<T>(state: &State, queries: &[Query<'_>], use_rows: impl FnOnce(Located<'_>) -> T) -> Result<T> {
     prefault_index(state, queries)?;
-    let memtable = newest_in_memtable(state, queries);
-    let version = state.versions().load();
-    let mut located = locate_in_version(state, &version, queries, memtable);
-    // What was deleted may have been put again by another writer.
-    located.forget_deleted();
-    if located.rows.iter().all(Option::is_some) || !refresh_if_due(state)? {
-        return Ok(use_rows(located));
-    }
-    let missing = located.missing();
-    let again: Vec<Query<'_>> = missing.iter().filter_map(|at| queries.get(*at).copied()).collect();
-    let memtable = newest_in_memtable(state, &again);
-    let newer = state.versions().load();
-    located.add(&missing, locate_in_version(state, &newer, &again, memtable));
-    located.forget_deleted();
-    Ok(use_rows(located))
+    find(state, queries, |mut located| {
+        // What was deleted may have been put again by another writer.
+        located.forget_deleted();
+        if located.rows.iter().all(Option::is_some) || !refresh_if_due(state)? {
+            return Ok(use_rows(located));
+        }
+        let missing = located.missing();
+        let again: Vec<Query<'_>> = missing.iter().filter_map(|at| queries.get(*at).copied()).collect();
+        find(state, &again, |newer| {
+            let mut located: Located<'_> = located;
+            located.add(&missing, newer);
+            located.forget_deleted();
+            Ok(use_rows(located))
+        })
+    })
 }
 
 /// The keys with their hashes, or `None` if the store holds nothing yet.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::codec::Decoder;
-use crate::engine::lookup::find::locate;
+use crate::engine::lookup::find::Finder;
+use crate::engine::lookup::query::Query;
 use crate::engine::lookup::unread::is_superseded_in;
 use crate::engine::rows::decode::value_of;
 use crate::engine::rows::row::{BatchId, Row};
@@ -11,12 +12,13 @@ use crate::engine::runs::sources::all_sources;
 use crate::engine::state::State;
 use crate::engine::state::batches::MemBatch;
 use crate::error::{Error, Result};
-use crate::key::Key;
+use crate::key::{Key, KeyRef};
 use crate::value::Value;
 
 /// Row `row` of a source and its key, if it is the newest row of that key and no tombstone.
 pub(crate) fn live_row(
     state: &State,
+    finder: &mut Finder,
     number: BatchId,
     batch: &MemBatch,
     row: u32,
@@ -32,16 +34,18 @@ pub(crate) fn live_row(
         return Ok(None);
     }
     let Some(bytes) = found.key() else { return Err(Error::invalid(format!("row {row} has no key"))) };
-    let newest = locate(state, state.hasher().hash(bytes), bytes)?;
-    if !newest.map_or(Ok(false), |newest| found.is_still(&newest.row))? {
+    let query = Query { key: KeyRef::Bytes(bytes), hash: state.hasher().hash(bytes) };
+    if !finder.find_one(state, query, |newest| newest?.map_or(Ok(false), |newest| found.is_still(&newest.row)))? {
         return Ok(None);
     }
-    Ok(found.columns().schema.key.decode(bytes).map(|key| (key, found)))
+    let key = found.columns().schema.key.decode(bytes);
+    Ok(key.map(|key| (key, found)))
 }
 
 #[derive(Debug)]
 struct LiveRows {
     state: Arc<State>,
+    finder: Finder,
     sources: std::vec::IntoIter<(BatchId, MemBatch)>,
     current: Option<(BatchId, MemBatch, u32)>,
     /// Why there is nothing to iterate over, until it was said.
@@ -52,7 +56,7 @@ impl LiveRows {
     fn new(state: Arc<State>) -> Self {
         let forked = state.check_fork().err();
         let sources = if forked.is_some() { Vec::new() } else { all_sources(&state) }.into_iter();
-        Self { state, sources, current: None, forked }
+        Self { state, finder: Finder::new(1), sources, current: None, forked }
     }
 
     fn next(&mut self) -> Option<Result<(Key, Row<'static>)>> {
@@ -75,7 +79,7 @@ impl LiveRows {
             };
             let this = *row;
             *row += 1;
-            if let Some(found) = live_row(&self.state, *number, batch, this).transpose() {
+            if let Some(found) = live_row(&self.state, &mut self.finder, *number, batch, this).transpose() {
                 return Some(found);
             }
         }

@@ -1,73 +1,25 @@
 //! Reading and checking everything.
 
-use std::collections::HashSet;
 use std::ops::{Bound, ControlFlow};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::engine::findings::findings;
 use crate::engine::follow::refresh;
-use crate::engine::lookup::find::locate;
+use crate::engine::lookup::find::Finder;
+use crate::engine::lookup::query::Query;
 use crate::engine::lookup::unread::{is_superseded, keys_of_unread};
+use crate::engine::report::VerifyReport;
 use crate::engine::rows::ordered_keys::ordered_keys_of;
 use crate::engine::rows::row::{Holder, Row, RowVersion, Source};
 use crate::engine::state::State;
 use crate::error::{Error, Result};
 use crate::index::block::HashBlock;
-use crate::key::Key;
+use crate::key::KeyRef;
 use crate::names::SegmentId;
 use crate::segment::batch::Batch;
 use crate::segment::damaged::Damaged;
 use crate::segment::reader::Segment;
-
-/// What [`crate::Reader::verify`] found.
-#[derive(Debug, Clone, Default, serde::Serialize)]
-#[non_exhaustive]
-pub struct VerifyReport {
-    /// Rows whose checksums were compared.
-    pub rows: u64,
-    /// Segments and runs that were read.
-    pub files: usize,
-    /// What is damaged.
-    pub damage: Vec<Damage>,
-}
-
-/// One thing that is damaged.
-#[derive(Debug, Clone, serde::Serialize)]
-#[non_exhaustive]
-pub struct Damage {
-    /// The file.
-    pub path: PathBuf,
-    /// What is wrong.
-    pub what: String,
-    /// Rows that cannot be served for it. Damage to an index costs no rows, and rows whose keys were put again since do
-    /// not count.
-    pub rows: u64,
-    /// The keys of these rows, as far as anything tells them: put them again.
-    pub keys: Vec<Key>,
-}
-
-impl VerifyReport {
-    /// Whether nothing is damaged.
-    #[must_use]
-    pub fn is_clean(&self) -> bool {
-        self.damage.is_empty()
-    }
-
-    /// What opening found and what the check found again is one place. Damage to rows is found by the check only.
-    fn list_once(&mut self) {
-        let mut seen = HashSet::new();
-        self.damage.retain(|damage| damage.rows > 0 || seen.insert((damage.path.clone(), damage.what.clone())));
-    }
-
-    fn add(&mut self, path: &Path, what: impl Into<String>, rows: u64) {
-        self.add_rows(path, what, rows, Vec::new());
-    }
-
-    fn add_rows(&mut self, path: &Path, what: impl Into<String>, rows: u64, keys: Vec<Key>) {
-        self.damage.push(Damage { path: path.to_path_buf(), what: what.into(), rows, keys });
-    }
-}
 
 /// Checks every committed byte of the store.
 pub(crate) fn verify(state: &State, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport> {
@@ -137,8 +89,10 @@ fn verify_batch(state: &State, batch: &Arc<Batch>, lane: u16, report: &mut Verif
 
 /// Whether the row of `key` that is read is newer than `version`.
 fn has_newer(state: &State, key: &[u8], version: RowVersion) -> bool {
-    let newest = locate(state, state.hasher().hash(key), key);
-    newest.is_ok_and(|newest| newest.is_some_and(|newest| newest.row.version() > version))
+    let query = Query { key: KeyRef::Bytes(key), hash: state.hasher().hash(key) };
+    Finder::new(1).find_one(state, query, |newest| {
+        newest.is_ok_and(|newest| newest.is_some_and(|newest| newest.row.version() > version))
+    })
 }
 
 /// Reports the rows of `segment` that cannot be read for `error`, but those of keys that have newer rows.

@@ -51,7 +51,7 @@ impl CachedBatch {
         }
     }
 
-    /// Asks for the key of `row`, or for what says where it is.
+    /// Prefetches the key of `row`, or for what says where it is.
     #[inline]
     pub(crate) fn prefetch_key(&self, row: usize) {
         if self.keys.is_empty() {
@@ -61,7 +61,7 @@ impl CachedBatch {
         }
     }
 
-    /// Asks for the key of `row` if keys differ in length.
+    /// Prefetches the key of `row` if keys differ in length.
     #[inline]
     pub(crate) fn prefetch_variable_key(&self, row: usize) {
         if self.keys.is_empty() {

@@ -134,7 +134,7 @@ impl RowLocator {
         }
     }
 
-    /// Asks for what [`RowLocator::place`] reads; for anything, past the end.
+    /// Prefetches what [`RowLocator::place`] reads; for anything, past the end.
     #[inline]
     pub(crate) fn prefetch(&self, run_row: u64) {
         prefetch_read(&self.cells, (run_row >> self.shift).min(self.last_cell) as usize);
@@ -145,8 +145,8 @@ impl RowLocator {
         self.cells.get(usize::try_from(run_row >> self.shift).ok()?)
     }
 
-    /// Where `run_row` is: past the end, in no batch. Asks for what [`RowLocator::cached_batch`] reads. O(1), but O(log
-    /// batches) in cells of more than two batches.
+    /// Where `run_row` is: past the end, in no batch. Prefetches what [`RowLocator::cached_batch`] reads. O(1), but
+    /// O(log batches) in cells of more than two batches.
     #[inline]
     pub(crate) fn place(&self, run_row: u64) -> BatchRow {
         let within = (run_row & ((1 << self.shift) - 1)) as u32;
@@ -191,12 +191,9 @@ impl RowLocator {
         segments.get(position).filter(|segment| row < segment.rows()).map(|segment| (segment, row))
     }
 
-    /// The commit timestamp that no row at `place` is above.
-    pub(crate) fn newest_timestamp(&self, segments: &[Arc<Segment>], place: BatchRow) -> u64 {
-        let Some(place) = self.places.get(place.batch as usize) else { return u64::MAX };
-        let Some(segment) = segments.get(place.segment as usize) else { return u64::MAX };
-        let frame = segment.batches().ok().and_then(|batches| batches.frames().get(place.number as usize));
-        frame.map_or(segment.seal.last_stamp, |frame| frame.stamp)
+    /// The run row at `place`.
+    pub(crate) fn run_row(&self, place: BatchRow) -> Option<u64> {
+        self.starts.get(place.batch as usize)?.checked_add(u64::from(place.row))
     }
 
     /// The batch at `place`. `segments` are those that the locator was made for.

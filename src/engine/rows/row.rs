@@ -109,13 +109,19 @@ impl Row<'_> {
         RowVersion { timestamp: batch.frame.stamp, lane, order: batch.frame.first_row + self.row as u64 }
     }
 
+    /// Whether it is newer than `other`, if there is one.
+    #[inline]
+    pub(crate) fn is_newer(&self, other: Option<&Row<'_>>) -> bool {
+        other.is_none_or(|other| self.version() > other.version())
+    }
+
     /// Whether the row waits to be written.
     pub(crate) fn waits(&self) -> bool {
         matches!(self.holder, Holder::Pending(..))
     }
 
-    /// Whether `other`, which was found later and is as new as it gets, is this row: rows that wait change their age
-    /// when they are written.
+    /// Whether `other`, which was found later and is as new as it gets, is this row: rows that wait change their
+    /// version when they are written.
     pub(crate) fn is_still(&self, other: &Row<'_>) -> Result<bool> {
         let version = other.version();
         if self.version() == version {
@@ -132,7 +138,7 @@ impl Row<'_> {
         self.columns().key(self.row)
     }
 
-    /// Asks for the row's bytes.
+    /// Prefetches the row's bytes.
     #[inline]
     pub(crate) fn prefetch(&self) {
         if let Some(leaf) = self.columns().leaves.first() {

@@ -1,4 +1,4 @@
-//! Merges that run beside one another: short ones, which keep the memtable within its bound and which puts may have to
+//! Merges that run concurrently: short ones, which keep the memtable within its bound and which puts may have to
 //! wait for, and a long one, which brings large runs together and takes as long as it takes.
 
 use std::sync::Arc;
@@ -56,7 +56,7 @@ pub(crate) enum Purpose {
 }
 
 impl Merges {
-    /// Claims the runs that a merge beside `fresh_rows` of segments without a run is to take in: none if that is enough
+    /// Claims the runs that a merge of `fresh_rows` of segments without a run is to take in: none if that is enough
     /// of a run by itself.
     pub(crate) fn claim(&self, state: &State, fresh_rows: u64, purpose: Purpose) -> Claim<'_> {
         let mut claimed = self.claimed.lock();
@@ -67,23 +67,7 @@ impl Merges {
             if purpose == Purpose::Long { version.runs().iter().take_while(|run| !is_free(run)).count() } else { 0 };
         let free: Vec<Arc<LoadedRun>> = version.runs().iter().skip(busy).take_while(is_free).cloned().collect();
         let sizes: Vec<u64> = free.iter().map(|run| run.run().keys()).collect();
-        let plan = match purpose {
-            Purpose::Short => {
-                let most_keys = SHORT_MEMTABLES.saturating_mul(state.memtable_bound() as u64);
-                Sizes { ratio: 1, max_runs: MAX_RUNS, most_keys }
-            }
-            Purpose::Long => Sizes { ratio: 1, max_runs: MAX_RUNS, most_keys: u64::MAX },
-            Purpose::Rest => AT_REST,
-            Purpose::One => Sizes { ratio: u64::MAX, max_runs: 1, most_keys: u64::MAX },
-        };
-        let planned = match sizes.split_first() {
-            // The newest run stands for what is fresh: alone, there is nothing to bring together.
-            Some((newest, older)) if fresh_rows == 0 => match plan_merge(older, *newest, plan) {
-                0 => 0,
-                more => more + 1,
-            },
-            _ => plan_merge(&sizes, fresh_rows, plan),
-        };
+        let planned = plan(&sizes, fresh_rows, purpose, state.memtable_bound());
         // Runs in memory only are always rewritten: they exist because a file is missing.
         let volatile = free.iter().rposition(|run| run.name().is_none()).map_or(0, |last| last + 1);
         let runs: Vec<_> = free.into_iter().take(planned.max(volatile)).collect();
@@ -92,8 +76,58 @@ impl Merges {
     }
 }
 
+/// How many of the newest runs a merge takes in with `fresh_rows`; `sizes` are those of runs, from new to old.
+fn plan(sizes: &[u64], fresh_rows: u64, purpose: Purpose, memtable_bound: usize) -> usize {
+    let limits = match purpose {
+        Purpose::Short => {
+            let most_keys = SHORT_MEMTABLES.saturating_mul(memtable_bound as u64);
+            Sizes { ratio: 1, max_runs: MAX_RUNS, most_keys }
+        }
+        Purpose::Long => Sizes { ratio: 1, max_runs: MAX_RUNS, most_keys: u64::MAX },
+        Purpose::Rest => AT_REST,
+        Purpose::One => Sizes { ratio: u64::MAX, max_runs: 1, most_keys: u64::MAX },
+    };
+    match sizes.split_first() {
+        // The newest run stands for what is fresh: alone, there is nothing to bring together.
+        Some((newest, older)) if fresh_rows == 0 => match plan_merge(older, *newest, limits) {
+            0 => 0,
+            more => more + 1,
+        },
+        _ => plan_merge(sizes, fresh_rows, limits),
+    }
+}
+
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         self.merges.claimed.lock().retain(|run| !self.runs.iter().any(|own| Arc::ptr_eq(run, own)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn merges_take_in_what_their_purpose_says() {
+        let of = |purpose, sizes: &[u64], fresh| plan(sizes, fresh, purpose, 100);
+        // Up to the first run that is larger than all newer ones, and not beyond eight bounds of the memtable.
+        assert_eq!(of(Purpose::Short, &[50, 120, 1000], 100), 2);
+        assert_eq!(of(Purpose::Short, &[50, 120, 600], 100), 2);
+        assert_eq!(of(Purpose::Long, &[50, 120, 200], 100), 3);
+        // Too many runs are brought together, whatever their size.
+        let many = [1000, 2001, 4002, 8003, 16_004, 32_005, 64_006, 128_007];
+        assert_eq!((of(Purpose::Long, &many, 900), of(Purpose::Long, &many[..7], 900)), (1, 0));
+        assert_eq!(of(Purpose::One, &many, 1), many.len());
+        assert_eq!(of(Purpose::Rest, &[100, 1000], 10), 0);
+        assert_eq!(of(Purpose::Rest, &[100, 500], 100), 2);
+    }
+
+    #[test]
+    fn without_fresh_rows_one_run_is_left_alone() {
+        for purpose in [Purpose::Short, Purpose::Long, Purpose::Rest, Purpose::One] {
+            assert_eq!((plan(&[], 0, purpose, 100), plan(&[7], 0, purpose, 100)), (0, 0), "{purpose:?}");
+        }
+        assert_eq!(plan(&[7, 9], 0, Purpose::One, 100), 2);
+        assert_eq!(plan(&[7, 5], 0, Purpose::Short, 100), 2);
     }
 }

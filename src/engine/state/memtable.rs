@@ -86,7 +86,7 @@ impl Memtable {
         self.entries.insert_new(hashes, batch)
     }
 
-    /// Enters a row beside whatever is there.
+    /// Enters a row in addition to whatever is there.
     pub(crate) fn insert(&self, _: &Inserting<'_>, hash: u64, (batch, row): (BatchId, u32)) {
         self.entries.insert(hash, batch, row);
     }

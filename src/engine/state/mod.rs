@@ -119,6 +119,7 @@ impl State {
         &*self.storage
     }
 
+    #[inline]
     pub(crate) fn shared_storage(&self) -> &Arc<dyn Storage> {
         &self.storage
     }
@@ -128,10 +129,12 @@ impl State {
         &self.options
     }
 
+    #[inline]
     pub(crate) fn identity(&self) -> &Identity {
         &self.identity
     }
 
+    #[inline]
     pub(crate) fn access(&self) -> &Access {
         &self.access
     }
@@ -151,14 +154,17 @@ impl State {
         &self.value_cache
     }
 
+    #[inline]
     pub(crate) fn registry(&self) -> &Registry {
         &self.registry
     }
 
+    #[inline]
     pub(crate) fn live(&self) -> &LiveCount {
         &self.live
     }
 
+    #[inline]
     pub(crate) fn clock(&self) -> &Clock {
         &self.clock
     }

@@ -1,5 +1,5 @@
-//! What is known of the segments folder beside the published version: files that are followed, left where they are, or
-//! missing.
+//! What is known of the segments folder that the published version does not say: files that are followed, left where
+//! they are, or missing.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -100,7 +100,7 @@ impl Registry {
     }
 }
 
-/// What is known of the segments folder beside the published version.
+/// What is known of the segments folder that the published version does not say.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     /// Segments that this handle writes or has written; it publishes them itself.
@@ -222,7 +222,7 @@ impl Known {
         self.own.insert(id);
     }
 
-    /// Notes a file that does not check out.
+    /// Notes a file that is damaged, or another store's.
     pub(crate) fn bad(&mut self, id: SegmentId) {
         self.bad.insert(id);
     }
@@ -232,7 +232,7 @@ impl Known {
         self.hidden.insert(id);
     }
 
-    /// How many files do not check out.
+    /// How many files are damaged, or another store's.
     pub(crate) fn bad_files(&self) -> usize {
         self.bad.len() + self.followed.values().filter(|followed| followed.damaged_at.is_some()).count()
     }

@@ -72,6 +72,7 @@ impl Default for Watch {
 
 impl Watch {
     /// Whether something was missing lately.
+    #[inline]
     fn is_suspected(&self) -> bool {
         self.suspicion.load(Ordering::Relaxed) > 0
     }
@@ -101,7 +102,7 @@ impl Watch {
         missing
     }
 
-    /// Brings in `ranges`; `path_of` says which file a range is in.
+    /// Reads in `ranges`; `path_of` says which file a range is in.
     pub(crate) fn bring_in<'a, 'p>(
         &self,
         ranges: impl Iterator<Item = Option<&'a [u8]>>,

@@ -38,6 +38,7 @@ impl ValueCache {
     }
 
     /// The epoch, to be loaded before a lookup.
+    #[inline]
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::SeqCst)
     }

@@ -33,11 +33,11 @@ pub(crate) struct Lane {
     actives: Vec<Active>,
     /// Those that were active last.
     sealing: Option<Arc<Sealing>>,
-    /// Segments that were sealed, or are being sealed, without being brought to the medium.
+    /// Segments that were sealed, or are being sealed, without being synced.
     unsynced: Vec<SegmentId>,
     /// Once the lane is open.
     sync_log: Option<SyncLog>,
-    /// The void numbers that its sync log tells of.
+    /// The void numbers in its sync log.
     voids: Vec<SyncRecord>,
     /// To be written to the sync log when the segments that are being sealed are.
     sealed: Vec<SyncRecord>,

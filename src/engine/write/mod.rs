@@ -14,4 +14,6 @@ pub(crate) mod put;
 pub(crate) mod queue;
 pub(crate) mod schemas;
 pub(crate) mod seal;
+#[cfg(test)]
+mod testing;
 pub(crate) mod writer;

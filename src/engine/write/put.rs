@@ -10,7 +10,7 @@ use crate::engine::options::Options;
 use crate::engine::rows::decode::value_of;
 use crate::engine::rows::row::{Holder, PendingBatch, Row, Source};
 use crate::engine::state::State;
-use crate::engine::threads::beside;
+use crate::engine::threads::concurrently;
 use crate::engine::write::compactor::Compactor;
 use crate::engine::write::key_kind::claim_key_kind;
 use crate::engine::write::lane::Lane;
@@ -198,7 +198,7 @@ impl Puts {
         let id = state.memtable().reserve_batch()?;
         let enter = || state.memtable().insert_new(&inserting, &hashes, id);
         let write = || lane.write(state, &[part], hashes.iter().copied());
-        let (taken, written) = beside(hashes.len() >= WORTH_A_THREAD, enter, write);
+        let (taken, written) = concurrently(hashes.len() >= WORTH_A_THREAD, enter, write);
         let (segment, batch) = written.inspect_err(|_| state.memtable().abandon(&inserting, id))?;
         let source = Source::Committed { segment, batch, first: 0 };
         state.memtable().fill_batch(id, source.clone(), columns.rows as u32);

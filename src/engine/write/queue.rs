@@ -286,3 +286,95 @@ impl Queue {
         (contents.rows, contents.bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::write::schemas::Schemas;
+    use crate::engine::write::testing::batch;
+    use crate::value::Value;
+
+    fn queue() -> Queue {
+        Queue::new(10, 1000, Duration::from_secs(3600), 1000)
+    }
+
+    fn push(queue: &Queue, id: u32, rows: u64) -> Result<bool> {
+        let keys: Vec<u64> = (0..rows).collect();
+        let batch = batch(&mut Schemas::default(), id, &keys, &Value::Int(1));
+        queue.reserve(batch.1.len_bytes, false)?;
+        queue.push(batch)
+    }
+
+    fn taken(work: &Work) -> Vec<u32> {
+        work.waiting.iter().map(|(id, _)| *id).collect()
+    }
+
+    #[test]
+    fn the_buffer_is_bounded_but_for_one_batch_alone() {
+        let queue = queue();
+        assert!(queue.reserve(5000, false).unwrap(), "larger than the buffer, and alone");
+        assert!(!queue.reserve(1, false).unwrap());
+        queue.release(5000);
+        assert!(queue.reserve(600, false).unwrap() && queue.reserve(400, false).unwrap());
+        std::thread::scope(|scope| {
+            let blocked = scope.spawn(|| queue.reserve(1, true));
+            queue.release(600);
+            assert!(blocked.join().unwrap().unwrap());
+        });
+    }
+
+    #[test]
+    fn batches_are_taken_in_order_and_a_barrier_is_reached_with_its_durability() {
+        let queue = queue();
+        assert!(!push(&queue, 0, 1).unwrap() && !push(&queue, 1, 1).unwrap() && push(&queue, 2, 8).unwrap());
+        assert_eq!(queue.depth(), (10, 1000));
+        queue.wait_for_work(|| {});
+        let up_to = queue.ask(Durability::SyncData).unwrap();
+        let work = queue.take_work();
+        assert_eq!((taken(&work), work.barrier, work.closing), (vec![0, 1, 2], Some(Durability::SyncData), false));
+        queue.finish(&work, Ok(()));
+        queue.wait_for_barrier(up_to, Durability::SyncData).unwrap();
+        queue.wait_for_barrier(up_to, Durability::Buffered).unwrap();
+        assert_eq!(queue.depth(), (0, 0));
+        // A higher level has to be asked for.
+        let reached = queue.contents.lock().reached;
+        assert_eq!(reached, [3, 3, 0]);
+    }
+
+    #[test]
+    fn a_barrier_asked_for_twice_takes_the_higher_level() {
+        let queue = queue();
+        queue.ask(Durability::SyncAll).unwrap();
+        queue.ask(Durability::Buffered).unwrap();
+        assert_eq!(queue.take_work().barrier, Some(Durability::SyncAll));
+        assert_eq!(queue.take_work().barrier, None);
+    }
+
+    #[test]
+    fn zero_copy_writes_are_due_after_a_flush_with_nothing_behind_it() {
+        let queue = queue();
+        assert!(queue.flushed(false).unwrap(), "nothing was put yet");
+        queue.wrote();
+        assert!(!queue.flushed(false).unwrap() && queue.flushed(true).unwrap());
+        queue.ask(Durability::Buffered).unwrap();
+        assert!(queue.flushed(false).unwrap());
+        push(&queue, 0, 1).unwrap();
+        assert!(!queue.flushed(true).unwrap(), "a batch waits");
+        queue.finish(&queue.take_work(), Ok(()));
+        assert!(queue.flushed(true).unwrap());
+    }
+
+    #[test]
+    fn a_failure_is_told_to_everybody_and_work_that_waits_is_not_lost_on_closing() {
+        let queue = queue();
+        push(&queue, 0, 1).unwrap();
+        assert!(queue.close() && !queue.close());
+        assert!(matches!(push(&queue, 1, 1), Err(Error::Closed)));
+        queue.wait_for_work(|| {});
+        let work = queue.take_work();
+        assert_eq!((taken(&work), work.closing), (vec![0], true));
+        queue.finish(&work, Err(Error::invalid("full")));
+        assert!(matches!(queue.check(), Err(Error::Poisoned { .. })) && queue.failure().is_some());
+        assert!(matches!(queue.wait_for_barrier(1, Durability::Buffered), Err(Error::Poisoned { .. })));
+    }
+}

@@ -14,7 +14,7 @@ use crate::engine::state::State;
 use crate::engine::threads;
 use crate::engine::write::active::Active;
 use crate::error::{Error, Result};
-use crate::names;
+use crate::names::{self, SegmentId};
 use crate::segment::reader::Segment;
 
 /// Segments that are being sealed, or were; by default, none.
@@ -99,11 +99,20 @@ impl Sealing {
 /// Seals and publishes each. Their rows stay where the memtable finds them.
 pub(crate) fn seal_all(state: &State, actives: Vec<Active>) -> Result<()> {
     actives.into_iter().try_for_each(|active| {
-        let id = active.id();
-        active.seal(state.options(), Vec::new())?;
-        let segment = Arc::new(Segment::open(state.storage(), &names::sealed(id), id)?);
-        state.versions().add_segment(&segment);
+        let segment = seal_and_publish(state, active, Vec::new())?;
         state.memtable().segment_sealed(&segment);
         Ok(())
     })
+}
+
+/// Seals and publishes one segment, which has the rows of those that it `replaces`.
+///
+/// # Errors
+/// IO errors.
+pub(crate) fn seal_and_publish(state: &State, active: Active, replaces: Vec<SegmentId>) -> Result<Arc<Segment>> {
+    let id = active.id();
+    active.seal(state.options(), replaces)?;
+    let segment = Arc::new(Segment::open(state.storage(), &names::sealed(id), id)?);
+    state.versions().add_segment(&segment);
+    Ok(segment)
 }

@@ -35,6 +35,8 @@ fn imported_rows_are_exported_again() {
         ok(&["ls", text(&store), "--from", "word/0998", "--to", "x", "-l"]),
         "word/0998\tF32[3]\nword/0999\tF32[3]\n"
     );
+    assert_eq!(ok(&["ls", text(&store), "--from", "word/0998"]), "word/0998\nword/0999\n");
+    assert_eq!(ok(&["ls", text(&store), "--to", "word/0001"]), "word/0000\n");
     assert_eq!(ok(&["get", text(&store), "word/0001"]), "F32 [3] [1.5, 2.0, 2.5]\n");
     assert!(ok(&["warm", text(&store)]).starts_with("in memory: "));
     let warmed: serde_json::Value =
