@@ -218,8 +218,9 @@ impl Described {
     }
 }
 
-/// A hash of dtype, layout, sizes, strides, address, gradients, and some bytes of a block of memory on the CPU. Of a tensor that was made in inference mode, whose writes are not counted, all bytes of up to 16 KiB. As to
-/// writes meanwhile, see [`bytes`].
+/// A hash of dtype, layout, sizes, strides, address, gradients, and some bytes of a block of memory on the CPU. Of a
+/// tensor that was made in inference mode, whose writes are not counted, all bytes of up to 16 KiB. As to writes
+/// meanwhile, see [`bytes`].
 fn look_closely(tensor: &Tensor) -> u64 {
     // SAFETY: the borrow keeps the tensor alive.
     unsafe { ffi::tensorcask_look_closely(tensor.as_ptr().cast(), 16 << 10) }

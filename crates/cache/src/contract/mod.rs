@@ -1,5 +1,5 @@
-//! One suite of what the caching layer promises, run over every adapter: `tensorcask_cache::contract!(MyFramework);` in a test
-//! of the adapter, with the feature `contract` of this crate.
+//! One suite of what the caching layer promises, run over every adapter: `tensorcask_cache::contract!(MyFramework);` in a
+//! test of the adapter, with the feature `contract` of this crate.
 //!
 //! Each test is a function of the tensor library alone. Tensors are made from and read as stored ones.
 #![expect(
@@ -32,13 +32,55 @@ use crate::values::output::Output;
 #[macro_export]
 macro_rules! contract {
     ($framework:ty) => {
-        $crate::contract!(@ $framework, calls: a_failed_computation_keeps_nothing, a_panic_keeps_nothing, batches_are_read_ahead, ids_are_derived, inputs_are_loaded_for_what_is_missing, loaded_tensors_have_their_places, nothing_is_cached_in_training_or_off, unusable_batches_are_refused, verification_finds_what_is_not_reproducible);
-        $crate::contract!(@ $framework, hits: a_sample_is_computed_once, an_empty_batch_looks_like_the_others, duplicates_are_computed_once, only_what_is_missing_is_computed, rows_are_held_on_a_device, what_was_counted_is_told);
-        $crate::contract!(@ $framework, identity: a_version_is_asked_for_in_a_folder, former_identities_are_listed_and_pruned, other_modules_never_meet, why_a_sample_is_missing);
-        $crate::contract!(@ $framework, keys: content_is_every_byte, ids_of_any_kind, keys_are_those_of_every_library, places_of_arguments_count, variants_are_kept_apart);
-        $crate::contract!(@ $framework, outputs: down_cast_outputs_are_the_same_on_a_miss, rows_of_several_shapes, trees_come_back_as_they_went_in, what_has_no_row_for_a_sample_is_refused);
-        $crate::contract!(@ $framework, places: a_folder_outlives_its_handles, a_folder_that_is_only_read, a_full_cache_computes, a_temporary_folder_goes);
-        $crate::contract!(@ $framework, threads: a_computation_that_needs_itself_is_an_error, a_module_may_call_its_handle, threads_wait_for_each_other);
+        $crate::contract!(@ $framework, calls:
+            a_failed_computation_keeps_nothing,
+            a_panic_keeps_nothing,
+            batches_are_read_ahead,
+            ids_are_derived,
+            inputs_are_loaded_for_what_is_missing,
+            loaded_tensors_have_their_places,
+            nothing_is_cached_in_training_or_off,
+            unusable_batches_are_refused,
+            verification_finds_what_is_not_reproducible
+        );
+        $crate::contract!(@ $framework, hits:
+            a_sample_is_computed_once,
+            an_empty_batch_looks_like_the_others,
+            duplicates_are_computed_once,
+            only_what_is_missing_is_computed,
+            rows_are_held_on_a_device,
+            what_was_counted_is_told
+        );
+        $crate::contract!(@ $framework, identity:
+            a_version_is_asked_for_in_a_folder,
+            former_identities_are_listed_and_pruned,
+            other_modules_never_meet,
+            why_a_sample_is_missing
+        );
+        $crate::contract!(@ $framework, keys:
+            content_is_every_byte,
+            ids_of_any_kind,
+            keys_are_those_of_every_library,
+            places_of_arguments_count,
+            variants_are_kept_apart
+        );
+        $crate::contract!(@ $framework, outputs:
+            down_cast_outputs_are_the_same_on_a_miss,
+            rows_of_several_shapes,
+            trees_come_back_as_they_went_in,
+            what_has_no_row_for_a_sample_is_refused
+        );
+        $crate::contract!(@ $framework, places:
+            a_folder_outlives_its_handles,
+            a_folder_that_is_only_read,
+            a_full_cache_computes,
+            a_temporary_folder_goes
+        );
+        $crate::contract!(@ $framework, threads:
+            a_computation_that_needs_itself_is_an_error,
+            a_module_may_call_its_handle,
+            threads_wait_for_each_other
+        );
     };
     (@ $framework:ty, $room:ident: $($test:ident),*) => {
         mod $room {

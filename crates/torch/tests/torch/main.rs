@@ -23,6 +23,7 @@ mod ranks;
 mod refusals;
 mod script;
 mod settings;
+mod shared;
 mod structure;
 mod threads;
 mod waiting;
