@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 
 /// What is done to a row's bytes before they are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Codec {
     /// Nothing: rows are read without a copy in between.
     #[default]

@@ -11,6 +11,7 @@ use crate::segment::batch::Verify;
 
 /// Which lane a writer takes. A lane has one writer; a store has any number of lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Lane {
     /// This one, or [`Error::LaneBusy`].
     Number(u16),
@@ -20,6 +21,7 @@ pub enum Lane {
 
 /// What opening does about damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Recovery {
     /// Opens with whatever is whole, moves damaged files to `quarantine/`, and reports it.
     #[default]
@@ -30,6 +32,7 @@ pub enum Recovery {
 
 /// What the value cache does when it is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum HotPolicy {
     /// Evicts what was not used for the longest time.
     #[default]
@@ -41,6 +44,7 @@ pub enum HotPolicy {
 
 /// When values enter the value cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum HotFill {
     /// When they are read.
     #[default]

@@ -37,6 +37,7 @@ pub const LARGE_PAGE_BYTES: u64 = 2 << 20;
 
 /// How durable bytes are when a call returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[non_exhaustive]
 pub enum Durability {
     /// Handed to the operating system: survives a crash of the process, not of the machine.
     Buffered,
@@ -49,6 +50,7 @@ pub enum Durability {
 
 /// What a name stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum FileKind {
     /// A regular file.
     File,

@@ -22,6 +22,7 @@ use crate::schema::{RowSchema, Storage};
 
 /// When row checksums are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Verify {
     /// On every read.
     Always,

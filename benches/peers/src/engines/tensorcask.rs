@@ -53,7 +53,7 @@ impl Engine for Tensorcask {
 
     fn get_batch(&mut self, keys: &[u64], out: &mut [u8]) -> Fallible<usize> {
         let reader = match &self.handle {
-            Handle::Store(store) => store,
+            Handle::Store(store) => store.reader(),
             Handle::Reader(reader) => reader,
         };
         self.found.resize(keys.len(), false);
