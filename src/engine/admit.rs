@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::engine::lookup::find::{Finder, find_merged, may_hold};
+use crate::engine::lookup::find::{Finder, may_hold};
 use crate::engine::lookup::query::{Found, Query};
 use crate::engine::rows::row::{BatchId, Row, Source};
 use crate::engine::runs::hashes::hash_block;
@@ -149,7 +149,7 @@ pub(crate) fn admit_taken(
     let entered = hashes.len() - taken.len();
     settle(state, hashes, columns, &taken, if tombstone { 0 } else { entered as i64 });
     if !taken.is_empty() {
-        let mut finder = Finder::new(1);
+        let mut finder = Finder::new(0);
         for row in taken {
             if let Some(&hash) = hashes.get(row as usize) {
                 let entering = Entering { hash, batch, row, tombstone };
@@ -167,8 +167,8 @@ fn settle(state: &State, hashes: &[u64], columns: &Columns, taken: &[u32], enter
     let version = state.versions().load();
     let runs = version.runs();
     let mut superseded = 0;
-    let mut queries: Vec<Query<'_>> = Vec::new();
     if !runs.is_empty() {
+        let (mut queries, mut finder): (Vec<Query<'_>>, _) = (Vec::new(), Finder::new(0));
         for (first, chunk) in (0..).step_by(PREFETCHED).zip(hashes.chunks(PREFETCHED)) {
             runs.iter().for_each(|loaded| chunk.iter().for_each(|hash| loaded.run().prefetch(*hash)));
             queries.clear();
@@ -181,7 +181,7 @@ fn settle(state: &State, hashes: &[u64], columns: &Columns, taken: &[u32], enter
             if queries.is_empty() {
                 continue;
             }
-            let found = find_merged(state, &queries, |found| {
+            let found = finder.find_merged(state, &queries, |found| {
                 let values = found.rows.iter().flatten().filter(|row| !row.is_tombstone()).count();
                 found.errors.is_empty().then_some(values as i64)
             });
@@ -210,7 +210,7 @@ pub(crate) fn admit_segment(state: &State, segment: &Arc<Segment>) -> Result<()>
 pub(crate) fn admit_block(state: &State, segment: &Arc<Segment>, block: &HashBlock) -> Result<()> {
     let batch = state.memtable().add_batch(Source::Sealed(Arc::clone(segment)), segment.rows())?;
     let tombstone = segment.schema().is_tombstones();
-    let mut finder = Finder::new(1);
+    let mut finder = Finder::new(0);
     let inserting = state.memtable().lock_inserts();
     for (hash, row) in block.iter() {
         let entering = Entering { hash, batch, row, tombstone };
@@ -236,7 +236,7 @@ pub(crate) fn admit_batch(
     let source = Source::Committed { segment: front.header.id(), batch: Arc::clone(&batch), first: 0 };
     let id = state.memtable().add_batch(source.clone(), frame.rows)?;
     let tombstone = front.schema.is_tombstones();
-    let mut finder = Finder::new(1);
+    let mut finder = Finder::new(0);
     let inserting = state.memtable().lock_inserts();
     for row in 0..frame.rows {
         if let Some(key) = batch.columns.key(row as usize) {

@@ -27,38 +27,10 @@ enum Scope {
     Runs,
 }
 
-/// Calls `use_rows` with the newest rows of `queries`. They are borrowed from the version that they were found in,
-/// which is why they are passed and not returned.
+/// Calls `use_rows` with the newest rows of `queries`. They are borrowed from the version that they were found in, which
+/// is why they are passed and not returned.
 pub(crate) fn find<T>(state: &State, queries: &[Query<'_>], use_rows: impl FnOnce(Located<'_>) -> T) -> T {
-    find_in(state, Scope::Everything, queries, use_rows)
-}
-
-/// The same without a look at the memtable.
-pub(crate) fn find_merged<T>(state: &State, queries: &[Query<'_>], use_rows: impl FnOnce(Located<'_>) -> T) -> T {
-    find_in(state, Scope::Runs, queries, use_rows)
-}
-
-#[inline]
-fn find_in<T>(state: &State, scope: Scope, queries: &[Query<'_>], use_rows: impl FnOnce(Located<'_>) -> T) -> T {
-    let mut finder = Finder::new(queries.len());
-    let mut replaced = true;
-    loop {
-        let mut rows: Vec<Option<Row<'static>>> = Vec::new();
-        rows.resize_with(queries.len(), || None);
-        finder.unread.clear();
-        if scope == Scope::Everything {
-            finder.look_in_memtable(state, queries, &mut rows, |_, _| {});
-        }
-        let version = state.versions().load();
-        let mut rows: Vec<Option<Row<'_>>> = rows;
-        match finder.look_in_runs(state, &version, queries, &mut rows) {
-            Some(damaged) if replaced => replaced = replace(state, damaged),
-            _ => {
-                let errors = finder.settle(&mut rows);
-                return use_rows(Located { rows, errors });
-            }
-        }
-    }
+    Finder::new(queries.len()).find_in(state, Scope::Everything, queries, use_rows)
 }
 
 /// Has a damaged run replaced, which is never served from: its rows are in the segments. Returns whether that could be
@@ -79,9 +51,47 @@ pub(crate) struct Finder {
 }
 
 impl Finder {
-    /// For batches of `keys`.
+    /// With room for batches of `keys`; it grows where they are more, and takes no memory for 0.
     pub(crate) fn new(keys: usize) -> Self {
         Self { entries: Vec::new(), sources: Vec::new(), stages: Stages::new(keys), unread: Vec::new() }
+    }
+
+    /// As [`find`], without a look at the memtable.
+    pub(crate) fn find_merged<T>(
+        &mut self,
+        state: &State,
+        queries: &[Query<'_>],
+        use_rows: impl FnOnce(Located<'_>) -> T,
+    ) -> T {
+        self.find_in(state, Scope::Runs, queries, use_rows)
+    }
+
+    #[inline]
+    fn find_in<T>(
+        &mut self,
+        state: &State,
+        scope: Scope,
+        queries: &[Query<'_>],
+        use_rows: impl FnOnce(Located<'_>) -> T,
+    ) -> T {
+        let mut replaced = true;
+        loop {
+            let mut rows: Vec<Option<Row<'static>>> = Vec::new();
+            rows.resize_with(queries.len(), || None);
+            self.unread.clear();
+            if scope == Scope::Everything {
+                self.look_in_memtable(state, queries, &mut rows, |_, _| {});
+            }
+            let version = state.versions().load();
+            let mut rows: Vec<Option<Row<'_>>> = rows;
+            match self.look_in_runs(state, &version, queries, &mut rows) {
+                Some(damaged) if replaced => replaced = replace(state, damaged),
+                _ => {
+                    let errors = self.settle(&mut rows);
+                    return use_rows(Located { rows, errors });
+                }
+            }
+        }
     }
 
     /// Calls `use_row` with the newest row of a key.
