@@ -92,6 +92,7 @@ pub struct Options {
     pub(crate) hot_fill: HotFill,
     pub(crate) refresh_interval: Duration,
     pub(crate) allow_network: bool,
+    pub(crate) create: bool,
     pub(crate) group_writable: bool,
     pub(crate) read_threads: usize,
     pub(crate) hash_bits: u8,
@@ -128,6 +129,7 @@ impl Default for Options {
             hot_fill: HotFill::default(),
             refresh_interval: Duration::from_secs(1),
             allow_network: false,
+            create: true,
             group_writable: false,
             read_threads: crate::engine::threads::default_threads(),
             hash_bits: 0,
@@ -207,6 +209,9 @@ impl Options {
         /// Allows writing on network file systems, whose locks and maps may not hold what they promise
         /// (default: off).
         allow_network: bool;
+        /// Makes the store if there is none (default: on). Where it is off, opening a store that does not exist is an
+        /// error of kind `NotFound`, and nothing is made.
+        create: bool;
         /// Lets the group of the store's folder read and write all files and folders that are made in it, whatever the
         /// process's umask is, and makes new files there belong to that group (the setgid bit). Where it is off, the
         /// default, a file gets these rights if the folder it is made in has them for the same group, so that a shared

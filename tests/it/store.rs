@@ -275,3 +275,20 @@ fn merges_run_beside_one_another_and_beside_puts_and_reads() {
     assert!(store.contains_batch(&(0..KEYS).collect::<Vec<_>>()).unwrap().iter().all(|there| *there));
     assert!(store.verify(&mut |_, _| {}).unwrap().is_clean());
 }
+
+#[test]
+fn a_store_that_does_not_exist() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = [
+        Options::new().create(false).open(dir.path(), "m").unwrap_err(),
+        Options::new().open_reader(dir.path(), "m").unwrap_err(),
+    ];
+    for error in refused {
+        let said = error.to_string();
+        let expected = format!("there is no store m in {}", dir.path().display());
+        assert!(error.is_not_found() && said.contains(&expected), "{said}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was made");
+    Options::new().open(dir.path(), "m").unwrap().close().unwrap();
+    Options::new().create(false).open(dir.path(), "m").unwrap().close().unwrap();
+}

@@ -48,13 +48,7 @@ pub(crate) fn look(
         recorded => recorded?,
     };
     let identity = find_identity(&*storage, &recorded, &loaded, &listing.active);
-    let identity = identity.or_else(|| invent(&options)).ok_or_else(|| {
-        Error::io(
-            "open the store in",
-            storage.describe(Path::new("")),
-            std::io::Error::new(std::io::ErrorKind::NotFound, "no store has been written there"),
-        )
-    })?;
+    let identity = identity.or_else(|| invent(&options)).ok_or_else(|| no_store(&*storage))?;
     let state = State::new(storage, options, identity, read_only)?;
     let inventory = Inventory::take(&state, &listing, loaded)?;
     let runs = runs.of_store(&state);
@@ -123,4 +117,13 @@ impl Found {
         let served = |segment: &&Arc<Segment>| state.access().is_read_only() || segment.front_damage().is_none();
         state.versions().add_segments(self.inventory.segments.iter().filter(served));
     }
+}
+
+fn no_store(storage: &dyn Storage) -> Error {
+    let folder = storage.describe(Path::new(""));
+    let what = match (folder.file_name(), folder.parent()) {
+        (Some(name), Some(parent)) => format!("there is no store {} in {}", name.display(), parent.display()),
+        _ => "there is no store".to_owned(),
+    };
+    Error::io("open", folder, std::io::Error::new(std::io::ErrorKind::NotFound, what))
 }

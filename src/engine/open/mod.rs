@@ -109,6 +109,9 @@ fn invent(options: &Options) -> Option<StoreIdentity> {
 fn check_before_anything_is_made(storage: &Arc<dyn Storage>, options: &Options) -> Result<()> {
     check_network(&**storage, options)?;
     refuse_damage(storage, options)?;
+    if !options.create {
+        look(Arc::clone(storage), options.clone(), true, |_| None)?;
+    }
     match read(&**storage) {
         Err(error @ Error::NewerFormat { .. }) => Err(error),
         _ => Ok(()),
