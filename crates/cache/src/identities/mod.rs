@@ -85,7 +85,7 @@ pub fn interrupted(module_folder: impl AsRef<Path>) -> Result<Vec<StoredIdentity
 /// with `dry_run`, only says what it would do.
 ///
 /// An identity stays if a writer of any process or a handle of this one has it open, or if anything in its folder is
-/// not a file of the names that a store and the torch layer make; files in the quarantine of its stores count as such. What
+/// not a file of the names that a store and the caching layer make; files in the quarantine of its stores count as such. What
 /// stays for these reasons stays whole. No other process may read what is removed.
 ///
 /// # Errors

@@ -32,7 +32,7 @@ pub fn part(path: &Path, unique: uuid::Uuid) -> PathBuf {
     path.with_extension(format!("{}{PART_SUFFIX}", unique.simple()))
 }
 
-/// Whether a file of this name in the folder of an identity is one that the torch layer makes.
+/// Whether a file of this name in the folder of an identity is one that the caching layer makes.
 pub fn is_file_of_identity(name: &str) -> bool {
     let files = [RECORD, TIMING, FULL];
     let part = name.strip_suffix(PART_SUFFIX).and_then(|stem| stem.split_once('.'));

@@ -37,7 +37,7 @@ pub struct StoredIdentity {
 pub enum Stays {
     /// Something has it open: a writer of any process, or a handle of this one.
     Open(String),
-    /// It holds something that neither a store nor the torch layer made, or that a store has set aside.
+    /// It holds something that neither a store nor the caching layer made, or that a store has set aside.
     Foreign(String),
     /// The file system failed. What is left of the identity is in `<id>.pruned` if its removal had begun.
     Failed(String),
