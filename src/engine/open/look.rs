@@ -40,7 +40,10 @@ pub(crate) fn look(
 ) -> Result<Found> {
     // Before the segments: what a run covers was sealed before the run was made.
     let runs = Runs::read(&*storage)?;
-    let listing = list(&*storage)?;
+    let listing = list(&*storage).map_err(|error| match identity::read(&*storage) {
+        Ok(Recorded::Absent) if error.is_not_found() => no_store(&*storage),
+        _ => error,
+    })?;
     let loaded = load(&*storage, &listing.sealed)?;
     let recorded = match identity::read(&*storage) {
         // A reader takes what segments say. A writer would put another file in its place.
