@@ -12,7 +12,7 @@ mod look {
 
     pub fn build() {
         println!("cargo:rerun-if-changed=src/look.cpp");
-        for name in ["LIBTORCH", "LIBTORCH_INCLUDE", "LIBTORCH_USE_PYTORCH"] {
+        for name in ["LIBTORCH", "LIBTORCH_INCLUDE", "LIBTORCH_USE_PYTORCH", "LIBTORCH_CXX11_ABI"] {
             println!("cargo:rerun-if-env-changed={name}");
         }
         // Where torch-sys looks: in the folders that are named, else beside the libraries that it has found.
@@ -23,6 +23,7 @@ mod look {
         cc::Build::new()
             .cpp(true)
             .std("c++17")
+            .define("_GLIBCXX_USE_CXX11_ABI", std::env::var("LIBTORCH_CXX11_ABI").as_deref().unwrap_or("1"))
             .include(root.join("include"))
             .include(root.join("include/torch/csrc/api/include"))
             .warnings(false)

@@ -176,8 +176,9 @@ impl Reader {
         Entries::new(Arc::clone(&self.state))
     }
 
-    /// The keys that start with `prefix`, in order of their bytes. They are read through the segments' FSTs, a thousand
-    /// at a time: O(keys) for what is sealed, O(rows) for what is not. The iteration ends with an error of its own item:
+    /// The keys that start with `prefix`, in order of their bytes. They are read through the segments' FSTs, in chunks of a
+    /// thousand keys and more: O(keys) for what is sealed, O(rows) for what is not. Keys that are put, overwritten or
+    /// deleted while the iteration runs may be given or left out. The iteration ends with an error of its own item:
     /// [`Error::KeyKind`] or [`Error::Invalid`] unless keys are strings or bytes, IO errors, [`Error::Corrupt`].
     ///
     /// ```

@@ -234,7 +234,7 @@ impl Store {
         while start < keys.len() {
             let mut end = start;
             let mut column = KeyBuilder::new(kind, most_rows.min(keys.len() - start));
-            if let Keys::U64(integers) = keys {
+            if let Some(integers) = keys.integers() {
                 end = integers.len().min(start + most_rows);
                 column.push_integers(part(integers, start, end)?)?;
             }

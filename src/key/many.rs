@@ -116,6 +116,11 @@ impl<'a> Keys<'a> {
     /// [`Error::KeyKind`] if kinds are mixed, [`Error::TooLarge`] if a key is longer than [`MAX_KEY_LEN_BYTES`],
     /// [`Error::Invalid`] if an integer is negative.
     pub(crate) fn check(self) -> Result<Option<KeyKind>> {
+        if let Self::Arrays { len, bytes } = self
+            && bytes.len().checked_rem(len).unwrap_or(bytes.len()) != 0
+        {
+            return Err(Error::invalid(format!("{} bytes are no {len} keys of one length", bytes.len())));
+        }
         let Some(first) = self.get(0) else { return Ok(None) };
         let kind = first.kind();
         let negative = match self {

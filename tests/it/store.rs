@@ -292,3 +292,38 @@ fn a_store_that_does_not_exist() {
     Options::new().open(dir.path(), "m").unwrap().close().unwrap();
     Options::new().create(false).open(dir.path(), "m").unwrap().close().unwrap();
 }
+
+/// Ranges are read in chunks: over sealed and unsealed rows, with keys put again and deleted, none is left out or twice.
+#[test]
+fn ranges_of_many_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Options::new().segment_rows(4000).open(dir.path(), "m").unwrap();
+    let key = |number: usize| format!("key {:06}", number * 7919 % 10_000);
+    let put = |numbers: std::ops::Range<usize>| {
+        let keys: Vec<String> = numbers.map(key).collect();
+        store.put_rows(&keys, &[1], &vec![1_u8; keys.len()]).unwrap();
+    };
+    put(0..9000);
+    store.flush().unwrap();
+    put(4000..10_000);
+    let mut expected: Vec<String> = (0..10_000).map(key).collect();
+    expected.sort();
+    for number in (0..10_000).step_by(3) {
+        store.delete(key(number)).unwrap();
+        let at = expected.binary_search(&key(number)).unwrap();
+        expected.remove(at);
+    }
+    let texts = |range: tensorcask::Range| -> Vec<String> { range.map(|key| key.unwrap().to_string()).collect() };
+    assert_eq!(texts(store.prefix("key ")), expected);
+    assert_eq!(texts(store.range::<&str>(..)), expected);
+    assert_eq!(
+        store.count_prefix("key 00").unwrap(),
+        expected.iter().filter(|key| key.starts_with("key 00")).count() as u64
+    );
+    let (from, to) = (&expected[2000], &expected[5000]);
+    assert_eq!(texts(store.range(from.as_str()..=to.as_str())), expected[2000..=5000]);
+    assert_eq!(texts(store.range(from.as_str()..)).len(), expected.len() - 2000);
+    assert_eq!(store.iter().count(), expected.len());
+    store.close().unwrap();
+    assert_eq!(texts(tensorcask::Reader::open(dir.path(), "m").unwrap().prefix("key ")), expected);
+}

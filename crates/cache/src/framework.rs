@@ -314,6 +314,18 @@ pub struct View<'a> {
     pub strides: Vec<usize>,
 }
 
+impl View<'_> {
+    /// Whether it shows all elements of `samples` samples.
+    pub(crate) fn is_of(&self, samples: usize) -> bool {
+        let dims = || self.sizes.iter().zip(&self.strides);
+        let last =
+            dims().try_fold(0_usize, |at, (&len, &stride)| at.checked_add(len.saturating_sub(1).checked_mul(stride)?));
+        let end = last.and_then(|last| last.checked_add(1)?.checked_mul(self.width));
+        let is_whole = end.is_some_and(|end| end <= self.bytes.len()) || self.sizes.contains(&0);
+        is_whole && self.width > 0 && self.sizes.len() == self.strides.len() && self.sizes.first() == Some(&samples)
+    }
+}
+
 /// The name of a dtype in keys, the same for every library.
 #[must_use]
 pub const fn key_name(dtype: Dtype) -> &'static str {

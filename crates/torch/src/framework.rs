@@ -22,9 +22,13 @@ pub struct TorchSettings {
     pub(crate) pinned: bool,
 }
 
+/// A batch in host memory while it is filled: nothing else refers to its elements.
+#[derive(Debug)]
+pub struct Buffer(Tensor);
+
 impl Framework for Torch {
     type Tensor = Tensor;
-    type Buffer = Tensor;
+    type Buffer = Buffer;
     type Device = Device;
     type Variables = Variables;
     type Settings = TorchSettings;
@@ -113,21 +117,21 @@ impl Framework for Torch {
         memory::view(host)
     }
 
-    fn buffer(dtype: Dtype, shape: &[usize]) -> Result<Tensor> {
+    fn buffer(dtype: Dtype, shape: &[usize]) -> Result<Buffer> {
         let kind = kind_of(dtype).ok_or_else(|| invalid(format!("libtorch has no kind for {dtype} through tch")))?;
-        empty(kind, shape)
+        empty(kind, shape).map(Buffer)
     }
 
-    fn buffer_bytes(buffer: &Tensor) -> Result<&[u8]> {
-        memory::bytes(buffer)
+    fn buffer_bytes(buffer: &Buffer) -> Result<&[u8]> {
+        memory::bytes(&buffer.0)
     }
 
-    fn buffer_bytes_mut(buffer: &mut Tensor) -> Result<&mut [u8]> {
-        memory::bytes_mut(buffer)
+    fn buffer_bytes_mut(buffer: &mut Buffer) -> Result<&mut [u8]> {
+        memory::bytes_mut(&mut buffer.0)
     }
 
-    fn finish(buffer: Tensor) -> Result<Tensor> {
-        Ok(buffer)
+    fn finish(buffer: Buffer) -> Result<Tensor> {
+        Ok(buffer.0)
     }
 
     fn select(tensor: &Tensor, positions: &[usize]) -> Result<Tensor> {

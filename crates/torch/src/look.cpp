@@ -133,11 +133,12 @@ std::uint64_t tensorcask_look_at_grads(const tensorcask_seen* seen, std::size_t 
       continue;
     }
     const auto* slot = static_cast<const at::Tensor*>(one->grad_slot);
-    if (slot->defined()) {
-      differ |= slot->unsafeGetTensorImpl() != one->grad;
-      writes += writes_to(slot->unsafeGetTensorImpl());
-    } else {
-      differ |= one->grad != nullptr;
+    const c10::TensorImpl* grad = slot->defined() ? slot->unsafeGetTensorImpl() : nullptr;
+    if (grad != one->grad) {
+      differ = true;
+    } else if (grad != nullptr) {
+      // The description keeps this one.
+      writes += writes_to(grad);
     }
   }
   *same = !differ;

@@ -133,10 +133,12 @@ impl Watch {
         // SAFETY: the borrow keeps the tensor alive.
         let see = |tensor: &Tensor| unsafe { ffi::tensorcask_see(tensor.as_ptr().cast()) };
         let mut watch = Self { seen: tensors.iter().map(see).collect(), ..Self::default() };
+        let grad =
+            |(tensor, seen): (&Tensor, &ffi::Seen)| if seen.grad == 0 { Tensor::default() } else { tensor.grad() };
+        let grads: Vec<Tensor> = tensors.iter().zip(&watch.seen).map(grad).collect();
         watch.generation = GENERATION.fetch_add(1, Ordering::Relaxed);
         watch.writes = [watch.look().0, watch.look_at_grads().0];
-        watch.described =
-            tensors.into_iter().zip(&watch.seen).map(|(tensor, seen)| Described::new(tensor, seen)).collect();
+        watch.described = tensors.into_iter().zip(grads).map(|(tensor, grad)| Described::new(tensor, grad)).collect();
         // SAFETY: the borrow keeps the tensor alive.
         let is_counted = |tensor: &Tensor| unsafe { ffi::tensorcask_is_counted(tensor.as_ptr().cast()) };
         let described = watch.described.iter().enumerate();
@@ -202,13 +204,8 @@ fn progress() -> u64 {
 }
 
 impl Described {
-    fn new(tensor: Tensor, seen: &ffi::Seen) -> Self {
-        Self {
-            hash: look_closely(&tensor),
-            _storage: tensor.f_detach().unwrap_or_default(),
-            _grad: if seen.grad == 0 { Tensor::default() } else { tensor.grad() },
-            tensor,
-        }
+    fn new(tensor: Tensor, grad: Tensor) -> Self {
+        Self { hash: look_closely(&tensor), _storage: tensor.f_detach().unwrap_or_default(), _grad: grad, tensor }
     }
 
     /// 0 if a close look gives what it gave, else a number that tells what it gives.

@@ -2,6 +2,8 @@
 //!
 //! The memtable is read before the version, since rows move from the first to the second. One key is a batch of one.
 
+use std::path::PathBuf;
+
 use crate::engine::lookup::query::{Found, Located, Query};
 use crate::engine::lookup::stages::{GROUP, Stages};
 use crate::engine::lookup::unread::Unread;
@@ -33,11 +35,22 @@ pub(crate) fn find<T>(state: &State, queries: &[Query<'_>], use_rows: impl FnOnc
     Finder::new(queries.len()).find_in(state, Scope::Everything, queries, use_rows)
 }
 
-/// Has a damaged run replaced, which is never served from: its rows are in the segments. Returns whether that could be
-/// done.
+/// A run that could not be replaced, and why.
+type Failed = Option<(PathBuf, Error)>;
+
+/// Has a damaged run replaced, which is never served from: its rows are in the segments.
 #[cold]
-fn replace(state: &State, damaged: &LoadedRun) -> bool {
-    replace_damaged_run(state, damaged.run().path()).is_ok()
+fn replace(state: &State, damaged: &LoadedRun) -> Failed {
+    let path = damaged.run().path();
+    replace_damaged_run(state, path).err().map(|error| (path.to_path_buf(), error))
+}
+
+/// The rows behind a damaged run may be whole: the error of their keys is why the run could not be replaced.
+fn cause(error: Error, failed: &Failed) -> Error {
+    match failed {
+        Some((path, cause)) if error.path() == Some(path) => cause.clone(),
+        _ => error,
+    }
 }
 
 /// Looks keys up. Keeps its buffers, for many lookups of few keys.
@@ -74,7 +87,7 @@ impl Finder {
         queries: &[Query<'_>],
         use_rows: impl FnOnce(Located<'_>) -> T,
     ) -> T {
-        let mut replaced = true;
+        let mut failed = None;
         loop {
             let mut rows: Vec<Option<Row<'static>>> = Vec::new();
             rows.resize_with(queries.len(), || None);
@@ -85,9 +98,10 @@ impl Finder {
             let version = state.versions().load();
             let mut rows: Vec<Option<Row<'_>>> = rows;
             match self.look_in_runs(state, &version, queries, &mut rows) {
-                Some(damaged) if replaced => replaced = replace(state, damaged),
+                Some(damaged) if failed.is_none() => failed = replace(state, damaged),
                 _ => {
-                    let errors = self.settle(&mut rows);
+                    let mut errors = self.settle(&mut rows);
+                    errors = errors.into_iter().map(|(at, error)| (at, cause(error, &failed))).collect();
                     return use_rows(Located { rows, errors });
                 }
             }
@@ -104,7 +118,7 @@ impl Finder {
         query: Query<'_>,
         use_row: impl FnOnce(Result<Option<Found<'_>>>) -> T,
     ) -> T {
-        let mut replaced = true;
+        let mut failed = None;
         loop {
             let (mut in_memtable, mut entry) = ([None], None);
             self.unread.clear();
@@ -113,12 +127,12 @@ impl Finder {
             let version = state.versions().load();
             let mut rows: [Option<Row<'_>>; 1] = in_memtable;
             match self.look_in_runs(state, &version, &[query], &mut rows) {
-                Some(damaged) if replaced => replaced = replace(state, damaged),
+                Some(damaged) if failed.is_none() => failed = replace(state, damaged),
                 _ => {
                     let error = self.settle(&mut rows).into_iter().next();
                     let [row] = rows;
                     let row = row.map(|row| Found { entry: entry.filter(|_| newest == Some(row.version())), row });
-                    return use_row(error.map_or(Ok(row), |(_, error)| Err(error)));
+                    return use_row(error.map_or(Ok(row), |(_, error)| Err(cause(error, &failed))));
                 }
             }
         }

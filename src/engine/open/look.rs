@@ -122,6 +122,21 @@ impl Found {
     }
 }
 
+/// Refuses a folder in which no store was ever written.
+///
+/// # Errors
+/// [`Error::Io`] of kind `NotFound`.
+pub(crate) fn check_exists(storage: &dyn Storage) -> Result<()> {
+    if !matches!(identity::read(storage)?, Recorded::Absent) {
+        return Ok(());
+    }
+    match list(storage) {
+        Ok(listing) if !(listing.sealed.is_empty() && listing.active.is_empty()) => Ok(()),
+        Err(error) if !error.is_not_found() => Err(error),
+        _ => Err(no_store(storage)),
+    }
+}
+
 fn no_store(storage: &dyn Storage) -> Error {
     let folder = storage.describe(Path::new(""));
     let what = match (folder.file_name(), folder.parent()) {

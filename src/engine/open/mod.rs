@@ -28,7 +28,7 @@ use crate::engine::follow::{leave_damaged, refresh};
 use crate::engine::open::identity::settle_identity;
 use crate::engine::open::index_runs::{index_uncovered, use_runs};
 use crate::engine::open::inventory::Inventory;
-use crate::engine::open::look::{Found, look};
+use crate::engine::open::look::{Found, check_exists, look};
 use crate::engine::open::missing::free_numbers;
 use crate::engine::open::recover::recover_active;
 use crate::engine::open::set_aside::{note_set_aside, set_aside, unfinished};
@@ -110,7 +110,7 @@ fn check_before_anything_is_made(storage: &Arc<dyn Storage>, options: &Options) 
     check_network(&**storage, options)?;
     refuse_damage(storage, options)?;
     if !options.create {
-        look(Arc::clone(storage), options.clone(), true, |_| None)?;
+        check_exists(&**storage)?;
     }
     match read(&**storage) {
         Err(error @ Error::NewerFormat { .. }) => Err(error),

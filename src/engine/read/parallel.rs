@@ -1,6 +1,6 @@
 //! Splitting the work of a large batch over threads.
 //!
-//! One state does not take all the memory bandwidth there is, and a batch of thousands of rows takes long enough that
+//! One core does not take all the memory bandwidth there is, and a batch of thousands of rows takes long enough that
 //! starting threads for it (tens of microseconds each) pays. Threads that end with the call keep no state and need no
 //! pool, and may borrow the caller's buffer.
 

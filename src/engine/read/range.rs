@@ -13,10 +13,11 @@ use crate::engine::runs::sources::all_sources;
 use crate::engine::state::State;
 use crate::engine::state::batches::MemBatch;
 use crate::error::{Error, Result};
+use crate::index::keys_fst::KeysFst;
 use crate::key::{AsKey, Key, KeyKind, KeyRef};
 
-/// Keys that are looked up at once.
-const CHUNK: usize = 1024;
+/// Keys of the first chunk. Each chunk is a pass over all rows that lie in no order, so that each is twice as large.
+const FIRST_CHUNK: usize = 1024;
 
 /// An iterator over keys in order; see [`crate::Reader::range`].
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub struct Range {
     /// What is left; `None` at the end.
     bounds: Option<Bounds>,
     chunk: std::vec::IntoIter<Key>,
+    /// Keys of the next chunk.
+    most: usize,
     /// An error that was not given out yet.
     failed: Option<Error>,
 }
@@ -45,14 +48,15 @@ impl Range {
             Ok(bounds) => (bounds, None),
             Err(error) => (None, Some(error)),
         };
-        Self { state, bounds, chunk: Vec::new().into_iter(), failed }
+        Self { state, bounds, chunk: Vec::new().into_iter(), most: FIRST_CHUNK, failed }
     }
 
     /// The next keys. Segments keep integers in no order, so that all keys between two integers are one chunk.
     fn read_chunk(&mut self) -> Result<Option<Key>> {
         let Some(bounds) = self.bounds.take() else { return Ok(None) };
         self.state.check_fork()?;
-        let most = if bounds.kind == Some(KeyKind::U64) { usize::MAX } else { CHUNK };
+        let most = if bounds.kind == Some(KeyKind::U64) { usize::MAX } else { self.most };
+        self.most = most.saturating_mul(2);
         let keys = keys_within(&self.state, &bounds, most)?;
         if let (true, Some(last)) = (keys.len() >= most, keys.last()) {
             let from = Bound::Excluded(last.as_ref().with_bytes(<[u8]>::to_vec));
@@ -160,53 +164,91 @@ impl Bounds {
 /// The first `most` live keys within `bounds`, in order. Of sealed segments of strings or bytes O(keys), through their
 /// FSTs; of all else O(rows).
 fn keys_within(state: &State, bounds: &Bounds, most: usize) -> Result<Vec<Key>> {
-    let (mut keys, mut finder) = (BTreeSet::new(), Finder::new(1));
+    let mut found = Smallest { keys: BTreeSet::new(), most, finder: Finder::new(1) };
     for (number, batch) in all_sources(state) {
         let ordered = match (&batch.source, bounds.kind) {
             (Source::Sealed(segment), Some(KeyKind::Str | KeyKind::Bytes)) => ordered_keys(segment),
             _ => None,
         };
-        match ordered {
-            Some(fst) => {
-                let (from, to) = (bounds.from.as_ref().map(Vec::as_slice), bounds.to.as_ref().map(Vec::as_slice));
-                let mut left = most;
-                fst.range(from, to, &mut |_, row| {
-                    let Some((key, _)) = live_row(state, &mut finder, number, &batch, row)? else {
-                        return Ok(ControlFlow::Continue(()));
-                    };
-                    keys.insert(key);
-                    left -= 1;
-                    Ok(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-                })?;
-            }
-            None => add_unordered(state, &mut finder, bounds, number, &batch, &mut keys)?,
-        }
-        while keys.len() > most {
-            keys.pop_last();
+        let is_ordered = match ordered {
+            Some(fst) => found.add_ordered(state, bounds, number, &batch, &fst)?,
+            None => false,
+        };
+        if !is_ordered {
+            found.add_unordered(state, bounds, number, &batch)?;
         }
     }
-    Ok(keys.into_iter().collect())
+    Ok(found.keys.into_iter().collect())
 }
 
-fn add_unordered(
-    state: &State,
-    finder: &mut Finder,
-    bounds: &Bounds,
-    number: BatchId,
-    batch: &MemBatch,
-    keys: &mut BTreeSet<Key>,
-) -> Result<()> {
-    for row in 0..batch.rows {
-        let found = batch.source.row(number, row);
-        // Of what cannot be read nothing says that it lies outside.
-        let is_outside = |found: &Option<Row<'_>>| {
-            found.as_ref().is_none_or(|found| !found.key().is_some_and(|key| bounds.holds(key)))
-        };
-        if !found.is_ok_and(|found| is_outside(&found)) {
-            keys.extend(live_row(state, finder, number, batch, row)?.map(|(key, _)| key));
+/// The smallest keys of those that were met.
+struct Smallest {
+    keys: BTreeSet<Key>,
+    most: usize,
+    finder: Finder,
+}
+
+impl Smallest {
+    fn add(&mut self, key: Key) {
+        self.keys.insert(key);
+        if self.keys.len() > self.most {
+            self.keys.pop_last();
         }
     }
-    Ok(())
+
+    /// Whether a key would be dropped at once.
+    fn is_full_below(&self, key: &[u8]) -> bool {
+        let last = self.keys.last().filter(|_| self.keys.len() >= self.most);
+        last.is_some_and(|last| last.as_ref().with_bytes(|last| key > last))
+    }
+
+    /// Adds the keys of a sealed segment, in order. Returns `false` if its FST names another key's row: what it said may
+    /// not lead the iteration back, nor end it.
+    fn add_ordered(
+        &mut self,
+        state: &State,
+        bounds: &Bounds,
+        number: BatchId,
+        batch: &MemBatch,
+        fst: &KeysFst,
+    ) -> Result<bool> {
+        let (from, to) = (bounds.from.as_ref().map(Vec::as_slice), bounds.to.as_ref().map(Vec::as_slice));
+        let (mut left, mut is_right) = (self.most, true);
+        fst.range(from, to, &mut |ordered, row| {
+            if self.is_full_below(ordered) {
+                return Ok(ControlFlow::Break(()));
+            }
+            let Some((key, _)) = live_row(state, &mut self.finder, number, batch, row)? else {
+                return Ok(ControlFlow::Continue(()));
+            };
+            is_right = key.as_ref().with_bytes(|key| key == ordered);
+            if is_right {
+                self.add(key);
+                left -= 1;
+            }
+            Ok(if left == 0 || !is_right { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        Ok(is_right)
+    }
+
+    fn add_unordered(&mut self, state: &State, bounds: &Bounds, number: BatchId, batch: &MemBatch) -> Result<()> {
+        for row in 0..batch.rows {
+            let found = batch.source.row(number, row);
+            // Of what cannot be read nothing says that it lies outside.
+            let is_outside = |found: &Option<Row<'_>>| {
+                let key = found.as_ref().and_then(Row::key);
+                key.is_none_or(|key| {
+                    !bounds.holds(key) || (bounds.kind != Some(KeyKind::U64) && self.is_full_below(key))
+                })
+            };
+            if !found.is_ok_and(|found| is_outside(&found))
+                && let Some((key, _)) = live_row(state, &mut self.finder, number, batch, row)?
+            {
+                self.add(key);
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub(super) fn difference(a: &Tensor, b: &Tensor, relative: f64, absolute: f64) -
     }
     if let (Some(a), Some(b)) = (floats(a)?, floats(b)?) {
         let close = |(a, b): &(&f64, &f64)| {
-            a == b || (a.is_nan() && b.is_nan()) || (*a - *b).abs() <= absolute + relative * b.abs()
+            a == b || (a.is_nan() && b.is_nan()) || (b.is_finite() && (*a - *b).abs() <= absolute + relative * b.abs())
         };
         if a.iter().zip(&b).all(|pair| close(&pair)) {
             return Ok(None);

@@ -80,8 +80,14 @@ impl Framework for Host {
 
     fn view(tensor: &Tensor) -> Result<View<'_>> {
         // Bytes are the elements here, so that packed ones need no care.
-        let rows = tensor.shape().first().copied().unwrap_or(1);
-        let row = tensor.data().len().checked_div(rows).unwrap_or(0);
+        let (rows, of_row) = tensor.shape().split_first().map_or((1, tensor.shape()), |(rows, of_row)| (*rows, of_row));
+        let row = if rows == 0 { Some(0) } else { tensor.dtype().tensor_len_bytes(of_row) };
+        let row = row.ok_or_else(|| {
+            let dtype = tensor.dtype();
+            invalid(format!(
+                "the packed elements of rows of shape {of_row:?} of a {dtype} tensor do not fill whole bytes: pad them"
+            ))
+        })?;
         Ok(View { bytes: tensor.data(), width: 1, sizes: vec![rows, row], strides: vec![row, 1] })
     }
 
@@ -237,7 +243,8 @@ outputs! {
 
 impl IntoIds<Host> for &Tensor {
     fn into_ids(self) -> Result<Ids> {
-        let integers = elements::integers(self).filter(|_| self.shape().len() == 1);
+        let fits = self.shape().len() == 1 && self.dtype() != Dtype::Bool;
+        let integers = elements::integers(self).filter(|_| fits);
         let integers = integers.ok_or_else(|| {
             Error::invalid(format!(
                 "ids are a {} tensor of shape {:?}: pass a one-dimensional tensor of integers",

@@ -143,6 +143,9 @@ impl BatchKeys {
         }
         let header = header.hash().to_le_bytes();
         let views = tensors.iter().map(F::view).collect::<Result<Vec<_>>>()?;
+        if !views.iter().all(|view| view.is_of(batch)) {
+            return Err(invalid("the adapter of the tensor library shows other elements than those of the batch"));
+        }
         let mut samples: Vec<Samples<'_>> = views.into_iter().map(Samples::new).collect();
         let mut joined = Vec::with_capacity(16 * (samples.len() + 1));
         let key = |row: usize| {

@@ -20,7 +20,7 @@ use crate::layer::call::Call;
 use crate::layer::compute::{Compute, Settings};
 use crate::layer::exclusive::Exclusive;
 use crate::layer::held::Held;
-use crate::layer::inner::{Inner, Watched, identify};
+use crate::layer::inner::{Inner, Watched, add_weights, identify};
 use crate::layer::options::{CacheOptions, OnStoreError, Weights};
 use crate::layer::why::WhyMiss;
 use crate::rank::Rank;
@@ -251,7 +251,7 @@ impl<F: Framework> Cached<F> {
     }
 
     /// Tells that weights were written in a way that is not noticed by itself, which [`Weights::Check`] names. The next call
-    /// reads all of them. O(1).
+    /// reads all of them. Of no effect for a function, which shows no weights: wrap it anew. O(1).
     pub fn weights_changed(&self) {
         self.inner.trainings.fetch_add(1, Ordering::Relaxed);
     }
@@ -331,6 +331,8 @@ fn describe<F: Framework>(options: &CacheOptions<F>, settings: Settings) -> Resu
     }
     check_module_id(&module_id)?;
     let stores_as = options.engine_options().stores_as();
+    let mut weights = settings.weights;
+    add_weights(&mut weights, options.digests.clone())?;
     let identity = Identity {
         encoding: ENCODING,
         version,
@@ -339,7 +341,7 @@ fn describe<F: Framework>(options: &CacheOptions<F>, settings: Settings) -> Resu
         instance: options.instance.clone(),
         cache_dtype: stores_as.map(|dtype| dtype.name().to_owned()).unwrap_or_default(),
         weights_count: options.weights == Weights::Check,
-        weights: settings.weights.into_iter().chain(options.digests.clone()).collect(),
+        weights,
     };
     Ok((module_id, identity))
 }

@@ -1,6 +1,6 @@
 //! What the handles of a wrapped module share, and the little that each part of a call does with it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -150,6 +150,22 @@ impl<F: Framework> Inner<F> {
 /// The identity of a module with these variables.
 pub(crate) fn identify<F: Framework>(base: &Identity, variables: &F::Variables) -> Result<Identity> {
     let mut identity = base.clone();
-    identity.weights.extend(variables.fingerprint()?);
+    add_weights(&mut identity.weights, variables.fingerprint()?)?;
     Ok(identity)
+}
+
+/// Adds digests of weights to those that are there.
+///
+/// # Errors
+/// [`Error::Invalid`] if a name is there: one would take the other's place, and no longer count.
+pub(crate) fn add_weights(weights: &mut BTreeMap<String, String>, others: BTreeMap<String, String>) -> Result<()> {
+    for (name, digest) in others {
+        if weights.contains_key(&name) {
+            return Err(invalid(format!(
+                "{name:?} names two of the module's weights: give the `fingerprint` another name"
+            )));
+        }
+        weights.insert(name, digest);
+    }
+    Ok(())
 }

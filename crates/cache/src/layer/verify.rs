@@ -93,7 +93,8 @@ fn differs<F: Framework>(a: &Output<F>, b: &Output<F>, relative: f64, absolute: 
             Ok(None)
         }
         (Output::Float(a), Output::Float(b)) => {
-            let close = a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= absolute + relative * b.abs();
+            let near = b.is_finite() && (a - b).abs() <= absolute + relative * b.abs();
+            let close = a == b || (a.is_nan() && b.is_nan()) || near;
             Ok((!close).then(|| format!("{a:?} against {b:?}")))
         }
         (Output::Null, Output::Null) => Ok(None),

@@ -211,6 +211,7 @@ macro_rules! plain {
         $(
             impl<F: Framework> From<$type> for Output<F> { fn from(value: $type) -> Self { Self::$variant(value.into()) } }
             impl<F: Framework> OutputLike<F> for $type { fn output(self) -> Output<F> { self.into() } }
+            impl<F: Framework> IntoOutput<F> for $type { fn into_output(self) -> Result<Output<F>> { Ok(self.into()) } }
         )*
     };
 }

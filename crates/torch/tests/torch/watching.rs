@@ -421,3 +421,14 @@ fn a_write_while_wrapping() {
     assert_same(&call(), &(&x * 2));
     assert_same(&call(), &(&x * 2));
 }
+
+/// The digest of one would take the place of the other's, and no longer count.
+#[test]
+fn weights_have_names_of_their_own() {
+    let variables = || vec![("w".to_owned(), Tensor::ones([2], F))];
+    let forward = |inputs: &Inputs| Ok(inputs.tensor(0)?.shallow_clone());
+    let options = |name: &str| CacheOptions::in_memory().module_id("m").fingerprint(name, b"1");
+    options("tokenizer").wrap_inputs_fn_with(variables(), forward).unwrap();
+    let said = options("w").wrap_inputs_fn_with(variables(), forward).err().unwrap().to_string();
+    assert!(said.contains("\"w\"") && said.contains("another name"), "{said}");
+}
