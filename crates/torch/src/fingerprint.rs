@@ -134,14 +134,14 @@ impl layer::Variables for Variables {
     /// libtorch's SGD are noticed, which it does not count. This misses three kinds of change: the running statistics of a
     /// batch normalisation, a `set_data` to other elements of the same storage, and that gradients are required. Those show
     /// when a variable is looked at closely. A call does so with all of a few variables, and of many with some, in turn:
-    /// with one for every eight of its `samples`, and with four statistics a sample.
+    /// with one for every eight of its `samples`, and with one statistic and four more for every further sample.
     fn sign(&self, samples: usize) -> u64 {
         let len = self.named.len();
         if len <= FEW {
             return self.watch.sign(0..len);
         }
         let [turn, statistics_turn] = &self.turns;
-        let statistics = in_turn(statistics_turn, self.statistics.len(), samples.saturating_mul(4));
+        let statistics = in_turn(statistics_turn, self.statistics.len(), samples.saturating_sub(1).saturating_mul(4));
         let statistics = statistics.filter_map(|at| self.statistics.get(at).copied());
         self.watch.sign(in_turn(turn, len, samples / 8).chain(statistics))
     }

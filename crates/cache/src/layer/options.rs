@@ -28,9 +28,10 @@ pub enum Weights {
     /// `tch` tells by its count of writes, by gradients (steps of optimizers), and by storages (`set_data`). Some changes
     /// leave none of these signs: a training pass of batch normalisation behind the handle, a `set_data` to other elements
     /// of the same storage, and a step of libtorch's SGD that another thread makes or whose graph is older than the call
-    /// before. Of modules of up to 64 variables, the next call notices these too. Of larger ones a later call may: each looks closely at four running statistics a sample
-    /// and at one other variable for every eight samples, in turn. Writes through `Tensor::data` are noticed where they
-    /// reach one of the places that a close look reads: all of up to 256 bytes, else eight places of eight bytes.
+    /// before. Of modules of up to 64 variables, the next call notices these too. Of larger ones a later call may: each
+    /// looks closely at one running statistic, at four more for every further sample, and at one other variable for every
+    /// eight samples, in turn. Writes through `Tensor::data` are noticed where they reach one of the places that a close
+    /// look reads: all of up to 256 bytes, else eight places of eight bytes.
     #[default]
     Check,
     /// It is recorded but does not count: outputs of other weights are served, with a warning
