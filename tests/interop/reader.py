@@ -425,7 +425,13 @@ def main(store):
         match = re.fullmatch(r"(\d{4,5})-(\d{10,})\.arrow(\.open)?", name)
         if not match:
             continue
-        segment = Segment(os.path.join(folder, name), name)
+        try:
+            segment = Segment(os.path.join(folder, name), name)
+        except FileNotFoundError:
+            # Sealed since the folder was listed: it has its final name by now.
+            name = name.removesuffix(".open")
+            match = re.fullmatch(r"(\d{4,5})-(\d{10,})\.arrow(\.open)?", name)
+            segment = Segment(os.path.join(folder, name), name)
         check(segment.id == (int(match[1]), int(match[2])), f"{name} is another segment")
         check(segment.header["store"] == identity["store"] and segment.hash_seed == seed, f"{name} is of another store")
         segment.read_active() if match[3] else segment.read_sealed()
