@@ -90,15 +90,6 @@ struct Bounds {
     to: Bound<Vec<u8>>,
 }
 
-/// The bytes of a key that are ordered as keys are.
-fn in_order(kind: KeyKind, canonical: &[u8]) -> Vec<u8> {
-    let mut bytes = canonical.to_vec();
-    if kind == KeyKind::U64 {
-        bytes.reverse();
-    }
-    bytes
-}
-
 impl Bounds {
     fn prefix(prefix: KeyRef<'_>) -> Result<Self> {
         if prefix.kind() == KeyKind::U64 {
@@ -127,7 +118,10 @@ impl Bounds {
                 let key = key.as_key()?;
                 kind.unwrap_or(key.kind()).expect(key.kind())?;
                 kind = Some(key.kind());
-                Ok(key.with_bytes(|bytes| in_order(key.kind(), bytes)))
+                Ok(match key {
+                    KeyRef::U64(number) => number.to_be_bytes().to_vec(),
+                    _ => key.with_bytes(<[u8]>::to_vec),
+                })
             };
             Ok(match bound {
                 Bound::Included(key) => Bound::Included(bytes(key)?),
@@ -154,10 +148,14 @@ impl Bounds {
     }
 
     fn holds(&self, canonical: &[u8]) -> bool {
-        let key = in_order(self.kind.unwrap_or(KeyKind::Bytes), canonical);
+        let number = <[u8; 8]>::try_from(canonical).map(u64::from_le_bytes).map(u64::to_be_bytes);
+        let key = match &number {
+            Ok(number) if self.kind == Some(KeyKind::U64) => number,
+            _ => canonical,
+        };
         let ends: (Bound<&[u8]>, Bound<&[u8]>) =
             (self.from.as_ref().map(Vec::as_slice), self.to.as_ref().map(Vec::as_slice));
-        RangeBounds::<[u8]>::contains(&ends, key.as_slice())
+        RangeBounds::<[u8]>::contains(&ends, key)
     }
 }
 
