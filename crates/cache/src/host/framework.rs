@@ -26,6 +26,22 @@ pub struct Buffer {
     bytes: Vec<u8>,
 }
 
+/// How many rows a batch has, and the bytes of each.
+///
+/// # Errors
+/// [`Error::Invalid`] if packed elements make a row end within a byte.
+fn rows_and_len_bytes(tensor: &Tensor) -> Result<(usize, usize)> {
+    let (dtype, shape) = (tensor.dtype(), tensor.shape());
+    let (rows, of_row) = shape.split_first().map_or((1, shape), |(rows, of_row)| (*rows, of_row));
+    match dtype.tensor_len_bytes(of_row) {
+        Some(row) => Ok((rows, row)),
+        None if rows == 0 => Ok((0, 0)),
+        None => Err(invalid(format!(
+            "the packed elements of rows of shape {of_row:?} of a {dtype} tensor do not fill whole bytes: pad them"
+        ))),
+    }
+}
+
 impl Framework for Host {
     type Tensor = Tensor;
     type Buffer = Buffer;
@@ -79,15 +95,8 @@ impl Framework for Host {
     }
 
     fn view(tensor: &Tensor) -> Result<View<'_>> {
+        let (rows, row) = rows_and_len_bytes(tensor)?;
         // Bytes are the elements here, so that packed ones need no care.
-        let (rows, of_row) = tensor.shape().split_first().map_or((1, tensor.shape()), |(rows, of_row)| (*rows, of_row));
-        let row = if rows == 0 { Some(0) } else { tensor.dtype().tensor_len_bytes(of_row) };
-        let row = row.ok_or_else(|| {
-            let dtype = tensor.dtype();
-            invalid(format!(
-                "the packed elements of rows of shape {of_row:?} of a {dtype} tensor do not fill whole bytes: pad them"
-            ))
-        })?;
         Ok(View { bytes: tensor.data(), width: 1, sizes: vec![rows, row], strides: vec![row, 1] })
     }
 
@@ -114,11 +123,12 @@ impl Framework for Host {
     }
 
     fn select(tensor: &Tensor, positions: &[usize]) -> Result<Tensor> {
-        let rows = tensor.shape().first().copied().unwrap_or(0);
-        let width = tensor.data().len().checked_div(rows).unwrap_or(0);
-        let mut bytes = Vec::with_capacity(positions.len() * width);
+        let (rows, row) = rows_and_len_bytes(tensor)?;
+        let mut bytes = Vec::with_capacity(positions.len() * row);
         for &at in positions {
-            bytes.extend_from_slice(tensor.data().get(at * width..(at + 1) * width).unwrap_or_default());
+            let range = at * row..(at + 1) * row;
+            let of_row = tensor.data().get(range).filter(|_| at < rows);
+            bytes.extend_from_slice(of_row.ok_or_else(|| invalid(format!("row {at} of {rows} was chosen")))?);
         }
         let shape: Vec<usize> =
             std::iter::once(positions.len()).chain(tensor.shape().iter().skip(1).copied()).collect();
