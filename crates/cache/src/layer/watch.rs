@@ -54,10 +54,8 @@ impl<F: Framework> Inner<F> {
     /// of those that are in force. `samples` is how many the call serves.
     pub(crate) fn check_weights(&self, samples: usize) -> Result<u64> {
         let mut watched = self.weights.lock();
-        if self.options.weights == Weights::Ignore && watched.told {
-            if self.options.enforce_stateless {
-                watched.variables.check_frozen()?;
-            }
+        let ignored = self.options.weights == Weights::Ignore && watched.told;
+        if ignored && !self.options.enforce_stateless {
             return Ok(watched.sign);
         }
         let sign = self.sign(&watched.variables, samples);
@@ -70,6 +68,10 @@ impl<F: Framework> Inner<F> {
         // In this order: what changes between two of these steps shows in the next sign.
         watched.variables.describe();
         let sign = self.sign(&watched.variables, usize::MAX);
+        if ignored {
+            watched.sign = sign;
+            return Ok(sign);
+        }
         let identity = identify::<F>(&self.base, &watched.variables)?;
         let mut former = None;
         if identity.name() != watched.identity.name() {
