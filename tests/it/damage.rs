@@ -43,9 +43,7 @@ fn store(kind: Kind, active: bool) -> TestStorage {
     }
     store.close().unwrap();
     drop(store);
-    let store = options().open_on(storage.storage()).unwrap();
-    store.merge_index().unwrap();
-    store.close().unwrap();
+    storage.merge(options());
     storage
 }
 

@@ -52,6 +52,13 @@ pub enum TestStorage {
 }
 
 impl TestStorage {
+    /// Merges the index of the closed store on it to one run.
+    pub fn merge(&self, options: Options) {
+        let store = options.open_on(self.storage()).unwrap();
+        store.merge_index().unwrap();
+        store.close().unwrap();
+    }
+
     /// What a store is opened on.
     pub fn storage(&self) -> Arc<dyn Storage> {
         match self {

@@ -26,6 +26,7 @@ mod settings;
 mod shared;
 mod structure;
 mod threads;
+mod verification;
 mod waiting;
 mod watching;
 mod wrapping;

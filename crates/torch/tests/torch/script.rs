@@ -106,7 +106,7 @@ fn check(module: &CachedModule, weight: [f32; 3], shift: [f32; 3]) {
 }
 
 #[test]
-fn a_script_is_the_same_whoever_holds_its_parameters() {
+fn a_script_is_the_same_with_and_without_handles_on_its_parameters() {
     let dir = tempfile::tempdir().unwrap();
     let (weight, shift) = ([1.0, 2.0, 3.0], [0.5, 0.0, -0.5]);
     let wrap = |module| CacheOptions::in_folder(dir.path(), "m").wrap_script(module).unwrap();
