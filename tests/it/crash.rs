@@ -202,7 +202,7 @@ fn a_hole_in_what_was_synced_is_damage() {
             if let Ok(store) = strict.open_on(Arc::new(copy.clone())) {
                 assert!((0..3_u64).all(|key| !matches!(store.get(key), Ok(None))), "byte {at}");
             }
-            // Whoever does not ask for that gets the others.
+            // A call that does not ask for that key gets the others.
             let store = options().open_on(Arc::new(copy)).unwrap();
             let served = (0..3_u64).filter(|key| matches!(store.get(*key), Ok(Some(_)))).count();
             let whole = at < ends[0] || served == 2;

@@ -132,7 +132,7 @@ fn a_failed_sync_is_not_retried() {
     assert!(store.contains(1).unwrap());
 }
 
-/// A store with sealed segments of two lanes, a run, a number of lane 0 that was given out in vain, and a segment that
+/// A store with sealed segments of two lanes, a run, a number of lane 0 that no file has, and a segment that
 /// lane 2 still writes.
 fn shared_store(storage: &MemoryStorage) -> Store {
     let faulty = FaultStorage::new(Arc::new(storage.clone()));

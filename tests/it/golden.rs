@@ -15,7 +15,7 @@ fn golden(version: u32) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/v{version}"))
 }
 
-/// Checks that a store is of `version` in all of its files: it is gone on with in the version that it has.
+/// Checks that a store is of `version` in all of its files: writers keep the version that it has.
 fn check_version(store: &Path, version: u32) {
     let identity = std::fs::read_to_string(store.join("store.json")).unwrap();
     assert!(identity.contains(&format!("\"format\":{version}")), "{identity}");
@@ -154,7 +154,7 @@ fn check_golden(version: u32) {
         let store = Options::new().recovery(Recovery::Strict).open(dir.path(), module).unwrap();
         assert!(store.open_report().is_clean(), "{:?}", store.open_report());
         check(store.reader(), version, module);
-        // And it can be gone on with.
+        // And it takes further rows.
         let (key, value) = contents(version, module).swap_remove(1);
         store.delete(&key).unwrap();
         store.put(&key, &value).unwrap();

@@ -150,7 +150,7 @@ fn keys_that_are_written_and_merged_while_they_are_listed_are_listed_once() {
 }
 
 #[test]
-fn what_was_put_is_kept_whoever_closes_meanwhile() {
+fn what_was_put_is_kept_if_another_thread_closes() {
     for round in 0..40 {
         let dir = tempfile::tempdir().unwrap();
         // The writer thread has work only when the store closes.

@@ -168,7 +168,7 @@ fn threads_read_while_one_writes() {
         for version in 0..3 {
             for key in 0..4000_u64 {
                 store.put(key, Value::Int((version * 10_000 + key) as i64)).unwrap();
-                // What was put is there for whoever put it.
+                // What was put can be read at once by the handle that put it.
                 assert_eq!(store.get(key).unwrap(), Some(Value::Int((version * 10_000 + key) as i64)));
             }
         }

@@ -24,7 +24,7 @@ const MOST_RECORDS: usize = 4096;
 /// In the place of a length: the number is void.
 const VOID: u64 = u64::MAX;
 
-/// The first `len_bytes` bytes of a segment were on the medium.
+/// The first `len_bytes` bytes of a segment were durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SyncRecord {
     pub sequence: u64,
@@ -66,7 +66,7 @@ impl SyncRecord {
     }
 }
 
-/// How many bytes of the active segment `id` were on the medium; `None` if its lane has no log, or none that this
+/// How many bytes of the active segment `id` were durable; `None` if its lane has no log, or none that this
 /// user may read, so that any might have been.
 ///
 /// # Errors

@@ -27,8 +27,8 @@ pub(crate) struct Followed {
     pub rows: u64,
     /// Stamp of the last batch.
     pub timestamp: u64,
-    /// Length of the file, and how much of it was known to be synced, when what lies behind `end_offset` was last
-    /// searched, in vain.
+    /// Length of the file, and how much of it was known to be synced, at the last search behind `end_offset` that found
+    /// nothing.
     pub searched: Option<(u64, Option<u64>)>,
     /// Whether it was ever searched there.
     pub looked: bool,

@@ -29,14 +29,14 @@ pub(crate) struct Active {
     batches: Vec<Arc<Batch>>,
     /// Whether anything was written since the last sync.
     dirty: bool,
-    /// Commit timestamp of its newest batch that is on the medium.
+    /// Commit timestamp of its newest durable batch.
     durable_timestamp: u64,
-    /// Bytes of it that are on the medium, if any batch is.
+    /// Durable bytes of it, if any batch is durable.
     synced_len_bytes: u64,
 }
 
 impl Active {
-    /// What `writer` writes: nothing of it is known to be on the medium.
+    /// What `writer` writes: nothing of it is known to be durable.
     pub(crate) fn new(writer: SegmentWriter) -> Self {
         let (hashes, batches) = (Vec::new(), Vec::new());
         Self { writer, hashes, batches, dirty: true, durable_timestamp: 0, synced_len_bytes: 0 }
@@ -105,7 +105,7 @@ impl Active {
         Ok(batch)
     }
 
-    /// Brings what was written since the last sync to the medium. [`Active::synced`] has to follow when its name is
+    /// Syncs what was written since the last sync. [`Active::synced`] has to follow when its name is
     /// durable.
     ///
     /// # Errors
@@ -114,7 +114,7 @@ impl Active {
         if self.dirty { self.writer.sync(durability) } else { Ok(()) }
     }
 
-    /// Notes that everything is on the medium; returns what the sync log is to say, if that is new.
+    /// Notes that everything is durable; returns what the sync log is to say, if that is new.
     pub(crate) fn synced(&mut self) -> Option<SyncRecord> {
         if !std::mem::take(&mut self.dirty) {
             return None;
@@ -125,7 +125,7 @@ impl Active {
         self.sync_record()
     }
 
-    /// What the sync log says of it, if any of it is on the medium.
+    /// What the sync log says of it, if any of it is durable.
     pub(crate) fn sync_record(&self) -> Option<SyncRecord> {
         (self.synced_len_bytes > 0).then(|| self.record(self.synced_len_bytes))
     }
@@ -147,7 +147,7 @@ impl Active {
         let durability = options.durability;
         let Self { mut writer, hashes, batches, dirty, .. } = self;
         let kind = writer.schema().key;
-        // What is written goes to the medium while the index is sorted, so that only the index is left for the last
+        // What is written goes to disk while the index is sorted, so that only the index is left for the last
         // sync.
         let ahead = dirty && durability > Durability::Buffered && !options.synchronous && hashes.len() >= SYNCED_AHEAD;
         let (parts, synced) = thread::scope(|scope| {

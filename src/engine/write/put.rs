@@ -161,7 +161,7 @@ impl Puts {
 
     /// Writes rows from the caller's memory at once, if nothing waits before them and the caller is likely to wait for
     /// that: it flushed what it put last, if anything, or wrote the rows before these, of the same call, in this way
-    /// (`continued`). Then a copy for the writer thread would be in vain. Returns whether it did; `columns` lack the
+    /// (`continued`). Then a copy for the writer thread would gain nothing. Returns whether it did; `columns` lack the
     /// data of their one leaf, which are `values`.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Segments that are sealed in the background.
 //!
-//! Sealing brings a whole segment to the medium: puts of what comes after, and flushes that promise no more than to
+//! Sealing syncs a whole segment: puts of what comes after, and flushes that promise no more than to
 //! have handed it to the system, need not wait for that. Until it is done, rows are found as they were before: by their
 //! batch ids.
 

@@ -21,7 +21,7 @@ pub struct Flight {
 pub struct Claim<'a> {
     flight: &'a Flight,
     keys: Vec<Key>,
-    /// Dropped last, so that whoever waited for it finds the keys free.
+    /// Dropped last, so that a thread that waited for it finds the keys free.
     number: waits::Claim,
 }
 

@@ -10,7 +10,7 @@
 //! - a claim of its own, or of a thread on whose behalf it runs, is a computation that needs its own result: an error.
 //!
 //! A circle of waits is closed by its last wait, and every wait that is begun wakes the waiting threads to look again.
-//! A circle has a claim or a lock in it, and whoever waits for that opens it; one of nothing but threads is an error.
+//! A circle has a claim or a lock in it, and the thread that waits for that opens it; one of nothing but threads is an error.
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
