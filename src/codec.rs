@@ -53,8 +53,12 @@ impl Codec {
     }
 
     /// The same codec at zstd's default level: what a schema knows of it.
-    pub(crate) fn without_level(self) -> Self {
-        Self::from_name(self.name()).unwrap_or_default()
+    pub(crate) const fn without_level(self) -> Self {
+        match self {
+            Self::None => Self::None,
+            Self::Zstd { .. } => Self::Zstd { level: 0 },
+            Self::ShuffleZstd { .. } => Self::ShuffleZstd { level: 0 },
+        }
     }
 
     /// The codec of a name, at zstd's default level; `None` for a name that is not known.

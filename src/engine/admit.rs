@@ -3,13 +3,12 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::engine::lookup::find::{Finder, may_hold};
+use crate::engine::lookup::find::{Finder, in_runs, may_hold};
 use crate::engine::lookup::query::{Found, Query};
 use crate::engine::rows::row::{BatchId, Row, Source};
 use crate::engine::runs::hashes::hash_block;
 use crate::engine::state::State;
 use crate::engine::state::memtable::Inserting;
-use crate::engine::state::versions::LoadedRun;
 use crate::error::Result;
 use crate::index::block::HashBlock;
 use crate::io::ReadFile;
@@ -30,12 +29,6 @@ struct Entering {
     batch: BatchId,
     row: u32,
     tombstone: bool,
-}
-
-/// Whether a run has the tag of `hash`. A damaged one may hold anything.
-fn in_runs(runs: &[Arc<LoadedRun>], hash: u64) -> bool {
-    let mut any = false;
-    runs.iter().any(|loaded| loaded.run().find(hash, &mut |_| any = true).is_err() || any)
 }
 
 /// Enters a row into the memtable if it is the newest of its key. `fetch` gets the row itself, which is only needed

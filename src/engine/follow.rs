@@ -271,22 +271,30 @@ fn follow_batches(state: &State, known: &mut Known, id: SegmentId, followed: &mu
             }
             return Ok(new);
         }
-        known.leave_reported(pass_damage(state, followed, &frames, &error));
+        let (report, passed) = pass_damage(state, followed, &frames, &error);
+        known.leave_reported(report);
+        passed?;
         new = true;
     }
 }
 
-/// Takes in the batches behind a damaged place.
-fn pass_damage(state: &State, followed: &mut Followed, frames: &[Frame], error: &Error) -> Quarantined {
-    let mut rows_lost = 0;
+/// Takes in the batches behind a damaged place. An IO error ends it at the batch that could not be read, which the next
+/// look begins with.
+fn pass_damage(state: &State, followed: &mut Followed, frames: &[Frame], error: &Error) -> (Quarantined, Result<()>) {
+    let (mut rows_lost, mut passed) = (0, Ok(()));
     for frame in frames {
         rows_lost += frame.first_row.saturating_sub(followed.rows);
-        if admit_batch(state, &followed.front, &*followed.file, &followed.described, *frame).is_err() {
-            rows_lost += u64::from(frame.rows);
+        match admit_batch(state, &followed.front, &*followed.file, &followed.described, *frame) {
+            Ok(_) => {}
+            Err(error) if error.is_corrupt() => rows_lost += u64::from(frame.rows),
+            Err(error) => {
+                passed = Err(error);
+                break;
+            }
         }
         followed.passed(*frame);
     }
-    left_in_place(error, followed.rows.saturating_sub(rows_lost), Some(rows_lost))
+    (left_in_place(error, followed.rows.saturating_sub(rows_lost), Some(rows_lost)), passed)
 }
 
 /// The front of an active segment; `None` if nothing was committed to it yet.

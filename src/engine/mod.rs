@@ -37,9 +37,10 @@
 //! | `Sealing` | the outcome of sealing | joins the sealing thread |
 //! | `Claims`, `Refreshed`, `Queue`, `Schemas`, `MergeFailure`, `Batches` | one structure each | never |
 //!
-//! Below all of these, and not ranked: the shards of the memtable's entries and of the value cache, which are held for
-//! a few steps and never with another lock. Readers take these, `Batches`, and `Refreshed` (`try_lock`); they hold none
-//! across IO. A reader that refreshes takes `Registry` with nothing else held.
+//! Below all of these, and not ranked: the shards of the memtable's entries and of the value cache. They are held for a
+//! few steps, and no other lock is acquired under them. Lookups take these, `Batches`, and `Refreshed` (`try_lock`), and
+//! hold none across IO. A reader that refreshes takes `Registry` with nothing else held; one that replaces a damaged run
+//! takes `Rebuild`, and one that counts keys after a crash `Registry` and `Inserts`: these are held across IO.
 //!
 //! Two orders that are easy to get wrong: making an active segment takes `Registry`, so a zero-copy write makes room
 //! before it takes `Inserts`; and a run may be published by a thread that holds `Inserts` already, so pruning the

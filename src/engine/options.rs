@@ -199,6 +199,9 @@ impl Options {
         synchronous: bool;
         /// Largest decoded value in bytes that is read or put (default: 1 GiB).
         max_value_bytes: usize;
+        /// Bytes of decoded values kept in memory (default: 0, no value cache). The page cache already keeps what was read;
+        /// a value cache pays for packed stores.
+        hot_bytes: usize;
         /// How the value cache makes room (default: [`HotPolicy::Lru`]).
         hot_policy: HotPolicy;
         /// When values enter the value cache (default: [`HotFill::OnRead`]).
@@ -209,6 +212,15 @@ impl Options {
         /// Allows writing on network file systems, whose locks and maps may not hold what they promise
         /// (default: off).
         allow_network: bool;
+        /// Most threads that share one call of `get_batch_into`, the caller's among them (default: as many as there are
+        /// processors, at most 4; 1 for none but the caller's). Only calls of 8 MiB and more are shared.
+        read_threads: usize;
+        /// Keeps only the top bits of key hashes, to make collisions common. For tests.
+        #[doc(hidden)]
+        hash_bits: u8;
+        /// The clock that commit timestamps come from, in microseconds since 1970 (default: the system's). For tests.
+        #[doc(hidden)]
+        clock: fn() -> u64;
         /// Makes the store if there is none (default: on). Where it is off, opening a store that does not exist is an
         /// error of kind `NotFound`, and nothing is made.
         create: bool;
@@ -231,38 +243,6 @@ impl Options {
     #[must_use]
     pub fn flush_every(mut self, rows: usize, bytes: usize) -> Self {
         (self.flush_rows, self.flush_bytes) = (rows, bytes);
-        self
-    }
-
-    /// Bytes of decoded values kept in memory (default: 0, no value cache). The page cache already keeps what was read;
-    /// a value cache pays for packed stores.
-    #[must_use]
-    pub fn hot_bytes(mut self, hot_bytes: usize) -> Self {
-        self.hot_bytes = hot_bytes;
-        self
-    }
-
-    /// Most threads that share one call of `get_batch_into`, the caller's among them (default: as many as there are
-    /// processors, at most 4; 1 for none but the caller's). Only calls of 8 MiB and more are shared.
-    #[must_use]
-    pub fn read_threads(mut self, threads: usize) -> Self {
-        self.read_threads = threads;
-        self
-    }
-
-    /// Keeps only the top bits of key hashes, to make collisions common. For tests.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn hash_bits(mut self, bits: u8) -> Self {
-        self.hash_bits = bits;
-        self
-    }
-
-    /// The clock that commit timestamps come from, in microseconds since 1970 (default: the system's). For tests.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn clock(mut self, clock: fn() -> u64) -> Self {
-        self.clock = clock;
         self
     }
 

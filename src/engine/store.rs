@@ -141,7 +141,10 @@ impl Store {
             let view = value.as_value();
             let (schema, leaves) = derive(&view, kind, options.store_as, options.codec)?;
             check_size(options, &view)?;
-            let schema = puts.intern(schema);
+            let schema = match &builder {
+                Some((current, _)) if **current == schema => Arc::clone(current),
+                _ => puts.intern(schema),
+            };
             let fits = builder.as_ref().is_some_and(|(current, rows)| {
                 *current == schema
                     && rows.largest_column_len_bytes() < options.flush_bytes.min(MAX_COLUMN_LEN_BYTES / 2)
@@ -394,10 +397,12 @@ impl Inner {
         self.queue.close();
         // Held to the end: a call at the same time waits for what this one does.
         let mut thread = self.thread.lock();
-        match thread.take() {
-            Some(thread) => drop(thread.join()),
-            None if self.state.options().synchronous && self.writer.is_open() => self.writer.step(),
-            None => {}
+        let joined = thread.take().map(JoinHandle::join);
+        if let Some(Err(_)) = joined {
+            self.queue.fail(Error::Internal { what: "the writer thread panicked".into() });
+        }
+        if joined.is_none() && self.state.options().synchronous && self.writer.is_open() {
+            self.writer.step();
         }
         self.compactor.join();
         let lane = self.writer.take_lane();

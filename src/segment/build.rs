@@ -137,8 +137,7 @@ impl ColumnsBuilder {
     /// builder must be dropped.
     pub(crate) fn push(&mut self, key: KeyRef<'_>, leaves: &[LeafValue<'_>]) -> Result<()> {
         key.with_bytes(|bytes| self.keys.push_bytes(bytes))?;
-        let schema = Arc::clone(&self.schema);
-        for ((kind, value), builder) in schema.leaves.iter().zip(leaves).zip(&mut self.leaves) {
+        for ((kind, value), builder) in self.schema.leaves.iter().zip(leaves).zip(&mut self.leaves) {
             let raw: &[u8] = match value {
                 LeafValue::Tensor(tensor) => {
                     push_tensor(kind, tensor, builder, &mut self.encoder, &mut self.scratch)?;
@@ -201,7 +200,7 @@ fn push_bit(builder: &mut LeafBuilder, row: usize, flag: bool) {
 fn push_bytes(builder: &mut LeafBuilder, raw: &[u8], shape: &[usize]) -> Result<()> {
     match builder {
         LeafBuilder::Fixed { data, .. } => data.extend_from_slice(raw),
-        LeafBuilder::Bits { .. } => {}
+        LeafBuilder::Bits { .. } => return Err(Error::internal("bytes for a leaf of bits")),
         LeafBuilder::Variable { offsets, unit, data, dims, rank } => {
             data.extend_from_slice(raw);
             push_offset(offsets, data.len() / *unit)?;
@@ -232,7 +231,9 @@ fn push_tensor(
     encoder: &mut Encoder,
     scratch: &mut Vec<u8>,
 ) -> Result<()> {
-    let LeafKind::Tensor { dtype, shape, codec, .. } = kind else { return Ok(()) };
+    let LeafKind::Tensor { dtype, shape, codec, .. } = kind else {
+        return Err(Error::internal("a tensor for a leaf of another kind"));
+    };
     scratch.clear();
     let raw = if *dtype == tensor.dtype() {
         tensor.data()

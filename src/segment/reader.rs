@@ -130,7 +130,7 @@ impl Segment {
         &self.front.schema
     }
 
-    /// The commit stamp of `row`, and the file it lies in, for messages.
+    /// The file, for messages.
     pub(crate) fn described(&self) -> &Arc<Path> {
         &self.described
     }
@@ -288,7 +288,7 @@ impl Segment {
 
     /// The same, from the bytes that are in the file now.
     pub(crate) fn parse_anew(&self, number: usize) -> Result<Parsed> {
-        let frame = self.batches()?.frames().get(number).copied().unwrap_or_default();
+        let frame = *self.batches()?.frames().get(number).ok_or_else(|| self.lost())?;
         let message = match self.file.bytes(frame.offset, frame.message_len_bytes() as usize) {
             // The file was cut since it was opened.
             Err(error) if error.is_corrupt() => return Ok(Err(Box::new(Damaged::new(error, None)))),
@@ -315,7 +315,7 @@ impl Segment {
     /// # Errors
     /// As [`Segment::batches`]; [`Error::Corrupt`] if it lies beyond the end of the file.
     pub(crate) fn structure_bytes(&self, number: usize) -> Result<Bytes> {
-        let frame = self.batches()?.frames().get(number).copied().unwrap_or_default();
+        let frame = *self.batches()?.frames().get(number).ok_or_else(|| self.lost())?;
         self.file.bytes(frame.offset, frame.structure_len_bytes as usize)
     }
 

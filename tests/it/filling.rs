@@ -1,7 +1,7 @@
 //! Active segments whose last page was filled with zeros: they end where their batches end.
 
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tensorcask::{Durability, Options, Reader, Recovery, Store};
@@ -37,19 +37,11 @@ fn filled(dir: &Path) -> Store {
     store
 }
 
-fn copy(from: PathBuf, to: PathBuf) {
-    std::fs::create_dir_all(&to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() { copy(entry.path(), to) } else { drop(std::fs::copy(entry.path(), to)) }
-    }
-}
-
 #[test]
 fn after_a_crash_zeros_are_no_torn_tail() {
     let (dir, crashed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let store = filled(dir.path());
-    copy(dir.path().join("m"), crashed.path().join("m"));
+    crate::storages::copy_folder(&dir.path().join("m"), &crashed.path().join("m"));
     let strict = || Options::new().recovery(Recovery::Strict);
     let again = strict().open(crashed.path(), "m").unwrap();
     let report = again.open_report();
@@ -111,7 +103,7 @@ fn written_over(dir: &Path) -> (Store, [u64; 3]) {
 /// A copy of the store, as a crash leaves it, with these bytes of the active segment changed.
 fn crashed(dir: &Path, bytes: std::ops::Range<u64>, change: impl Fn(u8) -> u8) -> tempfile::TempDir {
     let crashed = tempfile::tempdir().unwrap();
-    copy(dir.join("m"), crashed.path().join("m"));
+    crate::storages::copy_folder(&dir.join("m"), &crashed.path().join("m"));
     let file = std::fs::OpenOptions::new().read(true).write(true).open(crashed.path().join(ACTIVE)).unwrap();
     for at in bytes {
         let mut byte = [0];

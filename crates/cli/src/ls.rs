@@ -69,20 +69,12 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
         output.line(
             || structure.as_ref().map_or_else(|| name.to_string(), |structure| format!("{name}\t{structure}")),
             || match &structure {
-                Some(structure) => json!({ "key": key_json(&key), "value": structure }),
-                None => json!({ "key": key_json(&key) }),
+                Some(structure) => json!({ "key": key, "value": structure }),
+                None => json!({ "key": key }),
             },
         )?;
     }
     Ok(())
-}
-
-/// A key in JSON: text, a number, or hexadecimal text.
-pub(crate) fn key_json(key: &Key) -> serde_json::Value {
-    match key {
-        Key::U64(number) => json!(number),
-        other => json!(other.to_string()),
-    }
 }
 
 /// A value on one line: tensors as dtype and shape.

@@ -3,6 +3,7 @@
 //! The memtable is read before the version, since rows move from the first to the second. One key is a batch of one.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::engine::lookup::query::{Found, Located, Query};
 use crate::engine::lookup::stages::{GROUP, Stages};
@@ -18,8 +19,13 @@ use crate::index::entries::Entry;
 pub(crate) fn may_hold(state: &State, hash: u64) -> bool {
     let mut any = false;
     state.memtable().find(hash, &mut |_| any = true);
-    // A damaged run may hold anything.
-    any || state.versions().load().runs().iter().any(|run| run.run().find(hash, &mut |_| any = true).is_err() || any)
+    any || in_runs(state.versions().load().runs(), hash)
+}
+
+/// Whether a run has the tag of `hash`. A damaged one may hold anything.
+pub(crate) fn in_runs(runs: &[Arc<LoadedRun>], hash: u64) -> bool {
+    let mut any = false;
+    runs.iter().any(|loaded| loaded.run().find(hash, &mut |_| any = true).is_err() || any)
 }
 
 /// Where to look.

@@ -80,11 +80,15 @@ pub(crate) fn prefault_rows(state: &State, queries: &[Query<'_>], rows: &[Option
     let verify = state.options().verify;
     let found: Vec<&Row<'_>> = rows.iter().flatten().collect();
     // Rows of one length tell where they are; others have to be asked first.
-    prefault_each(state, &found, |row| offsets(row).collect())?;
-    prefault_each(state, &found, |row| crc(row, verify).into_iter().chain(values(row)).collect())
+    prefault_each(state, &found, |row| offsets(row))?;
+    prefault_each(state, &found, |row| crc(row, verify).into_iter().chain(values(row)))
 }
 
-fn prefault_each<'a>(state: &State, rows: &[&'a Row<'_>], ranges: impl Fn(&'a Row<'_>) -> Vec<&'a [u8]>) -> Result<()> {
+fn prefault_each<'a, 'v: 'a, I: IntoIterator<Item = &'a [u8]>>(
+    state: &State,
+    rows: &[&'a Row<'v>],
+    ranges: impl Fn(&'a Row<'v>) -> I,
+) -> Result<()> {
     let ranges: Vec<_> = rows.iter().flat_map(|row| ranges(row).into_iter().map(move |bytes| (*row, bytes))).collect();
     state.residency().rows().bring_in(ranges.iter().map(|(_, bytes)| Some(*bytes)), |at| path_of(ranges.get(at)?.0))
 }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use crate::engine::rows::ordered_keys::ordered_keys;
 use crate::engine::rows::row::{Row, RowVersion, Source};
+use crate::engine::runs::hashes::whole_block;
 use crate::engine::state::State;
 use crate::engine::state::versions::LoadedRun;
 use crate::error::Error;
-use crate::index::block::HashBlock;
 use crate::key::Key;
 use crate::segment::reader::Segment;
 
@@ -53,9 +53,9 @@ fn row_hashes(state: &State, segment: &Segment) -> Option<Vec<Option<u64>>> {
             *place = Some(hash);
         }
     };
-    match segment.index_block().ok().and_then(|bytes| HashBlock::parse(bytes).ok()) {
-        Some(block) if block.len() == rows => block.iter().for_each(|(hash, row)| tell(row, hash)),
-        _ => {
+    match whole_block(segment) {
+        Some(block) => block.iter().for_each(|(hash, row)| tell(row, hash)),
+        None => {
             let fst = ordered_keys(segment)?;
             let walked = fst.range(Bound::Unbounded, Bound::Unbounded, &mut |key, row| {
                 tell(row, state.hasher().hash(key));

@@ -11,7 +11,7 @@ use crate::engine::findings::findings;
 use crate::engine::open::identity::find_identity;
 use crate::engine::open::index_runs::Runs;
 use crate::engine::open::inventory::{Inventory, load};
-use crate::engine::open::missing::missing;
+use crate::engine::open::missing::{Numbers, missing};
 use crate::engine::open::recover::{Judged, judge};
 use crate::engine::options::{Options, Recovery};
 use crate::engine::state::State;
@@ -29,6 +29,7 @@ pub(crate) struct Found {
     pub inventory: Inventory,
     pub runs: Runs,
     pub missing: Vec<MissingIds>,
+    pub numbers: Numbers,
 }
 
 /// Looks at everything and changes nothing. `invent` makes the identity of a store that is not there yet.
@@ -55,8 +56,8 @@ pub(crate) fn look(
     let state = State::new(storage, options, identity, read_only)?;
     let inventory = Inventory::take(&state, &listing, loaded)?;
     let runs = runs.of_store(&state);
-    let missing = missing(&state, &inventory, &listing, &runs.covered())?;
-    Ok(Found { state, recorded, listing, inventory, runs, missing })
+    let (missing, numbers) = missing(&state, &inventory, &listing, &runs.covered())?;
+    Ok(Found { state, recorded, listing, inventory, runs, missing, numbers })
 }
 
 impl Found {

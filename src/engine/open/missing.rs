@@ -18,7 +18,7 @@ type Intervals = Vec<(u64, u64)>;
 
 /// What is known of the numbers that lanes have given out.
 #[derive(Debug, Default)]
-struct Numbers {
+pub(crate) struct Numbers {
     /// Numbers of which it is known where their segments are, or that they are nowhere.
     explained: BTreeMap<u16, Intervals>,
     /// Segments that were synced, as sync logs say.
@@ -100,13 +100,14 @@ pub(crate) fn missing(
     found: &Inventory,
     listing: &Listing,
     covered: &[(SegmentId, u64)],
-) -> Result<Vec<MissingIds>> {
-    let first = find(found, covered, &Numbers::look(state, found, listing, covered)?);
+) -> Result<(Vec<MissingIds>, Numbers)> {
+    let numbers = Numbers::look(state, found, listing, covered)?;
+    let first = find(found, covered, &numbers);
     if first.is_empty() {
-        return Ok(first);
+        return Ok((first, numbers));
     }
     let again = find(found, covered, &Numbers::look(state, found, &list(state.storage())?, covered)?);
-    Ok(first.into_iter().filter(|missing| again.contains(missing)).collect())
+    Ok((first.into_iter().filter(|missing| again.contains(missing)).collect(), numbers))
 }
 
 fn find(found: &Inventory, covered: &[(SegmentId, u64)], numbers: &Numbers) -> Vec<MissingIds> {
@@ -140,7 +141,7 @@ fn find(found: &Inventory, covered: &[(SegmentId, u64)], numbers: &Numbers) -> V
                 first = id.sequence.saturating_add(1);
             }
             if first <= last {
-                let why = if last == newest { "marks say that it was synced" } else { GAP };
+                let why = if last == newest { "the sync log says that it was synced" } else { GAP };
                 add(SegmentId { lane, sequence: first }, last, None, why);
             }
         }
@@ -151,17 +152,13 @@ fn find(found: &Inventory, covered: &[(SegmentId, u64)], numbers: &Numbers) -> V
 const GAP: &str = "its lane has written later segments, and nothing says that this one was removed";
 
 /// The numbers of `lane` behind all that segments of this store, runs and sync logs name.
-///
-/// # Errors
-/// IO errors.
 pub(crate) fn free_numbers(
-    state: &State,
+    numbers: &Numbers,
     lane: u16,
     found: &Inventory,
     listing: &Listing,
     covered: &[(SegmentId, u64)],
-) -> Result<FreeNumbers> {
-    let numbers = Numbers::look(state, found, listing, covered)?;
+) -> FreeNumbers {
     let own: BTreeSet<SegmentId> = found.own().collect();
     let known = own.iter().copied().chain(covered.iter().map(|(id, _)| *id)).chain(numbers.synced.iter().copied());
     let of_lane = |id: &SegmentId| id.lane == lane;
@@ -170,5 +167,5 @@ pub(crate) fn free_numbers(
     let next = known.map(|id| id.sequence).max().unwrap_or(0) + 1;
     let strangers = listing.ids().chain(listing.copies.iter().copied()).filter(of_lane).filter(|id| !own.contains(id));
     let strangers = strangers.map(|id| id.sequence).collect();
-    Ok(FreeNumbers::new(next, numbers.explained.get(&lane).cloned().unwrap_or_default(), strangers))
+    FreeNumbers::new(next, numbers.explained.get(&lane).cloned().unwrap_or_default(), strangers)
 }

@@ -177,7 +177,7 @@ fn refuse_damage(storage: &Arc<dyn Storage>, options: &Options) -> Result<()> {
 
 fn new_lane(found: &Found, number: u16, lock: Box<dyn LockGuard>) -> Result<Lane> {
     let Found { state, listing, inventory, runs, .. } = found;
-    let numbers = free_numbers(state, number, inventory, listing, &runs.covered())?;
+    let numbers = free_numbers(&found.numbers, number, inventory, listing, &runs.covered());
     Ok(Lane::new(number, lock, numbers, SyncLogs::voids(state.storage(), number)?))
 }
 

@@ -1,5 +1,7 @@
 //! From keys to values.
 
+use std::borrow::Cow;
+
 use crate::codec::Decoder;
 use crate::engine::lookup::prefault::prefault_rows;
 use crate::engine::lookup::query::Query;
@@ -27,13 +29,16 @@ pub(crate) fn get_batch(state: &State, keys: Keys<'_>) -> Result<Vec<Lookup>> {
     let cold: Vec<usize> =
         values.iter().enumerate().filter(|(_, value)| matches!(value, Ok(None))).map(|(at, _)| at).collect();
     if !cold.is_empty() {
-        let wanted: Vec<Query<'_>> = cold.iter().filter_map(|at| queries.get(*at).copied()).collect();
+        let wanted: Cow<'_, [Query<'_>]> = match cold.len() == queries.len() {
+            true => Cow::Borrowed(&queries),
+            false => cold.iter().filter_map(|at| queries.get(*at).copied()).collect(),
+        };
         with_rows(state, &wanted, |located| {
             prefault_rows(state, &wanted, &located.rows)?;
             let mut decoder = Decoder::new();
-            for (at, row) in cold.iter().zip(&located.rows) {
+            for ((at, query), row) in cold.iter().zip(&*wanted).zip(&located.rows) {
                 if let (Some(row), Some(place)) = (row, values.get_mut(*at)) {
-                    *place = read_row(state, row, &mut decoder, epoch).map(Some);
+                    *place = read_row(state, row, query.hash, &mut decoder, epoch).map(Some);
                 }
             }
             for (at, error) in located.errors {
@@ -50,12 +55,12 @@ pub(crate) fn get_batch(state: &State, keys: Keys<'_>) -> Result<Vec<Lookup>> {
     Ok(values)
 }
 
-fn read_row(state: &State, row: &Row<'_>, decoder: &mut Decoder, epoch: u64) -> Result<Value> {
+fn read_row(state: &State, row: &Row<'_>, hash: u64, decoder: &mut Decoder, epoch: u64) -> Result<Value> {
     row.check(state.options().verify)?;
     let value = value_of(state.options(), row, decoder)?;
     let cache = state.value_cache();
     if let (true, Some(key)) = (cache.is_on(), row.key()) {
-        cache.keep_read(state.hasher().hash(key), key, &value, epoch);
+        cache.keep_read(hash, key, &value, epoch);
     }
     Ok(value)
 }

@@ -1,6 +1,6 @@
 //! From the stored bytes of a row to its value.
 
-use std::sync::Arc;
+use std::borrow::Cow;
 
 use bytes::Bytes;
 
@@ -16,13 +16,19 @@ use crate::tensor::Tensor;
 use crate::value::Value;
 
 /// The shape of a tensor leaf in one row, and the bytes it takes decoded: bounded before anything is allocated.
-fn shape_of(row: &Row<'_>, dtype: Dtype, shape: &Dims, dims: &[u8], most_bytes: usize) -> Result<(Vec<usize>, usize)> {
+fn shape_of<'s>(
+    row: &Row<'_>,
+    dtype: Dtype,
+    shape: &'s Dims,
+    dims: &[u8],
+    most_bytes: usize,
+) -> Result<(Cow<'s, [usize]>, usize)> {
     let shape = match shape {
-        Dims::Fixed(shape) => shape.clone(),
-        Dims::Variable { rank } => (0..*rank)
-            .map(|dim| offset_at(dims, dim))
-            .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| row.corrupt("a dimension is negative or missing"))?,
+        Dims::Fixed(shape) => Cow::Borrowed(shape.as_slice()),
+        Dims::Variable { rank } => {
+            let dims = (0..*rank).map(|dim| offset_at(dims, dim)).collect::<Option<Vec<_>>>();
+            Cow::Owned(dims.ok_or_else(|| row.corrupt("a dimension is negative or missing"))?)
+        }
     };
     let len = dtype.tensor_len_bytes(&shape).ok_or_else(|| row.corrupt("the size of a tensor overflows"))?;
     if len > most_bytes {
@@ -73,7 +79,7 @@ fn tensor_of(
 /// The value in `row`, whose checksum was compared. Unpacked tensors share the segment's memory.
 pub(crate) fn value_of(options: &Options, row: &Row<'_>, decoder: &mut Decoder) -> Result<Value> {
     let columns = row.columns();
-    let schema = Arc::clone(&columns.schema);
+    let schema = &columns.schema;
     schema.assemble(&mut |number| {
         let (Some(kind), Some(leaf)) = (schema.leaves.get(number), columns.leaf(number, row.row)) else {
             return Err(row.corrupt("a leaf lies outside of its column"));

@@ -10,10 +10,7 @@ use crate::segment::reader::Segment;
 
 /// The sorted hashes of a segment: its index block, or, if that is damaged, computed anew from the keys.
 pub(crate) fn hash_block(state: &State, segment: &Segment) -> Result<HashBlock> {
-    if let Ok(bytes) = segment.index_block()
-        && let Ok(block) = HashBlock::parse(bytes)
-        && block.len() == segment.rows() as usize
-    {
+    if let Some(block) = whole_block(segment) {
         return Ok(block);
     }
     let (described, mut pairs) = (segment.described(), Vec::new());
@@ -42,6 +39,12 @@ pub(crate) fn hash_block(state: &State, segment: &Segment) -> Result<HashBlock> 
         drop(walked);
     }
     HashBlock::parse(block::encode(pairs.into_iter()).into()).map_err(|what| Error::corrupt(&**described, 0, what))
+}
+
+/// The index block of `segment`, if it is whole and has all its rows.
+pub(crate) fn whole_block(segment: &Segment) -> Option<HashBlock> {
+    let block = HashBlock::parse(segment.index_block().ok()?).ok()?;
+    (block.len() == segment.rows() as usize).then_some(block)
 }
 
 fn too_many_rows(segment: &Segment) -> Error {

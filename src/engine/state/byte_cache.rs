@@ -10,7 +10,7 @@ use hashbrown::HashTable;
 use parking_lot::Mutex;
 
 use crate::engine::options::HotPolicy;
-use crate::engine::state::eviction::{Policy, Slot};
+use crate::engine::state::eviction::{Lru, Slot};
 
 /// Bytes an entry is counted for beyond its key and value: slot, links, hash table share, allocator headers.
 pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 128;
@@ -51,7 +51,8 @@ struct Shard<V> {
     table: HashTable<(u64, Slot)>,
     slots: Vec<Option<Entry<V>>>,
     free: Vec<Slot>,
-    policy: Box<dyn Policy>,
+    /// `None`: nothing is evicted.
+    lru: Option<Lru>,
     stats: HotStats,
 }
 
@@ -67,7 +68,7 @@ impl<V: Clone> Shard<V> {
             table: HashTable::new(),
             slots: Vec::new(),
             free: Vec::new(),
-            policy: policy.eviction(),
+            lru: (policy == HotPolicy::Lru).then(Lru::default),
             stats: HotStats::default(),
         }
     }
@@ -83,7 +84,7 @@ impl<V: Clone> Shard<V> {
         match slot {
             Some(slot) => {
                 self.stats.hits += 1;
-                self.policy.hit(slot);
+                self.lru.iter_mut().for_each(|lru| lru.hit(slot));
             }
             None => self.stats.misses += 1,
         }
@@ -99,7 +100,7 @@ impl<V: Clone> Shard<V> {
             return false;
         }
         while self.capacity_bytes - self.weight_bytes < weight_bytes {
-            let Some(victim) = self.policy.victim().and_then(|victim| self.take(victim)) else {
+            let Some(victim) = self.lru.as_ref().and_then(Lru::victim).and_then(|victim| self.take(victim)) else {
                 self.stats.refused += 1;
                 return false;
             };
@@ -131,7 +132,7 @@ impl<V: Clone> Shard<V> {
         *place = Some(entry);
         self.table.insert_unique(hash, (hash, slot), |(hash, _)| *hash);
         self.weight_bytes += weight_bytes;
-        self.policy.inserted(slot, hash, weight_bytes);
+        self.lru.iter_mut().for_each(|lru| lru.inserted(slot));
         true
     }
 
@@ -142,7 +143,7 @@ impl<V: Clone> Shard<V> {
         debug_assert!(found.is_ok(), "the entry in slot {slot} is in no table");
         self.weight_bytes -= entry.weight_bytes;
         self.free.push(slot);
-        self.policy.removed(slot);
+        self.lru.iter_mut().for_each(|lru| lru.removed(slot));
         Some(entry)
     }
 
@@ -151,7 +152,7 @@ impl<V: Clone> Shard<V> {
         self.slots = Vec::new();
         self.free = Vec::new();
         self.weight_bytes = 0;
-        self.policy.cleared();
+        self.lru.iter_mut().for_each(Lru::cleared);
     }
 }
 
@@ -264,45 +265,45 @@ mod tests {
 
     #[test]
     fn lru_evicts_the_least_recently_used() {
-        let tier = ByteCache::new(3 * UNIT, HotPolicy::Lru);
+        let cache = ByteCache::new(3 * UNIT, HotPolicy::Lru);
         for key in 0..3_u8 {
-            assert!(tier.insert(7, &[key], value(key.into(), UNIT_VALUE)), "one hash for all: keys are compared");
+            assert!(cache.insert(7, &[key], value(key.into(), UNIT_VALUE)), "one hash for all: keys are compared");
         }
-        assert_eq!((tier.len(), tier.weight_bytes()), (3, 3 * UNIT));
-        assert_eq!(tier.get(7, &[0]).unwrap().id, 0);
-        tier.insert(7, &[3], value(3, UNIT_VALUE));
-        assert!(tier.get(7, &[1]).is_none() && tier.get(8, &[0]).is_none());
-        assert!(tier.remove(7, &[0]) && !tier.remove(7, &[0]));
-        assert_eq!(tier.stats(), HotStats { hits: 1, misses: 2, evictions: 1, refused: 0 });
-        tier.clear();
-        assert_eq!((tier.len(), tier.weight_bytes()), (0, 0));
-        assert!(tier.insert(7, &[3], value(3, 3 * UNIT - ENTRY_OVERHEAD_BYTES - 1)), "exactly fits");
+        assert_eq!((cache.len(), cache.weight_bytes()), (3, 3 * UNIT));
+        assert_eq!(cache.get(7, &[0]).unwrap().id, 0);
+        cache.insert(7, &[3], value(3, UNIT_VALUE));
+        assert!(cache.get(7, &[1]).is_none() && cache.get(8, &[0]).is_none());
+        assert!(cache.remove(7, &[0]) && !cache.remove(7, &[0]));
+        assert_eq!(cache.stats(), HotStats { hits: 1, misses: 2, evictions: 1, refused: 0 });
+        cache.clear();
+        assert_eq!((cache.len(), cache.weight_bytes()), (0, 0));
+        assert!(cache.insert(7, &[3], value(3, 3 * UNIT - ENTRY_OVERHEAD_BYTES - 1)), "exactly fits");
     }
 
     #[test]
     fn too_large_evicts_nothing_but_what_it_overwrites() {
         for policy in [HotPolicy::Lru, HotPolicy::StopWhenFull] {
-            let tier = ByteCache::new(2 * UNIT, policy);
-            tier.insert(1, b"a", value(1, UNIT_VALUE));
-            tier.insert(2, b"b", value(2, UNIT_VALUE));
-            assert!(!tier.insert(3, b"c", value(3, 2 * UNIT)));
-            assert!(!tier.insert(3, b"c", value(3, usize::MAX)));
-            assert_eq!(tier.len(), 2);
-            assert!(!tier.insert(1, b"a", value(9, 2 * UNIT)));
-            assert!(tier.get(1, b"a").is_none() && tier.get(2, b"b").is_some());
-            assert_eq!((tier.stats().refused, tier.stats().evictions), (3, 0));
+            let cache = ByteCache::new(2 * UNIT, policy);
+            cache.insert(1, b"a", value(1, UNIT_VALUE));
+            cache.insert(2, b"b", value(2, UNIT_VALUE));
+            assert!(!cache.insert(3, b"c", value(3, 2 * UNIT)));
+            assert!(!cache.insert(3, b"c", value(3, usize::MAX)));
+            assert_eq!(cache.len(), 2);
+            assert!(!cache.insert(1, b"a", value(9, 2 * UNIT)));
+            assert!(cache.get(1, b"a").is_none() && cache.get(2, b"b").is_some());
+            assert_eq!((cache.stats().refused, cache.stats().evictions), (3, 0));
         }
     }
 
     #[test]
     fn stop_when_full_keeps_what_it_has() {
-        let tier = ByteCache::new(2 * UNIT, HotPolicy::StopWhenFull);
+        let cache = ByteCache::new(2 * UNIT, HotPolicy::StopWhenFull);
         for key in 0..4_u8 {
-            assert_eq!(tier.insert(key.into(), &[key], value(0, UNIT_VALUE)), key < 2);
+            assert_eq!(cache.insert(key.into(), &[key], value(0, UNIT_VALUE)), key < 2);
         }
-        assert!(tier.insert(0, &[0], value(5, UNIT_VALUE)), "replaces");
-        assert_eq!(tier.get(0, &[0]).unwrap().id, 5);
-        assert!(tier.remove(1, &[1]) && tier.insert(2, &[2], value(2, UNIT_VALUE)));
+        assert!(cache.insert(0, &[0], value(5, UNIT_VALUE)), "replaces");
+        assert_eq!(cache.get(0, &[0]).unwrap().id, 5);
+        assert!(cache.remove(1, &[1]) && cache.insert(2, &[2], value(2, UNIT_VALUE)));
     }
 
     #[test]
@@ -315,22 +316,22 @@ mod tests {
 
     #[test]
     fn threads_share_it() {
-        let tier = ByteCache::new(64 << 20, HotPolicy::Lru);
+        let cache = ByteCache::new(64 << 20, HotPolicy::Lru);
         std::thread::scope(|scope| {
             for thread in 0..4_u32 {
-                let tier = &tier;
+                let cache = &cache;
                 scope.spawn(move || {
                     for i in 0..2000_u32 {
                         let key = (i * 4 + thread).to_le_bytes();
                         let hash = u64::from(i).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-                        tier.insert(hash, &key, value(i, 100_000));
-                        assert_eq!(tier.get(hash, &key).map(|v| v.id).unwrap_or(i), i);
-                        assert!(tier.weight_bytes() <= 64 << 20);
+                        cache.insert(hash, &key, value(i, 100_000));
+                        assert_eq!(cache.get(hash, &key).map(|v| v.id).unwrap_or(i), i);
+                        assert!(cache.weight_bytes() <= 64 << 20);
                     }
                 });
             }
         });
-        assert!(tier.stats().evictions > 0);
+        assert!(cache.stats().evictions > 0);
     }
 
     /// Least recently used first.
@@ -369,7 +370,7 @@ mod tests {
             stop in any::<bool>(),
         ) {
             let policy = if stop { HotPolicy::StopWhenFull } else { HotPolicy::Lru };
-            let (tier, mut model) = (ByteCache::new(capacity, policy), Model::default());
+            let (cache, mut model) = (ByteCache::new(capacity, policy), Model::default());
             for (id, (operation, key, weight)) in operations.into_iter().enumerate() {
                 // Few bits of hash: collisions.
                 let hash = u64::from(key) & ((1 << hash_bits) - 1);
@@ -377,21 +378,21 @@ mod tests {
                     0..8 => {
                         let value = value(id as u32, weight);
                         model.insert(key, value.clone(), capacity, policy);
-                        tier.insert(hash, &[key], value);
+                        cache.insert(hash, &[key], value);
                     }
                     8..16 => {
                         let expected = model.remove(key).inspect(|value| model.0.push((key, value.clone())));
-                        prop_assert_eq!(tier.get(hash, &[key]), expected);
+                        prop_assert_eq!(cache.get(hash, &[key]), expected);
                     }
-                    16..19 => prop_assert_eq!(tier.remove(hash, &[key]), model.remove(key).is_some()),
+                    16..19 => prop_assert_eq!(cache.remove(hash, &[key]), model.remove(key).is_some()),
                     _ if weight < 100 => {
-                        tier.clear();
+                        cache.clear();
                         model.0.clear();
                     }
                     _ => {}
                 }
-                prop_assert_eq!((tier.len(), tier.weight_bytes()), (model.0.len(), model.weight_bytes()));
-                prop_assert!(tier.weight_bytes() <= capacity);
+                prop_assert_eq!((cache.len(), cache.weight_bytes()), (model.0.len(), model.weight_bytes()));
+                prop_assert!(cache.weight_bytes() <= capacity);
             }
         }
     }

@@ -90,7 +90,7 @@ impl Compactor {
                 *short = Some(running);
                 return Ok(());
             }
-            drop(running.join());
+            self.join_merge(running);
             if !self.memtable_is_full() {
                 return Ok(());
             }
@@ -116,7 +116,7 @@ impl Compactor {
         match long.take() {
             Some(running) if !running.is_finished() => *long = Some(running),
             finished => {
-                drop(finished.map(JoinHandle::join));
+                finished.into_iter().for_each(|finished| self.join_merge(finished));
                 *long = self.spawn("tensorcask-merge-runs", |compactor| compactor.merge_long());
             }
         }
@@ -144,12 +144,18 @@ impl Compactor {
         thread.map_err(|error| self.note(Err(Error::io("start a merge thread of", describe(), error)))).ok()
     }
 
+    fn join_merge(&self, merger: JoinHandle<()>) {
+        if merger.join().is_err() {
+            self.note(Err(Error::Internal { what: "a merge thread panicked".into() }));
+        }
+    }
+
     /// Waits for the merges that run in the background.
     pub(crate) fn join(&self) {
         // The short one may start the long one.
         for merger in [&self.short, &self.long] {
             let merger = merger.lock().take();
-            drop(merger.map(JoinHandle::join));
+            merger.into_iter().for_each(|merger| self.join_merge(merger));
         }
     }
 

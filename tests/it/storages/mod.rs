@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use tensorcask::io::disk::DiskStorage;
 use tensorcask::io::memory::MemoryStorage;
-use tensorcask::io::{AppendFile, DirEntry, LockGuard, ReadFile, Storage};
+use tensorcask::io::{AppendFile, DirEntry, FileKind, LockGuard, ReadFile, Storage};
 use tensorcask::{Options, Result};
 
 /// Which storage a test runs on.
@@ -185,6 +185,9 @@ struct CountingFile {
 }
 
 impl ReadFile for CountingFile {
+    fn settle(&self) {
+        self.inner.settle();
+    }
     fn len_bytes(&self) -> Result<u64> {
         self.inner.len_bytes()
     }
@@ -199,6 +202,12 @@ impl ReadFile for CountingFile {
 }
 
 impl Storage for Held {
+    fn kind(&self, path: &Path) -> Result<Option<FileKind>> {
+        self.inner.kind(path)
+    }
+    fn changed(&self, path: &Path) -> Result<Option<std::time::SystemTime>> {
+        self.inner.changed(path)
+    }
     fn create_dir(&self, path: &Path) -> Result<()> {
         self.inner.create_dir(path)
     }
