@@ -14,7 +14,8 @@ pub struct Counts {
     pub duplicates: u64,
     /// Samples whose computation was waited for, because another thread was at it.
     pub waited: u64,
-    /// Samples that were computed and not kept: a byte cap was reached, or another rank writes.
+    /// Samples that were computed and not kept: a byte cap was reached, another rank writes, the folder is read only, or
+    /// the store failed.
     pub not_kept: u64,
     /// Rows that were found damaged, and computed again.
     pub damaged: u64,
@@ -91,6 +92,18 @@ macro_rules! counters {
                 Counts { $($name: get(&self.$name),)* compute_s: seconds(&self.compute_ns), saved_s: seconds(&self.saved_ns) }
             }
         }
+
+        impl Counts {
+            /// What happened since `earlier`.
+            #[must_use]
+            pub fn since(&self, earlier: &Self) -> Self {
+                Self {
+                    $($name: self.$name.saturating_sub(earlier.$name),)*
+                    compute_s: (self.compute_s - earlier.compute_s).max(0.0),
+                    saved_s: (self.saved_s - earlier.saved_s).max(0.0),
+                }
+            }
+        }
     };
 }
 counters! { hits, misses, duplicates, waited, not_kept, damaged, verified, bypassed, read_bytes, put_bytes }
@@ -107,26 +120,5 @@ impl Counters {
         add(&self.read_bytes, len_bytes);
         let saved = Duration::try_from_secs_f64(samples as f64 * mean_s).unwrap_or_default();
         self.saved_ns.fetch_add(u64::try_from(saved.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-}
-
-impl Counts {
-    /// What happened since `earlier`.
-    #[must_use]
-    pub fn since(&self, earlier: &Self) -> Self {
-        Self {
-            hits: self.hits.saturating_sub(earlier.hits),
-            misses: self.misses.saturating_sub(earlier.misses),
-            duplicates: self.duplicates.saturating_sub(earlier.duplicates),
-            waited: self.waited.saturating_sub(earlier.waited),
-            not_kept: self.not_kept.saturating_sub(earlier.not_kept),
-            damaged: self.damaged.saturating_sub(earlier.damaged),
-            verified: self.verified.saturating_sub(earlier.verified),
-            bypassed: self.bypassed.saturating_sub(earlier.bypassed),
-            read_bytes: self.read_bytes.saturating_sub(earlier.read_bytes),
-            put_bytes: self.put_bytes.saturating_sub(earlier.put_bytes),
-            compute_s: (self.compute_s - earlier.compute_s).max(0.0),
-            saved_s: (self.saved_s - earlier.saved_s).max(0.0),
-        }
     }
 }

@@ -194,12 +194,6 @@ pub trait Framework: Debug + Clone + Copy + Sized + 'static {
     /// [`Error::Invalid`] if the dtype cannot hold the value.
     fn pad(rows: &[Self::Tensor], value: f64) -> Result<Self::Tensor>;
 
-    /// The tensor with elements of another dtype.
-    ///
-    /// # Errors
-    /// If it cannot be converted.
-    fn cast(tensor: &Self::Tensor, dtype: Dtype) -> Result<Self::Tensor>;
-
     /// What differs between two host tensors: dtypes, shapes, integers that are not equal, other numbers that differ by more
     /// than `absolute` plus `relative` times the second one. NaN equals NaN.
     ///
@@ -258,10 +252,7 @@ pub trait Framework: Debug + Clone + Copy + Sized + 'static {
     }
 
     /// Bytes of the tensor's elements.
-    fn len_bytes(tensor: &Self::Tensor) -> usize {
-        let dtype = Self::dtype(tensor).ok().flatten();
-        dtype.and_then(|dtype| dtype.tensor_len_bytes(&Self::shape(tensor))).unwrap_or(0)
-    }
+    fn len_bytes(tensor: &Self::Tensor) -> usize;
 }
 
 /// The weights and buffers of a module: what is fingerprinted, and what tells that they were changed.
@@ -347,4 +338,9 @@ pub const fn key_name(dtype: Dtype) -> &'static str {
         Dtype::F8E4M3Fnuz => "Float8e4m3fnuz",
         other => other.name(),
     }
+}
+
+/// Whether two floats agree within the tolerance. NaN agrees with NaN.
+pub(crate) fn is_close(a: f64, b: f64, relative: f64, absolute: f64) -> bool {
+    a == b || (a.is_nan() && b.is_nan()) || (b.is_finite() && (a - b).abs() <= absolute + relative * b.abs())
 }

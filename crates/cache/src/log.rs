@@ -7,10 +7,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::error::{Error, Result};
 
-/// Sends this crate's `tracing` events to standard error, or to a file.
+/// Sends the `tracing` events of tensorcask's crates to standard error, or to a file.
 ///
-/// `TENSORCASK_LOG` is the level or filter (`warn` if it is not set; `info` tells of every epoch, `debug` of every
-/// batch); `TENSORCASK_LOG_FILE` is a file that lines are appended to. A program that has a subscriber of its own does
+/// `TENSORCASK_LOG` is the level or filter (`warn` if it is not set; `info` adds a line for each epoch and each change of
+/// weights); `TENSORCASK_LOG_FILE` is a file that lines are appended to. A program that has a subscriber of its own does
 /// not need this; if there is one already, this does nothing and returns `false`.
 ///
 /// # Errors

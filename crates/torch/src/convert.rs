@@ -107,21 +107,6 @@ pub(crate) fn empty(kind: Kind, shape: &[usize]) -> Result<Tensor> {
     Tensor::f_empty(dims(shape)?, (kind, Device::Cpu)).map_err(torch("allocate a tensor"))
 }
 
-/// A tensor on the CPU with a copy of `bytes`.
-pub(crate) fn from_bytes(kind: Kind, shape: &[usize], bytes: &[u8]) -> Result<Tensor> {
-    let mut tensor = empty(kind, shape)?;
-    let place = memory::bytes_mut(&mut tensor)?;
-    if place.len() != bytes.len() {
-        return Err(invalid(format!(
-            "a {kind:?} tensor of shape {shape:?} takes {} bytes, but {} were found",
-            place.len(),
-            bytes.len()
-        )));
-    }
-    place.copy_from_slice(bytes);
-    Ok(tensor)
-}
-
 /// The dtype of a tensor that can be stored as it is.
 pub(crate) fn stored_dtype(tensor: &Tensor) -> Result<Dtype> {
     let kind = kind(tensor)?;
@@ -136,16 +121,5 @@ pub(crate) fn stored_dtype(tensor: &Tensor) -> Result<Dtype> {
 /// [`crate::Error::Invalid`] for kinds that cannot be stored.
 pub fn to_stored(tensor: &Tensor) -> Result<tensorcask::Tensor> {
     let host = host(tensor)?;
-    let bytes = bytes::Bytes::copy_from_slice(memory::bytes(&host)?);
-    Ok(tensorcask::Tensor::new(stored_dtype(&host)?, &shape_of(&host), bytes)?)
-}
-
-/// A copy of a stored tensor in the CPU memory of libtorch.
-///
-/// # Errors
-/// [`crate::Error::Invalid`] for dtypes that `tch` has no kind for.
-pub fn from_stored(tensor: &tensorcask::Tensor) -> Result<Tensor> {
-    let kind = kind_of(tensor.dtype())
-        .ok_or_else(|| invalid(format!("libtorch has no kind for {} through tch", tensor.dtype())))?;
-    from_bytes(kind, tensor.shape(), tensor.data())
+    Ok(tensorcask::Tensor::new(stored_dtype(&host)?, &shape_of(&host), memory::bytes(&host)?.to_vec())?)
 }

@@ -22,6 +22,14 @@ pub struct TorchSettings {
     pub(crate) pinned: bool,
 }
 
+/// A copy of a stored tensor in the CPU memory of libtorch.
+///
+/// # Errors
+/// [`crate::Error::Invalid`] for dtypes that `tch` has no kind for.
+pub fn from_stored(tensor: &tensorcask::Tensor) -> Result<Tensor> {
+    Torch::from_stored(tensor)
+}
+
 /// A batch in host memory while it is filled: nothing else refers to its elements.
 #[derive(Debug)]
 pub struct Buffer(Tensor);
@@ -61,8 +69,7 @@ impl Framework for Torch {
 
     /// Compressed layouts (CSR, BSR) do not say that they are sparse, but have no strides.
     fn is_dense(tensor: &Tensor) -> bool {
-        let strided = || tensor.f_detach().and_then(|tensor| tensor.f_as_strided([0_i64], [1_i64], None));
-        !tensor.defined() || (!tensor.is_sparse() && (tensor.is_mkldnn() || strided().is_ok()))
+        !tensor.defined() || memory::is_strided(tensor) || tensor.is_mkldnn()
     }
 
     fn share(tensor: &Tensor) -> Tensor {
@@ -151,11 +158,6 @@ impl Framework for Torch {
 
     fn pad(rows: &[Tensor], value: f64) -> Result<Tensor> {
         tensors::padded(rows, value)
-    }
-
-    fn cast(tensor: &Tensor, dtype: Dtype) -> Result<Tensor> {
-        let kind = kind_of(dtype).ok_or_else(|| invalid(format!("libtorch has no kind for {dtype} through tch")))?;
-        tensor.f_to_kind(kind).map_err(torch("convert an empty batch"))
     }
 
     fn difference(a: &Tensor, b: &Tensor, relative: f64, absolute: f64) -> Result<Option<String>> {

@@ -55,10 +55,10 @@ pub use tensorcask_cache::{
     init_logging,
 };
 
-pub use crate::convert::{from_stored, to_stored};
+pub use crate::convert::to_stored;
 pub use crate::error::{Error, Result};
 pub use crate::fingerprint::Variables;
-pub use crate::framework::{Torch, TorchSettings};
+pub use crate::framework::{Torch, TorchSettings, from_stored};
 pub use crate::ivalue::{argument_from_ivalue, ivalue_of, output_from_ivalue};
 pub use crate::module_handle::CachedModule;
 pub use crate::types::{Argument, Batch, BatchIter, Batches, CacheOptions, Call, Inputs, Output};

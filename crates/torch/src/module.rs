@@ -1,9 +1,8 @@
 //! What can be wrapped beside functions: `nn::Module`s, `nn::ModuleT`s and TorchScript modules.
 
-use parking_lot::Mutex;
 use tch::{CModule, Device, nn};
 use tensorcask_cache::TemporaryFolder;
-use tensorcask_cache::layer::{self, Compute, Settings};
+use tensorcask_cache::layer::{Compute, Settings, only};
 
 use crate::error::{Error, Result, invalid, torch};
 use crate::fingerprint::Variables;
@@ -12,23 +11,10 @@ use crate::ivalue::{ivalue_of, output_from_ivalue};
 use crate::structure::Structure;
 use crate::types::{Inputs, Output};
 
-/// A function of all arguments.
-pub(crate) struct OfInputs<C>(pub C);
-
-impl<C: Fn(&Inputs) -> Result<O> + Send, O: layer::IntoOutput<Torch>> Compute<Torch> for OfInputs<C> {
-    fn compute(&self, inputs: &Inputs) -> Result<Output> {
-        (self.0)(inputs)?.into_output()
-    }
-
-    fn settings(&self) -> Settings {
-        Settings::of_closure()
-    }
-}
-
 /// Anything, with variables of the caller's.
 pub(crate) struct WithVariables<C> {
     pub inner: C,
-    pub variables: Mutex<Variables>,
+    pub variables: Variables,
 }
 
 impl<C: Compute<Torch>> Compute<Torch> for WithVariables<C> {
@@ -41,8 +27,8 @@ impl<C: Compute<Torch>> Compute<Torch> for WithVariables<C> {
     }
 
     fn variables(&self) -> Result<Variables> {
-        let variables = self.variables.lock();
-        Ok(variables.iter().map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone())).collect::<Vec<_>>().into())
+        let named = self.variables.iter().map(|(name, tensor)| (name.to_owned(), tensor.shallow_clone()));
+        Ok(named.collect::<Vec<_>>().into())
     }
 
     fn settings(&self) -> Settings {
@@ -65,7 +51,7 @@ pub(crate) struct OfModule<M>(pub M, pub Structure);
 
 impl<M: nn::Module> Compute<Torch> for OfModule<M> {
     fn compute(&self, inputs: &Inputs) -> Result<Output> {
-        Ok(Output::Tensor(self.0.forward(layer::only(inputs)?)))
+        Ok(Output::Tensor(self.0.forward(only(inputs)?)))
     }
 
     fn settings(&self) -> Settings {
@@ -78,11 +64,11 @@ pub(crate) struct OfModuleT<M>(pub M, pub Structure);
 
 impl<M: nn::ModuleT> Compute<Torch> for OfModuleT<M> {
     fn compute(&self, inputs: &Inputs) -> Result<Output> {
-        Ok(Output::Tensor(self.0.forward_t(layer::only(inputs)?, false)))
+        Ok(Output::Tensor(self.0.forward_t(only(inputs)?, false)))
     }
 
     fn compute_training(&self, inputs: &Inputs) -> Result<Output> {
-        Ok(Output::Tensor(self.0.forward_t(layer::only(inputs)?, true)))
+        Ok(Output::Tensor(self.0.forward_t(only(inputs)?, true)))
     }
 
     fn settings(&self) -> Settings {

@@ -2,14 +2,13 @@
 
 use std::fmt;
 
-use parking_lot::Mutex;
 use tch::{CModule, nn};
-use tensorcask_cache::layer::IntoOutput;
+use tensorcask_cache::layer::{IntoOutput, OfInputs};
 
 use crate::error::Result;
 use crate::fingerprint::Variables;
 use crate::framework::Torch;
-use crate::module::{OfInputs, OfModule, OfModuleT, OfScript, WithVariables};
+use crate::module::{OfModule, OfModuleT, OfScript, WithVariables};
 use crate::module_handle::CachedModule;
 use crate::structure::Structure;
 use crate::types::{CacheOptions, Inputs};
@@ -73,7 +72,7 @@ impl WrapModules for CacheOptions {
     fn wrap_module(self, module: impl nn::Module + 'static, variables: impl Into<Variables>) -> Result<CachedModule> {
         let variables = variables.into();
         let structure = structure(&self, &module, &variables);
-        self.wrap_adapter(WithVariables { inner: OfModule(module, structure), variables: Mutex::new(variables) })
+        self.wrap_adapter(WithVariables { inner: OfModule(module, structure), variables })
     }
 
     fn wrap_module_t(
@@ -83,7 +82,7 @@ impl WrapModules for CacheOptions {
     ) -> Result<CachedModule> {
         let variables = variables.into();
         let structure = structure(&self, &module, &variables);
-        self.wrap_adapter(WithVariables { inner: OfModuleT(module, structure), variables: Mutex::new(variables) })
+        self.wrap_adapter(WithVariables { inner: OfModuleT(module, structure), variables })
     }
 
     fn wrap_inputs_fn_with<O: IntoOutput<Torch> + 'static>(
@@ -91,7 +90,7 @@ impl WrapModules for CacheOptions {
         variables: impl Into<Variables>,
         f: impl Fn(&Inputs) -> Result<O> + Send + 'static,
     ) -> Result<CachedModule> {
-        self.wrap_adapter(WithVariables { inner: OfInputs(f), variables: Mutex::new(variables.into()) })
+        self.wrap_adapter(WithVariables { inner: OfInputs(f), variables: variables.into() })
     }
 
     fn wrap_script_method(self, module: CModule, method: &str) -> Result<CachedModule> {

@@ -3,6 +3,7 @@
 use tensorcask::{Dtype, Tensor};
 
 use crate::error::{Result, invalid};
+use crate::framework::is_close;
 
 /// The elements of a tensor of integers or booleans; `None` for any other.
 pub(super) fn integers(tensor: &Tensor) -> Option<Vec<i128>> {
@@ -49,10 +50,7 @@ pub(super) fn difference(a: &Tensor, b: &Tensor, relative: f64, absolute: f64) -
             .map(|(a, b)| format!("{} integers differ, the first is {a} against {b}", 1 + pairs.count())));
     }
     if let (Some(a), Some(b)) = (floats(a)?, floats(b)?) {
-        let close = |(a, b): &(&f64, &f64)| {
-            a == b || (a.is_nan() && b.is_nan()) || (b.is_finite() && (*a - *b).abs() <= absolute + relative * b.abs())
-        };
-        if a.iter().zip(&b).all(|pair| close(&pair)) {
+        if a.iter().zip(&b).all(|(a, b)| is_close(*a, *b, relative, absolute)) {
             return Ok(None);
         }
         let largest = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);

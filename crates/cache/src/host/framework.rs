@@ -151,12 +151,12 @@ impl Framework for Host {
         elements::pad(rows, value)
     }
 
-    fn cast(tensor: &Tensor, dtype: Dtype) -> Result<Tensor> {
-        Ok(tensor.cast(dtype)?)
-    }
-
     fn difference(a: &Tensor, b: &Tensor, relative: f64, absolute: f64) -> Result<Option<String>> {
         elements::difference(a, b, relative, absolute)
+    }
+
+    fn len_bytes(tensor: &Tensor) -> usize {
+        tensor.data().len()
     }
 }
 
@@ -262,10 +262,6 @@ impl IntoIds<Host> for &Tensor {
                 self.shape()
             ))
         })?;
-        let id = |id: i128| match u64::try_from(id) {
-            Ok(id) => Ok(id),
-            Err(_) => natural(i64::try_from(id).unwrap_or(i64::MIN)),
-        };
-        integers.into_iter().map(id).collect::<Result<_>>().map(Ids::Int)
+        integers.into_iter().map(natural).collect::<Result<_>>().map(Ids::Int)
     }
 }

@@ -94,7 +94,7 @@ into_ids! {
     u32 => |ids| Ok(Ids::Int(ids.iter().map(|&id| u64::from(id)).collect())),
     usize => |ids| Ok(Ids::Int(ids.iter().map(|&id| id as u64).collect())),
     i64 => |ids| ids.iter().map(|&id| natural(id)).collect::<Result<_>>().map(Ids::Int),
-    i32 => |ids| ids.iter().map(|&id| natural(i64::from(id))).collect::<Result<_>>().map(Ids::Int),
+    i32 => |ids| ids.iter().map(|&id| natural(id)).collect::<Result<_>>().map(Ids::Int),
     Id => |ids| of_one_kind(ids),
 }
 
@@ -102,9 +102,8 @@ into_ids! {
 ///
 /// # Errors
 /// [`Error::Invalid`].
-pub fn natural(id: i64) -> Result<u64> {
-    u64::try_from(id)
-        .map_err(|_| invalid(format!("the id {id} is negative: integer ids count from 0; or pass strings")))
+pub fn natural<I: TryInto<u64> + Copy + std::fmt::Display>(id: I) -> Result<u64> {
+    id.try_into().map_err(|_| invalid(format!("the id {id} is negative: integer ids count from 0; or pass strings")))
 }
 
 fn of_one_kind(ids: &[Id]) -> Result<Ids> {

@@ -172,7 +172,7 @@ fn planes<T: Pod, const N: usize>(from: &[T], to: &mut [T], len: usize) {
 
 /// One channel of `places`.
 fn plane_of<T: Pod, const N: usize, const CHANNEL: usize>(places: &[[T; N]], to: &mut [T]) {
-    /// Compiled to shuffles of whole registers: of bytes nine times as fast. Inlined, it would be compiled to neither,
+    /// Compiled to shuffles of whole registers. Inlined, it would be compiled to neither,
     /// as then the two slices may overlap for all that the compiler knows.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]

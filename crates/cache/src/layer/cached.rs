@@ -15,7 +15,6 @@ use crate::error::{Result, invalid};
 use crate::framework::{Framework, Variables};
 use crate::identities::record::{ENCODING, Identity};
 use crate::keys::ids::IntoIds;
-use crate::keys::key::BatchKeys;
 use crate::layer::call::Call;
 use crate::layer::compute::{Compute, Settings};
 use crate::layer::exclusive::Exclusive;
@@ -284,10 +283,7 @@ impl<F: Framework> Cached<F> {
     /// # Errors
     /// As [`Cached::why_miss`].
     pub fn why_miss_content(&self, inputs: impl IntoInputs<F>) -> Result<WhyMiss> {
-        let inputs = inputs.into_inputs();
-        inputs.check_dense()?;
-        let keys = BatchKeys::by_content(&inputs, inputs.batch_size()?, self.inner.options.content, 0)?;
-        self.inner.why(&keys)
+        self.call(inputs).why_miss()
     }
 
     pub(crate) fn identity(&self) -> Identity {

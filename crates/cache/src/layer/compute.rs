@@ -95,7 +95,8 @@ impl<F: Framework, C: Fn(&F::Tensor) -> O + Send, O: IntoOutput<F>> Compute<F> f
 }
 
 /// A function of all arguments.
-pub(crate) struct OfInputs<C>(pub C);
+#[derive(Debug)]
+pub struct OfInputs<C>(pub C);
 
 impl<F: Framework, C: Fn(&Inputs<F>) -> Result<O> + Send, O: IntoOutput<F>> Compute<F> for OfInputs<C> {
     fn compute(&self, inputs: &Inputs<F>) -> Result<Output<F>> {

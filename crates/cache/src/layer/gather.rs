@@ -3,7 +3,7 @@
 use tensorcask::{Dtype, Error as StoreError, Value};
 
 use crate::counters::{Counters, add};
-use crate::error::{Result, invalid};
+use crate::error::{Error, Result, invalid};
 use crate::framework::Framework;
 use crate::keys::key::BatchKeys;
 use crate::store::backend::{Layout, Space};
@@ -14,9 +14,14 @@ use crate::values::tree::{Ragged, join};
 #[derive(Debug)]
 pub(crate) enum Rows<F: Framework> {
     /// Rows that are one tensor of one dtype and shape, in place: what most modules give.
-    Stacked { batch: F::Buffer, dtype: Dtype, shape: Vec<usize>, found: Vec<bool> },
+    /// `width` is the bytes of a row.
+    Stacked { batch: F::Buffer, dtype: Dtype, shape: Vec<usize>, width: usize, found: Vec<bool> },
     /// Anything.
     Values(Vec<Option<Value>>),
+}
+
+fn no_row(at: usize) -> Error {
+    invalid(format!("the batch has no row {at}"))
 }
 
 impl<F: Framework> Rows<F> {
@@ -47,6 +52,7 @@ impl<F: Framework> Rows<F> {
         heals: bool,
     ) -> Result<Option<Self>> {
         let Some(reader) = space.reader()?.filter(|_| F::holds(dtype)) else { return Ok(None) };
+        let Some(width) = dtype.tensor_len_bytes(shape) else { return Ok(None) };
         let mut batch = F::buffer(dtype, &[&[keys.len()], shape.as_slice()].concat())?;
         let mut found = vec![false; keys.len()];
         let place = F::buffer_bytes_mut(&mut batch)?;
@@ -56,7 +62,7 @@ impl<F: Framework> Rows<F> {
             Err(error @ StoreError::DamagedRows { .. }) if heals => heal(&error, counters),
             Err(error) => return Err(error.into()),
         }
-        Ok(Some(Self::Stacked { batch, dtype, shape: shape.clone(), found }))
+        Ok(Some(Self::Stacked { batch, dtype, shape: shape.clone(), width, found }))
     }
 
     /// Whether no row is missing.
@@ -84,29 +90,23 @@ impl<F: Framework> Rows<F> {
     }
 
     fn set(&mut self, at: usize, value: Value) -> Result<()> {
-        if let Self::Stacked { batch, dtype, shape, found } = self
+        if let Self::Stacked { batch, dtype, shape, width, found } = self
             && let Some(tensor) = value.as_tensor()
             && tensor.dtype() == *dtype
             && tensor.shape() == *shape
         {
-            let width = tensor.data().len();
-            if let Some(place) = F::buffer_bytes_mut(batch)?.get_mut(at * width..(at + 1) * width) {
-                place.copy_from_slice(tensor.data());
-            }
-            if let Some(found) = found.get_mut(at) {
-                *found = true;
-            }
+            let place = F::buffer_bytes_mut(batch)?.get_mut(at * *width..(at + 1) * *width);
+            let (Some(place), Some(found)) = (place, found.get_mut(at)) else { return Err(no_row(at)) };
+            place.copy_from_slice(tensor.data());
+            *found = true;
             return Ok(());
         }
         if matches!(self, Self::Stacked { .. }) {
             let former = std::mem::replace(self, Self::Values(Vec::new()));
             *self = Self::Values(former.into_values()?);
         }
-        if let Self::Values(values) = self
-            && let Some(place) = values.get_mut(at)
-        {
-            *place = Some(value);
-        }
+        let place = if let Self::Values(values) = self { values.get_mut(at) } else { None };
+        *place.ok_or_else(|| no_row(at))? = Some(value);
         Ok(())
     }
 
@@ -115,21 +115,13 @@ impl<F: Framework> Rows<F> {
         for &(from, to) in pairs {
             match self {
                 Self::Values(values) => {
-                    let value = values.get(from).cloned().flatten();
-                    if let Some(place) = values.get_mut(to) {
-                        *place = value;
-                    }
+                    let value = values.get(from).cloned().ok_or_else(|| no_row(from))?;
+                    *values.get_mut(to).ok_or_else(|| no_row(to))? = value;
                 }
-                Self::Stacked { batch, dtype, shape, found } => {
-                    let width = dtype.tensor_len_bytes(shape).unwrap_or(0);
-                    let bytes = F::buffer_bytes_mut(batch)?;
-                    if bytes.len() >= (from.max(to) + 1) * width {
-                        bytes.copy_within(from * width..(from + 1) * width, to * width);
-                    }
-                    let there = found.get(from).copied().unwrap_or(false);
-                    if let Some(found) = found.get_mut(to) {
-                        *found = there;
-                    }
+                Self::Stacked { batch, width, found, .. } => {
+                    let there = *found.get(from).ok_or_else(|| no_row(from))?;
+                    *found.get_mut(to).ok_or_else(|| no_row(to))? = there;
+                    F::buffer_bytes_mut(batch)?.copy_within(from * *width..(from + 1) * *width, to * *width);
                 }
             }
         }
@@ -138,12 +130,11 @@ impl<F: Framework> Rows<F> {
 
     /// One value a row, where there is one.
     pub(crate) fn into_values(self) -> Result<Vec<Option<Value>>> {
-        let (batch, dtype, shape, found) = match self {
+        let (batch, dtype, shape, width, found) = match self {
             Self::Values(values) => return Ok(values),
-            Self::Stacked { batch, dtype, shape, found } => (batch, dtype, shape, found),
+            Self::Stacked { batch, dtype, shape, width, found } => (batch, dtype, shape, width, found),
         };
         let bytes = bytes::Bytes::copy_from_slice(F::buffer_bytes(&batch)?);
-        let width = dtype.tensor_len_bytes(&shape).unwrap_or(0);
         let row = |(at, there): (usize, bool)| {
             let row = || tensorcask::Tensor::new(dtype, &shape, bytes.slice(at * width..(at + 1) * width));
             Ok(there.then(|| row().map(Value::Tensor)).transpose()?)
@@ -154,21 +145,19 @@ impl<F: Framework> Rows<F> {
     /// The rows at `positions`, all of which are there, as a batch of their own.
     pub(crate) fn pick(&self, positions: &[usize]) -> Result<Output<F>> {
         match self {
-            Self::Stacked { batch, dtype, shape, .. } => {
+            Self::Stacked { batch, dtype, shape, width, .. } => {
                 let bytes = F::buffer_bytes(batch)?;
                 let mut picked = F::buffer(*dtype, &[&[positions.len()], shape.as_slice()].concat())?;
-                let width = dtype.tensor_len_bytes(shape).unwrap_or(0);
-                if width > 0 {
-                    let places = F::buffer_bytes_mut(&mut picked)?.chunks_exact_mut(width);
-                    for (place, &at) in places.zip(positions) {
-                        place.copy_from_slice(bytes.get(at * width..(at + 1) * width).unwrap_or_default());
-                    }
+                // Rows of no elements have nothing to copy.
+                let places = F::buffer_bytes_mut(&mut picked)?.chunks_exact_mut((*width).max(1));
+                for (place, &at) in places.zip(positions) {
+                    place.copy_from_slice(bytes.get(at * width..(at + 1) * width).ok_or_else(|| no_row(at))?);
                 }
                 F::finish(picked).map(Output::Tensor)
             }
             Self::Values(values) => {
-                let rows: Vec<&Value> = positions.iter().filter_map(|&at| values.get(at)?.as_ref()).collect();
-                join(&rows, Ragged::List)
+                let row = |&at: &usize| values.get(at).and_then(Option::as_ref).ok_or_else(|| no_row(at));
+                join(&positions.iter().map(row).collect::<Result<Vec<_>>>()?, Ragged::List)
             }
         }
     }

@@ -3,7 +3,7 @@
 use crate::error::{Result, invalid};
 use crate::framework::Framework;
 use crate::layer::inner::Inner;
-use crate::values::input::{Argument, Inputs};
+use crate::values::input::Inputs;
 
 impl<F: Framework> Inner<F> {
     /// Refuses inputs that require gradients while gradients are on, unless the options accept them.
@@ -14,18 +14,11 @@ impl<F: Framework> Inner<F> {
         if self.options.allow_grad_inputs {
             return Ok(());
         }
-        for (at, (name, argument)) in inputs.sorted().into_iter().enumerate() {
-            if let Argument::Tensor(tensor) | Argument::Shared(tensor) = argument
-                && F::is_recorded(tensor)?
-            {
-                let argument = name.map_or_else(|| format!("argument {at}"), |name| format!("argument {name:?}"));
-                return Err(invalid(format!(
-                    "{argument} requires a gradient, but no gradient goes through a cached module: what made this input \
-                     would silently not learn. Put layers that learn behind the cached module; or pass the input \
-                     detached, call within no_grad, or set `allow_grad_inputs`"
-                )));
-            }
-        }
-        Ok(())
+        let Some(argument) = inputs.first_tensor(F::is_recorded)? else { return Ok(()) };
+        Err(invalid(format!(
+            "{argument} requires a gradient, but no gradient goes through a cached module: what made this input would \
+             silently not learn. Put layers that learn behind the cached module; or pass the input detached, call within \
+             no_grad, or set `allow_grad_inputs`"
+        )))
     }
 }

@@ -50,12 +50,12 @@ impl<F: Framework> Held<F> {
         let row = |at: usize| keys.get(at).and_then(|key| Some(F::share(&held.by_key.get(&key)?.lock())));
         let Some(rows) = (0..keys.len()).map(row).collect::<Option<Vec<F::Tensor>>>() else { return Ok(None) };
         drop(held);
-        let alike = |row: &F::Tensor| {
-            rows.first()
-                .is_some_and(|first| F::shape(first) == F::shape(row) && F::dtype(first).ok() == F::dtype(row).ok())
-        };
-        if rows.is_empty() || !rows.iter().all(alike) {
-            return Ok(None);
+        let [first, others @ ..] = rows.as_slice() else { return Ok(None) };
+        let (dtype, shape) = (F::dtype(first)?, F::shape(first));
+        for row in others {
+            if F::dtype(row)? != dtype || F::shape(row) != shape {
+                return Ok(None);
+            }
         }
         F::stack(&rows).map(Some)
     }

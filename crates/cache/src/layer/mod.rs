@@ -28,7 +28,7 @@ pub use crate::keys::ids::{IntoIds, natural};
 pub use crate::layer::batches::{Batch, BatchIter, Batches};
 pub use crate::layer::cached::Cached;
 pub use crate::layer::call::Call;
-pub use crate::layer::compute::{Compute, Settings, only};
+pub use crate::layer::compute::{Compute, OfInputs, Settings, only};
 pub use crate::layer::options::CacheOptions;
 pub use crate::layer::wrap::Adapter;
 pub use crate::values::input::{Argument, Inputs, IntoArgument, IntoInputs};

@@ -6,7 +6,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::counters::add;
 use crate::error::{Error, Result};
-use crate::framework::Framework;
+use crate::framework::{Framework, is_close};
 use crate::layer::inner::{Batch, Inner, Load, Loads};
 use crate::values::output::Output;
 use crate::values::tree::{Ragged, join};
@@ -93,9 +93,7 @@ fn differs<F: Framework>(a: &Output<F>, b: &Output<F>, relative: f64, absolute: 
             Ok(None)
         }
         (Output::Float(a), Output::Float(b)) => {
-            let near = b.is_finite() && (a - b).abs() <= absolute + relative * b.abs();
-            let close = a == b || (a.is_nan() && b.is_nan()) || near;
-            Ok((!close).then(|| format!("{a:?} against {b:?}")))
+            Ok((!is_close(*a, *b, relative, absolute)).then(|| format!("{a:?} against {b:?}")))
         }
         (Output::Null, Output::Null) => Ok(None),
         (Output::Bool(a), Output::Bool(b)) if a == b => Ok(None),

@@ -46,13 +46,12 @@ impl<F: Framework> Inner<F> {
         let Some(key) = keys.get(0).filter(|_| keys.len() == 1) else {
             return Err(invalid(format!("{} samples were asked about: ask about one", keys.len())));
         };
-        let inner = self;
-        inner.check_weights(usize::MAX)?;
-        let spaces = inner.spaces();
+        self.check_weights(usize::MAX)?;
+        let spaces = self.spaces();
         let reader = spaces.space(keys.kind())?.reader()?;
         let there = || reader.as_ref().map_or(Ok(false), |reader| reader.contains(&key));
         let kept = there()? || (spaces.write_neighbours(keys.kind()) && there()?);
-        let ours = inner.weights.lock().identity.clone();
+        let ours = self.weights.lock().identity.clone();
         let differences = |record: Option<Identity>| record.map(|record| ours.differences(&record)).unwrap_or_default();
         let siblings = spaces.siblings(&key)?.into_iter();
         let elsewhere = siblings.map(|record| Elsewhere { differences: differences(record) }).collect();

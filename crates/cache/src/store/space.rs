@@ -208,11 +208,8 @@ impl Spaces {
     /// is seen here. Returns whether there was any.
     pub fn write_neighbours(&self, kind: KeyKind) -> bool {
         let Some(folder) = &self.folder else { return false };
-        let open = OPEN.lock();
-        let here = open.iter().filter(|((open, _), _)| open == folder);
-        let here: Vec<_> =
-            here.filter_map(|(_, s)| s.upgrade().filter(|s| !std::ptr::eq(&raw const **s, self))).collect();
-        drop(open);
+        let mut here = open_in(|open| open == folder);
+        here.retain(|spaces| !std::ptr::eq(&raw const **spaces, self));
         let write = |spaces: &Arc<Self>| {
             let Some(space) = spaces.slot(kind).lock().clone() else { return false };
             // Its own handle is told of a failure.
@@ -285,10 +282,7 @@ impl Spaces {
     /// Bytes of the files of all identities of this module, and of what this process has waiting to be written to them.
     fn files_len_bytes(&self) -> u64 {
         let Some(module) = self.folder.as_deref().and_then(Path::parent) else { return 0 };
-        let open = OPEN.lock();
-        let of_module = open.iter().filter(|((open, _), _)| open.parent() == Some(module));
-        let here: Vec<_> = of_module.filter_map(|(_, spaces)| spaces.upgrade()).collect();
-        drop(open);
+        let here = open_in(|open| open.parent() == Some(module));
         let waiting = |spaces: &Arc<Self>| {
             let waiting: usize = spaces.opened().iter().map(|space| space.waiting_len_bytes()).sum();
             waiting as u64 + spaces.put_rows.load(Ordering::Relaxed) * ROW_BYTES / 2
@@ -364,6 +358,11 @@ impl Drop for Spaces {
     }
 }
 
+/// The handles of this process whose folder `is` one that is looked for.
+fn open_in(is: impl Fn(&Path) -> bool) -> Vec<Arc<Spaces>> {
+    OPEN.lock().iter().filter(|((folder, _), _)| is(folder)).filter_map(|(_, spaces)| spaces.upgrade()).collect()
+}
+
 /// Whether this process has the identity in `folder` open.
 fn is_open(folder: &Path) -> bool {
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
@@ -373,10 +372,7 @@ fn is_open(folder: &Path) -> bool {
 /// Whether the identity in `folder` keeps `key`, in files or in a handle of this process.
 fn keeps(folder: &Path, key: &Key) -> Result<bool> {
     let kind = key.as_ref().kind();
-    let open = OPEN.lock();
-    let here: Vec<_> = open.iter().filter(|((open, _), _)| open == folder).filter_map(|(_, s)| s.upgrade()).collect();
-    drop(open);
-    for spaces in here {
+    for spaces in open_in(|open| open == folder) {
         // What this process has put there need not be in files yet.
         if let Some(space) = spaces.slot(kind).lock().clone()
             && let Some(reader) = space.reader()?

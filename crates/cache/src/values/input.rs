@@ -211,12 +211,29 @@ impl<F: Framework> Inputs<F> {
         };
         let fill = |(name, argument): &(Option<String>, Argument<F>)| {
             let argument = match argument {
-                Argument::Tensor(_) | Argument::Batched => take(name).unwrap_or(Argument::Null),
+                Argument::Tensor(_) | Argument::Batched => {
+                    take(name).ok_or_else(|| invalid("a tensor was not loaded"))?
+                }
                 other => other.shallow_clone(),
             };
-            (name.clone(), argument)
+            Ok((name.clone(), argument))
         };
-        Ok(Self { arguments: self.arguments.iter().map(fill).collect() })
+        Ok(Self { arguments: self.arguments.iter().map(fill).collect::<Result<_>>()? })
+    }
+
+    /// How messages call the first tensor that `is` says so of.
+    pub(crate) fn first_tensor(&self, is: impl Fn(&F::Tensor) -> Result<bool>) -> Result<Option<String>> {
+        let mut position = 0_usize;
+        for (name, argument) in &self.arguments {
+            if let Argument::Tensor(tensor) | Argument::Shared(tensor) = argument
+                && is(tensor)?
+            {
+                let at = name.as_ref().map_or_else(|| position.to_string(), |name| format!("{name:?}"));
+                return Ok(Some(format!("argument {at}")));
+            }
+            position += usize::from(name.is_none());
+        }
+        Ok(None)
     }
 
     /// Refuses tensors that are no block of elements, by name.
@@ -224,24 +241,10 @@ impl<F: Framework> Inputs<F> {
     /// # Errors
     /// [`crate::Error::Invalid`].
     pub(crate) fn check_dense(&self) -> Result<()> {
-        let mut position = 0_usize;
-        for (name, argument) in &self.arguments {
-            let at = match name {
-                Some(name) => format!("{name:?}"),
-                None => position.to_string(),
-            };
-            position += usize::from(name.is_none());
-            match argument {
-                Argument::Tensor(tensor) | Argument::Shared(tensor) if !F::is_dense(tensor) => {
-                    return Err(invalid(format!(
-                        "the argument {at} is a sparse tensor, whose rows are no blocks of elements: pass \
-                         tensor.to_dense()"
-                    )));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        let Some(argument) = self.first_tensor(|tensor| Ok(!F::is_dense(tensor)))? else { return Ok(()) };
+        Err(invalid(format!(
+            "the {argument} is a sparse tensor, whose rows are no blocks of elements: pass tensor.to_dense()"
+        )))
     }
 
     /// Samples in the batch.

@@ -43,6 +43,9 @@ pub enum Lists {
     Each,
 }
 
+/// What is done to each tensor of a tree.
+type TryEach<'a, F, E> = dyn FnMut(&<F as Framework>::Tensor) -> Result<<F as Framework>::Tensor, E> + 'a;
+
 impl<F: Framework> Output<F> {
     /// A list of outputs of the whole batch.
     #[must_use]
@@ -133,15 +136,15 @@ impl<F: Framework> Output<F> {
     }
 
     /// The same tree with every tensor passed through `f`.
-    pub(crate) fn try_map(&self, f: &mut dyn FnMut(&F::Tensor) -> Result<F::Tensor>) -> Result<Self> {
-        let mut all = |items: &[Output<F>]| items.iter().map(|item| item.try_map(f)).collect::<Result<Vec<_>>>();
+    pub(crate) fn try_map<E>(&self, f: &mut TryEach<'_, F, E>) -> Result<Self, E> {
+        let mut all = |items: &[Output<F>]| items.iter().map(|item| item.try_map(f)).collect::<Result<Vec<_>, E>>();
         Ok(match self {
             Self::Tensor(tensor) => Self::Tensor(f(tensor)?),
             Self::Each(items) => Self::Each(all(items)?),
             Self::List(items) => Self::List(all(items)?),
             Self::Tuple(items) => Self::Tuple(all(items)?),
             Self::Map(items) => Self::Map(
-                items.iter().map(|(name, item)| Ok((name.clone(), item.try_map(f)?))).collect::<Result<Vec<_>>>()?,
+                items.iter().map(|(name, item)| Ok((name.clone(), item.try_map(f)?))).collect::<Result<Vec<_>, E>>()?,
             ),
             Self::Null => Self::Null,
             Self::Bool(flag) => Self::Bool(*flag),
@@ -154,8 +157,8 @@ impl<F: Framework> Output<F> {
     /// The same tree; tensors share their storage.
     #[must_use]
     pub fn shallow_clone(&self) -> Self {
-        // Cloning a handle cannot fail.
-        self.try_map(&mut |tensor| Ok(F::share(tensor))).unwrap_or(Self::Null)
+        let Ok(cloned) = self.try_map(&mut |tensor| Ok::<_, std::convert::Infallible>(F::share(tensor)));
+        cloned
     }
 
     /// The same tree on `device`; tensors that are there already share their storage.

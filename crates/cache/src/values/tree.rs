@@ -231,7 +231,7 @@ fn unwhole<F: Framework>(value: &Value) -> Result<Output<F>> {
 fn join_complex<F: Framework>(rows: &[&Value], inner: &[&Value], ragged: Ragged) -> Result<Output<F>> {
     let Some(tensors) = tensors(inner) else { return each(rows) };
     if tensors.iter().all(|row| tensors.first().is_some_and(|first| row.shape() == first.shape())) {
-        return match stack(&tensors, None)? {
+        return match stack(&tensors, Ragged::List)? {
             Output::Tensor(real) => F::from_real(real).map(Output::Tensor),
             other => Ok(other),
         };
@@ -261,7 +261,7 @@ pub(crate) fn join<F: Framework>(rows: &[&Value], ragged: Ragged) -> Result<Outp
         return join_complex(rows, &inner, ragged);
     }
     if let Some(tensors) = tensors(rows) {
-        return stack(&tensors, pad_of(ragged));
+        return stack(&tensors, ragged);
     }
     if rows.iter().any(|row| std::mem::discriminant(*row) != std::mem::discriminant(*first)) {
         return each(rows);
@@ -331,15 +331,8 @@ fn tensors<'a>(rows: &[&'a Value]) -> Option<Vec<&'a tensorcask::Tensor>> {
     tensors.iter().all(alike).then_some(tensors)
 }
 
-const fn pad_of(ragged: Ragged) -> Option<f64> {
-    match ragged {
-        Ragged::List => None,
-        Ragged::Pad(value) => Some(value),
-    }
-}
-
 /// One tensor if shapes are the same, or made the same by padding; else each by itself.
-fn stack<F: Framework>(rows: &[&tensorcask::Tensor], pad: Option<f64>) -> Result<Output<F>> {
+fn stack<F: Framework>(rows: &[&tensorcask::Tensor], ragged: Ragged) -> Result<Output<F>> {
     let Some(first) = rows.first() else { return Ok(Output::Each(Vec::new())) };
     if rows.iter().all(|row| row.shape() == first.shape()) {
         let shape: Vec<usize> = [&[rows.len()], first.shape()].concat();
@@ -352,8 +345,8 @@ fn stack<F: Framework>(rows: &[&tensorcask::Tensor], pad: Option<f64>) -> Result
         return F::finish(batch).map(Output::Tensor);
     }
     let rows = rows.iter().map(|row| F::from_stored(row)).collect::<Result<Vec<_>>>()?;
-    match pad {
-        None => Ok(Output::each(rows)),
-        Some(value) => F::pad(&rows, value).map(Output::Tensor),
+    match ragged {
+        Ragged::List => Ok(Output::each(rows)),
+        Ragged::Pad(value) => F::pad(&rows, value).map(Output::Tensor),
     }
 }
