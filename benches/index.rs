@@ -1,5 +1,5 @@
-//! Criterion benches of the index from outside, where values cost nothing (eight-byte rows): inserting into the delta,
-//! finding keys in the delta and in a run, there and absent, and building a run, as the store grows.
+//! Criterion benches of the index from outside, where values cost nothing (eight-byte rows): inserting into the memtable,
+//! finding keys in the memtable and in a run, there and absent, and building a run, as the store grows.
 //!
 //! `cargo bench --bench index`; `TENSORCASK_BENCH_ROWS` bounds the largest store (default 1,000,000; up to 100,000,000,
 //! which take 10 GB of `TENSORCASK_BENCH_DIR`).
@@ -51,7 +51,7 @@ fn load(store: &Store, size: u64) {
     store.flush().expect("a flush");
 }
 
-/// The control of the delta: hashbrown's bare table, with the hash that the store uses.
+/// The control of the memtable: hashbrown's bare table, with the hash that the store uses.
 struct Bare(HashTable<(u64, u64)>);
 
 impl Bare {
@@ -76,7 +76,7 @@ impl Bare {
 
 fn inserts(c: &mut Criterion) {
     for size in sizes() {
-        let mut group = c.benchmark_group(format!("insert {BATCH} new keys beside {size} in the delta"));
+        let mut group = c.benchmark_group(format!("insert {BATCH} new keys beside {size} in the memtable"));
         group.throughput(Throughput::Elements(BATCH as u64)).sample_size(20);
         let mut bare = Bare::of(size);
         let mut next = ABSENT;
@@ -108,7 +108,7 @@ fn lookups(c: &mut Criterion) {
         let store = open(dir.path(), size);
         load(&store, size);
         let bare = Bare::of(size);
-        let name = format!("{BATCH} keys of {size} in the delta");
+        let name = format!("{BATCH} keys of {size} in the memtable");
         lookup(c, &name, &store, size, "hashbrown", &mut |keys| {
             keys.iter().filter_map(|key| bare.get(black_box(*key))).fold(0, |sum, row| sum ^ row)
         });

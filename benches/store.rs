@@ -185,7 +185,7 @@ fn reads(c: &mut Criterion) {
     }
 }
 
-/// What the caller of `put_rows` and `delete_batch` waits for: copies and the delta, not the disk.
+/// What the caller of `put_rows` and `delete_batch` waits for: copies and the memtable, not the disk.
 fn puts(c: &mut Criterion) {
     let values = vec![0.25_f32; GATHER * DIMS];
     let bytes = bytemuck::cast_slice(&values);

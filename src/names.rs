@@ -141,20 +141,20 @@ pub(crate) fn parse_lane_lock(name: &str) -> Option<u16> {
     name.strip_suffix(".lock")?.parse().ok()
 }
 
-/// Path of a lane's marks of what is on disk.
-pub(crate) fn lane_marks(lane: u16) -> PathBuf {
+/// Path of a lane's sync log.
+pub(crate) fn sync_log(lane: u16) -> PathBuf {
     Path::new(LANES).join(format!("{lane:04}.synced"))
 }
 
-/// Path of marks that are being written anew.
-pub(crate) fn temporary_lane_marks(lane: u16) -> PathBuf {
+/// Path of a sync log that is being rewritten.
+pub(crate) fn temporary_sync_log(lane: u16) -> PathBuf {
     Path::new(LANES).join(format!("{lane:04}.synced{TEMPORARY_SUFFIX}"))
 }
 
-/// The lane whose marks a name in the lanes folder is.
-pub(crate) fn parse_lane_marks(name: &str) -> Option<u16> {
+/// The lane whose sync log a name in the lanes folder is.
+pub(crate) fn parse_sync_log(name: &str) -> Option<u16> {
     let lane = name.strip_suffix(".synced")?.parse().ok()?;
-    (lane_marks(lane).file_name()? == name).then_some(lane)
+    (sync_log(lane).file_name()? == name).then_some(lane)
 }
 
 /// Path of the note on a quarantined file.
@@ -233,10 +233,10 @@ pub fn is_file_of_store(folder: &str, name: &str) -> bool {
         SEGMENTS => parse_segment(name) != SegmentName::Foreign,
         RUNS => parse_run(name).or_else(|| parse_temporary_run(name)).is_some(),
         LANES => {
-            let marks = name.strip_suffix(TEMPORARY_SUFFIX).unwrap_or(name);
+            let log = name.strip_suffix(TEMPORARY_SUFFIX).unwrap_or(name);
             name == OPEN_LOCK
                 || parse_lane_lock(name).is_some_and(|lane| is(lane_lock(lane)))
-                || parse_lane_marks(marks).is_some()
+                || parse_sync_log(log).is_some()
         }
         _ => false,
     }
@@ -304,8 +304,8 @@ mod tests {
             run(id),
             temporary_run(id),
             lane_lock(3),
-            lane_marks(3),
-            temporary_lane_marks(3),
+            sync_log(3),
+            temporary_sync_log(3),
             Path::new(LANES).join(OPEN_LOCK),
             IDENTITY.into(),
             METADATA.into(),

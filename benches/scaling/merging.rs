@@ -80,7 +80,7 @@ impl Calls<'_> {
         self.begun.elapsed() >= PATIENCE || fewest >= self.settings.batches as u64
     }
 
-    /// Puts and gets in turn on one thread, with so small a bound of the delta that merges run all the while. The
+    /// Puts and gets in turn on one thread, with so small a bound of the memtable that merges run all the while. The
     /// store grows to `most` keys at most; returns how many it has then.
     fn grow(&mut self, dir: &Path, from: u64, most: u64, bar: &ProgressBar) -> Fallible<u64> {
         let shape = [self.settings.row_bytes];

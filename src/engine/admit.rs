@@ -121,27 +121,27 @@ pub(crate) fn admit_put(
     columns: &Columns,
     (batch, source): (BatchId, &Source),
 ) {
-    let taken = state.memtable().insert_new(inserting, hashes, batch);
-    admit_taken(state, inserting, hashes, columns, (batch, source), taken);
+    let occupied = state.memtable().insert_new(inserting, hashes, batch);
+    admit_occupied(state, inserting, hashes, columns, (batch, source), occupied);
 }
 
 /// The second half of [`admit_put`], with what the first one, [`Memtable::insert_new`], left over.
 ///
 /// [`Memtable::insert_new`]: crate::engine::state::memtable::Memtable::insert_new
-pub(crate) fn admit_taken(
+pub(crate) fn admit_occupied(
     state: &State,
     inserting: &Inserting<'_>,
     hashes: &[u64],
     columns: &Columns,
     (batch, source): (BatchId, &Source),
-    taken: Vec<u32>,
+    occupied: Vec<u32>,
 ) {
     let tombstone = columns.schema.is_tombstones();
-    let entered = hashes.len() - taken.len();
-    settle(state, hashes, columns, &taken, if tombstone { 0 } else { entered as i64 });
-    if !taken.is_empty() {
+    let entered = hashes.len() - occupied.len();
+    settle(state, hashes, columns, &occupied, if tombstone { 0 } else { entered as i64 });
+    if !occupied.is_empty() {
         let mut finder = Finder::new(0);
-        for row in taken {
+        for row in occupied {
             if let Some(&hash) = hashes.get(row as usize) {
                 let entering = Entering { hash, batch, row, tombstone };
                 admit(state, (inserting, &mut finder), entering, || source.row(batch, row));
@@ -152,9 +152,9 @@ pub(crate) fn admit_taken(
     state.value_cache().supersede(keys);
 }
 
-/// Counts `entered` more live keys, less those that the runs have already. Rows of `taken` (ascending) are not looked
+/// Counts `entered` more live keys, less those that the runs have already. Rows of `occupied` (ascending) are not looked
 /// at.
-fn settle(state: &State, hashes: &[u64], columns: &Columns, taken: &[u32], entered: i64) {
+fn settle(state: &State, hashes: &[u64], columns: &Columns, occupied: &[u32], entered: i64) {
     let version = state.versions().load();
     let runs = version.runs();
     let mut superseded = 0;
@@ -164,7 +164,7 @@ fn settle(state: &State, hashes: &[u64], columns: &Columns, taken: &[u32], enter
             runs.iter().for_each(|loaded| chunk.iter().for_each(|hash| loaded.run().prefetch(*hash)));
             queries.clear();
             for (row, &hash) in (first..).zip(chunk) {
-                if taken.binary_search(&row).is_err() && in_runs(runs, hash) {
+                if occupied.binary_search(&row).is_err() && in_runs(runs, hash) {
                     let key = columns.key(row as usize);
                     queries.extend(key.map(|key| Query { key: KeyRef::Bytes(key), hash }));
                 }
@@ -221,7 +221,7 @@ pub(crate) fn admit_batch(
     path: &Arc<Path>,
     frame: Frame,
 ) -> Result<Arc<Batch>> {
-    state.clock().saw(frame.stamp);
+    state.clock().saw(frame.timestamp);
     let message = file.bytes(frame.offset, frame.message_len_bytes() as usize)?;
     let batch = Arc::new(Batch::parse(path, &front.schema, frame, &message, false)?);
     let source = Source::Committed { segment: front.header.id(), batch: Arc::clone(&batch), first: 0 };

@@ -147,7 +147,7 @@ fn take_sealed(state: &State, known: &mut Known, id: SegmentId) -> Result<bool> 
         }
         known.leave(error, segment.seal.rows, Some(0));
     }
-    state.clock().saw(segment.seal.last_stamp);
+    state.clock().saw(segment.seal.last_timestamp);
     // Before anybody sees the segment: its rows enter then, or this fails and is tried again.
     let block = hash_block(state, &segment)?;
     state.versions().add_segment(&segment);

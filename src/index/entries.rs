@@ -71,12 +71,12 @@ fn by_shard(hashes: &[u64], first: u32, grouped: &mut [(u64, u32)]) -> [usize; S
     starts
 }
 
-/// Adds rows whose hashes are not there; `taken` gets the others.
-fn enter(table: &mut HashTable<Entry>, rows: &[(u64, u32)], batch: u32, taken: &mut Vec<u32>) {
+/// Adds rows whose hashes are not there; `occupied` gets the others.
+fn enter(table: &mut HashTable<Entry>, rows: &[(u64, u32)], batch: u32, occupied: &mut Vec<u32>) {
     for &(hash, row) in rows {
         let found = table.entry(mix(hash), |entry| entry.hash == hash, |entry| mix(entry.hash));
         match found {
-            hash_table::Entry::Occupied(_) => taken.push(row),
+            hash_table::Entry::Occupied(_) => occupied.push(row),
             hash_table::Entry::Vacant(place) => {
                 place.insert(Entry { hash, batch, row });
             }
@@ -155,12 +155,12 @@ impl EntryTable {
     /// Adds entries of rows `0..` of `batch`, whose hashes these are, except where the hash is there already: returns the
     /// rows for which it is, in order. O(rows).
     ///
-    /// Rows go in shard by shard, so that a lock is taken once for many of them, and the waits for memory overlap.
+    /// Rows go in shard by shard, so that a lock is acquired once for many of them, and the waits for memory overlap.
     pub(crate) fn insert_new(&self, hashes: &[u64], batch: u32) -> Vec<u32> {
-        let mut taken = Vec::new();
+        let mut occupied = Vec::new();
         let mut grouped: Vec<(u64, u32)> = vec![(0, 0); hashes.len().min(GROUP)];
         for (first, group) in (0_u32..).step_by(GROUP).zip(hashes.chunks(GROUP)) {
-            let before = taken.len();
+            let before = occupied.len();
             let ends = by_shard(group, first, &mut grouped);
             let mut start = 0;
             for (shard, &end) in self.shards.iter().zip(&ends) {
@@ -170,15 +170,15 @@ impl EntryTable {
                 if !rows.is_empty() {
                     let mut table = shard.write();
                     self.grow(&mut table, rows.len());
-                    enter(&mut table, rows, batch, &mut taken);
+                    enter(&mut table, rows, batch, &mut occupied);
                 }
             }
-            self.len.fetch_add(group.len() - (taken.len() - before), Ordering::Release);
-            if let Some(fresh) = taken.get_mut(before..) {
+            self.len.fetch_add(group.len() - (occupied.len() - before), Ordering::Release);
+            if let Some(fresh) = occupied.get_mut(before..) {
                 fresh.sort_unstable();
             }
         }
-        taken
+        occupied
     }
 
     /// Makes room for `rows` more. Small stores stay small; from an eighth of its share on, a shard takes all of it at
@@ -302,13 +302,13 @@ mod tests {
             table.insert(hash(5), 1, 0);
             let rows = GROUP as u32 * 2 + 77;
             let hashes: Vec<u64> = (0..rows).map(hash).collect();
-            let taken = table.insert_new(&hashes, 2);
+            let occupied = table.insert_new(&hashes, 2);
             let mut seen = std::collections::HashSet::from([hash(5)]);
             let expected: Vec<u32> = (0..rows).filter(|row| !seen.insert(hash(*row))).collect();
-            assert_eq!(taken, expected);
+            assert_eq!(occupied, expected);
             assert_eq!(table.len(), seen.len());
             assert_eq!(entries(&table, hash(5)), [(1, 0)]);
-            for row in (0..rows).filter(|row| !taken.contains(row)) {
+            for row in (0..rows).filter(|row| !occupied.contains(row)) {
                 assert_eq!(entries(&table, hash(row)), [(2, row)]);
             }
         }

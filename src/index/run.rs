@@ -25,7 +25,7 @@ pub(crate) struct Run {
     buckets: Bytes,
     page_crcs: Bytes,
     covered: Vec<Covered>,
-    max_stamp: u64,
+    max_timestamp: u64,
     /// A bit for each page whose checksum was compared.
     verified: Box<[AtomicU64]>,
     /// How many pages have no such bit.
@@ -66,7 +66,7 @@ impl Run {
             ));
         }
         Ok(Self {
-            max_stamp: covered.iter().map(|segment| segment.last_stamp).max().unwrap_or(0),
+            max_timestamp: covered.iter().map(|segment| segment.last_timestamp).max().unwrap_or(0),
             buckets: bytes.slice(BUCKETS_OFFSET as usize..pages_at),
             verified: (0..footer.pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             unverified: AtomicU64::new(footer.pages),
@@ -231,9 +231,9 @@ impl Run {
         self.footer.known_fingerprint
     }
 
-    /// The newest stamp of any row.
-    pub(crate) fn max_stamp(&self) -> u64 {
-        self.max_stamp
+    /// The newest timestamp of any row.
+    pub(crate) fn max_timestamp(&self) -> u64 {
+        self.max_timestamp
     }
 
     /// The store that the run belongs to.
@@ -259,7 +259,7 @@ mod tests {
 
     fn run_of(pairs: &mut [(u64, u64)], rows: u64) -> Vec<u8> {
         pairs.sort_unstable();
-        let covered = Covered { lane: 1, sequence: 2, rows, seal_crc: 3, first_stamp: 4, last_stamp: 5 };
+        let covered = Covered { lane: 1, sequence: 2, rows, seal_crc: 3, first_timestamp: 4, last_timestamp: 5 };
         let header = RunHeader {
             store: [7; 16],
             hash_id: 0,
@@ -297,7 +297,7 @@ mod tests {
             let mut pairs = hashes(count, mask);
             let run = Run::open("x".into(), run_of(&mut pairs, count).into()).unwrap();
             run.verify_all().unwrap();
-            assert_eq!((run.keys(), run.live_keys(), run.max_stamp()), (count, 42, 5));
+            assert_eq!((run.keys(), run.live_keys(), run.max_timestamp()), (count, 42, 5));
             for (hash, row) in pairs.iter().step_by(if mask == u64::MAX { 1 } else { 97 }) {
                 assert!(rows_of(&run, *hash).unwrap().contains(row));
             }

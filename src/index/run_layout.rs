@@ -200,8 +200,8 @@ pub(crate) struct Covered {
     pub rows: u64,
     /// What the segment is recognised by.
     pub seal_crc: u32,
-    pub first_stamp: u64,
-    pub last_stamp: u64,
+    pub first_timestamp: u64,
+    pub last_timestamp: u64,
 }
 
 impl Covered {
@@ -211,8 +211,8 @@ impl Covered {
             u64::from(self.lane) | u64::from(self.seal_crc) << 32,
             self.sequence,
             self.rows,
-            self.first_stamp,
-            self.last_stamp,
+            self.first_timestamp,
+            self.last_timestamp,
         ];
         for (target, word) in record.as_chunks_mut::<8>().0.iter_mut().zip(words) {
             *target = word.to_le_bytes();
@@ -229,8 +229,8 @@ impl Covered {
             seal_crc: (first >> 32) as u32,
             sequence: next(),
             rows: next(),
-            first_stamp: next(),
-            last_stamp: next(),
+            first_timestamp: next(),
+            last_timestamp: next(),
         }
     }
 }

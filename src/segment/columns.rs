@@ -42,31 +42,31 @@ pub(crate) struct Columns {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchPart<'a> {
     pub columns: &'a Columns,
-    lent: Option<&'a [u8]>,
+    borrowed: Option<&'a [u8]>,
 }
 
 impl<'a> From<&'a Columns> for BatchPart<'a> {
     fn from(columns: &'a Columns) -> Self {
-        Self { columns, lent: None }
+        Self { columns, borrowed: None }
     }
 }
 
 impl<'a> BatchPart<'a> {
     /// Columns of one leaf of fixed width, without its data, which are `values`.
-    pub(crate) fn lent(columns: &'a Columns, values: &'a [u8]) -> Self {
-        Self { columns, lent: Some(values) }
+    pub(crate) fn zero_copy(columns: &'a Columns, values: &'a [u8]) -> Self {
+        Self { columns, borrowed: Some(values) }
     }
 
     /// The data of leaf `leaf`.
     pub(crate) fn data(&self, leaf: usize) -> Option<&'a [u8]> {
         let (LeafColumn::Fixed { data, .. } | LeafColumn::Bits(data) | LeafColumn::Variable { data, .. }) =
             self.columns.leaves.get(leaf)?;
-        Some(self.lent.unwrap_or(data))
+        Some(self.borrowed.unwrap_or(data))
     }
 
     /// Bytes of the rows in memory.
     pub(crate) fn len_bytes(&self) -> usize {
-        self.columns.len_bytes() + self.lent.map_or(0, <[u8]>::len)
+        self.columns.len_bytes() + self.borrowed.map_or(0, <[u8]>::len)
     }
 
     /// Appends [`Columns::row_crc`] of all rows to `crcs`. `None` if the columns are inconsistent. O(bytes).

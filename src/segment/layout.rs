@@ -31,7 +31,7 @@ const SEAL_MAGIC: &[u8; 8] = b"TCSEAL\r\n";
 pub(crate) const SEAL_LEN_BYTES: usize = 256;
 /// Bytes of the index block for a row.
 const INDEX_ROW_LEN_BYTES: u64 = 12;
-/// Stamps are below this: no clock comes near it, and later stamps can be counted on from any that is read.
+/// Stamps are below this: no clock comes near it, and later timestamps can be counted on from any that is read.
 const MAX_STAMP: u64 = 1 << 62;
 
 /// Writes little-endian fields one after another.
@@ -95,11 +95,11 @@ pub(crate) struct Frame {
     pub rows: u32,
     /// Rows in the segment before this message.
     pub first_row: u64,
-    /// When the batch was committed: microseconds since 1970, never less than any stamp before it in the lane.
-    pub stamp: u64,
-    /// Batches of the lane with a stamp up to this were on disk when this frame was written: the newest such
-    /// stamp of the segment.
-    pub durable_stamp: u64,
+    /// When the batch was committed: microseconds since 1970, never less than any timestamp before it in the lane.
+    pub timestamp: u64,
+    /// Batches of the lane with a timestamp up to this were on disk when this frame was written: the newest such
+    /// timestamp of the segment.
+    pub durable_timestamp: u64,
     /// Where the message starts in the file.
     pub offset: u64,
     /// Bytes of the message's prefix and metadata.
@@ -121,8 +121,8 @@ impl Frame {
             .u32(self.seed)
             .u32(self.rows)
             .u64(self.first_row)
-            .u64(self.stamp)
-            .u64(self.durable_stamp)
+            .u64(self.timestamp)
+            .u64(self.durable_timestamp)
             .u64(self.offset)
             .u32(self.metadata_len_bytes)
             .u32(self.structure_crc)
@@ -147,8 +147,8 @@ impl Frame {
             seed: take.u32(),
             rows: take.u32(),
             first_row: take.u64(),
-            stamp: take.u64(),
-            durable_stamp: take.u64(),
+            timestamp: take.u64(),
+            durable_timestamp: take.u64(),
             offset: take.u64(),
             metadata_len_bytes: take.u32(),
             structure_crc: take.u32(),
@@ -160,7 +160,7 @@ impl Frame {
         frame.first_row.checked_add(u64::from(frame.rows))?;
         (frame.structure_len_bytes <= message
             && u64::from(frame.metadata_len_bytes) <= frame.structure_len_bytes
-            && frame.stamp.max(frame.durable_stamp) < MAX_STAMP)
+            && frame.timestamp.max(frame.durable_timestamp) < MAX_STAMP)
             .then_some(frame)
     }
 
@@ -210,8 +210,8 @@ pub(crate) struct Seal {
     pub key_kind: u8,
     pub hash_id: u8,
     pub sequence: u64,
-    pub first_stamp: u64,
-    pub last_stamp: u64,
+    pub first_timestamp: u64,
+    pub last_timestamp: u64,
     pub rows: u64,
     pub tombstones: u64,
     /// The schema message.
@@ -250,8 +250,8 @@ impl Seal {
             .bytes(&[self.key_kind, self.hash_id])
             .u32(self.seed)
             .u64(self.sequence)
-            .u64(self.first_stamp)
-            .u64(self.last_stamp)
+            .u64(self.first_timestamp)
+            .u64(self.last_timestamp)
             .u64(self.rows)
             .u64(self.tombstones);
         for part in self.parts() {
@@ -287,9 +287,13 @@ impl Seal {
         let mut seal = Self { format: version, store: take.array(), lane: take.u16(), ..Self::default() };
         [seal.key_kind, seal.hash_id] = take.array();
         seal.seed = take.u32();
-        for field in
-            [&mut seal.sequence, &mut seal.first_stamp, &mut seal.last_stamp, &mut seal.rows, &mut seal.tombstones]
-        {
+        for field in [
+            &mut seal.sequence,
+            &mut seal.first_timestamp,
+            &mut seal.last_timestamp,
+            &mut seal.rows,
+            &mut seal.tombstones,
+        ] {
             *field = take.u64();
         }
         for part in
@@ -323,8 +327,11 @@ impl Seal {
         if self.tombstones > self.rows {
             return Err(format!("{} of {} rows cannot be tombstones", self.tombstones, self.rows));
         }
-        if self.first_stamp > self.last_stamp || self.last_stamp >= MAX_STAMP {
-            return Err(format!("stamps from {} to {} are not possible", self.first_stamp, self.last_stamp));
+        if self.first_timestamp > self.last_timestamp || self.last_timestamp >= MAX_STAMP {
+            return Err(format!(
+                "timestamps from {} to {} are not possible",
+                self.first_timestamp, self.last_timestamp
+            ));
         }
         Ok(())
     }
@@ -382,13 +389,13 @@ mod tests {
         let frame =
             Frame { structure_len_bytes: 10, body_len_bytes: u64::MAX, metadata_len_bytes: 8, ..Frame::default() };
         assert_eq!(Frame::decode(&frame.encode()), None);
-        let frame = Frame { stamp: u64::MAX, ..Frame::default() };
+        let frame = Frame { timestamp: u64::MAX, ..Frame::default() };
         assert_eq!(Frame::decode(&frame.encode()), None);
         for seal in [
             Seal { rows: 1, ..Seal::default() },
             Seal { tombstones: 1, ..Seal::default() },
-            Seal { last_stamp: u64::MAX, ..Seal::default() },
-            Seal { first_stamp: 1, ..Seal::default() },
+            Seal { last_timestamp: u64::MAX, ..Seal::default() },
+            Seal { first_timestamp: 1, ..Seal::default() },
             Seal { frames: Part { offset: 0, len_bytes: 96, crc: 0 }, ..Seal::default() },
         ] {
             assert!(Seal::decode(&seal.encode(), Path::new("x"), 0, 1 << 40).is_err(), "{seal:?}");

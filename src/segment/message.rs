@@ -110,7 +110,7 @@ pub(crate) struct EncodedBatch<'a> {
     pub head: Vec<u8>,
     /// The values and the padding between them.
     pub values: Vec<Cow<'a, [u8]>>,
-    /// What the commit frame will say; stamps are the caller's.
+    /// What the commit frame will say; timestamps are the caller's.
     pub frame: Frame,
 }
 

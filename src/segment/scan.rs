@@ -261,13 +261,14 @@ fn next_frame(file: &dyn ReadFile, seed: u32, offset: u64, first_row: u64, end: 
 pub(crate) fn recover(path: &Arc<Path>, file: &dyn ReadFile, front: &Front, synced: Option<u64>) -> Result<Prefix> {
     let start = front.frame.end_offset();
     let mut prefix = walk(file, front.seed, start, 0)?;
-    let stamp = prefix.frames.last().map_or(0, |frame| frame.stamp);
-    if lost(file, front.seed, &prefix, stamp, synced)?.is_some() {
+    let timestamp = prefix.frames.last().map_or(0, |frame| frame.timestamp);
+    if lost(file, front.seed, &prefix, timestamp, synced)?.is_some() {
         prefix.rest = Rest::Damaged { why: prefix.why() };
         return Ok(prefix);
     }
-    let durable = prefix.frames.iter().map(|frame| frame.durable_stamp).max().unwrap_or(0);
-    let unsure = prefix.frames.partition_point(|frame| frame.stamp <= durable || Some(frame.end_offset()) <= synced);
+    let durable = prefix.frames.iter().map(|frame| frame.durable_timestamp).max().unwrap_or(0);
+    let unsure =
+        prefix.frames.partition_point(|frame| frame.timestamp <= durable || Some(frame.end_offset()) <= synced);
     for number in unsure..prefix.frames.len() {
         let Some(frame) = prefix.frames.get(number).copied() else { break };
         let message = file.bytes(frame.offset, frame.message_len_bytes() as usize)?;
@@ -283,16 +284,16 @@ pub(crate) fn recover(path: &Arc<Path>, file: &dyn ReadFile, front: &Front, sync
     Ok(prefix)
 }
 
-/// Whether what follows `prefix`, whose last batch is of `stamp`, is damage, and the frames that lie there, in order;
+/// Whether what follows `prefix`, whose last batch is of `timestamp`, is damage, and the frames that lie there, in order;
 /// `None` if it is a torn tail. O(bytes behind the prefix).
 ///
-/// It is damage if something that was on disk is missing: a mark says so, or a later frame of the segment. Without
-/// marks nothing rules out that a batch with a whole one behind it was synced.
+/// It is damage if something that was on disk is missing: a sync record says so, or a later frame of the segment. Without
+/// a sync log nothing rules out that a batch with a whole one behind it was synced.
 fn lost(
     file: &dyn ReadFile,
     seed: u32,
     prefix: &Prefix,
-    stamp: u64,
+    timestamp: u64,
     synced: Option<u64>,
 ) -> Result<Option<Vec<Frame>>> {
     let mut found = salvage(file, seed, prefix.end_offset, prefix.len_bytes)?;
@@ -303,7 +304,7 @@ fn lost(
         follows
     });
     let damage = match synced {
-        Some(synced) => synced > prefix.end_offset || found.iter().any(|frame| frame.durable_stamp > stamp),
+        Some(synced) => synced > prefix.end_offset || found.iter().any(|frame| frame.durable_timestamp > timestamp),
         None => !found.is_empty(),
     };
     Ok(damage.then_some(found))
@@ -335,7 +336,7 @@ pub(crate) enum Ahead {
     Damage(Vec<Frame>),
 }
 
-/// Looks behind `prefix`, which ended before row `rows` with a batch of `stamp`, while a writer may be appending.
+/// Looks behind `prefix`, which ended before row `rows` with a batch of `timestamp`, while a writer may be appending.
 /// `synced` as for [`recover`]. O(bytes behind the end).
 ///
 /// # Errors
@@ -344,10 +345,10 @@ pub(crate) fn look_ahead(
     file: &dyn ReadFile,
     seed: u32,
     prefix: &Prefix,
-    (rows, stamp): (u64, u64),
+    (rows, timestamp): (u64, u64),
     synced: Option<u64>,
 ) -> Result<Ahead> {
-    let Some(frames) = lost(file, seed, prefix, stamp, synced)? else { return Ok(Ahead::Nothing) };
+    let Some(frames) = lost(file, seed, prefix, timestamp, synced)? else { return Ok(Ahead::Nothing) };
     // Batches are appended, and synced, one after another: now that a later one was seen, this one is whole, or it is
     // damaged.
     let again = next_frame(file, seed, prefix.end_offset, rows, file.len_bytes()?)?;

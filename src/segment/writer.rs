@@ -240,9 +240,9 @@ impl SegmentWriter {
     ///
     /// # Errors
     /// IO errors, after which the writer must be dropped; [`Error::TooLarge`] before anything is written.
-    pub(crate) fn append(&mut self, parts: &[BatchPart<'_>], stamp: u64, durable_stamp: u64) -> Result<Batch> {
+    pub(crate) fn append(&mut self, parts: &[BatchPart<'_>], timestamp: u64, durable_timestamp: u64) -> Result<Batch> {
         let encoded = encode_batch(&self.schema, parts, self.seed, self.len_bytes())?;
-        let frame = Frame { first_row: self.rows, stamp, durable_stamp, ..encoded.frame };
+        let frame = Frame { first_row: self.rows, timestamp, durable_timestamp, ..encoded.frame };
         let record = frame.encode();
         let mut slices = Vec::with_capacity(encoded.values.len() + 2);
         slices.push(IoSlice::new(&encoded.head));
@@ -299,8 +299,8 @@ impl SegmentWriter {
             key_kind: self.schema.key.code(),
             hash_id: self.header.hash,
             seed: self.seed,
-            first_stamp: self.frames.first().map_or(0, |frame| frame.stamp),
-            last_stamp: self.frames.last().map_or(0, |frame| frame.stamp),
+            first_timestamp: self.frames.first().map_or(0, |frame| frame.timestamp),
+            last_timestamp: self.frames.last().map_or(0, |frame| frame.timestamp),
             rows: self.rows,
             tombstones: if self.schema.is_tombstones() { self.rows } else { 0 },
             schema: self.schema_part,

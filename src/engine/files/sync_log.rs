@@ -72,7 +72,7 @@ impl SyncRecord {
 /// # Errors
 /// IO errors.
 pub(crate) fn synced(storage: &dyn Storage, seed: u32, id: SegmentId) -> Result<Option<u64>> {
-    let file = match storage.open(&names::lane_marks(id.lane), 0) {
+    let file = match storage.open(&names::sync_log(id.lane), 0) {
         Ok(file) => file,
         Err(error) if error.is_not_found() || error.is_denied() || error.is_no_file() => return Ok(None),
         Err(error) => return Err(error),
@@ -106,8 +106,8 @@ impl SyncLogs {
     pub(crate) fn read(storage: &dyn Storage) -> Result<Self> {
         let entries = list_if_exists(storage, names::LANES)?;
         let mut all = Self::default();
-        for lane in entries.iter().filter_map(|entry| names::parse_lane_marks(&entry.name)) {
-            match storage.open(&names::lane_marks(lane), 0).and_then(|file| decode_all(&*file)) {
+        for lane in entries.iter().filter_map(|entry| names::parse_sync_log(&entry.name)) {
+            match storage.open(&names::sync_log(lane), 0).and_then(|file| decode_all(&*file)) {
                 Ok(records) => {
                     all.records.extend(records);
                     all.lanes.push(lane);
@@ -141,7 +141,7 @@ impl SyncLogs {
     /// # Errors
     /// IO errors.
     pub(crate) fn newest(storage: &dyn Storage, store: &uuid::Uuid, lane: u16) -> Result<Option<SyncRecord>> {
-        let Some(file) = open_if_exists(storage, &names::lane_marks(lane))? else { return Ok(None) };
+        let Some(file) = open_if_exists(storage, &names::sync_log(lane))? else { return Ok(None) };
         let seed = |record: &SyncRecord| segment_seed(store.as_bytes(), SegmentId { lane, sequence: record.sequence });
         let own = decode_all(&*file)?.into_iter().filter(|record| !record.is_void() && record.seed == seed(record));
         Ok(own.max_by_key(|record| (record.sequence, record.len_bytes)))
@@ -152,7 +152,7 @@ impl SyncLogs {
     /// # Errors
     /// IO errors.
     pub(crate) fn voids(storage: &dyn Storage, lane: u16) -> Result<Vec<SyncRecord>> {
-        let Some(file) = open_if_exists(storage, &names::lane_marks(lane))? else { return Ok(Vec::new()) };
+        let Some(file) = open_if_exists(storage, &names::sync_log(lane))? else { return Ok(Vec::new()) };
         Ok(decode_all(&*file)?.into_iter().filter(SyncRecord::is_void).collect())
     }
 }
@@ -172,7 +172,7 @@ impl SyncLog {
     /// # Errors
     /// IO errors.
     pub(crate) fn reopen(storage: &dyn Storage, lane: u16) -> Result<Option<Self>> {
-        let path = names::lane_marks(lane);
+        let path = names::sync_log(lane);
         if storage.kind(&path)? != Some(FileKind::File) {
             return Ok(None);
         }
@@ -192,8 +192,8 @@ impl SyncLog {
         records: &[SyncRecord],
         durability: Durability,
     ) -> Result<Self> {
-        let path = names::lane_marks(lane);
-        let temporary = names::temporary_lane_marks(lane);
+        let path = names::sync_log(lane);
+        let temporary = names::temporary_sync_log(lane);
         clear(storage, &temporary)?;
         let mut written = Self { file: storage.create(&temporary)?, records: 0 };
         written.append(records)?;
@@ -240,7 +240,7 @@ mod tests {
         log.append(&[]).unwrap();
         assert_eq!(synced(&storage, 9, id).unwrap(), Some(200));
         assert_eq!(synced(&storage, 1, id).unwrap(), Some(0));
-        let path = names::lane_marks(3);
+        let path = names::sync_log(3);
         for byte in 24..48 {
             storage.corrupt(&path, byte, 0x15).unwrap();
             assert_eq!(synced(&storage, 9, id).unwrap(), Some(100));
@@ -276,7 +276,7 @@ mod tests {
         let record = |sequence| SyncRecord { sequence, len_bytes: 100, seed: 9 };
         assert!(SyncLog::reopen(&storage, 3).unwrap().is_none());
         SyncLog::create(&storage, 3, &[record(1), record(2)], Durability::SyncData).unwrap();
-        let path = names::lane_marks(3);
+        let path = names::sync_log(3);
         storage.truncate(&path, 2 * RECORD_LEN_BYTES as u64 - 5).unwrap();
         let mut log = SyncLog::reopen(&storage, 3).unwrap().unwrap();
         log.append(&[record(3)]).unwrap();

@@ -110,7 +110,7 @@ impl Stages {
         let mut failed = |position: u32, error| unread.push((first + position as usize, Unread::any(error)));
         for (position, (query, newest)) in (0_u32..).zip(queries.iter().zip(newest)) {
             // What was found is newer than all that this run holds.
-            if newest.as_ref().is_some_and(|row| row.version().timestamp > loaded.run().max_stamp()) {
+            if newest.as_ref().is_some_and(|row| row.version().timestamp > loaded.run().max_timestamp()) {
                 continue;
             }
             match loaded.run().find_at_home(query.hash, &mut |run_row| add(position, run_row)) {

@@ -114,7 +114,7 @@ impl Found {
             known.leave_not_file(state.storage().describe(&names::temporary_segment(*id)), why.clone());
         }
         for segment in &self.inventory.segments {
-            state.clock().saw(segment.seal.last_stamp);
+            state.clock().saw(segment.seal.last_timestamp);
         }
         drop(known);
         // A writer is about to write anew those whose front is damaged.

@@ -129,7 +129,7 @@ pub(crate) fn recover_active(
         Judged::Resumable(found) => {
             report.bytes_cut += found.torn_bytes;
             let active = resume(state, &found)?;
-            let newest = found.prefix.frames.last().map_or(0, |frame| frame.stamp);
+            let newest = found.prefix.frames.last().map_or(0, |frame| frame.timestamp);
             lane.saw(newest);
             report.rows_recovered += active.rows();
             lane.take_over(active);

@@ -103,7 +103,7 @@ fn whole_rows(state: &State, front: &Front, frames: &[Frame], path: &Path) -> Re
             },
         };
         if let Some(columns) = batch.columns.take(&rows).filter(|columns| columns.rows > 0) {
-            whole.push((frame.stamp, columns));
+            whole.push((frame.timestamp, columns));
         }
     }
     // As in any segment: bytes that were changed with their checksums may say otherwise.

@@ -70,7 +70,7 @@ impl RowVersion {
 
     /// How new row `row` of `segment` is; where no frame tells, how new it can be.
     pub(crate) fn of_segment(segment: &Segment, row: u32) -> Self {
-        let timestamp = segment.frame_of(row).map_or(segment.seal.last_stamp, |frame| frame.stamp);
+        let timestamp = segment.frame_of(row).map_or(segment.seal.last_timestamp, |frame| frame.timestamp);
         Self { timestamp, lane: segment.id.lane, order: u64::from(row) }
     }
 }
@@ -106,7 +106,7 @@ impl Row<'_> {
             Holder::Batch(batch, lane) => (&**batch, *lane),
             Holder::Cached(cached) => (&*cached.batch, cached.lane),
         };
-        RowVersion { timestamp: batch.frame.stamp, lane, order: batch.frame.first_row + self.row as u64 }
+        RowVersion { timestamp: batch.frame.timestamp, lane, order: batch.frame.first_row + self.row as u64 }
     }
 
     /// Whether it is newer than `other`, if there is one.
@@ -228,7 +228,7 @@ impl Source {
         match self {
             Self::Pending(_) => RowVersion::NEWEST,
             Self::Committed { segment, batch, first } => RowVersion {
-                timestamp: batch.frame.stamp,
+                timestamp: batch.frame.timestamp,
                 lane: segment.lane,
                 order: batch.frame.first_row + u64::from(*first) + u64::from(row),
             },

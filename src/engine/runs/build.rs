@@ -28,8 +28,8 @@ fn covered(segment: &Segment) -> Covered {
         sequence: segment.id.sequence,
         rows: segment.seal.rows,
         seal_crc: segment.seal.crc,
-        first_stamp: segment.seal.first_stamp,
-        last_stamp: segment.seal.last_stamp,
+        first_timestamp: segment.seal.first_timestamp,
+        last_timestamp: segment.seal.last_timestamp,
     }
 }
 

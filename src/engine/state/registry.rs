@@ -25,7 +25,7 @@ pub(crate) struct Followed {
     pub described: Arc<Path>,
     pub end_offset: u64,
     pub rows: u64,
-    /// Stamp of the last batch.
+    /// Commit timestamp of the last batch.
     pub timestamp: u64,
     /// Length of the file, and how much of it was known to be synced, at the last search behind `end_offset` that found
     /// nothing.
@@ -140,7 +140,7 @@ impl Followed {
     pub(crate) fn passed(&mut self, frame: Frame) {
         self.end_offset = frame.end_offset();
         self.rows = frame.first_row + u64::from(frame.rows);
-        self.timestamp = frame.stamp;
+        self.timestamp = frame.timestamp;
         self.searched = None;
     }
 

@@ -116,7 +116,7 @@ impl Versions {
         self.newest.rcu(|version| {
             let mut next = Version { runs: version.runs.clone(), segments: version.segments.clone() };
             change(&mut next);
-            next.runs.sort_by_key(|run| Reverse(run.run.max_stamp()));
+            next.runs.sort_by_key(|run| Reverse(run.run.max_timestamp()));
             next
         });
     }

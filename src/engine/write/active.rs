@@ -120,7 +120,7 @@ impl Active {
             return None;
         }
         // A segment without batches is nothing to be missed.
-        self.durable_timestamp = self.batches.last()?.frame.stamp;
+        self.durable_timestamp = self.batches.last()?.frame.timestamp;
         self.synced_len_bytes = self.len_bytes();
         self.sync_record()
     }

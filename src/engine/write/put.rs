@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::buffers::Buffers;
 use crate::codec::Decoder;
-use crate::engine::admit::{admit_put, admit_taken};
+use crate::engine::admit::{admit_occupied, admit_put};
 use crate::engine::lock_order::{Rank, RankedMutex};
 use crate::engine::options::Options;
 use crate::engine::rows::decode::value_of;
@@ -192,17 +192,17 @@ impl Puts {
     fn write_zero_copy(&self, lane: &mut Lane, columns: &Columns, values: &[u8]) -> Result<()> {
         let state = &self.state;
         let hashes = columns.hashes(state.hasher());
-        let part = BatchPart::lent(columns, values);
+        let part = BatchPart::zero_copy(columns, values);
         lane.make_room(state, &part)?;
         let inserting = state.memtable().lock_inserts();
         let id = state.memtable().reserve_batch()?;
         let enter = || state.memtable().insert_new(&inserting, &hashes, id);
         let write = || lane.write(state, &[part], hashes.iter().copied());
-        let (taken, written) = concurrently(hashes.len() >= WORTH_A_THREAD, enter, write);
+        let (occupied, written) = concurrently(hashes.len() >= WORTH_A_THREAD, enter, write);
         let (segment, batch) = written.inspect_err(|_| state.memtable().abandon(&inserting, id))?;
         let source = Source::Committed { segment, batch, first: 0 };
         state.memtable().fill_batch(id, source.clone(), columns.rows as u32);
-        admit_taken(state, &inserting, &hashes, columns, (id, &source), taken);
+        admit_occupied(state, &inserting, &hashes, columns, (id, &source), occupied);
         drop(inserting);
         // Only now: a run that had these rows already would make them look like rows that are put again.
         lane.seal_full(state)
