@@ -16,10 +16,13 @@ pub(crate) const LANES: &str = "lanes";
 pub const QUARANTINE: &str = "quarantine";
 /// The lock, in the folder of lane locks, under which a store is opened.
 pub const OPEN_LOCK: &str = "open.lock";
+/// The lock there under which segments are rewritten.
+pub(crate) const COMPACT_LOCK: &str = "compact.lock";
 
 const SEALED_SUFFIX: &str = ".arrow";
 const ACTIVE_SUFFIX: &str = ".arrow.open";
 const RUN_SUFFIX: &str = ".run";
+const ROW_MAPS_SUFFIX: &str = ".moved";
 const NOTE_SUFFIX: &str = ".json";
 const MISSING_PREFIX: &str = "missing-";
 const LEFT_PREFIX: &str = "left-";
@@ -131,6 +134,22 @@ pub(crate) fn parse_temporary_run(name: &str) -> Option<SegmentId> {
     name.strip_suffix(TEMPORARY_SUFFIX).and_then(parse_run)
 }
 
+/// The unfinished run, or segment with unfinished row maps, that a name in the runs folder is.
+pub(crate) fn parse_unfinished(name: &str) -> Option<SegmentId> {
+    let whole = name.strip_suffix(TEMPORARY_SUFFIX)?;
+    parse_run(whole).or_else(|| parse_row_maps(whole))
+}
+
+/// Path of the file that says where the rows are that segment `id` has of others.
+pub(crate) fn row_maps(id: SegmentId) -> PathBuf {
+    Path::new(RUNS).join(id.stem() + ROW_MAPS_SUFFIX)
+}
+
+/// The segment whose row maps a name in the runs folder is.
+pub(crate) fn parse_row_maps(name: &str) -> Option<SegmentId> {
+    name.strip_suffix(ROW_MAPS_SUFFIX).and_then(SegmentId::parse)
+}
+
 /// Path of a lane's lock file.
 pub(crate) fn lane_lock(lane: u16) -> PathBuf {
     Path::new(LANES).join(format!("{lane:04}.lock"))
@@ -231,10 +250,13 @@ pub fn is_file_of_store(folder: &str, name: &str) -> bool {
     match folder {
         "" => [IDENTITY, METADATA].contains(&name) || name.strip_suffix(TEMPORARY_SUFFIX) == Some(IDENTITY),
         SEGMENTS => parse_segment(name) != SegmentName::Foreign,
-        RUNS => parse_run(name).or_else(|| parse_temporary_run(name)).is_some(),
+        RUNS => {
+            let whole = name.strip_suffix(TEMPORARY_SUFFIX).unwrap_or(name);
+            parse_run(whole).or_else(|| parse_row_maps(whole)).is_some()
+        }
         LANES => {
             let log = name.strip_suffix(TEMPORARY_SUFFIX).unwrap_or(name);
-            name == OPEN_LOCK
+            [OPEN_LOCK, COMPACT_LOCK].contains(&name)
                 || parse_lane_lock(name).is_some_and(|lane| is(lane_lock(lane)))
                 || parse_sync_log(log).is_some()
         }

@@ -1,5 +1,6 @@
 //! Following other writers: new sealed segments, and new batches of active ones.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -8,6 +9,7 @@ use crate::checksum::segment_seed;
 use crate::engine::admit::{admit_batch, admit_block};
 use crate::engine::files::sync_log;
 use crate::engine::options::Recovery;
+use crate::engine::replace::{Replaced, join, join_active, replace_segments};
 use crate::engine::report::Quarantined;
 use crate::engine::runs::build::memory_run;
 use crate::engine::runs::hashes::hash_block;
@@ -75,11 +77,12 @@ fn take_in(state: &State) -> Result<bool> {
     state.registry().refresh_begins();
     state.metrics().refreshed();
     let mut changed = false;
+    let mut compacted: Vec<Segment> = Vec::new();
     for entry in state.storage().list(Path::new(names::SEGMENTS))? {
-        let taken = match names::parse_segment(&entry.name) {
-            _ if !entry.kind.is_file() => Ok(false),
-            SegmentName::Sealed(id) if !known.is_own(id) && !known.is_bad(id) => {
-                take_sealed(state, &mut known, id).map_err(|error| (id, error))
+        let (id, taken) = match names::parse_segment(&entry.name) {
+            _ if !entry.kind.is_file() => continue,
+            SegmentName::Sealed(id) if !known.is_own(id) && !known.is_bad(id) && !known.is_replaced(id) => {
+                (id, take_sealed(state, &mut known, id, &mut compacted))
             }
             SegmentName::Active(id)
                 if !known.is_own(id)
@@ -88,29 +91,33 @@ fn take_in(state: &State) -> Result<bool> {
             {
                 let followed = match follow(state, &mut known, id) {
                     // Sealed since it was listed: rows of a newer segment must not come without those before them.
-                    Err(error) if error.is_not_found() => take_sealed(state, &mut known, id),
+                    Err(error) if error.is_not_found() => take_sealed(state, &mut known, id, &mut compacted),
                     followed => followed,
                 };
-                followed.map_err(|error| (id, error))
+                (id, followed)
             }
-            _ => Ok(false),
+            _ => continue,
         };
-        match taken {
-            Ok(new) => changed |= new,
-            // Renamed or removed since it was listed: the next refresh sees what it became.
-            Err((_, error)) if error.is_not_found() => {}
-            // Tried again by the next refresh: until it works, a key that is missing may be in there.
-            Err((_, error))
-                if state.options().recovery == Recovery::Strict || !(error.is_corrupt() || error.is_denied()) =>
-            {
-                return Err(error);
-            }
-            Err((id, error)) => leave_damaged(state, &mut known, id, &error)?,
-        }
+        changed |= settle(state, &mut known, id, taken)?;
     }
+    changed |= take_compacted(state, &mut known, compacted)?;
     drop(known);
     bound_reader_memtable(state)?;
     Ok(changed)
+}
+
+/// What taking in segment `id` led to. Damage is noted.
+fn settle(state: &State, known: &mut Known, id: SegmentId, taken: Result<bool>) -> Result<bool> {
+    match taken {
+        Ok(new) => Ok(new),
+        // Renamed or removed since it was listed: the next refresh sees what it became.
+        Err(error) if error.is_not_found() => Ok(false),
+        // Tried again by the next refresh: until it works, a key that is missing may be in there.
+        Err(error) if state.options().recovery == Recovery::Strict || !(error.is_corrupt() || error.is_denied()) => {
+            Err(error)
+        }
+        Err(error) => leave_damaged(state, known, id, &error).map(|()| false),
+    }
 }
 
 /// Whether no lane but `lane` was ever written in.
@@ -135,11 +142,12 @@ fn listed_now(state: &State, folder: &str) -> Option<SystemTime> {
     SystemTime::now().duration_since(changed).is_ok_and(|age| age > TICKS).then_some(changed)
 }
 
-fn take_sealed(state: &State, known: &mut Known, id: SegmentId) -> Result<bool> {
+/// Takes in a sealed segment. One that compaction wrote goes to `compacted`, for later.
+fn take_sealed(state: &State, known: &mut Known, id: SegmentId, compacted: &mut Vec<Segment>) -> Result<bool> {
     if state.versions().load().segments().contains_key(&id) {
         return Ok(false);
     }
-    let segment = Arc::new(Segment::open(state.storage(), &names::sealed(id), id)?);
+    let segment = Segment::open(state.storage(), &names::sealed(id), id)?;
     state.identity().check_belongs(&segment.front, segment.described())?;
     if let Some(error) = segment.front_damage() {
         if state.options().recovery == Recovery::Strict {
@@ -148,6 +156,11 @@ fn take_sealed(state: &State, known: &mut Known, id: SegmentId) -> Result<bool> 
         known.leave(error, segment.seal.rows, Some(0));
     }
     state.clock().saw(segment.seal.last_timestamp);
+    if segment.front.header.compacted {
+        compacted.push(segment);
+        return Ok(false);
+    }
+    let segment = Arc::new(segment);
     // Before anybody sees the segment: its rows enter then, or this fails and is tried again.
     let block = hash_block(state, &segment)?;
     state.versions().add_segment(&segment);
@@ -158,6 +171,49 @@ fn take_sealed(state: &State, known: &mut Known, id: SegmentId) -> Result<bool> 
         followed.file.settle();
     }
     Ok(true)
+}
+
+/// Takes in segments that have the rows of others, in their place. Rows that were not seen before enter first, from all
+/// of them: what keeps a row from being copied is a newer row, which has to be there before that row is gone.
+fn take_compacted(state: &State, known: &mut Known, compacted: Vec<Segment>) -> Result<bool> {
+    let replaced: HashSet<SegmentId> = compacted.iter().flat_map(|segment| segment.replaces.iter().copied()).collect();
+    let mut changed = false;
+    let mut entered = Vec::new();
+    for segment in compacted.into_iter().filter(|segment| !replaced.contains(&segment.id)) {
+        let segment = Arc::new(segment);
+        match enter_compacted(state, known, &segment) {
+            Ok((old, has_all)) => entered.push((segment, old, has_all)),
+            Err(error) => changed |= settle(state, known, segment.id, Err(error))?,
+        }
+    }
+    for (segment, old, has_all) in entered {
+        replace_segments(state, &segment, &old, has_all)?;
+        known.replace(segment.replaces.iter().copied());
+        segment.replaces.iter().for_each(|id| drop(known.take_followed(*id)));
+        changed = true;
+    }
+    Ok(changed)
+}
+
+/// Enters the rows of a compacted segment that were not seen before. Returns where the rows are of the segments that it
+/// replaces, and whether it has no others.
+fn enter_compacted(state: &State, known: &Known, segment: &Arc<Segment>) -> Result<(Vec<Replaced>, bool)> {
+    let version = state.versions().load_full();
+    let mut old = Vec::new();
+    for &id in &segment.replaces {
+        if let Some(sealed) = version.segments().get(&id) {
+            let map = Arc::new(join(state, sealed, segment)?);
+            old.push(Replaced { id, segment: Some(Arc::clone(sealed)), map });
+        } else if known.is_followed(id) {
+            old.push(Replaced { id, segment: None, map: Arc::new(join_active(state, id, segment)?) });
+        }
+    }
+    let copied: u64 = old.iter().map(|old| old.map.rows_there()).sum();
+    let has_all = copied == u64::from(segment.rows());
+    if !has_all {
+        admit_block(state, segment, &hash_block(state, segment)?)?;
+    }
+    Ok((old, has_all))
 }
 
 /// Serves what can be read of a damaged file from where it lies, and notes the damage. A file that may not be read at

@@ -10,9 +10,11 @@
 //! | [`state`] | what all users of an open store share, by owner |
 //! | [`runs`] | index runs: planned, built, merged, published |
 //! | [`lookup`] | from keys to rows |
-//! | [`admit`], [`follow`] | rows enter the memtable; what other writers committed is taken in |
+//! | [`admit`], [`replace`], [`follow`] | rows enter the memtable; a segment takes the place of others; what other writers
+//! committed is taken in |
 //! | [`findings`] | what is known to be wrong |
 //! | [`read`], [`write`] | values, copies, scans, checks; the queue, the lane, the compactor |
+//! | [`compact`] | segments are written anew without what counts no more |
 //! | [`open`], [`repair`] | opening, and mending on close |
 //! | [`reader`], [`store`], [`store_reads`] | the public handles |
 //!
@@ -62,6 +64,7 @@
 //!    ([`state::value_cache`]).
 
 pub(crate) mod admit;
+pub(crate) mod compact;
 pub(crate) mod files;
 pub(crate) mod findings;
 pub(crate) mod follow;
@@ -72,6 +75,7 @@ pub(crate) mod options;
 pub(crate) mod read;
 pub(crate) mod reader;
 pub(crate) mod repair;
+pub(crate) mod replace;
 pub(crate) mod report;
 pub(crate) mod rows;
 pub(crate) mod runs;

@@ -101,6 +101,67 @@ pub struct Options {
     pub(crate) clock: fn() -> u64,
 }
 
+/// What [`crate::Store::compact`] is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compaction {
+    pub(crate) live_share: f64,
+    pub(crate) join: bool,
+    pub(crate) bytes_per_s: Option<u64>,
+    pub(crate) dry_run: bool,
+    pub(crate) patience: Duration,
+}
+
+impl Default for Compaction {
+    fn default() -> Self {
+        Self { live_share: 0.95, join: true, bytes_per_s: None, dry_run: false, patience: Duration::from_secs(60) }
+    }
+}
+
+impl Compaction {
+    /// Rewrites segments of which a twentieth of the rows counts no more, joins small ones, and takes the speed that it
+    /// gets.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The share of its rows that counts, from 0 to 1, up to which a segment is rewritten. 1 rewrites every segment that
+    /// has a row too many.
+    #[must_use]
+    pub fn live_share(mut self, share: f64) -> Self {
+        self.live_share = share;
+        self
+    }
+
+    /// Whether small segments of one structure are joined.
+    #[must_use]
+    pub fn join(mut self, join: bool) -> Self {
+        self.join = join;
+        self
+    }
+
+    /// How many bytes a second are written at the most; `None`: as many as the disk takes.
+    #[must_use]
+    pub fn bytes_per_s(mut self, bytes_per_s: Option<u64>) -> Self {
+        self.bytes_per_s = bytes_per_s;
+        self
+    }
+
+    /// Only says what would be rewritten and freed: nothing is changed.
+    #[must_use]
+    pub fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
+    /// How long to wait for another process that compacts the store.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+}
+
 fn system_clock() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64)
 }

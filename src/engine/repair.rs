@@ -11,7 +11,7 @@ use crate::engine::report::VerifyReport;
 use crate::engine::runs::build::memory_run;
 use crate::engine::runs::publish::publish_run;
 use crate::engine::state::State;
-use crate::engine::state::versions::LoadedRun;
+use crate::engine::state::loaded_run::LoadedRun;
 use crate::engine::write::lane::Lane;
 use crate::error::Result;
 use crate::names;
@@ -40,7 +40,7 @@ pub(crate) fn repair(state: &State, lane: &mut Lane) -> Result<bool> {
         // Another process may have moved it since.
         let is_there = state.storage().kind(&names::sealed(segment.id))?.is_some();
         let costs_nothing = found.damage.iter().all(|damage| damage.rows == 0);
-        let run = state.versions().load().runs().iter().find(|run| run.covers(segment.id)).cloned();
+        let run = state.versions().load().runs().iter().find(|run| run.has_rows_of(segment.id)).cloned();
         let is_small = run.as_ref().is_none_or(|run| run.run().keys() <= MOST_KEYS);
         if let (Some(first), true) = (found.damage.first(), is_there && costs_nothing && is_small) {
             replace(state, lane, &segment, &first.what, run)?;

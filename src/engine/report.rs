@@ -197,6 +197,48 @@ pub struct Warmed {
     pub left_bytes: u64,
 }
 
+/// What [`crate::Store::compact`] did, or, in a dry run, would do.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct CompactReport {
+    /// Whether nothing was changed.
+    pub dry_run: bool,
+    /// Sealed segments that were looked at.
+    pub segments: usize,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Rows with values in them.
+    pub rows: u64,
+    /// Rows among these that counted: neither overwritten nor deleted.
+    pub live_rows: u64,
+    /// Segments that were written anew.
+    pub segments_rewritten: usize,
+    /// Segments that took their place.
+    pub segments_written: usize,
+    /// Rows that were left out, tombstones included.
+    pub rows_dropped: u64,
+    /// Tombstones that were not needed any more.
+    pub tombstones_dropped: u64,
+    /// Bytes that were written.
+    pub bytes_written: u64,
+    /// Bytes by which the store is smaller; in a dry run, about.
+    pub bytes_freed: u64,
+    /// Segments that were left as they are, because something in them is damaged.
+    pub skipped: Vec<Skipped>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// A file that was left as it is.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Skipped {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub why: String,
+}
+
 /// What [`crate::Reader::verify`] found.
 #[derive(Debug, Clone, Default, serde::Serialize)]
 #[non_exhaustive]

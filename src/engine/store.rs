@@ -7,15 +7,18 @@ use std::thread::JoinHandle;
 use crate::buffers::Buffers;
 use crate::codec::Codec;
 use crate::dtype::Dtype;
+use crate::engine::compact::context::Context;
+use crate::engine::compact::{compact, remove_row_maps};
 use crate::engine::findings::acknowledge;
 use crate::engine::follow::refresh;
 use crate::engine::lock_order::{Rank, RankedMutex};
 use crate::engine::lookup::find::find;
 use crate::engine::lookup::query::Query;
 use crate::engine::open::open_writer;
-use crate::engine::options::Options;
+use crate::engine::options::{Compaction, Options};
 use crate::engine::reader::Reader;
 use crate::engine::repair::repair;
+use crate::engine::report::CompactReport;
 use crate::engine::runs::plan::Purpose;
 use crate::engine::state::State;
 use crate::engine::threads;
@@ -339,6 +342,46 @@ impl Store {
         inner.queue.check()?;
         inner.compactor.join();
         inner.compactor.merge(Purpose::One)
+    }
+
+    /// Writes segments anew without rows that were overwritten or deleted, joins small ones, and merges the index. Readers
+    /// and writers go on meanwhile, in this process and in others. A crash leaves what was there before, or what is there
+    /// after. O(rows) lookups, and O(bytes of the segments that are rewritten).
+    ///
+    /// ```
+    /// # fn main() -> tensorcask::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use tensorcask::{Compaction, Store};
+    ///
+    /// let store = Store::open(dir.path(), "encoder")?;
+    /// for _ in 0..4 {
+    ///     store.put_rows(&[1_u64, 2, 3], &[256], &[0.5_f32; 3 * 256])?;
+    /// }
+    /// let report = store.compact(&Compaction::new())?;
+    /// assert_eq!((report.live_rows, report.rows_dropped), (3, 9));
+    /// # store.close()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Io`] of kind `TimedOut` if another process compacts the store for longer than [`Compaction::patience`];
+    /// [`Error::Poisoned`], [`Error::Closed`], IO errors. What was finished stays, and the rest is as it was.
+    pub fn compact(&self, options: &Compaction) -> Result<CompactReport> {
+        let inner = &self.inner;
+        inner.puts.check_process()?;
+        if !options.dry_run {
+            self.flush_with(Durability::SyncData)?;
+            let seals = inner.writer.with_lane(|lane| lane.start_seals(&inner.state))?;
+            seals.wait()?;
+            self.merge_index()?;
+        }
+        let context = Context { state: &inner.state, writer: &inner.writer, lane: inner.lane, queue: &inner.queue };
+        let report = compact(context, options)?;
+        if report.segments_written > 0 && !options.dry_run {
+            self.merge_index()?;
+            remove_row_maps(&inner.state, inner.lane)?;
+        }
+        Ok(report)
     }
 
     /// Acknowledges what is lost: damaged files that were set aside, segments that are missing, files of other stores.

@@ -225,10 +225,15 @@ impl EntryTable {
     }
 
     /// Drops entries, one shard after another. O(entries).
+    pub(crate) fn prune(&self, keep: impl Fn(&Entry) -> bool) {
+        self.relocate(|entry| keep(entry).then_some((entry.batch, entry.row)));
+    }
+
+    /// Points each entry to the (batch, row) that `now` says, or drops it, one shard after another. O(entries).
     ///
     /// What stays goes into a table of its own, which then takes the shard's place: gets wait for the exchange only. Puts wait
     /// for a shard; they go through them in the other order, or they would wait at each.
-    pub(crate) fn prune(&self, keep: impl Fn(&Entry) -> bool) {
+    pub(crate) fn relocate(&self, now: impl Fn(&Entry) -> Option<(u32, u32)>) {
         // The table that one shard leaves takes in what the next one keeps.
         let mut kept = HashTable::new();
         let roomy = self.shard_capacity.load(Ordering::Relaxed);
@@ -242,8 +247,8 @@ impl EntryTable {
             }
             let table = shard.upgradable_read();
             let before = table.len();
-            for entry in table.iter().filter(|entry| keep(entry)) {
-                kept.insert_unique(mix(entry.hash), *entry, |entry| mix(entry.hash));
+            for (entry, (batch, row)) in table.iter().filter_map(|entry| Some((entry, now(entry)?))) {
+                kept.insert_unique(mix(entry.hash), Entry { hash: entry.hash, batch, row }, |entry| mix(entry.hash));
             }
             let dropped = before - kept.len();
             std::mem::swap(&mut *RwLockUpgradableReadGuard::upgrade(table), &mut kept);

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
+use crate::names::SegmentId;
 
 /// Version of the run layout.
 pub(crate) const RUN_VERSION: u32 = 2;
@@ -205,6 +206,11 @@ pub(crate) struct Covered {
 }
 
 impl Covered {
+    /// Its name.
+    pub(crate) fn id(&self) -> SegmentId {
+        SegmentId { lane: self.lane, sequence: self.sequence }
+    }
+
     pub(crate) fn encode(&self) -> [u8; COVERED_LEN_BYTES] {
         let mut record = [0; COVERED_LEN_BYTES];
         let words = [

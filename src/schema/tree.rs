@@ -120,6 +120,9 @@ pub(crate) struct Header {
     /// From version 2 on; before that, hashes have the seed 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash_seed: Option<HashSeed>,
+    /// Whether compaction wrote it: it has every row of the segments that it replaces that still counted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub compacted: bool,
     #[serde(flatten)]
     pub schema: RowSchema,
 }

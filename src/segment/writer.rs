@@ -116,11 +116,12 @@ pub(crate) struct SegmentWriter {
 }
 
 impl SegmentWriter {
-    /// Creates segment `id` as `path`. It takes at most `capacity_bytes` before it must be sealed.
+    /// Creates segment `id` as `path`. It takes at most `capacity_bytes` before it must be sealed. `compacted`: whether
+    /// it will have the rows of others that it replaces.
     pub(crate) fn create(
         storage: &Arc<dyn Storage>,
         identity: StoreIdentity,
-        id: SegmentId,
+        (id, compacted): (SegmentId, bool),
         path: &Path,
         schema: &Arc<RowSchema>,
         capacity_bytes: u64,
@@ -133,6 +134,7 @@ impl SegmentWriter {
             sequence: id.sequence,
             hash: identity.hash_id,
             hash_seed: identity.recorded_seed(),
+            compacted,
             schema: RowSchema::clone(schema),
         };
         let arrow = arrow_schema(&header)?;

@@ -12,6 +12,7 @@ mod storages;
 
 mod bad_input;
 mod cold;
+mod compaction;
 mod crash;
 mod damage;
 mod faults;

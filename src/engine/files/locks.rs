@@ -10,6 +10,8 @@ use crate::names;
 
 /// How long to wait for another process that is opening the same store.
 const OPEN_PATIENCE: Duration = Duration::from_secs(60);
+/// How long to wait for a lane that is asked for by its number.
+const LANE_PATIENCE: Duration = Duration::from_millis(20);
 
 /// Takes the lane that `choice` says.
 ///
@@ -20,9 +22,11 @@ pub(crate) fn take_lane(storage: &dyn Storage, choice: LaneChoice) -> Result<(u1
         LaneChoice::Number(number) => number..=number,
         LaneChoice::Auto => 0..=u16::MAX,
     };
+    // A process that looks which lanes have writers holds the lock for a moment.
+    let patience = if choice == LaneChoice::Auto { Duration::ZERO } else { LANE_PATIENCE };
     for number in candidates.clone() {
         let path = names::lane_lock(number);
-        match try_lane(storage, &path) {
+        match retry(patience, || try_lane(storage, &path)) {
             Ok(Some(lock)) => return Ok((number, lock)),
             Ok(None) => {}
             // Another user's lane, unless it is the folder that may not be written.
@@ -54,19 +58,54 @@ fn try_lane(storage: &dyn Storage, path: &Path) -> Result<Option<Box<dyn LockGua
 /// # Errors
 /// [`Error::Io`] of kind `TimedOut` after a minute; IO errors.
 pub(crate) fn wait_for_open_lock(storage: &dyn Storage) -> Result<Box<dyn LockGuard>> {
-    let path = Path::new(names::LANES).join(names::OPEN_LOCK);
+    wait_for(storage, names::OPEN_LOCK, OPEN_PATIENCE, "another process has been opening the store for a minute")
+}
+
+/// Waits for the lock under which segments are rewritten, by one process at a time.
+///
+/// # Errors
+/// [`Error::Io`] of kind `TimedOut`, IO errors.
+pub(crate) fn wait_for_compact_lock(storage: &dyn Storage, patience: Duration) -> Result<Box<dyn LockGuard>> {
+    wait_for(storage, names::COMPACT_LOCK, patience, "another process is compacting the store: try again later")
+}
+
+fn wait_for(storage: &dyn Storage, name: &str, patience: Duration, what: &str) -> Result<Box<dyn LockGuard>> {
+    let path = Path::new(names::LANES).join(name);
+    retry(patience, || storage.try_lock(&path))?.ok_or_else(|| {
+        Error::io("lock", storage.describe(&path), std::io::Error::new(std::io::ErrorKind::TimedOut, what))
+    })
+}
+
+/// Tries to lock until it succeeds, or `patience` is over.
+fn retry(
+    patience: Duration,
+    lock: impl Fn() -> Result<Option<Box<dyn LockGuard>>>,
+) -> Result<Option<Box<dyn LockGuard>>> {
     let start = Instant::now();
     loop {
-        if let Some(lock) = storage.try_lock(&path)? {
-            return Ok(lock);
-        }
-        if start.elapsed() > OPEN_PATIENCE {
-            let error = std::io::Error::new(
-                std::io::ErrorKind::TimedOut,
-                "another process has been opening the store for a minute",
-            );
-            return Err(Error::io("lock", storage.describe(&path), error));
+        let locked = lock()?;
+        if locked.is_some() || start.elapsed() >= patience {
+            return Ok(locked);
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// The lanes that have a writer now, this process's own included.
+///
+/// # Errors
+/// IO errors.
+pub(crate) fn lanes_with_writers(storage: &dyn Storage) -> Result<Vec<u16>> {
+    let mut lanes = Vec::new();
+    for entry in storage.list(Path::new(names::LANES))? {
+        let Some(lane) = names::parse_lane_lock(&entry.name) else { continue };
+        match storage.try_lock(&names::lane_lock(lane)) {
+            Ok(Some(_free)) => {}
+            Ok(None) => lanes.push(lane),
+            // Another user's.
+            Err(error) if error.is_denied() || error.is_no_file() => lanes.push(lane),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(lanes)
 }

@@ -2,11 +2,12 @@
 //!
 //! [`identity`] is `store.json`; [`locks`] are one per lane, and one for opening; [`sync_log`] says how much of each
 //! active segment is durable; [`quarantine`] keeps what was moved away, with notes; [`listing`] lists names;
-//! [`replace`] replaces files in one step.
+//! [`row_maps`] say where the rows of replaced segments are; [`replace`] replaces files in one step.
 
 pub(crate) mod identity;
 pub(crate) mod listing;
 pub(crate) mod locks;
 pub(crate) mod quarantine;
 pub(crate) mod replace;
+pub(crate) mod row_maps;
 pub(crate) mod sync_log;

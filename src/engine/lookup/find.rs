@@ -11,7 +11,8 @@ use crate::engine::lookup::unread::Unread;
 use crate::engine::rows::row::{BatchId, Row, Source};
 use crate::engine::runs::publish::replace_damaged_run;
 use crate::engine::state::State;
-use crate::engine::state::versions::{LoadedRun, Version};
+use crate::engine::state::loaded_run::LoadedRun;
+use crate::engine::state::versions::Version;
 use crate::error::{Error, Result};
 use crate::index::entries::Entry;
 
@@ -164,11 +165,14 @@ impl Finder {
         self.sources.clear();
         // The lock is held to copy references, not while rows are read.
         let batches = state.memtable().batches();
-        let sources = self.entries.iter().map(|(_, entry)| batches.get(entry.batch).map(|batch| batch.source.clone()));
-        self.sources.extend(sources);
+        let source = |entry: &Entry| batches.get(entry.batch).map(|batch| batch.source.clone());
+        self.sources.extend(self.entries.iter().map(|(_, entry)| source(entry)));
         drop(batches);
+        if self.sources.iter().any(Option::is_none) {
+            self.look_again(state, queries);
+        }
         for ((position, entry), source) in self.entries.iter().zip(self.sources.drain(..)) {
-            // A batch that is gone was merged into a run, which the version that is loaded next has.
+            // The version that is loaded next has the rows of a batch that was merged into a run.
             let Some(source) = source else { continue };
             let (Some(query), Some(row)) = (queries.get(*position), rows.get_mut(*position)) else { continue };
             match source.row(entry.batch, entry.row) {
@@ -182,6 +186,23 @@ impl Finder {
                 Err(error) => self.unread.push((*position, Unread { version: source.version(entry.row), error })),
             }
         }
+    }
+
+    /// Looks the keys up again whose batches are gone: where compaction replaced a segment, their entries point to
+    /// another batch now.
+    #[cold]
+    fn look_again(&mut self, state: &State, queries: &[Query<'_>]) {
+        let gone = self.entries.iter().zip(&self.sources).filter(|(_, source)| source.is_none());
+        let mut gone: Vec<(usize, Entry)> = gone.map(|(entry, _)| *entry).collect();
+        gone.sort_unstable_by_key(|(position, _)| *position);
+        gone.dedup_by_key(|(position, _)| *position);
+        for (position, query) in gone.iter().filter_map(|(position, _)| Some((*position, queries.get(*position)?))) {
+            state.memtable().find(query.hash, &mut |entry| self.entries.push((position, entry)));
+        }
+        let batches = state.memtable().batches();
+        let new = self.entries.iter().skip(self.sources.len());
+        let new: Vec<_> = new.map(|(_, entry)| batches.get(entry.batch).map(|batch| batch.source.clone())).collect();
+        self.sources.extend(new);
     }
 
     /// Newer rows that the runs have go to `rows`, in stages over groups of keys so that waits for memory overlap.

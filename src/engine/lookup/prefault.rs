@@ -13,8 +13,8 @@ use bytes::Bytes;
 use crate::engine::lookup::query::Query;
 use crate::engine::rows::row::{Holder, Row};
 use crate::engine::state::State;
+use crate::engine::state::loaded_run::LoadedRun;
 use crate::engine::state::residency::{KEYS_A_LOOK, ROWS_A_LOOK};
-use crate::engine::state::versions::LoadedRun;
 use crate::error::Result;
 use crate::io::residency::is_resident;
 use crate::segment::batch::{Batch, Verify};
@@ -123,7 +123,7 @@ fn places<'a>(loaded: &'a LoadedRun, queries: &[Query<'_>]) -> Vec<Place<'a>> {
 }
 
 fn place(loaded: &LoadedRun, run_row: u64) -> Option<Place<'_>> {
-    let (segment, number, within) = loaded.locator().source(run_row)?;
+    let (segment, number, within) = loaded.locator().source(loaded.current(run_row)?)?;
     Some(Place { segment: loaded.segments().get(segment)?, number, within })
 }
 

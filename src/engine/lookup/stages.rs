@@ -7,7 +7,7 @@ use crate::engine::lookup::unread::{Unread, may_be};
 use crate::engine::rows::locator::BatchRow;
 use crate::engine::rows::row::{Holder, Row};
 use crate::engine::state::State;
-use crate::engine::state::versions::LoadedRun;
+use crate::engine::state::loaded_run::LoadedRun;
 use crate::error::Error;
 use crate::index::run_layout::EMPTY;
 use crate::key::KeyRef;
@@ -130,8 +130,13 @@ impl Stages {
     fn find_places(&mut self, loaded: &LoadedRun) {
         let locator = loaded.locator();
         self.places.clear();
-        let places = self.run_rows.iter().map(|(position, run_row)| (*position, locator.place(*run_row)));
-        self.places.extend(places);
+        if loaded.has_moved_rows() {
+            let current = self.run_rows.iter().filter_map(|(position, row)| Some((*position, loaded.current(*row)?)));
+            self.places.extend(current.map(|(position, row)| (position, locator.place(row))));
+        } else {
+            let places = self.run_rows.iter().map(|(position, row)| (*position, locator.place(*row)));
+            self.places.extend(places);
+        }
     }
 
     #[inline]

@@ -11,7 +11,7 @@ use crate::engine::rows::ordered_keys::ordered_keys;
 use crate::engine::rows::row::{Row, RowVersion, Source};
 use crate::engine::runs::hashes::whole_block;
 use crate::engine::state::State;
-use crate::engine::state::versions::LoadedRun;
+use crate::engine::state::loaded_run::LoadedRun;
 use crate::error::Error;
 use crate::key::Key;
 use crate::segment::reader::Segment;
@@ -89,7 +89,8 @@ pub(crate) fn is_superseded(state: &State, segment: &Segment, row: u32) -> bool 
     let in_run = |loaded: &Arc<LoadedRun>| {
         let mut any = false;
         let _damaged = loaded.run().find(hash, &mut |run_row| {
-            let place = loaded.locator().segment_row(loaded.segments(), run_row);
+            let row = loaded.current(run_row);
+            let place = row.and_then(|row| loaded.locator().segment_row(loaded.segments(), row));
             let row = place.and_then(|(segment, row)| Row::of_segment(segment, row).ok().flatten());
             any |= row.is_some_and(|row| newer(&row));
         });

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use crate::engine::admit::admit_segment;
 use crate::engine::files::replace::list_if_exists;
+use crate::engine::open::moved_rows::MovedRows;
 use crate::engine::report::OpenReport;
 use crate::engine::runs::build::{is_of_store, memory_run, open_run, remembered_live};
 use crate::engine::state::State;
-use crate::engine::state::versions::LoadedRun;
+use crate::engine::state::loaded_run::LoadedRun;
 use crate::error::{Error, Result};
 use crate::index::run::Run;
+use crate::index::run_layout::Covered;
 use crate::io::{FileKind, Storage};
 use crate::names::{self, SegmentId};
 
@@ -58,7 +60,7 @@ impl Runs {
     /// Segments that they cover, and their rows.
     pub(crate) fn covered(&self) -> Vec<(SegmentId, u64)> {
         let covered = self.own.iter().flat_map(|(_, run)| run.covered());
-        covered.map(|covered| (SegmentId { lane: covered.lane, sequence: covered.sequence }, covered.rows)).collect()
+        covered.map(|covered| (covered.id(), covered.rows)).collect()
     }
 
     /// Why one may not be read.
@@ -68,53 +70,59 @@ impl Runs {
 }
 
 /// Publishes the runs that fit the segments, the largest first, none overlapping; drops the others, those of `lane`
-/// from disk.
+/// from disk. Rows of segments that were replaced are found where they are now, as far as that is known.
 pub(crate) fn use_runs(state: &State, runs: Runs, lane: Option<u16>, report: &mut OpenReport) -> Result<()> {
     let segments = state.versions().load().segments().clone();
+    let moved = MovedRows::read(state, &segments)?;
     let mut fitting: Vec<LoadedRun> = Vec::new();
     let mut useless: Vec<SegmentId> = runs.damaged;
+    // Of those, which only time has made useless: compaction replaced what they cover.
+    let mut outdated = 0;
     for (id, run) in runs.own {
-        let covered = run.covered().iter().map(|covered| {
-            let segment = segments.get(&SegmentId { lane: covered.lane, sequence: covered.sequence })?;
-            (segment.seal.crc == covered.seal_crc && segment.seal.rows == covered.rows).then(|| Arc::clone(segment))
-        });
-        match covered.collect::<Option<Vec<_>>>() {
-            Some(segments) => fitting.push(LoadedRun::new(run, Some(id), segments)),
+        let is_replaced = |covered: &Covered| state.registry().lock().is_replaced(covered.id());
+        outdated +=
+            usize::from(run.covered().iter().any(|covered| is_replaced(covered) && !moved.has(&segments, covered)));
+        let fits = run.covered().iter().all(|covered| moved.has(&segments, covered));
+        let resolve = |run| LoadedRun::resolve(run, Some(id), &segments, moved.replaced());
+        match fits.then_some(run).and_then(resolve) {
+            Some(run) => fitting.push(run),
             None => useless.push(id),
         }
     }
-    report.runs_dropped = useless.len() + runs.foreign + runs.unreadable.len();
+    report.runs_dropped = useless.len() - outdated + runs.foreign + runs.unreadable.len();
     report.notes.extend(runs.unreadable.iter().map(|error| format!("left out: {error}")));
     fitting.sort_by_key(|run| std::cmp::Reverse(run.run().keys()));
     let mut taken: HashSet<SegmentId> = HashSet::new();
     let mut chosen = Vec::new();
     for run in fitting {
-        if run.segments().iter().any(|segment| taken.contains(&segment.id)) {
+        if run.covered().any(|id| taken.contains(&id)) {
             // Whole, but another one covers its rows: lanes merge each other's segments.
             useless.extend(run.name());
         } else {
-            taken.extend(run.segments().iter().map(|segment| segment.id));
+            taken.extend(run.covered());
             chosen.push(Arc::new(run));
         }
     }
     for id in useless.into_iter().filter(|id| Some(id.lane) == lane) {
         state.storage().remove(&names::run(id))?;
     }
-    remove_unfinished_runs(state, lane)?;
-    let live =
-        chosen.iter().find_map(|run| remembered_live(run.run(), chosen.iter().flat_map(|run| run.segments().iter())));
+    if let Some(lane) = lane {
+        remove_unfinished_runs(state, lane)?;
+        moved.remove_unused(state, lane, &chosen)?;
+    }
+    let runs = || chosen.iter().map(|run: &Arc<LoadedRun>| run.run());
+    let live = runs().find_map(|run| remembered_live(run, runs()));
     if !chosen.is_empty() {
         state.live().set(live);
     }
-    state.versions().set_runs(&chosen);
+    state.versions().set_runs(&chosen, &moved.indexed(&taken));
     Ok(())
 }
 
 /// Runs that the lane's former writer had begun to build.
-fn remove_unfinished_runs(state: &State, lane: Option<u16>) -> Result<()> {
-    let Some(lane) = lane else { return Ok(()) };
+fn remove_unfinished_runs(state: &State, lane: u16) -> Result<()> {
     for entry in state.storage().list(Path::new(names::RUNS))? {
-        let is_own = names::parse_temporary_run(&entry.name).is_some_and(|id| id.lane == lane);
+        let is_own = names::parse_unfinished(&entry.name).is_some_and(|id| id.lane == lane);
         if is_own && entry.kind == FileKind::File {
             state.storage().remove(&Path::new(names::RUNS).join(&entry.name))?;
         }
@@ -134,7 +142,7 @@ pub(crate) fn index_uncovered(state: &State, report: &mut OpenReport) -> Result<
     }
     let covers_all = version.runs().is_empty();
     let run = memory_run(state, fresh, covers_all)?;
-    state.live().set(remembered_live(run.run(), run.segments().iter()).filter(|_| covers_all));
+    state.live().set(remembered_live(run.run(), std::iter::once(run.run())).filter(|_| covers_all));
     state.versions().replace_runs(&Arc::new(run), &[]);
     Ok(())
 }

@@ -106,6 +106,7 @@ impl Found {
 
     /// Publishes the segments, and notes the files that are left where they are.
     pub(crate) fn publish(&self) {
+        self.state.registry().lock().replace(self.inventory.replaced_ids.iter().copied());
         let state = &self.state;
         let mut known = state.registry().lock();
         self.inventory.foreign.iter().for_each(|(id, error)| known.leave_foreign(*id, error));

@@ -2,7 +2,8 @@
 //! and the commit frames say everything. Opening moves files and unlinks none but those that this store derives or that
 //! hold nothing.
 //!
-//! [`look`] finds out what there is ([`inventory`], [`identity`], [`missing`], [`index_runs`]) and changes nothing;
+//! [`look`] finds out what there is ([`inventory`], [`identity`], [`missing`], [`index_runs`], [`moved_rows`]) and changes
+//! nothing;
 //! then [`set_aside`], [`salvage`] and [`recover`] act, in an order in which a crash loses nothing.
 
 pub(crate) mod identity;
@@ -10,6 +11,7 @@ pub(crate) mod index_runs;
 pub(crate) mod inventory;
 pub(crate) mod look;
 pub(crate) mod missing;
+mod moved_rows;
 pub(crate) mod recover;
 pub(crate) mod salvage;
 pub(crate) mod set_aside;
@@ -134,7 +136,6 @@ fn note_what_stays(found: &Found) {
 /// Serves what can be read of damaged segments, for a reader, and leaves out those that others replace.
 fn serve_damaged(state: &State, inventory: Inventory) -> Result<()> {
     let mut known = state.registry().lock();
-    inventory.replaced.iter().for_each(|segment| known.bad(segment.id));
     inventory.damaged_replaced.iter().for_each(|(id, _)| known.bad(*id));
     for (id, error) in inventory.damaged.into_iter().chain(inventory.unreadable) {
         leave_damaged(state, &mut known, id, &error)?;

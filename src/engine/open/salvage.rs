@@ -132,7 +132,7 @@ fn save_rows(
     let writer = SegmentWriter::create(
         state.shared_storage(),
         state.identity().recorded(),
-        new_id,
+        (new_id, false),
         &temporary,
         &front.schema,
         capacity,

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
+use crate::engine::compact::live::is_whole;
 use crate::engine::files::listing::Listing;
 use crate::engine::files::quarantine::{move_away, told};
 use crate::engine::files::sync_log::SyncLogs;
@@ -42,7 +43,12 @@ pub(crate) fn set_aside(state: &State, lane: &mut Lane, found: Inventory) -> Res
     for (id, error) in &found.unreadable {
         leave_damaged(state, &mut state.registry().lock(), *id, error)?;
     }
+    let compacted = compacted(&found)?;
     for segment in &found.replaced {
+        if compacted.contains(&segment.id) {
+            storage.remove(&names::sealed(segment.id))?;
+            continue;
+        }
         move_away(
             storage,
             durability,
@@ -72,4 +78,18 @@ pub(crate) fn set_aside(state: &State, lane: &mut Lane, found: Inventory) -> Res
         }
     }
     Ok(())
+}
+
+/// Whole segments that compaction has replaced, and was stopped before it removed them: every row of them that counts
+/// is in a segment that is whole. O(bytes of those segments).
+fn compacted(found: &Inventory) -> Result<HashSet<SegmentId>> {
+    let left: HashSet<SegmentId> = found.replaced.iter().map(|segment| segment.id).collect();
+    let mut compacted = HashSet::new();
+    for segment in found.segments.iter().filter(|segment| segment.front.header.compacted) {
+        let replaces: Vec<SegmentId> = segment.replaces.iter().filter(|id| left.contains(id)).copied().collect();
+        if !replaces.is_empty() && is_whole(segment)? {
+            compacted.extend(replaces);
+        }
+    }
+    Ok(compacted)
 }

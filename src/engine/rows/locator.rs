@@ -65,17 +65,19 @@ struct Cell {
 }
 
 impl RowLocator {
-    /// The locator of rows that are numbered through `segments`. O(batches).
-    pub(crate) fn new(segments: &[Arc<Segment>]) -> Self {
+    /// The locator of the rows of `segments`, which are numbered from `segment_starts` on (ascending). O(batches).
+    pub(crate) fn new(segments: &[Arc<Segment>], segment_starts: &[u64]) -> Self {
         /// Segments whose tables take longer to read than a thread to start.
         const WORTH_A_THREAD: usize = 32;
         let read = in_shares(segments, WORTH_A_THREAD, |segment| segment.batches().map_or(&[][..], Batches::frames));
         let batches = read.iter().map(|frames| frames.len()).sum();
         let (mut places, mut starts) = (Vec::with_capacity(batches), Vec::with_capacity(batches + 1));
-        let mut start = 0_u64;
-        let mut segment_starts = Vec::with_capacity(segments.len());
-        for ((position, segment), frames) in (0_u32..).zip(segments).zip(read) {
-            segment_starts.push(start);
+        let mut end = 0_u64;
+        for (((position, segment), &start), frames) in (0_u32..).zip(segments).zip(segment_starts).zip(read) {
+            if start > end {
+                starts.push(end);
+                places.push(Place { cached: OnceLock::new(), segment: position, number: Place::LOST });
+            }
             let mut add = |first_row: u64, number: u32| {
                 starts.push(start + first_row);
                 places.push(Place { cached: OnceLock::new(), segment: position, number });
@@ -91,9 +93,9 @@ impl RowLocator {
             if u64::from(segment.rows()) > end_row {
                 add(end_row, Place::LOST);
             }
-            start += u64::from(segment.rows());
+            end = start + u64::from(segment.rows());
         }
-        starts.push(start);
+        starts.push(end);
         Self { segment_starts: segment_starts.into(), ..Self::of_places(places, starts) }
     }
 

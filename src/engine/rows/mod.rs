@@ -5,3 +5,4 @@ pub(crate) mod decode;
 pub(crate) mod locator;
 pub(crate) mod ordered_keys;
 pub(crate) mod row;
+pub(crate) mod row_map;

@@ -206,6 +206,15 @@ impl Source {
         }
     }
 
+    /// The segment that the rows are in, and the number there of the first of them.
+    pub(crate) fn first_row(&self) -> Option<(SegmentId, u64)> {
+        match self {
+            Self::Pending(_) => None,
+            Self::Committed { segment, batch, first } => Some((*segment, batch.frame.first_row + u64::from(*first))),
+            Self::Sealed(segment) => Some((segment.id, 0)),
+        }
+    }
+
     /// Whether the rows say that their keys were deleted.
     pub(crate) fn is_tombstones(&self) -> bool {
         match self {

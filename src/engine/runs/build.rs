@@ -10,13 +10,14 @@ use crate::engine::runs::hashes::hash_block;
 use crate::engine::runs::sources::Sources;
 use crate::engine::state::State;
 use crate::engine::state::batches::MemBatch;
-use crate::engine::state::versions::LoadedRun;
+use crate::engine::state::loaded_run::LoadedRun;
 use crate::error::Result;
 use crate::index::build::{RunBuilder, RunHeader};
 use crate::index::merge::merge_blocks;
 use crate::index::run::Run;
 use crate::index::run_layout::Covered;
 use crate::io::Storage;
+use crate::names::SegmentId;
 use crate::segment::reader::Segment;
 
 /// Says in a run that the number of live keys was not known.
@@ -34,8 +35,7 @@ fn covered(segment: &Segment) -> Covered {
 }
 
 /// What a set of segments is recognised by.
-pub(crate) fn fingerprint<'a>(segments: impl Iterator<Item = &'a Arc<Segment>>) -> u64 {
-    let mut ids: Vec<_> = segments.map(|segment| (segment.id, segment.seal.crc)).collect();
+fn fingerprint_of(mut ids: Vec<(SegmentId, u32)>) -> u64 {
     ids.sort_unstable();
     let mut bytes = Vec::with_capacity(ids.len() * 14);
     for (id, crc) in ids {
@@ -44,6 +44,16 @@ pub(crate) fn fingerprint<'a>(segments: impl Iterator<Item = &'a Arc<Segment>>) 
         bytes.extend_from_slice(&crc.to_le_bytes());
     }
     xxhash_rust::xxh3::xxh3_64(&bytes)
+}
+
+fn ids(run: &Run) -> impl Iterator<Item = (SegmentId, u32)> {
+    run.covered().iter().map(|covered| (covered.id(), covered.seal_crc))
+}
+
+/// The same, of a run over `segments` beside `others`.
+pub(crate) fn fingerprint<'a>(segments: &[Arc<Segment>], others: impl Iterator<Item = &'a Run>) -> u64 {
+    let of_segments = segments.iter().map(|segment| (segment.id, segment.seal.crc));
+    fingerprint_of(of_segments.chain(others.flat_map(ids)).collect())
 }
 
 /// Builds a run over `segments` into `sink`. `live`: what the whole store's count will be, if known; a run that covers
@@ -84,7 +94,7 @@ pub(crate) fn build(
 /// A run over `segments` that lives in memory: for readers, and in place of a damaged one.
 pub(crate) fn memory_run(state: &State, segments: Vec<Arc<Segment>>, covers_all: bool) -> Result<LoadedRun> {
     let mut bytes = Vec::new();
-    let known = fingerprint(segments.iter());
+    let known = fingerprint(&segments, std::iter::empty());
     build(state, &segments, known, None, covers_all, &mut |part| {
         bytes.extend_from_slice(part);
         Ok(())
@@ -93,10 +103,12 @@ pub(crate) fn memory_run(state: &State, segments: Vec<Arc<Segment>>, covers_all:
     Ok(LoadedRun::new(run, None, segments))
 }
 
-/// The count of live keys that a run remembers, if the state it knew is that of `segments`.
-pub(crate) fn remembered_live<'a>(run: &Run, segments: impl Iterator<Item = &'a Arc<Segment>>) -> Option<u64> {
+/// The count of live keys that `run` remembers, if the state it knew is that of `runs`. Compaction changes no count, so
+/// a segment that was replaced stands for those that replace it.
+pub(crate) fn remembered_live<'a>(run: &Run, runs: impl Iterator<Item = &'a Run>) -> Option<u64> {
     let mut rows = 0_u64;
-    let known = fingerprint(segments.inspect(|segment| rows += u64::from(segment.rows())));
+    let runs = runs.inspect(|run| rows = run.covered().iter().fold(rows, |rows, of| rows.saturating_add(of.rows)));
+    let known = fingerprint_of(runs.flat_map(ids).collect());
     (run.live_keys() <= rows && run.known_fingerprint() == known).then(|| run.live_keys())
 }
 

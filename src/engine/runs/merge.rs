@@ -9,7 +9,8 @@ use crate::engine::runs::build::{build, fingerprint, open_run};
 use crate::engine::runs::plan::{Merges, Purpose};
 use crate::engine::runs::publish::publish_run;
 use crate::engine::state::State;
-use crate::engine::state::versions::{LoadedRun, Version};
+use crate::engine::state::loaded_run::LoadedRun;
+use crate::engine::state::versions::Version;
 use crate::error::Result;
 use crate::io::{AppendFile, Durability};
 use crate::names::{self, SegmentId};
@@ -40,7 +41,8 @@ pub(crate) fn merge_runs(state: &State, lane: u16, merges: &Merges, purpose: Pur
     segments.sort_by_key(|segment| segment.id);
     segments.dedup_by_key(|segment| segment.id);
     let covers_all = segments.iter().map(|segment| &segment.id).eq(version.segments().keys());
-    let known = fingerprint(version.segments().values());
+    let stay = |run: &&Arc<LoadedRun>| !absorbed.iter().any(|gone| gone.is_same_run(run));
+    let known = fingerprint(&segments, version.runs().iter().filter(stay).map(|run| run.run()));
 
     let (id, temporary, mut file) = create_run(state, lane)?;
     file.write_early(state.options().durability > Durability::Buffered);

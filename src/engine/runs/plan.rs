@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::engine::lock_order::{Rank, RankedMutex};
 use crate::engine::state::State;
-use crate::engine::state::versions::LoadedRun;
+use crate::engine::state::loaded_run::LoadedRun;
 use crate::index::merge::{Sizes, plan_merge};
 
 /// Keys that a short merge takes in at most, in bounds of the memtable: while it runs, puts fill at most one.
@@ -68,8 +68,11 @@ impl Merges {
         let free: Vec<Arc<LoadedRun>> = version.runs().iter().skip(busy).take_while(is_free).cloned().collect();
         let sizes: Vec<u64> = free.iter().map(|run| run.run().keys()).collect();
         let planned = plan(&sizes, fresh_rows, purpose, state.memtable_bound());
-        // Runs in memory only are always rewritten: they exist because a file is missing.
-        let volatile = free.iter().rposition(|run| run.name().is_none()).map_or(0, |last| last + 1);
+        // Runs in memory only are always rewritten: they exist because a file is missing. So are, where the caller wants
+        // one run, those that find rows by way of segments that were replaced.
+        let is_volatile =
+            |run: &Arc<LoadedRun>| run.name().is_none() || purpose == Purpose::One && run.has_moved_rows();
+        let volatile = free.iter().rposition(is_volatile).map_or(0, |last| last + 1);
         let runs: Vec<_> = free.into_iter().take(planned.max(volatile)).collect();
         claimed.extend(runs.iter().cloned());
         Claim { merges: self, runs }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::engine::runs::build::memory_run;
 use crate::engine::state::State;
-use crate::engine::state::versions::LoadedRun;
+use crate::engine::state::loaded_run::LoadedRun;
 use crate::error::Result;
 use crate::names::SegmentId;
 

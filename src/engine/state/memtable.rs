@@ -3,7 +3,7 @@
 //! An entry is (hash, batch id, row). A batch keeps its id while its rows move from the queue to an active segment and
 //! to the sealed one, so entries are never touched for that.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use parking_lot::RwLockReadGuard;
 
 use crate::engine::lock_order::{Rank, Ranked, RankedGuard, RankedMutex, RankedRwLock};
 use crate::engine::rows::row::{BatchId, Source};
+use crate::engine::rows::row_map::RowMap;
 use crate::engine::state::batches::{BatchIdHasher, Batches, MemBatch};
 use crate::error::{Error, Result};
 use crate::index::entries::{Entry, EntryTable};
@@ -165,6 +166,37 @@ impl Memtable {
         let before = self.batches.write().sealed(segment.id, &batches);
         // Behind the lock: with the last batch goes the map, which takes milliseconds.
         drop(before);
+    }
+
+    /// Has the rows of replaced segments, whose maps `map` knows, point to where they are now, in `segment`. Their
+    /// batches are gone then; a lookup that comes to one looks again.
+    ///
+    /// # Errors
+    /// As [`Memtable::add_batch`].
+    pub(crate) fn replace_segments<'m>(
+        &self,
+        _: &Inserting<'_>,
+        segment: &Arc<Segment>,
+        map: impl Fn(SegmentId) -> Option<&'m RowMap>,
+    ) -> Result<()> {
+        let is_replaced = |source: &Source| source.segment().is_some_and(|id| map(id).is_some());
+        let batches = self.batches.read();
+        let gone: HashMap<BatchId, Source, BuildHasherDefault<BatchIdHasher>> =
+            batches.ids_of(is_replaced).filter_map(|id| Some((id, batches.get(id)?.source.clone()))).collect();
+        drop(batches);
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let batch = self.add_batch(Source::Sealed(Arc::clone(segment)), segment.rows())?;
+        self.entries.relocate(|entry| {
+            let Some(source) = gone.get(&entry.batch) else { return Some((entry.batch, entry.row)) };
+            let (id, first_row) = source.first_row()?;
+            let row = u32::try_from(first_row + u64::from(entry.row)).ok()?;
+            map(id)?.get(row).map(|row| (batch, row))
+        });
+        let removed = self.batches.write().remove(|id| gone.contains_key(&id));
+        drop(removed);
+        Ok(())
     }
 
     /// Drops the rows of `segments`, which a published run has, or which are gone.

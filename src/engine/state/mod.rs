@@ -3,7 +3,7 @@
 //!
 //! | owner | what it has | changed by |
 //! | --- | --- | --- |
-//! | [`versions`] | the published index runs and sealed segments | sealing, following, publishing runs, opening |
+//! | [`versions`] ([`loaded_run`], [`replaced`]) | the published index runs and sealed segments | sealing, compaction, following, publishing runs, opening |
 //! | [`memtable`] | the index of rows that no run covers ([`batches`]: where they are) | `admit`, commits, publishing runs |
 //! | [`value_cache`] ([`byte_cache`], [`eviction`]) | decoded values, and their epoch | `admit` (supersede), reads (keep) |
 //! | [`registry`] | segment files: own, followed, damaged, foreign, missing | lanes, opening, following |
@@ -19,9 +19,11 @@ pub(crate) mod clock;
 pub(crate) mod eviction;
 pub(crate) mod identity;
 pub(crate) mod live;
+pub(crate) mod loaded_run;
 pub(crate) mod memtable;
 pub(crate) mod metrics;
 pub(crate) mod registry;
+pub(crate) mod replaced;
 pub(crate) mod residency;
 pub(crate) mod segments;
 pub(crate) mod value_cache;

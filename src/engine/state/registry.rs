@@ -110,6 +110,8 @@ pub(crate) struct Known {
     begun: HashMap<SegmentId, u64>,
     /// Files that are damaged, or another store's, so that they are not tried again at every miss.
     bad: HashSet<SegmentId>,
+    /// Segments that others replace, whether their files are gone yet or not.
+    replaced: HashSet<SegmentId>,
     /// Active segments whose numbers files have that are damaged, or another store's.
     hidden: HashSet<SegmentId>,
     /// What was left where it is although it is damaged.
@@ -160,6 +162,21 @@ impl Known {
     /// Whether the file of segment `id` is damaged or another store's.
     pub(crate) fn is_bad(&self, id: SegmentId) -> bool {
         self.bad.contains(&id)
+    }
+
+    /// Whether another segment replaces segment `id`.
+    pub(crate) fn is_replaced(&self, id: SegmentId) -> bool {
+        self.replaced.contains(&id)
+    }
+
+    /// Notes that other segments replace these.
+    pub(crate) fn replace(&mut self, ids: impl Iterator<Item = SegmentId>) {
+        self.replaced.extend(ids);
+    }
+
+    /// Whether the active segment `id` of another writer is followed.
+    pub(crate) fn is_followed(&self, id: SegmentId) -> bool {
+        self.followed.contains_key(&id)
     }
 
     /// Whether a bad file stands before the active segment `id`.

@@ -2,68 +2,24 @@
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 
 use crate::engine::lock_order::{Rank, RankedGuard, RankedMutex};
-use crate::engine::rows::locator::RowLocator;
+use crate::engine::rows::row_map::RowMap;
+use crate::engine::state::loaded_run::LoadedRun;
+use crate::engine::state::replaced::Replaced;
 use crate::engine::state::segments::Segments;
-use crate::index::run::Run;
 use crate::names::SegmentId;
 use crate::segment::reader::Segment;
-
-/// A run and the segments its rows are in.
-#[derive(Debug)]
-pub(crate) struct LoadedRun {
-    run: Run,
-    name: Option<SegmentId>,
-    segments: Vec<Arc<Segment>>,
-    /// Made when a row is first looked for, so that opening stays O(segments).
-    locator: OnceLock<RowLocator>,
-}
-
-impl LoadedRun {
-    /// `run`, whose rows are those of `segments`, in the order of the run's coverage list. Without a `name` it is in
-    /// memory only.
-    pub(crate) fn new(run: Run, name: Option<SegmentId>, segments: Vec<Arc<Segment>>) -> Self {
-        Self { run, name, segments, locator: OnceLock::new() }
-    }
-
-    /// The index.
-    #[inline]
-    pub(crate) fn run(&self) -> &Run {
-        &self.run
-    }
-
-    /// Its file; `None` for a run that is in memory only.
-    pub(crate) fn name(&self) -> Option<SegmentId> {
-        self.name
-    }
-
-    /// In the order of the run's coverage list.
-    #[inline]
-    pub(crate) fn segments(&self) -> &[Arc<Segment>] {
-        &self.segments
-    }
-
-    /// Whether it has the rows of segment `id`.
-    pub(crate) fn covers(&self, id: SegmentId) -> bool {
-        self.segments.iter().any(|segment| segment.id == id)
-    }
-
-    /// The batches of its rows.
-    #[inline]
-    pub(crate) fn locator(&self) -> &RowLocator {
-        self.locator.get_or_init(|| RowLocator::new(&self.segments))
-    }
-}
 
 /// One published state. It is replaced as a whole, so that a reader sees one from the start of a call to its end.
 #[derive(Debug, Default)]
 pub(crate) struct Version {
     runs: Vec<Arc<LoadedRun>>,
     segments: Segments,
+    replaced: Arc<Replaced>,
 }
 
 impl Version {
@@ -80,9 +36,23 @@ impl Version {
 
     /// Segments that no run covers.
     pub(crate) fn uncovered(&self) -> Vec<Arc<Segment>> {
-        let covered: HashSet<SegmentId> =
-            self.runs.iter().flat_map(|run| run.segments.iter().map(|segment| segment.id)).collect();
-        self.segments.values().filter(|segment| !covered.contains(&segment.id)).cloned().collect()
+        let covered: HashSet<SegmentId> = self.runs.iter().flat_map(|run| run.covered()).collect();
+        let is_covered = |id: SegmentId| covered.contains(&id) || self.replaced.is_indexed(id);
+        self.segments.values().filter(|segment| !is_covered(segment.id)).cloned().collect()
+    }
+
+    /// Whether a run names segment `id`.
+    pub(crate) fn is_covered(&self, id: SegmentId) -> bool {
+        self.runs.iter().any(|run| run.covered().any(|covered| covered == id))
+    }
+
+    /// `run` with the segments of this version. Without them if one was taken out and is nowhere: it still has it.
+    fn current(&self, run: &Arc<LoadedRun>) -> Arc<LoadedRun> {
+        if run.segments().iter().all(|segment| self.segments.contains_key(&segment.id)) {
+            return Arc::clone(run);
+        }
+        let resolved = run.resolve_again(&self.segments, &self.replaced);
+        resolved.map_or_else(|| Arc::clone(run), Arc::new)
     }
 }
 
@@ -114,9 +84,13 @@ impl Versions {
 
     fn change(&self, change: impl Fn(&mut Version)) {
         self.newest.rcu(|version| {
-            let mut next = Version { runs: version.runs.clone(), segments: version.segments.clone() };
+            let mut next = Version {
+                runs: version.runs.clone(),
+                segments: version.segments.clone(),
+                replaced: Arc::clone(&version.replaced),
+            };
             change(&mut next);
-            next.runs.sort_by_key(|run| Reverse(run.run.max_timestamp()));
+            next.runs.sort_by_key(|run| Reverse(run.run().max_timestamp()));
             next
         });
     }
@@ -131,25 +105,51 @@ impl Versions {
         self.change(|next| segments.clone().for_each(|segment| next.segments.insert(segment.id, Arc::clone(segment))));
     }
 
-    /// Takes out a segment that was replaced, and the runs that name it.
+    /// Takes out a segment that was damaged, and the runs that have rows of it.
     pub(crate) fn remove_segment(&self, id: SegmentId) {
         self.change(|next| {
             next.segments.remove(&id);
-            next.runs.retain(|run| !run.covers(id));
+            let (gone, kept): (Vec<_>, Vec<_>) = next.runs.drain(..).partition(|run| run.has_rows_of(id));
+            next.runs = kept;
+            let replaced = Arc::make_mut(&mut next.replaced);
+            gone.iter().flat_map(|run| run.segments()).for_each(|segment| replaced.set_indexed(segment.id, false));
         });
     }
 
-    /// Publishes `run` in the place of `absorbed`, the rows of which it has.
+    /// Publishes `segment` in the place of others, whose rows `maps` find in it. What lookups found in those they find
+    /// in this. `has_all`: whether it has no rows but theirs.
+    pub(crate) fn replace_segments(&self, segment: &Arc<Segment>, maps: &[(Arc<Segment>, Arc<RowMap>)], has_all: bool) {
+        self.change(|next| {
+            let indexed = has_all && maps.iter().all(|(old, _)| next.is_covered(old.id));
+            let replaced = Arc::make_mut(&mut next.replaced);
+            replaced.forget_unheld();
+            for (old, map) in maps {
+                next.segments.remove(&old.id);
+                replaced.insert(old.id, segment.id, Arc::clone(map), Arc::downgrade(old));
+            }
+            replaced.set_indexed(segment.id, indexed);
+            next.segments.insert(segment.id, Arc::clone(segment));
+            let runs = next.runs.iter().map(|run| next.current(run)).collect();
+            next.runs = runs;
+        });
+    }
+
+    /// Publishes `run` in the place of `absorbed`, the rows of which it has. What was replaced since it was begun, it
+    /// has where it is now.
     pub(crate) fn replace_runs(&self, run: &Arc<LoadedRun>, absorbed: &[Arc<LoadedRun>]) {
         self.change(|next| {
-            next.runs.retain(|old| !absorbed.iter().any(|gone| Arc::ptr_eq(old, gone)));
-            next.runs.push(Arc::clone(run));
+            next.runs.retain(|old| !absorbed.iter().any(|gone| old.is_same_run(gone)));
+            next.runs.push(next.current(run));
         });
     }
 
-    /// Publishes the runs that opening found.
-    pub(crate) fn set_runs(&self, runs: &[Arc<LoadedRun>]) {
-        self.change(|next| next.runs = runs.to_vec());
+    /// Publishes the runs that opening found, and which segments they cover by way of those that were replaced.
+    pub(crate) fn set_runs(&self, runs: &[Arc<LoadedRun>], indexed: &[SegmentId]) {
+        self.change(|next| {
+            next.runs = runs.to_vec();
+            let replaced = Arc::make_mut(&mut next.replaced);
+            indexed.iter().for_each(|id| replaced.set_indexed(*id, true));
+        });
     }
 
     /// Held while a run is built in memory.

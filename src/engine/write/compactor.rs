@@ -193,8 +193,8 @@ impl Compactor {
             return Some(Purpose::One);
         }
         let uncovered = version.uncovered();
-        let covered = || version.runs().iter().flat_map(|run| run.segments());
-        let counted = || version.runs().iter().any(|run| remembered_live(run.run(), covered()).is_some());
+        let runs = || version.runs().iter().map(|run| run.run());
+        let counted = || runs().any(|run| remembered_live(run, runs()).is_some());
         let worth_a_run = uncovered.len() >= FEW_SEGMENTS
             || uncovered.iter().map(|segment| u64::from(segment.rows())).sum::<u64>() >= FEW_ROWS
             || version.runs().len() > MAX_RUNS_AT_REST

@@ -185,7 +185,7 @@ impl Lane {
         let needed = len_bytes as u64 + rows as u64 * 64 + SegmentWriter::overhead_bytes();
         let capacity = (state.options().segment_bytes + SegmentWriter::overhead_bytes()).max(needed);
         let (storage, identity) = (state.shared_storage(), state.identity().recorded());
-        let writer = SegmentWriter::create(storage, identity, id, &names::active(id), schema, capacity)?;
+        let writer = SegmentWriter::create(storage, identity, (id, false), &names::active(id), schema, capacity)?;
         self.names_dirty = true;
         state.registry().lock().own(id);
         Ok(Active::new(writer))
@@ -330,7 +330,12 @@ impl Lane {
         let storage = state.storage();
         for id in std::mem::take(&mut self.unsynced) {
             let path = names::sealed(id);
-            storage.open_append(&path, storage.len_bytes(&path)?)?.sync(durability)?;
+            let synced = storage.len_bytes(&path).and_then(|len| storage.open_append(&path, len)?.sync(durability));
+            match synced {
+                // Compaction replaced it, with a segment that is synced.
+                Err(error) if error.is_not_found() && state.registry().lock().is_replaced(id) => {}
+                synced => synced?,
+            }
             self.names_dirty = true;
         }
         if self.names_dirty {

@@ -126,6 +126,14 @@ impl Writer {
         }
     }
 
+    /// Calls `with` with the lane.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] once the store is; those of `with`.
+    pub(crate) fn with_lane<T>(&self, with: impl FnOnce(&mut Lane) -> Result<T>) -> Result<T> {
+        with(self.lane.lock().as_mut().ok_or(Error::Closed)?)
+    }
+
     /// The lane, if no other thread has it.
     pub(crate) fn try_lane(&self) -> Option<RankedGuard<'_, Option<Lane>>> {
         self.lane.try_lock()

@@ -1,0 +1,126 @@
+//! Which rows of a sealed segment count: those of which no run knows a newer one.
+
+use std::sync::Arc;
+
+use crate::engine::lookup::find::Finder;
+use crate::engine::lookup::query::Query;
+use crate::engine::rows::row::RowVersion;
+use crate::engine::state::State;
+use crate::error::{Error, Result};
+use crate::key::KeyRef;
+use crate::segment::batch::Batch;
+use crate::segment::reader::Segment;
+
+/// Keys that are looked up together.
+const KEYS: usize = 4096;
+
+/// The rows of a segment that count: a bit each.
+#[derive(Debug, Clone)]
+pub(crate) struct Live {
+    bits: Vec<u64>,
+}
+
+impl Live {
+    fn none(rows: u32) -> Self {
+        Self { bits: vec![0; (rows as usize).div_ceil(64)] }
+    }
+
+    /// Whether `row` counts.
+    pub(crate) fn contains(&self, row: u32) -> bool {
+        self.bits.get(row as usize / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
+    }
+
+    fn add(&mut self, row: u32) {
+        if let Some(word) = self.bits.get_mut(row as usize / 64) {
+            *word |= 1 << (row % 64);
+        }
+    }
+
+    /// Has `row` count no more.
+    pub(crate) fn remove(&mut self, row: u32) {
+        if let Some(word) = self.bits.get_mut(row as usize / 64) {
+            *word &= !(1 << (row % 64));
+        }
+    }
+
+    /// How many rows count.
+    pub(crate) fn count(&self) -> u64 {
+        self.bits.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+}
+
+/// The rows of `segment` that count, by what index runs find. O(rows) lookups.
+///
+/// # Errors
+/// [`Error::Corrupt`] if a row cannot be read, or one that may be newer; IO errors.
+pub(crate) fn live_rows(state: &State, segment: &Segment) -> Result<Live> {
+    let mut live = Live::none(segment.rows());
+    let mut finder = Finder::new(KEYS);
+    for (number, batch) in batches(segment)?.enumerate() {
+        let batch = batch?;
+        let hashes = batch.columns.hashes(state.hasher());
+        let keys: Vec<Query<'_>> = hashes
+            .iter()
+            .enumerate()
+            .filter_map(|(row, &hash)| Some(Query { key: KeyRef::Bytes(batch.columns.key(row)?), hash }))
+            .collect();
+        if keys.len() != batch.columns.rows {
+            return Err(batch.corrupt(0, &format!("batch {number} has rows without keys")));
+        }
+        let first_row = batch.frame.first_row as u32;
+        for (first, queries) in (first_row..).step_by(KEYS).zip(keys.chunks(KEYS)) {
+            finder.find_merged(state, queries, |located| {
+                if let Some((_, error)) = located.errors.into_iter().next() {
+                    return Err(error);
+                }
+                for (row, found) in (first..).zip(&located.rows) {
+                    let version = RowVersion::of_segment(segment, row);
+                    if found.as_ref().is_none_or(|found| found.version() <= version) {
+                        live.add(row);
+                    }
+                }
+                Ok(())
+            })?;
+        }
+    }
+    Ok(live)
+}
+
+/// All batches of a segment, in order, parsed for this alone.
+///
+/// # Errors
+/// IO errors; [`Error::Corrupt`] if rows are lost. Each batch: [`Error::Corrupt`] if it is damaged.
+pub(crate) fn batches(segment: &Segment) -> Result<impl Iterator<Item = Result<Arc<Batch>>>> {
+    let frames = segment.batches()?.frames();
+    let rows: u64 = frames.iter().map(|frame| u64::from(frame.rows)).sum();
+    if rows != u64::from(segment.rows()) {
+        return Err(segment.lost());
+    }
+    Ok((0..frames.len()).map(|number| batch(segment, number)))
+}
+
+/// Batch `number` of a segment, parsed for this alone.
+///
+/// # Errors
+/// [`Error::Corrupt`] if it is damaged; IO errors.
+pub(crate) fn batch(segment: &Segment, number: usize) -> Result<Arc<Batch>> {
+    segment.parse_anew(number)?.map_err(|damaged| Error::clone(damaged.error()))
+}
+
+/// Whether every byte of a segment is as it was written. O(bytes).
+///
+/// # Errors
+/// IO errors.
+pub(crate) fn is_whole(segment: &Segment) -> Result<bool> {
+    if segment.front_damage().is_some() || !segment.check_structure().is_empty() {
+        return Ok(false);
+    }
+    for batch in batches(segment)? {
+        match batch {
+            Ok(batch) if batch.damaged_rows().is_empty() => {}
+            Err(error) if !error.is_corrupt() => return Err(error),
+            _ => return Ok(false),
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,142 @@
+//! Compaction: segments of which few rows count are written anew without the others, and small ones are joined.
+//!
+//! One step takes a few segments: [`live`] finds the rows that count, [`plan`] chooses what is written into one new
+//! segment, [`rewrite`] writes it, checks it and publishes it. The seal of the new segment names those that it
+//! replaces, so one rename replaces them; then they are unlinked. A crash before the rename leaves a temporary file,
+//! which the next opening removes; one behind it leaves files that are replaced, which the next opening removes too.
+//!
+//! Rows keep their commit timestamps, so a put or delete that happens meanwhile, in whatever process, is newer than the
+//! copy. Only rows that index runs find count as newer: these are sealed, so no power failure takes the newer row after
+//! the older one is gone. One process compacts at a time.
+//!
+//! A tombstone is dropped when no segment has an older row of its key, and nothing else can have one ([`tombstones`]).
+
+pub(crate) mod context;
+pub(crate) mod live;
+mod plan;
+mod rewrite;
+mod tombstones;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::engine::compact::context::Context;
+use crate::engine::compact::live::{Live, live_rows};
+use crate::engine::compact::plan::{Candidate, groups};
+use crate::engine::compact::rewrite::rewrite;
+use crate::engine::compact::tombstones::Tombstones;
+use crate::engine::files::locks::{lanes_with_writers, wait_for_compact_lock};
+use crate::engine::files::row_maps;
+use crate::engine::follow::refresh;
+use crate::engine::options::Compaction;
+use crate::engine::report::{CompactReport, Skipped};
+use crate::engine::state::State;
+use crate::error::{Error, Result};
+use crate::segment::reader::Segment;
+
+/// Compacts what `options` say. What was put before is sealed and covered by index runs. O(rows) lookups, and O(bytes
+/// of the segments that are rewritten).
+///
+/// # Errors
+/// [`Error::Io`] of kind `TimedOut` if another process compacts the store; IO errors. The store is whole then, and what was finished
+/// stays.
+pub(crate) fn compact(context: Context<'_>, options: &Compaction) -> Result<CompactReport> {
+    let start = Instant::now();
+    let _lock = wait_for_compact_lock(context.state.storage(), options.patience)?;
+    // A segment that another process has written anew must not be written once more from the former one.
+    refresh(context.state)?;
+    let mut others = lanes_with_writers(context.state.storage())?;
+    others.retain(|lane| *lane != context.lane);
+    let mut report = CompactReport { dry_run: options.dry_run, ..CompactReport::default() };
+    compact_values(context, &others, options, &mut report)?;
+    // Now that dead rows are gone, fewer tombstones are needed.
+    compact_tombstones(context, &others, options, &mut report)?;
+    report.elapsed = start.elapsed();
+    Ok(report)
+}
+
+/// Removes the files that say where rows were moved, once no index run needs them.
+pub(crate) fn remove_row_maps(state: &State, lane: u16) -> Result<()> {
+    if state.versions().load().runs().iter().any(|run| run.has_moved_rows()) {
+        return Ok(());
+    }
+    let targets = row_maps::targets(state.storage())?;
+    targets.into_iter().filter(|id| id.lane == lane).try_for_each(|id| row_maps::remove(state.storage(), id))
+}
+
+/// The sealed segments that may be rewritten: those that runs name, and no other writer may have sealed just now. What no
+/// run names is found by way of the memtable or of segments that it replaces, until the next merge.
+fn sealed(state: &State, others: &[u16], tombstones: bool) -> Vec<Arc<Segment>> {
+    let version = state.versions().load();
+    let mut covered: Vec<_> = version.runs().iter().flat_map(|run| run.covered()).collect();
+    covered.sort_unstable();
+    let of_kind = version.segments().values().filter(|segment| segment.schema().is_tombstones() == tombstones);
+    let own = of_kind.filter(|segment| !others.contains(&segment.id.lane));
+    own.filter(|segment| covered.binary_search(&segment.id).is_ok()).cloned().collect()
+}
+
+fn compact_values(
+    context: Context<'_>,
+    others: &[u16],
+    options: &Compaction,
+    report: &mut CompactReport,
+) -> Result<()> {
+    let mut candidates = Vec::new();
+    for segment in sealed(context.state, others, false) {
+        context.queue.check()?;
+        report.segments += 1;
+        report.rows += u64::from(segment.rows());
+        report.bytes += segment.len_bytes;
+        match live_rows(context.state, &segment) {
+            Ok(live) => {
+                report.live_rows += live.count();
+                candidates.extend(Candidate::new(segment, live, options));
+            }
+            Err(error) => skip(report, &segment, &error)?,
+        }
+    }
+    for group in groups(candidates, context.state.options(), options) {
+        rewrite(context, group, options, report)?;
+    }
+    Ok(())
+}
+
+fn compact_tombstones(
+    context: Context<'_>,
+    others: &[u16],
+    options: &Compaction,
+    report: &mut CompactReport,
+) -> Result<()> {
+    let segments = sealed(context.state, others, true);
+    let mut found: Vec<(Arc<Segment>, Live)> = Vec::new();
+    for segment in segments {
+        report.segments += 1;
+        report.bytes += segment.len_bytes;
+        match live_rows(context.state, &segment) {
+            Ok(live) => found.push((segment, live)),
+            Err(error) => skip(report, &segment, &error)?,
+        }
+    }
+    if found.is_empty() {
+        return Ok(());
+    }
+    let needed = Tombstones::needed(context.state, others.is_empty(), &found)?;
+    for (segment, live) in &mut found {
+        report.tombstones_dropped += needed.forget_others(context.state, segment, live)?;
+    }
+    let candidates = found.into_iter().filter_map(|(segment, live)| Candidate::new(segment, live, options)).collect();
+    for group in groups(candidates, context.state.options(), options) {
+        rewrite(context, group, options, report)?;
+    }
+    Ok(())
+}
+
+/// Leaves out a segment of which something is damaged: closing repairs it, or its rows are lost.
+fn skip(report: &mut CompactReport, segment: &Segment, error: &Error) -> Result<()> {
+    if !error.is_corrupt() {
+        return Err(error.clone());
+    }
+    segment.note_damaged();
+    report.skipped.push(Skipped { path: segment.described().to_path_buf(), why: error.to_string() });
+    Ok(())
+}

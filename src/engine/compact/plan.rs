@@ -1,0 +1,74 @@
+//! What is written into one new segment.
+
+use std::sync::Arc;
+
+use crate::engine::compact::live::Live;
+use crate::engine::options::{Compaction, Options};
+use crate::segment::reader::Segment;
+
+/// A segment that may be rewritten.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    pub segment: Arc<Segment>,
+    pub live: Live,
+    /// Too few of its rows count for it to stay as it is.
+    sparse: bool,
+}
+
+impl Candidate {
+    /// `None` if the segment is to stay: enough of its rows count, and it is not small.
+    pub(crate) fn new(segment: Arc<Segment>, live: Live, options: &Compaction) -> Option<Self> {
+        let (rows, live_rows) = (u64::from(segment.rows()), live.count());
+        let sparse = live_rows < rows && (live_rows as f64) <= options.live_share * rows as f64;
+        (sparse || options.join).then_some(Self { segment, live, sparse })
+    }
+
+    /// About how many bytes its rows will take.
+    fn live_bytes(&self) -> u64 {
+        let rows = u64::from(self.segment.rows()).max(1);
+        (u128::from(self.segment.len_bytes) * u128::from(self.live.count()) / u128::from(rows)) as u64
+    }
+}
+
+/// Segments whose rows go into one new segment: each whole, so that one rename replaces them all.
+pub(crate) fn groups(candidates: Vec<Candidate>, store: &Options, options: &Compaction) -> Vec<Vec<Candidate>> {
+    let mut kinds: Vec<Vec<Candidate>> = Vec::new();
+    for candidate in candidates {
+        let same = |kind: &&mut Vec<Candidate>| {
+            kind.first().is_some_and(|first| first.segment.schema() == candidate.segment.schema())
+        };
+        match kinds.iter_mut().find(same) {
+            Some(kind) => kind.push(candidate),
+            None => kinds.push(vec![candidate]),
+        }
+    }
+    kinds.into_iter().flat_map(|kind| groups_of_kind(kind, store, options)).collect()
+}
+
+fn groups_of_kind(mut candidates: Vec<Candidate>, store: &Options, options: &Compaction) -> Vec<Vec<Candidate>> {
+    // Rows that were put together stay together.
+    candidates.sort_by_key(|candidate| (candidate.segment.seal.first_timestamp, candidate.segment.id));
+    let mut groups: Vec<Vec<Candidate>> = Vec::new();
+    let (mut bytes, mut rows) = (u64::MAX, u64::MAX);
+    for candidate in candidates {
+        // A segment that is nearly full joins no other.
+        let is_small = candidate.live_bytes() <= store.segment_bytes / 2;
+        if !candidate.sparse && !(options.join && is_small) {
+            continue;
+        }
+        let (more_bytes, more_rows) = (candidate.live_bytes(), candidate.live.count());
+        let fits = bytes.saturating_add(more_bytes) <= store.segment_bytes
+            && rows.saturating_add(more_rows) <= u64::from(store.segment_rows);
+        match groups.last_mut().filter(|_| fits) {
+            Some(group) => group.push(candidate),
+            None => {
+                (bytes, rows) = (0, 0);
+                groups.push(vec![candidate]);
+            }
+        }
+        bytes += more_bytes;
+        rows += more_rows;
+    }
+    groups.retain(|group| group.len() > 1 || group.iter().any(|candidate| candidate.sparse));
+    groups
+}

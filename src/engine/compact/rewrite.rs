@@ -1,0 +1,224 @@
+//! One step: the rows of a few segments that count go into a new one, which takes their place.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::engine::compact::context::Context;
+use crate::engine::compact::live::{batch, is_whole};
+use crate::engine::compact::plan::Candidate;
+use crate::engine::files::locks::wait_for_open_lock;
+use crate::engine::files::row_maps::{self, MovedSegment, RowMaps};
+use crate::engine::options::Compaction;
+use crate::engine::replace::{Replaced, replace_segments};
+use crate::engine::report::{CompactReport, Skipped};
+use crate::engine::rows::row_map::{RowMap, RowMapBuilder};
+use crate::engine::state::State;
+use crate::engine::write::active::Active;
+use crate::error::{Error, Result};
+use crate::io::Durability;
+use crate::names::{self, SegmentId};
+use crate::segment::batch::Batch;
+use crate::segment::columns::{BatchPart, Columns};
+use crate::segment::reader::Segment;
+use crate::segment::writer::SegmentWriter;
+
+/// Rewrites `group`, whose rows are of one structure. One that is damaged is left as it is, and so is the rest of its
+/// group.
+///
+/// # Errors
+/// IO errors; the segments are then as they were, or replaced.
+pub(crate) fn rewrite(
+    context: Context<'_>,
+    group: Vec<Candidate>,
+    options: &Compaction,
+    report: &mut CompactReport,
+) -> Result<()> {
+    let before: u64 = group.iter().map(|candidate| candidate.segment.len_bytes).sum();
+    let rows: u64 = group.iter().map(|candidate| u64::from(candidate.segment.rows())).sum();
+    let live: u64 = group.iter().map(|candidate| candidate.live.count()).sum();
+    if !options.dry_run {
+        let written = match write_group(context, &group, options) {
+            Ok(written) => written,
+            Err(error) if error.is_corrupt() => {
+                let path = error.path().unwrap_or(Path::new("")).to_path_buf();
+                report.skipped.push(Skipped { path, why: error.to_string() });
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        report.bytes_written += written.len_bytes;
+        report.bytes_freed += before.saturating_sub(written.len_bytes);
+    } else {
+        // As if rows took the same share of the bytes.
+        report.bytes_freed += (u128::from(before) * u128::from(rows - live) / u128::from(rows.max(1))) as u64;
+    }
+    report.segments_rewritten += group.len();
+    report.segments_written += 1;
+    report.rows_dropped += rows - live;
+    Ok(())
+}
+
+/// Writes, checks and publishes the new segment, and unlinks those that it replaces.
+fn write_group(context: Context<'_>, group: &[Candidate], options: &Compaction) -> Result<Arc<Segment>> {
+    let state = context.state;
+    let id = context.writer.with_lane(|lane| lane.next_id(state))?;
+    state.registry().lock().own(id);
+    let published =
+        write_rows(context, id, group, options).and_then(|(active, maps)| seal(state, active, group, &maps));
+    let (segment, replaced) = match published {
+        Ok(published) => published,
+        Err(error) => {
+            // What was begun holds nothing that is not there still. If this fails too, the next opening removes it.
+            let _temporary = state.storage().remove(&names::temporary_segment(id));
+            let _sealed = state.storage().remove(&names::sealed(id));
+            let _maps = row_maps::remove(state.storage(), id);
+            let _number = context.writer.with_lane(|lane| lane.void(state, id));
+            return Err(error);
+        }
+    };
+    let mut known = state.registry().lock();
+    replace_segments(state, &segment, &replaced, true)?;
+    known.replace(segment.replaces.iter().copied());
+    drop(known);
+    unlink(state, group)?;
+    Ok(segment)
+}
+
+/// Sleeps so that no more than so many bytes a second are written.
+struct Pace {
+    start: Instant,
+    bytes: u64,
+    bytes_per_s: Option<u64>,
+}
+
+impl Pace {
+    fn written(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        if let Some(bytes_per_s) = self.bytes_per_s {
+            let due = Duration::from_secs_f64(self.bytes as f64 / bytes_per_s.max(1) as f64);
+            std::thread::sleep(due.saturating_sub(self.start.elapsed()));
+        }
+    }
+}
+
+/// Copies the rows, in the order of their commits, so that commit timestamps ascend as in any segment.
+fn write_rows(
+    context: Context<'_>,
+    id: SegmentId,
+    group: &[Candidate],
+    options: &Compaction,
+) -> Result<(Active, Vec<RowMap>)> {
+    let state = context.state;
+    let first = group.first().ok_or_else(|| Error::internal("no segment is to be rewritten"))?;
+    let capacity: u64 = group.iter().map(|candidate| candidate.segment.len_bytes).sum();
+    let writer = SegmentWriter::create(
+        state.shared_storage(),
+        state.identity().recorded(),
+        (id, true),
+        &names::temporary_segment(id),
+        first.segment.schema(),
+        capacity * 2 + SegmentWriter::overhead_bytes(),
+    )?;
+    let mut active = Active::new(writer);
+    let mut maps: Vec<RowMapBuilder> =
+        group.iter().map(|candidate| RowMap::builder(candidate.segment.rows())).collect();
+    let mut commits = Vec::new();
+    for (at, candidate) in group.iter().enumerate() {
+        let frames = candidate.segment.batches()?.frames().iter().enumerate();
+        commits.extend(frames.map(|(number, frame)| (frame.timestamp, candidate.segment.id, number, at)));
+    }
+    commits.sort_unstable();
+    let mut pace = Pace { start: Instant::now(), bytes: 0, bytes_per_s: options.bytes_per_s };
+    for (timestamp, _, number, at) in commits {
+        context.queue.check()?;
+        let (Some(candidate), Some(map)) = (group.get(at), maps.get_mut(at)) else { continue };
+        let before = active.len_bytes();
+        copy_batch(state, &mut active, candidate, number, timestamp, map)?;
+        pace.written(active.len_bytes() - before);
+    }
+    Ok((active, maps.into_iter().map(RowMapBuilder::finish).collect()))
+}
+
+/// Copies the rows of a batch that count.
+///
+/// # Errors
+/// [`Error::Corrupt`] if one of them does not match its checksum: it would get a new one.
+fn copy_batch(
+    state: &State,
+    active: &mut Active,
+    candidate: &Candidate,
+    number: usize,
+    timestamp: u64,
+    map: &mut RowMapBuilder,
+) -> Result<()> {
+    let batch: Arc<Batch> = batch(&candidate.segment, number)?;
+    let first = batch.frame.first_row as u32;
+    let rows: Vec<usize> = (0..batch.columns.rows).filter(|row| candidate.live.contains(first + *row as u32)).collect();
+    if let Some(damaged) = batch.damaged_rows().into_iter().find(|row| rows.binary_search(row).is_ok()) {
+        candidate.segment.note_damaged();
+        return Err(batch.corrupt(damaged, "the checksum of a row does not match"));
+    }
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let some: Columns;
+    let columns = if rows.len() == batch.columns.rows {
+        &batch.columns
+    } else {
+        let taken = batch.columns.take(&rows);
+        some = taken.ok_or_else(|| batch.corrupt(0, "a row is out of bounds"))?;
+        &some
+    };
+    for (to, row) in (active.rows() as u32..).zip(&rows) {
+        map.set(first + *row as u32, to);
+    }
+    active.append(&[BatchPart::from(columns)], timestamp, columns.hashes(state.hasher()).into_iter())?;
+    Ok(())
+}
+
+/// Seals the new segment, as durable as can be asked for at the least, and checks all of it before it counts.
+fn seal(state: &State, active: Active, group: &[Candidate], maps: &[RowMap]) -> Result<(Arc<Segment>, Vec<Replaced>)> {
+    let durability = state.options().durability.max(Durability::SyncData);
+    let (id, rows) = (active.id(), active.rows());
+    let moved = group.iter().zip(maps).map(|(candidate, map)| MovedSegment {
+        id: candidate.segment.id,
+        seal_crc: candidate.segment.seal.crc,
+        map: map.clone(),
+    });
+    RowMaps { target: id, rows, moved: moved.collect() }.write(
+        state.storage(),
+        state.identity().store(),
+        durability,
+    )?;
+    // Those that they replaced in turn may have files again, from a copy: these do not count either.
+    let mut replaces: Vec<SegmentId> =
+        group.iter().flat_map(|candidate| candidate.segment.replaces.iter().copied()).collect();
+    replaces.sort_unstable();
+    replaces.dedup();
+    replaces.extend(group.iter().map(|candidate| candidate.segment.id));
+    active.seal(&state.options().clone().durability(durability), replaces)?;
+    let segment = Segment::open(state.storage(), &names::sealed(id), id)?;
+    if !is_whole(&segment)? {
+        return Err(Error::corrupt(&**segment.described(), 0, "what was written is not what is read"));
+    }
+    let replaced = group.iter().zip(maps).map(|(candidate, map)| Replaced {
+        id: candidate.segment.id,
+        segment: Some(Arc::clone(&candidate.segment)),
+        map: Arc::new(map.clone()),
+    });
+    Ok((Arc::new(segment), replaced.collect()))
+}
+
+/// Unlinks what was replaced.
+fn unlink(state: &State, group: &[Candidate]) -> Result<()> {
+    // Nobody is opening the store: what is listed stays until it is looked at.
+    let _opening = wait_for_open_lock(state.storage())?;
+    for candidate in group {
+        match state.storage().remove(&names::sealed(candidate.segment.id)) {
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+    }
+    state.storage().sync_dir(Path::new(names::SEGMENTS))
+}

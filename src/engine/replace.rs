@@ -1,0 +1,108 @@
+//! A compacted segment takes the place of those that it replaces, in the version and in the memtable: in the process
+//! that wrote it, and in those that follow.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::engine::rows::row::{BatchId, Row};
+use crate::engine::rows::row_map::RowMap;
+use crate::engine::runs::hashes::hash_block;
+use crate::engine::state::State;
+use crate::engine::state::batches::MemBatch;
+use crate::error::Result;
+use crate::index::block::HashBlock;
+use crate::names::SegmentId;
+use crate::segment::reader::Segment;
+
+/// A segment that is replaced, and where its rows are.
+#[derive(Debug, Clone)]
+pub(crate) struct Replaced {
+    pub id: SegmentId,
+    /// `None` if it was followed while it was active.
+    pub segment: Option<Arc<Segment>>,
+    pub map: Arc<RowMap>,
+}
+
+/// Publishes `segment` in the place of others. `has_all`: whether it has no rows but theirs. The caller holds the
+/// registry, so that nobody enters rows of these segments meanwhile. O(entries of the memtable) if it has rows of them.
+///
+/// # Errors
+/// [`crate::Error::ReadOnly`] when the batch ids are used up; nothing is changed then.
+pub(crate) fn replace_segments(state: &State, segment: &Arc<Segment>, old: &[Replaced], has_all: bool) -> Result<()> {
+    let by_id: HashMap<SegmentId, &RowMap> = old.iter().map(|old| (old.id, &*old.map)).collect();
+    let inserting = state.memtable().lock_inserts();
+    state.memtable().replace_segments(&inserting, segment, |id| by_id.get(&id).copied())?;
+    drop(inserting);
+    let sealed: Vec<_> = old.iter().filter_map(|old| Some((old.segment.clone()?, Arc::clone(&old.map)))).collect();
+    state.versions().replace_segments(segment, &sealed, has_all && sealed.len() == old.len());
+    Ok(())
+}
+
+/// Where the rows of the sealed segment `old` are in `new`, which was written from it and others. O(rows).
+///
+/// # Errors
+/// IO errors, [`crate::Error::Corrupt`] if the index or the keys of one of them cannot be read.
+pub(crate) fn join(state: &State, old: &Segment, new: &Segment) -> Result<RowMap> {
+    let rows: Vec<(u64, u32)> = hash_block(state, old)?.iter().collect();
+    join_rows(&rows, old.rows(), |row| Row::of_segment(old, row), new, &hash_block(state, new)?)
+}
+
+/// The same for segment `old`, of which the memtable has rows that were followed while it was active.
+///
+/// # Errors
+/// As [`join`].
+pub(crate) fn join_active(state: &State, old: SegmentId, new: &Segment) -> Result<RowMap> {
+    let batches = state.memtable().sorted().into_iter().filter(|(_, batch)| batch.source.segment() == Some(old));
+    let batches: BTreeMap<u64, (BatchId, MemBatch)> =
+        batches.filter_map(|(id, batch)| Some((batch.source.first_row()?.1, (id, batch)))).collect();
+    let find = |row: u32| {
+        let Some((first, (id, batch))) = batches.range(..=u64::from(row)).next_back() else { return Ok(None) };
+        batch.source.row(*id, (u64::from(row) - first) as u32)
+    };
+    let mut rows: Vec<(u64, u32)> = Vec::new();
+    for (first, (id, batch)) in &batches {
+        for row in 0..batch.rows {
+            if let Some(found) = batch.source.row(*id, row)?
+                && let Some(key) = found.key()
+            {
+                rows.push((state.hasher().hash(key), *first as u32 + row));
+            }
+        }
+    }
+    rows.sort_unstable();
+    let end = rows.iter().map(|(_, row)| row + 1).max().unwrap_or(0);
+    join_rows(&rows, end, find, new, &hash_block(state, new)?)
+}
+
+/// A row and its copy have the same key and the same commit timestamp. `rows` are in the order of hashes.
+fn join_rows(
+    rows: &[(u64, u32)],
+    len: u32,
+    find: impl Fn(u32) -> Result<Option<Row<'static>>>,
+    new: &Segment,
+    block: &HashBlock,
+) -> Result<RowMap> {
+    let mut map = RowMap::builder(len);
+    let mut candidates = block.iter().peekable();
+    let mut same: Vec<(u64, u32)> = Vec::new();
+    for &(hash, row) in rows {
+        if same.first().is_none_or(|(other, _)| *other != hash) {
+            same.clear();
+            while candidates.next_if(|(other, _)| *other < hash).is_some() {}
+            same.extend(std::iter::from_fn(|| candidates.next_if(|(other, _)| *other == hash)));
+        }
+        if same.is_empty() {
+            continue;
+        }
+        let Some(found) = find(row)? else { continue };
+        for &(_, candidate) in &same {
+            let copy = Row::of_segment(new, candidate)?;
+            let is_copy =
+                |copy: &Row<'_>| copy.version().timestamp == found.version().timestamp && copy.key() == found.key();
+            if copy.is_some_and(|copy| is_copy(&copy)) {
+                map.set(row, candidate);
+            }
+        }
+    }
+    Ok(map.finish())
+}

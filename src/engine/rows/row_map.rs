@@ -1,0 +1,91 @@
+//! Where the rows of a replaced segment are now.
+
+use bytes::Bytes;
+
+/// In the place of a row that is nowhere any more: it did not count.
+const GONE: u32 = u32::MAX;
+
+/// For each row of a segment, its row in the segment that replaces it, or that it is gone. 4 bytes a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RowMap {
+    rows: Bytes,
+}
+
+impl RowMap {
+    /// A map of `rows` rows, all of which are gone.
+    pub(crate) fn builder(rows: u32) -> RowMapBuilder {
+        RowMapBuilder { map: vec![GONE.to_le_bytes(); rows as usize] }
+    }
+
+    /// The map whose bytes these are.
+    pub(crate) fn from_bytes(rows: Bytes) -> Self {
+        Self { rows }
+    }
+
+    /// Its bytes.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.rows
+    }
+
+    /// Where `row` is, if it is anywhere. O(1).
+    #[inline]
+    pub(crate) fn get(&self, row: u32) -> Option<u32> {
+        let rows = self.rows.as_chunks::<4>().0;
+        rows.get(row as usize).map(|row| u32::from_le_bytes(*row)).filter(|row| *row != GONE)
+    }
+
+    /// How many rows are somewhere. O(rows).
+    pub(crate) fn rows_there(&self) -> u64 {
+        self.rows.as_chunks::<4>().0.iter().filter(|row| u32::from_le_bytes(**row) != GONE).count() as u64
+    }
+
+    /// The map through this one, then through `next`. O(rows).
+    pub(crate) fn then(&self, next: &Self) -> Self {
+        let rows = (self.rows.len() / 4) as u32;
+        let mut builder = Self::builder(rows);
+        for row in 0..rows {
+            if let Some(to) = self.get(row).and_then(|between| next.get(between)) {
+                builder.set(row, to);
+            }
+        }
+        builder.finish()
+    }
+}
+
+/// A map that is being made.
+#[derive(Debug)]
+pub(crate) struct RowMapBuilder {
+    map: Vec<[u8; 4]>,
+}
+
+impl RowMapBuilder {
+    /// Row `from` is row `to` now.
+    pub(crate) fn set(&mut self, from: u32, to: u32) {
+        if let Some(place) = self.map.get_mut(from as usize) {
+            *place = to.to_le_bytes();
+        }
+    }
+
+    /// The map.
+    pub(crate) fn finish(self) -> RowMap {
+        RowMap { rows: self.map.into_flattened().into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_followed_through_two_maps() {
+        let map = |rows: &[(u32, u32)], len| {
+            let mut builder = RowMap::builder(len);
+            rows.iter().for_each(|(from, to)| builder.set(*from, *to));
+            builder.finish()
+        };
+        let (first, second) = (map(&[(0, 1), (2, 0), (3, 2)], 4), map(&[(0, 7), (1, 5)], 3));
+        let both = first.then(&second);
+        assert_eq!((0..5).map(|row| both.get(row)).collect::<Vec<_>>(), [Some(5), None, Some(7), None, None]);
+        assert_eq!(RowMap::from_bytes(Bytes::copy_from_slice(both.as_bytes())), both);
+    }
+}

@@ -1,0 +1,71 @@
+//! Segments that compaction took out of the version, for those who hold on to them: an index run, or a merge that began
+//! before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
+
+use crate::engine::rows::row_map::RowMap;
+use crate::names::SegmentId;
+use crate::segment::reader::Segment;
+
+/// Where the rows of a replaced segment are.
+#[derive(Debug, Clone)]
+pub(crate) struct Move {
+    pub target: SegmentId,
+    pub map: Arc<RowMap>,
+    /// While anybody holds the segment, its rows may be looked for.
+    segment: Weak<Segment>,
+}
+
+/// Replaced segments, and the segments with their rows.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Replaced {
+    moves: BTreeMap<SegmentId, Move>,
+    /// Segments all of whose rows are found by way of segments that they replace: no run has to cover them.
+    indexed: BTreeSet<SegmentId>,
+}
+
+impl Replaced {
+    /// Where the rows of `id` are, if it was replaced.
+    pub(crate) fn get(&self, id: SegmentId) -> Option<&Move> {
+        self.moves.get(&id)
+    }
+
+    /// Notes that the rows of `old` are in `target`, for as long as anybody holds its `segment`.
+    pub(crate) fn insert(
+        &mut self,
+        old: SegmentId,
+        mut target: SegmentId,
+        mut map: Arc<RowMap>,
+        segment: Weak<Segment>,
+    ) {
+        // What was moved twice is in the last of the places.
+        for moved in self.moves.values_mut().filter(|moved| moved.target == old) {
+            (moved.target, moved.map) = (target, Arc::new(moved.map.then(&map)));
+        }
+        if let Some(next) = self.moves.get(&target) {
+            (target, map) = (next.target, Arc::new(map.then(&next.map)));
+        }
+        self.indexed.remove(&old);
+        self.moves.insert(old, Move { target, map, segment });
+    }
+
+    /// Forgets segments that nobody holds.
+    pub(crate) fn forget_unheld(&mut self) {
+        self.moves.retain(|_, moved| moved.segment.strong_count() > 0);
+    }
+
+    /// Whether no run has to cover `id`.
+    pub(crate) fn is_indexed(&self, id: SegmentId) -> bool {
+        self.indexed.contains(&id)
+    }
+
+    /// Notes that no run has to cover `id`, or that one has to again.
+    pub(crate) fn set_indexed(&mut self, id: SegmentId, indexed: bool) {
+        if indexed {
+            self.indexed.insert(id)
+        } else {
+            self.indexed.remove(&id)
+        };
+    }
+}
