@@ -19,6 +19,8 @@ use crate::names::SegmentId;
 pub(crate) struct Findings {
     pub files: Vec<Quarantined>,
     pub missing: Vec<Missing>,
+    /// Files in the quarantine folder.
+    pub quarantined: usize,
 }
 
 /// What is known to be wrong now. O(files in quarantine).
@@ -36,9 +38,9 @@ pub(crate) fn findings(state: &State) -> Result<Findings> {
     missing.append(&mut told.missing);
     let missing: Vec<MissingIds> = still(storage, missing)?;
     let in_place: Vec<Quarantined> = in_place.into_iter().filter(|file| !is_left(state, &told, file)).collect();
-    let mut files = told.files;
+    let (mut files, quarantined) = (told.files, told.file_count);
     files.extend(in_place);
-    Ok(Findings { files, missing: missing.iter().map(|missing| missing.describe(storage)).collect() })
+    Ok(Findings { files, quarantined, missing: missing.iter().map(|missing| missing.describe(storage)).collect() })
 }
 
 /// Whether a file stays where it is with acknowledgement.
@@ -57,7 +59,7 @@ pub(crate) fn acknowledge(state: &State) -> Result<usize> {
     let foreign = state.registry().lock().foreign().to_vec();
     let told = told(state.storage())?;
     let new: Vec<Quarantined> = foreign.into_iter().filter(|file| !is_left(state, &told, file)).collect();
-    quarantine::acknowledge(state.storage(), state.options().durability, &new)
+    quarantine::acknowledge(state.storage(), state.options().durability, &told, &new)
 }
 
 /// Of `missing`, those that are still not there.

@@ -47,6 +47,7 @@
 pub mod contract;
 pub mod host;
 pub mod identities;
+mod identity;
 pub mod layer;
 
 mod counters;

@@ -199,10 +199,14 @@ pub(crate) fn note_missing(
 ///
 /// # Errors
 /// IO errors.
-pub(crate) fn acknowledge(storage: &dyn Storage, durability: Durability, left: &[Quarantined]) -> Result<usize> {
+pub(crate) fn acknowledge(
+    storage: &dyn Storage,
+    durability: Durability,
+    told: &Told,
+    left: &[Quarantined],
+) -> Result<usize> {
     let folder = storage.describe(Path::new(""));
     let relative = |path: &Path| path.strip_prefix(&folder).unwrap_or(path).to_path_buf();
-    let told = told(storage)?;
     let note_on = |file: &Quarantined| Note {
         path: relative(&file.path),
         why: file.why.clone(),

@@ -185,7 +185,7 @@ fn finish_report(state: &State, listing: &Listing, report: &mut OpenReport, star
     for (path, why) in not_files(state.storage(), listing)? {
         state.registry().lock().leave_not_file(state.storage().describe(&path), why);
     }
-    let Findings { files, missing } = findings(state)?;
+    let Findings { files, missing, .. } = findings(state)?;
     (report.quarantined, report.missing) = (files, missing);
     let version = state.versions().load();
     report.segments = version.segments().len();

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use crate::engine::files::quarantine::told;
 use crate::engine::files::replace::list_if_exists;
 use crate::engine::findings::findings;
 use crate::engine::report::{HotSize, Stats};
@@ -24,7 +23,7 @@ pub(crate) fn stats(state: &State) -> Result<Stats> {
         });
         sizes.sum::<Result<u64>>()
     };
-    let traffic = state.metrics().traffic();
+    let (traffic, found) = (state.metrics().traffic(), findings(state)?);
     Ok(Stats {
         keys: state.live().get(),
         key_kind: state.identity().key_kind().map(crate::key::KeyKind::name),
@@ -38,8 +37,8 @@ pub(crate) fn stats(state: &State) -> Result<Stats> {
         run_keys: version.runs().iter().map(|run| run.run().keys()).sum(),
         delta_keys: state.memtable().len(),
         delta_bytes: state.memtable().capacity_bytes(),
-        quarantined: told(state.storage())?.file_count,
-        missing: findings(state)?.missing.iter().map(|missing| missing.segments).sum(),
+        quarantined: found.quarantined,
+        missing: found.missing.iter().map(|missing| missing.segments).sum(),
         bad_files: state.registry().lock().bad_files(),
         hits: traffic.hits,
         misses: traffic.misses,

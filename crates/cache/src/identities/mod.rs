@@ -20,20 +20,16 @@
 //! # }
 //! ```
 
-pub(crate) mod canonical;
-pub(crate) mod names;
-pub(crate) mod record;
 mod remove;
-pub(crate) mod size;
 mod stored;
 
 use std::path::{Path, PathBuf};
 
-use self::record::Identity;
 use self::remove::{finish, take};
-pub(crate) use self::stored::IN_USE;
-use self::stored::KINDS;
 pub use self::stored::{Stays, StoredIdentity};
+use crate::identity::names::{self, KINDS};
+use crate::identity::record::Identity;
+use crate::identity::size;
 use tensorcask::{Error, KeyKind, Options, Result};
 
 /// What pruning did, or in a dry run would do.

@@ -5,8 +5,9 @@ use std::fs::{File, FileType, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::names;
-use super::stored::{IN_USE, KINDS, Stays, StoredIdentity};
+use super::stored::{Stays, StoredIdentity};
+use crate::identity::names::{self, KINDS};
+use crate::store::space::is_open;
 use tensorcask::Error;
 use tensorcask::folder::{FOLDERS, OPEN_LOCK, QUARANTINE, is_file_of_store};
 
@@ -27,7 +28,7 @@ type Locks = Vec<(PathBuf, File)>;
 /// Removes an identity; with `dry_run`, looks whether it could be.
 pub(super) fn take(identity: &StoredIdentity, dry_run: bool) -> Taken<Contents> {
     let folder = &identity.folder;
-    if IN_USE.get().is_some_and(|in_use| in_use(folder)) {
+    if is_open(folder) {
         return Err(Stays::Open("a handle of this process has it open".to_owned()));
     }
     let contents = look_through(folder)?;

@@ -1,15 +1,7 @@
 //! An identity that is kept, and why it stays.
 
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::path::PathBuf;
 use std::time::SystemTime;
-
-use tensorcask::KeyKind;
-
-pub(super) const KINDS: [KeyKind; 3] = [KeyKind::Str, KeyKind::U64, KeyKind::Bytes];
-
-/// Whether a handle of the caching layer in this process has the identity in this folder open, though perhaps no store.
-pub(crate) static IN_USE: OnceLock<fn(&Path) -> bool> = OnceLock::new();
 
 /// An identity whose outputs are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::ids::Ids;
 use super::strided::Samples;
 use crate::error::{Result, invalid};
 use crate::framework::Framework;
-use crate::identities::canonical::Canonical;
+use crate::identity::canonical::Canonical;
 use crate::values::input::{Argument, Inputs};
 
 /// How much of a sample's bytes a content key covers.

@@ -13,7 +13,7 @@ use tensorcask::folder::check_module_id;
 use crate::counters::{Counters, Counts};
 use crate::error::{Result, invalid};
 use crate::framework::{Framework, Variables};
-use crate::identities::record::{ENCODING, Identity};
+use crate::identity::record::{ENCODING, Identity};
 use crate::keys::ids::IntoIds;
 use crate::layer::call::Call;
 use crate::layer::compute::{Compute, Settings};

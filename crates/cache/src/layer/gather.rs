@@ -8,7 +8,7 @@ use crate::framework::Framework;
 use crate::keys::key::BatchKeys;
 use crate::store::backend::{Layout, Space};
 use crate::values::output::Output;
-use crate::values::tree::{Ragged, join};
+use crate::values::tree::{Ragged, join, split};
 
 /// The rows of a batch, some of them still missing.
 #[derive(Debug)]
@@ -249,13 +249,25 @@ fn learn<F: Framework>(space: &Space, known: &Layout, values: &[Option<Value>]) 
 /// Dtype, shape of a row, and a host tensor.
 type Single<F> = (Dtype, Vec<usize>, <F as Framework>::Tensor);
 
-/// A single tensor of the batch, ready to be put without work a row: dtype, shape of a row, and the tensor on the CPU.
-pub(crate) fn single<F: Framework>(output: &Output<F>) -> Result<Option<Single<F>>> {
-    let Output::Tensor(tensor) = output else { return Ok(None) };
-    let host = F::host(tensor)?;
-    let Some(dtype) = F::dtype(&host)? else { return Ok(None) };
-    let shape = F::shape(&host).get(1..).unwrap_or_default().to_vec();
-    Ok(Some((dtype, shape, host)))
+/// What a batch gave, ready to be put.
+pub(crate) enum Computed<F: Framework> {
+    /// One tensor on the CPU, which takes no work a row.
+    Single(Single<F>),
+    /// A value a row.
+    Values(Vec<Value>),
+}
+
+impl<F: Framework> Computed<F> {
+    pub(crate) fn of(output: &Output<F>, rows: usize) -> Result<Self> {
+        if let Output::Tensor(tensor) = output {
+            let host = F::host(tensor)?;
+            if let Some(dtype) = F::dtype(&host)? {
+                let shape = F::shape(&host).get(1..).unwrap_or_default().to_vec();
+                return Ok(Self::Single((dtype, shape, host)));
+            }
+        }
+        split(output, rows).map(Self::Values)
+    }
 }
 
 /// An empty batch of what is kept; `None` while nothing is.

@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::counters::{Counters, Counts};
 use crate::error::{Result, invalid};
 use crate::framework::{Framework, Variables};
-use crate::identities::record::Identity;
+use crate::identity::record::Identity;
 use crate::keys::key::BatchKeys;
 use crate::layer::compute::Compute;
 use crate::layer::exclusive::{self, Exclusive};

@@ -11,7 +11,7 @@ use crate::framework::Framework;
 use crate::keys::key::{BatchKeys, layout};
 use crate::layer::compute::Compute;
 use crate::layer::exclusive::infer;
-use crate::layer::gather::{Rows, empty_batch, single, value_len_bytes};
+use crate::layer::gather::{Computed, Rows, empty_batch, value_len_bytes};
 use crate::layer::inner::{Batch, Inner, Load, Loads};
 use crate::layer::options::Weights;
 use crate::store::used::Room;
@@ -161,11 +161,16 @@ impl<F: Framework> Inner<F> {
                     && self.options.memory_device.is_none();
                 // All of this while the module is locked: it may give the same buffer to the next call.
                 let done = self.compute(batch.sign, load, &mine, &mut |output| {
-                    self.keep(batch, &mine, output)?;
+                    let computed = Computed::of(output, mine.len())?;
+                    self.keep(batch, &mine, &computed)?;
                     if whole {
                         return output.try_map(&mut F::own).map(Completed::Whole);
                     }
-                    rows.take(&mine, self.as_read(output, mine.len())?.into_iter().map(Some))?;
+                    let values = match computed {
+                        Computed::Values(values) => values,
+                        Computed::Single(_) => split(output, mine.len())?,
+                    };
+                    rows.take(&mine, self.as_read(values)?.into_iter().map(Some))?;
                     Ok(Completed::Rows)
                 })?;
                 match done {
@@ -224,9 +229,8 @@ impl<F: Framework> Inner<F> {
         then(&output).map(Some)
     }
 
-    /// One value a row, as a later read will give it.
-    pub(crate) fn as_read(&self, output: &Output<F>, rows: usize) -> Result<Vec<Value>> {
-        let values = split(output, rows)?;
+    /// The values as a later read will give them.
+    pub(crate) fn as_read(&self, values: Vec<Value>) -> Result<Vec<Value>> {
         if self.rounding.is_exact() {
             return Ok(values);
         }
@@ -234,21 +238,20 @@ impl<F: Framework> Inner<F> {
     }
 
     /// Puts computed rows into the store, which copies them: nothing of the caller's is kept.
-    fn keep(&self, batch: &Batch<'_>, at: &[usize], output: &Output<F>) -> Result<()> {
+    fn keep(&self, batch: &Batch<'_>, at: &[usize], computed: &Computed<F>) -> Result<()> {
         let kept =
-            self.put(batch, at, output).or_else(|error| self.forgive(Some(batch.space), error).map(|()| None))?;
+            self.put(batch, at, computed).or_else(|error| self.forgive(Some(batch.space), error).map(|()| None))?;
         add(&self.counters.misses, at.len());
         add(if kept.is_some() { &self.counters.put_bytes } else { &self.counters.not_kept }, kept.unwrap_or(at.len()));
         Ok(())
     }
 
     /// The bytes that were put, or `None` if nothing may be.
-    fn put(&self, batch: &Batch<'_>, at: &[usize], output: &Output<F>) -> Result<Option<usize>> {
+    fn put(&self, batch: &Batch<'_>, at: &[usize], computed: &Computed<F>) -> Result<Option<usize>> {
         let Batch { spaces, space, keys, .. } = *batch;
-        let values = single(output)?.map_or_else(|| split(output, at.len()).map(Err), |single| Ok(Ok(single)))?;
-        let len_bytes = match &values {
-            Ok((.., host)) => F::bytes(host)?.len(),
-            Err(values) => values.iter().map(value_len_bytes).sum(),
+        let len_bytes = match computed {
+            Computed::Single((.., host)) => F::bytes(host)?.len(),
+            Computed::Values(values) => values.iter().map(value_len_bytes).sum(),
         };
         let Some(store) = space.store()? else { return Ok(None) };
         let room = spaces.reserve(at.len(), len_bytes);
@@ -265,12 +268,12 @@ impl<F: Framework> Inner<F> {
             chosen = keys.select(at);
             &chosen
         };
-        match &values {
-            Ok((dtype, shape, host)) => {
+        match computed {
+            Computed::Single((dtype, shape, host)) => {
                 let bytes = F::bytes(host)?;
                 keys.with(|keys| store.put_rows_bytes(keys, *dtype, shape, bytes))?;
             }
-            Err(values) => keys.with(|keys| store.put_batch(keys, values))?,
+            Computed::Values(values) => keys.with(|keys| store.put_batch(keys, values))?,
         }
         Ok(Some(len_bytes))
     }

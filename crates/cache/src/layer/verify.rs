@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::framework::{Framework, is_close};
 use crate::layer::inner::{Batch, Inner, Load, Loads};
 use crate::values::output::Output;
-use crate::values::tree::{Ragged, join};
+use crate::values::tree::{Ragged, join, split};
 
 impl<F: Framework> Inner<F> {
     /// Computes some of the hits again, and compares. Which ones follows from a hash of their running number, so that
@@ -36,7 +36,7 @@ impl<F: Framework> Inner<F> {
         if chosen.is_empty() {
             return Ok(());
         }
-        let now = self.compute(batch.sign, load, &chosen, &mut |output| self.as_read(output, chosen.len()))?;
+        let now = self.compute(batch.sign, load, &chosen, &mut |output| self.as_read(split(output, chosen.len())?))?;
         let Some(now) = now else { return Ok(()) };
         add(&self.counters.verified, chosen.len());
         let now = join(&now.iter().collect::<Vec<_>>(), Ragged::List)?;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use crate::counters::add;
 use crate::error::Result;
 use crate::framework::{Framework, Variables};
-use crate::identities::record::Identity;
+use crate::identity::record::Identity;
 use crate::layer::compute::Compute;
 use crate::layer::inner::{Inner, identify};
 use crate::layer::options::{OnStoreError, Weights};

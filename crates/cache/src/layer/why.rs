@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::error::{Result, invalid};
 use crate::framework::Framework;
-use crate::identities::record::Identity;
+use crate::identity::record::Identity;
 use crate::keys::key::BatchKeys;
 use crate::layer::inner::Inner;
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::identities::names;
+use crate::identity::names;
 use tensorcask::{Error, Result};
 
 /// Replaces a small file whole. It is derived: a reader that finds it missing or damaged does without.

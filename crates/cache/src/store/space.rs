@@ -18,10 +18,9 @@ use super::backend::{Source, Space};
 use super::json::{read_json, write_json};
 use super::temporary::TemporaryFolder;
 use super::used::{ROW_BYTES, Room, Used};
-use crate::identities::IN_USE;
-use crate::identities::names::{self, RECORD, TIMING};
-use crate::identities::record::Identity;
-use crate::identities::size::folder_len_bytes;
+use crate::identity::names::{self, KINDS, RECORD, TIMING};
+use crate::identity::record::Identity;
+use crate::identity::size::folder_len_bytes;
 use crate::rank::Rank;
 use crate::threads::flight::Flight;
 use tensorcask::Durability;
@@ -85,8 +84,6 @@ type Open = HashMap<(PathBuf, String), Weak<Spaces>>;
 /// The identities that this process has open.
 static OPEN: LazyLock<Mutex<Open>> = LazyLock::new(Mutex::default);
 
-const KINDS: [KeyKind; 3] = [KeyKind::Str, KeyKind::U64, KeyKind::Bytes];
-
 impl Spaces {
     /// Opens the stores of `identity`, or joins a handle of this process that has them open in the same way. Where
     /// the folder cannot be made and that is `forgiven`, the stores are opened later.
@@ -122,7 +119,6 @@ impl Spaces {
         let opening = &opening;
         let settings =
             format!("{read_only:?} {:?}", Opening { place: Place::Folder(folder.clone()), ..opening.clone() });
-        let _set_before = IN_USE.set(is_open);
         let mut open = OPEN.lock();
         if let Some(spaces) = open.get(&(folder.clone(), settings.clone())).and_then(Weak::upgrade) {
             drop(open);
@@ -364,7 +360,7 @@ fn open_in(is: impl Fn(&Path) -> bool) -> Vec<Arc<Spaces>> {
 }
 
 /// Whether this process has the identity in `folder` open.
-fn is_open(folder: &Path) -> bool {
+pub fn is_open(folder: &Path) -> bool {
     let folder = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
     OPEN.lock().iter().any(|((open, _), spaces)| *open == folder && spaces.strong_count() > 0)
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock, Weak};
 use parking_lot::Mutex;
 
 use super::json::{read_json, write_json};
-use crate::identities::names::FULL;
+use crate::identity::names::FULL;
 
 /// What a row takes beside its elements: its key and checksum, and its places in the index of its segment and of the
 /// store. More than most take, so that a cap is met rather early than late.

@@ -10,7 +10,7 @@ pub fn folder_len_bytes(folder: &Path) -> u64 {
 }
 
 /// Bytes of all files below `folder`, and when the newest of them was written. Links are not followed.
-pub(super) fn measure(folder: &Path) -> (u64, Option<SystemTime>) {
+pub(crate) fn measure(folder: &Path) -> (u64, Option<SystemTime>) {
     let Ok(list) = std::fs::read_dir(folder) else { return (0, None) };
     let of = |entry: std::fs::DirEntry| match entry.metadata() {
         Ok(metadata) if metadata.is_dir() => measure(&entry.path()),

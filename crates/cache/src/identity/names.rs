@@ -2,6 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use tensorcask::KeyKind;
+
+/// The kinds of keys that an identity may have a store of, each in a folder of its name.
+pub const KINDS: [KeyKind; 3] = [KeyKind::Str, KeyKind::U64, KeyKind::Bytes];
+
 /// In the folder of an identity of a wrapped module: what the identity is made of.
 pub const RECORD: &str = "identity.json";
 /// There: the mean seconds that a sample took.
