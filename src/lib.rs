@@ -75,7 +75,7 @@ pub use crate::engine::report::{
     Damage, HotSize, Lookup, Missing, OpenReport, Quarantined, Stats, VerifyReport, Warmed,
 };
 pub use crate::engine::store::Store;
-pub use crate::error::{Error, Result};
+pub use crate::error::{Error, ItemError, Result};
 pub use crate::io::Durability;
 pub use crate::key::{AsKey, Key, KeyKind, KeyRef, Keys, MAX_KEY_LEN_BYTES};
 pub use crate::schema::{MAX_LEAVES, MAX_RANK};

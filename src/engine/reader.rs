@@ -18,9 +18,7 @@ use crate::engine::read::verify::verify;
 use crate::engine::report::{Lookup, OpenReport, Stats, VerifyReport, Warmed};
 use crate::engine::runs::count::len;
 use crate::engine::state::State;
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::io::Storage;
 use crate::io::disk::DiskStorage;
 use crate::key::{AsKey, KeyKind, Keys};
@@ -62,14 +60,15 @@ impl Reader {
     /// # Errors
     /// [`Error::Corrupt`] if the row is damaged, [`Error::KeyKind`], IO errors.
     pub fn get(&self, key: impl AsKey) -> Result<Option<Value>> {
-        let mut values = self.get_batch(&[key.as_key()?])?;
-        values.pop().unwrap_or(Ok(None))
+        let mut values = self.get_batch(&[key.as_key()?]).map_err(Error::into_cause)?;
+        values.pop().unwrap_or(Ok(None)).map_err(Error::into_cause)
     }
 
-    /// The values of `keys`, in their order. A damaged row is an error at its own place only.
+    /// The values of `keys`, in their order. A damaged row is an error at its own place only, an [`Error::Item`].
     ///
     /// # Errors
-    /// [`Error::KeyKind`], IO errors.
+    /// [`Error::Item`] for a key that cannot be used: of another kind ([`Error::KeyKind`]), too long
+    /// ([`Error::TooLarge`]) or negative ([`Error::Invalid`]); IO errors.
     pub fn get_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<Vec<Lookup>> {
         get_batch(&self.state, keys.into())
     }
@@ -90,8 +89,9 @@ impl Reader {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] if buffer or mask do not fit; [`Error::Mismatch`] if a row is of another dtype or shape;
-    /// [`Error::DamagedRows`] if rows are damaged: all others were copied, and `found` is right.
+    /// Those of [`Reader::get_batch`]; [`Error::Invalid`] if buffer or mask do not fit; [`Error::Item`] with
+    /// [`Error::Mismatch`] if a row is of another dtype or shape; [`Error::DamagedRows`] if rows are damaged: all others
+    /// were copied, and `found` is right.
     pub fn get_batch_into<'a, T: Element>(
         &self,
         keys: impl Into<Keys<'a>>,
@@ -120,7 +120,7 @@ impl Reader {
     /// Which of `keys` are there. Reads keys, no values.
     ///
     /// # Errors
-    /// [`Error::KeyKind`], IO errors, [`Error::Corrupt`] if a batch that may hold a key is damaged.
+    /// Those of [`Reader::get_batch`]; [`Error::Item`] with [`Error::Corrupt`] if a batch that may hold a key is damaged.
     pub fn contains_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<Vec<bool>> {
         contains_batch(&self.state, keys.into())
     }
@@ -130,7 +130,8 @@ impl Reader {
     /// # Errors
     /// As [`Reader::contains_batch`].
     pub fn contains(&self, key: impl AsKey) -> Result<bool> {
-        Ok(self.contains_batch(&[key.as_key()?])?.first().copied().unwrap_or(false))
+        let found = self.contains_batch(&[key.as_key()?]).map_err(Error::into_cause)?;
+        Ok(found.first().copied().unwrap_or(false))
     }
 
     /// How many keys there are. O(1); once after a crash that left several index runs behind, O(rows).

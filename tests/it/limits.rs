@@ -228,7 +228,8 @@ fn values_may_be_nested_to_any_depth_and_are_refused() {
         |inner| Value::Tuple(vec![Value::Int(1), inner]),
         |inner| Value::Map(vec![("n".into(), inner)]),
     ];
-    let is_refused = |put: tensorcask::Result<()>| matches!(put, Err(Error::TooLarge { .. }));
+    let is_refused =
+        |put: tensorcask::Result<()>| matches!(put.as_ref().map_err(Error::cause), Err(Error::TooLarge { .. }));
     for wrap in wraps {
         let nested = |levels: usize| (0..levels).fold(Value::Null, |inner, _| wrap(inner));
         let deep = nested(LEVELS);

@@ -11,6 +11,7 @@
 mod storages;
 
 mod bad_input;
+mod batch_errors;
 mod cold;
 mod crash;
 mod damage;

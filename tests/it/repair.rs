@@ -112,7 +112,7 @@ impl Rows {
             let (mut out, mut found) = (vec![-1.0; keys.len() * self.width], vec![false; keys.len()]);
             match reader.get_batch_into(keys, &[self.width], &mut out, &mut found) {
                 Ok(hits) => assert_eq!(hits, keys.len(), "{what}: a miss"),
-                Err(Error::DamagedRows { rows }) => damaged.extend(rows.iter().map(|(at, _)| batch * 4096 + at)),
+                Err(Error::DamagedRows { rows }) => damaged.extend(rows.iter().map(|row| batch * 4096 + row.position)),
                 Err(error) => panic!("{what}: {error}"),
             }
             for (at, row) in out.chunks(self.width).enumerate() {
