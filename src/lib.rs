@@ -67,12 +67,12 @@ pub use half;
 
 pub use crate::codec::Codec;
 pub use crate::dtype::Dtype;
-pub use crate::engine::options::{HotFill, HotPolicy, Lane, Options, Recovery};
+pub use crate::engine::options::{Lane, Options, Recovery, ValueCacheFill, ValueCachePolicy};
 pub use crate::engine::read::range::Range;
 pub use crate::engine::read::scan::{Entries, KeysIter};
 pub use crate::engine::reader::Reader;
 pub use crate::engine::report::{
-    Damage, HotSize, Lookup, Missing, OpenReport, Quarantined, Stats, VerifyReport, Warmed,
+    Damage, Lookup, Missing, OpenReport, Preloaded, Quarantined, Stats, ValueCacheStats, VerifyReport,
 };
 pub use crate::engine::store::Store;
 pub use crate::error::{Error, ItemError, Result};

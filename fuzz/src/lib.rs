@@ -10,7 +10,7 @@ use tensorcask::io::memory::MemoryStorage;
 use tensorcask::{Options, Value};
 
 fn options() -> Options {
-    Options::new().synchronous(true).segment_rows(12).delta_keys(20).flush_every(4, 1 << 16)
+    Options::new().synchronous(true).segment_rows(12).memtable_keys(20).flush_every(4, 1 << 16)
 }
 
 /// Reads everything there is, every way there is.

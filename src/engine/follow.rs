@@ -336,7 +336,7 @@ fn follow_front(state: &State, known: &mut Known, id: SegmentId) -> Result<Optio
 
 /// A reader writes no runs, so it keeps what has been sealed since in runs of its own in memory.
 fn bound_reader_memtable(state: &State) -> Result<()> {
-    if !state.access().is_read_only() || state.memtable().len() < state.options().delta_keys.max(1) {
+    if !state.access().is_read_only() || state.memtable().len() < state.options().memtable_keys.max(1) {
         return Ok(());
     }
     // The thread that holds the lock builds the run.

@@ -10,12 +10,12 @@ use crate::engine::open::open_reader;
 use crate::engine::options::Options;
 use crate::engine::read::copy::{Target, get_batch_into};
 use crate::engine::read::get::{contains_batch, get_batch};
-use crate::engine::read::preload::warm;
+use crate::engine::read::preload::preload;
 use crate::engine::read::range::Range;
 use crate::engine::read::scan::{Entries, KeysIter};
 use crate::engine::read::stats::stats;
 use crate::engine::read::verify::verify;
-use crate::engine::report::{Lookup, OpenReport, Stats, VerifyReport, Warmed};
+use crate::engine::report::{Lookup, OpenReport, Preloaded, Stats, VerifyReport};
 use crate::engine::runs::count::len;
 use crate::engine::state::State;
 use crate::error::{Error, Result};
@@ -215,13 +215,13 @@ impl Reader {
         Range::between(Arc::clone(&self.state), &range)
     }
 
-    /// Brings the index and the sealed rows into memory, as far as `limit_bytes` go (the index first, then rows from
+    /// Preloads the index and the sealed rows into memory, as far as `limit_bytes` go (the index first, then rows from
     /// the oldest on), and returns what was done: a sequential read of what is not there, at the speed of the disk.
     ///
     /// Where the kernel and the file system keep files in large pages (tried on ext4 under Linux 6.18) it is in pages
     /// of 2 MiB then; what is in memory in small pages, because it was read in row by row or written in small batches,
     /// is read again for that. The page cache belongs to all processes: one of them has to call this. It may be called
-    /// while others read and write. A limit beyond the memory that is free drops what was brought in first.
+    /// while others read and write. A limit beyond the memory that is free drops what was read first.
     ///
     /// ```
     /// # fn main() -> tensorcask::Result<()> {
@@ -230,16 +230,16 @@ impl Reader {
     /// # store.put_rows(&["a", "b"], &[2], &[1.0_f32, 2.0, 3.0, 4.0])?;
     /// # store.close()?;
     /// let reader = tensorcask::Reader::open(dir.path(), "encoder")?;
-    /// let warmed = reader.warm(8 << 30)?;
-    /// assert!(warmed.segment_bytes > 0 && warmed.left_bytes == 0);
+    /// let preloaded = reader.preload(8 << 30)?;
+    /// assert!(preloaded.segment_bytes > 0 && preloaded.left_bytes == 0);
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
     /// [`Error::Io`] if something cannot be read.
-    pub fn warm(&self, limit_bytes: u64) -> Result<Warmed> {
-        warm(&self.state, limit_bytes)
+    pub fn preload(&self, limit_bytes: u64) -> Result<Preloaded> {
+        preload(&self.state, limit_bytes)
     }
 
     /// Looks for what other writers committed. Returns whether there was anything new.
@@ -280,7 +280,7 @@ impl Reader {
     }
 
     /// Drops everything from the value cache.
-    pub fn clear_hot(&self) {
+    pub fn clear_value_cache(&self) {
         if self.state.check_fork().is_ok() {
             self.state.value_cache().clear();
         }

@@ -115,7 +115,7 @@ fn a_call_with_one_key_fails_with_the_cause_alone() {
 fn rows_that_do_not_fit_the_buffer() {
     for cache_bytes in [0, 1 << 20] {
         let storage = std::sync::Arc::new(MemoryStorage::new());
-        let store = Options::new().hot_bytes(cache_bytes).synchronous(true).open_on(storage).unwrap();
+        let store = Options::new().value_cache_bytes(cache_bytes).synchronous(true).open_on(storage).unwrap();
         let values = [Tensor::from_slice(&[1], &[1.0_f32]).unwrap().into(), Value::Int(3)];
         store.put_batch(&["one", "two"], &values.each_ref().map(AsValue::as_value)).unwrap();
         let (mut out, mut found) = ([0.0_f32; 3], [false; 3]);
@@ -140,7 +140,7 @@ fn rows_that_cannot_be_read() {
     let at = storage.read(&path).windows(256).position(|window| window == twos).unwrap();
     storage.corrupt(&path, at as u64, 1);
     for cache_bytes in [0, 1 << 20] {
-        let options = Options::new().hot_bytes(cache_bytes);
+        let options = Options::new().value_cache_bytes(cache_bytes);
         let reader = options.clone().open_reader_on(storage.storage()).unwrap();
         let keys = ["none", "one", "two"];
         let (mut out, mut found) = ([0_u8; 768], [false; 3]);

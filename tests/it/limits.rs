@@ -139,7 +139,7 @@ fn twenty_thousand_structures_need_few_descriptors_and_maps() {
     run_with_few_descriptors("structures", dir.path());
 }
 
-/// A reader, and a writer of another lane, beside a writer whose segments are followed while they are active.
+/// A reader, and a writer of another lane, while a writer writes whose segments are followed while they are active.
 fn follow(dir: &Path) {
     let options = || options().segment_rows(20).refresh_interval(Duration::ZERO);
     let writer = options().open(dir, "m").unwrap();

@@ -12,7 +12,6 @@ mod storages;
 
 mod bad_input;
 mod batch_errors;
-mod cold;
 mod crash;
 mod damage;
 mod faults;
@@ -30,5 +29,6 @@ mod opening;
 mod parallel;
 mod processes;
 mod repair;
+mod residency;
 mod store;
 mod values;
