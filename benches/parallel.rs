@@ -1,4 +1,4 @@
-//! Reading rows in memory with several threads: two readers of one store, and one reader that splits large batches, beside a
+//! Rows in memory, read with several threads: two readers of one store, one reader that splits large batches, and a
 //! raw gather with as many threads.
 //!
 //! `cargo bench --bench parallel -- [--rows 1000000] [--row-bytes 3072] [--rounds 200] [--dir DIR]`

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use parking_lot::Mutex;
 use random::Random;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::MemoryStorage;
 use tensorcask::{Codec, Options, Store, Value};
 
 const ROWS: u64 = 20_000;

@@ -147,7 +147,7 @@ fn policies(
     )
 }
 
-/// What the default policy is meant to reach when everything is in memory: a ratio for large rows, a time for small ones.
+/// What the default policy is meant to reach with everything in memory: a ratio for large rows, a time for small ones.
 fn bars(row_bytes: usize) -> (&'static str, &'static str) {
     if row_bytes >= 1024 { ("≤ 1.25 ×", "") } else { ("", "≤ 150 ns") }
 }
@@ -191,8 +191,7 @@ pub(crate) fn reads(size: &Size<'_>, path: &Path, table: &mut Table) -> Fallible
     preloaded(size, path, table)
 }
 
-/// The same again with the store preloaded by [`Reader::preload`] and the plain file read in the same way, several times:
-/// how fast memory is depends on where in the machine it lies, by a third and more under a hypervisor.
+/// The same again after [`Reader::preload`], and with the plain file read in the same way, several times: how fast memory is depends on where in the machine it lies, by a third and more under a hypervisor.
 fn preloaded(size: &Size<'_>, path: &Path, table: &mut Table) -> Fallible {
     let mut all: Vec<Series> = Vec::new();
     for placement in 0..PLACEMENTS {

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use tensorcask::io::Storage;
-use tensorcask::io::fault::FaultStorage;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::{FaultStorage, MemoryStorage, Storage};
 use tensorcask::{Options, Value};
 
 fn options() -> Options {

@@ -227,7 +227,7 @@ impl Options {
         /// Lets the group of the store's folder read and write all files and folders that are made in it, whatever the
         /// process's umask is, and makes new files there belong to that group (the setgid bit). Where it is off, the
         /// default, a file gets these rights if the folder it is made in has them for the same group, so that a shared
-        /// folder stays shared. On Unix; of no effect with [`Options::open_on`].
+        /// folder stays shared. On Unix.
         group_writable: bool;
     }
 

@@ -47,6 +47,7 @@ impl Reader {
     }
 
     pub(crate) fn open_on(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
+        options.check()?;
         let (state, report) = open_reader(storage, options)?;
         Ok(Self::new(state, report))
     }
@@ -90,8 +91,8 @@ impl Reader {
     ///
     /// # Errors
     /// Those of [`Reader::get_batch`]; [`Error::Invalid`] if buffer or mask do not fit; [`Error::Item`] with
-    /// [`Error::Mismatch`] if a row is of another dtype or shape; [`Error::DamagedRows`] if rows are damaged: all others
-    /// were copied, and `found` is right.
+    /// [`Error::Mismatch`] if a row is of another dtype or shape; [`Error::DamagedRows`] if rows are damaged: all
+    /// others were copied, and `found` is right.
     pub fn get_batch_into<'a, T: Element>(
         &self,
         keys: impl Into<Keys<'a>>,
@@ -120,7 +121,8 @@ impl Reader {
     /// Which of `keys` are there. Reads keys, no values.
     ///
     /// # Errors
-    /// Those of [`Reader::get_batch`]; [`Error::Item`] with [`Error::Corrupt`] if a batch that may hold a key is damaged.
+    /// Those of [`Reader::get_batch`]; [`Error::Item`] with [`Error::Corrupt`] if a batch that may hold a key is
+    /// damaged.
     pub fn contains_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<Vec<bool>> {
         contains_batch(&self.state, keys.into())
     }
@@ -294,15 +296,15 @@ impl Options {
     /// As [`Options::open`]; an IO error of kind `NotFound` if there is no such store.
     pub fn open_reader(self, cache_dir: impl AsRef<Path>, module_id: &str) -> Result<Reader> {
         names::check_module_id(module_id)?;
-        self.open_reader_on(Arc::new(DiskStorage::new(cache_dir.as_ref().join(module_id))))
+        Reader::open_on(Arc::new(DiskStorage::new(cache_dir.as_ref().join(module_id))), self)
     }
 
-    /// Opens a reader on a [`Storage`] of the caller's.
+    /// Opens a reader on a [`Storage`] of the caller's. Unstable, as all of [`storage`](crate::storage).
     ///
     /// # Errors
     /// As [`Options::open_reader`].
+    #[cfg(feature = "unstable-storage")]
     pub fn open_reader_on(self, storage: Arc<dyn Storage>) -> Result<Reader> {
-        self.check()?;
         Reader::open_on(storage, self)
     }
 }

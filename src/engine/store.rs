@@ -66,6 +66,7 @@ impl Store {
     }
 
     pub(crate) fn open_on(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
+        options.check()?;
         let (state, lane, report) = open_writer(storage, options)?;
         let options = state.options();
         let mut schemas = Schemas::default();
@@ -123,8 +124,8 @@ impl Store {
     /// Puts values of any structure. If a key stands twice, the last value wins. Blocks while the buffer is full.
     ///
     /// # Errors
-    /// As [`Store::put`], but what is wrong with one key or value is an [`Error::Item`]; [`Error::Invalid`] if there are
-    /// not as many values as keys. Nothing is put then.
+    /// As [`Store::put`], but what is wrong with one key or value is an [`Error::Item`]; [`Error::Invalid`] if there
+    /// are not as many values as keys. Nothing is put then.
     pub fn put_batch<'a>(&self, keys: impl Into<Keys<'a>>, values: &[impl AsValue]) -> Result<()> {
         let keys = keys.into();
         if keys.len() != values.len() {
@@ -447,15 +448,16 @@ impl Options {
     pub fn open(self, cache_dir: impl AsRef<Path>, module_id: &str) -> Result<Store> {
         names::check_module_id(module_id)?;
         let storage = DiskStorage::new(cache_dir.as_ref().join(module_id)).group_writable(self.group_writable);
-        self.open_on(Arc::new(storage))
+        Store::open_on(Arc::new(storage), self)
     }
 
-    /// Opens a store on a [`Storage`] of the caller's, whose root is the store's folder.
+    /// Opens a store on a [`Storage`] of the caller's, whose root is the store's folder. Unstable, as all of
+    /// [`storage`](crate::storage).
     ///
     /// # Errors
     /// As [`Options::open`].
+    #[cfg(feature = "unstable-storage")]
     pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Store> {
-        self.check()?;
         Store::open_on(storage, self)
     }
 }

@@ -1,6 +1,6 @@
 //! An error of one item of a batch names the item's position and its key.
 
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::MemoryStorage;
 use tensorcask::{AsValue, Dtype, Error, Key, Options, Result, Store, Tensor, Value};
 
 use crate::storages::Kind;

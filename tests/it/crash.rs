@@ -5,8 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use tensorcask::io::Storage;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::{MemoryStorage, Storage};
 use tensorcask::{Dtype, Durability, Options, Reader, Recovery, Store};
 
 const DIMS: usize = 24;

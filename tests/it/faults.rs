@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use tensorcask::io::Storage;
-use tensorcask::io::fault::FaultStorage;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::{FaultStorage, MemoryStorage, Storage};
 use tensorcask::{Error, Lane, Options, Recovery, Result, Store};
 
 const DIMS: usize = 16;

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tensorcask::io::fault::FaultStorage;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::{FaultStorage, MemoryStorage};
 use tensorcask::{Durability, Error, Options, Reader, Store};
 
 /// Rows of 4 KiB: 128 of them are worth writing from the caller's memory.

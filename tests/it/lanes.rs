@@ -2,8 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tensorcask::io::Durability;
-use tensorcask::{Error, Lane, Options, Value};
+use tensorcask::{Durability, Error, Lane, Options, Value};
 
 fn options() -> Options {
     Options::new().durability(Durability::Buffered).flush_interval(Duration::from_millis(10))

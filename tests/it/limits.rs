@@ -4,8 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use tensorcask::io::Durability;
-use tensorcask::{Error, Lane, Options, Value, ValueView};
+use tensorcask::{Durability, Error, Lane, Options, Value, ValueView};
 
 use crate::storages::files_in;
 

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tensorcask::io::Storage;
-use tensorcask::io::fault::FaultStorage;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::{FaultStorage, MemoryStorage, Storage};
 use tensorcask::{Lane, Options, Reader, Recovery, Store, Value};
 
 fn options() -> Options {

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use tensorcask::io::Storage;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::{MemoryStorage, Storage};
 use tensorcask::{Codec, Key, Options, Store, Tensor, Value};
 
 #[derive(Debug, Clone)]
@@ -215,7 +214,7 @@ proptest! {
     #[test]
     fn strings_on_disk_with_a_value_cache(ops in ops()) {
         let dir = tempfile::tempdir().unwrap();
-        let storage = tensorcask::io::disk::DiskStorage::new(dir.path().join("m"));
+        let storage = tensorcask::storage::DiskStorage::new(dir.path().join("m"));
         run(&ops, Arc::new(storage), Kind::Str, Options::new().value_cache_bytes(20_000));
     }
 }

@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tensorcask::io::Storage;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::{MemoryStorage, Storage};
 use tensorcask::{Error, Options};
 
 const ROWS: usize = 6000;

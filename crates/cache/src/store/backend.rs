@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 
 use tensorcask::Keys;
-use tensorcask::io::Storage;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::{MemoryStorage, Storage};
 use tensorcask::{Dtype, Error, Result};
 use tensorcask::{Lane, Options, Reader, Store};
 

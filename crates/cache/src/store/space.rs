@@ -23,11 +23,10 @@ use crate::identity::record::Identity;
 use crate::identity::size::folder_len_bytes;
 use crate::rank::Rank;
 use crate::threads::flight::Flight;
-use tensorcask::Durability;
 use tensorcask::Options;
 use tensorcask::folder::check_module_id;
-use tensorcask::io::memory::MemoryStorage;
-use tensorcask::{Error, Result};
+use tensorcask::storage::MemoryStorage;
+use tensorcask::{Durability, Error, Result};
 use tensorcask::{Key, KeyKind};
 
 /// Where the outputs of a module are kept.
