@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::MemoryStorage;
 use tensorcask::{Dtype, Options, Verify};
 
 const KEYS: u64 = 4096;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use half::f16;
 use random::Random;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::MemoryStorage;
 use tensorcask::{Codec, Element, Options, Store, Verify};
 
 const ROWS: usize = 256;

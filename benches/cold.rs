@@ -222,8 +222,8 @@ mod linux {
             Ok(numbers)
         }
 
-        /// Looks all keys up, which brings in the index and the keys, and no values.
-        fn warm_index(&mut self) -> Fallible {
+        /// Looks all keys up, which prefaults the index and the keys, and no values.
+        fn prefault_index(&mut self) -> Fallible {
             for start in (0..self.settings.rows as u64).step_by(GATHER) {
                 let keys: Vec<u64> = (start..(start + GATHER as u64).min(self.settings.rows as u64)).collect();
                 black_box(self.reader.contains_batch(&keys)?);
@@ -259,7 +259,7 @@ mod linux {
             found: vec![false; GATHER],
             settings,
         };
-        bench.warm_index()?;
+        bench.prefault_index()?;
         let [mut control, mut values, mut all, mut first, mut again] = [(); 5].map(|()| Samples::default());
         let [mut advised, mut faulted, mut faulted_around] = [(); 3].map(|()| Samples::default());
         for round in 0..rounds {
@@ -268,7 +268,7 @@ mod linux {
             files.drop_from_memory()?;
             control.take(&files, || read_direct(&mut ring, &direct, &mut blocks, &numbers, row_bytes))?;
 
-            let numbers = bench.ours(&mut values, Bench::warm_index)?;
+            let numbers = bench.ours(&mut values, Bench::prefault_index)?;
             again.take(&files, || bench.get(&numbers))?;
             bench.ours(&mut all, |_| Ok(()))?;
             bench.ours(&mut first, |bench| {
@@ -308,7 +308,7 @@ mod linux {
             "\na plain map faulted row by row / get_batch_into with nothing in memory: {:.1}",
             faulted.median() / all.median()
         );
-        println!("{} pages were read in together", bench.reader.stats()?.cold_pages);
+        println!("{} pages were read in together", bench.reader.stats()?.prefaulted_pages);
         drop(bench);
         Ok(std::fs::remove_dir_all(&dir)?)
     }

@@ -35,10 +35,10 @@ fn sizes() -> Vec<u64> {
     sizes::sizes(&[100_000, 1_000_000, 10_000_000, 100_000_000], 1_000_000)
 }
 
-/// A store whose delta takes everything, and whose writer waits until it is told to write.
+/// A store whose memtable takes everything, and whose writer waits until it is told to write.
 fn open(dir: &Path, size: u64) -> Store {
     let room = size as usize + (1 << 25);
-    let options = Options::new().delta_keys(room).segment_rows(1 << 24).segment_bytes(1 << 30);
+    let options = Options::new().memtable_keys(room).segment_rows(1 << 24).segment_bytes(1 << 30);
     let options = options.flush_every(room, 1 << 40).buffer_bytes(1 << 40).flush_interval(Duration::from_secs(3600));
     options.open(dir, "m").expect("a store")
 }
@@ -162,7 +162,7 @@ fn lookup(c: &mut Criterion, name: &str, store: &Store, size: u64, control: &str
     group.finish();
 }
 
-/// Building one run of all sealed segments: reading their sorted blocks, bringing them together, writing buckets.
+/// Building one run of all sealed segments: reading their sorted blocks, merging them, writing buckets.
 fn merges(c: &mut Criterion) {
     for size in sizes() {
         let dir = folder::folder();

@@ -1,4 +1,4 @@
-//! Reading warm rows with several threads: two readers of one store, and one reader that splits large batches, beside a
+//! Rows in memory, read with several threads: two readers of one store, one reader that splits large batches, and a
 //! raw gather with as many threads.
 //!
 //! `cargo bench --bench parallel -- [--rows 1000000] [--row-bytes 3072] [--rounds 200] [--dir DIR]`
@@ -104,7 +104,7 @@ fn main() -> Fallible {
     };
     let (one, split) = (ours(1)?, ours(2)?);
     let (raw, raw_split) = (Raw { map: &map, row_bytes }, Split(Raw { map: &map, row_bytes }));
-    one.reader.warm(u64::MAX)?;
+    one.reader.preload(u64::MAX)?;
     // Pages are mapped and first reads checked before anything is measured.
     let all: Vec<u64> = (0..settings.rows as u64).collect();
     for keys in all.chunks(2048) {

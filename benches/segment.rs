@@ -24,7 +24,7 @@ const MOST_BYTES: usize = 1 << 30;
 /// A store that writes on the caller's thread, when it is told to.
 fn open(dir: &Path, segment_rows: u32) -> Store {
     let options =
-        Options::new().synchronous(true).segment_rows(segment_rows).segment_bytes(8 << 30).delta_keys(1 << 22);
+        Options::new().synchronous(true).segment_rows(segment_rows).segment_bytes(8 << 30).memtable_keys(1 << 22);
     options.flush_every(1 << 20, 1 << 40).flush_interval(Duration::from_secs(3600)).open(dir, "m").expect("a store")
 }
 
@@ -134,7 +134,7 @@ fn parses(c: &mut Criterion) {
 
 /// A reader walks the frames of the segment that a writer is at.
 fn walks(c: &mut Criterion) {
-    let mut group = c.benchmark_group("open beside a writer");
+    let mut group = c.benchmark_group("open while a writer writes");
     for frames in [16_u64, 256, 4096] {
         let dir = folder::folder();
         let writer = batches(dir.path(), frames, 1 << 24);

@@ -45,7 +45,7 @@ fn open(dir: &Path, module: &str) -> Result<Store> {
     Options::new()
         .segment_bytes(8 << 30)
         .segment_rows(1 << 24)
-        .delta_keys(1 << 22)
+        .memtable_keys(1 << 22)
         .flush_every(1 << 20, 1 << 30)
         .flush_interval(Duration::from_secs(3600))
         .open(dir, module)
@@ -62,7 +62,7 @@ fn grow(store: &Store, rows: u64, dims: usize) -> Result<()> {
 }
 
 /// A store of `size` rows that has flushed a few batches.
-fn warm(store: &Store, size: u64, values: &[f32]) -> Result<()> {
+fn write_rows(store: &Store, size: u64, values: &[f32]) -> Result<()> {
     grow(store, size, SMALL_DIMS)?;
     (1..4).try_for_each(|turn| flush_once(store, turn << 20, values, Durability::Buffered).map(|_| ()))
 }
@@ -97,7 +97,7 @@ fn flush(c: &mut Criterion) {
         for size in sizes() {
             let dir = folder::folder();
             let mut store = open(dir.path(), "m").expect("a store");
-            warm(&store, size, &values).expect("rows");
+            write_rows(&store, size, &values).expect("rows");
             let mut flushed = 0;
             group.bench_function(BenchmarkId::new("store", size), |b| {
                 b.iter_custom(|iterations| {
@@ -108,7 +108,7 @@ fn flush(c: &mut Criterion) {
                             store.close().expect("a close");
                             std::fs::remove_dir_all(dir.path().join("m")).expect("a removal");
                             store = open(dir.path(), "m").expect("a store");
-                            warm(&store, size, &values).expect("rows");
+                            write_rows(&store, size, &values).expect("rows");
                             flushed = 0;
                         }
                         total += flush_once(&store, flushed, &values, durability).expect("a flush");

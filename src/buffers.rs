@@ -18,7 +18,7 @@ pub(crate) struct Buffers {
 }
 
 /// A buffer that goes back when its last reader is gone.
-struct Lent {
+struct Reused {
     buffer: Vec<u8>,
     owner: Arc<Buffers>,
 }
@@ -37,7 +37,7 @@ impl Buffers {
         let mut buffer = self.take(bytes.len());
         buffer.clear();
         buffer.extend_from_slice(bytes);
-        Bytes::from_owner(Lent { buffer, owner: Arc::clone(self) })
+        Bytes::from_owner(Reused { buffer, owner: Arc::clone(self) })
     }
 
     fn take(&self, len_bytes: usize) -> Vec<u8> {
@@ -65,13 +65,13 @@ impl Buffers {
     }
 }
 
-impl AsRef<[u8]> for Lent {
+impl AsRef<[u8]> for Reused {
     fn as_ref(&self) -> &[u8] {
         &self.buffer
     }
 }
 
-impl Drop for Lent {
+impl Drop for Reused {
     fn drop(&mut self) {
         self.owner.give_back(std::mem::take(&mut self.buffer));
     }

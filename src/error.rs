@@ -34,10 +34,12 @@ pub enum Error {
         /// Which part, what was expected, and what was found.
         what: String,
     },
+    /// One item of a batch is at fault: [`Error::cause`] says how.
+    Item(Box<ItemError>),
     /// Some rows of a batch are damaged; all other rows of the call were served.
     DamagedRows {
-        /// Position in the caller's batch, and what is wrong with the row.
-        rows: Vec<(usize, Error)>,
+        /// These rows, in the order of their positions.
+        rows: Vec<ItemError>,
     },
     /// A sealed segment that should be there is not.
     MissingSegment {
@@ -69,8 +71,6 @@ pub enum Error {
     },
     /// The stored value does not have the dtype or shape of the caller's buffer.
     Mismatch {
-        /// Position in the caller's batch.
-        position: usize,
         /// What the caller's buffer holds.
         expected: String,
         /// What is stored.
@@ -113,7 +113,42 @@ pub enum Error {
     },
 }
 
+/// What is wrong with one item of a batch.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ItemError {
+    /// Position in the caller's batch.
+    pub position: usize,
+    /// The key, shortened, as messages show it: a string in quotation marks, bytes in hexadecimal.
+    pub key: String,
+    /// What is wrong.
+    pub error: Error,
+}
+
+impl fmt::Display for ItemError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "key {} at position {}: {}", self.key, self.position, self.error)
+    }
+}
+
 impl Error {
+    /// What went wrong, whichever item of a batch it is about: the error itself unless it is an [`Error::Item`].
+    #[must_use]
+    pub fn cause(&self) -> &Self {
+        match self {
+            Self::Item(item) => item.error.cause(),
+            other => other,
+        }
+    }
+
+    /// The same of a call with one key, which its caller knows.
+    pub(crate) fn into_cause(self) -> Self {
+        match self {
+            Self::Item(item) => item.error,
+            other => other,
+        }
+    }
+
     /// An IO failure while doing `action` to `path`.
     pub fn io(action: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io { action, path: path.into(), source: Arc::new(source) }
@@ -141,7 +176,7 @@ impl Error {
     /// Whether bytes on disk are damaged (rather than missing, refused or unreachable).
     #[must_use]
     pub fn is_corrupt(&self) -> bool {
-        match self {
+        match self.cause() {
             Self::Corrupt { .. } | Self::DamagedRows { .. } | Self::MissingSegment { .. } => true,
             Self::Poisoned { cause } => cause.is_corrupt(),
             _ => false,
@@ -151,13 +186,13 @@ impl Error {
     /// Whether a file or folder was not there.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+        matches!(self.cause(), Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
     }
 
     /// Whether this user may not do to a file or folder what was attempted.
     #[must_use]
     pub fn is_denied(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
+        matches!(self.cause(), Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
     }
 
     /// Whether a name that was to be read as a file stands for something else.
@@ -169,7 +204,7 @@ impl Error {
     /// The file or folder concerned, where there is one.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
-        match self {
+        match self.cause() {
             Self::Io { path, .. }
             | Self::Corrupt { path, .. }
             | Self::MissingSegment { path, .. }
@@ -207,12 +242,10 @@ impl fmt::Display for Error {
                 "{} is damaged at byte {offset}: {what}; run `tensorcask verify`, then put the affected rows again",
                 path.display()
             ),
+            Self::Item(item) => item.fmt(f),
             Self::DamagedRows { rows } => {
                 write!(f, "{} row(s) of the batch are damaged", rows.len())?;
-                match rows.first() {
-                    Some((position, error)) => write!(f, "; first, at position {position}: {error}"),
-                    None => Ok(()),
-                }
+                rows.first().map_or(Ok(()), |first| write!(f, "; first: {first}"))
             }
             Self::NewerFormat { path, found, supported } => write!(
                 f,
@@ -222,13 +255,12 @@ impl fmt::Display for Error {
             Self::Invalid { what } | Self::MissingSegment { what, .. } => f.write_str(what),
             Self::KeyKind { expected, found } => write!(
                 f,
-                "the store's keys are {expected}, but a {found} key was passed; a store keeps the kind of its first write: \
+                "the store's keys are {expected}, but a {found} key was passed; a store keeps the kind of its first key: \
                  convert the key, or use another module id"
             ),
-            Self::Mismatch { position, expected, found } => write!(
+            Self::Mismatch { expected, found } => write!(
                 f,
-                "the row at position {position} is {found}, but the buffer expects {expected}; \
-                 use get_batch for stores of mixed values"
+                "the row is {found}, but the buffer expects {expected}; use get_batch for stores of mixed values"
             ),
             Self::TooLarge { what, found, limit } => write!(f, "{what} is {found}, more than the limit of {limit}"),
             Self::LaneBusy { lane, path } => write!(
@@ -256,6 +288,7 @@ impl std::error::Error for Error {
         match self {
             Self::Io { source, .. } => Some(source.as_ref()),
             Self::Poisoned { cause } => Some(cause.as_ref()),
+            Self::Item(item) => Some(&item.error),
             _ => None,
         }
     }

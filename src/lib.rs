@@ -35,10 +35,15 @@
 //!   compared before a value is returned.
 //! - **Damage** is found by checksums and reported as [`Error::Corrupt`], never served and never taken for a miss.
 //! - **Other processes** read with a [`Reader`] while a writer writes, or write in a [`Lane`] of their own.
+//!
+//! # Features
+//!
+//! - `ndarray`, `safetensors`: conversions from and to the tensors of these crates.
+//! - `unstable-storage`: the module `storage`, with which a store can be kept in memory and its disk be made to fail. Any
+//!   release may change it.
 
 #![deny(missing_docs)]
-
-pub mod io;
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod buffers;
 mod cast;
@@ -49,6 +54,7 @@ mod engine;
 mod error;
 mod index;
 mod interop;
+mod io;
 mod key;
 mod names;
 mod prefetch;
@@ -62,20 +68,56 @@ pub mod folder {
     pub use crate::names::{FOLDERS, OPEN_LOCK, QUARANTINE, check_module_id, is_file_of_store};
 }
 
+/// Where a store keeps its files: the interface to it, and the storages that there are.
+///
+/// **Unstable**: the feature `unstable-storage` makes it public, and any release may change it. With it a store can be
+/// kept in memory, and tests can make its disk fail. [`Options::open_on`] and [`Options::open_reader_on`] take a
+/// storage.
+///
+/// ```
+/// # fn main() -> tensorcask::Result<()> {
+/// use std::sync::Arc;
+///
+/// use tensorcask::storage::{FaultStorage, MemoryStorage};
+/// use tensorcask::{Options, Value};
+///
+/// let memory = MemoryStorage::new();
+/// let store = Options::new().open_on(Arc::new(memory.clone()))?;
+/// store.put("answer", Value::Int(42))?;
+/// store.flush()?;
+///
+/// // The same disk after a power failure, and then full: reads go on.
+/// let full = FaultStorage::new(Arc::new(memory.power_loss()));
+/// let store = Options::new().open_on(Arc::new(full.clone()))?;
+/// full.faults().fail_after_bytes(0);
+/// assert!(store.put("question", Value::Null).and_then(|()| store.flush()).is_err());
+/// assert_eq!(store.get("answer")?, Some(Value::Int(42)));
+/// # Ok(())
+/// # }
+/// ```
+#[cfg(feature = "unstable-storage")]
+pub mod storage {
+    pub use crate::io::disk::DiskStorage;
+    pub use crate::io::fault::{FaultStorage, Faults};
+    pub use crate::io::memory::MemoryStorage;
+    pub use crate::io::{AppendFile, DirEntry, FileKind, LARGE_PAGE_BYTES, LockGuard, ReadFile, Storage};
+}
+
 pub use bytes::Bytes;
 pub use half;
 
 pub use crate::codec::Codec;
 pub use crate::dtype::Dtype;
-pub use crate::engine::options::{Compaction, HotFill, HotPolicy, Lane, Options, Recovery};
+pub use crate::engine::options::{Compaction, Lane, Options, Recovery, ValueCacheFill, ValueCachePolicy};
 pub use crate::engine::read::range::Range;
 pub use crate::engine::read::scan::{Entries, KeysIter};
 pub use crate::engine::reader::Reader;
 pub use crate::engine::report::{
-    CompactReport, Damage, HotSize, Lookup, Missing, OpenReport, Quarantined, Skipped, Stats, VerifyReport, Warmed,
+    CompactReport, Damage, Lookup, Missing, OpenReport, Preloaded, Quarantined, Skipped, Stats, ValueCacheStats,
+    VerifyReport,
 };
 pub use crate::engine::store::Store;
-pub use crate::error::{Error, Result};
+pub use crate::error::{Error, ItemError, Result};
 pub use crate::io::Durability;
 pub use crate::key::{AsKey, Key, KeyKind, KeyRef, Keys, MAX_KEY_LEN_BYTES};
 pub use crate::schema::{MAX_LEAVES, MAX_RANK};

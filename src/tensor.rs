@@ -38,41 +38,86 @@ elements! {
     f32 => F32, f64 => F64, half::f16 => F16, half::bf16 => BF16, [f32; 2] => C64,
 }
 
-/// A borrowed tensor.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Dimensions of a view that take no allocation.
+const INLINE_RANK: usize = 6;
+
+/// The shape of a view: its own, or that of a tensor that outlives it.
+#[derive(Clone)]
+enum Shape<'a> {
+    Borrowed(&'a [usize]),
+    Inline { rank: usize, dims: [usize; INLINE_RANK] },
+    Boxed(Box<[usize]>),
+}
+
+impl Shape<'_> {
+    fn copy_of(shape: &[usize]) -> Self {
+        let rank = shape.len();
+        let mut dims = [0; INLINE_RANK];
+        match dims.get_mut(..rank) {
+            Some(own) => {
+                own.copy_from_slice(shape);
+                Self::Inline { rank, dims }
+            }
+            None => Self::Boxed(shape.into()),
+        }
+    }
+
+    fn as_slice(&self) -> &[usize] {
+        match self {
+            Self::Borrowed(shape) => shape,
+            Self::Inline { rank, dims } => dims.get(..*rank).unwrap_or_default(),
+            Self::Boxed(shape) => shape,
+        }
+    }
+}
+
+/// A tensor whose bytes are borrowed. The shape is its own, so that a function can return a view of data that it was
+/// given:
+///
+/// ```
+/// use tensorcask::{Result, TensorView};
+///
+/// fn pairs(data: &[f32]) -> Result<TensorView<'_>> {
+///     TensorView::from_slice(&[data.len() / 2, 2], data)
+/// }
+/// assert_eq!(pairs(&[1.0, 2.0, 3.0, 4.0])?.shape(), [2, 2]);
+/// # Ok::<(), tensorcask::Error>(())
+/// ```
+#[derive(Clone)]
 pub struct TensorView<'a> {
     dtype: Dtype,
-    shape: &'a [usize],
+    shape: Shape<'a>,
     data: &'a [u8],
 }
 
 impl<'a> TensorView<'a> {
     /// A view of `data` (row-major, little-endian) as a tensor of `dtype` and `shape`. A shape of no dimensions is a
-    /// single element.
+    /// single element. Copies the shape, without an allocation if it has at most six dimensions.
     ///
     /// # Errors
     /// [`Error::Invalid`] if `data` has not exactly the bytes that the shape needs.
-    pub fn new(dtype: Dtype, shape: &'a [usize], data: &'a [u8]) -> Result<Self> {
-        match dtype.tensor_len_bytes(shape) {
-            Some(expected) if expected == data.len() => Ok(Self { dtype, shape, data }),
-            Some(expected) => Err(Error::invalid(format!(
-                "a {dtype} tensor of shape {shape:?} takes {expected} bytes, but {} were passed: pass the whole \
-                 contiguous tensor",
-                data.len()
-            ))),
-            None => Err(Error::invalid(format!(
-                "a {dtype} tensor cannot have shape {shape:?}: its size overflows, or its packed elements do not fill \
-                 whole bytes"
-            ))),
-        }
+    pub fn new(dtype: Dtype, shape: &[usize], data: &'a [u8]) -> Result<Self> {
+        check_len(dtype, shape, data.len())?;
+        Ok(Self { dtype, shape: Shape::copy_of(shape), data })
     }
 
     /// A view of a slice of elements.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the slice has not as many elements as the shape.
-    pub fn from_slice<T: Element>(shape: &'a [usize], elements: &'a [T]) -> Result<Self> {
+    pub fn from_slice<T: Element>(shape: &[usize], elements: &'a [T]) -> Result<Self> {
         Self::new(T::DTYPE, shape, cast_slice(elements))
+    }
+
+    /// [`TensorView::new`] without a copy of the shape: for many rows of one.
+    pub(crate) fn with_shape_of(dtype: Dtype, shape: &'a [usize], data: &'a [u8]) -> Result<Self> {
+        check_len(dtype, shape, data.len())?;
+        Ok(Self { dtype, shape: Shape::Borrowed(shape), data })
+    }
+
+    /// A view of the same tensor that borrows the shape of this one.
+    pub(crate) fn reborrow(&self) -> TensorView<'_> {
+        TensorView { dtype: self.dtype, shape: Shape::Borrowed(self.shape()), data: self.data }
     }
 
     /// The element type.
@@ -83,8 +128,8 @@ impl<'a> TensorView<'a> {
 
     /// The shape, outermost dimension first.
     #[must_use]
-    pub const fn shape(&self) -> &'a [usize] {
-        self.shape
+    pub fn shape(&self) -> &[usize] {
+        self.shape.as_slice()
     }
 
     /// The bytes.
@@ -96,7 +141,30 @@ impl<'a> TensorView<'a> {
     /// A tensor of its own, with a copy of the bytes.
     #[must_use]
     pub fn to_tensor(&self) -> Tensor {
-        Tensor { dtype: self.dtype, shape: self.shape.into(), data: Bytes::copy_from_slice(self.data) }
+        Tensor { dtype: self.dtype, shape: self.shape().into(), data: Bytes::copy_from_slice(self.data) }
+    }
+}
+
+impl PartialEq for TensorView<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.dtype == other.dtype && self.shape() == other.shape() && self.data == other.data
+    }
+}
+
+impl Eq for TensorView<'_> {}
+
+/// Fails unless a tensor of `dtype` and `shape` takes `len_bytes`.
+fn check_len(dtype: Dtype, shape: &[usize], len_bytes: usize) -> Result<()> {
+    match dtype.tensor_len_bytes(shape) {
+        Some(expected) if expected == len_bytes => Ok(()),
+        Some(expected) => Err(Error::invalid(format!(
+            "a {dtype} tensor of shape {shape:?} takes {expected} bytes, but {len_bytes} were passed: pass the whole \
+             contiguous tensor"
+        ))),
+        None => Err(Error::invalid(format!(
+            "a {dtype} tensor cannot have shape {shape:?}: its size overflows, or its packed elements do not fill \
+             whole bytes"
+        ))),
     }
 }
 
@@ -116,7 +184,7 @@ impl Tensor {
     /// [`Error::Invalid`] if `data` has not exactly the bytes that the shape needs.
     pub fn new(dtype: Dtype, shape: &[usize], data: impl Into<Bytes>) -> Result<Self> {
         let data = data.into();
-        TensorView::new(dtype, shape, &data)?;
+        check_len(dtype, shape, data.len())?;
         Ok(Self { dtype, shape: shape.into(), data })
     }
 
@@ -157,7 +225,7 @@ impl Tensor {
     /// A borrowed view.
     #[must_use]
     pub fn view(&self) -> TensorView<'_> {
-        TensorView { dtype: self.dtype, shape: &self.shape, data: &self.data }
+        TensorView { dtype: self.dtype, shape: Shape::Borrowed(&self.shape), data: &self.data }
     }
 
     /// The elements without a copy, or `None` if they are of another dtype or not aligned for `T` in memory
@@ -193,7 +261,7 @@ impl Tensor {
 /// Dtype and shape; the elements are left out.
 impl fmt::Debug for TensorView<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Tensor({} {:?})", self.dtype, self.shape)
+        write!(f, "Tensor({} {:?})", self.dtype, self.shape())
     }
 }
 
@@ -220,6 +288,20 @@ mod tests {
         assert!(Tensor::from_slice(&[], &[1.0_f32]).is_ok());
         assert!(Tensor::from_slice::<f32>(&[0, 7], &[]).is_ok());
         assert!(TensorView::new(Dtype::F32, &[usize::MAX, 9], &[]).is_err());
+    }
+
+    #[test]
+    fn views_own_their_shape() {
+        fn column(data: &[u8], rank: usize) -> TensorView<'_> {
+            TensorView::new(Dtype::U8, &[vec![data.len()], vec![1; rank - 1]].concat(), data).unwrap()
+        }
+        for rank in [1, INLINE_RANK, INLINE_RANK + 1, 40] {
+            let view = column(&[1, 2, 3], rank);
+            assert_eq!((view.shape().len(), view.shape()[0]), (rank, 3));
+            assert_eq!(view, view.reborrow());
+            assert_eq!(view.clone().to_tensor().view(), view);
+            assert_ne!(view, column(&[1, 2, 3], rank + 1));
+        }
     }
 
     #[test]

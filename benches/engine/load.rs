@@ -99,7 +99,7 @@ pub(crate) fn open_times(size: &Size<'_>, table: &mut Table) -> Fallible {
         drop(opened);
     }
     table.add(
-        "open after a clean close, warm, p50 of 11",
+        "open after a clean close, in memory, p50 of 11",
         format!("{:.2} ms", writer.value_at_quantile(0.5) as f64 / 1e6),
         "≤ 5 ms",
     );

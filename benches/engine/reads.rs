@@ -17,7 +17,7 @@ const BATCHES: usize = 5;
 const POLICIES: [Verify; 3] = [Verify::FirstRead, Verify::Always, Verify::Never];
 /// Keys from here on are absent.
 const ABSENT: u64 = 1 << 60;
-/// How often rows are brought into memory anew, and lie elsewhere.
+/// How often rows are read into memory anew, and lie elsewhere.
 const PLACEMENTS: u64 = 5;
 /// A line of a cache: what finding a key has to touch at least.
 const LINE: usize = 64;
@@ -77,7 +77,7 @@ impl Draw {
         let mut numbers: Vec<u64> = (0..rows as u64).collect();
         let mut random = Random(3);
         (1..rows).rev().for_each(|at| numbers.swap(at, random.below(at as u64 + 1) as usize));
-        // Contenders are as far apart as they can be: none meets what another one brought into the cache.
+        // Contenders are as far apart as they can be: none meets what another one left in the cache.
         Self::Once(numbers, rows / (POLICIES.len() + 1) * share)
     }
 
@@ -147,7 +147,7 @@ fn policies(
     )
 }
 
-/// What the default policy is meant to reach when everything is warm: a ratio for large rows, a time for small ones.
+/// What the default policy is meant to reach with everything in memory: a ratio for large rows, a time for small ones.
 fn bars(row_bytes: usize) -> (&'static str, &'static str) {
     if row_bytes >= 1024 { ("≤ 1.25 ×", "") } else { ("", "≤ 150 ns") }
 }
@@ -181,19 +181,18 @@ pub(crate) fn reads(size: &Size<'_>, path: &Path, table: &mut Table) -> Fallible
     }
     black_box(map.iter().step_by(4096).map(|byte| u64::from(*byte)).sum::<u64>());
     let random = [7, 8, 9, 10].map(|seed| Draw::Random(Random(seed << 40)));
-    let warm = policies(size, &readers, &map, random, size.settings.rounds)?;
-    add(table, "warm", &warm, bars(size.row_bytes));
+    let in_memory = policies(size, &readers, &map, random, size.settings.rounds)?;
+    add(table, "in memory", &in_memory, bars(size.row_bytes));
     let [reader, ..] = &readers;
     keys_alone(size, reader, &map, table)?;
 
     // Pages that somebody has mapped stay as they are.
     drop((readers, map));
-    warmed(size, path, table)
+    preloaded(size, path, table)
 }
 
-/// The same again with the store brought in by [`Reader::warm`] and the plain file read in the same way, several times:
-/// how fast memory is depends on where in the machine it lies, by a third and more under a hypervisor.
-fn warmed(size: &Size<'_>, path: &Path, table: &mut Table) -> Fallible {
+/// The same again after [`Reader::preload`], and with the plain file read in the same way, several times: how fast memory is depends on where in the machine it lies, by a third and more under a hypervisor.
+fn preloaded(size: &Size<'_>, path: &Path, table: &mut Table) -> Fallible {
     let mut all: Vec<Series> = Vec::new();
     for placement in 0..PLACEMENTS {
         for folder in ["segments", "runs"] {
@@ -202,7 +201,7 @@ fn warmed(size: &Size<'_>, path: &Path, table: &mut Table) -> Fallible {
         let open = |verify| Options::new().verify(verify).open_reader(size.dir(), MODULE);
         let readers = [open(POLICIES[0])?, open(POLICIES[1])?, open(POLICIES[2])?];
         let [reader, ..] = &readers;
-        reader.warm(u64::MAX)?;
+        reader.preload(u64::MAX)?;
         let map = large::map(path)?;
         for reader in &readers {
             read_all(size, reader)?;
@@ -285,7 +284,7 @@ fn keys_alone(size: &Size<'_>, reader: &Reader, map: &Mmap, table: &mut Table) -
     let Some((control, ours)) = series.split_last() else { return Ok(()) };
     let names = ["contains_batch, all there", "contains_batch, all absent", "get_batch_into, all absent"];
     for (name, series) in names.iter().zip(ours) {
-        let what = format!("{name}, {GATHER} random keys, warm / a random line a key");
+        let what = format!("{name}, {GATHER} random keys, in memory / a random line a key");
         table.add(&what, spread(&series.ratios(control), "×"), "");
         table.add("  a key", a_key(series), "");
     }

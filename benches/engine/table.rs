@@ -58,7 +58,7 @@ pub(crate) fn write_report(path: &Path, settings: &Settings, tables: &[Table]) -
          Ratios are to a control measured in turn in the same run: the *raw gather* copies rows by known numbers out of a \
          memory map of a plain file, asking for the next while one is copied. Every contender reads rows of its own, \
          drawn at random, in {} rounds; a figure is the median of the rounds, with quartiles in brackets. *First pass* \
-         is a reader and a map that were just opened, and no row twice; *warm* is after that.",
+         is a reader and a map that were just opened, and no row twice; *in memory* is after that.",
         settings.rows,
         crate::kernel::kernel(),
         settings.rounds,

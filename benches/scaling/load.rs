@@ -52,13 +52,13 @@ pub(crate) struct Load {
     pub merges: u64,
     pub longest_merge_seconds: f64,
     pub most_runs: usize,
-    pub most_delta_keys: usize,
-    pub most_delta_bytes: usize,
+    pub most_memtable_keys: usize,
+    pub most_memtable_bytes: usize,
     pub most_waiting_rows: usize,
     pub most_waiting_bytes: usize,
     pub most_anonymous_bytes: u64,
     pub close_seconds: f64,
-    /// Of bringing the index into one run afterwards.
+    /// Of merging the index into one run afterwards.
     pub one_run_seconds: f64,
 }
 
@@ -129,8 +129,8 @@ pub(crate) fn load(settings: &Settings, from: u64, to: u64, bar: &ProgressBar) -
         merges: 0,
         longest_merge_seconds: 0.0,
         most_runs: 0,
-        most_delta_keys: 0,
-        most_delta_bytes: 0,
+        most_memtable_keys: 0,
+        most_memtable_bytes: 0,
         most_waiting_rows: 0,
         most_waiting_bytes: 0,
         most_anonymous_bytes: 0,
@@ -186,8 +186,8 @@ pub(crate) fn load(settings: &Settings, from: u64, to: u64, bar: &ProgressBar) -
 fn sample(store: &Store, load: &mut Load) -> Fallible {
     let (stats, (rows, bytes)) = (store.stats()?, store.waiting());
     load.most_runs = load.most_runs.max(stats.runs);
-    load.most_delta_keys = load.most_delta_keys.max(stats.delta_keys);
-    load.most_delta_bytes = load.most_delta_bytes.max(stats.delta_bytes);
+    load.most_memtable_keys = load.most_memtable_keys.max(stats.memtable_keys);
+    load.most_memtable_bytes = load.most_memtable_bytes.max(stats.memtable_bytes);
     load.most_waiting_rows = load.most_waiting_rows.max(rows);
     load.most_waiting_bytes = load.most_waiting_bytes.max(bytes);
     load.most_anonymous_bytes = load.most_anonymous_bytes.max(resident_bytes()?.0);

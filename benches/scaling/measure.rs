@@ -136,14 +136,14 @@ pub(crate) fn rest(
     if store.len()? != keys + wide.rows() {
         return Err(format!("the store counts {} keys, not {keys} and {} wide rows", store.len()?, wide.rows()).into());
     }
-    store.warm(stats.run_bytes)?;
+    store.preload(stats.run_bytes)?;
     let first_read_ns = read_all(store.reader(), keys, settings.row_bytes)?;
     let folder = settings.dir.join(MODULE);
     // All of it in large pages while it fits into memory beside the control, with room to spare; then the index and the
-    // wide rows, which were put first. The small rows were brought in by reading them.
+    // wide rows, which were put first. The small rows were read into memory by the reads before.
     let all = disk_bytes + keys * settings.row_bytes as u64;
     let limit = if all < memory_bytes()? / 2 { u64::MAX } else { stats.run_bytes + wide.store_bytes() };
-    store.warm(limit)?;
+    store.preload(limit)?;
     control.touch()?;
     wide.touch();
     let resident_runs = residency::resident_share(&folder.join("runs"))?;
@@ -358,7 +358,7 @@ pub(crate) fn measure_memory(settings: &Settings) -> Fallible {
     let reader = Reader::open(&settings.dir, MODULE)?;
     let opened = resident_bytes()?.0;
     // What is read in order does not keep the index in memory where not all has room.
-    reader.warm(reader.stats()?.run_bytes)?;
+    reader.preload(reader.stats()?.run_bytes)?;
     read_all(&reader, settings.max_keys, settings.row_bytes)?;
     let (read, read_file) = resident_bytes()?;
     let less = |now: u64, before: u64| now.saturating_sub(before);

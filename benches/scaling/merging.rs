@@ -22,7 +22,7 @@ const MADE_AGAIN: u64 = 1_000_000;
 /// Puts and gets in turn while merges run.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Merging {
-    pub delta_keys: usize,
+    pub memtable_keys: usize,
     /// Stores of the same size that were filled one after another.
     pub stores: u64,
     pub keys_after: u64,
@@ -65,7 +65,7 @@ impl Seen {
 /// What was seen so far, of all stores of one size.
 struct Calls<'a> {
     settings: &'a Settings,
-    delta_keys: usize,
+    memtable_keys: usize,
     begun: Instant,
     puts: Seen,
     gets: Seen,
@@ -84,7 +84,7 @@ impl Calls<'_> {
     /// store grows to `most` keys at most; returns how many it has then.
     fn grow(&mut self, dir: &Path, from: u64, most: u64, bar: &ProgressBar) -> Fallible<u64> {
         let shape = [self.settings.row_bytes];
-        let store = Options::new().delta_keys(self.delta_keys).open(dir, MODULE)?;
+        let store = Options::new().memtable_keys(self.memtable_keys).open(dir, MODULE)?;
         let watcher = Watcher::of(&store);
         let (mut keys, mut rows, mut scratch) = (Vec::new(), Vec::new(), Vec::new());
         let mut out = vec![0_u8; GATHER * self.settings.row_bytes];
@@ -134,7 +134,7 @@ fn fill(settings: &Settings, dir: &Path, keys: u64) -> Fallible {
 pub(crate) fn merging(settings: &Settings, from: u64, most: u64, bar: &ProgressBar) -> Fallible<Merging> {
     let mut calls = Calls {
         settings,
-        delta_keys: usize::try_from(from / 8)?.clamp(1024, 1 << 20),
+        memtable_keys: usize::try_from(from / 8)?.clamp(1024, 1 << 20),
         begun: Instant::now(),
         puts: Seen::new()?,
         gets: Seen::new()?,
@@ -150,9 +150,9 @@ pub(crate) fn merging(settings: &Settings, from: u64, most: u64, bar: &ProgressB
         std::fs::remove_dir_all(&again)?;
         stores += 1;
     }
-    let Calls { delta_keys, puts, gets, merges, longest_merge_seconds, .. } = calls;
+    let Calls { memtable_keys, puts, gets, merges, longest_merge_seconds, .. } = calls;
     Ok(Merging {
-        delta_keys,
+        memtable_keys,
         stores,
         keys_after,
         merges,

@@ -272,8 +272,8 @@ fn reads(text: &mut String, settings: &Settings, steps: &[Step]) -> Fallible {
     writeln!(text, "## Reads\n")?;
     writeln!(
         text,
-        "Nanoseconds a key of `get_batch_into` with {GATHER} random keys, warm, {batches} batches of each kind in turn. \
-         Before, `Reader::warm` brought the store in, and the files of the controls were read anew in the same way: all lies \
+        "Nanoseconds a key of `get_batch_into` with {GATHER} random keys, in memory, {batches} batches of each kind in turn. \
+         Before, `Reader::preload` had read the store into memory, and the files of the controls were read anew in the same way: all lies \
          in pages of 2 MiB, where the system has such (of a store larger than half of the memory, the index and the wide \
          rows: where less than all was resident, hits wait for the disk). *Contains* is `contains_batch` of keys that are there: the index and the comparison of keys, no rows; \
          *alone*, batch after batch, with nothing in between that uses the caches, and *absent alone* the same of keys that are \
@@ -281,7 +281,7 @@ fn reads(text: &mut String, settings: &Settings, steps: &[Step]) -> Fallible {
          `get_batch_into` of {GATHER} random rows of {WIDE_BYTES} B, of which the same {} lie in the store at every size, \
          put before all others, and *wide raw* their gather out of a memory map of a plain file: what grows is the index \
          alone. *Resident*: the share of the pages of index runs, and of segments, that were in the page cache before (of a \
-         segment, a warm read touches neither the index block nor the row checksums). \
+         segment, a read of what is in memory touches neither the index block nor the row checksums). \
          *Tenths*: the lowest and the highest median of the tenths of a series. *Faults*: page faults that waited for the \
          disk meanwhile. *Preempted*: how often another program got the core meanwhile. That is in the tails and the \
          maxima (a batch that takes longer is hit more often), but not in *p99.9 on the core*, the processor time of the \
@@ -386,7 +386,7 @@ fn loading(text: &mut String, steps: &[Step]) -> Fallible {
             load.put_ms.max,
             load.merges,
             load.longest_merge_seconds,
-            load.most_delta_keys,
+            load.most_memtable_keys,
             load.most_waiting_rows,
             load.close_seconds,
             load.one_run_seconds,
@@ -400,7 +400,7 @@ fn merging(text: &mut String, steps: &[Step]) -> Fallible {
     writeln!(
         text,
         "A put of {SMALL_PUT} rows and a batch of {GATHER} random gets in turn on one thread, while the store's own thread \
-         merges; `delta_keys` is an eighth of the keys (1,048,576 at most), so that merges come one after another. \
+         merges; `memtable_keys` is an eighth of the keys (1,048,576 at most), so that merges come one after another. \
          Small stores are made again until there are enough calls, since they soon outgrow their size. Microseconds a \
          call; *between* are the calls with no merge running, *on the core* is processor time during merges.\n"
     )?;

@@ -1,4 +1,4 @@
-//! How much of a folder's files lies in the page cache: a warm read is one that finds all that it touches there.
+//! How much of a folder's files lies in the page cache: a read of what is in memory is one that finds all that it touches there.
 #![expect(unsafe_code, reason = "mincore takes a raw address")]
 
 use std::fs::File;

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::Fallible;
 use crate::data::Random;
 
-/// Measured batches that are brought together before they are drawn again: neighbours share the machine's noise, so
+/// Measured batches that are pooled before they are drawn again: neighbours share the machine's noise, so
 /// that drawing them one by one would promise too narrow an interval.
 pub(crate) const BLOCK: usize = 100;
 const RESAMPLES: usize = 2000;

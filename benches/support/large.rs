@@ -7,7 +7,7 @@ use std::path::Path;
 use memmap2::Mmap;
 
 /// Maps a file that nothing changes and nobody else has mapped, read anew in pages of 2 MiB where the system has such:
-/// the same as [`tensorcask::Reader::warm`] does for a store.
+/// the same as [`tensorcask::Reader::preload`] does for a store.
 pub(crate) fn map(path: &Path) -> io::Result<Mmap> {
     let file = File::open(path)?;
     file.sync_data()?;

@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use tensorcask::io::Storage;
-use tensorcask::io::fault::FaultStorage;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::{FaultStorage, MemoryStorage, Storage};
 use tensorcask::{Options, Value};
 
 fn options() -> Options {
-    Options::new().synchronous(true).segment_rows(12).delta_keys(20).flush_every(4, 1 << 16)
+    Options::new().synchronous(true).segment_rows(12).memtable_keys(20).flush_every(4, 1 << 16)
 }
 
 /// Reads everything there is, every way there is.

@@ -392,7 +392,7 @@ fn follow_front(state: &State, known: &mut Known, id: SegmentId) -> Result<Optio
 
 /// A reader writes no runs, so it keeps what has been sealed since in runs of its own in memory.
 fn bound_reader_memtable(state: &State) -> Result<()> {
-    if !state.access().is_read_only() || state.memtable().len() < state.options().delta_keys.max(1) {
+    if !state.access().is_read_only() || state.memtable().len() < state.options().memtable_keys.max(1) {
         return Ok(());
     }
     // The thread that holds the lock builds the run.
@@ -419,13 +419,13 @@ mod tests {
     use crate::engine::open::open_reader;
     use crate::io::Storage;
     use crate::io::memory::MemoryStorage;
-    use crate::{Options, Value};
+    use crate::{Options, Store, Value};
 
     #[test]
     fn a_torn_tail_is_searched_once_for_each_length_and_followed_when_it_is_whole() {
         const PATH: &str = "segments/0000-0000000001.arrow.open";
         let storage = MemoryStorage::new();
-        let store = Options::new().synchronous(true).open_on(Arc::new(storage.clone())).unwrap();
+        let store = Store::open_on(Arc::new(storage.clone()), Options::new().synchronous(true)).unwrap();
         for key in 0..2_u64 {
             store.put(key, Value::Int(1)).unwrap();
             store.flush().unwrap();

@@ -33,7 +33,7 @@ pub enum Recovery {
 /// What the value cache does when it is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
-pub enum HotPolicy {
+pub enum ValueCachePolicy {
     /// Evicts what was not used for the longest time.
     #[default]
     Lru,
@@ -45,7 +45,7 @@ pub enum HotPolicy {
 /// When values enter the value cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub enum HotFill {
+pub enum ValueCacheFill {
     /// When they are read.
     #[default]
     OnRead,
@@ -79,7 +79,7 @@ pub struct Options {
     pub(crate) restore_dtype: bool,
     pub(crate) segment_bytes: u64,
     pub(crate) segment_rows: u32,
-    pub(crate) delta_keys: usize,
+    pub(crate) memtable_keys: usize,
     pub(crate) flush_rows: usize,
     pub(crate) flush_bytes: usize,
     pub(crate) flush_interval: Duration,
@@ -87,9 +87,9 @@ pub struct Options {
     pub(crate) durability: Durability,
     pub(crate) synchronous: bool,
     pub(crate) max_value_bytes: usize,
-    pub(crate) hot_bytes: usize,
-    pub(crate) hot_policy: HotPolicy,
-    pub(crate) hot_fill: HotFill,
+    pub(crate) value_cache_bytes: usize,
+    pub(crate) value_cache_policy: ValueCachePolicy,
+    pub(crate) value_cache_fill: ValueCacheFill,
     pub(crate) refresh_interval: Duration,
     pub(crate) allow_network: bool,
     pub(crate) create: bool,
@@ -177,7 +177,7 @@ impl Default for Options {
             restore_dtype: false,
             segment_bytes: 256 << 20,
             segment_rows: 1 << 22,
-            delta_keys: 1 << 20,
+            memtable_keys: 1 << 20,
             flush_rows: 8192,
             flush_bytes: 16 << 20,
             flush_interval: Duration::from_millis(100),
@@ -185,9 +185,9 @@ impl Default for Options {
             durability: Durability::default(),
             synchronous: false,
             max_value_bytes: 1 << 30,
-            hot_bytes: 0,
-            hot_policy: HotPolicy::Lru,
-            hot_fill: HotFill::default(),
+            value_cache_bytes: 0,
+            value_cache_policy: ValueCachePolicy::Lru,
+            value_cache_fill: ValueCacheFill::default(),
             refresh_interval: Duration::from_secs(1),
             allow_network: false,
             create: true,
@@ -246,10 +246,10 @@ impl Options {
         segment_bytes: u64;
         /// Rows at which a segment is sealed (default: 4,194,304).
         segment_rows: u32;
-        /// About how many keys the in-memory part of the index holds before it is merged to a run on disk (default:
+        /// About how many keys the memtable holds before it is merged to a run on disk (default:
         /// 1,048,576, which take 36 MiB); up to four times as many in a store of more than 64 times as many. Puts wait
         /// for the merge at twice as many, but never below 262,144.
-        delta_keys: usize;
+        memtable_keys: usize;
         /// Time after which waiting rows are written even if they are few (default: 100 ms).
         flush_interval: Duration;
         /// Bytes that may wait to be written before `put` blocks (default: 256 MiB).
@@ -262,11 +262,11 @@ impl Options {
         max_value_bytes: usize;
         /// Bytes of decoded values kept in memory (default: 0, no value cache). The page cache already keeps what was read;
         /// a value cache pays for packed stores.
-        hot_bytes: usize;
-        /// How the value cache makes room (default: [`HotPolicy::Lru`]).
-        hot_policy: HotPolicy;
-        /// When values enter the value cache (default: [`HotFill::OnRead`]).
-        hot_fill: HotFill;
+        value_cache_bytes: usize;
+        /// How the value cache makes room (default: [`ValueCachePolicy::Lru`]).
+        value_cache_policy: ValueCachePolicy;
+        /// When values enter the value cache (default: [`ValueCacheFill::OnRead`]).
+        value_cache_fill: ValueCacheFill;
         /// Shortest time between two looks for what other writers committed, made when a key is missing
         /// (default: 1 s).
         refresh_interval: Duration;
@@ -288,7 +288,7 @@ impl Options {
         /// Lets the group of the store's folder read and write all files and folders that are made in it, whatever the
         /// process's umask is, and makes new files there belong to that group (the setgid bit). Where it is off, the
         /// default, a file gets these rights if the folder it is made in has them for the same group, so that a shared
-        /// folder stays shared. On Unix; of no effect with [`Options::open_on`].
+        /// folder stays shared. On Unix.
         group_writable: bool;
     }
 

@@ -10,17 +10,15 @@ use crate::engine::open::open_reader;
 use crate::engine::options::Options;
 use crate::engine::read::copy::{Target, get_batch_into};
 use crate::engine::read::get::{contains_batch, get_batch};
-use crate::engine::read::preload::warm;
+use crate::engine::read::preload::preload;
 use crate::engine::read::range::Range;
 use crate::engine::read::scan::{Entries, KeysIter};
 use crate::engine::read::stats::stats;
 use crate::engine::read::verify::verify;
-use crate::engine::report::{Lookup, OpenReport, Stats, VerifyReport, Warmed};
+use crate::engine::report::{Lookup, OpenReport, Preloaded, Stats, VerifyReport};
 use crate::engine::runs::count::len;
 use crate::engine::state::State;
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::io::Storage;
 use crate::io::disk::DiskStorage;
 use crate::key::{AsKey, KeyKind, Keys};
@@ -49,6 +47,7 @@ impl Reader {
     }
 
     pub(crate) fn open_on(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
+        options.check()?;
         let (state, report) = open_reader(storage, options)?;
         Ok(Self::new(state, report))
     }
@@ -62,14 +61,15 @@ impl Reader {
     /// # Errors
     /// [`Error::Corrupt`] if the row is damaged, [`Error::KeyKind`], IO errors.
     pub fn get(&self, key: impl AsKey) -> Result<Option<Value>> {
-        let mut values = self.get_batch(&[key.as_key()?])?;
-        values.pop().unwrap_or(Ok(None))
+        let mut values = self.get_batch(&[key.as_key()?]).map_err(Error::into_cause)?;
+        values.pop().unwrap_or(Ok(None)).map_err(Error::into_cause)
     }
 
-    /// The values of `keys`, in their order. A damaged row is an error at its own place only.
+    /// The values of `keys`, in their order. A damaged row is an error at its own place only, an [`Error::Item`].
     ///
     /// # Errors
-    /// [`Error::KeyKind`], IO errors.
+    /// [`Error::Item`] for a key that cannot be used: of another kind ([`Error::KeyKind`]), too long
+    /// ([`Error::TooLarge`]) or negative ([`Error::Invalid`]); IO errors.
     pub fn get_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<Vec<Lookup>> {
         get_batch(&self.state, keys.into())
     }
@@ -90,8 +90,9 @@ impl Reader {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] if buffer or mask do not fit; [`Error::Mismatch`] if a row is of another dtype or shape;
-    /// [`Error::DamagedRows`] if rows are damaged: all others were copied, and `found` is right.
+    /// Those of [`Reader::get_batch`]; [`Error::Invalid`] if buffer or mask do not fit; [`Error::Item`] with
+    /// [`Error::Mismatch`] if a row is of another dtype or shape; [`Error::DamagedRows`] if rows are damaged: all
+    /// others were copied, and `found` is right.
     pub fn get_batch_into<'a, T: Element>(
         &self,
         keys: impl Into<Keys<'a>>,
@@ -120,7 +121,8 @@ impl Reader {
     /// Which of `keys` are there. Reads keys, no values.
     ///
     /// # Errors
-    /// [`Error::KeyKind`], IO errors, [`Error::Corrupt`] if a batch that may hold a key is damaged.
+    /// Those of [`Reader::get_batch`]; [`Error::Item`] with [`Error::Corrupt`] if a batch that may hold a key is
+    /// damaged.
     pub fn contains_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<Vec<bool>> {
         contains_batch(&self.state, keys.into())
     }
@@ -130,7 +132,8 @@ impl Reader {
     /// # Errors
     /// As [`Reader::contains_batch`].
     pub fn contains(&self, key: impl AsKey) -> Result<bool> {
-        Ok(self.contains_batch(&[key.as_key()?])?.first().copied().unwrap_or(false))
+        let found = self.contains_batch(&[key.as_key()?]).map_err(Error::into_cause)?;
+        Ok(found.first().copied().unwrap_or(false))
     }
 
     /// How many keys there are. O(1); once after a crash that left several index runs behind, O(rows).
@@ -214,13 +217,13 @@ impl Reader {
         Range::between(Arc::clone(&self.state), &range)
     }
 
-    /// Brings the index and the sealed rows into memory, as far as `limit_bytes` go (the index first, then rows from
+    /// Preloads the index and the sealed rows into memory, as far as `limit_bytes` go (the index first, then rows from
     /// the oldest on), and returns what was done: a sequential read of what is not there, at the speed of the disk.
     ///
     /// Where the kernel and the file system keep files in large pages (tried on ext4 under Linux 6.18) it is in pages
     /// of 2 MiB then; what is in memory in small pages, because it was read in row by row or written in small batches,
     /// is read again for that. The page cache belongs to all processes: one of them has to call this. It may be called
-    /// while others read and write. A limit beyond the memory that is free drops what was brought in first.
+    /// while others read and write. A limit beyond the memory that is free drops what was read first.
     ///
     /// ```
     /// # fn main() -> tensorcask::Result<()> {
@@ -229,16 +232,16 @@ impl Reader {
     /// # store.put_rows(&["a", "b"], &[2], &[1.0_f32, 2.0, 3.0, 4.0])?;
     /// # store.close()?;
     /// let reader = tensorcask::Reader::open(dir.path(), "encoder")?;
-    /// let warmed = reader.warm(8 << 30)?;
-    /// assert!(warmed.segment_bytes > 0 && warmed.left_bytes == 0);
+    /// let preloaded = reader.preload(8 << 30)?;
+    /// assert!(preloaded.segment_bytes > 0 && preloaded.left_bytes == 0);
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
     /// [`Error::Io`] if something cannot be read.
-    pub fn warm(&self, limit_bytes: u64) -> Result<Warmed> {
-        warm(&self.state, limit_bytes)
+    pub fn preload(&self, limit_bytes: u64) -> Result<Preloaded> {
+        preload(&self.state, limit_bytes)
     }
 
     /// Looks for what other writers committed. Returns whether there was anything new.
@@ -279,7 +282,7 @@ impl Reader {
     }
 
     /// Drops everything from the value cache.
-    pub fn clear_hot(&self) {
+    pub fn clear_value_cache(&self) {
         if self.state.check_fork().is_ok() {
             self.state.value_cache().clear();
         }
@@ -293,15 +296,15 @@ impl Options {
     /// As [`Options::open`]; an IO error of kind `NotFound` if there is no such store.
     pub fn open_reader(self, cache_dir: impl AsRef<Path>, module_id: &str) -> Result<Reader> {
         names::check_module_id(module_id)?;
-        self.open_reader_on(Arc::new(DiskStorage::new(cache_dir.as_ref().join(module_id))))
+        Reader::open_on(Arc::new(DiskStorage::new(cache_dir.as_ref().join(module_id))), self)
     }
 
-    /// Opens a reader on a [`Storage`] of the caller's.
+    /// Opens a reader on a [`Storage`] of the caller's. Unstable, as all of [`storage`](crate::storage).
     ///
     /// # Errors
     /// As [`Options::open_reader`].
+    #[cfg(feature = "unstable-storage")]
     pub fn open_reader_on(self, storage: Arc<dyn Storage>) -> Result<Reader> {
-        self.check()?;
         Reader::open_on(storage, self)
     }
 }

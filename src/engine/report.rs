@@ -128,10 +128,10 @@ pub struct Stats {
     pub runs: usize,
     /// Keys in them.
     pub run_keys: u64,
-    /// Keys in the in-memory part of the index.
-    pub delta_keys: usize,
-    /// Anonymous memory of that part, in bytes.
-    pub delta_bytes: usize,
+    /// Keys in the memtable: those that no index run has.
+    pub memtable_keys: usize,
+    /// Anonymous memory of the memtable, in bytes.
+    pub memtable_bytes: usize,
     /// Files in quarantine.
     pub quarantined: usize,
     /// Sealed segments that should be there and are not.
@@ -144,8 +144,8 @@ pub struct Stats {
     pub misses: u64,
     /// Keys that were read and damaged.
     pub damaged: u64,
-    /// Pages of 4 KiB that a batch wanted while they were not in memory, and that were read in together.
-    pub cold_pages: u64,
+    /// Pages of 4 KiB that a batch wanted while they were not in memory, and that were prefaulted together.
+    pub prefaulted_pages: u64,
     /// Rows put.
     pub rows_put: u64,
     /// Batches written.
@@ -162,13 +162,13 @@ pub struct Stats {
     /// seconds; 0 if it is not. New rows get later times all the same.
     pub clock_behind_s: f64,
     /// Entries, bytes and counters of the value cache, if there is one.
-    pub hot: Option<HotSize>,
+    pub value_cache: Option<ValueCacheStats>,
 }
 
 /// The value cache.
-#[derive(Debug, Clone, Copy, Default, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[non_exhaustive]
-pub struct HotSize {
+pub struct ValueCacheStats {
     /// Values held.
     pub entries: usize,
     /// Bytes held.
@@ -177,16 +177,16 @@ pub struct HotSize {
     pub hits: u64,
     /// Values not found.
     pub misses: u64,
-    /// Values dropped to make room.
+    /// Values dropped to make room for others.
     pub evictions: u64,
-    /// Values not taken.
+    /// Values not taken: too large, or no room under [`crate::ValueCachePolicy::StopWhenFull`].
     pub refused: u64,
 }
 
-/// What [`crate::Reader::warm`] did.
+/// What [`crate::Reader::preload`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
-pub struct Warmed {
+pub struct Preloaded {
     /// Bytes of index runs that are in memory now.
     pub index_bytes: u64,
     /// Bytes of segments that are in memory now.

@@ -35,6 +35,7 @@ use crate::names;
 use crate::schema::{RowSchema, derive, single_tensor_schema};
 use crate::segment::build::{ColumnsBuilder, KeyBuilder, MAX_COLUMN_LEN_BYTES, with_data, without_data};
 use crate::segment::columns::Columns;
+use crate::tensor::{Element, TensorView};
 use crate::value::{AsValue, ValueView};
 
 /// A store that is open for writing and for reading.
@@ -68,6 +69,7 @@ impl Store {
     }
 
     pub(crate) fn open_on(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
+        options.check()?;
         let (state, lane, report) = open_writer(storage, options)?;
         let options = state.options();
         let mut schemas = Schemas::default();
@@ -119,13 +121,14 @@ impl Store {
     /// twice, a byte of a BOOL tensor that is not 0 or 1);
     /// [`Error::Poisoned`], [`Error::Closed`], [`Error::ReadOnly`] if the handle cannot write.
     pub fn put(&self, key: impl AsKey, value: impl AsValue) -> Result<()> {
-        self.put_batch(&[key.as_key()?], &[value])
+        self.put_batch(&[key.as_key()?], &[value]).map_err(Error::into_cause)
     }
 
     /// Puts values of any structure. If a key stands twice, the last value wins. Blocks while the buffer is full.
     ///
     /// # Errors
-    /// As [`Store::put`]; [`Error::Invalid`] if there are not as many values as keys. Nothing is put then.
+    /// As [`Store::put`], but what is wrong with one key or value is an [`Error::Item`]; [`Error::Invalid`] if there
+    /// are not as many values as keys. Nothing is put then.
     pub fn put_batch<'a>(&self, keys: impl Into<Keys<'a>>, values: &[impl AsValue]) -> Result<()> {
         let keys = keys.into();
         if keys.len() != values.len() {
@@ -140,10 +143,11 @@ impl Store {
         let options = self.inner.state.options();
         let mut built: Vec<Columns> = Vec::new();
         let mut builder: Option<(Arc<RowSchema>, ColumnsBuilder)> = None;
-        for (key, value) in keys.iter().zip(values) {
+        for (position, (key, value)) in keys.iter().zip(values).enumerate() {
+            let at_fault = |error| keys.item_error(position, error);
             let view = value.as_value();
-            let (schema, leaves) = derive(&view, kind, options.store_as, options.codec)?;
-            check_size(options, &view)?;
+            let (schema, leaves) = derive(&view, kind, options.store_as, options.codec).map_err(at_fault)?;
+            check_size(options, &view).map_err(at_fault)?;
             let schema = match &builder {
                 Some((current, _)) if **current == schema => Arc::clone(current),
                 _ => puts.intern(schema),
@@ -158,7 +162,7 @@ impl Store {
                 builder = Some((schema, fresh));
             }
             if let Some((_, rows)) = &mut builder {
-                rows.push(key, &leaves)?;
+                rows.push(key, &leaves).map_err(at_fault)?;
             }
         }
         built.extend(builder.map(|(_, rows)| rows.finish()));
@@ -182,13 +186,8 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// As [`Store::put`]; [`Error::Invalid`] if `rows` has not as many elements as keys and shape ask for.
-    pub fn put_rows<'a, T: crate::tensor::Element>(
-        &self,
-        keys: impl Into<Keys<'a>>,
-        row_shape: &[usize],
-        rows: &[T],
-    ) -> Result<()> {
+    /// As [`Store::put_batch`]; [`Error::Invalid`] if `rows` has not as many elements as keys and shape ask for.
+    pub fn put_rows<'a, T: Element>(&self, keys: impl Into<Keys<'a>>, row_shape: &[usize], rows: &[T]) -> Result<()> {
         self.put_rows_bytes(keys, T::DTYPE, row_shape, bytemuck::cast_slice(rows))
     }
 
@@ -217,7 +216,10 @@ impl Store {
                 rows.len()
             )));
         }
-        dtype.check_elements(rows)?;
+        if dtype.check_elements(rows).is_err() {
+            let each = rows.chunks(width).map(|row| dtype.check_elements(row)).enumerate();
+            each.into_iter().try_for_each(|(row, checked)| checked.map_err(|error| keys.item_error(row, error)))?;
+        }
         let puts = &self.inner.puts;
         let Some(kind) = puts.begin(keys)? else { return Ok(()) };
         let options = self.inner.state.options();
@@ -229,7 +231,7 @@ impl Store {
         let Some(stored) = stored.filter(|_| options.codec == Codec::None) else {
             let views = (0..keys.len()).map(|row| {
                 let row = part(rows, row * width, (row + 1) * width)?;
-                crate::tensor::TensorView::new(dtype, row_shape, row).map(ValueView::Tensor)
+                TensorView::with_shape_of(dtype, row_shape, row).map(ValueView::Tensor)
             });
             return self.put_batch(keys, &views.collect::<Result<Vec<_>>>()?);
         };
@@ -264,7 +266,7 @@ impl Store {
     /// there, what other writers have committed is taken in: a batch with such a key costs a [`Reader::refresh`].
     ///
     /// # Errors
-    /// As [`Store::put`].
+    /// As [`Store::put_batch`]; [`Error::Item`] with [`Error::Corrupt`] if a batch that may hold a key is damaged.
     pub fn delete_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<usize> {
         let keys = keys.into();
         let puts = &self.inner.puts;
@@ -274,7 +276,7 @@ impl Store {
             keys.iter().map(|key| Query { key, hash: state.hasher().hash_key(key) }).collect();
         let are_there = || {
             find(state, &queries, |located| match located.errors.into_iter().next() {
-                Some((_, error)) => Err(error),
+                Some((at, error)) => Err(keys.item_error(at, error)),
                 None => {
                     Ok(located.rows.iter().map(|row| row.as_ref().is_some_and(|row| !row.is_tombstone())).collect())
                 }
@@ -302,9 +304,9 @@ impl Store {
     /// Deletes one key; returns whether it was there.
     ///
     /// # Errors
-    /// As [`Store::put`].
+    /// As [`Store::put`]; [`Error::Corrupt`] if a batch that may hold the key is damaged.
     pub fn delete(&self, key: impl AsKey) -> Result<bool> {
-        self.delete_batch(&[key.as_key()?]).map(|deleted| deleted == 1)
+        self.delete_batch(&[key.as_key()?]).map(|deleted| deleted == 1).map_err(Error::into_cause)
     }
 
     /// Returns when everything put before is on disk, as durable as the options say.
@@ -489,15 +491,16 @@ impl Options {
     pub fn open(self, cache_dir: impl AsRef<Path>, module_id: &str) -> Result<Store> {
         names::check_module_id(module_id)?;
         let storage = DiskStorage::new(cache_dir.as_ref().join(module_id)).group_writable(self.group_writable);
-        self.open_on(Arc::new(storage))
+        Store::open_on(Arc::new(storage), self)
     }
 
-    /// Opens a store on a [`Storage`] of the caller's, whose root is the store's folder.
+    /// Opens a store on a [`Storage`] of the caller's, whose root is the store's folder. Unstable, as all of
+    /// [`storage`](crate::storage).
     ///
     /// # Errors
     /// As [`Options::open`].
+    #[cfg(feature = "unstable-storage")]
     pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Store> {
-        self.check()?;
         Store::open_on(storage, self)
     }
 }

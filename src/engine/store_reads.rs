@@ -7,7 +7,7 @@ use crate::engine::read::range::Range;
 use crate::engine::read::scan::{Entries, KeysIter};
 #[cfg(doc)]
 use crate::engine::reader::Reader;
-use crate::engine::report::{Lookup, OpenReport, Stats, VerifyReport, Warmed};
+use crate::engine::report::{Lookup, OpenReport, Preloaded, Stats, VerifyReport};
 use crate::engine::store::Store;
 use crate::error::Result;
 use crate::key::{AsKey, KeyKind, Keys};
@@ -124,12 +124,12 @@ impl Store {
         self.reader().range(range)
     }
 
-    /// Brings index and rows into memory; see [`Reader::warm`].
+    /// Preloads index and rows into memory; see [`Reader::preload`].
     ///
     /// # Errors
-    /// As [`Reader::warm`].
-    pub fn warm(&self, limit_bytes: u64) -> Result<Warmed> {
-        self.reader().warm(limit_bytes)
+    /// As [`Reader::preload`].
+    pub fn preload(&self, limit_bytes: u64) -> Result<Preloaded> {
+        self.reader().preload(limit_bytes)
     }
 
     /// Looks for what other writers committed; see [`Reader::refresh`].
@@ -169,7 +169,7 @@ impl Store {
     }
 
     /// Drops everything from the value cache.
-    pub fn clear_hot(&self) {
-        self.reader().clear_hot();
+    pub fn clear_value_cache(&self) {
+        self.reader().clear_value_cache();
     }
 }

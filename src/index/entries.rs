@@ -1,4 +1,4 @@
-//! The in-memory part of the index: a sharded table of (hash, batch, row).
+//! The entries of the memtable: a sharded table of (hash, batch, row).
 //!
 //! As Bitcask's keydir, but bounded: rows leave it when a run covers them. Entries of equal hash stand side by side;
 //! the caller compares keys.
@@ -47,7 +47,7 @@ fn shard_number(mixed: u64) -> usize {
     (mixed >> 48) as usize % SHARDS
 }
 
-/// Brings the (hash, row) of rows `first..` into the order of shards, by counting. Returns where each shard's end.
+/// Sorts the (hash, row) of rows `first..` by shard, by counting. Returns where each shard's end.
 fn by_shard(hashes: &[u64], first: u32, grouped: &mut [(u64, u32)]) -> [usize; SHARDS] {
     let mut starts = [0_usize; SHARDS];
     for hash in hashes {

@@ -1,10 +1,10 @@
-//! Bringing sorted hash blocks together, and deciding which runs to bring together.
+//! Merging sorted hash blocks, and deciding which runs to merge.
 
 use super::block::HashBlock;
 use super::sort::sort_by_hash;
 use crate::error::Result;
 
-/// Entries that are brought together at a time: few enough for the cache.
+/// Entries that are merged at a time: few enough for the cache.
 const CHUNK_ENTRIES: u64 = 1 << 15;
 /// Entries of each block in a chunk at the least: enough to make the reads sequential.
 const ENTRIES_A_BLOCK: u64 = 1 << 7;

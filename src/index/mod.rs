@@ -1,7 +1,7 @@
 //! The index: a bounded table in memory, and immutable runs on disk.
 //!
 //! [`entries`] holds what is newer than the newest run. [`run`] finds rows in a file of 64-byte buckets that
-//! [`build`] writes from the segments' sorted hash [`block`]s, which [`merge`] brings together and [`sort`] sorts.
+//! [`build`] writes from the segments' sorted hash [`block`]s, which [`merge`] merges and [`sort`] sorts.
 //! [`keys_fst`] keeps keys in order. This room knows no segments: rows are numbers to it.
 
 pub(crate) mod block;

@@ -18,18 +18,18 @@ const LARGE_BYTES: usize = LARGE_PAGE_BYTES as usize;
 /// So much is looked at, and read, at a time.
 const WINDOW_BYTES: usize = 16 * LARGE_BYTES;
 
-/// Brings in all of `bytes`, in large pages as far as they can be had, and returns how many bytes were read for it.
+/// Preloads all of `bytes`, in large pages as far as they can be had, and returns how many bytes were read for it.
 /// Whole pages of 2 MiB of a file that lie in small ones are read again. O(bytes).
 ///
 /// # Errors
 /// What the system says of a page that cannot be read.
-pub(crate) fn bring_in_large(bytes: &[u8]) -> io::Result<usize> {
+pub(crate) fn preload(bytes: &[u8]) -> io::Result<usize> {
     let [front, large, back] = Pages::of(bytes).split_at_multiples(LARGE_BYTES);
     let mut read_bytes = 0;
     if large.len_bytes() > 0 {
         system::advise_large(large);
         for window in large.pieces(WINDOW_BYTES) {
-            read_bytes += bring_in_window(window)?;
+            read_bytes += preload_window(window)?;
         }
     }
     for small in [front, back] {
@@ -40,7 +40,7 @@ pub(crate) fn bring_in_large(bytes: &[u8]) -> io::Result<usize> {
     Ok(read_bytes)
 }
 
-fn bring_in_window(window: Pages) -> io::Result<usize> {
+fn preload_window(window: Pages) -> io::Result<usize> {
     let mut read_bytes = 0;
     for page in window.pieces(LARGE_BYTES) {
         // A page of which a part is there already would be filled up with small ones.
@@ -201,32 +201,32 @@ mod tests {
     }
 
     #[test]
-    fn all_is_brought_in_and_nothing_changes() {
+    fn all_is_preloaded_and_nothing_changes() {
         let (file, map) = map();
         // In memory, in whatever pages; then not at all; then a single page of it.
-        bring_in_large(&map).unwrap();
+        preload(&map).unwrap();
         for kept in [None, Some(LARGE_BYTES + 9000)] {
             rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
             system::drop_from_memory(Pages::of(&map));
             kept.into_iter().for_each(|kept| assert_eq!(word(&map, kept), kept as u32));
             let was_dropped = !is_resident(&map);
-            let read_bytes = bring_in_large(&map).unwrap();
+            let read_bytes = preload(&map).unwrap();
             assert!(is_resident(&map));
             assert!(!was_dropped || read_bytes > 0, "nothing was counted as read");
             assert!((0..LEN_BYTES - 4).step_by(4).all(|at| word(&map, at) == at as u32));
         }
         // All is there, and as large as it can be, or is refused: nothing is read for ever.
-        let again = bring_in_large(&map).unwrap();
+        let again = preload(&map).unwrap();
         assert!(again <= LEN_BYTES.next_multiple_of(4096), "{again}");
     }
 
     #[test]
     fn a_part_and_the_heap() {
         let (_file, map) = map();
-        bring_in_large(&map[LARGE_BYTES - 5..2 * LARGE_BYTES + 5]).unwrap();
-        bring_in_large(&map[..0]).unwrap();
+        preload(&map[LARGE_BYTES - 5..2 * LARGE_BYTES + 5]).unwrap();
+        preload(&map[..0]).unwrap();
         let heap = vec![5_u8; 2 * LARGE_BYTES + 100];
-        assert_eq!(bring_in_large(&heap).unwrap(), 0);
+        assert_eq!(preload(&heap).unwrap(), 0);
         assert!(heap.iter().all(|byte| *byte == 5));
     }
 
@@ -234,6 +234,6 @@ mod tests {
     fn a_page_that_cannot_be_read_is_an_error_and_no_signal() {
         let (file, map) = map();
         file.set_len(LARGE_BYTES as u64).unwrap();
-        assert!(bring_in_large(&map).is_err());
+        assert!(preload(&map).is_err());
     }
 }

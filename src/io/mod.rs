@@ -1,24 +1,13 @@
-//! The interface between the engine and its storage.
-//!
-//! Everything the engine does to files goes through [`Storage`], so that memory, a fault injector or a simulated
-//! disk can stand in for a real one. The contract, in prose:
-//!
-//! - **Paths** are relative to the storage's root. `/`-separated, no `..`.
-//! - **A published file is write-once.** A file is created, appended to, synced and renamed; it is never truncated
-//!   or rewritten in place afterwards, only unlinked. [`Storage::open_append`] cuts the torn tail of a file nobody has
-//!   published, before anything maps it; [`AppendFile::fill_pages`], the zeros that it put behind the end of its own.
-//! - **Durability**: bytes survive power loss after [`AppendFile::sync`] with at least [`Durability::SyncData`]; a
-//!   created, renamed or removed *name* survives after [`Storage::sync_dir`] of its folder.
-//! - **Bytes handed out stay valid and unchanged**, if they had been appended, for as long as their [`Bytes`] lives, whatever happens to the name.
-//! - **After a failed append or sync the file is finished**: the engine never retries on it, since the kernel may
-//!   have marked the lost pages clean.
+//! The interface between the engine and its storage: everything the engine does to files goes through [`Storage`].
 
 mod append;
 pub mod disk;
+#[cfg(any(test, feature = "unstable-storage"))]
 pub mod fault;
 mod group;
 pub(crate) mod large_pages;
 mod lock;
+#[cfg(any(test, feature = "unstable-storage"))]
 pub mod memory;
 pub(crate) mod mmap;
 pub(crate) mod residency;
@@ -90,7 +79,19 @@ pub struct DirEntry {
     pub kind: FileKind,
 }
 
-/// A folder tree that the engine lives in.
+/// A folder tree that the engine lives in. Everything the engine does to files goes through it, so that memory, a fault
+/// injector or a simulated disk can stand in for a real one. The contract:
+///
+/// - **Paths** are relative to the storage's root. `/`-separated, no `..`.
+/// - **A published file is write-once.** A file is created, appended to, synced and renamed; it is never truncated
+///   or rewritten in place afterwards, only unlinked. [`Storage::open_append`] cuts the torn tail of a file nobody has
+///   published, before anything maps it; [`AppendFile::fill_pages`], the zeros that it put behind the end of its own.
+/// - **Durability**: bytes survive power loss after [`AppendFile::sync`] with at least [`Durability::SyncData`]; a
+///   created, renamed or removed *name* survives after [`Storage::sync_dir`] of its folder.
+/// - **Bytes handed out stay valid and unchanged**, if they had been appended, for as long as their [`Bytes`] lives,
+///   whatever happens to the name.
+/// - **After a failed append or sync the file is finished**: the engine never retries on it, since the kernel may
+///   have marked the lost pages clean.
 pub trait Storage: Send + Sync + Debug {
     /// Makes the folder at `path` and its parents; no error if it is there. `""` is the root itself.
     fn create_dir(&self, path: &Path) -> Result<()>;

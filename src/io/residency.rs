@@ -1,4 +1,4 @@
-//! Which bytes of a map are in memory, and bringing in those that are not, many at a time.
+//! Which bytes of a map are in memory, and prefaulting those that are not, many at a time.
 //!
 //! A page fault reads one place and waits for it, so rows that lie on disk and are faulted one by one take the disk's
 //! latency each. `madvise(MADV_WILLNEED)` starts a read and does not wait: given all ranges of a batch first, the disk
@@ -29,12 +29,12 @@ pub(crate) fn is_resident(bytes: &[u8]) -> bool {
     !missing
 }
 
-/// Brings in what of `wanted` is not in memory, all of it at once, and returns how many pages that were; sorts `wanted`
+/// Prefaults what of `wanted` is not in memory, all of it at once, and returns how many pages that were; sorts `wanted`
 /// by address. O(ranges log ranges), and two system calls a range that is missing.
 ///
 /// # Errors
 /// The position of bytes that cannot be read, and why.
-pub(crate) fn bring_in(wanted: &mut [Wanted<'_>]) -> Result<usize, (usize, io::Error)> {
+pub(crate) fn prefault(wanted: &mut [Wanted<'_>]) -> Result<usize, (usize, io::Error)> {
     wanted.sort_unstable_by_key(|wanted| wanted.bytes.as_ptr());
     let mut missing_pages = 0;
     let mut late: Vec<&[Wanted<'_>]> = Vec::new();
@@ -191,7 +191,7 @@ mod system {
 
     fn advise(pages: Pages, advice: libc::c_int) -> io::Result<()> {
         // SAFETY: callers pass MADV_WILLNEED and MADV_POPULATE_READ. Neither changes what any address holds nor whether
-        // it may be accessed: they only bring pages in sooner, and fail where nothing is mapped.
+        // it may be accessed: they only read pages sooner, and fail where nothing is mapped.
         match unsafe { libc::madvise(without_provenance_mut(pages.start), pages.len_bytes(), advice) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
@@ -269,17 +269,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_brought_in_and_nothing_else() {
+    fn what_is_missing_is_prefaulted_and_nothing_else() {
         let (file, map) = map();
         assert!(is_resident(&map));
         if !drop_from_memory(&file, &map) {
             return;
         }
         let mut wanted = [page(&map, 599), page(&map, 7), page(&map, 300), page(&map, 7)];
-        assert_eq!(bring_in(&mut wanted).unwrap(), 3);
+        assert_eq!(prefault(&mut wanted).unwrap(), 3);
         assert!(wanted.iter().all(|wanted| is_resident(wanted.bytes)));
         assert!(![6, 8, 299, 598].into_iter().any(|number| is_resident(page(&map, number).bytes)));
-        assert_eq!(bring_in(&mut wanted).unwrap(), 0);
+        assert_eq!(prefault(&mut wanted).unwrap(), 0);
         assert_eq!(wanted.map(|wanted| wanted.bytes[0]), [7, 7, 44, 87], "sorted by address");
     }
 
@@ -289,10 +289,10 @@ mod tests {
         if !drop_from_memory(&file, &map) {
             return;
         }
-        assert_eq!(bring_in(&mut [page(&map, 10), page(&map, 14)]).unwrap(), 5);
+        assert_eq!(prefault(&mut [page(&map, 10), page(&map, 14)]).unwrap(), 5);
         assert!(is_resident(page(&map, 12).bytes));
         let long = Wanted { bytes: &map[20 * PAGE_BYTES..], position: 0 };
-        assert_eq!(bring_in(&mut [long]).unwrap(), PAGES - 20);
+        assert_eq!(prefault(&mut [long]).unwrap(), PAGES - 20);
         assert!(is_resident(long.bytes) && !is_resident(&map));
     }
 
@@ -301,19 +301,19 @@ mod tests {
         let heap = vec![1_u8; 3 * PAGE_BYTES];
         assert!(is_resident(&heap) && is_resident(&[]));
         assert_eq!(
-            bring_in(&mut [Wanted { bytes: &heap, position: 0 }, Wanted { bytes: &[], position: 1 }]).unwrap(),
+            prefault(&mut [Wanted { bytes: &heap, position: 0 }, Wanted { bytes: &[], position: 1 }]).unwrap(),
             0
         );
-        assert_eq!(bring_in(&mut []).unwrap(), 0);
+        assert_eq!(prefault(&mut []).unwrap(), 0);
         let among = [&heap[..9], &heap[9..9], &heap[9..]].map(|bytes| Wanted { bytes, position: 0 });
-        assert_eq!(bring_in(&mut among.clone()).unwrap(), 0);
+        assert_eq!(prefault(&mut among.clone()).unwrap(), 0);
     }
 
     #[test]
     fn a_page_that_cannot_be_read_is_an_error_and_no_signal() {
         let (file, map) = map();
         file.set_len(8 * PAGE_BYTES as u64).unwrap();
-        let (position, error) = bring_in(&mut [page(&map, 9), page(&map, 3)]).unwrap_err();
+        let (position, error) = prefault(&mut [page(&map, 9), page(&map, 3)]).unwrap_err();
         assert_eq!(position, 9);
         assert!(error.to_string().contains("cannot be read"), "{error}");
     }

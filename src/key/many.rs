@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::one::{Key, KeyKind, KeyRef, MAX_KEY_LEN_BYTES, NEGATIVE};
-use crate::error::{Error, Result};
+use crate::error::{Error, ItemError, Result};
 
 /// The keys of one call: any slice of strings, integers, byte strings, [`Key`]s or [`KeyRef`]s. Nothing is copied.
 ///
@@ -110,42 +110,54 @@ impl<'a> Keys<'a> {
         (0..self.len()).map(move |position| self.get(position).unwrap_or(KeyRef::U64(0)))
     }
 
-    /// The one kind of all keys; `None` for an empty call.
+    /// `error` as that of the item at `position`.
+    #[cold]
+    pub(crate) fn item_error(self, position: usize, error: Error) -> Error {
+        let key = match self {
+            Self::I64(keys) => keys.get(position).map(i64::to_string),
+            Self::I32(keys) => keys.get(position).map(i32::to_string),
+            _ => self.get(position).map(|key| key.shortened()),
+        };
+        Error::Item(Box::new(ItemError { position, key: key.unwrap_or_default(), error }))
+    }
+
+    /// The one kind of all keys, which is that of the store, if it has keys; `None` for an empty call.
     ///
     /// # Errors
-    /// [`Error::KeyKind`] if kinds are mixed, [`Error::TooLarge`] if a key is longer than [`MAX_KEY_LEN_BYTES`],
-    /// [`Error::Invalid`] if an integer is negative.
-    pub(crate) fn check(self) -> Result<Option<KeyKind>> {
+    /// [`Error::Item`], with [`Error::KeyKind`] if a key is of another kind, [`Error::TooLarge`] if it is longer than
+    /// [`MAX_KEY_LEN_BYTES`], [`Error::Invalid`] if it is negative.
+    pub(crate) fn check(self, store: Option<KeyKind>) -> Result<Option<KeyKind>> {
         if let Self::Arrays { len, bytes } = self
             && bytes.len().checked_rem(len).unwrap_or(bytes.len()) != 0
         {
             return Err(Error::invalid(format!("{} bytes are no {len} keys of one length", bytes.len())));
         }
         let Some(first) = self.get(0) else { return Ok(None) };
-        let kind = first.kind();
+        let kind = store.unwrap_or(first.kind());
+        kind.expect(first.kind()).map_err(|error| self.item_error(0, error))?;
         let negative = match self {
             Self::U64(_) => return Ok(Some(kind)),
             Self::I64(keys) => keys.iter().position(|&key| key < 0),
             Self::I32(keys) => keys.iter().position(|&key| key < 0),
             _ => None,
         };
-        if let Some((position, KeyRef::U64(bits))) = negative.and_then(|at| Some((at, self.get(at)?))) {
-            let key = bits.cast_signed();
-            return Err(Error::invalid(format!("the key {key} at position {position} is negative: {NEGATIVE}")));
+        if let Some(position) = negative {
+            return Err(self.item_error(position, Error::invalid(NEGATIVE)));
         }
-        for (position, key) in self.iter().enumerate() {
+        let check = |key: KeyRef<'_>| {
             kind.expect(key.kind())?;
             let len_bytes = key.with_bytes(<[u8]>::len);
-            if len_bytes > MAX_KEY_LEN_BYTES {
-                return Err(Error::TooLarge {
-                    what: format!(
-                        "the length in bytes of the key at position {position} ({}; use a hash of it as the key)",
-                        key.abbreviated()
-                    ),
-                    found: len_bytes as u64,
-                    limit: MAX_KEY_LEN_BYTES as u64,
-                });
+            if len_bytes <= MAX_KEY_LEN_BYTES {
+                return Ok(());
             }
+            Err(Error::TooLarge {
+                what: "the key's length in bytes (hash it, and use the hash as the key)".into(),
+                found: len_bytes as u64,
+                limit: MAX_KEY_LEN_BYTES as u64,
+            })
+        };
+        for (position, key) in self.iter().enumerate() {
+            check(key).map_err(|error| self.item_error(position, error))?;
         }
         Ok(Some(kind))
     }
@@ -208,18 +220,21 @@ mod tests {
     #[test]
     fn kinds_may_not_mix() {
         let mixed = [Key::U64(1), Key::Str("1".into())];
-        assert!(matches!(Keys::from(&mixed).check(), Err(Error::KeyKind { .. })));
-        assert_eq!(Keys::from(&["a", "b"]).check().unwrap(), Some(KeyKind::Str));
-        assert_eq!(Keys::from(&Vec::<Key>::new()).check().unwrap(), None);
+        assert!(matches!(Keys::from(&mixed).check(None).unwrap_err().cause(), Error::KeyKind { .. }));
+        assert_eq!(Keys::from(&["a", "b"]).check(None).unwrap(), Some(KeyKind::Str));
+        assert_eq!(Keys::from(&Vec::<Key>::new()).check(None).unwrap(), None);
     }
 
     #[test]
     fn long_keys_are_refused() {
         let long = [vec![0_u8; MAX_KEY_LEN_BYTES + 1]];
-        let refused = Keys::from(&[vec![1], long[0].clone()]).check().unwrap_err();
-        assert!(matches!(refused, Error::TooLarge { .. }));
+        let refused = Keys::from(&[vec![1], long[0].clone()]).check(None).unwrap_err();
+        assert!(matches!(refused.cause(), Error::TooLarge { .. }));
         let said = refused.to_string();
-        assert!(said.contains("the key at position 1 (0000") && said.contains("hash"), "{said}");
+        assert!(
+            said.starts_with("key 0000") && said.contains("… at position 1: ") && said.contains("hash it"),
+            "{said}"
+        );
     }
 
     #[test]
@@ -227,7 +242,7 @@ mod tests {
         fn of<'a>(keys: impl Into<Keys<'a>>) -> Vec<KeyRef<'a>> {
             let keys = keys.into();
             assert_eq!(keys.get(keys.len()), None);
-            keys.check().unwrap();
+            keys.check(None).unwrap();
             keys.iter().collect()
         }
         let numbers = [KeyRef::U64(7), KeyRef::U64(8)];
@@ -248,9 +263,9 @@ mod tests {
 
     #[test]
     fn negative_integers_are_refused() {
-        let said = Keys::from(&[1_i64, -3]).check().unwrap_err().to_string();
-        assert!(said.contains("the key -3 at position 1 is negative"), "{said}");
-        assert!(Keys::from(&[-1]).check().is_err());
+        let said = Keys::from(&[1_i64, -3]).check(None).unwrap_err().to_string();
+        assert!(said.starts_with("key -3 at position 1: an integer key cannot be negative"), "{said}");
+        assert!(Keys::from(&[-1]).check(None).is_err());
         assert!((-1_i64).as_key().is_err() && (-1).as_key().is_err());
     }
 }

@@ -185,12 +185,19 @@ impl KeyRef<'_> {
         }
     }
 
-    /// The beginning of the key, for messages.
-    pub(super) fn abbreviated(&self) -> String {
+    /// The key, or its beginning, for messages.
+    pub(crate) fn shortened(&self) -> String {
         const SHOWN: usize = 40;
         match self {
-            Self::Str(text) => format!("{:?}…", text.chars().take(SHOWN).collect::<String>()),
-            _ => format!("{}…", self.to_key().to_string().chars().take(SHOWN).collect::<String>()),
+            Self::Str(text) => match text.char_indices().nth(SHOWN) {
+                Some((end, _)) => format!("{:?}…", text.get(..end).unwrap_or_default()),
+                None => format!("{text:?}"),
+            },
+            Self::U64(number) => number.to_string(),
+            Self::Bytes(bytes) => match bytes.get(..SHOWN / 2) {
+                Some(start) if start.len() < bytes.len() => format!("{}…", Key::Bytes(start.to_vec())),
+                _ => self.to_key().to_string(),
+            },
         }
     }
 
@@ -254,11 +261,12 @@ impl<const N: usize> AsKey for [u8; N] {
 fn natural(key: i64) -> Result<KeyRef<'static>> {
     match u64::try_from(key) {
         Ok(key) => Ok(KeyRef::U64(key)),
-        Err(_) => Err(Error::invalid(format!("the key {key} is negative: {NEGATIVE}"))),
+        Err(_) => Err(Error::invalid(format!("the key {key}: {NEGATIVE}"))),
     }
 }
 
-pub(super) const NEGATIVE: &str = "integer keys are unsigned; add an offset to all of them, or use them as strings";
+pub(super) const NEGATIVE: &str =
+    "an integer key cannot be negative: add an offset to all of them, or use them as strings";
 
 #[cfg(test)]
 mod tests {

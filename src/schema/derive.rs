@@ -11,7 +11,7 @@ use crate::value::{MAX_DEPTH, ValueView};
 /// A leaf of one value.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum LeafValue<'a> {
-    Tensor(TensorView<'a>),
+    Tensor(&'a TensorView<'a>),
     Bool(bool),
     Int(i64),
     Float(f64),
@@ -25,7 +25,7 @@ pub(crate) enum LeafValue<'a> {
 /// [`Error::TooLarge`] for too deep trees, too many leaves or dimensions; [`Error::Invalid`] for a map that has a
 /// name twice, or booleans other than 0 and 1.
 pub(crate) fn derive<'a>(
-    value: &ValueView<'a>,
+    value: &'a ValueView<'a>,
     key: KeyKind,
     store_as: Option<Dtype>,
     codec: Codec,
@@ -43,7 +43,7 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn node(&mut self, value: &ValueView<'a>, depth: usize) -> Result<Node> {
+    fn node(&mut self, value: &'a ValueView<'a>, depth: usize) -> Result<Node> {
         if depth > MAX_DEPTH {
             return Err(too_large("the nesting of a value", depth, MAX_DEPTH));
         }
@@ -52,7 +52,7 @@ impl<'a> Walk<'a> {
             ValueView::List(items) => return self.nodes(items, depth).map(Node::List),
             ValueView::Tuple(items) => return self.nodes(items, depth).map(Node::Tuple),
             ValueView::Map(items) => return self.map(items, depth),
-            ValueView::Tensor(tensor) => (self.tensor(tensor)?, LeafValue::Tensor(*tensor)),
+            ValueView::Tensor(tensor) => (self.tensor(tensor)?, LeafValue::Tensor(tensor)),
             ValueView::Bool(flag) => (LeafKind::Bool, LeafValue::Bool(*flag)),
             ValueView::Int(number) => (LeafKind::Int, LeafValue::Int(*number)),
             ValueView::Float(number) => (LeafKind::Float, LeafValue::Float(*number)),
@@ -67,11 +67,11 @@ impl<'a> Walk<'a> {
         Ok(Node::Leaf(self.kinds.len() - 1))
     }
 
-    fn nodes(&mut self, items: &[ValueView<'a>], depth: usize) -> Result<Vec<Node>> {
+    fn nodes(&mut self, items: &'a [ValueView<'a>], depth: usize) -> Result<Vec<Node>> {
         items.iter().map(|item| self.node(item, depth + 1)).collect()
     }
 
-    fn map(&mut self, items: &[(&'a str, ValueView<'a>)], depth: usize) -> Result<Node> {
+    fn map(&mut self, items: &'a [(&'a str, ValueView<'a>)], depth: usize) -> Result<Node> {
         let mut names = std::collections::HashSet::new();
         let mut nodes = Vec::with_capacity(items.len());
         for (name, item) in items {
@@ -85,7 +85,7 @@ impl<'a> Walk<'a> {
         Ok(Node::Map(nodes))
     }
 
-    fn tensor(&self, tensor: &TensorView<'a>) -> Result<LeafKind> {
+    fn tensor(&self, tensor: &TensorView<'_>) -> Result<LeafKind> {
         if tensor.shape().len() > MAX_RANK {
             return Err(too_large("the number of dimensions of a tensor", tensor.shape().len(), MAX_RANK));
         }

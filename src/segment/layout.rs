@@ -32,7 +32,7 @@ pub(crate) const SEAL_LEN_BYTES: usize = 256;
 /// Bytes of the index block for a row.
 const INDEX_ROW_LEN_BYTES: u64 = 12;
 /// Stamps are below this: no clock comes near it, and later timestamps can be counted on from any that is read.
-const MAX_STAMP: u64 = 1 << 62;
+const MAX_TIMESTAMP: u64 = 1 << 62;
 
 /// Writes little-endian fields one after another.
 struct Put<'a>(&'a mut Vec<u8>);
@@ -160,7 +160,7 @@ impl Frame {
         frame.first_row.checked_add(u64::from(frame.rows))?;
         (frame.structure_len_bytes <= message
             && u64::from(frame.metadata_len_bytes) <= frame.structure_len_bytes
-            && frame.timestamp.max(frame.durable_timestamp) < MAX_STAMP)
+            && frame.timestamp.max(frame.durable_timestamp) < MAX_TIMESTAMP)
             .then_some(frame)
     }
 
@@ -327,7 +327,7 @@ impl Seal {
         if self.tombstones > self.rows {
             return Err(format!("{} of {} rows cannot be tombstones", self.tombstones, self.rows));
         }
-        if self.first_timestamp > self.last_timestamp || self.last_timestamp >= MAX_STAMP {
+        if self.first_timestamp > self.last_timestamp || self.last_timestamp >= MAX_TIMESTAMP {
             return Err(format!(
                 "timestamps from {} to {} are not possible",
                 self.first_timestamp, self.last_timestamp

@@ -16,7 +16,7 @@ use super::layout::{
 use super::scan::{Front, frames_in_place, front_in_footer, read_front};
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
-use crate::io::residency::{Wanted, bring_in};
+use crate::io::residency::{Wanted, prefault};
 use crate::io::{ReadFile, Storage};
 use crate::names::SegmentId;
 use crate::schema::RowSchema;
@@ -173,7 +173,7 @@ impl Segment {
     fn part(&self, part: Part, name: &str) -> Result<Bytes> {
         let bytes = self.file.bytes(part.offset, part.len_bytes as usize)?;
         // The file may have been cut since it was mapped: what cannot be read is an error, and no signal.
-        bring_in(&mut [Wanted { bytes: &bytes, position: 0 }])
+        prefault(&mut [Wanted { bytes: &bytes, position: 0 }])
             .map_err(|(_, error)| Error::io("read", &*self.described, error))?;
         if crc32(&bytes) == part.crc {
             Ok(bytes)

@@ -211,19 +211,22 @@ impl Value {
     }
 }
 
-impl<'a> ValueView<'a> {
-    /// A copy, cut as [`Value::view`] is.
-    fn cut_at(&self, depth: usize) -> ValueView<'a> {
+impl ValueView<'_> {
+    /// A view of it, cut as [`Value::view`] is.
+    fn cut_at(&self, depth: usize) -> ValueView<'_> {
         if depth > MAX_DEPTH {
             return ValueView::Null;
         }
-        let all = |items: &[Self]| items.iter().map(|item| item.cut_at(depth + 1)).collect();
+        fn all<'v>(items: &'v [ValueView<'_>], depth: usize) -> Vec<ValueView<'v>> {
+            items.iter().map(|item| item.cut_at(depth)).collect()
+        }
         match self {
+            Self::Tensor(tensor) => ValueView::Tensor(tensor.reborrow()),
             Self::Map(items) => {
                 ValueView::Map(items.iter().map(|(name, item)| (*name, item.cut_at(depth + 1))).collect())
             }
-            Self::List(items) => ValueView::List(all(items)),
-            Self::Tuple(items) => ValueView::Tuple(all(items)),
+            Self::List(items) => ValueView::List(all(items, depth + 1)),
+            Self::Tuple(items) => ValueView::Tuple(all(items, depth + 1)),
             scalar => scalar.clone(),
         }
     }
@@ -365,7 +368,7 @@ impl AsValue for Tensor {
 
 impl AsValue for TensorView<'_> {
     fn as_value(&self) -> ValueView<'_> {
-        ValueView::Tensor(*self)
+        ValueView::Tensor(self.reborrow())
     }
 }
 

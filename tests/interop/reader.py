@@ -170,7 +170,7 @@ def frame_at(data, offset):
     record = data[offset : offset + 96]
     if len(record) < 96 or record[:8] != b"TCFRAME1" or crc32(record[:92]) != u32(record, 92):
         return None
-    names = "magic seed rows first_row stamp durable offset metadata structure_crc structure body".split()
+    names = "magic seed rows first_row timestamp durable offset metadata structure_crc structure body".split()
     frame = dict(zip(names, FRAME.unpack_from(record)))
     frame["end"] = offset + 96
     return frame
@@ -326,7 +326,7 @@ class Segment:
                 crc = crc32(stored, crc)
                 values.append((leaf, stored, ints(shape) if dims else None))
             check(crc == crcs[row], f"the checksum of row {frame['first_row'] + row}")
-            yield frame["stamp"], frame["first_row"] + row, key(row), values
+            yield frame["timestamp"], frame["first_row"] + row, key(row), values
 
 
 def value_of(node, values):
@@ -387,8 +387,8 @@ def check_run(path, segments):
     check(sum(row != (1 << 36) - 1 for b in table for _, row in slots(b)) == keys, "the number of keys in the run")
     newest = {}
     for first, segment in covered:
-        for stamp, row, key, _ in segment.rows():
-            age = (stamp, segment.id[0], row)
+        for timestamp, row, key, _ in segment.rows():
+            age = (timestamp, segment.id[0], row)
             if key not in newest or age > newest[key][0]:
                 newest[key] = (age, first + row)
     for key, (_, row) in newest.items():
@@ -441,9 +441,9 @@ def main(store):
     newest = {}
     for segment in segments.values():
         pairs = []
-        for stamp, row, key, values in segment.rows():
+        for timestamp, row, key, values in segment.rows():
             pairs.append((key_hash(key, segment.header["hash"], seed), row))
-            age = (stamp, segment.id[0], row)
+            age = (timestamp, segment.id[0], row)
             if key not in newest or age > newest[key][0]:
                 dead = segment.header["rows"] == "tombstones"
                 newest[key] = (age, None if dead else lambda s=segment, v=values: value_of(s.header["tree"], v), segment)

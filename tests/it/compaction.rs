@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tensorcask::io::Storage;
-use tensorcask::io::fault::FaultStorage;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::FaultStorage;
+use tensorcask::storage::MemoryStorage;
+use tensorcask::storage::Storage;
 use tensorcask::{Compaction, Durability, Lane, Options, Reader, Recovery, Store, Value};
 
 const DIMS: usize = 16;
@@ -251,7 +251,7 @@ fn damaged_segments_are_left_to_tell_of_it() {
 fn puts_deletes_and_reads_go_on_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
     let open = |lane| {
-        let options = Options::new().segment_rows(512).delta_keys(2048).lane(Lane::Number(lane));
+        let options = Options::new().segment_rows(512).memtable_keys(2048).lane(Lane::Number(lane));
         options.durability(Durability::Buffered).open(dir.path(), "m").unwrap()
     };
     let (store, other) = (open(0), open(1));
@@ -313,11 +313,11 @@ fn puts_deletes_and_reads_go_on_meanwhile() {
 fn writers_and_readers_agree_after_every_step() {
     let storage = MemoryStorage::new();
     let open = |lane| {
-        let options = Options::new().segment_rows(96).delta_keys(128).lane(Lane::Number(lane)).synchronous(true);
+        let options = Options::new().segment_rows(96).memtable_keys(128).lane(Lane::Number(lane)).synchronous(true);
         options.hash_seed(7).open_on(Arc::new(storage.clone())).unwrap()
     };
     let mut writers = [open(0), open(1)];
-    let readers = [Options::new(), Options::new().delta_keys(64)];
+    let readers = [Options::new(), Options::new().memtable_keys(64)];
     let readers = readers.map(|options| options.open_reader_on(Arc::new(storage.clone())).unwrap());
     let (keys, mut model) = (300_u32, Model::new());
     let mut state = 12345_u64;

@@ -5,8 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use tensorcask::io::Storage;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::{MemoryStorage, Storage};
 use tensorcask::{Dtype, Durability, Options, Reader, Recovery, Store};
 
 const DIMS: usize = 24;
@@ -16,7 +15,7 @@ fn row(key: u64, version: u64) -> Vec<f32> {
 }
 
 fn options() -> Options {
-    Options::new().synchronous(true).segment_rows(40).delta_keys(90).flush_every(8, 1 << 20)
+    Options::new().synchronous(true).segment_rows(40).memtable_keys(90).flush_every(8, 1 << 20)
 }
 
 /// Versions of each key: the one that was last flushed, and those put since.
@@ -241,7 +240,7 @@ fn a_file_that_lost_its_synced_end_is_damaged() {
 #[test]
 fn marks_are_written_anew_before_they_are_many() {
     let storage = MemoryStorage::new();
-    let store = options().segment_rows(1 << 20).delta_keys(1 << 20).open_on(Arc::new(storage.clone())).unwrap();
+    let store = options().segment_rows(1 << 20).memtable_keys(1 << 20).open_on(Arc::new(storage.clone())).unwrap();
     for key in 0..4200_u64 {
         store.put_rows(&[key], &[DIMS], &row(key, 0)).unwrap();
         store.flush().unwrap();
@@ -258,7 +257,7 @@ const CHILD: &str = "TENSORCASK_CRASH_CHILD";
 #[test]
 fn child_that_is_killed() {
     let Ok(dir) = std::env::var(CHILD) else { return };
-    let store = Options::new().segment_rows(300).delta_keys(500).open(dir, "m").unwrap();
+    let store = Options::new().segment_rows(300).memtable_keys(500).open(dir, "m").unwrap();
     for batch in 0_u64.. {
         let keys: Vec<u64> = (batch * 10..batch * 10 + 10).collect();
         let rows: Vec<f32> = keys.iter().flat_map(|key| row(*key, 0)).collect();

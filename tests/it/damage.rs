@@ -194,7 +194,7 @@ fn one_damaged_row_fails_alone(kind: Kind) {
         else {
             panic!("the damage was not seen");
         };
-        assert_eq!(damaged.iter().map(|(position, _)| *position).collect::<Vec<_>>(), [50]);
+        assert_eq!(damaged.iter().map(|row| row.position).collect::<Vec<_>>(), [50]);
         assert!(found.iter().enumerate().all(|(i, found)| *found == (i != 50)));
         assert!(out.chunks(256).enumerate().all(|(i, row)| row[0] == if i == 50 { -1.0 } else { i as f32 }));
         assert!(matches!(reader.get(50_u64), Err(Error::Corrupt { .. })));

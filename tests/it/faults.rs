@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use tensorcask::io::Storage;
-use tensorcask::io::fault::FaultStorage;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::{FaultStorage, MemoryStorage, Storage};
 use tensorcask::{Error, Lane, Options, Recovery, Result, Store};
 
 const DIMS: usize = 16;
@@ -14,7 +12,7 @@ fn row(key: u64) -> Vec<f32> {
 }
 
 fn options() -> Options {
-    Options::new().synchronous(true).segment_rows(30).delta_keys(50).flush_every(8, 1 << 20)
+    Options::new().synchronous(true).segment_rows(30).memtable_keys(50).flush_every(8, 1 << 20)
 }
 
 /// Puts and flushes until something fails; returns how many keys were flushed.

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tensorcask::io::fault::FaultStorage;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::{FaultStorage, MemoryStorage};
 use tensorcask::{Durability, Error, Options, Reader, Store};
 
 /// Rows of 4 KiB: 128 of them are worth writing from the caller's memory.
@@ -60,7 +59,7 @@ fn a_large_put_is_written_part_by_part() {
 #[test]
 fn batches_that_are_flushed_one_by_one() {
     let dir = tempfile::tempdir().unwrap();
-    let options = || Options::new().segment_bytes(2 << 20).delta_keys(400);
+    let options = || Options::new().segment_bytes(2 << 20).memtable_keys(400);
     let store = options().open(dir.path(), "m").unwrap();
     let reader = {
         put(&store, &[5000], 0);
@@ -114,17 +113,17 @@ fn overwriting_keeps_one_entry_a_key_and_the_count() {
     for version in 0..10 {
         put(&store, &keys, version);
         assert_eq!(store.len().unwrap(), 20_000);
-        assert_eq!(store.stats().unwrap().delta_keys, 20_000);
+        assert_eq!(store.stats().unwrap().memtable_keys, 20_000);
     }
     store.close().unwrap();
     let store = Store::open(dir.path(), "m").unwrap();
-    assert_eq!((store.stats().unwrap().runs, store.stats().unwrap().delta_keys), (1, 0));
+    assert_eq!((store.stats().unwrap().runs, store.stats().unwrap().memtable_keys), (1, 0));
     // Keys that a run has, new ones, and both of them twice.
     let mut keys: Vec<u64> = (15_000..25_000).collect();
     keys.extend(18_000..22_000);
     put(&store, &keys, 77);
     assert_eq!(store.len().unwrap(), 25_000);
-    assert_eq!(store.stats().unwrap().delta_keys, 10_000);
+    assert_eq!(store.stats().unwrap().memtable_keys, 10_000);
     assert_eq!(store.delete_batch(&keys).unwrap(), 10_000);
     assert_eq!(store.len().unwrap(), 15_000);
     put(&store, &keys, 78);
@@ -176,7 +175,7 @@ fn a_failed_write_in_a_put_stops_the_writer_and_nothing_else() {
 #[test]
 fn of_two_threads_puts_the_one_that_is_read_is_the_one_that_is_kept() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Options::new().segment_bytes(4 << 20).delta_keys(500).open(dir.path(), "m").unwrap();
+    let store = Options::new().segment_bytes(4 << 20).memtable_keys(500).open(dir.path(), "m").unwrap();
     let keys: Vec<u64> = (0..ROWS).collect();
     std::thread::scope(|scope| {
         for thread in 0..3_u64 {

@@ -4,10 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use tensorcask::io::Durability;
-
 use crate::storages::copy_folder;
-use tensorcask::{Codec, Dtype, Key, Options, Reader, Recovery, Store, Tensor, Value};
+use tensorcask::{Codec, Dtype, Durability, Key, Options, Reader, Recovery, Store, Tensor, Value};
 
 const NEWEST: u32 = 2;
 

@@ -86,7 +86,7 @@ fn values() -> Vec<(String, Value)> {
 /// A store of string keys with sealed segments of many structures, overwrites, deletes and runs; `open` leaves its
 /// last segments active.
 fn write_store(dir: &Path, codec: Codec, open: bool) -> (Store, Expected) {
-    let options = || Options::new().codec(codec).segment_rows(60).delta_keys(100).flush_every(16, 1 << 20);
+    let options = || Options::new().codec(codec).segment_rows(60).memtable_keys(100).flush_every(16, 1 << 20);
     let mut expected = Expected::new();
     let store = options().open(dir, "m").unwrap();
     for (key, value) in values() {

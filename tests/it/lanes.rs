@@ -2,8 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tensorcask::io::Durability;
-use tensorcask::{Error, Lane, Options, Value};
+use tensorcask::{Durability, Error, Lane, Options, Value};
 
 fn options() -> Options {
     Options::new().durability(Durability::Buffered).flush_interval(Duration::from_millis(10))
@@ -98,7 +97,7 @@ fn the_later_put_wins_whatever_the_clocks_say() {
 #[expect(unsafe_code, reason = "fork is what is tested")]
 fn a_forked_child_is_refused_and_never_waits() {
     let dir = tempfile::tempdir().unwrap();
-    let store = options().hot_bytes(1 << 20).open(dir.path(), "m").unwrap();
+    let store = options().value_cache_bytes(1 << 20).open(dir.path(), "m").unwrap();
     store.put("k", Value::Int(1)).unwrap();
     store.flush().unwrap();
     let reader = options().open_reader(dir.path(), "m").unwrap();
@@ -170,10 +169,10 @@ fn in_child(store: &tensorcask::Store, reader: &tensorcask::Reader) -> i32 {
             reader.iter().next().is_some_and(forked),
             forked(reader.refresh()),
             forked(reader.stats()),
-            forked(reader.warm(1)),
+            forked(reader.preload(1)),
             forked(reader.verify(&mut |_, _| {})),
         ]);
-        reader.clear_hot();
+        reader.clear_value_cache();
     }
     checks.push(matches!(store.put("x", Value::Int(1)), Err(Error::ReadOnly { .. })));
     checks.push(matches!(store.delete("k"), Err(Error::ReadOnly { .. })));

@@ -4,8 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use tensorcask::io::Durability;
-use tensorcask::{Error, Lane, Options, Value, ValueView};
+use tensorcask::{Durability, Error, Lane, Options, Value, ValueView};
 
 use crate::storages::files_in;
 
@@ -139,7 +138,7 @@ fn twenty_thousand_structures_need_few_descriptors_and_maps() {
     run_with_few_descriptors("structures", dir.path());
 }
 
-/// A reader, and a writer of another lane, beside a writer whose segments are followed while they are active.
+/// A reader, and a writer of another lane, while a writer writes whose segments are followed while they are active.
 fn follow(dir: &Path) {
     let options = || options().segment_rows(20).refresh_interval(Duration::ZERO);
     let writer = options().open(dir, "m").unwrap();
@@ -228,7 +227,8 @@ fn values_may_be_nested_to_any_depth_and_are_refused() {
         |inner| Value::Tuple(vec![Value::Int(1), inner]),
         |inner| Value::Map(vec![("n".into(), inner)]),
     ];
-    let is_refused = |put: tensorcask::Result<()>| matches!(put, Err(Error::TooLarge { .. }));
+    let is_refused =
+        |put: tensorcask::Result<()>| matches!(put.as_ref().map_err(Error::cause), Err(Error::TooLarge { .. }));
     for wrap in wraps {
         let nested = |levels: usize| (0..levels).fold(Value::Null, |inner, _| wrap(inner));
         let deep = nested(LEVELS);

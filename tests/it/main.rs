@@ -11,7 +11,7 @@
 mod storages;
 
 mod bad_input;
-mod cold;
+mod batch_errors;
 mod compaction;
 mod crash;
 mod damage;
@@ -30,5 +30,6 @@ mod opening;
 mod parallel;
 mod processes;
 mod repair;
+mod residency;
 mod store;
 mod values;

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tensorcask::io::Storage;
-use tensorcask::io::fault::FaultStorage;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::{FaultStorage, MemoryStorage, Storage};
 use tensorcask::{Lane, Options, Reader, Recovery, Store, Value};
 
 fn options() -> Options {
@@ -248,7 +246,7 @@ fn readers_and_writers_that_open_while_others_write_and_merge_find_a_clean_store
     let dir = tempfile::tempdir().unwrap();
     let stop = AtomicBool::new(false);
     options().open(dir.path(), "m").unwrap().close().unwrap();
-    let options = || options().segment_rows(7).delta_keys(50).flush_every(3, 1 << 20);
+    let options = || options().segment_rows(7).memtable_keys(50).flush_every(3, 1 << 20);
     std::thread::scope(|scope| {
         let (dir, stop) = (dir.path(), &stop);
         let writers: Vec<_> = (0..2_u16)

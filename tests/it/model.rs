@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use tensorcask::io::Storage;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::{MemoryStorage, Storage};
 use tensorcask::{Codec, Key, Options, Store, Tensor, Value};
 
 #[derive(Debug, Clone)]
@@ -185,7 +184,7 @@ impl Harness {
 fn run(ops: &[Op], storage: Arc<dyn Storage>, kind: Kind, options: Options) {
     // Small enough for seals, runs and merges to happen all the time.
     let options =
-        options.segment_rows(64).delta_keys(100).flush_every(16, 2048).refresh_interval(std::time::Duration::ZERO);
+        options.segment_rows(64).memtable_keys(100).flush_every(16, 2048).refresh_interval(std::time::Duration::ZERO);
     let store = Some(options.clone().open_on(Arc::clone(&storage)).unwrap());
     let mut harness = Harness { storage, options, kind, store, model: BTreeMap::new() };
     ops.iter().for_each(|op| harness.apply(op));
@@ -213,9 +212,9 @@ proptest! {
     }
 
     #[test]
-    fn strings_on_disk_with_a_hot_tier(ops in ops()) {
+    fn strings_on_disk_with_a_value_cache(ops in ops()) {
         let dir = tempfile::tempdir().unwrap();
-        let storage = tensorcask::io::disk::DiskStorage::new(dir.path().join("m"));
-        run(&ops, Arc::new(storage), Kind::Str, Options::new().hot_bytes(20_000));
+        let storage = tensorcask::storage::DiskStorage::new(dir.path().join("m"));
+        run(&ops, Arc::new(storage), Kind::Str, Options::new().value_cache_bytes(20_000));
     }
 }

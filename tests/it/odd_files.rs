@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use tensorcask::io::Durability;
-use tensorcask::{Lane, Options, Value};
+use tensorcask::{Durability, Lane, Options, Value};
 
 use crate::storages::files_in;
 

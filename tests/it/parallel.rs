@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tensorcask::io::Storage;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::{MemoryStorage, Storage};
 use tensorcask::{Error, Options};
 
 const ROWS: usize = 6000;
@@ -20,7 +19,7 @@ fn answer(storage: &MemoryStorage, threads: usize, keys: &[u64]) -> Answer {
         let (mut out, mut found) = (vec![9_u8; keys.len() * WIDTH], vec![true; keys.len()]);
         let result = reader.get_batch_into(keys, &[WIDTH], &mut out, &mut found);
         let result = result.map_err(|error| match error {
-            Error::DamagedRows { rows } => rows.into_iter().map(|(position, _)| position).collect(),
+            Error::DamagedRows { rows } => rows.into_iter().map(|row| row.position).collect(),
             other => panic!("{other}"),
         });
         last = Some((out, found, result));

@@ -16,7 +16,7 @@ fn child_process() {
         "reader" => answer(&dir),
         writer => {
             let number: u64 = writer.parse().unwrap();
-            let store = Options::new().lane(Lane::Auto).segment_rows(100).delta_keys(150).open(dir, "m").unwrap();
+            let store = Options::new().lane(Lane::Auto).segment_rows(100).memtable_keys(150).open(dir, "m").unwrap();
             for i in 0..500 {
                 store.put(number * 1000 + i, Value::Int((number * 1000 + i) as i64)).unwrap();
                 if i % 50 == 0 {
@@ -59,7 +59,7 @@ fn child(role: &str, dir: &std::path::Path) -> Child {
 #[test]
 fn a_reader_follows_a_writer() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Options::new().segment_rows(200).delta_keys(300).open(dir.path(), "m").unwrap();
+    let store = Options::new().segment_rows(200).memtable_keys(300).open(dir.path(), "m").unwrap();
     let mut reader = child("reader", dir.path());
     let mut lines = BufReader::new(reader.stdout.take().unwrap()).lines();
     let mut stdin = reader.stdin.take().unwrap();

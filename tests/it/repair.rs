@@ -112,7 +112,7 @@ impl Rows {
             let (mut out, mut found) = (vec![-1.0; keys.len() * self.width], vec![false; keys.len()]);
             match reader.get_batch_into(keys, &[self.width], &mut out, &mut found) {
                 Ok(hits) => assert_eq!(hits, keys.len(), "{what}: a miss"),
-                Err(Error::DamagedRows { rows }) => damaged.extend(rows.iter().map(|(at, _)| batch * 4096 + at)),
+                Err(Error::DamagedRows { rows }) => damaged.extend(rows.iter().map(|row| batch * 4096 + row.position)),
                 Err(error) => panic!("{what}: {error}"),
             }
             for (at, row) in out.chunks(self.width).enumerate() {
@@ -217,14 +217,14 @@ fn rows_put_again_count_once_and_the_disk_stays_flat(kind: Kind) {
     }
 }
 
-/// 30,000 rows: a run in memory or on disk has them, and the delta what is put again.
+/// 30,000 rows: a run in memory or on disk has them, and the memtable what is put again.
 fn rows_put_again_count_in_each_kind_of_index(kind: Kind) {
     let rows = Rows::new(30_000, 4, true);
-    for (delta_keys, what) in [(1 << 20, Damage::Prefix), (1000, Damage::Prefix), (1000, Damage::Key)] {
-        let options = options().delta_keys(delta_keys);
+    for (memtable_keys, what) in [(1 << 20, Damage::Prefix), (1000, Damage::Prefix), (1000, Damage::Key)] {
+        let options = options().memtable_keys(memtable_keys);
         let storage = filled(kind, &options, &rows, 30_000);
         assert!(damage(&storage, what, &key_bytes(&rows.keys[7]), 16));
-        epochs(&storage, &options, &rows, &format!("30,000 rows, {what:?}, delta of {delta_keys}"));
+        epochs(&storage, &options, &rows, &format!("30,000 rows, {what:?}, memtable of {memtable_keys}"));
     }
 }
 
@@ -247,9 +247,9 @@ fn three_hundred_thousand_rows_put_again() {
 
 /// Every row of a damaged batch is looked for: the batch is read once.
 fn looking_at_a_damaged_batch_is_linear(kind: Kind) {
-    for delta_keys in [1 << 20, 1000] {
+    for memtable_keys in [1 << 20, 1000] {
         let rows = Rows::new(20_000, 2, false);
-        let options = options().delta_keys(delta_keys);
+        let options = options().memtable_keys(memtable_keys);
         let storage = filled(kind, &options, &rows, 20_000);
         assert!(damage(&storage, Damage::Prefix, &key_bytes(&rows.keys[7]), 8));
         let (counting, asked) = storage.counting();

@@ -43,7 +43,7 @@ fn values_survive_reopening() {
 #[test]
 fn rows_go_in_and_out_in_one_piece() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Options::new().segment_bytes(1 << 20).delta_keys(2000).open(dir.path(), "m").unwrap();
+    let store = Options::new().segment_bytes(1 << 20).memtable_keys(2000).open(dir.path(), "m").unwrap();
     let keys: Vec<u64> = (0..20_000).collect();
     for chunk in keys.chunks(512) {
         let rows: Vec<f32> = chunk.iter().flat_map(|key| (0..64).map(move |i| (key * 64 + i) as f32)).collect();
@@ -199,7 +199,7 @@ fn readers_bound_their_index_too() {
     let store = Options::new().segment_rows(200).open(dir.path(), "m").unwrap();
     store.put(0_u64, Value::Int(0)).unwrap();
     store.flush().unwrap();
-    let reader = Options::new().delta_keys(500).open_reader(dir.path(), "m").unwrap();
+    let reader = Options::new().memtable_keys(500).open_reader(dir.path(), "m").unwrap();
     for round in 0..10 {
         for key in 0..300_u64 {
             store.put(round * 200 + key, Value::Int(round as i64)).unwrap();
@@ -212,7 +212,7 @@ fn readers_bound_their_index_too() {
         }
     }
     let stats = reader.stats().unwrap();
-    assert!(stats.delta_keys < 1000 && stats.runs == 1, "{stats:?}");
+    assert!(stats.memtable_keys < 1000 && stats.runs == 1, "{stats:?}");
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn of_threads_that_refresh_one_builds_the_run() {
     let store = Options::new().segment_rows(1000).open(dir.path(), "m").unwrap();
     store.put(u64::MAX, &Value::Null).unwrap();
     store.flush().unwrap();
-    let reader = Options::new().delta_keys(500).open_reader(dir.path(), "m").unwrap();
+    let reader = Options::new().memtable_keys(500).open_reader(dir.path(), "m").unwrap();
     for round in 0..5 {
         let keys: Vec<u64> = (round * KEYS..(round + 1) * KEYS).collect();
         keys.chunks(1000).for_each(|keys| store.put_rows(keys, &[1], &vec![0_u8; keys.len()]).unwrap());
@@ -240,7 +240,7 @@ fn merges_run_beside_one_another_and_beside_puts_and_reads() {
     const KEYS: u64 = 60_000;
     const BATCH: u64 = 512;
     let dir = tempfile::tempdir().unwrap();
-    let options = || Options::new().delta_keys(1000).segment_rows(2000).durability(tensorcask::Durability::Buffered);
+    let options = || Options::new().memtable_keys(1000).segment_rows(2000).durability(tensorcask::Durability::Buffered);
     let store = options().open(dir.path(), "m").unwrap();
     let value = |key: u64, round: u64| key << 8 | round;
     for round in 0..3_u64 {

@@ -1,6 +1,6 @@
-//! What goes in comes out, bit for bit: every dtype, any shape, packed or not, hot or cold.
+//! What goes in comes out, bit for bit: every dtype, any shape, packed or not, in the value cache or not.
 
-use tensorcask::{Codec, Dtype, HotFill, HotPolicy, Options, Store, Tensor, TensorView, Value};
+use tensorcask::{Codec, Dtype, Options, Store, Tensor, TensorView, Value, ValueCacheFill, ValueCachePolicy};
 
 fn bytes(len: usize, seed: usize) -> Vec<u8> {
     // All bit patterns, NaN payloads among them.
@@ -120,14 +120,14 @@ fn values_outlive_the_store() {
 }
 
 #[test]
-fn the_hot_tier_never_serves_what_was_superseded() {
+fn the_value_cache_never_serves_what_was_superseded() {
     for (policy, fill) in [
-        (HotPolicy::Lru, HotFill::OnRead),
-        (HotPolicy::StopWhenFull, HotFill::OnWrite),
-        (HotPolicy::Lru, HotFill::OnReadAndWrite),
+        (ValueCachePolicy::Lru, ValueCacheFill::OnRead),
+        (ValueCachePolicy::StopWhenFull, ValueCacheFill::OnWrite),
+        (ValueCachePolicy::Lru, ValueCacheFill::OnReadAndWrite),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        let options = Options::new().hot_bytes(1 << 20).hot_policy(policy).hot_fill(fill);
+        let options = Options::new().value_cache_bytes(1 << 20).value_cache_policy(policy).value_cache_fill(fill);
         let store = options.open(dir.path(), "m").unwrap();
         for version in 0..5_i64 {
             for key in 0..200_u64 {
@@ -143,15 +143,16 @@ fn the_hot_tier_never_serves_what_was_superseded() {
                 }
             }
         }
-        let hot = store.stats().unwrap().hot.unwrap();
-        assert!(hot.hits > 0 && hot.bytes <= 1 << 20, "{hot:?}");
+        let cache = store.stats().unwrap().value_cache.unwrap();
+        assert!(cache.hits > 0 && cache.bytes <= 1 << 20, "{cache:?}");
     }
 }
 
 #[test]
 fn threads_read_while_one_writes() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Options::new().segment_rows(500).delta_keys(800).hot_bytes(4096).open(dir.path(), "m").unwrap();
+    let store =
+        Options::new().segment_rows(500).memtable_keys(800).value_cache_bytes(4096).open(dir.path(), "m").unwrap();
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..3 {

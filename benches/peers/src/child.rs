@@ -72,7 +72,7 @@ impl Child<'_> {
         match (command, numbers.as_slice()) {
             ("load", []) => self.load(),
             ("open", []) => Ok(vec![self.open()?]),
-            ("warm", []) => self.warm(),
+            ("preload", []) => self.preload(),
             ("read", [seed, batches]) => Ok(vec![self.slice(*seed, *batches, true)?]),
             ("miss", [seed, batches]) => Ok(vec![self.slice(*seed, *batches, false)?]),
             ("memory", []) => Ok(vec![anonymous_bytes()?]),
@@ -125,12 +125,12 @@ impl Child<'_> {
     }
 
     /// Reads and checks every byte once, so that caches are as full as they get.
-    fn warm(&mut self) -> Fallible<Vec<u64>> {
+    fn preload(&mut self) -> Fallible<Vec<u64>> {
         let (row_bytes, rows) = (self.task.opening.row_bytes, self.task.opening.rows);
         if self.engine.is_none() {
             self.open()?;
         }
-        self.engine.as_mut().ok_or("the engine is not open")?.warm()?;
+        self.engine.as_mut().ok_or("the engine is not open")?.preload()?;
         for start in (0..rows).step_by(GATHER) {
             self.keys.clear();
             self.keys.extend((start..(start + GATHER).min(rows)).map(rows::key));

@@ -158,7 +158,7 @@ pub trait Engine {
     ///
     /// # Errors
     /// The engine's.
-    fn warm(&mut self) -> Fallible {
+    fn preload(&mut self) -> Fallible {
         Ok(())
     }
 

@@ -185,7 +185,7 @@ impl Size<'_> {
         };
         ask(children, Measure::Open, OPENS, &|_| "open".into(), 1.0)?;
         for child in children.iter_mut() {
-            child.ask("warm")?;
+            child.ask("preload")?;
         }
         let batch = GATHER as f64;
         ask(children, Measure::Read, rounds, &|round| format!("read {} {batches}", 2 * round + 100), batch)?;

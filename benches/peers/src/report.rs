@@ -50,7 +50,7 @@ bold; a `~` says that the quartiles of the ratio lie on both sides of 1, so that
 ";
 
 const SETTINGS: [(&str, &str); 7] = [
-    ("tensorcask", "default options; read through `Reader`, after `Reader::warm`, with checksums compared at the first read of a row"),
+    ("tensorcask", "default options; read through `Reader`, after `Reader::preload`, with checksums compared at the first read of a row"),
     ("LMDB", "map of 256 GiB, integer keys, `MDB_APPEND` in order, `MDB_NOSYNC` when buffered, batches sorted by key"),
     ("redb", "cache twice the data; `Durability::Immediate` or `None`, batches sorted by key"),
     ("fjall", "cache twice the data, no compression, ingestion in order, separated values from 1 KiB on"),

@@ -45,7 +45,7 @@ impl Measure {
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
-            Self::Read => "warm batched reads",
+            Self::Read => "batched reads in memory",
             Self::Miss => "misses",
             Self::LoadBuffered => "load, buffered",
             Self::LoadClosed => "load, buffered, to the end of close",

@@ -18,7 +18,7 @@ fn a_small_run_writes_its_report_twice() -> Fallible {
         .status()?;
     assert!(status.success());
     let report = std::fs::read_to_string(out.join("peers.md"))?;
-    let target = "| warm batched reads, 128 B | 600 | lmdb | 10.0 × |";
+    let target = "| batched reads in memory, 128 B | 600 | lmdb | 10.0 × |";
     for part in ["## Where peers win", "| lmdb |", "| raw |", "600 rows of 128 B", target] {
         assert!(report.contains(part), "{part} is not in the report");
     }

@@ -88,6 +88,9 @@ impl From<tensorcask::Error> for Error {
     fn from(error: tensorcask::Error) -> Self {
         match error {
             tensorcask::Error::Invalid { what } => Self::Invalid { what },
+            tensorcask::Error::Item(item) if matches!(item.error, tensorcask::Error::Invalid { .. }) => {
+                Self::Invalid { what: item.to_string() }
+            }
             error => Self::Store(error),
         }
     }

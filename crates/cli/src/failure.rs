@@ -23,7 +23,7 @@ pub(crate) enum Kind {
 impl Kind {
     /// The kind of a library error: the table of exit codes.
     fn of(error: &Error) -> Self {
-        match error {
+        match error.cause() {
             Error::Corrupt { .. } | Error::DamagedRows { .. } => Self::Damage,
             Error::Invalid { .. }
             | Error::KeyKind { .. }
@@ -94,7 +94,7 @@ impl Failure {
 
     /// An error on opening the store that was named on the command line.
     pub(crate) fn opening(error: &Error) -> Self {
-        let kind = match error {
+        let kind = match error.cause() {
             Error::Io { source, .. } => Kind::of_named_file(source.kind()),
             error => Kind::of(error),
         };
@@ -177,6 +177,8 @@ fn message(error: &Error) -> String {
             format!("{error}: give a larger --max-value-bytes")
         }
         Error::Poisoned { cause } => format!("writing stopped: {}", message(cause)),
+        // The position is one in a batch of the command's own.
+        Error::Item(item) => return format!("key {}: {}", item.key, message(&item.error)),
         error => error.to_string(),
     };
     in_words(&text)
@@ -209,7 +211,7 @@ mod tests {
             (invalid(), 3, 3),
             (poisoned(invalid()), 3, 3),
             (Error::KeyKind { expected: "str", found: "u64" }, 3, 3),
-            (Error::Mismatch { position: 0, expected: "a".into(), found: "b".into() }, 3, 3),
+            (Error::Mismatch { expected: "a".into(), found: "b".into() }, 3, 3),
             (Error::TooLarge { what: "a value in bytes".into(), found: 2, limit: 1 }, 3, 3),
             (Error::NewerFormat { path: "f".into(), found: 9, supported: 1 }, 3, 3),
             (Error::LaneBusy { lane: 0, path: "lock".into() }, 4, 4),

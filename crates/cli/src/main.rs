@@ -16,10 +16,10 @@ mod new_file;
 mod npy_file;
 mod numbers;
 mod output;
+mod preload;
 mod stats;
 mod store;
 mod verify;
-mod warm;
 
 use std::process::ExitCode;
 
@@ -55,7 +55,7 @@ enum Command {
     /// Reads every byte and compares all checksums.
     Verify(verify::Arguments),
     /// Preloads the index and the sealed segments into the page cache.
-    Warm(warm::Arguments),
+    Preload(preload::Arguments),
     /// Lists or removes the cached identities (weights, versions, configurations) of a wrapped module.
     Identities(identities::Arguments),
     /// Imports rows or tensors from .npy, .npz, .safetensors, Arrow and Parquet files.
@@ -111,7 +111,7 @@ fn main() -> ExitCode {
         Command::Ls(arguments) => ls::run(arguments, &output),
         Command::Get(arguments) => get::run(arguments, &output),
         Command::Verify(arguments) => verify::run(arguments, &output),
-        Command::Warm(arguments) => warm::run(arguments, &output),
+        Command::Preload(arguments) => preload::run(arguments, &output),
         Command::Identities(arguments) => identities::run(arguments, &output),
         Command::Import(arguments) => import::run(arguments, &output),
         Command::Export(arguments) => export::run(arguments, &output),

@@ -32,7 +32,10 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
                 "on disk",
                 format!("{} in segments, {} in index runs", bytes(stats.segment_bytes), bytes(stats.run_bytes)),
             ),
-            ("index", format!("{} runs of {} keys, {} keys in memory", stats.runs, stats.run_keys, stats.delta_keys)),
+            (
+                "index",
+                format!("{} runs of {} keys, {} keys in memory", stats.runs, stats.run_keys, stats.memtable_keys),
+            ),
             (
                 "damaged files",
                 format!("{} in quarantine, {} in place, {} missing", stats.quarantined, stats.bad_files, stats.missing),

@@ -413,7 +413,7 @@ fn small_module(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
 fn child(dir: &Path) -> Fallible {
     let samples = samples();
     let by_ids = std::env::args().any(|argument| argument == "by ids");
-    // What a training script has done anyway by then: libtorch is loaded and its allocator warm.
+    // What a training script has done anyway by then: libtorch is loaded, and its allocator has memory.
     let _sum = black_box(samples.sum(Kind::Float));
     let begin = Instant::now();
     let module = cached_perceptron(dir)?;

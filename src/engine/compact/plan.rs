@@ -53,7 +53,7 @@ fn groups_of_kind(mut candidates: Vec<Candidate>, store: &Options, options: &Com
     for candidate in candidates {
         // A segment that is nearly full joins no other.
         let is_small = candidate.live_bytes() <= store.segment_bytes / 2;
-        if !candidate.sparse && !(options.join && is_small) {
+        if !(candidate.sparse || options.join && is_small) {
             continue;
         }
         let (more_bytes, more_rows) = (candidate.live_bytes(), candidate.live.count());

@@ -2,7 +2,7 @@
 //!
 //! What a batch touches (buckets, then keys, then rows) is known before it is touched, and how much of that is in
 //! memory can be measured. So what is missing is asked for at once, and waited for once, not faulted row by row. Asking
-//! costs a system call a row, which a warm batch must not pay: a few rows of large batches, and of some small ones, are
+//! costs a system call a row, which a batch in memory must not pay: a few rows of large batches, and of some small ones, are
 //! looked at instead, and if one of them is missing, the next batches are looked at whole. Until then, small batches of
 //! a store that went cold fault.
 
@@ -34,7 +34,7 @@ pub(crate) fn prefault_index(state: &State, queries: &[Query<'_>]) -> Result<()>
     let watch = state.residency().buckets();
     if watch.suspects(queries.len(), KEYS_A_LOOK, salt(queries), |at| of_all_runs(at, bucket_is_resident)) {
         let buckets = runs.iter().flat_map(|loaded| queries.iter().map(|query| loaded.run().bucket_bytes(query.hash)));
-        watch.bring_in(buckets, |at| runs.get(at / queries.len().max(1)).map(|loaded| loaded.run().path()))?;
+        watch.prefault(buckets, |at| runs.get(at / queries.len().max(1)).map(|loaded| loaded.run().path()))?;
     }
     let watch = state.residency().keys();
     if !watch.suspects(queries.len(), KEYS_A_LOOK, salt(queries), |at| of_all_runs(at, key_is_resident)) {
@@ -44,8 +44,8 @@ pub(crate) fn prefault_index(state: &State, queries: &[Query<'_>]) -> Result<()>
     prefault_tables(state, &places)?;
     let path = |at: usize| places.get(at).map(|place| &**place.segment.described());
     let keys = || places.iter().map(|place| Some((&place.batch()?.columns.keys, place.within)));
-    watch.bring_in(keys().map(|key| key.and_then(|(column, row)| key_offsets(column, row))), path)?;
-    watch.bring_in(keys().map(|key| key.and_then(|(column, row)| column.get(row))), path)
+    watch.prefault(keys().map(|key| key.and_then(|(column, row)| key_offsets(column, row))), path)?;
+    watch.prefault(keys().map(|key| key.and_then(|(column, row)| column.get(row))), path)
 }
 
 /// Parsing a batch for the first time reads its keys, row checksums and offsets.
@@ -64,7 +64,7 @@ fn prefault_tables(state: &State, places: &[Place<'_>]) -> Result<()> {
     };
     let tables: Vec<Bytes> = unread.iter().map(table).collect::<Result<_>>()?;
     let path = |at: usize| unread.get(at).map(|(segment, _)| &**segment.described());
-    state.residency().keys().bring_in(tables.iter().map(|bytes| Some(&**bytes)), path)
+    state.residency().keys().prefault(tables.iter().map(|bytes| Some(&**bytes)), path)
 }
 
 /// Reads in the rows that were located: what says where their values are, then values and row checksums.
@@ -90,7 +90,7 @@ fn prefault_each<'a, 'v: 'a, I: IntoIterator<Item = &'a [u8]>>(
     ranges: impl Fn(&'a Row<'v>) -> I,
 ) -> Result<()> {
     let ranges: Vec<_> = rows.iter().flat_map(|row| ranges(row).into_iter().map(move |bytes| (*row, bytes))).collect();
-    state.residency().rows().bring_in(ranges.iter().map(|(_, bytes)| Some(*bytes)), |at| path_of(ranges.get(at)?.0))
+    state.residency().rows().prefault(ranges.iter().map(|(_, bytes)| Some(*bytes)), |at| path_of(ranges.get(at)?.0))
 }
 
 /// A number that differs from batch to batch.

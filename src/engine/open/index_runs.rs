@@ -137,7 +137,7 @@ pub(crate) fn index_uncovered(state: &State, report: &mut OpenReport) -> Result<
     let fresh = version.uncovered();
     let rows: u64 = fresh.iter().map(|segment| u64::from(segment.rows())).sum();
     report.rows_indexed = rows;
-    if rows as usize <= state.options().delta_keys {
+    if rows as usize <= state.options().memtable_keys {
         return fresh.iter().try_for_each(|segment| admit_segment(state, segment));
     }
     let covers_all = version.runs().is_empty();

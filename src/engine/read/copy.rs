@@ -13,7 +13,7 @@ use crate::engine::read::rows::{queries, with_rows};
 use crate::engine::rows::decode::value_of;
 use crate::engine::rows::row::Row;
 use crate::engine::state::State;
-use crate::error::{Error, Result};
+use crate::error::{Error, ItemError, Result};
 use crate::key::Keys;
 use crate::prefetch::{lines_at_start, prefetch_lines};
 use crate::schema::{LeafKind, RowSchema};
@@ -42,7 +42,7 @@ pub(crate) fn get_batch_into(
     let copy = |part: Part<'_, '_>| {
         with_rows(state, part.queries, |located| {
             prefault_rows(state, part.queries, &located.rows)?;
-            copy_rows(state, located, part, dtype, shape, width)
+            copy_rows(state, located, part, keys, (dtype, shape, width))
         })?
     };
     let (mut hits, mut damaged) = (0, Vec::new());
@@ -52,7 +52,7 @@ pub(crate) fn get_batch_into(
         damaged.extend(copied.damaged);
     }
     state.metrics().read(hits, queries.len() - hits - damaged.len(), damaged.len());
-    if damaged.is_empty() { Ok(hits) } else { Err(Error::DamagedRows { rows: damaged }) }
+    damaged_rows(damaged).map_or(Ok(hits), Err)
 }
 
 /// Copies what was located into its part of the buffer, asking for rows ahead of the copy.
@@ -60,13 +60,13 @@ fn copy_rows(
     state: &State,
     located: Located<'_>,
     part: Part<'_, '_>,
-    dtype: Dtype,
-    shape: &[usize],
-    width: usize,
+    keys: Keys<'_>,
+    (dtype, shape, width): (Dtype, &[usize], usize),
 ) -> Result<Copied> {
     let Located { rows, errors: mut damaged } = located;
+    let at_fault = |(position, error)| keys.item_error(part.first + position, error);
     if let Some(at) = damaged.iter().position(|(_, error)| !error.is_corrupt()) {
-        return Err(damaged.swap_remove(at).1);
+        return Err(at_fault(damaged.swap_remove(at)));
     }
     let mut copier = Copier { options: state.options(), decoder: Decoder::new(), fitting: None, dtype, shape };
     // First where the bytes of each row are, while what tells so is still in the processor's caches; then nothing but
@@ -83,18 +83,17 @@ fn copy_rows(
         let (Some(place), Some(flag)) = (part.out.get_mut(start..start + width), part.found.get_mut(*position)) else {
             continue;
         };
-        match copier.copy(row, place, part.first + position) {
+        match copier.copy(row, place) {
             Ok(()) => {
                 *flag = true;
                 hits += 1;
             }
             Err(error) if error.is_corrupt() => damaged.push((*position, error)),
-            Err(error) => return Err(error),
+            Err(error) => return Err(at_fault((*position, error))),
         }
     }
     damaged.sort_by_key(|(position, _)| *position);
-    damaged.iter_mut().for_each(|(position, _)| *position += part.first);
-    Ok(Copied { hits, damaged })
+    Ok(Copied { hits, damaged: damaged.into_iter().map(at_fault).collect() })
 }
 
 fn get_batch_into_cached(
@@ -116,13 +115,20 @@ fn get_batch_into_cached(
                 *flag = true;
                 hits += 1;
             }
-            Ok(Some(other)) => return Err(mismatch(position, dtype, shape, describe(other))),
+            Ok(Some(other)) => return Err(keys.item_error(position, mismatch(dtype, shape, other))),
             Ok(None) => {}
-            Err(error) if error.is_corrupt() => damaged.push((position, error.clone())),
+            Err(error) if error.is_corrupt() => damaged.push(error.clone()),
             Err(error) => return Err(error.clone()),
         }
     }
-    if damaged.is_empty() { Ok(hits) } else { Err(Error::DamagedRows { rows: damaged }) }
+    damaged_rows(damaged).map_or(Ok(hits), Err)
+}
+
+/// The error of these rows, each an [`Error::Item`], if there are any.
+fn damaged_rows(rows: Vec<Error>) -> Option<Error> {
+    let items = |error| if let Error::Item(item) = error { Some(*item) } else { None };
+    let rows: Vec<ItemError> = rows.into_iter().filter_map(items).collect();
+    (!rows.is_empty()).then_some(Error::DamagedRows { rows })
 }
 
 /// Copies the rows whose bytes are known, of `width` bytes each, asking for each while others are copied. Returns how
@@ -150,15 +156,10 @@ fn rows_ahead(width: usize) -> usize {
     (AHEAD_BYTES / width.max(1)).clamp(1, 16)
 }
 
-fn describe(value: &Value) -> String {
-    match value {
-        Value::Tensor(tensor) => format!("a {} tensor of shape {:?}", tensor.dtype(), tensor.shape()),
-        _ => "no single tensor".into(),
-    }
-}
-
-fn mismatch(position: usize, dtype: Dtype, shape: &[usize], found: String) -> Error {
-    Error::Mismatch { position, expected: format!("a {dtype} tensor of shape {shape:?}"), found }
+fn mismatch(dtype: Dtype, shape: &[usize], found: &Value) -> Error {
+    let tensor = |dtype: Dtype, shape: &[usize]| format!("a {dtype} tensor of shape {shape:?}");
+    let found = found.as_tensor().map_or("no single tensor".into(), |found| tensor(found.dtype(), found.shape()));
+    Error::Mismatch { expected: tensor(dtype, shape), found }
 }
 
 /// The caller's buffer.
@@ -203,10 +204,10 @@ fn places(out: &mut [u8], width: usize, rows: usize) -> impl Iterator<Item = &mu
     })
 }
 
-/// Rows of a part that were copied, and the positions in the batch of those that are damaged.
+/// Rows of a part that were copied, and the errors of those that are damaged.
 struct Copied {
     hits: usize,
-    damaged: Vec<(usize, Error)>,
+    damaged: Vec<Error>,
 }
 
 /// Copies rows of one dtype and shape, remembering the structure that was found to fit.
@@ -233,7 +234,7 @@ impl Copier<'_> {
     }
 
     /// Checks and copies any row.
-    fn copy(&mut self, row: &Row<'_>, place: &mut [u8], position: usize) -> Result<()> {
+    fn copy(&mut self, row: &Row<'_>, place: &mut [u8]) -> Result<()> {
         row.check(self.options.verify)?;
         if let Some(bytes) = self.stored(row, place.len()) {
             place.copy_from_slice(bytes);
@@ -244,7 +245,7 @@ impl Copier<'_> {
                 place.copy_from_slice(tensor.data());
                 Ok(())
             }
-            other => Err(mismatch(position, self.dtype, self.shape, describe(other))),
+            other => Err(mismatch(self.dtype, self.shape, other)),
         }
     }
 

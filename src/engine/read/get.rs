@@ -26,24 +26,25 @@ pub(crate) fn get_batch(state: &State, keys: Keys<'_>) -> Result<Vec<Lookup>> {
         false => (0..queries.len()).map(|_| Ok(None)).collect(),
         true => queries.iter().map(|query| Ok(query.key.with_bytes(|bytes| cache.get(query.hash, bytes)))).collect(),
     };
-    let cold: Vec<usize> =
+    let uncached: Vec<usize> =
         values.iter().enumerate().filter(|(_, value)| matches!(value, Ok(None))).map(|(at, _)| at).collect();
-    if !cold.is_empty() {
-        let wanted: Cow<'_, [Query<'_>]> = match cold.len() == queries.len() {
+    if !uncached.is_empty() {
+        let wanted: Cow<'_, [Query<'_>]> = match uncached.len() == queries.len() {
             true => Cow::Borrowed(&queries),
-            false => cold.iter().filter_map(|at| queries.get(*at).copied()).collect(),
+            false => uncached.iter().filter_map(|at| queries.get(*at).copied()).collect(),
         };
         with_rows(state, &wanted, |located| {
             prefault_rows(state, &wanted, &located.rows)?;
             let mut decoder = Decoder::new();
-            for ((at, query), row) in cold.iter().zip(&*wanted).zip(&located.rows) {
+            for ((at, query), row) in uncached.iter().zip(&*wanted).zip(&located.rows) {
                 if let (Some(row), Some(place)) = (row, values.get_mut(*at)) {
-                    *place = read_row(state, row, query.hash, &mut decoder, epoch).map(Some);
+                    let value = read_row(state, row, query.hash, &mut decoder, epoch);
+                    *place = value.map(Some).map_err(|error| keys.item_error(*at, error));
                 }
             }
             for (at, error) in located.errors {
-                if let Some(place) = cold.get(at).and_then(|at| values.get_mut(*at)) {
-                    *place = Err(error);
+                if let Some((at, place)) = uncached.get(at).and_then(|at| Some((*at, values.get_mut(*at)?))) {
+                    *place = Err(keys.item_error(at, error));
                 }
             }
             Ok::<(), Error>(())
@@ -69,7 +70,7 @@ fn read_row(state: &State, row: &Row<'_>, hash: u64, decoder: &mut Decoder, epoc
 pub(crate) fn contains_batch(state: &State, keys: Keys<'_>) -> Result<Vec<bool>> {
     let Some(queries) = queries(state, keys)? else { return Ok(vec![false; keys.len()]) };
     with_rows(state, &queries, |located| match located.errors.into_iter().next() {
-        Some((_, error)) => Err(error),
+        Some((at, error)) => Err(keys.item_error(at, error)),
         None => Ok(located.rows.iter().map(Option::is_some).collect()),
     })?
 }

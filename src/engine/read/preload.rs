@@ -1,33 +1,33 @@
-//! Bringing a store into memory before it is read.
+//! Reading a store into memory before it is read from.
 
-use crate::engine::report::Warmed;
+use crate::engine::report::Preloaded;
 use crate::engine::state::State;
 use crate::error::{Error, Result};
-use crate::io::large_pages::bring_in_large;
+use crate::io::large_pages;
 
 /// Reads in runs, then sealed segments from the oldest on, as far as `limit_bytes` go.
-pub(crate) fn warm(state: &State, limit_bytes: u64) -> Result<Warmed> {
+pub(crate) fn preload(state: &State, limit_bytes: u64) -> Result<Preloaded> {
     state.check_fork()?;
     let version = state.versions().load();
-    let mut warmed = Warmed::default();
+    let mut preloaded = Preloaded::default();
     for loaded in version.runs() {
         let bytes = loaded.run().bucket_area();
-        let kept = warmed.take(bytes, limit_bytes);
-        warmed.read_bytes +=
-            bring_in_large(kept).map_err(|error| Error::io("read", loaded.run().path(), error))? as u64;
-        warmed.index_bytes += kept.len() as u64;
+        let kept = preloaded.take(bytes, limit_bytes);
+        preloaded.read_bytes +=
+            large_pages::preload(kept).map_err(|error| Error::io("read", loaded.run().path(), error))? as u64;
+        preloaded.index_bytes += kept.len() as u64;
     }
     for segment in version.segments().values() {
         let bytes = segment.rows_area()?;
-        let kept = warmed.take(&bytes, limit_bytes);
-        let read = bring_in_large(kept).map_err(|error| Error::io("read", &**segment.described(), error))?;
-        warmed.read_bytes += read as u64;
-        warmed.segment_bytes += kept.len() as u64;
+        let kept = preloaded.take(&bytes, limit_bytes);
+        let read = large_pages::preload(kept).map_err(|error| Error::io("read", &**segment.described(), error))?;
+        preloaded.read_bytes += read as u64;
+        preloaded.segment_bytes += kept.len() as u64;
     }
-    Ok(warmed)
+    Ok(preloaded)
 }
 
-impl Warmed {
+impl Preloaded {
     /// The part of `bytes` that the limit has room for; counts the rest as left.
     fn take<'a>(&mut self, bytes: &'a [u8], limit_bytes: u64) -> &'a [u8] {
         let room = limit_bytes.saturating_sub(self.index_bytes + self.segment_bytes);

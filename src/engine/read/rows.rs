@@ -32,15 +32,16 @@ pub(crate) fn with_rows<T>(state: &State, queries: &[Query<'_>], use_rows: impl 
 /// The keys with their hashes, or `None` if the store holds nothing yet.
 ///
 /// # Errors
-/// [`crate::Error::KeyKind`] if they are of another kind than the store's.
+/// Those of [`Keys::check`].
 pub(crate) fn queries<'k>(state: &State, keys: Keys<'k>) -> Result<Option<Vec<Query<'k>>>> {
     state.check_fork()?;
-    let Some(kind) = keys.check()? else { return Ok(None) };
-    if state.identity().key_kind().is_none() {
+    if state.identity().key_kind().is_none() && !keys.is_empty() {
         refresh_if_due(state)?;
     }
-    let Some(expected) = state.identity().key_kind() else { return Ok(None) };
-    expected.expect(kind)?;
+    let kind = state.identity().key_kind();
+    if keys.check(kind)?.and(kind).is_none() {
+        return Ok(None);
+    }
     let query = |key| Query { key, hash: state.hasher().hash_key(key) };
     Ok(Some(match keys.integers() {
         // Without a look at the kind of each.

@@ -4,9 +4,8 @@ use std::path::Path;
 
 use crate::engine::files::replace::list_if_exists;
 use crate::engine::findings::findings;
-use crate::engine::report::{HotSize, Stats};
+use crate::engine::report::Stats;
 use crate::engine::state::State;
-use crate::engine::state::byte_cache::HotStats;
 use crate::error::Result;
 use crate::names;
 
@@ -23,7 +22,7 @@ pub(crate) fn stats(state: &State) -> Result<Stats> {
         });
         sizes.sum::<Result<u64>>()
     };
-    let (traffic, found) = (state.metrics().traffic(), findings(state)?);
+    let found = findings(state)?;
     Ok(Stats {
         keys: state.live().get(),
         key_kind: state.identity().key_kind().map(crate::key::KeyKind::name),
@@ -35,25 +34,14 @@ pub(crate) fn stats(state: &State) -> Result<Stats> {
         run_bytes: folder_bytes(names::RUNS)?,
         runs: version.runs().len(),
         run_keys: version.runs().iter().map(|run| run.run().keys()).sum(),
-        delta_keys: state.memtable().len(),
-        delta_bytes: state.memtable().capacity_bytes(),
+        memtable_keys: state.memtable().len(),
+        memtable_bytes: state.memtable().capacity_bytes(),
         quarantined: found.quarantined,
         missing: found.missing.iter().map(|missing| missing.segments).sum(),
         bad_files: state.registry().lock().bad_files(),
-        hits: traffic.hits,
-        misses: traffic.misses,
-        damaged: traffic.damaged,
-        cold_pages: state.residency().pages_read(),
-        rows_put: traffic.rows_put,
-        batches_written: traffic.batches_written,
-        bytes_written: traffic.bytes_written,
-        flushes: traffic.flushes,
-        runs_built: traffic.runs_built,
-        refreshes: traffic.refreshes,
+        prefaulted_pages: state.residency().prefaulted_pages(),
         clock_behind_s: state.clock().behind().as_secs_f64(),
-        hot: state.value_cache().size().map(|(entries, bytes, counted)| {
-            let HotStats { hits, misses, evictions, refused } = counted;
-            HotSize { entries, bytes, hits, misses, evictions, refused }
-        }),
+        value_cache: state.value_cache().stats(),
+        ..state.metrics().stats()
     })
 }

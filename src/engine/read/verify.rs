@@ -12,6 +12,7 @@ use crate::engine::lookup::unread::{is_superseded, keys_of_unread};
 use crate::engine::report::VerifyReport;
 use crate::engine::rows::ordered_keys::ordered_keys_of;
 use crate::engine::rows::row::{Holder, Row, RowVersion, Source};
+use crate::engine::runs::hashes::room_for_hashes;
 use crate::engine::state::State;
 use crate::error::{Error, Result};
 use crate::index::block::HashBlock;
@@ -124,9 +125,7 @@ pub(crate) fn verify_segment(
     for error in segment.check_structure() {
         report.add(path, error.to_string(), 0);
     }
-    // The seal's count is bounded by the length of its index block.
-    let mut pairs: Vec<(u64, u32)> = Vec::new();
-    pairs.try_reserve_exact(segment.rows() as usize).map_err(|_| out_of_memory(segment))?;
+    let mut pairs = room_for_hashes(segment)?;
     let frames = segment.batches()?.frames();
     let (mut lost, mut end_row) = (Vec::new(), 0_u64);
     let mut whole = true;
@@ -159,11 +158,6 @@ pub(crate) fn verify_segment(
         segment.note_damaged();
     }
     Ok(())
-}
-
-fn out_of_memory(segment: &Segment) -> Error {
-    let what = format!("{} rows do not fit into memory", segment.rows());
-    Error::io("check", &**segment.described(), std::io::Error::new(std::io::ErrorKind::OutOfMemory, what))
 }
 
 /// Compares the index block and the ordered keys with `pairs`, the hashes and rows of all keys (if `whole`).

@@ -1,5 +1,6 @@
 //! The sorted hashes of a sealed segment.
 
+use std::io::ErrorKind;
 use std::ops::{Bound, ControlFlow};
 
 use crate::engine::rows::ordered_keys::ordered_keys;
@@ -13,10 +14,7 @@ pub(crate) fn hash_block(state: &State, segment: &Segment) -> Result<HashBlock> 
     if let Some(block) = whole_block(segment) {
         return Ok(block);
     }
-    let (described, mut pairs) = (segment.described(), Vec::new());
-    // The seal's count is bounded by the length of its index block.
-    pairs.try_reserve_exact(segment.rows() as usize).map_err(|_| too_many_rows(segment))?;
-    let mut unread = Vec::new();
+    let (mut pairs, mut unread) = (room_for_hashes(segment)?, Vec::new());
     for (number, frame) in segment.batches()?.frames().iter().enumerate() {
         for (row, within) in (frame.first_row as u32..).zip(0..frame.rows as usize) {
             let batch = segment.batch_of_row(number, within);
@@ -38,7 +36,8 @@ pub(crate) fn hash_block(state: &State, segment: &Segment) -> Result<HashBlock> 
         });
         drop(walked);
     }
-    HashBlock::parse(block::encode(pairs.into_iter()).into()).map_err(|what| Error::corrupt(&**described, 0, what))
+    HashBlock::parse(block::encode(pairs.into_iter()).into())
+        .map_err(|what| Error::corrupt(&**segment.described(), 0, what))
 }
 
 /// The index block of `segment`, if it is whole and has all its rows.
@@ -47,10 +46,16 @@ pub(crate) fn whole_block(segment: &Segment) -> Option<HashBlock> {
     (block.len() == segment.rows() as usize).then_some(block)
 }
 
-fn too_many_rows(segment: &Segment) -> Error {
-    Error::io(
-        "index the rows of",
-        &**segment.described(),
-        std::io::Error::new(std::io::ErrorKind::OutOfMemory, format!("{} rows do not fit into memory", segment.rows())),
-    )
+/// An empty list with room for the hash and the number of each row.
+///
+/// # Errors
+/// [`Error::Io`] of kind `OutOfMemory`.
+pub(crate) fn room_for_hashes(segment: &Segment) -> Result<Vec<(u64, u32)>> {
+    let mut pairs = Vec::new();
+    // The seal's count is bounded by the length of its index block.
+    pairs.try_reserve_exact(segment.rows() as usize).map_err(|_| {
+        let what = format!("{} rows do not fit into memory", segment.rows());
+        Error::io("hash the keys of", &**segment.described(), std::io::Error::new(ErrorKind::OutOfMemory, what))
+    })?;
+    Ok(pairs)
 }

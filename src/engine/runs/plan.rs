@@ -1,5 +1,5 @@
 //! Merges that run concurrently: short ones, which keep the memtable within its bound and which puts may have to
-//! wait for, and a long one, which brings large runs together and takes as long as it takes.
+//! wait for, and a long one, which merges large runs and takes as long as it takes.
 
 use std::sync::Arc;
 
@@ -91,7 +91,7 @@ fn plan(sizes: &[u64], fresh_rows: u64, purpose: Purpose, memtable_bound: usize)
         Purpose::One => Sizes { ratio: u64::MAX, max_runs: 1, most_keys: u64::MAX },
     };
     match sizes.split_first() {
-        // The newest run stands for what is fresh: alone, there is nothing to bring together.
+        // The newest run stands for what is fresh: alone, there is nothing to merge.
         Some((newest, older)) if fresh_rows == 0 => match plan_merge(older, *newest, limits) {
             0 => 0,
             more => more + 1,
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(of(Purpose::Short, &[50, 120, 1000], 100), 2);
         assert_eq!(of(Purpose::Short, &[50, 120, 600], 100), 2);
         assert_eq!(of(Purpose::Long, &[50, 120, 200], 100), 3);
-        // Too many runs are brought together, whatever their size.
+        // Too many runs are merged, whatever their size.
         let many = [1000, 2001, 4002, 8003, 16_004, 32_005, 64_006, 128_007];
         assert_eq!((of(Purpose::Long, &many, 900), of(Purpose::Long, &many[..7], 900)), (1, 0));
         assert_eq!(of(Purpose::One, &many, 1), many.len());

@@ -9,7 +9,8 @@ use std::fmt;
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 
-use crate::engine::options::HotPolicy;
+use crate::engine::options::ValueCachePolicy;
+use crate::engine::report::ValueCacheStats;
 use crate::engine::state::eviction::{Lru, Slot};
 
 /// Bytes an entry is counted for beyond its key and value: slot, links, hash table share, allocator headers.
@@ -22,19 +23,6 @@ const MOST_SHARDS: usize = 16;
 pub(crate) trait Weigh {
     /// Bytes beyond the value's own fixed size (what it points to). It must not change while the value is cached.
     fn weight_bytes(&self) -> usize;
-}
-
-/// Counters of a cache since it was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct HotStats {
-    /// Lookups that found their key.
-    pub hits: u64,
-    /// Lookups that did not.
-    pub misses: u64,
-    /// Entries dropped to make room for others.
-    pub evictions: u64,
-    /// Entries not taken: too large, or no room under [`HotPolicy::StopWhenFull`].
-    pub refused: u64,
 }
 
 struct Entry<V> {
@@ -53,7 +41,8 @@ struct Shard<V> {
     free: Vec<Slot>,
     /// `None`: nothing is evicted.
     lru: Option<Lru>,
-    stats: HotStats,
+    /// The counters alone.
+    stats: ValueCacheStats,
 }
 
 fn entry_at<V>(slots: &[Option<Entry<V>>], slot: Slot) -> Option<&Entry<V>> {
@@ -61,15 +50,15 @@ fn entry_at<V>(slots: &[Option<Entry<V>>], slot: Slot) -> Option<&Entry<V>> {
 }
 
 impl<V: Clone> Shard<V> {
-    fn new(capacity_bytes: usize, policy: HotPolicy) -> Self {
+    fn new(capacity_bytes: usize, policy: ValueCachePolicy) -> Self {
         Self {
             capacity_bytes,
             weight_bytes: 0,
             table: HashTable::new(),
             slots: Vec::new(),
             free: Vec::new(),
-            lru: (policy == HotPolicy::Lru).then(Lru::default),
-            stats: HotStats::default(),
+            lru: (policy == ValueCachePolicy::Lru).then(Lru::default),
+            stats: ValueCacheStats::default(),
         }
     }
 
@@ -164,7 +153,7 @@ pub(crate) struct ByteCache<V> {
 
 impl<V: Clone + Weigh> ByteCache<V> {
     /// A cache of at most `capacity_bytes`; 0 holds nothing.
-    pub(crate) fn new(capacity_bytes: usize, policy: HotPolicy) -> Self {
+    pub(crate) fn new(capacity_bytes: usize, policy: ValueCachePolicy) -> Self {
         let shards = (capacity_bytes / SHARD_BYTES).clamp(1, MOST_SHARDS);
         let shards = 1 << shards.ilog2();
         Self { shards: (0..shards).map(|_| Mutex::new(Shard::new(capacity_bytes / shards, policy))).collect() }
@@ -210,31 +199,25 @@ impl<V: Clone + Weigh> ByteCache<V> {
         self.shards.iter().for_each(|shard| shard.lock().clear());
     }
 
-    /// Entries held.
-    pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().table.len()).sum()
-    }
-
-    /// Bytes held, as the bound counts them.
-    pub(crate) fn weight_bytes(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().weight_bytes).sum()
-    }
-
-    /// The counters.
-    pub(crate) fn stats(&self) -> HotStats {
-        self.shards.iter().map(|shard| shard.lock().stats).fold(HotStats::default(), |sum, one| HotStats {
-            hits: sum.hits + one.hits,
-            misses: sum.misses + one.misses,
-            evictions: sum.evictions + one.evictions,
-            refused: sum.refused + one.refused,
-        })
+    /// Entries, bytes and counters.
+    pub(crate) fn stats(&self) -> ValueCacheStats {
+        let mut sum = ValueCacheStats::default();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            sum.entries += shard.table.len();
+            sum.bytes += shard.weight_bytes;
+            sum.hits += shard.stats.hits;
+            sum.misses += shard.stats.misses;
+            sum.evictions += shard.stats.evictions;
+            sum.refused += shard.stats.refused;
+        }
+        sum
     }
 }
 
 impl<V: Clone + Weigh> fmt::Debug for ByteCache<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut f = f.debug_struct("ByteCache");
-        f.field("len", &self.len()).field("weight_bytes", &self.weight_bytes()).finish_non_exhaustive()
+        f.debug_struct("ByteCache").field("stats", &self.stats()).finish_non_exhaustive()
     }
 }
 
@@ -265,30 +248,33 @@ mod tests {
 
     #[test]
     fn lru_evicts_the_least_recently_used() {
-        let cache = ByteCache::new(3 * UNIT, HotPolicy::Lru);
+        let cache = ByteCache::new(3 * UNIT, ValueCachePolicy::Lru);
         for key in 0..3_u8 {
             assert!(cache.insert(7, &[key], value(key.into(), UNIT_VALUE)), "one hash for all: keys are compared");
         }
-        assert_eq!((cache.len(), cache.weight_bytes()), (3, 3 * UNIT));
+        assert_eq!((cache.stats().entries, cache.stats().bytes), (3, 3 * UNIT));
         assert_eq!(cache.get(7, &[0]).unwrap().id, 0);
         cache.insert(7, &[3], value(3, UNIT_VALUE));
         assert!(cache.get(7, &[1]).is_none() && cache.get(8, &[0]).is_none());
         assert!(cache.remove(7, &[0]) && !cache.remove(7, &[0]));
-        assert_eq!(cache.stats(), HotStats { hits: 1, misses: 2, evictions: 1, refused: 0 });
+        assert_eq!(
+            cache.stats(),
+            ValueCacheStats { entries: 2, bytes: 2 * UNIT, hits: 1, misses: 2, evictions: 1, refused: 0 }
+        );
         cache.clear();
-        assert_eq!((cache.len(), cache.weight_bytes()), (0, 0));
+        assert_eq!((cache.stats().entries, cache.stats().bytes), (0, 0));
         assert!(cache.insert(7, &[3], value(3, 3 * UNIT - ENTRY_OVERHEAD_BYTES - 1)), "exactly fits");
     }
 
     #[test]
     fn too_large_evicts_nothing_but_what_it_overwrites() {
-        for policy in [HotPolicy::Lru, HotPolicy::StopWhenFull] {
+        for policy in [ValueCachePolicy::Lru, ValueCachePolicy::StopWhenFull] {
             let cache = ByteCache::new(2 * UNIT, policy);
             cache.insert(1, b"a", value(1, UNIT_VALUE));
             cache.insert(2, b"b", value(2, UNIT_VALUE));
             assert!(!cache.insert(3, b"c", value(3, 2 * UNIT)));
             assert!(!cache.insert(3, b"c", value(3, usize::MAX)));
-            assert_eq!(cache.len(), 2);
+            assert_eq!(cache.stats().entries, 2);
             assert!(!cache.insert(1, b"a", value(9, 2 * UNIT)));
             assert!(cache.get(1, b"a").is_none() && cache.get(2, b"b").is_some());
             assert_eq!((cache.stats().refused, cache.stats().evictions), (3, 0));
@@ -297,7 +283,7 @@ mod tests {
 
     #[test]
     fn stop_when_full_keeps_what_it_has() {
-        let cache = ByteCache::new(2 * UNIT, HotPolicy::StopWhenFull);
+        let cache = ByteCache::new(2 * UNIT, ValueCachePolicy::StopWhenFull);
         for key in 0..4_u8 {
             assert_eq!(cache.insert(key.into(), &[key], value(0, UNIT_VALUE)), key < 2);
         }
@@ -308,15 +294,15 @@ mod tests {
 
     #[test]
     fn small_capacities_are_not_split() {
-        let shards = |capacity| ByteCache::<Value>::new(capacity, HotPolicy::Lru).shards.len();
+        let shards = |capacity| ByteCache::<Value>::new(capacity, ValueCachePolicy::Lru).shards.len();
         let counts = [0, 1 << 20, 31 << 20, 32 << 20, 100 << 20, 1 << 40].map(shards);
         assert_eq!(counts, [1, 1, 1, 2, 4, 16]);
-        assert!(!ByteCache::new(0, HotPolicy::Lru).insert(1, b"a", value(1, 0)));
+        assert!(!ByteCache::new(0, ValueCachePolicy::Lru).insert(1, b"a", value(1, 0)));
     }
 
     #[test]
     fn threads_share_it() {
-        let cache = ByteCache::new(64 << 20, HotPolicy::Lru);
+        let cache = ByteCache::new(64 << 20, ValueCachePolicy::Lru);
         std::thread::scope(|scope| {
             for thread in 0..4_u32 {
                 let cache = &cache;
@@ -326,7 +312,7 @@ mod tests {
                         let hash = u64::from(i).wrapping_mul(0x9E37_79B9_7F4A_7C15);
                         cache.insert(hash, &key, value(i, 100_000));
                         assert_eq!(cache.get(hash, &key).map(|v| v.id).unwrap_or(i), i);
-                        assert!(cache.weight_bytes() <= 64 << 20);
+                        assert!(cache.stats().bytes <= 64 << 20);
                     }
                 });
             }
@@ -348,10 +334,12 @@ mod tests {
             Some(self.0.remove(at).1)
         }
 
-        fn insert(&mut self, key: u8, value: Value, capacity: usize, policy: HotPolicy) {
+        fn insert(&mut self, key: u8, value: Value, capacity: usize, policy: ValueCachePolicy) {
             self.remove(key);
             let weight = value.weight_bytes + 1 + ENTRY_OVERHEAD_BYTES;
-            if weight > capacity || (policy == HotPolicy::StopWhenFull && self.weight_bytes() + weight > capacity) {
+            if weight > capacity
+                || (policy == ValueCachePolicy::StopWhenFull && self.weight_bytes() + weight > capacity)
+            {
                 return;
             }
             while self.weight_bytes() + weight > capacity {
@@ -369,7 +357,7 @@ mod tests {
             hash_bits in 0_u32..6,
             stop in any::<bool>(),
         ) {
-            let policy = if stop { HotPolicy::StopWhenFull } else { HotPolicy::Lru };
+            let policy = if stop { ValueCachePolicy::StopWhenFull } else { ValueCachePolicy::Lru };
             let (cache, mut model) = (ByteCache::new(capacity, policy), Model::default());
             for (id, (operation, key, weight)) in operations.into_iter().enumerate() {
                 // Few bits of hash: collisions.
@@ -391,8 +379,8 @@ mod tests {
                     }
                     _ => {}
                 }
-                prop_assert_eq!((cache.len(), cache.weight_bytes()), (model.0.len(), model.weight_bytes()));
-                prop_assert!(cache.weight_bytes() <= capacity);
+                prop_assert_eq!((cache.stats().entries, cache.stats().bytes), (model.0.len(), model.weight_bytes()));
+                prop_assert!(cache.stats().bytes <= capacity);
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::engine::report::Stats;
+
 /// The counters. Each is exact by itself; together they are of no one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
@@ -14,20 +16,6 @@ pub(crate) struct Metrics {
     flushes: AtomicU64,
     runs_built: AtomicU64,
     refreshes: AtomicU64,
-}
-
-/// What the counters say.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Traffic {
-    pub hits: u64,
-    pub misses: u64,
-    pub damaged: u64,
-    pub rows_put: u64,
-    pub batches_written: u64,
-    pub bytes_written: u64,
-    pub flushes: u64,
-    pub runs_built: u64,
-    pub refreshes: u64,
 }
 
 fn add(counter: &AtomicU64, by: u64) {
@@ -78,10 +66,10 @@ impl Metrics {
         self.rows_put.load(Ordering::Relaxed)
     }
 
-    /// All counters.
-    pub(crate) fn traffic(&self) -> Traffic {
+    /// Statistics with all counters, and nothing else.
+    pub(crate) fn stats(&self) -> Stats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Traffic {
+        Stats {
             hits: get(&self.hits),
             misses: get(&self.misses),
             damaged: get(&self.damaged),
@@ -91,6 +79,7 @@ impl Metrics {
             flushes: get(&self.flushes),
             runs_built: get(&self.runs_built),
             refreshes: get(&self.refreshes),
+            ..Stats::default()
         }
     }
 }

@@ -81,7 +81,7 @@ impl State {
             identity: Identity::new(identity)?,
             access: Access::new(read_only),
             versions: Versions::default(),
-            memtable: Memtable::new(options.delta_keys),
+            memtable: Memtable::new(options.memtable_keys),
             value_cache: ValueCache::new(&options),
             registry: Registry::default(),
             live: LiveCount::default(),
@@ -97,7 +97,7 @@ impl State {
     pub(crate) fn memtable_bound(&self) -> usize {
         const MOST: usize = 4;
         const RUN_KEYS_PER_MEMTABLE_KEY: u64 = 64;
-        let least = self.options.delta_keys.max(1);
+        let least = self.options.memtable_keys.max(1);
         let version = self.versions.load();
         let in_runs = version.runs().iter().fold(0_u64, |keys, run| keys.saturating_add(run.run().keys()));
         let bound = usize::try_from(in_runs / RUN_KEYS_PER_MEMTABLE_KEY).unwrap_or(usize::MAX);

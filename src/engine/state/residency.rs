@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
-use crate::io::residency::{Wanted, bring_in};
+use crate::io::residency::{self, Wanted};
 
 /// What a batch touches, stage by stage. Each is watched by itself: rows that are read in order from a disk, batch by
 /// batch, say nothing of an index that is in memory, and looking at each of its buckets would cost more than they do.
@@ -34,9 +34,9 @@ impl Residency {
         &self.rows
     }
 
-    /// Pages that batches wanted, that were not in memory, and that were read in together.
-    pub(crate) fn pages_read(&self) -> u64 {
-        [&self.buckets, &self.keys, &self.rows].map(|watch| watch.pages_read.load(Ordering::Relaxed)).iter().sum()
+    /// Pages that batches wanted, that were not in memory, and that were prefaulted together.
+    pub(crate) fn prefaulted_pages(&self) -> u64 {
+        [&self.buckets, &self.keys, &self.rows].map(|watch| watch.prefaulted_pages.load(Ordering::Relaxed)).iter().sum()
     }
 
     /// Whether something was missing lately.
@@ -50,14 +50,14 @@ impl Residency {
 pub(crate) struct Watch {
     /// So many looks are still whole.
     suspicion: AtomicU32,
-    pages_read: AtomicU64,
+    prefaulted_pages: AtomicU64,
 }
 
 /// Looks that are whole after one that missed something.
 const SUSPICION: u32 = 16;
 /// The same for a store that was just opened.
 const FIRST_SUSPICION: u32 = 8;
-/// Rows for one look at a row of a warm store: it takes two microseconds, and copying so many of 3 KB takes 350.
+/// Rows for one look at a row of a store in memory: it takes two microseconds, and copying so many of 3 KB takes 350.
 pub(crate) const ROWS_A_LOOK: usize = 1024;
 /// The index is a small part of a store and stays in memory longest.
 pub(crate) const KEYS_A_LOOK: usize = 4096;
@@ -66,7 +66,7 @@ const LARGE_BATCH: usize = 1024;
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { suspicion: AtomicU32::new(FIRST_SUSPICION), pages_read: AtomicU64::new(0) }
+        Self { suspicion: AtomicU32::new(FIRST_SUSPICION), prefaulted_pages: AtomicU64::new(0) }
     }
 }
 
@@ -103,7 +103,7 @@ impl Watch {
     }
 
     /// Reads in `ranges`; `path_of` says which file a range is in.
-    pub(crate) fn bring_in<'a, 'p>(
+    pub(crate) fn prefault<'a, 'p>(
         &self,
         ranges: impl Iterator<Item = Option<&'a [u8]>>,
         path_of: impl Fn(usize) -> Option<&'p Path>,
@@ -113,13 +113,12 @@ impl Watch {
         if wanted.is_empty() {
             return Ok(());
         }
-        let brought = bring_in(&mut wanted);
-        let missing_pages = brought
+        let missing_pages = residency::prefault(&mut wanted)
             .map_err(|(position, error)| Error::io("read", path_of(position).unwrap_or(Path::new("")), error))?;
         let suspicion = self.suspicion.load(Ordering::Relaxed);
         if missing_pages > 0 {
             self.suspicion.store(SUSPICION, Ordering::Relaxed);
-            self.pages_read.fetch_add(missing_pages as u64, Ordering::Relaxed);
+            self.prefaulted_pages.fetch_add(missing_pages as u64, Ordering::Relaxed);
         } else {
             self.suspicion.store(suspicion.saturating_sub(1), Ordering::Relaxed);
         }

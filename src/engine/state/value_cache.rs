@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
-use crate::engine::options::{HotFill, Options};
-use crate::engine::state::byte_cache::{ByteCache, HotStats, Weigh};
+use crate::engine::options::{Options, ValueCacheFill};
+use crate::engine::report::ValueCacheStats;
+use crate::engine::state::byte_cache::{ByteCache, Weigh};
 use crate::value::Value;
 
 /// The value cache.
@@ -16,14 +17,15 @@ use crate::value::Value;
 #[derive(Debug)]
 pub(crate) struct ValueCache {
     cache: Option<ByteCache<Value>>,
-    fill: HotFill,
+    fill: ValueCacheFill,
     epoch: AtomicU64,
 }
 
 impl ValueCache {
     pub(crate) fn new(options: &Options) -> Self {
-        let cache = (options.hot_bytes > 0).then(|| ByteCache::new(options.hot_bytes, options.hot_policy));
-        Self { cache, fill: options.hot_fill, epoch: AtomicU64::new(0) }
+        let cache = (options.value_cache_bytes > 0)
+            .then(|| ByteCache::new(options.value_cache_bytes, options.value_cache_policy));
+        Self { cache, fill: options.value_cache_fill, epoch: AtomicU64::new(0) }
     }
 
     /// Whether values are cached.
@@ -34,7 +36,7 @@ impl ValueCache {
 
     /// Whether values are cached when they are put.
     pub(crate) fn fills_on_put(&self) -> bool {
-        self.is_on() && self.fill != HotFill::OnRead
+        self.is_on() && self.fill != ValueCacheFill::OnRead
     }
 
     /// The epoch, to be loaded before a lookup.
@@ -51,7 +53,7 @@ impl ValueCache {
     /// Caches a value that was read, unless a put may have superseded it since `epoch`.
     pub(crate) fn keep_read(&self, hash: u64, key: &[u8], value: &Value, epoch: u64) {
         let Some(cache) = &self.cache else { return };
-        if self.fill == HotFill::OnWrite || self.epoch() != epoch {
+        if self.fill == ValueCacheFill::OnWrite || self.epoch() != epoch {
             return;
         }
         cache.insert_if(hash, key, detached(value), || self.epoch() == epoch);
@@ -86,8 +88,8 @@ impl ValueCache {
     }
 
     /// Entries, bytes and counters, if values are cached.
-    pub(crate) fn size(&self) -> Option<(usize, usize, HotStats)> {
-        self.cache.as_ref().map(|cache| (cache.len(), cache.weight_bytes(), cache.stats()))
+    pub(crate) fn stats(&self) -> Option<ValueCacheStats> {
+        self.cache.as_ref().map(ByteCache::stats)
     }
 }
 
@@ -124,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_value_read_before_a_put_is_not_cached_after_it() {
-        let cache = ValueCache::new(&Options::new().hot_bytes(1 << 20));
+        let cache = ValueCache::new(&Options::new().value_cache_bytes(1 << 20));
         let epoch = cache.epoch();
         cache.keep_read(1, b"a", &Value::Int(1), epoch);
         assert_eq!(cache.get(1, b"a"), Some(Value::Int(1)));
@@ -139,7 +141,8 @@ mod tests {
 
     #[test]
     fn only_puts_fill_it_if_the_options_say_so() {
-        let cache = ValueCache::new(&Options::new().hot_bytes(1 << 20).hot_fill(HotFill::OnWrite));
+        let cache =
+            ValueCache::new(&Options::new().value_cache_bytes(1 << 20).value_cache_fill(ValueCacheFill::OnWrite));
         cache.keep_read(1, b"a", &Value::Int(1), cache.epoch());
         assert_eq!((cache.get(1, b"a"), cache.fills_on_put()), (None, true));
         cache.keep_put(1, b"a", &Value::Int(1));

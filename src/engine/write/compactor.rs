@@ -122,7 +122,7 @@ impl Compactor {
         }
     }
 
-    /// Brings large runs together, until there are few or the store closes.
+    /// Merges large runs, until there are few or the store closes.
     fn merge_long(&self) -> Result<()> {
         while self.queue.check().is_ok() && merge_runs(&self.state, self.lane, &self.merges, Purpose::Long)? {}
         Ok(())

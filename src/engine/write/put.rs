@@ -66,11 +66,7 @@ impl Puts {
         self.check_process()?;
         self.queue.check()?;
         self.state.access().check_writes()?;
-        let Some(kind) = keys.check()? else { return Ok(None) };
-        if let Some(fixed) = self.state.identity().key_kind() {
-            fixed.expect(kind)?;
-        }
-        Ok(Some(kind))
+        keys.check(self.state.identity().key_kind())
     }
 
     /// Fails in a forked child.

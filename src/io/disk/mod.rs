@@ -43,7 +43,7 @@ impl DiskStorage {
     ///
     /// # Errors
     /// [`Error::Io`] if the file system cannot be asked.
-    pub fn file_system_is_network(&self) -> Result<Option<&'static str>> {
+    pub(crate) fn file_system_is_network(&self) -> Result<Option<&'static str>> {
         let found = self.root.ancestors().map(non_empty).find(|ancestor| ancestor.exists());
         network_name(found.unwrap_or(Path::new("/")))
     }

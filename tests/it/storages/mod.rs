@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tempfile::TempDir;
-use tensorcask::io::disk::DiskStorage;
-use tensorcask::io::memory::MemoryStorage;
-use tensorcask::io::{AppendFile, DirEntry, FileKind, LockGuard, ReadFile, Storage};
+use tensorcask::storage::{AppendFile, DirEntry, DiskStorage, FileKind, LockGuard, MemoryStorage, ReadFile, Storage};
 use tensorcask::{Options, Result};
 
 /// Which storage a test runs on.

@@ -15,7 +15,7 @@ pub mod rocksdb;
 pub mod sqlite;
 pub mod tensorcask;
 
-/// Copies a row that an engine lent to its place.
+/// Copies a row that an engine returned to its place.
 fn copy_row(row: &[u8], place: &mut [u8]) -> Fallible {
     if row.len() != place.len() {
         return Err(format!("a row has {} bytes, not {}", row.len(), place.len()).into());

@@ -44,9 +44,9 @@ impl Engine for Tensorcask {
         Ok(store.flush_with(self.durability)?)
     }
 
-    fn warm(&mut self) -> Fallible {
+    fn preload(&mut self) -> Fallible {
         if let Handle::Reader(reader) = &self.handle {
-            reader.warm(u64::MAX)?;
+            reader.preload(u64::MAX)?;
         }
         Ok(())
     }

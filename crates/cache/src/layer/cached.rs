@@ -1,35 +1,28 @@
 //! The wrapped module, as its users see it.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use tensorcask::folder::check_module_id;
 
-use crate::counters::{Counters, Counts};
+use crate::counters::Counts;
 use crate::error::{Result, invalid};
 use crate::framework::{Framework, Variables};
 use crate::identity::record::{ENCODING, Identity};
 use crate::keys::ids::IntoIds;
 use crate::layer::call::Call;
 use crate::layer::compute::{Compute, Settings};
-use crate::layer::exclusive::Exclusive;
 use crate::layer::held::Held;
-use crate::layer::inner::{Inner, Watched, add_weights, identify};
-use crate::layer::options::{CacheOptions, OnStoreError, Weights};
+use crate::layer::inner::{Inner, add_weights};
+use crate::layer::options::{CacheOptions, Weights};
 use crate::layer::why::WhyMiss;
 use crate::rank::Rank;
-use crate::store::backend::{is_full, is_read_only};
-use crate::store::space::{Opening, Place, Spaces, module_folder, resolved};
+use crate::store::space::{Opening, Place, module_folder, resolved};
 use crate::store::temporary::TemporaryFolder;
 use crate::store::used::Used;
 use crate::values::input::{Argument, Inputs, IntoInputs};
 use crate::values::output::Output;
-use crate::values::rounding::Rounding;
 
 /// A frozen module whose outputs are computed once: a handle that is cheap to clone and may be shared by threads.
 ///
@@ -56,45 +49,7 @@ impl<F: Framework> Cached<F> {
         }
         let (module_id, base) = describe(&options, settings)?;
         let opening = opening(&options, module_id, rank)?;
-        let rounding = Rounding(opening.options.clone());
-        let variables = compute.variables()?;
-        if options.enforce_stateless {
-            variables.check_frozen()?;
-        }
-        // Before they are read: what changes meanwhile shows in the next sign.
-        let sign = variables.sign(usize::MAX);
-        let identity = identify::<F>(&base, &variables)?;
-        let lenient = options.on_store_error == OnStoreError::WarnAndCompute;
-        let spaces = Spaces::open(&opening, &identity, |error| lenient && (is_full(error) || is_read_only(error)))?;
-        let mut fleeting = HashMap::new();
-        if !matches!(options.place, Place::Folder(_)) {
-            fleeting.insert(identity.name(), Arc::clone(&spaces));
-        }
-        let watched = Watched { variables, sign, identity: identity.clone(), told: false };
-        let inner = Arc::new_cyclic(|me| Inner {
-            me: me.clone(),
-            options,
-            opening,
-            base,
-            compute: Exclusive::new(compute),
-            weights: Mutex::new(watched),
-            fleeting: Mutex::new(fleeting),
-            spaces: RwLock::new(spaces),
-            rounding,
-            enabled: AtomicBool::new(true),
-            trainings: AtomicU64::new(0),
-            counters: Counters::default(),
-            epoch: Mutex::default(),
-            sampled: AtomicU64::new(0),
-            empties: Mutex::default(),
-            warnings: Mutex::default(),
-        });
-        let told = inner.compare_record(&identity);
-        inner.weights.lock().told = told;
-        if let Some(why) = inner.spaces().read_only() {
-            inner.warn(format!("outputs are read, and what is missing is computed and not kept: {why}"));
-        }
-        Ok(Self { inner })
+        Ok(Self { inner: Inner::new(options, opening, base, compute)? })
     }
 
     /// The output for a batch, found by content: every byte of every tensor argument of the sample, dtypes, shapes and
@@ -131,7 +86,7 @@ impl<F: Framework> Cached<F> {
 
     /// Turns the cache on or off. Off, calls go straight to the module, with gradients if the caller has them.
     pub fn set_enabled(&self, enabled: bool) {
-        self.inner.enabled.store(enabled, Ordering::Relaxed);
+        self.inner.set_enabled(enabled);
     }
 
     /// Whether the cache is on.
@@ -200,18 +155,15 @@ impl<F: Framework> Cached<F> {
 
     /// Ends an epoch: what the cache did since the last one, also logged as one line.
     pub fn end_epoch(&self) -> Counts {
-        let now = self.counts();
-        let mut epoch = self.inner.epoch.lock();
-        let counts = now.since(&epoch.1);
-        *epoch = (epoch.0 + 1, now);
-        tracing::info!(module = %self.inner.opening.module_id, "epoch {}: {counts}", epoch.0);
+        let (number, counts) = self.inner.end_epoch();
+        tracing::info!(module = %self.module_id(), "epoch {number}: {counts}");
         counts
     }
 
     /// What the caller should know, such as outputs of other weights that are served on request.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        self.inner.warnings.lock().clone()
+        self.inner.warnings()
     }
 
     /// Saves the wrapped module's variables, and nothing of the cache. Of a TorchScript module these are its parameters
@@ -236,7 +188,7 @@ impl<F: Framework> Cached<F> {
             move |_: &dyn Compute<F>, _| {
                 let mut weights = inner.weights.lock();
                 // Past the cache a module may be trainable.
-                let enabled = inner.enabled.load(Ordering::Relaxed);
+                let enabled = inner.is_enabled();
                 if enabled && inner.options.enforce_stateless {
                     weights.variables.check_frozen()?;
                 }
@@ -252,7 +204,7 @@ impl<F: Framework> Cached<F> {
     /// Tells that weights were written in a way that is not noticed by itself, which [`Weights::Check`] names. The next call
     /// reads all of them. Of no effect for a function, which shows no weights: wrap it anew. O(1).
     pub fn weights_changed(&self) {
-        self.inner.trainings.fetch_add(1, Ordering::Relaxed);
+        self.inner.trained();
     }
 
     /// The module id, which names the folder of all its identities.

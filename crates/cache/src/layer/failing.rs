@@ -20,7 +20,7 @@ impl<F: Framework> Inner<F> {
             return Err(error);
         }
         // Handles that share a store each tell their own callers.
-        if news || !self.warnings.lock().iter().any(|warning| warning.starts_with(WHAT)) {
+        if news || !self.warnings().iter().any(|warning| warning.starts_with(WHAT)) {
             let cause = if let tensorcask::Error::Poisoned { cause } = failure { cause } else { failure };
             self.warn(format!(
                 "{WHAT}, so they are computed and not kept until it can be opened again, which \

@@ -58,7 +58,7 @@ impl<F: Framework> Rows<F> {
         let place = F::buffer_bytes_mut(&mut batch)?;
         match keys.with(|keys| reader.get_batch_into_bytes(keys, dtype, shape, place, &mut found)) {
             Ok(_) => {}
-            Err(StoreError::Mismatch { .. }) => return Ok(None),
+            Err(error) if matches!(error.cause(), StoreError::Mismatch { .. }) => return Ok(None),
             Err(error @ StoreError::DamagedRows { .. }) if heals => heal(&error, counters),
             Err(error) => return Err(error.into()),
         }

@@ -14,9 +14,9 @@ use crate::keys::key::BatchKeys;
 use crate::layer::compute::Compute;
 use crate::layer::exclusive::{self, Exclusive};
 use crate::layer::held::Held;
-use crate::layer::options::CacheOptions;
-use crate::store::backend::Space;
-use crate::store::space::{Opening, Spaces};
+use crate::layer::options::{CacheOptions, OnStoreError};
+use crate::store::backend::{Space, is_full, is_of_disk, is_read_only};
+use crate::store::space::{Opening, Place, Spaces};
 use crate::threads::nested::Nested;
 use crate::values::input::Inputs;
 use crate::values::output::Output;
@@ -27,28 +27,28 @@ const MOST_WARNINGS: usize = 100;
 
 /// What the handles of a wrapped module share.
 pub(crate) struct Inner<F: Framework> {
-    /// Itself, for threads that run the module for others.
-    pub me: Weak<Self>,
     pub options: CacheOptions<F>,
     pub opening: Opening,
-    pub base: Identity,
-    /// Locked before `weights` where both are. A module may call its own handle.
-    pub compute: Exclusive<F>,
     pub weights: Mutex<Watched<F>>,
-    pub spaces: RwLock<Arc<Spaces>>,
-    /// Identities met before, of stores that no folder keeps.
-    pub fleeting: Mutex<HashMap<String, Arc<Spaces>>>,
     pub rounding: Rounding,
-    pub enabled: AtomicBool,
-    /// Calls in training mode: each may have changed buffers without the library telling that they were written to.
-    pub trainings: AtomicU64,
     pub counters: Counters,
-    pub epoch: Mutex<(u64, Counts)>,
-    /// Hits so far that verification has decided on.
-    pub sampled: AtomicU64,
     /// What the module gives for batches of none, by the weights and the layout of the call.
     pub empties: Mutex<HashMap<(u64, u128), Output<F>>>,
-    pub warnings: Mutex<Vec<String>>,
+    /// Itself, for threads that run the module for others.
+    me: Weak<Self>,
+    base: Identity,
+    /// Locked before `weights` where both are. A module may call its own handle.
+    compute: Exclusive<F>,
+    spaces: RwLock<Arc<Spaces>>,
+    /// Identities met before, of stores that no folder keeps.
+    fleeting: Mutex<HashMap<String, Arc<Spaces>>>,
+    enabled: AtomicBool,
+    /// Calls in training mode: each may have changed buffers without the library telling that they were written to.
+    trainings: AtomicU64,
+    epoch: Mutex<(u64, Counts)>,
+    /// Hits so far that verification has decided on.
+    sampled: AtomicU64,
+    warnings: Mutex<Vec<String>>,
 }
 
 /// The inputs of the samples at some positions of a batch.
@@ -89,13 +89,119 @@ pub(crate) enum Loads {
 }
 
 impl<F: Framework> Inner<F> {
+    /// Opens the stores of `compute`, which the options, `opening` and `base` describe.
+    pub(crate) fn new(
+        options: CacheOptions<F>,
+        opening: Opening,
+        base: Identity,
+        compute: Box<dyn Compute<F>>,
+    ) -> Result<Arc<Self>> {
+        let variables = compute.variables()?;
+        if options.enforce_stateless {
+            variables.check_frozen()?;
+        }
+        // Before they are read: what changes meanwhile shows in the next sign.
+        let sign = variables.sign(usize::MAX);
+        let identity = identify::<F>(&base, &variables)?;
+        let lenient = options.on_store_error == OnStoreError::WarnAndCompute;
+        let spaces = Spaces::open(&opening, &identity, |error| lenient && (is_full(error) || is_read_only(error)))?;
+        let mut fleeting = HashMap::new();
+        if !matches!(options.place, Place::Folder(_)) {
+            fleeting.insert(identity.name(), Arc::clone(&spaces));
+        }
+        let watched = Watched { variables, sign, identity: identity.clone(), told: false };
+        let inner = Arc::new_cyclic(|me| Self {
+            options,
+            rounding: Rounding(opening.options.clone()),
+            opening,
+            weights: Mutex::new(watched),
+            counters: Counters::default(),
+            empties: Mutex::default(),
+            me: me.clone(),
+            base,
+            compute: Exclusive::new(compute),
+            spaces: RwLock::new(spaces),
+            fleeting: Mutex::new(fleeting),
+            enabled: AtomicBool::new(true),
+            trainings: AtomicU64::new(0),
+            epoch: Mutex::default(),
+            sampled: AtomicU64::new(0),
+            warnings: Mutex::default(),
+        });
+        let told = inner.compare_record(&identity);
+        inner.weights.lock().told = told;
+        if let Some(why) = inner.spaces().read_only() {
+            inner.warn(format!("outputs are read, and what is missing is computed and not kept: {why}"));
+        }
+        Ok(inner)
+    }
+
     pub(crate) fn spaces(&self) -> Arc<Spaces> {
         Arc::clone(&self.spaces.read())
+    }
+
+    /// Moves to the stores of `identity`, and returns the former ones.
+    pub(crate) fn move_to(&self, identity: &Identity) -> Result<Arc<Spaces>> {
+        let next = self.open(identity)?;
+        next.expect_mean(self.spaces().mean_s());
+        tracing::info!(module = %self.opening.module_id, identity = identity.name(), "the weights were changed");
+        Ok(std::mem::replace(&mut *self.spaces.write(), next))
+    }
+
+    fn open(&self, identity: &Identity) -> Result<Arc<Spaces>> {
+        if matches!(self.opening.place, Place::Folder(_)) {
+            let lenient = self.options.on_store_error == OnStoreError::WarnAndCompute;
+            return Ok(Spaces::open(&self.opening, identity, |error| lenient && is_of_disk(error))?);
+        }
+        let mut fleeting = self.fleeting.lock();
+        if let Some(spaces) = fleeting.get(&identity.name()) {
+            return Ok(Arc::clone(spaces));
+        }
+        let spaces = Spaces::open(&self.opening, identity, |_| false)?;
+        fleeting.insert(identity.name(), Arc::clone(&spaces));
+        Ok(spaces)
+    }
+
+    /// The identity of the module with these variables.
+    pub(crate) fn identify(&self, variables: &F::Variables) -> Result<Identity> {
+        identify::<F>(&self.base, variables)
     }
 
     /// Whether the cache is on.
     pub(crate) fn is_enabled(&self) -> bool {
         self.enabled.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_enabled(&self, enabled: bool) {
+        self.enabled.store(enabled, Ordering::Relaxed);
+    }
+
+    /// How often weights may have been written to without the library telling.
+    pub(crate) fn trainings(&self) -> u64 {
+        self.trainings.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more of [`Inner::trainings`].
+    pub(crate) fn trained(&self) {
+        self.trainings.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The running number of one more hit that verification decides on.
+    pub(crate) fn next_hit(&self) -> u64 {
+        self.sampled.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Ends an epoch: its number, and what the cache did in it.
+    pub(crate) fn end_epoch(&self) -> (u64, Counts) {
+        let mut epoch = self.epoch.lock();
+        let now = self.counters.counts();
+        let counts = now.since(&epoch.1);
+        *epoch = (epoch.0 + 1, now);
+        (epoch.0, counts)
+    }
+
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().clone()
     }
 
     /// The rows held on a device, if the options say so.
@@ -148,7 +254,7 @@ impl<F: Framework> Inner<F> {
 }
 
 /// The identity of a module with these variables.
-pub(crate) fn identify<F: Framework>(base: &Identity, variables: &F::Variables) -> Result<Identity> {
+fn identify<F: Framework>(base: &Identity, variables: &F::Variables) -> Result<Identity> {
     let mut identity = base.clone();
     add_weights(&mut identity.weights, variables.fingerprint()?)?;
     Ok(identity)

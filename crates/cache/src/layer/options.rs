@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tensorcask::{Codec, Dtype, HotFill, HotPolicy, Options};
+use tensorcask::{Codec, Dtype, Options, ValueCacheFill, ValueCachePolicy};
 
 use crate::error::{Result, invalid};
 use crate::framework::Framework;
@@ -388,7 +388,10 @@ impl<F: Framework> CacheOptions<F> {
         if self.memory_bytes == 0 || self.memory_device.is_some() || self.place == Place::Memory {
             return options;
         }
-        options.hot_bytes(self.memory_bytes).hot_policy(HotPolicy::StopWhenFull).hot_fill(HotFill::OnReadAndWrite)
+        options
+            .value_cache_bytes(self.memory_bytes)
+            .value_cache_policy(ValueCachePolicy::StopWhenFull)
+            .value_cache_fill(ValueCacheFill::OnReadAndWrite)
     }
 
     pub(crate) fn check(&self, rank: Rank) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering;
 
-use tensorcask::{Key, Value};
+use tensorcask::{Error as StoreError, Key, Value};
 
 use crate::counters::{Counters, add};
 use crate::error::{Result, invalid};
@@ -268,13 +268,21 @@ impl<F: Framework> Inner<F> {
             chosen = keys.select(at);
             &chosen
         };
-        match computed {
+        let put = match computed {
             Computed::Single((dtype, shape, host)) => {
                 let bytes = F::bytes(host)?;
-                keys.with(|keys| store.put_rows_bytes(keys, *dtype, shape, bytes))?;
+                keys.with(|keys| store.put_rows_bytes(keys, *dtype, shape, bytes))
             }
-            Computed::Values(values) => keys.with(|keys| store.put_batch(keys, values))?,
-        }
+            Computed::Values(values) => keys.with(|keys| store.put_batch(keys, values)),
+        };
+        put.map_err(|error| match error {
+            // The position that the sample has in the call.
+            StoreError::Item(mut item) => {
+                item.position = at.get(item.position).copied().unwrap_or(item.position);
+                StoreError::Item(item)
+            }
+            other => other,
+        })?;
         Ok(Some(len_bytes))
     }
 

@@ -1,7 +1,5 @@
 //! Computes some of the hits again, and compares.
 
-use std::sync::atomic::Ordering;
-
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::counters::add;
@@ -27,7 +25,7 @@ impl<F: Framework> Inner<F> {
         };
         let hits = (0..batch.keys.len()).filter(|at| missing.binary_search(at).is_err());
         let due = |_: &usize| {
-            let number = self.sampled.fetch_add(1, Ordering::Relaxed);
+            let number = self.next_hit();
             #[expect(clippy::cast_possible_truncation, reason = "the low half of a hash")]
             let hash = xxh3_64(&number.to_le_bytes()) as u32;
             f64::from(hash) < verification.rate * 4_294_967_296.0

@@ -1,34 +1,26 @@
 //! Weights that change while a module is wrapped, and what the caller is warned of.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-
 use crate::counters::add;
 use crate::error::Result;
 use crate::framework::{Framework, Variables};
 use crate::identity::record::Identity;
 use crate::layer::compute::Compute;
-use crate::layer::inner::{Inner, identify};
-use crate::layer::options::{OnStoreError, Weights};
-use crate::store::backend::is_of_disk;
-use crate::store::space::{Place, Spaces, recorded};
+use crate::layer::inner::Inner;
+use crate::layer::options::Weights;
+use crate::store::space::recorded;
 use crate::values::input::Inputs;
 use crate::values::output::Output;
 
 impl<F: Framework> Inner<F> {
     /// A sign of change of `variables`, looked at as closely as is cheap beside serving so many samples.
     pub(crate) fn sign(&self, variables: &F::Variables, samples: usize) -> u64 {
-        if variables.is_empty() {
-            0
-        } else {
-            variables.sign(samples) ^ self.trainings.load(Ordering::Relaxed).rotate_left(32)
-        }
+        if variables.is_empty() { 0 } else { variables.sign(samples) ^ self.trainings().rotate_left(32) }
     }
 
     /// Past the cache. A module whose cache is off may be trained.
     pub(crate) fn bypass(&self, inputs: &Inputs<F>, training: bool) -> Result<Output<F>> {
         let _nested = self.enter()?;
-        if self.options.enforce_stateless && self.enabled.load(Ordering::Relaxed) {
+        if self.options.enforce_stateless && self.is_enabled() {
             self.weights.lock().variables.check_frozen()?;
         }
         add(&self.counters.bypassed, 1);
@@ -45,7 +37,7 @@ impl<F: Framework> Inner<F> {
         };
         let output = self.exclusively(&make).map(|(output, _held)| output.with_lists(self.options.lists));
         if training {
-            self.trainings.fetch_add(1, Ordering::Relaxed);
+            self.trained();
         }
         output
     }
@@ -72,16 +64,12 @@ impl<F: Framework> Inner<F> {
             watched.sign = sign;
             return Ok(sign);
         }
-        let identity = identify::<F>(&self.base, &watched.variables)?;
+        let identity = self.identify(&watched.variables)?;
         let mut former = None;
         if identity.name() != watched.identity.name() {
-            let current = self.spaces();
             // What was computed with the former weights is not to be lost silently.
-            current.flush().or_else(|error| self.forgive(None, error.into()))?;
-            let next = self.open(&identity)?;
-            next.expect_mean(current.mean_s());
-            tracing::info!(module = %self.opening.module_id, identity = identity.name(), "the weights were changed");
-            former = Some(std::mem::replace(&mut *self.spaces.write(), next));
+            self.spaces().flush().or_else(|error| self.forgive(None, error.into()))?;
+            former = Some(self.move_to(&identity)?);
         }
         watched.told = self.compare_record(&identity);
         (watched.sign, watched.identity) = (sign, identity);
@@ -89,20 +77,6 @@ impl<F: Framework> Inner<F> {
         // Closing may take a while: nobody is to wait for it.
         drop(former);
         Ok(sign)
-    }
-
-    fn open(&self, identity: &Identity) -> Result<Arc<Spaces>> {
-        if matches!(self.opening.place, Place::Folder(_)) {
-            let lenient = self.options.on_store_error == OnStoreError::WarnAndCompute;
-            return Ok(Spaces::open(&self.opening, identity, |error| lenient && is_of_disk(error))?);
-        }
-        let mut fleeting = self.fleeting.lock();
-        if let Some(spaces) = fleeting.get(&identity.name()) {
-            return Ok(Arc::clone(spaces));
-        }
-        let spaces = Spaces::open(&self.opening, identity, |_| false)?;
-        fleeting.insert(identity.name(), Arc::clone(&spaces));
-        Ok(spaces)
     }
 
     /// With [`Weights::Ignore`], warns when the outputs that are there were computed with other weights. Returns

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::RwLock;
 
 use tensorcask::Keys;
-use tensorcask::io::Storage;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::{MemoryStorage, Storage};
 use tensorcask::{Dtype, Error, Result};
 use tensorcask::{Lane, Options, Reader, Store};
 
@@ -71,20 +70,20 @@ pub struct Space {
 }
 
 /// Whether it is the disk, or what stopped for it, that failed: other calls may succeed later.
-pub const fn is_of_disk(error: &Error) -> bool {
-    matches!(error, Error::Io { .. } | Error::Poisoned { .. } | Error::Closed)
+pub fn is_of_disk(error: &Error) -> bool {
+    matches!(error.cause(), Error::Io { .. } | Error::Poisoned { .. } | Error::Closed)
 }
 
 /// Whether a folder or file system may not be written to.
 pub fn is_read_only(error: &Error) -> bool {
     use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
-    matches!(error, Error::Io { source, .. } if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem))
+    matches!(error.cause(), Error::Io { source, .. } if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem))
 }
 
 /// Whether a file system has no room, or none for this user or process.
 pub fn is_full(error: &Error) -> bool {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    match error {
+    match error.cause() {
         Error::Io { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded | FileTooLarge),
         Error::Poisoned { cause } => is_full(cause),
         _ => false,

@@ -23,11 +23,10 @@ use crate::identity::record::Identity;
 use crate::identity::size::folder_len_bytes;
 use crate::rank::Rank;
 use crate::threads::flight::Flight;
-use tensorcask::Durability;
 use tensorcask::Options;
 use tensorcask::folder::check_module_id;
-use tensorcask::io::memory::MemoryStorage;
-use tensorcask::{Error, Result};
+use tensorcask::storage::MemoryStorage;
+use tensorcask::{Durability, Error, Result};
 use tensorcask::{Key, KeyKind};
 
 /// Where the outputs of a module are kept.
@@ -54,8 +53,7 @@ pub struct Opening {
     pub used: Arc<Used>,
     /// Of [`Place::Temporary`], shared by the identities as well.
     pub temporary: Option<Arc<TemporaryFolder>>,
-    /// What says how rows are held outside of the stores, if they are.
-    #[expect(dead_code, reason = "handles share stores that were opened in the same way, which `Debug` shows")]
+    /// How rows are held outside of the stores, if they are: shared stores share these rows.
     pub held: Option<String>,
 }
 
@@ -117,8 +115,8 @@ impl Spaces {
             resolved(&folder)?
         };
         let opening = &opening;
-        let settings =
-            format!("{read_only:?} {:?}", Opening { place: Place::Folder(folder.clone()), ..opening.clone() });
+        let Opening { options, rank, writes, used, held, .. } = opening;
+        let settings = format!("{read_only:?} {options:?} {rank:?} {writes} {used:?} {held:?}");
         let mut open = OPEN.lock();
         if let Some(spaces) = open.get(&(folder.clone(), settings.clone())).and_then(Weak::upgrade) {
             drop(open);

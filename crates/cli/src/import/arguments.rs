@@ -96,7 +96,7 @@ impl Arguments {
             CodecName::ShuffleZstd => Codec::ShuffleZstd { level: 3 },
         };
         let options = Options::new().codec(codec).store_as(self.store_as());
-        let options = options.buffer_bytes(16 << 20).flush_every(8192, 8 << 20).delta_keys(1 << 18);
+        let options = options.buffer_bytes(16 << 20).flush_every(8192, 8 << 20).memtable_keys(1 << 18);
         crate::store::writer(&self.store, &self.write, options)
     }
 }

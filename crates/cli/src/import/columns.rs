@@ -1,6 +1,6 @@
 //! Cells of Arrow columns as values.
 //!
-//! Lists of numbers become tensors: of one shape if the type fixes it, else with a shape per row. Exports and sealed
+//! Lists of numbers become tensors: of one shape if the type fixes it, else with a shape for each row. Exports and sealed
 //! segments have dtypes and shapes in the metadata of fields, and are restored exactly.
 
 use arrow::array::{Array, ArrayRef, AsArray, GenericListArray, OffsetSizeTrait, make_array};
@@ -265,7 +265,7 @@ fn rectangle<O: OffsetSizeTrait>(field: &Field, lists: &GenericListArray<O>) -> 
     }
 }
 
-/// Tensors with a shape per row, if the struct is of the extension type or declared in metadata; other structs are
+/// Tensors with a shape for each row, if the struct is of the extension type or declared in metadata; other structs are
 /// maps.
 fn structs(field: &Field, array: &dyn Array) -> Result<Vec<Value>, Refusal> {
     let columns = array.as_struct();
@@ -286,7 +286,7 @@ fn structs(field: &Field, array: &dyn Array) -> Result<Vec<Value>, Refusal> {
 fn shaped(field: &Field, data: Option<&ArrayRef>, shapes: Option<&ArrayRef>) -> Result<Vec<Value>, Refusal> {
     let wrong = || {
         Refusal::from(
-            "its type declares tensors with a shape per row, but it has no lists called data and shape".to_owned(),
+            "its type declares tensors with a shape for each row, but it has no lists called data and shape".to_owned(),
         )
     };
     let (data, shapes) = data.zip(shapes).ok_or_else(wrong)?;

@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use tensorcask::Bytes;
-use tensorcask::io::disk::DiskStorage;
-use tensorcask::io::{ReadFile, Storage};
+use tensorcask::storage::{DiskStorage, ReadFile, Storage};
 
 use crate::failure::Failure;
 

@@ -1,7 +1,6 @@
 //! Puts the rows of a checked plan.
 
-use tensorcask::io::Durability;
-use tensorcask::{Dtype, Key, KeyKind, Store};
+use tensorcask::{Dtype, Durability, Key, KeyKind, Store};
 
 use super::arguments::Arguments;
 use super::keys::KeySource;

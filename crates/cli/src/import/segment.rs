@@ -73,7 +73,7 @@ enum Cells<'a> {
     },
     Text(&'a StringArray),
     Binary(&'a BinaryArray),
-    /// Tensors with a shape per row.
+    /// Tensors with a shape for each row.
     Shaped {
         dims: Box<Cells<'a>>,
         data: Box<Cells<'a>>,

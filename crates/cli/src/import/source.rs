@@ -25,7 +25,7 @@ pub(crate) fn chunk_rows(len_bytes: usize) -> usize {
 /// The rows of a chunk.
 #[derive(Debug)]
 pub(crate) enum Rows {
-    /// A tensor per row, stored consecutively.
+    /// A tensor for each row, stored consecutively.
     Tensors { dtype: Dtype, shape: Vec<usize>, data: Bytes },
     /// Values of any structure.
     Values(Vec<Value>),

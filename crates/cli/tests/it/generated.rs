@@ -5,7 +5,7 @@ use std::process::Command;
 use crate::support::{code, names, ok, text};
 
 const COMMANDS: [&str; 10] =
-    ["stats", "ls", "get", "verify", "warm", "identities", "import", "export", "completions", "man"];
+    ["stats", "ls", "get", "verify", "preload", "identities", "import", "export", "completions", "man"];
 
 #[test]
 fn completions_name_every_command_and_option() {

@@ -38,10 +38,10 @@ fn imported_rows_are_exported_again() {
     assert_eq!(ok(&["ls", text(&store), "--from", "word/0998"]), "word/0998\nword/0999\n");
     assert_eq!(ok(&["ls", text(&store), "--to", "word/0001"]), "word/0000\n");
     assert_eq!(ok(&["get", text(&store), "word/0001"]), "F32 [3] [1.5, 2.0, 2.5]\n");
-    assert!(ok(&["warm", text(&store)]).starts_with("in memory: "));
-    let warmed: serde_json::Value =
-        serde_json::from_str(&ok(&["warm", text(&store), "--limit-bytes", "100", "--format", "json"])).unwrap();
-    assert!(warmed["left_bytes"].as_u64() > Some(0) && warmed["segment_bytes"] == 100, "{warmed}");
+    assert!(ok(&["preload", text(&store)]).starts_with("in memory: "));
+    let preloaded: serde_json::Value =
+        serde_json::from_str(&ok(&["preload", text(&store), "--limit-bytes", "100", "--format", "json"])).unwrap();
+    assert!(preloaded["left_bytes"].as_u64() > Some(0) && preloaded["segment_bytes"] == 100, "{preloaded}");
     let stats: serde_json::Value = serde_json::from_str(&ok(&["stats", text(&store), "--format", "json"])).unwrap();
     assert_eq!((stats["keys"].as_u64(), stats["segments"].as_u64()), (Some(1000), Some(1)));
     assert!(ok(&["stats", text(&store)]).contains("1000 (str)"));

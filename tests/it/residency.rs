@@ -64,7 +64,7 @@ fn row_pages() -> u64 {
 fn read(reader: &Reader, strings: bool) -> u64 {
     let numbers = numbers();
     let (mut out, mut found) = (vec![0_u8; numbers.len() * WIDTH], vec![false; numbers.len()]);
-    let before = reader.stats().unwrap().cold_pages;
+    let before = reader.stats().unwrap().prefaulted_pages;
     let hits = if strings {
         let keys: Vec<String> = numbers.iter().map(|number| name(*number)).collect();
         reader.get_batch_into(&keys, &[WIDTH], &mut out, &mut found).unwrap()
@@ -77,11 +77,11 @@ fn read(reader: &Reader, strings: bool) -> u64 {
         assert_eq!(*found, *number < ROWS, "{number}");
         assert!(!found || bytes.iter().copied().eq(row(*number)), "{number}");
     }
-    reader.stats().unwrap().cold_pages - before
+    reader.stats().unwrap().prefaulted_pages - before
 }
 
 #[test]
-fn a_cold_store_is_read_in_together_and_is_warm_then() {
+fn a_cold_store_is_read_in_together_and_is_in_memory_then() {
     for strings in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         store(dir.path(), strings);
@@ -103,33 +103,33 @@ fn a_part_of_the_store_that_is_cold_is_noticed() {
     store(dir.path(), false);
     drop_from_memory(dir.path());
     let reader = Reader::open(dir.path(), "m").unwrap();
-    let warm: Vec<u64> = (0..256).collect();
+    let in_memory: Vec<u64> = (0..256).collect();
     // Until the reader believes that everything is in memory.
-    (0..40).for_each(|_| drop(reader.get_batch(&warm).unwrap()));
-    let before = reader.stats().unwrap().cold_pages;
-    (0..10).for_each(|_| drop(reader.get_batch(&warm).unwrap()));
-    assert_eq!(reader.stats().unwrap().cold_pages, before);
+    (0..40).for_each(|_| drop(reader.get_batch(&in_memory).unwrap()));
+    let before = reader.stats().unwrap().prefaulted_pages;
+    (0..10).for_each(|_| drop(reader.get_batch(&in_memory).unwrap()));
+    assert_eq!(reader.stats().unwrap().prefaulted_pages, before);
     let cold = read(&reader, false);
-    // The rows that made the store look warm are a hundredth of it.
+    // The rows that made the store look preloaded are a hundredth of it.
     assert!(before == 0 || cold > row_pages() / 2, "{cold} pages");
 }
 
 #[test]
-fn a_store_that_was_warmed_is_in_memory() {
+fn a_store_that_was_preloaded_is_in_memory() {
     for strings in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         store(dir.path(), strings);
         drop_from_memory(dir.path());
         let reader = Reader::open(dir.path(), "m").unwrap();
         // A limit is kept to: the index comes first.
-        let part = reader.warm(1 << 20).unwrap();
+        let part = reader.preload(1 << 20).unwrap();
         let index_bytes = reader.stats().unwrap().run_bytes;
         assert!((index_bytes * 9 / 10..=index_bytes).contains(&part.index_bytes), "{part:?}");
         assert_eq!(part.index_bytes + part.segment_bytes, 1 << 20);
         let values = (ROWS * WIDTH) as u64;
         assert!(part.left_bytes > values - (1 << 20), "{part:?}");
 
-        let all = reader.warm(u64::MAX).unwrap();
+        let all = reader.preload(u64::MAX).unwrap();
         assert!(all.segment_bytes > values && all.left_bytes == 0, "{all:?}");
         if all.read_bytes == 0 {
             eprintln!("NOT TESTED: this file system keeps all files in memory");
@@ -141,13 +141,13 @@ fn a_store_that_was_warmed_is_in_memory() {
 }
 
 #[test]
-fn warming_what_was_cut_is_an_error_and_no_signal() {
+fn preloading_what_was_cut_is_an_error_and_no_signal() {
     let dir = tempfile::tempdir().unwrap();
     store(dir.path(), false);
     let reader = Reader::open(dir.path(), "m").unwrap();
     let segment = files(dir.path()).into_iter().find(|path| path.to_string_lossy().contains("segments")).unwrap();
     OpenOptions::new().write(true).open(&segment).unwrap().set_len(8192).unwrap();
-    let error = reader.warm(u64::MAX).unwrap_err();
+    let error = reader.preload(u64::MAX).unwrap_err();
     let Error::Io { path, .. } = &error else { panic!("{error}") };
     assert_eq!(path.file_name(), segment.file_name());
 }

@@ -1,7 +1,7 @@
-//! Criterion benches of the hot tier from outside: values that are in it, and values that push others out of it, beside
+//! Criterion benches of the value cache from outside: values that are in it, and values that push others out of it, beside
 //! the same reads without one and beside a `HashMap` behind a lock, on one thread and on two.
 //!
-//! `cargo bench --bench hot`; everything is in memory.
+//! `cargo bench --bench value_cache`; everything is in memory.
 #![expect(clippy::expect_used, reason = "a bench stops at the first failure")]
 
 #[path = "support/random.rs"]
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use parking_lot::Mutex;
 use random::Random;
-use tensorcask::io::memory::MemoryStorage;
+use tensorcask::storage::MemoryStorage;
 use tensorcask::{Codec, Options, Store, Value};
 
 const ROWS: u64 = 20_000;
@@ -25,9 +25,9 @@ const AMPLE_BYTES: usize = 256 << 20;
 /// Holds a tenth of them.
 const SCARCE_BYTES: usize = 6 << 20;
 
-/// A store of packed rows, which is where a hot tier pays.
-fn store(hot_bytes: usize) -> Store {
-    let options = Options::new().codec(Codec::Zstd { level: 1 }).hot_bytes(hot_bytes);
+/// A store of packed rows, which is where a value cache pays.
+fn store(value_cache_bytes: usize) -> Store {
+    let options = Options::new().codec(Codec::Zstd { level: 1 }).value_cache_bytes(value_cache_bytes);
     let store = options.open_on(Arc::new(MemoryStorage::new())).expect("a store");
     let keys: Vec<u64> = (0..ROWS).collect();
     for keys in keys.chunks(2000) {
@@ -66,13 +66,13 @@ fn race(threads: u64, iterations: u64, get: Get<'_>) -> Duration {
     begin.elapsed()
 }
 
-fn hot(c: &mut Criterion) {
+fn value_cache(c: &mut Criterion) {
     let (without, ample, scarce) = (store(0), store(AMPLE_BYTES), store(SCARCE_BYTES));
     let keys: Vec<u64> = (0..ROWS).collect();
     let map: HashMap<u64, Value> = keys
         .chunks(BATCH)
         .flat_map(|keys| {
-            // Also fills the hot tier.
+            // Also fills the value cache.
             let values = ample.get_batch(keys).expect("values");
             let pairs = keys.iter().zip(values);
             pairs.filter_map(|(key, value)| Some((*key, value.ok()??))).collect::<Vec<_>>()
@@ -88,7 +88,7 @@ fn hot(c: &mut Criterion) {
         group.throughput(Throughput::Elements(threads * BATCH as u64)).sample_size(20);
         let contenders: [(&str, Get<'_>); 4] = [
             ("control: HashMap behind a Mutex", &locked),
-            ("control: no hot tier", &|keys| get(&without, keys)),
+            ("control: no value cache", &|keys| get(&without, keys)),
             ("hit", &|keys| get(&ample, keys)),
             ("nine of ten are inserted and push another out", &|keys| get(&scarce, keys)),
         ];
@@ -99,5 +99,5 @@ fn hot(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, hot);
+criterion_group!(benches, value_cache);
 criterion_main!(benches);

@@ -1,10 +1,10 @@
-//! `tensorcask warm`
+//! `tensorcask preload`
 
 use crate::failure::Failure;
 use crate::output::{Output, bytes};
 use crate::store::ReadArguments;
 
-/// Arguments of `warm`.
+/// Arguments of `preload`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -16,16 +16,20 @@ pub(crate) struct Arguments {
 
 /// Preloads the index and the sealed segments into the page cache, which all processes share.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
-    let warmed = crate::store::reader(&arguments.read, output)?.warm(arguments.limit_bytes.unwrap_or(u64::MAX))?;
+    let preloaded =
+        crate::store::reader(&arguments.read, output)?.preload(arguments.limit_bytes.unwrap_or(u64::MAX))?;
     let human = || {
-        let left =
-            if warmed.left_bytes == 0 { String::new() } else { format!(", {} left out", bytes(warmed.left_bytes)) };
+        let left = if preloaded.left_bytes == 0 {
+            String::new()
+        } else {
+            format!(", {} left out", bytes(preloaded.left_bytes))
+        };
         format!(
             "in memory: {} of index, {} of segments ({} read from the disk{left})",
-            bytes(warmed.index_bytes),
-            bytes(warmed.segment_bytes),
-            bytes(warmed.read_bytes),
+            bytes(preloaded.index_bytes),
+            bytes(preloaded.segment_bytes),
+            bytes(preloaded.read_bytes),
         )
     };
-    output.line(human, || serde_json::to_value(warmed).unwrap_or_default())
+    output.line(human, || serde_json::to_value(preloaded).unwrap_or_default())
 }
