@@ -2,7 +2,8 @@
 //!
 //! An adapter implements [`Framework`] and [`Adapter`] for a type of its own, and names the types here for it:
 //! `pub type CacheOptions = tensorcask_cache::layer::CacheOptions<Mine>`. [`crate::conversions`] makes its tensors inputs and
-//! outputs of calls; [`IntoIds`] makes them ids. In its tests it runs the contract, `tensorcask_cache::contract!(Mine);`, for which the feature `contract` has to be on.
+//! outputs of calls, [`IntoIds`] makes them ids. In its tests it runs the contract, `tensorcask_cache::contract!(Mine);`, for
+//! which the feature `contract` has to be on.
 
 mod batches;
 mod cached;
