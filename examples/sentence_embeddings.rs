@@ -22,8 +22,8 @@ const BATCH: usize = 32;
 const TOKENS: usize = 64;
 const SENTENCES: usize = 480;
 
-/// The sentences' embeddings, `[batch, 384]` and of length 1, from their token ids and their attention mask (1 for a token,
-/// 0 for padding), both `[batch, tokens]`.
+/// The sentences' embeddings, `[batch, 384]` and of length 1, from their token ids and their attention mask (1 for a
+/// token, 0 for padding), both `[batch, tokens]`.
 fn embed(model: &BertModel, tokens: &Tensor, mask: &Tensor) -> candle_core::Result<Tensor> {
     let states = model.forward(tokens, &tokens.zeros_like()?, Some(mask))?;
     let mask = mask.to_dtype(DType::F32)?.unsqueeze(2)?;

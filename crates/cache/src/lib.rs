@@ -50,6 +50,7 @@ pub mod identities;
 mod identity;
 pub mod layer;
 
+mod conversions;
 mod counters;
 mod error;
 mod framework;

@@ -112,7 +112,8 @@ impl fmt::Debug for HostBytes<'_> {
     }
 }
 
-/// The tensor in host memory, without gradients, in the order that its elements lie in: the same storage if it is there.
+/// The tensor in host memory, without gradients, in the order that its elements lie in: the same storage if it is
+/// there.
 pub(crate) fn host_of_any_layout(tensor: &Tensor) -> Result<Tensor> {
     stored_dtype(tensor)?;
     tensor.detach().to_device(&Device::Cpu).map_err(candle("copy a tensor to the host"))

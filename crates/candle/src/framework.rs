@@ -4,11 +4,10 @@ use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, Device, Storage, Tensor};
 use tensorcask::Dtype;
 use tensorcask_cache::host::Host;
-use tensorcask_cache::layer::{Adapter, Framework, IntoIds, View, key_name};
+use tensorcask_cache::layer::{Framework, IntoIds, View, key_name};
 use tensorcask_cache::{Error, Ids, Result};
 
 use crate::convert::{self, HostBytes, candle, dtype_of, elements_mut, storage_bytes, to_stored, zeros};
-use crate::module_handle::CachedModule;
 use crate::variables::Variables;
 
 /// The tensors of candle.
@@ -98,7 +97,8 @@ impl Framework for Candle {
         HostBytes::of(host)
     }
 
-    /// The lock is held for reading. A tensor that stands twice in a call is locked twice: nobody may wait to write to it.
+    /// The lock is held for reading. A tensor that stands twice in a call is locked twice: nobody may wait to write to
+    /// it.
     fn view(host: &Tensor) -> Result<View<HostBytes<'_>>> {
         let bytes = HostBytes::of(host)?;
         let (sizes, strides) = (host.dims().to_vec(), host.stride().to_vec());
@@ -166,10 +166,6 @@ impl Framework for Candle {
     fn len_bytes(tensor: &Tensor) -> usize {
         tensor.elem_count() * tensor.dtype().size_in_bytes()
     }
-}
-
-impl Adapter for Candle {
-    type Module = CachedModule;
 }
 
 tensorcask_cache::conversions!(Candle, Tensor);

@@ -1,7 +1,7 @@
 //! The candle layer: a frozen model whose outputs are computed once.
 //!
-//! [`CacheOptions`] wraps a function, or a `candle_core::Module` or `ModuleT`; the [`CachedModule`] looks each sample up by
-//! id or by content, computes what is missing, and keeps it in a [`tensorcask::Store`].
+//! [`CacheOptions`] wraps a function, or a `candle_core::Module` or `ModuleT`; the [`CachedModule`] looks each sample up
+//! by id or by content, computes what is missing, and keeps it in a [`tensorcask::Store`].
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -34,25 +34,24 @@
 //! # }
 //! ```
 //!
-//! **What decides whether an output is met**: the module id, a fingerprint of the weights, the constructor arguments and
-//! the version that the caller gives, the sample's id or content, plain arguments, and the variant. The same of these gives
-//! the same keys with the other adapters of `tensorcask-cache`: what one keeps, another finds.
+//! **What decides whether an output is met**: the module id, a fingerprint of the weights, the constructor arguments
+//! and the version that the caller gives, the sample's id or content, plain arguments, and the variant. The same of
+//! these gives the same keys with the other adapters of `tensorcask-cache`: what one keeps, another finds.
 //!
-//! **Gradients**: candle records every operation on a variable, in every thread. A kept output is detached; a call whose
-//! inputs come from a variable is refused, as no gradient would go back through it.
+//! **Gradients**: candle records every operation on a variable, in every thread. A kept output is detached; a call
+//! whose inputs come from a variable is refused, as no gradient would go back through it.
 
 #![deny(missing_docs)]
 
 mod convert;
 mod framework;
 mod module_handle;
+mod types;
 mod variables;
 mod wrap;
 
-use tensorcask_cache::layer;
-
 pub use tensorcask_cache::identities::{Pruned, Stays, StoredIdentity};
-pub use tensorcask_cache::layer::{Compute, IntoArgument, IntoIds, IntoInputs, IntoOutput, OutputLike, Settings};
+pub use tensorcask_cache::layer::{self, Compute, IntoArgument, IntoIds, IntoInputs, IntoOutput, OutputLike, Settings};
 pub use tensorcask_cache::{
     Content, Counts, Elsewhere, Error, Id, Ids, Lists, OnStoreError, Place, Ragged, Rank, Result, Verification,
     Weights, WhyMiss, init_logging,
@@ -61,22 +60,6 @@ pub use tensorcask_cache::{
 pub use crate::convert::{HostBytes, to_stored};
 pub use crate::framework::{Candle, from_stored};
 pub use crate::module_handle::CachedModule;
+pub use crate::types::{Argument, Batch, BatchIter, Batches, CacheOptions, Call, Inputs, Output};
 pub use crate::variables::Variables;
 pub use crate::wrap::WrapModules;
-
-/// [`layer::CacheOptions`] of candle's tensors. [`WrapModules`] has the ways to wrap modules.
-pub type CacheOptions = layer::CacheOptions<Candle>;
-/// [`layer::Call`] of candle's tensors.
-pub type Call<'a> = layer::Call<'a, Candle>;
-/// [`layer::Inputs`] of candle's tensors.
-pub type Inputs = layer::Inputs<Candle>;
-/// [`layer::Argument`] of candle's tensors.
-pub type Argument = layer::Argument<Candle>;
-/// [`layer::Output`] of candle's tensors.
-pub type Output = layer::Output<Candle>;
-/// [`layer::Batches`] of candle's tensors.
-pub type Batches = layer::Batches<Candle>;
-/// [`layer::Batch`] of candle's tensors.
-pub type Batch = layer::Batch<Candle>;
-/// [`layer::BatchIter`] of candle's tensors.
-pub type BatchIter = layer::BatchIter<Candle>;

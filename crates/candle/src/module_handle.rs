@@ -4,10 +4,10 @@ use std::ops::Deref;
 
 use candle_core::{Device, Module, Tensor};
 use tensorcask_cache::Result;
-use tensorcask_cache::layer::{Cached, IntoIds, IntoInputs};
+use tensorcask_cache::layer::{Adapter, Cached, IntoIds, IntoInputs};
 
 use crate::framework::Candle;
-use crate::{Inputs, Output};
+use crate::types::{Inputs, Output};
 
 /// A frozen module whose outputs are computed once: [`Cached`], which has the methods, and a [`Module`] by content.
 #[derive(Debug, Clone)]
@@ -44,6 +44,10 @@ impl CachedModule {
     pub fn close(self) -> Result<()> {
         self.0.close()
     }
+}
+
+impl Adapter for Candle {
+    type Module = CachedModule;
 }
 
 impl From<Cached<Candle>> for CachedModule {

@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use candle_core::{Tensor, Var, safetensors};
-use tensorcask_cache::layer::{self, Framework as _};
+use candle_core::{Device, Tensor, Var, safetensors};
+use tensorcask_cache::layer::{self, key_name};
 use tensorcask_cache::{Error, Result};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use crate::convert::{HostBytes, candle, host};
-use crate::framework::Candle;
+use crate::convert::{HostBytes, candle, host, stored_dtype};
 
 /// So many variables a call looks at, in turn.
 const EACH_CALL: usize = 64;
@@ -28,10 +27,10 @@ static GENERATION: AtomicU64 = AtomicU64::new(1);
 /// `Variables::from(&*var_map.data().lock().unwrap())`. They have to be those that the module uses, not copies:
 /// `VarBuilder::from_tensors` shares them if it is asked for the dtype that they have.
 ///
-/// candle counts no writes and leaves a tensor its id when it is written to, so only its bytes tell: each call reads a few
-/// places of 64 of them, in turn (all bytes of small ones). A step of an optimizer changes nearly every element of all, so
-/// the next call notices it, but a write to a few elements may go unseen, and one to a device other than the CPU always
-/// does: call [`weights_changed`](layer::Cached::weights_changed).
+/// candle counts no writes and leaves a tensor its id when it is written to, so only its bytes tell: each call reads a
+/// few places of 64 of them, in turn (all bytes of small ones). A step of an optimizer changes nearly every element of
+/// all, so the next call notices it, but a write to a few elements may go unseen, and one to a device other than the
+/// CPU always does: call [`weights_changed`](layer::Cached::weights_changed).
 #[derive(Debug, Default)]
 pub struct Variables {
     named: Vec<(String, Tensor)>,
@@ -48,8 +47,8 @@ impl Variables {
         Self::default()
     }
 
-    /// Those whose names start with `prefix`, a path such as `"encoder"`: of a backbone that shares one `VarMap` with the
-    /// heads that are trained.
+    /// Those whose names start with `prefix`, a path such as `"encoder"`: of a backbone that shares one `VarMap` with
+    /// the heads that are trained.
     ///
     /// # Errors
     /// [`Error::Invalid`] if there is none.
@@ -63,8 +62,8 @@ impl Variables {
         Ok(named.into())
     }
 
-    /// Takes them for frozen: they are no variables of candle's any more, though of the same storage. candle itself cannot
-    /// keep an optimizer from them; a step of one is noticed as any other write.
+    /// Takes them for frozen: they are no variables of candle's any more, though of the same storage. candle itself
+    /// cannot keep an optimizer from them; a step of one is noticed as any other write.
     #[must_use]
     pub fn freeze(self) -> Self {
         self.named.into_iter().map(|(name, tensor)| (name, tensor.detach())).collect::<Vec<_>>().into()
@@ -145,7 +144,7 @@ impl layer::Variables for Variables {
         let one = |(name, tensor): (&str, &Tensor)| {
             let host = host(tensor)?;
             let digest = xxh3_128(&HostBytes::of(&host)?);
-            Ok((name.to_owned(), format!("{} {:?} {digest:032x}", Candle::key_name(&host)?, host.dims())))
+            Ok((name.to_owned(), format!("{} {:?} {digest:032x}", key_name(stored_dtype(&host)?), host.dims())))
         };
         self.iter().map(one).collect()
     }
@@ -158,7 +157,7 @@ impl layer::Variables for Variables {
 
     fn load(&self, path: &Path) -> Result<()> {
         let action = "load variables";
-        let found = safetensors::load(path, &Candle::HOST).map_err(candle(action))?;
+        let found = safetensors::load(path, &Device::Cpu).map_err(candle(action))?;
         let mut pairs = Vec::new();
         // All or nothing: a checkpoint of another module must not leave half of this one changed.
         for (name, variable) in self.iter() {

@@ -6,14 +6,14 @@ use tensorcask_cache::layer::{Compute, IntoOutput, OfInputs, Settings, only};
 
 use crate::framework::Candle;
 use crate::module_handle::CachedModule;
+use crate::types::{CacheOptions, Inputs, Output};
 use crate::variables::Variables;
-use crate::{CacheOptions, Inputs, Output};
 
 /// What [`CacheOptions`] can wrap beside functions.
 pub trait WrapModules: Sized {
-    /// Wraps a module, always evaluated as in evaluation. `variables` are its weights and buffers, of which none may be a
-    /// variable of candle's ([`Variables::freeze`]); they are fingerprinted. Its type counts as well. candle shows nothing
-    /// of its configuration, so in a folder it has to have a [`CacheOptions::version`].
+    /// Wraps a module, always evaluated as in evaluation. `variables` are its weights and buffers, of which none may
+    /// be a variable of candle's ([`Variables::freeze`]); they are fingerprinted. Its type counts as well. candle
+    /// shows nothing of its configuration, so in a folder it has to have a [`CacheOptions::version`].
     ///
     /// # Errors
     /// As [`CacheOptions::wrap`].
@@ -23,8 +23,8 @@ pub trait WrapModules: Sized {
         variables: impl Into<Variables>,
     ) -> Result<CachedModule>;
 
-    /// [`CacheOptions::wrap_inputs_fn`] for a function that uses variables, such as a transformer of several inputs: they
-    /// are fingerprinted, and none may be a variable of candle's.
+    /// [`CacheOptions::wrap_inputs_fn`] for a function that uses variables, such as a transformer of several inputs:
+    /// they are fingerprinted, and none may be a variable of candle's.
     ///
     /// # Errors
     /// As [`CacheOptions::wrap`].

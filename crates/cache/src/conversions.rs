@@ -1,6 +1,6 @@
 //! What every adapter converts from and to its tensors.
 
-/// Makes the tensors of an adapter arguments, inputs and outputs: `tensorcask_cache::conversions!(MyFramework, Tensor);`.
+/// Makes the tensors of an adapter arguments, inputs and outputs: `tensorcask_cache::conversions!(Mine, Tensor);`.
 ///
 /// References are shared, as [`Framework::share`](crate::layer::Framework::share) does.
 #[macro_export]
@@ -54,7 +54,7 @@ macro_rules! conversions {
         }
 
         impl $crate::layer::IntoOutput<$framework> for $type {
-            fn into_output(self) -> $crate::Result<$crate::layer::Output<$framework>> {
+            fn into_output(self) -> $crate::layer::Result<$crate::layer::Output<$framework>> {
                 Ok($crate::layer::OutputLike::output(self))
             }
         }
