@@ -108,7 +108,7 @@ impl fmt::Display for Error {
             Self::Trainable { first, count } => write!(
                 f,
                 "{count} variable(s) of the module require gradients, first {first:?}: a module whose weights change must \
-                 not be cached; freeze it with VarStore::freeze(), or turn `enforce_stateless` off"
+                 not be cached; freeze it, or turn `enforce_stateless` off"
             ),
             Self::NotReproducible { samples, first, what } => write!(
                 f,

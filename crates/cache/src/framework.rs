@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::ops::Deref;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -18,8 +19,10 @@ pub trait Framework: Debug + Clone + Copy + Sized + 'static {
     type Tensor: Debug + Send + 'static;
     /// A batch in host memory while it is filled.
     type Buffer: Debug;
+    /// The bytes of a host tensor: a slice, or a guard of the lock that they lie behind.
+    type Bytes<'a>: Debug + Deref<Target = [u8]>;
     /// Where a tensor can be.
-    type Device: Debug + Copy + PartialEq + Send + Sync + 'static;
+    type Device: Debug + Clone + Send + Sync + 'static;
     /// The weights of a module.
     type Variables: Variables;
     /// Options that only this library has.
@@ -110,21 +113,21 @@ pub trait Framework: Debug + Clone + Copy + Sized + 'static {
     ///
     /// # Errors
     /// [`Error::Invalid`] for any other tensor.
-    fn bytes(host: &Self::Tensor) -> Result<&[u8]>;
+    fn bytes(host: &Self::Tensor) -> Result<Self::Bytes<'_>>;
 
     /// The bytes of a host tensor, to be kept. By default a copy.
     ///
     /// # Errors
     /// As [`Framework::bytes`].
     fn to_bytes(host: &Self::Tensor) -> Result<Bytes> {
-        Self::bytes(host).map(Bytes::copy_from_slice)
+        Self::bytes(host).map(|bytes| Bytes::copy_from_slice(&bytes))
     }
 
     /// The elements of what [`Framework::host_of_any_layout`] gave.
     ///
     /// # Errors
     /// As [`Framework::bytes`].
-    fn view(host: &Self::Tensor) -> Result<View<'_>>;
+    fn view(host: &Self::Tensor) -> Result<View<Self::Bytes<'_>>>;
 
     /// An uninitialised batch.
     ///
@@ -294,9 +297,9 @@ pub trait Variables: Debug + Default + Send + 'static {
 
 /// The elements of a dense tensor in host memory, in any order.
 #[derive(Debug)]
-pub struct View<'a> {
+pub struct View<B> {
     /// From the first element on, up to the end of the last in memory.
-    pub bytes: &'a [u8],
+    pub bytes: B,
     /// Bytes of an element.
     pub width: usize,
     /// The shape.
@@ -305,7 +308,7 @@ pub struct View<'a> {
     pub strides: Vec<usize>,
 }
 
-impl View<'_> {
+impl<B: Deref<Target = [u8]>> View<B> {
     /// Whether it shows all elements of `samples` samples.
     pub(crate) fn is_of(&self, samples: usize) -> bool {
         let dims = || self.sizes.iter().zip(&self.strides);

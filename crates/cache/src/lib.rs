@@ -9,7 +9,7 @@
 //! use tensorcask::Tensor;
 //! use tensorcask_cache::{CacheOptions, Inputs};
 //!
-//! // Any function from a batch to a batch, such as a model of candle, burn or ort behind it.
+//! // Any function from a batch to a batch, such as a model of burn or ort behind it.
 //! let norm = |batch: &Tensor| {
 //!     let dims = batch.shape()[1];
 //!     let rows = batch.to_vec::<f32>()?;
@@ -38,8 +38,8 @@
 //! caller names, the sample's id or content, plain arguments, and the variant. [`CachedModule::why_miss`] tells which of
 //! them differs.
 //!
-//! Everything is generic over the tensor library: [`layer`] has the types for adapters, of which `tensorcask-torch` is one
-//! and [`host`], the one used above, another.
+//! Everything is generic over the tensor library: [`layer`] has the types for adapters, of which `tensorcask-torch` and
+//! `tensorcask-candle` are two and [`host`], the one used above, another.
 
 #![deny(missing_docs)]
 
@@ -50,6 +50,7 @@ pub mod identities;
 mod identity;
 pub mod layer;
 
+mod conversions;
 mod counters;
 mod error;
 mod framework;

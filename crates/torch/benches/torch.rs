@@ -114,7 +114,7 @@ fn hits(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
     let all: Vec<u64> = (0..settings.rows as u64).collect();
     for chunk in all.chunks(4096) {
         let x = Tensor::from_slice(&chunk.iter().map(|&id| id as i64).collect::<Vec<_>>()).to_kind(Kind::Float);
-        module.forward_with_ids(&x.unsqueeze(1), chunk)?;
+        module.forward_with_ids(x.unsqueeze(1), chunk)?;
     }
     module.close()?;
     let module = wide(&settings.dir)?;
@@ -291,7 +291,7 @@ fn misses(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
                 let x = make(from);
                 let ids: Vec<u64> = (from..from + samples).collect();
                 let output =
-                    if content { module.forward(&narrow(&x)) } else { module.forward_with_ids(&narrow(&x), &ids) };
+                    if content { module.forward(narrow(&x)) } else { module.forward_with_ids(narrow(&x), &ids) };
                 black_box(output?);
                 Ok(())
             },

@@ -3,9 +3,7 @@
 use tch::{Cuda, Device, Kind, Tensor};
 use tensorcask::Dtype;
 use tensorcask_cache::Ids;
-use tensorcask_cache::layer::{
-    Argument, Framework, Inputs, IntoArgument, IntoIds, IntoInputs, IntoOutput, Output, OutputLike, View, natural,
-};
+use tensorcask_cache::layer::{Framework, IntoIds, View, natural};
 
 use crate::convert::{self, dtype_of, empty, kind, kind_of, shape_of};
 use crate::error::{Result, invalid, torch};
@@ -37,6 +35,7 @@ pub struct Buffer(Tensor);
 impl Framework for Torch {
     type Tensor = Tensor;
     type Buffer = Buffer;
+    type Bytes<'a> = &'a [u8];
     type Device = Device;
     type Variables = Variables;
     type Settings = TorchSettings;
@@ -120,7 +119,7 @@ impl Framework for Torch {
         memory::bytes(host)
     }
 
-    fn view(host: &Tensor) -> Result<View<'_>> {
+    fn view(host: &Tensor) -> Result<View<&[u8]>> {
         memory::view(host)
     }
 
@@ -211,54 +210,7 @@ impl Framework for Torch {
     }
 }
 
-impl IntoArgument<Torch> for &Tensor {
-    fn into_argument(self) -> Argument<Torch> {
-        Argument::Tensor(self.shallow_clone())
-    }
-}
-
-impl IntoArgument<Torch> for Tensor {
-    fn into_argument(self) -> Argument<Torch> {
-        Argument::Tensor(self)
-    }
-}
-
-impl IntoInputs<Torch> for &Tensor {
-    fn into_inputs(self) -> Inputs<Torch> {
-        Inputs::new().with(self)
-    }
-}
-
-impl<const N: usize> IntoInputs<Torch> for [&Tensor; N] {
-    fn into_inputs(self) -> Inputs<Torch> {
-        self.into_iter().fold(Inputs::new(), Inputs::with)
-    }
-}
-
-impl IntoInputs<Torch> for &[&Tensor] {
-    fn into_inputs(self) -> Inputs<Torch> {
-        self.iter().copied().fold(Inputs::new(), Inputs::with)
-    }
-}
-
-macro_rules! outputs {
-    ($($type:ty => |$value:ident| $output:expr),* $(,)?) => {
-        $(
-            impl OutputLike<Torch> for $type {
-                fn output(self) -> Output<Torch> { let $value = self; $output }
-            }
-            impl IntoOutput<Torch> for $type {
-                fn into_output(self) -> Result<Output<Torch>> { Ok(self.output()) }
-            }
-        )*
-    };
-}
-outputs! {
-    Tensor => |tensor| Output::Tensor(tensor),
-    Vec<Tensor> => |tensors| Output::List(tensors.into_iter().map(Output::Tensor).collect()),
-    (Tensor, Tensor) => |pair| Output::Tuple(vec![Output::Tensor(pair.0), Output::Tensor(pair.1)]),
-    (Tensor, Tensor, Tensor) => |three| Output::Tuple([three.0, three.1, three.2].map(Output::Tensor).into()),
-}
+tensorcask_cache::conversions!(Torch, Tensor);
 
 /// One-dimensional tensors of any integer kind.
 impl IntoIds<Torch> for &Tensor {

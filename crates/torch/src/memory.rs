@@ -48,7 +48,7 @@ pub(crate) fn bytes(tensor: &Tensor) -> Result<&[u8]> {
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] for any other tensor.
-pub(crate) fn view(tensor: &Tensor) -> Result<View<'_>> {
+pub(crate) fn view(tensor: &Tensor) -> Result<View<&[u8]>> {
     let refused = || invalid("the elements of a tensor were asked for: it has to be a dense tensor on the CPU");
     if !tensor.defined() || !is_strided(tensor) || tensor.device() != Device::Cpu {
         return Err(refused());

@@ -11,8 +11,6 @@ use crate::error::{Error, Result, invalid};
 use crate::framework::{Framework, Variables, View, key_name};
 use crate::keys::ids::{Ids, IntoIds, natural};
 use crate::layer::{Adapter, Cached};
-use crate::values::input::{Argument, Inputs, IntoArgument, IntoInputs};
-use crate::values::output::{IntoOutput, Output, OutputLike};
 
 /// Tensors of [`tensorcask`] itself.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +43,7 @@ fn rows_and_len_bytes(tensor: &Tensor) -> Result<(usize, usize)> {
 impl Framework for Host {
     type Tensor = Tensor;
     type Buffer = Buffer;
+    type Bytes<'a> = &'a [u8];
     type Device = ();
     type Variables = NoVariables;
     type Settings = ();
@@ -94,10 +93,10 @@ impl Framework for Host {
         Ok(tensor.data().clone())
     }
 
-    fn view(tensor: &Tensor) -> Result<View<'_>> {
+    fn view(tensor: &Tensor) -> Result<View<&[u8]>> {
         let (rows, row) = rows_and_len_bytes(tensor)?;
         // Bytes are the elements here, so that packed ones need no care.
-        Ok(View { bytes: tensor.data(), width: 1, sizes: vec![rows, row], strides: vec![row, 1] })
+        Ok(View { bytes: tensor.data().as_ref(), width: 1, sizes: vec![rows, row], strides: vec![row, 1] })
     }
 
     fn buffer(dtype: Dtype, shape: &[usize]) -> Result<Buffer> {
@@ -196,60 +195,7 @@ impl Variables for NoVariables {
     }
 }
 
-impl IntoArgument<Host> for &Tensor {
-    fn into_argument(self) -> Argument<Host> {
-        Argument::Tensor(self.clone())
-    }
-}
-
-impl IntoArgument<Host> for Tensor {
-    fn into_argument(self) -> Argument<Host> {
-        Argument::Tensor(self)
-    }
-}
-
-impl IntoInputs<Host> for &Tensor {
-    fn into_inputs(self) -> Inputs<Host> {
-        Inputs::new().with(self)
-    }
-}
-
-impl IntoInputs<Host> for Tensor {
-    fn into_inputs(self) -> Inputs<Host> {
-        Inputs::new().with(self)
-    }
-}
-
-impl<const N: usize> IntoInputs<Host> for [&Tensor; N] {
-    fn into_inputs(self) -> Inputs<Host> {
-        self.into_iter().fold(Inputs::new(), Inputs::with)
-    }
-}
-
-impl IntoInputs<Host> for &[&Tensor] {
-    fn into_inputs(self) -> Inputs<Host> {
-        self.iter().copied().fold(Inputs::new(), Inputs::with)
-    }
-}
-
-macro_rules! outputs {
-    ($($type:ty => |$value:ident| $output:expr),* $(,)?) => {
-        $(
-            impl OutputLike<Host> for $type {
-                fn output(self) -> Output<Host> { let $value = self; $output }
-            }
-            impl IntoOutput<Host> for $type {
-                fn into_output(self) -> Result<Output<Host>> { Ok(self.output()) }
-            }
-        )*
-    };
-}
-outputs! {
-    Tensor => |tensor| Output::Tensor(tensor),
-    Vec<Tensor> => |tensors| Output::List(tensors.into_iter().map(Output::Tensor).collect()),
-    (Tensor, Tensor) => |pair| Output::Tuple(vec![Output::Tensor(pair.0), Output::Tensor(pair.1)]),
-    (Tensor, Tensor, Tensor) => |three| Output::Tuple([three.0, three.1, three.2].map(Output::Tensor).into()),
-}
+crate::conversions!(Host, Tensor);
 
 impl IntoIds<Host> for &Tensor {
     fn into_ids(self) -> Result<Ids> {

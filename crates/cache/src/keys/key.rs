@@ -69,7 +69,8 @@ fn add_argument<F: Framework>(
         Argument::Tensor(tensor) => add_tensor::<F>(to.part(b"tensor"), tensor, 1)?,
         Argument::Shared(tensor) => {
             // All of it: it stands for every sample.
-            let digest = xxh3_128(F::bytes(&F::host(tensor)?)?);
+            let host = F::host(tensor)?;
+            let digest = xxh3_128(&F::bytes(&host)?);
             add_tensor::<F>(to.part(b"shared"), tensor, 0)?.part(&digest.to_le_bytes())
         }
         Argument::Int(number) => to.part(b"int").part(&number.to_le_bytes()),
@@ -146,7 +147,7 @@ impl BatchKeys {
         if !views.iter().all(|view| view.is_of(batch)) {
             return Err(invalid("the adapter of the tensor library shows other elements than those of the batch"));
         }
-        let mut samples: Vec<Samples<'_>> = views.into_iter().map(Samples::new).collect();
+        let mut samples: Vec<Samples<F::Bytes<'_>>> = views.into_iter().map(Samples::new).collect();
         let mut joined = Vec::with_capacity(16 * (samples.len() + 1));
         let key = |row: usize| {
             joined.clear();

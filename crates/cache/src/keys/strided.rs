@@ -4,6 +4,8 @@
 //! A sample is gathered into a buffer that stays in the processor's caches, whatever the layout: dimensions that lie one
 //! behind the other are joined, and the last two are exchanged block by block where another one is the closest in memory.
 
+use std::ops::Deref;
+
 use bytemuck::Pod;
 
 use crate::framework::View;
@@ -20,8 +22,8 @@ struct Dim {
 
 /// Gathers samples of a tensor.
 #[derive(Debug)]
-pub(crate) struct Samples<'a> {
-    view: View<'a>,
+pub(crate) struct Samples<B> {
+    view: View<B>,
     batch_stride: usize,
     /// Of a sample, outermost first; never empty.
     dims: Vec<Dim>,
@@ -30,9 +32,9 @@ pub(crate) struct Samples<'a> {
     gathered: Option<usize>,
 }
 
-impl<'a> Samples<'a> {
+impl<B: Deref<Target = [u8]>> Samples<B> {
     /// Of a tensor whose first dimension is the batch.
-    pub(crate) fn new(view: View<'a>) -> Self {
+    pub(crate) fn new(view: View<B>) -> Self {
         let dims = view.sizes.iter().zip(&view.strides).map(|(&len, &stride)| Dim { len, stride });
         let mut dims = dims.collect::<Vec<_>>().into_iter();
         let batch_stride = dims.next().map_or(0, |batch| batch.stride);

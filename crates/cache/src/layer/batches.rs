@@ -178,7 +178,7 @@ impl<F: Framework> Batches<F> {
         let call = self.module.call(&self.arguments).ids(&ids).variant(self.variant);
         let loads = if self.load.is_some() { Loads::Lazily } else { Loads::Nothing };
         let load = &mut self.load;
-        let output = call.run_from(self.device, loads, &mut |positions| {
+        let output = call.run_from(self.device.clone(), loads, &mut |positions| {
             let missing = ids.select(positions);
             match load {
                 Some(load) => load(&missing),

@@ -68,7 +68,7 @@ impl<F: Framework> Held<F> {
                 continue;
             }
             // A copy of its own: neither the caller's writes nor the rest of the batch are held with it.
-            let own = F::row(batch, at, self.device)?;
+            let own = F::row(batch, at, self.device.clone())?;
             let mut rows = self.rows.write();
             let len_bytes = rows.len_bytes + row_len_bytes::<F>(&key, &own);
             if len_bytes > self.most_bytes {

@@ -206,7 +206,8 @@ impl<F: Framework> Inner<F> {
 
     /// The rows held on a device, if the options say so.
     pub(crate) fn held<'a>(&self, spaces: &'a Spaces) -> Option<&'a Held<F>> {
-        self.options.memory_device.and_then(|device| spaces.held(|| Held::new(device, self.options.memory_bytes)))
+        let device = self.options.memory_device.as_ref()?;
+        spaces.held(|| Held::new(device.clone(), self.options.memory_bytes))
     }
 
     /// One more call that this thread is in.

@@ -1,9 +1,9 @@
 //! The caching layer for any tensor library: what adapters are made of.
 //!
 //! An adapter implements [`Framework`] and [`Adapter`] for a type of its own, and names the types here for it:
-//! `pub type CacheOptions = tensorcask_cache::layer::CacheOptions<Mine>`. Conversions of its tensors are [`IntoInputs`],
-//! [`IntoArgument`], [`OutputLike`], [`IntoOutput`] and [`IntoIds`], for that type: `impl IntoInputs<Mine> for &Tensor`. In its
-//! tests it runs the contract, `tensorcask_cache::contract!(Mine);`, for which the feature `contract` has to be on.
+//! `pub type CacheOptions = tensorcask_cache::layer::CacheOptions<Mine>`. [`crate::conversions`] makes its tensors inputs
+//! and outputs of calls, [`IntoIds`] makes them ids. In its tests it runs the contract,
+//! `tensorcask_cache::contract!(Mine);`, for which the feature `contract` has to be on.
 
 mod batches;
 mod cached;
@@ -23,6 +23,7 @@ mod watch;
 pub(crate) mod why;
 mod wrap;
 
+pub use crate::error::{Error, Result};
 pub use crate::framework::{Framework, Variables, View, key_name};
 pub use crate::keys::ids::{IntoIds, natural};
 pub use crate::layer::batches::{Batch, BatchIter, Batches};

@@ -25,6 +25,8 @@ pub enum Weights {
     /// wrapped are noticed at the next call, as far as the tensor library tells, and after a call of the handle in training
     /// mode. After a write that it does not tell, call [`Cached::weights_changed`](crate::layer::Cached::weights_changed).
     ///
+    /// candle tells by bytes alone: see `Variables` of `tensorcask-candle`.
+    ///
     /// `tch` tells by its count of writes, by gradients (steps of optimizers), and by storages (`set_data`). Some changes
     /// leave none of these signs: a training pass of batch normalisation behind the handle, a `set_data` to other elements
     /// of the same storage, and a step of libtorch's SGD that another thread makes or whose graph is older than the call

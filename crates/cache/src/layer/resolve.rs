@@ -35,7 +35,7 @@ impl<F: Framework> Inner<F> {
         load: Load<'_, F>,
     ) -> Result<Output<F>> {
         let _nested = self.enter()?;
-        let device = self.options.map_location.unwrap_or(device);
+        let device = self.options.map_location.clone().unwrap_or(device);
         // All variables are looked at closely after the first try, as after computing.
         let mut samples = keys.len();
         for _ in 0..MOST_TRIES {
@@ -271,7 +271,7 @@ impl<F: Framework> Inner<F> {
         let put = match computed {
             Computed::Single((dtype, shape, host)) => {
                 let bytes = F::bytes(host)?;
-                keys.with(|keys| store.put_rows_bytes(keys, *dtype, shape, bytes))
+                keys.with(|keys| store.put_rows_bytes(keys, *dtype, shape, &bytes))
             }
             Computed::Values(values) => keys.with(|keys| store.put_batch(keys, values)),
         };
@@ -288,7 +288,7 @@ impl<F: Framework> Inner<F> {
 
     /// To where the caller wants it.
     fn deliver(&self, output: Output<F>, device: F::Device) -> Result<Output<F>> {
-        output.try_map(&mut |tensor| F::deliver(tensor, device, &self.options.settings))
+        output.try_map(&mut |tensor| F::deliver(tensor, device.clone(), &self.options.settings))
     }
 }
 

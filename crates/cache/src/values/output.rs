@@ -166,7 +166,7 @@ impl<F: Framework> Output<F> {
     /// # Errors
     /// The library's, if it cannot copy.
     pub fn to_device(&self, device: F::Device) -> Result<Self> {
-        self.try_map(&mut |tensor| F::to_device(tensor, device))
+        self.try_map(&mut |tensor| F::to_device(tensor, device.clone()))
     }
 }
 

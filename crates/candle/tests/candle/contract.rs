@@ -1,0 +1,5 @@
+//! The contract of the caching layer, over candle.
+
+use tensorcask_candle::Candle;
+
+tensorcask_cache::contract!(Candle);
