@@ -15,6 +15,7 @@
 //! | [`read`], [`write`] | values, copies, scans, checks; the queue, the lane, the compactor |
 //! | [`open`], [`repair`] | opening, and mending on close |
 //! | [`reader`], [`store`], [`store_reads`] | the public handles |
+//! | `model` | model checks of the protocols below; compiled for them alone |
 //!
 //! # Concurrency
 //!
@@ -67,6 +68,9 @@ pub(crate) mod findings;
 pub(crate) mod follow;
 pub(crate) mod lock_order;
 pub(crate) mod lookup;
+#[cfg(test)]
+#[cfg(feature = "model")]
+mod model;
 pub(crate) mod open;
 pub(crate) mod options;
 pub(crate) mod read;

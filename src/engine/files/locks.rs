@@ -7,6 +7,7 @@ use crate::engine::options::Lane as LaneChoice;
 use crate::error::{Error, Result};
 use crate::io::{LockGuard, Storage};
 use crate::names;
+use crate::sync::sleep;
 
 /// How long to wait for another process that is opening the same store.
 const OPEN_PATIENCE: Duration = Duration::from_secs(60);
@@ -67,6 +68,6 @@ pub(crate) fn wait_for_open_lock(storage: &dyn Storage) -> Result<Box<dyn LockGu
             );
             return Err(Error::io("lock", storage.describe(&path), error));
         }
-        std::thread::sleep(Duration::from_millis(2));
+        sleep(Duration::from_millis(2));
     }
 }

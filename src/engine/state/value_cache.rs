@@ -1,11 +1,10 @@
 //! The value cache of a store: decoded values, and the epoch that keeps it from serving superseded ones.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use bytes::Bytes;
 
 use crate::engine::options::{HotFill, Options};
 use crate::engine::state::byte_cache::{ByteCache, HotStats, Weigh};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::value::Value;
 
 /// The value cache.

@@ -4,14 +4,13 @@ use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::{ArcSwap, Guard};
-
 use crate::engine::lock_order::{Rank, RankedGuard, RankedMutex};
 use crate::engine::rows::locator::RowLocator;
 use crate::engine::state::segments::Segments;
 use crate::index::run::Run;
 use crate::names::SegmentId;
 use crate::segment::reader::Segment;
+use crate::sync::{ArcSwap, Guard};
 
 /// A run and the segments its rows are in.
 #[derive(Debug)]

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Condvar;
-
 use crate::engine::lock_order::{Rank, RankedMutex};
 use crate::engine::rows::row::QueuedBatch;
 use crate::error::{Error, Result};
 use crate::io::Durability;
+use crate::sync::Condvar;
 
 /// After so long without work, the writer is at rest.
 const QUIET: Duration = Duration::from_secs(1);
@@ -150,8 +149,8 @@ impl Queue {
         contents.rows >= self.flush_rows || contents.bytes >= self.flush_bytes
     }
 
-    /// Waits until there is something to do: rows that are enough, old enough or in the way of others, a barrier, or the
-    /// end.
+    /// Waits until there is something to do: rows that are enough, old enough or in the way of others, a barrier, or
+    /// the end.
     /// Calls `quiet` when nothing was to be done for a while.
     pub(crate) fn wait_for_work(&self, quiet: impl Fn()) {
         let mut contents = self.contents.lock();
