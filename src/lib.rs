@@ -60,6 +60,7 @@ mod names;
 mod prefetch;
 mod schema;
 mod segment;
+mod sync;
 mod tensor;
 mod value;
 

@@ -17,6 +17,7 @@
 //! | [`compact`] | segments are written anew without what counts no more |
 //! | [`open`], [`repair`] | opening, and mending on close |
 //! | [`reader`], [`store`], [`store_reads`] | the public handles |
+//! | `model` | model checks of the protocols below; compiled for them alone |
 //!
 //! # Concurrency
 //!
@@ -70,6 +71,9 @@ pub(crate) mod findings;
 pub(crate) mod follow;
 pub(crate) mod lock_order;
 pub(crate) mod lookup;
+#[cfg(test)]
+#[cfg(feature = "model")]
+mod model;
 pub(crate) mod open;
 pub(crate) mod options;
 pub(crate) mod read;

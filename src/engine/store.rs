@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use crate::buffers::Buffers;
 use crate::codec::Codec;
@@ -35,6 +34,7 @@ use crate::names;
 use crate::schema::{RowSchema, derive, single_tensor_schema};
 use crate::segment::build::{ColumnsBuilder, KeyBuilder, MAX_COLUMN_LEN_BYTES, with_data, without_data};
 use crate::segment::columns::Columns;
+use crate::sync::JoinHandle;
 use crate::tensor::{Element, TensorView};
 use crate::value::{AsValue, ValueView};
 

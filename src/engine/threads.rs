@@ -4,7 +4,9 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Once, OnceLock};
-use std::thread::{self, Builder, JoinHandle};
+use std::thread;
+
+use crate::sync::{Builder, JoinHandle};
 
 /// Starts a thread of the policy `SCHED_BATCH`. Under the usual policy it would preempt the running thread whenever it
 /// wakes up: where processors are few that is a put or a get, which would then wait for as long as the writer writes.

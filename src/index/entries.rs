@@ -3,11 +3,11 @@
 //! As Bitcask's keydir, but bounded: rows leave it when a run covers them. Entries of equal hash stand side by side;
 //! the caller compares keys.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use hashbrown::HashTable;
 use hashbrown::hash_table;
-use parking_lot::{RwLock, RwLockUpgradableReadGuard};
+
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::{RwLock, RwLockUpgradableReadGuard};
 
 /// Shards, so that a writer blocks a sixty-fourth of the readers for the time of a few insertions.
 const SHARDS: usize = 64;

@@ -7,6 +7,7 @@ use crate::engine::options::Lane as LaneChoice;
 use crate::error::{Error, Result};
 use crate::io::{LockGuard, Storage};
 use crate::names;
+use crate::sync::sleep;
 
 /// How long to wait for another process that is opening the same store.
 const OPEN_PATIENCE: Duration = Duration::from_secs(60);
@@ -87,7 +88,7 @@ fn retry(
         if locked.is_some() || start.elapsed() >= patience {
             return Ok(locked);
         }
-        std::thread::sleep(Duration::from_millis(2));
+        sleep(Duration::from_millis(2));
     }
 }
 

@@ -7,11 +7,11 @@
 use std::fmt;
 
 use hashbrown::HashTable;
-use parking_lot::Mutex;
 
 use crate::engine::options::ValueCachePolicy;
 use crate::engine::report::ValueCacheStats;
 use crate::engine::state::eviction::{Lru, Slot};
+use crate::sync::Mutex;
 
 /// Bytes an entry is counted for beyond its key and value: slot, links, hash table share, allocator headers.
 pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 128;

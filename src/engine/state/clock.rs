@@ -1,9 +1,9 @@
 //! The hybrid logical clock that commit timestamps come from.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// The newest commit timestamp that was seen, in any lane, and this machine's clock.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! How many keys are alive. Kept exact by every put and delete; after a crash that left several runs behind it is
 //! not known, and counted when somebody asks.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 /// The count of live keys.
 #[derive(Debug)]

@@ -7,8 +7,6 @@ use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 
-use parking_lot::RwLockReadGuard;
-
 use crate::engine::lock_order::{Rank, Ranked, RankedGuard, RankedMutex, RankedRwLock};
 use crate::engine::rows::row::{BatchId, Source};
 use crate::engine::rows::row_map::RowMap;
@@ -18,6 +16,7 @@ use crate::index::entries::{Entry, EntryTable};
 use crate::names::SegmentId;
 use crate::segment::batch::Batch;
 use crate::segment::reader::Segment;
+use crate::sync::RwLockReadGuard;
 
 /// The memtable.
 #[derive(Debug)]

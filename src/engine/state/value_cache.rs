@@ -1,12 +1,11 @@
 //! The value cache of a store: decoded values, and the epoch that keeps it from serving superseded ones.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use bytes::Bytes;
 
 use crate::engine::options::{Options, ValueCacheFill};
 use crate::engine::report::ValueCacheStats;
 use crate::engine::state::byte_cache::{ByteCache, Weigh};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::value::Value;
 
 /// The value cache.

@@ -4,8 +4,6 @@ use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arc_swap::{ArcSwap, Guard};
-
 use crate::engine::lock_order::{Rank, RankedGuard, RankedMutex};
 use crate::engine::rows::row_map::RowMap;
 use crate::engine::state::loaded_run::LoadedRun;
@@ -13,6 +11,7 @@ use crate::engine::state::replaced::Replaced;
 use crate::engine::state::segments::Segments;
 use crate::names::SegmentId;
 use crate::segment::reader::Segment;
+use crate::sync::{ArcSwap, Guard};
 
 /// One published state. It is replaced as a whole, so that a reader sees one from the start of a call to its end.
 #[derive(Debug, Default)]

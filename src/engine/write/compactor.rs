@@ -2,8 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 
 use crate::engine::lock_order::{Rank, RankedGuard, RankedMutex};
 use crate::engine::runs::build::remembered_live;
@@ -14,6 +12,8 @@ use crate::engine::threads;
 use crate::engine::write::queue::Queue;
 use crate::engine::write::seal::Sealing;
 use crate::error::{Error, Result};
+use crate::sync::JoinHandle;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Keeps the memtable near its bound, and runs few.
 #[derive(Debug)]

@@ -15,5 +15,5 @@ pub(crate) mod queue;
 pub(crate) mod schemas;
 pub(crate) mod seal;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub(crate) mod writer;

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Condvar;
-
 use crate::engine::lock_order::{Rank, RankedMutex};
 use crate::engine::rows::row::QueuedBatch;
 use crate::error::{Error, Result};
 use crate::io::Durability;
+use crate::sync::Condvar;
 
 /// After so long without work, the writer is at rest.
 const QUIET: Duration = Duration::from_secs(1);
@@ -19,6 +18,8 @@ struct Contents {
     rows: usize,
     /// Bytes that wait or are being written.
     bytes: usize,
+    /// Puts that wait for room.
+    blocked: usize,
     oldest: Option<Instant>,
     /// Batches ever pushed, and how many of them were committed.
     pushed: u64,
@@ -108,8 +109,11 @@ impl Queue {
             if !may_block {
                 return Ok(false);
             }
+            // The writer makes room, also of fewer rows than it otherwise starts for.
+            contents.blocked += 1;
             self.work.notify_one();
             contents.wait(&self.done);
+            contents.blocked -= 1;
         }
     }
 
@@ -145,7 +149,8 @@ impl Queue {
         contents.rows >= self.flush_rows || contents.bytes >= self.flush_bytes
     }
 
-    /// Waits until there is something to do: rows that are enough or old enough, a barrier, or the end.
+    /// Waits until there is something to do: rows that are enough, old enough or in the way of others, a barrier, or
+    /// the end.
     /// Calls `quiet` when nothing was to be done for a while.
     pub(crate) fn wait_for_work(&self, quiet: impl Fn()) {
         let mut contents = self.contents.lock();
@@ -153,7 +158,7 @@ impl Queue {
         loop {
             let due = contents.oldest.map(|oldest| oldest + self.flush_interval);
             let now = Instant::now();
-            if self.enough(&contents) && !contents.waiting.is_empty()
+            if (self.enough(&contents) || contents.blocked > 0) && !contents.waiting.is_empty()
                 || contents.asked.is_some()
                 || contents.look
                 || contents.closing
@@ -315,6 +320,18 @@ mod tests {
         std::thread::scope(|scope| {
             let blocked = scope.spawn(|| queue.reserve(1, true));
             queue.release(600);
+            assert!(blocked.join().unwrap().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_put_that_waits_for_room_is_not_kept_waiting_for_more_rows() {
+        let queue = Queue::new(100, usize::MAX, Duration::from_secs(3600), 1000);
+        push(&queue, 0, 6).unwrap();
+        std::thread::scope(|scope| {
+            let blocked = scope.spawn(|| queue.reserve(600, true));
+            queue.wait_for_work(|| {});
+            queue.finish(&queue.take_work(), Ok(()));
             assert!(blocked.join().unwrap().unwrap());
         });
     }

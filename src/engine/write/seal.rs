@@ -5,9 +5,6 @@
 //! batch ids.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
-
-use parking_lot::Mutex;
 
 use crate::engine::lock_order::{Rank, RankedMutex};
 use crate::engine::state::State;
@@ -16,6 +13,7 @@ use crate::engine::write::active::Active;
 use crate::error::{Error, Result};
 use crate::names::{self, SegmentId};
 use crate::segment::reader::Segment;
+use crate::sync::{JoinHandle, Mutex};
 
 /// Segments that are being sealed, or were; by default, none.
 #[derive(Debug)]
