@@ -1,10 +1,14 @@
 //! Memtable and version: rows are found while they move from the one to the other.
 //!
 //! Seen to fail where the memtable is pruned before the run is published, the version is loaded before the memtable is
-//! read, two changes of the version overwrite each other, or a shard is free between what pruning reads and writes.
+//! read, two changes of the version overwrite each other, a shard is free between what pruning reads and writes, or a
+//! lookup does not look again where a batch is gone.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use shuttle::thread;
 
 use crate::engine::follow::refresh;
@@ -19,8 +23,10 @@ use crate::engine::runs::publish::publish_run;
 use crate::engine::state::State;
 use crate::engine::state::loaded_run::LoadedRun;
 use crate::index::entries::EntryTable;
+use crate::io::Storage;
 use crate::io::memory::MemoryStorage;
 use crate::key::KeyRef;
+use crate::names::{self, SEGMENTS};
 use crate::segment::reader::Segment;
 use crate::value::Value;
 
@@ -76,21 +82,38 @@ fn rows_are_found_while_runs_are_published() {
     });
 }
 
+/// The segments of a storage, by path.
+fn segments_of(storage: &MemoryStorage) -> BTreeMap<PathBuf, Bytes> {
+    let names =
+        storage.list(Path::new(SEGMENTS)).unwrap().into_iter().map(|entry| Path::new(SEGMENTS).join(entry.name));
+    names.map(|path| (path.clone(), storage.read(&path).unwrap())).collect()
+}
+
 #[test]
 fn rows_are_found_while_compaction_replaces_their_segments() {
-    for (in_run, publishing) in [(false, false), (true, false), (false, true)] {
-        check(100, move || {
-            let storage = two_segments();
+    for (in_run, publishing, schedules) in [(false, false, 1200), (true, false, 100), (false, true, 100)] {
+        // Made once: the schedules are to differ in what happens when a reader sees it.
+        let compacted = Arc::new(OnceLock::new());
+        check(schedules, move || {
+            let (storage, compacted) = compacted.get_or_init(|| {
+                let before = two_segments();
+                let after = before.power_loss();
+                let store = open(&after, synchronous());
+                assert_eq!(store.compact(&Compaction::new()).unwrap().rows_dropped, 1);
+                store.close().unwrap();
+                (before, segments_of(&after))
+            });
+            let storage = storage.power_loss();
             let (state, _) = open_reader(Arc::new(storage.clone()), Options::new()).unwrap();
             let segments = state.versions().load().uncovered();
             if in_run {
                 publish(&state, &segments, &[]);
             }
-            let store = open(&storage, synchronous());
-            assert_eq!(store.compact(&Compaction::new()).unwrap().rows_dropped, 1);
+            compacted.iter().for_each(|(path, bytes)| storage.write(path, bytes).unwrap());
+            segments.iter().for_each(|segment| storage.remove(&names::sealed(segment.id)).unwrap());
             let reader = {
                 let state = Arc::clone(&state);
-                thread::spawn(move || (0..3).for_each(|_| look_up(&state)))
+                thread::spawn(move || (0..2).for_each(|_| look_up(&state)))
             };
             // A run of the segments as they were, which is finished at any time.
             let publisher = publishing.then(|| {
@@ -98,7 +121,6 @@ fn rows_are_found_while_compaction_replaces_their_segments() {
                 thread::spawn(move || drop(publish(&state, &segments, &[])))
             });
             refresh(&state).unwrap();
-            look_up(&state);
             reader.join().unwrap();
             publisher.into_iter().for_each(|publisher| publisher.join().unwrap());
             look_up(&state);
