@@ -195,6 +195,11 @@ impl Error {
         matches!(self.cause(), Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
     }
 
+    /// Whether another process held a lock for too long.
+    pub(crate) fn is_timed_out(&self) -> bool {
+        matches!(self.cause(), Self::Io { source, .. } if source.kind() == std::io::ErrorKind::TimedOut)
+    }
+
     /// Whether a name that was to be read as a file stands for something else.
     pub(crate) fn is_no_file(&self) -> bool {
         use std::io::ErrorKind::{AlreadyExists, InvalidInput, IsADirectory};

@@ -14,6 +14,7 @@ use crate::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWri
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
     Close,
+    Compaction,
     ShortMerge,
     LongMerge,
     Lane,

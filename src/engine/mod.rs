@@ -13,16 +13,16 @@
 //! | [`admit`], [`replace`], [`follow`] | rows enter the memtable; a segment takes the place of others; what other writers
 //! committed is taken in |
 //! | [`findings`] | what is known to be wrong |
-//! | [`read`], [`write`] | values, copies, scans, checks; the queue, the lane, the compactor |
+//! | [`read`], [`write`] | values, copies, scans, checks; the queue, the lane, the merger |
 //! | [`compact`] | segments are written anew without what counts no more |
 //! | [`open`], [`repair`] | opening, and mending on close |
-//! | [`reader`], [`store`], [`store_reads`] | the public handles |
+//! | [`reader`], [`store`] | the public handles |
 //! | `model` | model checks of the protocols below; compiled for them alone |
 //!
 //! # Concurrency
 //!
 //! **Threads.** Any number of callers read and put. One writer thread writes what waits in the queue. One thread at a
-//! time seals segments, one merges for the memtable's bound, one merges large runs. A call may share its work with
+//! time seals segments, one merges for the memtable's bound, one merges large runs, one compacts. A call may share its work with
 //! threads that end with it ([`threads`]).
 //!
 //! **Locks**, outermost first. A thread that holds one takes only locks below it. [`lock_order::Rank`] has the same
@@ -31,6 +31,7 @@
 //! | lock | guards | held across IO |
 //! | --- | --- | --- |
 //! | `Close` | the handle of the writer thread, until the store is closed | yes |
+//! | `Compaction` | the handle of the thread that compacts | never |
 //! | `ShortMerge`, `LongMerge` | the handles of the merge threads | begins to seal under the first |
 //! | `Lane` | the lane: active segments, their numbers, the sync log | yes: all writes and syncs of the lane |
 //! | `Merging` | the one merge that takes in what no run covers | yes: puts wait for it at twice the memtable's bound |
@@ -85,6 +86,5 @@ pub(crate) mod rows;
 pub(crate) mod runs;
 pub(crate) mod state;
 pub(crate) mod store;
-mod store_reads;
 pub(crate) mod threads;
 pub(crate) mod write;

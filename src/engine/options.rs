@@ -91,6 +91,8 @@ pub struct Options {
     pub(crate) value_cache_policy: ValueCachePolicy,
     pub(crate) value_cache_fill: ValueCacheFill,
     pub(crate) refresh_interval: Duration,
+    pub(crate) compaction_live_share: f64,
+    pub(crate) compaction_bytes_per_s: Option<u64>,
     pub(crate) allow_network: bool,
     pub(crate) create: bool,
     pub(crate) group_writable: bool,
@@ -109,11 +111,20 @@ pub struct Compaction {
     pub(crate) bytes_per_s: Option<u64>,
     pub(crate) dry_run: bool,
     pub(crate) patience: Duration,
+    /// Whether a few rows of a segment tell whether all of it is looked at.
+    pub(crate) by_sample: bool,
 }
 
 impl Default for Compaction {
     fn default() -> Self {
-        Self { live_share: 0.95, join: true, bytes_per_s: None, dry_run: false, patience: Duration::from_secs(60) }
+        Self {
+            live_share: 0.95,
+            join: true,
+            bytes_per_s: None,
+            dry_run: false,
+            patience: Duration::from_secs(60),
+            by_sample: false,
+        }
     }
 }
 
@@ -123,6 +134,18 @@ impl Compaction {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// What an open store does by itself.
+    pub(crate) fn in_background(options: &Options) -> Self {
+        Self {
+            live_share: options.compaction_live_share,
+            join: false,
+            bytes_per_s: options.compaction_bytes_per_s,
+            patience: Duration::ZERO,
+            by_sample: true,
+            ..Self::default()
+        }
     }
 
     /// The share of its rows that counts, from 0 to 1, up to which a segment is rewritten. 1 rewrites every segment that
@@ -160,6 +183,18 @@ impl Compaction {
         self.patience = patience;
         self
     }
+
+    /// Refuses options that cannot be used.
+    pub(crate) fn check(&self) -> Result<()> {
+        check_share("live_share", self.live_share)
+    }
+}
+
+fn check_share(name: &str, share: f64) -> Result<()> {
+    if (0.0..=1.0).contains(&share) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("the option {name} is {share}: give a share from 0 to 1")))
 }
 
 fn system_clock() -> u64 {
@@ -189,6 +224,8 @@ impl Default for Options {
             value_cache_policy: ValueCachePolicy::Lru,
             value_cache_fill: ValueCacheFill::default(),
             refresh_interval: Duration::from_secs(1),
+            compaction_live_share: 0.5,
+            compaction_bytes_per_s: Some(64 << 20),
             allow_network: false,
             create: true,
             group_writable: false,
@@ -270,6 +307,12 @@ impl Options {
         /// Shortest time between two looks for what other writers committed, made when a key is missing
         /// (default: 1 s).
         refresh_interval: Duration;
+        /// The share of its rows that counts, up to which a sealed segment is compacted in the background, when the store
+        /// is at rest and after merges (default: 0.5; 0 turns that off). Closing compacts stores of up to 64 MiB.
+        compaction_live_share: f64;
+        /// How many bytes a second compaction in the background writes at the most (default: 64 MiB; `None`: as many as
+        /// the disk takes).
+        compaction_bytes_per_s: Option<u64>;
         /// Allows writing on network file systems, whose locks and maps may not hold what they promise
         /// (default: off).
         allow_network: bool;
@@ -322,6 +365,7 @@ impl Options {
         {
             return Err(Error::invalid(format!("cannot store as {dtype}: choose F16, BF16 or F32")));
         }
+        check_share("compaction_live_share", self.compaction_live_share)?;
         let numbers = [
             ("segment_bytes", self.segment_bytes),
             ("segment_rows", u64::from(self.segment_rows)),

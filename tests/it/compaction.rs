@@ -351,3 +351,78 @@ fn writers_and_readers_agree_after_every_step() {
         }
     }
 }
+
+/// Puts the same 2 MiB of rows as version `version`.
+fn import(store: &Store, version: u32) {
+    const WIDTH: usize = 1024;
+    let keys: Vec<u64> = (0..512).collect();
+    let rows = vec![version as f32; keys.len() * WIDTH];
+    store.put_rows(&keys, &[WIDTH], &rows).unwrap();
+    store.flush().unwrap();
+}
+
+fn check_import(reader: &Reader, version: u32) {
+    for key in 0..512_u64 {
+        let found = reader.get(key).unwrap().unwrap().into_tensor().unwrap().to_vec::<f32>().unwrap();
+        assert!(found.iter().all(|value| *value == version as f32), "{key}");
+    }
+}
+
+#[test]
+fn the_same_rows_put_again_and_again_take_no_more_room() {
+    let storage = MemoryStorage::new();
+    for version in 0..5 {
+        let store = Options::new().open_on(Arc::new(storage.clone())).unwrap();
+        assert!(store.open_report().is_clean(), "{:?}", store.open_report());
+        import(&store, version);
+        store.close().unwrap();
+        check_import(store.reader(), version);
+        assert!(segment_bytes(&storage) < 5 << 20, "{version}: {} bytes", segment_bytes(&storage));
+    }
+    let kept = Options::new().compaction_live_share(0.0).open_on(Arc::new(storage.clone())).unwrap();
+    let before = segment_bytes(&storage);
+    import(&kept, 5);
+    kept.close().unwrap();
+    assert!(segment_bytes(&storage) > before, "that is turned off");
+}
+
+#[test]
+fn a_store_at_rest_compacts_itself() {
+    let storage = MemoryStorage::new();
+    let options = Options::new().segment_rows(256).memtable_keys(512).compaction_bytes_per_s(None);
+    let store = options.open_on(Arc::new(storage.clone())).unwrap();
+    let reader = Options::new().open_reader_on(Arc::new(storage.clone())).unwrap();
+    for version in 0..6 {
+        import(&store, version);
+    }
+    let start = std::time::Instant::now();
+    while segment_bytes(&storage) > 5 << 20 {
+        check_import(store.reader(), 5);
+        reader.refresh().unwrap();
+        check_import(&reader, 5);
+        assert!(start.elapsed().as_secs() < 60, "{} bytes", segment_bytes(&storage));
+    }
+    store.close().unwrap();
+    let store = Options::new().recovery(Recovery::Strict).open_on(Arc::new(storage)).unwrap();
+    check_import(store.reader(), 5);
+}
+
+#[test]
+fn a_range_or_prefix_of_keys_is_deleted() {
+    let store = options().open_on(Arc::new(MemoryStorage::new())).unwrap();
+    let mut model = Model::new();
+    put(&store, &mut model, 0..300, 0);
+    assert_eq!(store.delete_prefix("key-001").unwrap(), 100);
+    assert_eq!(store.delete_range(key(250)..key(260)).unwrap(), 10);
+    assert_eq!((store.delete_prefix("no").unwrap(), store.delete_range(key(250)..key(260)).unwrap()), (0, 0));
+    model
+        .iter_mut()
+        .filter(|(key, _)| key.starts_with("key-001") || key.starts_with("key-0025"))
+        .for_each(|(_, v)| *v = None);
+    check(store.reader(), &model);
+    let numbers = options().open_on(Arc::new(MemoryStorage::new())).unwrap();
+    (0..50_u64).for_each(|key| numbers.put(key, Value::Int(1)).unwrap());
+    assert_eq!(numbers.delete_range(10_u64..=20).unwrap(), 11);
+    assert_eq!(numbers.len().unwrap(), 39);
+    assert!(numbers.delete_prefix("key").is_err());
+}

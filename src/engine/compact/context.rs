@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use crate::engine::state::State;
-use crate::engine::write::queue::Queue;
 use crate::engine::write::writer::Writer;
+use crate::error::Result;
 
 /// An open store.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub state: &'a Arc<State>,
     pub writer: &'a Writer,
     pub lane: u16,
-    /// Says when the store closes.
-    pub queue: &'a Queue,
+    /// Fails when compaction is to stop.
+    pub stop: &'a dyn Fn() -> Result<()>,
 }

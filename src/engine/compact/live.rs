@@ -56,34 +56,67 @@ impl Live {
 pub(crate) fn live_rows(state: &State, segment: &Segment) -> Result<Live> {
     let mut live = Live::none(segment.rows());
     let mut finder = Finder::new(KEYS);
-    for (number, batch) in batches(segment)?.enumerate() {
+    for batch in batches(segment)? {
         let batch = batch?;
-        let hashes = batch.columns.hashes(state.hasher());
-        let keys: Vec<Query<'_>> = hashes
-            .iter()
-            .enumerate()
-            .filter_map(|(row, &hash)| Some(Query { key: KeyRef::Bytes(batch.columns.key(row)?), hash }))
-            .collect();
-        if keys.len() != batch.columns.rows {
-            return Err(batch.corrupt(0, &format!("batch {number} has rows without keys")));
-        }
         let first_row = batch.frame.first_row as u32;
-        for (first, queries) in (first_row..).step_by(KEYS).zip(keys.chunks(KEYS)) {
-            finder.find_merged(state, queries, |located| {
-                if let Some((_, error)) = located.errors.into_iter().next() {
-                    return Err(error);
-                }
-                for (row, found) in (first..).zip(&located.rows) {
-                    let version = RowVersion::of_segment(segment, row);
-                    if found.as_ref().is_none_or(|found| found.version() <= version) {
-                        live.add(row);
-                    }
-                }
-                Ok(())
-            })?;
-        }
+        find_live(state, &mut finder, segment, &batch, 1, &mut |row| live.add(first_row + row))?;
     }
     Ok(live)
+}
+
+/// Whether probably no more than `share` of the rows of `segment` count, by a few hundred of them.
+pub(crate) fn sample_is_sparse(state: &State, segment: &Segment, share: f64) -> bool {
+    const BATCHES: usize = 16;
+    const ROWS_A_BATCH: usize = 32;
+    let Ok(frames) = segment.batches().map(|batches| batches.frames()) else { return false };
+    let mut finder = Finder::new(ROWS_A_BATCH);
+    let (mut live, mut looked_at) = (0_u32, 0_u32);
+    for number in (0..frames.len()).step_by(frames.len().div_ceil(BATCHES).max(1)) {
+        let Ok(batch) = batch(segment, number) else { return false };
+        let step = batch.columns.rows.div_ceil(ROWS_A_BATCH).max(1);
+        looked_at += batch.columns.rows.div_ceil(step) as u32;
+        if find_live(state, &mut finder, segment, &batch, step, &mut |_| live += 1).is_err() {
+            return false;
+        }
+    }
+    // A few hundred rows tell the share to within some hundredths.
+    f64::from(live) <= (share + 0.05) * f64::from(looked_at)
+}
+
+/// Calls `live` with every `step`-th row of a batch that counts.
+fn find_live(
+    state: &State,
+    finder: &mut Finder,
+    segment: &Segment,
+    batch: &Batch,
+    step: usize,
+    live: &mut dyn FnMut(u32),
+) -> Result<()> {
+    let rows: Vec<u32> = (0..batch.columns.rows as u32).step_by(step).collect();
+    let keys: Option<Vec<Query<'_>>> = rows
+        .iter()
+        .map(|row| {
+            let key = batch.columns.key(*row as usize)?;
+            Some(Query { key: KeyRef::Bytes(key), hash: state.hasher().hash(key) })
+        })
+        .collect();
+    let keys = keys.ok_or_else(|| batch.corrupt(0, "a row has no key"))?;
+    let first_row = batch.frame.first_row as u32;
+    for (rows, queries) in rows.chunks(KEYS).zip(keys.chunks(KEYS)) {
+        finder.find_merged(state, queries, |located| {
+            if let Some((_, error)) = located.errors.into_iter().next() {
+                return Err(error);
+            }
+            for (row, found) in rows.iter().zip(&located.rows) {
+                let version = RowVersion::of_segment(segment, first_row + row);
+                if found.as_ref().is_none_or(|found| found.version() <= version) {
+                    live(*row);
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// All batches of a segment, in order, parsed for this alone.

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::engine::compact::context::Context;
-use crate::engine::compact::live::{Live, live_rows};
+use crate::engine::compact::live::{Live, live_rows, sample_is_sparse};
 use crate::engine::compact::plan::{Candidate, groups};
 use crate::engine::compact::rewrite::rewrite;
 use crate::engine::compact::tombstones::Tombstones;
@@ -83,7 +83,10 @@ fn compact_values(
 ) -> Result<()> {
     let mut candidates = Vec::new();
     for segment in sealed(context.state, others, false) {
-        context.queue.check()?;
+        (context.stop)()?;
+        if options.by_sample && !sample_is_sparse(context.state, &segment, options.live_share) {
+            continue;
+        }
         report.segments += 1;
         report.rows += u64::from(segment.rows());
         report.bytes += segment.len_bytes;
@@ -108,6 +111,9 @@ fn compact_tombstones(
     report: &mut CompactReport,
 ) -> Result<()> {
     let segments = sealed(context.state, others, true);
+    if options.by_sample && !worth_it(context.state, &segments) {
+        return Ok(());
+    }
     let mut found: Vec<(Arc<Segment>, Live)> = Vec::new();
     for segment in segments {
         report.segments += 1;
@@ -129,6 +135,14 @@ fn compact_tombstones(
         rewrite(context, group, options, report)?;
     }
     Ok(())
+}
+
+/// Whether tombstones are so many that reading all index blocks for them is worth it.
+fn worth_it(state: &State, tombstones: &[Arc<Segment>]) -> bool {
+    const ROWS_PER_TOMBSTONE: u64 = 8;
+    let tombstones: u64 = tombstones.iter().map(|segment| u64::from(segment.rows())).sum();
+    let rows: u64 = state.versions().load().segments().values().map(|segment| u64::from(segment.rows())).sum();
+    tombstones > 0 && tombstones >= rows / ROWS_PER_TOMBSTONE
 }
 
 /// Leaves out a segment of which something is damaged: closing repairs it, or its rows are lost.

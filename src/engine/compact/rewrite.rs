@@ -131,7 +131,7 @@ fn write_rows(
     commits.sort_unstable();
     let mut pace = Pace { start: Instant::now(), bytes: 0, bytes_per_s: options.bytes_per_s };
     for (timestamp, _, number, at) in commits {
-        context.queue.check()?;
+        (context.stop)()?;
         let (Some(candidate), Some(map)) = (group.get(at), maps.get_mut(at)) else { continue };
         let before = active.len_bytes();
         copy_batch(state, &mut active, candidate, number, timestamp, map)?;

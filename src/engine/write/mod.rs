@@ -2,13 +2,13 @@
 //!
 //! [`put`] makes rows readable and pushes them to the [`queue`]; the [`writer`] takes them to the [`lane`], which
 //! writes them to [`active`] segments ([`grouping`]: which batches are written as one) and has these [`seal`]ed; the
-//! [`compactor`] merges what is sealed into runs.
+//! [`merger`] merges what is sealed into runs.
 
 pub(crate) mod active;
-pub(crate) mod compactor;
 pub(crate) mod grouping;
 pub(crate) mod key_kind;
 pub(crate) mod lane;
+pub(crate) mod merger;
 pub(crate) mod numbers;
 pub(crate) mod put;
 pub(crate) mod queue;

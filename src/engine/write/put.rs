@@ -11,9 +11,9 @@ use crate::engine::rows::decode::value_of;
 use crate::engine::rows::row::{Holder, PendingBatch, Row, Source};
 use crate::engine::state::State;
 use crate::engine::threads::concurrently;
-use crate::engine::write::compactor::Compactor;
 use crate::engine::write::key_kind::claim_key_kind;
 use crate::engine::write::lane::Lane;
+use crate::engine::write::merger::Merger;
 use crate::engine::write::queue::Queue;
 use crate::engine::write::schemas::Schemas;
 use crate::engine::write::writer::Writer;
@@ -36,7 +36,7 @@ pub(crate) struct Puts {
     state: Arc<State>,
     queue: Arc<Queue>,
     writer: Arc<Writer>,
-    compactor: Arc<Compactor>,
+    merger: Arc<Merger>,
     /// For the values of rows that wait.
     buffers: Arc<Buffers>,
     schemas: RankedMutex<Schemas>,
@@ -50,12 +50,12 @@ impl Puts {
         state: Arc<State>,
         queue: Arc<Queue>,
         writer: Arc<Writer>,
-        compactor: Arc<Compactor>,
+        merger: Arc<Merger>,
         buffers: Arc<Buffers>,
         schemas: Schemas,
     ) -> Self {
         let schemas = RankedMutex::new(Rank::Schemas, schemas);
-        Self { state, queue, writer, compactor, buffers, schemas, process_id: std::process::id() }
+        Self { state, queue, writer, merger, buffers, schemas, process_id: std::process::id() }
     }
 
     /// Checks that this handle may write `keys`; returns their kind, or `None` if there are none.
@@ -114,7 +114,7 @@ impl Puts {
     pub(crate) fn put(&self, columns: Columns) -> Result<()> {
         let state = &self.state;
         self.claim_key_kind(columns.schema.key)?;
-        self.compactor.hold_back_puts();
+        self.merger.hold_back_puts();
         let hashes = columns.hashes(state.hasher());
         let len_bytes = columns.len_bytes() + hashes.len() * 8;
         while !self.queue.reserve(len_bytes, !state.options().synchronous)? {
@@ -169,7 +169,7 @@ impl Puts {
             return Ok(false);
         }
         self.claim_key_kind(columns.schema.key)?;
-        self.compactor.hold_back_puts();
+        self.merger.hold_back_puts();
         let Some(mut guard) = self.writer.try_lane() else { return Ok(false) };
         // The lane is held: what is put from now on is written later.
         let (Some(lane), true) = (guard.as_mut(), self.queue.flushed(continued)?) else { return Ok(false) };

@@ -173,7 +173,9 @@ impl Queue {
                     // Whether it timed out or not, something may have come before the lock was taken again.
                     at_rest = contents.wait_for(&self.work, QUIET);
                     if at_rest {
+                        drop(contents);
                         quiet();
+                        contents = self.contents.lock();
                     }
                 }
             }

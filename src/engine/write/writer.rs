@@ -6,8 +6,8 @@ use crate::buffers::Buffers;
 use crate::engine::lock_order::{Rank, RankedGuard, RankedMutex};
 use crate::engine::runs::plan::Purpose;
 use crate::engine::state::State;
-use crate::engine::write::compactor::Compactor;
 use crate::engine::write::lane::Lane;
+use crate::engine::write::merger::Merger;
 use crate::engine::write::queue::{Queue, Work};
 use crate::engine::write::seal::Sealing;
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ pub(crate) struct Writer {
     queue: Arc<Queue>,
     /// `None` once the store is closed.
     lane: RankedMutex<Option<Lane>>,
-    compactor: Arc<Compactor>,
+    merger: Arc<Merger>,
     /// Given back when the writer is at rest.
     buffers: Arc<Buffers>,
 }
@@ -30,16 +30,19 @@ impl Writer {
         state: Arc<State>,
         queue: Arc<Queue>,
         lane: Lane,
-        compactor: Arc<Compactor>,
+        merger: Arc<Merger>,
         buffers: Arc<Buffers>,
     ) -> Self {
-        Self { state, queue, lane: RankedMutex::new(Rank::Lane, Some(lane)), compactor, buffers }
+        Self { state, queue, lane: RankedMutex::new(Rank::Lane, Some(lane)), merger, buffers }
     }
 
     /// The writer thread.
     pub(crate) fn run(&self) {
         loop {
-            self.queue.wait_for_work(|| self.buffers.clear());
+            self.queue.wait_for_work(|| {
+                self.buffers.clear();
+                self.merger.keep_up();
+            });
             if self.work_once(&mut self.lane.lock()) {
                 return;
             }
@@ -92,9 +95,9 @@ impl Writer {
     pub(crate) fn step(&self) {
         let mut lane = self.lane.lock();
         let closing = self.work_once(&mut lane);
-        if !closing && self.compactor.memtable_is_full() {
+        if !closing && self.merger.memtable_is_full() {
             match self.seal_for_merge(&mut lane) {
-                Ok(Some(_)) => self.compactor.note(self.compactor.merge(Purpose::Rest)),
+                Ok(Some(_)) => self.merger.note(self.merger.merge(Purpose::Rest)),
                 Ok(None) => {}
                 Err(error) => self.queue.fail(error),
             }
@@ -118,10 +121,10 @@ impl Writer {
     /// Starts a merge in the background when the memtable has grown to its bound, unless one is running.
     fn bound_memtable(&self) {
         self.state.memtable().make_room(self.state.memtable_bound());
-        if !self.compactor.memtable_is_full() || self.queue.failure().is_some() {
+        if !self.merger.memtable_is_full() || self.queue.failure().is_some() {
             return;
         }
-        if let Err(error) = self.compactor.start(|| self.seal_for_merge(&mut self.lane.lock())) {
+        if let Err(error) = self.merger.start(|| self.seal_for_merge(&mut self.lane.lock())) {
             self.queue.fail(error);
         }
     }

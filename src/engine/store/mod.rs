@@ -1,27 +1,26 @@
 //! The store: a reader that can also write.
 
+mod background;
+mod deletes;
+mod maintenance;
+mod reads;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::buffers::Buffers;
 use crate::codec::Codec;
 use crate::dtype::Dtype;
-use crate::engine::compact::context::Context;
-use crate::engine::compact::{compact, remove_row_maps};
-use crate::engine::findings::acknowledge;
-use crate::engine::follow::refresh;
 use crate::engine::lock_order::{Rank, RankedMutex};
-use crate::engine::lookup::find::find;
-use crate::engine::lookup::query::Query;
 use crate::engine::open::open_writer;
-use crate::engine::options::{Compaction, Options};
+use crate::engine::options::Options;
 use crate::engine::reader::Reader;
 use crate::engine::repair::repair;
-use crate::engine::report::CompactReport;
 use crate::engine::runs::plan::Purpose;
 use crate::engine::state::State;
+use crate::engine::store::background::{Background, compact_at_close};
 use crate::engine::threads;
-use crate::engine::write::compactor::Compactor;
+use crate::engine::write::merger::Merger;
 use crate::engine::write::put::{Puts, check_len, check_size};
 use crate::engine::write::queue::Queue;
 use crate::engine::write::schemas::Schemas;
@@ -54,9 +53,10 @@ struct Inner {
     queue: Arc<Queue>,
     puts: Puts,
     writer: Arc<Writer>,
-    compactor: Arc<Compactor>,
+    merger: Arc<Merger>,
     lane: u16,
     thread: RankedMutex<Option<JoinHandle<()>>>,
+    background: Arc<Background>,
 }
 
 impl Store {
@@ -82,22 +82,23 @@ impl Store {
         let buffers = Buffers::new(options.flush_bytes.saturating_mul(2).min(options.buffer_bytes));
         let queue = Queue::new(options.flush_rows, options.flush_bytes, options.flush_interval, options.buffer_bytes);
         let (queue, number) = (Arc::new(queue), lane.number());
-        let compactor = Arc::new(Compactor::new(Arc::clone(&state), Arc::clone(&queue), number));
+        let merger = Arc::new(Merger::new(Arc::clone(&state), Arc::clone(&queue), number));
         let writer =
-            Writer::new(Arc::clone(&state), Arc::clone(&queue), lane, Arc::clone(&compactor), Arc::clone(&buffers));
+            Writer::new(Arc::clone(&state), Arc::clone(&queue), lane, Arc::clone(&merger), Arc::clone(&buffers));
         let writer = Arc::new(writer);
         let thread = if options.synchronous { None } else { Some(start_writer(&state, &writer)?) };
         let puts = Puts::new(
             Arc::clone(&state),
             Arc::clone(&queue),
             Arc::clone(&writer),
-            Arc::clone(&compactor),
+            Arc::clone(&merger),
             buffers,
             schemas,
         );
         let thread = RankedMutex::new(Rank::Close, thread);
         let reader = Reader::new(Arc::clone(&state), report);
-        let inner = Inner { state, queue, puts, writer, compactor, lane: number, thread };
+        let background = Background::start(&state, &queue, &writer, &merger, number);
+        let inner = Inner { state, queue, puts, writer, merger, lane: number, thread, background };
         Ok(Self { reader, inner: Arc::new(inner) })
     }
 
@@ -262,53 +263,6 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes keys: writes a tombstone for each that is there. Returns how many were. Before a key counts as not
-    /// there, what other writers have committed is taken in: a batch with such a key costs a [`Reader::refresh`].
-    ///
-    /// # Errors
-    /// As [`Store::put_batch`]; [`Error::Item`] with [`Error::Corrupt`] if a batch that may hold a key is damaged.
-    pub fn delete_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<usize> {
-        let keys = keys.into();
-        let puts = &self.inner.puts;
-        let Some(kind) = puts.begin(keys)? else { return Ok(0) };
-        let state = &*self.inner.state;
-        let queries: Vec<Query<'_>> =
-            keys.iter().map(|key| Query { key, hash: state.hasher().hash_key(key) }).collect();
-        let are_there = || {
-            find(state, &queries, |located| match located.errors.into_iter().next() {
-                Some((at, error)) => Err(keys.item_error(at, error)),
-                None => {
-                    Ok(located.rows.iter().map(|row| row.as_ref().is_some_and(|row| !row.is_tombstone())).collect())
-                }
-            })
-        };
-        let mut there: Vec<bool> = are_there()?;
-        if there.contains(&false) && refresh(state)? {
-            there.iter_mut().zip(are_there()?).for_each(|(there, now)| *there |= now);
-        }
-        let schema = puts.intern(RowSchema::tombstones(kind));
-        let mut column = ColumnsBuilder::new(schema, Codec::None)?;
-        let mut seen = std::collections::HashSet::new();
-        for (key, _) in keys.iter().zip(there).filter(|(_, there)| *there) {
-            if seen.insert(key) {
-                column.push(key, &[])?;
-            }
-        }
-        let deleted = column.rows();
-        if deleted > 0 {
-            puts.put(column.finish())?;
-        }
-        Ok(deleted)
-    }
-
-    /// Deletes one key; returns whether it was there.
-    ///
-    /// # Errors
-    /// As [`Store::put`]; [`Error::Corrupt`] if a batch that may hold the key is damaged.
-    pub fn delete(&self, key: impl AsKey) -> Result<bool> {
-        self.delete_batch(&[key.as_key()?]).map(|deleted| deleted == 1).map_err(Error::into_cause)
-    }
-
     /// Returns when everything put before is on disk, as durable as the options say.
     ///
     /// # Errors
@@ -328,73 +282,7 @@ impl Store {
         let up_to = inner.queue.ask(durability)?;
         inner.writer.reach_barrier();
         inner.queue.wait_for_barrier(up_to, durability)?;
-        inner.compactor.check()
-    }
-
-    /// Merges the index of everything that is sealed into one run now (while rows are put, into few). `close` does that
-    /// only where the handle put a quarter of the rows or more, and else leaves up to three runs, since it is not to
-    /// take long; every lookup in a large store pays for each of them. Does nothing if there is one. O(keys): about 0.1
-    /// µs a key.
-    ///
-    /// # Errors
-    /// IO errors; the store stays as it was.
-    pub fn merge_index(&self) -> Result<()> {
-        let inner = &self.inner;
-        inner.puts.check_process()?;
-        inner.queue.check()?;
-        inner.compactor.join();
-        inner.compactor.merge(Purpose::One)
-    }
-
-    /// Writes segments anew without rows that were overwritten or deleted, joins small ones, and merges the index. Readers
-    /// and writers go on meanwhile, in this process and in others. A crash leaves what was there before, or what is there
-    /// after. O(rows) lookups, and O(bytes of the segments that are rewritten).
-    ///
-    /// ```
-    /// # fn main() -> tensorcask::Result<()> {
-    /// # let dir = tempfile::tempdir().unwrap();
-    /// use tensorcask::{Compaction, Store};
-    ///
-    /// let store = Store::open(dir.path(), "encoder")?;
-    /// for _ in 0..4 {
-    ///     store.put_rows(&[1_u64, 2, 3], &[256], &[0.5_f32; 3 * 256])?;
-    /// }
-    /// let report = store.compact(&Compaction::new())?;
-    /// assert_eq!((report.live_rows, report.rows_dropped), (3, 9));
-    /// # store.close()
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::Io`] of kind `TimedOut` if another process compacts the store for longer than [`Compaction::patience`];
-    /// [`Error::Poisoned`], [`Error::Closed`], IO errors. What was finished stays, and the rest is as it was.
-    pub fn compact(&self, options: &Compaction) -> Result<CompactReport> {
-        let inner = &self.inner;
-        inner.puts.check_process()?;
-        if !options.dry_run {
-            self.flush_with(Durability::SyncData)?;
-            let seals = inner.writer.with_lane(|lane| lane.start_seals(&inner.state))?;
-            seals.wait()?;
-            self.merge_index()?;
-        }
-        let context = Context { state: &inner.state, writer: &inner.writer, lane: inner.lane, queue: &inner.queue };
-        let report = compact(context, options)?;
-        if report.segments_written > 0 && !options.dry_run {
-            self.merge_index()?;
-            remove_row_maps(&inner.state, inner.lane)?;
-        }
-        Ok(report)
-    }
-
-    /// Acknowledges what is lost: damaged files that were set aside, segments that are missing, files of other stores.
-    /// Reports of opening and of [`Reader::verify`] are clean of it from now on. Nothing is deleted: damaged files stay
-    /// in `quarantine/`. Returns how many things it was.
-    ///
-    /// # Errors
-    /// [`Error::ReadOnly`] in a forked child; IO errors.
-    pub fn acknowledge_damage(&self) -> Result<usize> {
-        self.inner.puts.check_process()?;
-        acknowledge(&self.inner.state)
+        inner.merger.check()
     }
 
     /// Writes and seals everything, merges the index, and releases the lane. All clones of the handle are closed;
@@ -422,7 +310,7 @@ impl Store {
     /// How many merges of the index run in the background of this handle. O(1).
     #[must_use]
     pub fn merges_running(&self) -> usize {
-        self.inner.compactor.running()
+        self.inner.merger.running()
     }
 
     /// The reader of this store, for code that only reads. It sees what is put through this handle at once, and outlives
@@ -434,6 +322,11 @@ impl Store {
 }
 
 impl Inner {
+    fn compact_at_close(&self) -> Result<()> {
+        self.writer.with_lane(|lane| lane.seal_all(&self.state))?;
+        compact_at_close(&self.state, &self.writer, &self.merger, self.lane)
+    }
+
     fn close(&self) -> Result<()> {
         // The parent's thread does not exist in a forked child, and its files are the parent's.
         if self.puts.check_process().is_err() {
@@ -449,7 +342,11 @@ impl Inner {
         if joined.is_none() && self.state.options().synchronous && self.writer.is_open() {
             self.writer.step();
         }
-        self.compactor.join();
+        self.merger.join();
+        self.background.join();
+        if self.queue.failure().is_none() && self.writer.is_open() {
+            self.merger.note(self.compact_at_close());
+        }
         let lane = self.writer.take_lane();
         if let Some(cause) = self.queue.failure() {
             return Err(Error::Poisoned { cause: Arc::new(cause) });
@@ -458,14 +355,14 @@ impl Inner {
         lane.seal_all(state).map_err(|error| lane.first_failure(state, error))?;
         lane.check_in_place(state)?;
         let repaired = repair(state, &mut lane)?;
-        if let Some(purpose) = repaired.then_some(Purpose::One).or_else(|| self.compactor.purpose_at_close()) {
-            self.compactor.merge(purpose)?;
+        if let Some(purpose) = repaired.then_some(Purpose::One).or_else(|| self.merger.purpose_at_close()) {
+            self.merger.merge(purpose)?;
         }
         // What the merge found.
         if repair(state, &mut lane)? {
-            self.compactor.merge(Purpose::One)?;
+            self.merger.merge(Purpose::One)?;
         }
-        self.compactor.check()
+        self.merger.check()
     }
 }
 

@@ -1,7 +1,8 @@
 //! Merges of the index, and the threads that they run on.
 
+use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::engine::lock_order::{Rank, RankedGuard, RankedMutex};
 use crate::engine::runs::build::remembered_live;
@@ -15,9 +16,11 @@ use crate::error::{Error, Result};
 use crate::sync::JoinHandle;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
+/// What is done when the store is at rest, and after merges.
+type Upkeep = Box<dyn Fn() + Send + Sync>;
+
 /// Keeps the memtable near its bound, and runs few.
-#[derive(Debug)]
-pub(crate) struct Compactor {
+pub(crate) struct Merger {
     state: Arc<State>,
     /// Says when the store closes, or its writer has failed.
     queue: Arc<Queue>,
@@ -32,10 +35,17 @@ pub(crate) struct Compactor {
     /// Merges that run in the background.
     running: AtomicUsize,
     failure: RankedMutex<Option<Error>>,
+    upkeep: OnceLock<Upkeep>,
 }
 
-impl Compactor {
-    /// The compactor of the writer of lane `lane`.
+impl fmt::Debug for Merger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Merger").field("running", &self.running()).finish_non_exhaustive()
+    }
+}
+
+impl Merger {
+    /// The merger of the writer of lane `lane`.
     pub(crate) fn new(state: Arc<State>, queue: Arc<Queue>, lane: u16) -> Self {
         Self {
             state,
@@ -47,7 +57,19 @@ impl Compactor {
             long: RankedMutex::new(Rank::LongMerge, None),
             running: AtomicUsize::new(0),
             failure: RankedMutex::new(Rank::MergeFailure, None),
+            upkeep: OnceLock::new(),
         }
+    }
+
+    /// Says what is to be done when the store is at rest, and after merges. It must return soon.
+    pub(crate) fn set_upkeep(&self, upkeep: impl Fn() + Send + Sync + 'static) {
+        let first = self.upkeep.set(Box::new(upkeep)).is_ok();
+        debug_assert!(first, "what is to be done is said once");
+    }
+
+    /// Does it.
+    pub(crate) fn keep_up(&self) {
+        self.upkeep.get().into_iter().for_each(|upkeep| upkeep());
     }
 
     /// Whether the memtable has grown to its bound.
@@ -96,16 +118,16 @@ impl Compactor {
             }
         }
         let Some(seals) = seal()? else { return Ok(()) };
-        *short = self.spawn("tensorcask-merge", move |compactor| {
+        *short = self.spawn("tensorcask-merge", move |merger| {
             // From here on puts may have to wait.
-            let merging = compactor.merging.lock();
+            let merging = merger.merging.lock();
             // Why a segment could not be sealed, the lane reports.
             if seals.wait().is_err() {
                 return Ok(());
             }
-            let merged = compactor.merge_with(&merging, Purpose::Short);
+            let merged = merger.merge_with(&merging, Purpose::Short);
             drop(merging);
-            compactor.start_long();
+            merger.start_long();
             merged
         });
         Ok(())
@@ -117,7 +139,7 @@ impl Compactor {
             Some(running) if !running.is_finished() => *long = Some(running),
             finished => {
                 finished.into_iter().for_each(|finished| self.join_merge(finished));
-                *long = self.spawn("tensorcask-merge-runs", |compactor| compactor.merge_long());
+                *long = self.spawn("tensorcask-merge-runs", |merger| merger.merge_long());
             }
         }
     }
@@ -125,6 +147,7 @@ impl Compactor {
     /// Merges large runs, until there are few or the store closes.
     fn merge_long(&self) -> Result<()> {
         while self.queue.check().is_ok() && merge_runs(&self.state, self.lane, &self.merges, Purpose::Long)? {}
+        self.keep_up();
         Ok(())
     }
 
@@ -133,12 +156,12 @@ impl Compactor {
         name: &str,
         merge: impl FnOnce(&Arc<Self>) -> Result<()> + Send + 'static,
     ) -> Option<JoinHandle<()>> {
-        let compactor = Arc::clone(self);
+        let merger = Arc::clone(self);
         let thread = threads::spawn(name, move || {
-            compactor.running.fetch_add(1, Ordering::Relaxed);
-            let merged = merge(&compactor);
-            compactor.running.fetch_sub(1, Ordering::Relaxed);
-            compactor.note(merged);
+            merger.running.fetch_add(1, Ordering::Relaxed);
+            let merged = merge(&merger);
+            merger.running.fetch_sub(1, Ordering::Relaxed);
+            merger.note(merged);
         });
         let describe = || self.state.storage().describe(Path::new(""));
         thread.map_err(|error| self.note(Err(Error::io("start a merge thread of", describe(), error)))).ok()

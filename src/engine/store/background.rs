@@ -1,0 +1,149 @@
+//! Compaction in the background: when the store is at rest, or after a merge of the index, if enough rows count no more.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use crate::engine::compact::compact;
+use crate::engine::compact::context::Context;
+use crate::engine::lock_order::{Rank, RankedMutex};
+use crate::engine::options::Compaction;
+use crate::engine::runs::plan::Purpose;
+use crate::engine::state::State;
+use crate::engine::threads;
+use crate::engine::write::merger::Merger;
+use crate::engine::write::queue::Queue;
+use crate::engine::write::writer::Writer;
+use crate::error::Result;
+use crate::sync::JoinHandle;
+
+/// A smaller store is not worth the trouble.
+const LEAST_BYTES: u64 = 1 << 20;
+/// Closing compacts what is no larger: it takes a fraction of a second.
+const MOST_BYTES_AT_CLOSE: u64 = 64 << 20;
+
+/// The thread that compacts, and what it needs. It holds nothing that closes the store when it is dropped.
+pub(super) struct Background {
+    state: Arc<State>,
+    queue: Arc<Queue>,
+    writer: Weak<Writer>,
+    merger: Weak<Merger>,
+    lane: u16,
+    thread: RankedMutex<Option<JoinHandle<()>>>,
+    /// How many rows had to go when it last found no segment to rewrite.
+    dead_in_vain: AtomicU64,
+}
+
+impl fmt::Debug for Background {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Background").finish_non_exhaustive()
+    }
+}
+
+/// How much of the sealed segments counts no more.
+struct Waste {
+    rows: u64,
+    dead: u64,
+    bytes: u64,
+}
+
+impl Waste {
+    /// `None` if the number of live keys is not known. O(segments).
+    fn of(state: &State) -> Option<Self> {
+        let live = state.live().get()?;
+        let version = state.versions().load();
+        let (mut rows, mut bytes) = (0_u64, 0_u64);
+        for segment in version.segments().values() {
+            rows += segment.seal.rows;
+            bytes += segment.len_bytes;
+        }
+        Some(Self { rows, dead: rows.saturating_sub(live), bytes })
+    }
+
+    /// Whether some segment has probably no more live rows than `share` of its rows.
+    fn is_worth_a_look(&self, share: f64) -> bool {
+        share > 0.0 && self.bytes >= LEAST_BYTES && self.dead as f64 >= (1.0 - share) / 2.0 * self.rows as f64
+    }
+}
+
+impl Background {
+    /// Has the store compact when it is at rest, and after merges.
+    pub(super) fn start(
+        state: &Arc<State>,
+        queue: &Arc<Queue>,
+        writer: &Arc<Writer>,
+        merger: &Arc<Merger>,
+        lane: u16,
+    ) -> Arc<Self> {
+        let background = Arc::new(Self {
+            state: Arc::clone(state),
+            queue: Arc::clone(queue),
+            writer: Arc::downgrade(writer),
+            merger: Arc::downgrade(merger),
+            lane,
+            thread: RankedMutex::new(Rank::Compaction, None),
+            dead_in_vain: AtomicU64::new(0),
+        });
+        let weak = Arc::downgrade(&background);
+        merger.set_upkeep(move || {
+            if let Some(background) = Weak::upgrade(&weak) {
+                background.look();
+            }
+        });
+        background
+    }
+
+    /// Starts the thread if compaction is worth it, unless it runs.
+    fn look(self: &Arc<Self>) {
+        let Some(waste) = Waste::of(&self.state) else { return };
+        // A tenth more than last time: what was not worth it then is not worth it now.
+        let in_vain = self.dead_in_vain.load(Ordering::Relaxed);
+        let is_worth = waste.is_worth_a_look(self.state.options().compaction_live_share);
+        if !is_worth || waste.dead <= in_vain + in_vain / 10 {
+            return;
+        }
+        let Some(mut thread) = self.thread.try_lock() else { return };
+        if thread.as_ref().is_some_and(|running| !running.is_finished()) {
+            return;
+        }
+        let background = Arc::clone(self);
+        // Without a thread, the next look tries again.
+        *thread = threads::spawn("tensorcask-compact", move || background.run(waste.dead)).ok();
+    }
+
+    fn run(&self, dead: u64) {
+        let (Some(writer), Some(merger)) = (self.writer.upgrade(), self.merger.upgrade()) else { return };
+        let stop = || self.queue.check();
+        let context = Context { state: &self.state, writer: &writer, lane: self.lane, stop: &stop };
+        match compact(context, &Compaction::in_background(self.state.options())) {
+            Ok(report) if report.segments_rewritten == 0 => self.dead_in_vain.store(dead, Ordering::Relaxed),
+            Ok(_) => {}
+            // The store closes, or another process compacts.
+            Err(error) if stop().is_err() || error.is_timed_out() => {}
+            Err(error) => merger.note(Err(error)),
+        }
+    }
+
+    /// Waits for the thread, which ends soon once the queue is closed.
+    pub(super) fn join(&self) {
+        // A panic of it was printed; the store is as it was before, or after, the step.
+        let _ended = self.thread.lock().take().map(JoinHandle::join);
+    }
+}
+
+/// Compacts a small store, half of which counts no more, as it is closed.
+pub(super) fn compact_at_close(state: &Arc<State>, writer: &Writer, merger: &Merger, lane: u16) -> Result<()> {
+    let share = state.options().compaction_live_share;
+    let is_worth = |waste: &Waste| {
+        waste.is_worth_a_look(share) && waste.dead >= waste.rows / 2 && waste.bytes <= MOST_BYTES_AT_CLOSE
+    };
+    if !Waste::of(state).is_some_and(|waste| is_worth(&waste)) {
+        return Ok(());
+    }
+    merger.merge(Purpose::One)?;
+    let context = Context { state, writer, lane, stop: &|| Ok(()) };
+    match compact(context, &Compaction::in_background(state.options()).bytes_per_s(None)) {
+        Err(error) if error.is_timed_out() => Ok(()),
+        compacted => compacted.map(drop),
+    }
+}
