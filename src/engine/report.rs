@@ -118,6 +118,11 @@ pub struct Stats {
     pub rows_sealed: u64,
     /// Tombstones among them.
     pub tombstones: u64,
+    /// Rows of sealed segments that count no more, at the least: they were overwritten, deleted, or are tombstones. `None`
+    /// if the number of live keys is not known.
+    pub dead_rows: Option<u64>,
+    /// Bytes that these take, about; [`crate::Store::compact`] frees them.
+    pub dead_bytes: Option<u64>,
     /// Sealed segments.
     pub segments: usize,
     /// Bytes of segment files, active ones included with the zeros that their last pages were filled with.

@@ -97,8 +97,9 @@ fn a_cold_store_is_read_in_together_and_is_in_memory_then() {
     }
 }
 
-#[test]
-fn a_part_of_the_store_that_is_cold_is_noticed() {
+/// Pages that are missing in all of a store of which the first rows are read all the time; `None` where the system keeps
+/// all files in memory.
+fn cold_beside_preloaded_rows() -> Option<u64> {
     let dir = tempfile::tempdir().unwrap();
     store(dir.path(), false);
     drop_from_memory(dir.path());
@@ -110,8 +111,14 @@ fn a_part_of_the_store_that_is_cold_is_noticed() {
     (0..10).for_each(|_| drop(reader.get_batch(&in_memory).unwrap()));
     assert_eq!(reader.stats().unwrap().prefaulted_pages, before);
     let cold = read(&reader, false);
-    // The rows that made the store look preloaded are a hundredth of it.
-    assert!(before == 0 || cold > row_pages() / 2, "{cold} pages");
+    (before > 0).then_some(cold)
+}
+
+#[test]
+fn a_part_of_the_store_that_is_cold_is_noticed() {
+    // The rows that made the store look preloaded are a hundredth of it. A busy system may not drop what it is told to.
+    let noticed = |_| cold_beside_preloaded_rows().is_none_or(|cold| cold > row_pages() / 2);
+    assert!((0..4).any(noticed), "{:?} pages", cold_beside_preloaded_rows());
 }
 
 #[test]

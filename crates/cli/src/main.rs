@@ -3,6 +3,7 @@
 //! Exit codes: 0 success; 1 the key does not exist; 2 damage was found; 3 the input or the arguments are wrong; 4 the
 //! store or the disk failed.
 
+mod compact;
 mod export;
 mod failure;
 mod generated;
@@ -17,6 +18,7 @@ mod npy_file;
 mod numbers;
 mod output;
 mod preload;
+mod rm;
 mod stats;
 mod store;
 mod verify;
@@ -56,6 +58,10 @@ enum Command {
     Verify(verify::Arguments),
     /// Preloads the index and the sealed segments into the page cache.
     Preload(preload::Arguments),
+    /// Deletes keys.
+    Rm(rm::Arguments),
+    /// Rewrites segments without rows that were overwritten or deleted, and joins small ones.
+    Compact(compact::Arguments),
     /// Lists or removes the cached identities (weights, versions, configurations) of a wrapped module.
     Identities(identities::Arguments),
     /// Imports rows or tensors from .npy, .npz, .safetensors, Arrow and Parquet files.
@@ -112,6 +118,8 @@ fn main() -> ExitCode {
         Command::Get(arguments) => get::run(arguments, &output),
         Command::Verify(arguments) => verify::run(arguments, &output),
         Command::Preload(arguments) => preload::run(arguments, &output),
+        Command::Rm(arguments) => rm::run(arguments, &output),
+        Command::Compact(arguments) => compact::run(arguments, &output),
         Command::Identities(arguments) => identities::run(arguments, &output),
         Command::Import(arguments) => import::run(arguments, &output),
         Command::Export(arguments) => export::run(arguments, &output),

@@ -33,6 +33,13 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
                 format!("{} in segments, {} in index runs", bytes(stats.segment_bytes), bytes(stats.run_bytes)),
             ),
             (
+                "dead",
+                match (stats.dead_rows, stats.dead_bytes) {
+                    (Some(rows), Some(size)) => format!("{rows} rows, about {} (see `compact`)", bytes(size)),
+                    _ => "unknown".to_owned(),
+                },
+            ),
+            (
                 "index",
                 format!("{} runs of {} keys, {} keys in memory", stats.runs, stats.run_keys, stats.memtable_keys),
             ),

@@ -115,11 +115,12 @@ pub(crate) fn writer(store: &Path, arguments: &WriteArguments, options: Options)
     options.open(cache_dir, &module).map_err(|error| Failure::opening(&error))
 }
 
-/// Opens an existing store for writing, in the first free lane.
+/// Opens an existing store for writing, in the first free lane. Closing it compacts nothing.
 pub(crate) fn any_lane(store: &Path) -> Result<Store, Failure> {
     let (cache_dir, module) = split(store)?;
     check_folder(store)?;
-    Options::new().lane(Lane::Auto).open(cache_dir, &module).map_err(|error| Failure::opening(&error))
+    let options = Options::new().lane(Lane::Auto).compaction_live_share(0.0);
+    options.open(cache_dir, &module).map_err(|error| Failure::opening(&error))
 }
 
 /// Checks that a store exists at `store` or can be created there.

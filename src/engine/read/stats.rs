@@ -6,6 +6,7 @@ use crate::engine::files::replace::list_if_exists;
 use crate::engine::findings::findings;
 use crate::engine::report::Stats;
 use crate::engine::state::State;
+use crate::engine::state::waste::Waste;
 use crate::error::Result;
 use crate::names;
 
@@ -22,13 +23,15 @@ pub(crate) fn stats(state: &State) -> Result<Stats> {
         });
         sizes.sum::<Result<u64>>()
     };
-    let found = findings(state)?;
+    let (found, waste) = (findings(state)?, Waste::of(state));
     Ok(Stats {
         keys: state.live().get(),
         key_kind: state.identity().key_kind().map(crate::key::KeyKind::name),
         store: state.identity().store().to_string(),
         rows_sealed: version.segments().values().map(|segment| segment.seal.rows).sum(),
         tombstones: version.segments().values().map(|segment| segment.seal.tombstones).sum(),
+        dead_rows: waste.map(|waste| waste.dead_rows),
+        dead_bytes: waste.map(|waste| waste.dead_bytes()),
         segments: version.segments().len(),
         segment_bytes: folder_bytes(names::SEGMENTS)?,
         run_bytes: folder_bytes(names::RUNS)?,

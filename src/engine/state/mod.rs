@@ -28,6 +28,7 @@ pub(crate) mod residency;
 pub(crate) mod segments;
 pub(crate) mod value_cache;
 pub(crate) mod versions;
+pub(crate) mod waste;
 
 use std::sync::Arc;
 

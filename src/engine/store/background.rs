@@ -10,6 +10,7 @@ use crate::engine::lock_order::{Rank, RankedMutex};
 use crate::engine::options::Compaction;
 use crate::engine::runs::plan::Purpose;
 use crate::engine::state::State;
+use crate::engine::state::waste::Waste;
 use crate::engine::threads;
 use crate::engine::write::merger::Merger;
 use crate::engine::write::queue::Queue;
@@ -40,30 +41,9 @@ impl fmt::Debug for Background {
     }
 }
 
-/// How much of the sealed segments counts no more.
-struct Waste {
-    rows: u64,
-    dead: u64,
-    bytes: u64,
-}
-
-impl Waste {
-    /// `None` if the number of live keys is not known. O(segments).
-    fn of(state: &State) -> Option<Self> {
-        let live = state.live().get()?;
-        let version = state.versions().load();
-        let (mut rows, mut bytes) = (0_u64, 0_u64);
-        for segment in version.segments().values() {
-            rows += segment.seal.rows;
-            bytes += segment.len_bytes;
-        }
-        Some(Self { rows, dead: rows.saturating_sub(live), bytes })
-    }
-
-    /// Whether some segment has probably no more live rows than `share` of its rows.
-    fn is_worth_a_look(&self, share: f64) -> bool {
-        share > 0.0 && self.bytes >= LEAST_BYTES && self.dead as f64 >= (1.0 - share) / 2.0 * self.rows as f64
-    }
+/// Whether some segment has probably no more live rows than `share` of its rows.
+fn is_worth_a_look(waste: &Waste, share: f64) -> bool {
+    share > 0.0 && waste.bytes >= LEAST_BYTES && waste.dead_rows as f64 >= (1.0 - share) / 2.0 * waste.rows as f64
 }
 
 impl Background {
@@ -98,8 +78,8 @@ impl Background {
         let Some(waste) = Waste::of(&self.state) else { return };
         // A tenth more than last time: what was not worth it then is not worth it now.
         let in_vain = self.dead_in_vain.load(Ordering::Relaxed);
-        let is_worth = waste.is_worth_a_look(self.state.options().compaction_live_share);
-        if !is_worth || waste.dead <= in_vain + in_vain / 10 {
+        let is_worth = is_worth_a_look(&waste, self.state.options().compaction_live_share);
+        if !is_worth || waste.dead_rows <= in_vain + in_vain / 10 {
             return;
         }
         let Some(mut thread) = self.thread.try_lock() else { return };
@@ -108,15 +88,15 @@ impl Background {
         }
         let background = Arc::clone(self);
         // Without a thread, the next look tries again.
-        *thread = threads::spawn("tensorcask-compact", move || background.run(waste.dead)).ok();
+        *thread = threads::spawn("tensorcask-compact", move || background.run(waste.dead_rows)).ok();
     }
 
-    fn run(&self, dead: u64) {
+    fn run(&self, dead_rows: u64) {
         let (Some(writer), Some(merger)) = (self.writer.upgrade(), self.merger.upgrade()) else { return };
         let stop = || self.queue.check();
         let context = Context { state: &self.state, writer: &writer, lane: self.lane, stop: &stop };
         match compact(context, &Compaction::in_background(self.state.options())) {
-            Ok(report) if report.segments_rewritten == 0 => self.dead_in_vain.store(dead, Ordering::Relaxed),
+            Ok(report) if report.segments_rewritten == 0 => self.dead_in_vain.store(dead_rows, Ordering::Relaxed),
             Ok(_) => {}
             // The store closes, or another process compacts.
             Err(error) if stop().is_err() || error.is_timed_out() => {}
@@ -135,7 +115,7 @@ impl Background {
 pub(super) fn compact_at_close(state: &Arc<State>, writer: &Writer, merger: &Merger, lane: u16) -> Result<()> {
     let share = state.options().compaction_live_share;
     let is_worth = |waste: &Waste| {
-        waste.is_worth_a_look(share) && waste.dead >= waste.rows / 2 && waste.bytes <= MOST_BYTES_AT_CLOSE
+        is_worth_a_look(waste, share) && waste.dead_rows >= waste.rows / 2 && waste.bytes <= MOST_BYTES_AT_CLOSE
     };
     if !Waste::of(state).is_some_and(|waste| is_worth(&waste)) {
         return Ok(());

@@ -4,8 +4,20 @@ use std::process::Command;
 
 use crate::support::{code, names, ok, text};
 
-const COMMANDS: [&str; 10] =
-    ["stats", "ls", "get", "verify", "preload", "identities", "import", "export", "completions", "man"];
+const COMMANDS: [&str; 12] = [
+    "stats",
+    "ls",
+    "get",
+    "verify",
+    "preload",
+    "rm",
+    "compact",
+    "identities",
+    "import",
+    "export",
+    "completions",
+    "man",
+];
 
 #[test]
 fn completions_name_every_command_and_option() {

@@ -1,0 +1,64 @@
+//! `tensorcask compact`
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tensorcask::{CompactReport, Compaction};
+
+use crate::failure::Failure;
+use crate::output::{Output, bytes};
+
+/// Arguments of `compact`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The store's folder.
+    #[arg(value_hint = clap::ValueHint::DirPath)]
+    store: PathBuf,
+    /// Rewrites segments in which at most this share of the rows, from 0 to 1, is neither overwritten nor deleted.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.95)]
+    live_share: f64,
+    /// Leaves small segments as they are; without this option they are joined.
+    #[arg(long)]
+    no_join: bool,
+    /// Writes at most this many bytes per second (default: no limit).
+    #[arg(long, value_name = "N")]
+    bytes_per_s: Option<u64>,
+    /// Waits this many seconds for another process that compacts the store.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    wait_s: u64,
+    /// Shows what would be rewritten and freed, and rewrites nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Rewrites segments without rows that were overwritten or deleted. Ends with exit code 2 if damaged segments were
+/// left as they are.
+pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
+    if !(0.0..=1.0).contains(&arguments.live_share) {
+        return Err(Failure::input(format!("--live-share is {}: give a share from 0 to 1", arguments.live_share)));
+    }
+    let compaction = Compaction::new()
+        .live_share(arguments.live_share)
+        .join(!arguments.no_join)
+        .bytes_per_s(arguments.bytes_per_s)
+        .patience(Duration::from_secs(arguments.wait_s))
+        .dry_run(arguments.dry_run);
+    let store = crate::store::any_lane(&arguments.store)?;
+    let report = store.compact(&compaction)?;
+    store.close()?;
+    for skipped in &report.skipped {
+        output.warn(&format!("{} was left as it is: {}", skipped.path.display(), skipped.why));
+    }
+    output.line(|| summary(&report), || serde_json::to_value(&report).unwrap_or_default())?;
+    if report.skipped.is_empty() { Ok(()) } else { Err(Failure::damage()) }
+}
+
+fn summary(report: &CompactReport) -> String {
+    let would = if report.dry_run { "would be " } else { "" };
+    let (rewritten, written) = (report.segments_rewritten, report.segments_written);
+    let segments = format!("{rewritten} of {} segments {would}rewritten to {written}", report.segments);
+    let rows = format!("{} rows {would}dropped", report.rows_dropped);
+    let about = if report.dry_run { "about " } else { "" };
+    let freed = format!("{about}{} of {} {would}freed", bytes(report.bytes_freed), bytes(report.bytes));
+    format!("{segments}, {rows}, {freed}")
+}
