@@ -55,10 +55,11 @@ pub(crate) fn write_report(path: &Path, settings: &Settings, tables: &[Table]) -
     writeln!(
         text,
         "Written by `cargo bench --bench engine -- --rows {} --report reports/engine.md`; {cpu}, {cores} cores, Linux {}.\n\n\
-         Ratios are to a control measured in turn in the same run: the *raw gather* copies rows by known numbers out of a \
-         memory map of a plain file, asking for the next while one is copied. Every contender reads rows of its own, \
-         drawn at random, in {} rounds; a figure is the median of the rounds, with quartiles in brackets. *First pass* \
-         is a reader and a map that were just opened, and no row twice; *in memory* is after that.",
+         Ratios are to a control measured in turn in the same run: the *raw gather* copies rows by known numbers out \
+         of a memory map of a plain file, and prefetches the next row while it copies one. Each contender reads rows \
+         of its own, drawn at random, in {} rounds; a figure is the median of the rounds, with quartiles in brackets. \
+         *First pass* uses a reader and a map that were just opened, and reads no row twice; *in memory* is measured \
+         after that.",
         settings.rows,
         crate::kernel::kernel(),
         settings.rounds,

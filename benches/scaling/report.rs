@@ -248,8 +248,8 @@ fn markdown(settings: &Settings, machine: &Machine, steps: &[Step], slopes: &Slo
         text,
         "Written by `cargo bench --bench scaling -- --max-keys {} --row-bytes {row_bytes}`, up to {most} keys, at commit {}. \
          {}, {} cores, {:.0} GiB of memory, Linux {}, {}. Keys are `u64`, not in sequence; rows are {row_bytes} B and a \
-         function of their key, and every row read was compared. The raw control gathers rows with known numbers out of \
-         {}, the next rows asked for while one is copied, in turn with the store. Options are the defaults.\n",
+         function of their key, and every row read was compared. The raw control, measured in turn with the store, \
+         copies rows by known numbers out of {}, and prefetches the next rows while it copies one. Options are the defaults.\n",
         keys(settings.max_keys),
         machine.commit,
         machine.cpu,
@@ -272,20 +272,23 @@ fn reads(text: &mut String, settings: &Settings, steps: &[Step]) -> Fallible {
     writeln!(text, "## Reads\n")?;
     writeln!(
         text,
-        "Nanoseconds a key of `get_batch_into` with {GATHER} random keys, in memory, {batches} batches of each kind in turn. \
-         Before, `Reader::preload` had read the store into memory, and the files of the controls were read anew in the same way: all lies \
-         in pages of 2 MiB, where the system has such (of a store larger than half of the memory, the index and the wide \
-         rows: where less than all was resident, hits wait for the disk). *Contains* is `contains_batch` of keys that are there: the index and the comparison of keys, no rows; \
-         *alone*, batch after batch, with nothing in between that uses the caches, and *absent alone* the same of keys that are \
-         not there. *Wide* is \
-         `get_batch_into` of {GATHER} random rows of {WIDE_BYTES} B, of which the same {} lie in the store at every size, \
-         put before all others, and *wide raw* their gather out of a memory map of a plain file: what grows is the index \
-         alone. *Resident*: the share of the pages of index runs, and of segments, that were in the page cache before (of a \
-         segment, a read of what is in memory touches neither the index block nor the row checksums). \
-         *Tenths*: the lowest and the highest median of the tenths of a series. *Faults*: page faults that waited for the \
-         disk meanwhile. *Preempted*: how often another program got the core meanwhile. That is in the tails and the \
-         maxima (a batch that takes longer is hit more often), but not in *p99.9 on the core*, the processor time of the \
-         reading thread.\n\n![latency](scaling-latency.svg)\n\n![wide rows](scaling-wide.svg)\n",
+        "Times are nanoseconds a key of `get_batch_into` with {GATHER} random keys, in memory, over {batches} batches of each \
+         kind, measured in turn. `Reader::preload` had read the store into memory before, and the files of the \
+         controls were read again in the same way, so all of it lies in pages of 2 MiB where the system supports \
+         them. Of a store larger than half of the memory, only the index and the wide rows were preloaded; where less \
+         than all was resident, hits wait for the disk.\n\n\
+         - *Contains* is `contains_batch` of keys that exist: it searches the index and compares keys, but reads no \
+         rows. *Contains alone* is the same, batch after batch, with nothing in between that uses the caches; *absent \
+         alone* is the same for keys that do not exist.\n\
+         - *Wide* is `get_batch_into` of {GATHER} random rows of {WIDE_BYTES} B. The same {} rows are in the store at every \
+         size, put before all others, so that only the index grows. *Wide raw* is their gather out of a memory map of \
+         a plain file.\n\
+         - *Resident* is the share of the pages of index runs, and of segments, that were in the page cache before. A \
+         read of rows in memory touches neither the index block nor the row checksums of a segment.\n\
+         - *Tenths* are the lowest and the highest median of the tenths of a series. *Faults* are page faults that \
+         waited for the disk during the series. *Preempted* is how often another program got the core. Preemption is \
+         in the tails and the maxima (a batch that takes longer is hit more often), but not in *p99.9 on the core*, \
+         the processor time of the reading thread.\n\n![latency](scaling-latency.svg)\n\n![wide rows](scaling-wide.svg)\n",
         settings.wide_rows
     )?;
     writeln!(
@@ -332,9 +335,9 @@ fn growth(text: &mut String, settings: &Settings, slopes: &Slopes) -> Fallible {
     writeln!(
         text,
         "Least-squares slope of log(time a key) against log(keys); 0 is O(1), 1 is linear. The 95 % interval is a \
-         bootstrap over blocks of {BLOCK} of the {} batches of each size: it holds the noise of this run, and not that the \
-         law may be no straight line. The raw control has no index: its slope is that of caches and page tables, and the \
-         slope of the ratio is what the store adds.\n",
+         bootstrap over blocks of {BLOCK} of the {} batches of each size. It covers the noise of this run, but not \
+         the possibility that the law is not a straight line. The raw control has no index: its slope comes from \
+         caches and page tables, and the slope of the ratio is what the store adds.\n",
         settings.batches
     )?;
     writeln!(text, "| | slope | 95 % interval | time for ten times the keys |\n| --- | --- | --- | --- |")?;
@@ -361,10 +364,11 @@ fn loading(text: &mut String, steps: &[Step]) -> Fallible {
     writeln!(text, "\n## Loading\n")?;
     writeln!(
         text,
-        "`put_rows` of {PUT} rows, in stretches that end with a `flush` (`fdatasync`); making the rows is not counted. \
-         *Throughput* is that of the last stretch before the size was reached; pauses and merges are of the whole load since \
-         the size before, *longest* of those the longest time with one running. *Close* seals and merges the \
-         index, to few runs; *to one run* is `merge_index` afterwards, as before many reads.\n\n![throughput](scaling-throughput.svg)\n"
+        "`put_rows` of {PUT} rows, in stretches that end with a `flush` (`fdatasync`); making the rows is not \
+         counted. *Throughput* is that of the last stretch before the size was reached. Put times and merges cover \
+         the whole load since the previous size; *longest, s* is the longest time during which a merge was running. \
+         *Close* seals and merges the index, to few runs; *to one run* is `merge_index` afterwards, as one would call \
+         it before many reads.\n\n![throughput](scaling-throughput.svg)\n"
     )?;
     writeln!(
         text,
@@ -399,10 +403,11 @@ fn merging(text: &mut String, steps: &[Step]) -> Fallible {
     writeln!(text, "\n## While the index is merged\n")?;
     writeln!(
         text,
-        "A put of {SMALL_PUT} rows and a batch of {GATHER} random gets in turn on one thread, while the store's own thread \
-         merges; `memtable_keys` is an eighth of the keys (1,048,576 at most), so that merges come one after another. \
-         Small stores are made again until there are enough calls, since they soon outgrow their size. Microseconds a \
-         call; *between* are the calls with no merge running, *on the core* is processor time during merges.\n"
+        "A put of {SMALL_PUT} rows and a batch of {GATHER} random gets alternate on one thread, while the store's own \
+         thread merges. `memtable_keys` is an eighth of the keys (1,048,576 at most), so that merges follow one \
+         another. Small stores are made again until there are enough calls, since they soon outgrow their size. Times \
+         are microseconds a call; *between* are the calls with no merge running, *on the core* is processor time \
+         during merges.\n"
     )?;
     writeln!(
         text,
@@ -445,10 +450,10 @@ fn at_rest(text: &mut String, settings: &Settings, steps: &[Step]) -> Fallible {
     writeln!(text, "\n## Opening, memory, disk\n")?;
     writeln!(
         text,
-        "*Open*: after a clean close, in the same process, median of nine (lowest – highest). Memory is that of a process of \
-         its own that opens a reader and reads every row, by two threads; *disk* and *index runs* are per key with the wide rows left \
-         out as far as their values go. *Over the rows*: disk less the bytes of the rows; it holds the \
-         8 B of the key.\n\n![opening](scaling-open.svg)\n\n![space](scaling-space.svg)\n"
+        "*Open* is measured after a clean close, in the same process: median of nine (lowest – highest). Memory is \
+         that of a separate process that opens a reader and reads every row with two threads. *Disk* and *index runs* \
+         are per key and leave out the values of the wide rows. *Over the rows* is disk less the bytes of the rows; \
+         it includes the 8 B of the key.\n\n![opening](scaling-open.svg)\n\n![space](scaling-space.svg)\n"
     )?;
     writeln!(
         text,

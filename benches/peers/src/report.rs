@@ -14,39 +14,39 @@ pub(crate) const ORDERS: [(Order, &str); 2] = [(Order::Sorted, "in order"), (Ord
 const LIMITS: [EngineId; 2] = [EngineId::Bitcask, EngineId::BitcaskMmap];
 
 const METHOD: &str = "\
-Keys are `u64`, values are rows of random bits. Every engine runs in a process of its own. Loads are timed some times, all
-engines and both orders in turns, with a `sync` of the file system before each. Then each peer is loaded once more, and
-read beside tensorcask and raw: the three are open at once, and in each round every process is asked for one slice:
-batches of 256 random keys, the same for all engines. What is read is checked, outside of the time measured: all bytes of
-all rows once before reading is measured, and the first and last eight of every row read.
+Keys are `u64`, values are rows of random bits. Every engine runs in a process of its own. Loads are timed several
+times, all engines and both orders in turn, with a `sync` of the file system before each. Then each peer is loaded once
+more and read together with tensorcask and raw. The three are open at once, and in each round every process is asked
+for one slice: batches of 256 random keys, the same for all engines. The data read is checked outside of the measured
+time: all bytes of all rows once before reading is measured, and the first and last eight bytes of every row read.
 
 The sample of a slice is its median batch, so that an engine whose slices last longer is not interrupted more often. A
-figure is the median of the rounds, with quartiles in brackets; of raw and tensorcask, of the rounds beside all peers.
-**× raw** and **× tensorcask** are medians of the ratios of each round. Below 1.00 × tensorcask the peer wins: those are
-bold; a `~` says that the quartiles of the ratio lie on both sides of 1, so that neither wins.
+figure is the median of the rounds, with quartiles in brackets; for raw and tensorcask, the rounds with all peers
+count. **× raw** and **× tensorcask** are medians of the ratios of each round. Below 1.00 × tensorcask the peer wins:
+those are bold. A `~` says that the quartiles of the ratio lie on both sides of 1, so that neither wins.
 
-- **raw** is no engine but the limit: rows are copied from a memory map at places that are known, and the next is asked
-  for while one is copied; the load is a `write` of the same values (and an `fdatasync`). It has no keys.
-- **bitcask** is what people write by hand: a hash map of offsets over an append-only file, read with `pread`, and
-  **bitcask-mmap** the same over a memory map. They have no checksums, do not recover from a torn write, hold all keys in
-  memory, know nothing of other processes, and read the headers of all records when they are opened: they show a limit,
-  what a lookup costs that does none of this. At the load both do the same: what lies between their figures
-  there is the noise of this machine.
-- A miss of tensorcask includes the look, at most once a second, for what other processes have written. Of the peers,
-  LMDB, redb and SQLite read in a transaction, which sees what others committed before it began; fjall and RocksDB belong
-  to one process, or see what was there when they were opened.
+- **raw** is not an engine but the limit: rows are copied from a memory map at known positions, and the next one is
+  prefetched while one is copied; the load is a `write` of the same values (and an `fdatasync`). It has no keys.
+- **bitcask** is a typical hand-written store: a hash map of offsets over an append-only file, read with `pread`.
+  **bitcask-mmap** is the same over a memory map. They have no checksums, do not recover from a torn write, hold all
+  keys in memory, do not see other processes, and read the headers of all records when they are opened. They show the
+  cost of a lookup without any of these features, which is a limit. Both load in the same way: the difference between
+  their load figures is the noise of this machine.
+- A miss of tensorcask includes a check, at most once a second, for rows that other processes have written. Of the
+  peers, LMDB, redb and SQLite read in a transaction, which sees what others committed before it began. fjall and
+  RocksDB belong to one process, or see the state from when they were opened.
 - *In order* and *shuffled* are orders of the keys at the load; reads are random in both.
 - *Load, buffered*: when a batch returns, the end of the process does not lose it. redb has no such level: its
   `Durability::None` lives in the process until the next durable commit. *To the end of close* adds making everything
-  durable, and waiting for background work (the compaction that RocksDB's documentation asks for after a load, those of
-  fjall, sealing and the index of tensorcask).
-- *Load, each batch durable*: when a batch returns, power loss does not lose it. In-order loads of fjall and RocksDB ingest
-  sorted files, which is durable in both loads.
+  durable, and waiting for background work (the compaction that RocksDB's documentation recommends after a load, the
+  compactions of fjall, sealing and the index of tensorcask).
+- *Load, each batch durable*: when a batch returns, power loss does not lose it. In-order loads of fjall and RocksDB
+  ingest sorted files, which is durable in both loads.
 - *Open* ends with the first row that is read; files are in the page cache.
-- *Disk* counts blocks that are allocated, after close. *Memory* is anonymous memory of the process after all reads. The
-  caches of redb, fjall, RocksDB and SQLite (beyond its memory map of at most 2 GiB) were made large enough for all rows,
-  as documentation advises for data that fits memory, so their memory is a choice; the page cache, which the others read
-  from, is not in it.
+- *Disk* counts allocated blocks, after close. *Memory* is anonymous memory of the process after all reads. The caches
+  of redb, fjall, RocksDB and SQLite (beyond its memory map of at most 2 GiB) were made large enough for all rows, as
+  their documentation advises for data that fits memory, so their memory is a choice. The page cache, which the other
+  engines read from, is not counted.
 ";
 
 const SETTINGS: [(&str, &str); 7] = [

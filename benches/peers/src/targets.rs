@@ -77,9 +77,10 @@ const STORES: [EngineId; 5] = [EngineId::Lmdb, EngineId::Redb, EngineId::Fjall, 
 const MISSES: f64 = 3.0;
 
 const HEAD: &str = "\
-What each peer is meant to take at least, as a multiple of tensorcask's time, and what it took (quartiles in brackets).
-Reads are meant at 1,000,000 keys for rows of 3,072 B and at 10,000,000 for rows of 128 B; the best peer of misses is the
-fastest of the five that keep their keys in files. `~` says that the target lies between the quartiles.
+The targets say how long each peer should take at least, as a multiple of tensorcask's time; next to them is the time
+that it took (quartiles in brackets). Targets for reads apply at 1,000,000 keys for rows of 3,072 B and at 10,000,000
+for rows of 128 B. The best peer of misses is the fastest of the five that keep their keys in files. `~` says that the
+target lies between the quartiles.
 
 | what | rows | peer | at least | in order | | shuffled | |
 | --- | ---: | --- | ---: | ---: | --- | ---: | --- |
@@ -162,7 +163,7 @@ fn orders(results: &Results, text: &mut String) -> Fallible {
         }
     }
     if !lines.is_empty() {
-        text.push_str("\nLoads in shuffled order are meant to be no slower and no larger than in order:\n\n");
+        text.push_str("\nLoads in shuffled order should be no slower and no larger than in order:\n\n");
         text.push_str("| tensorcask | shuffled / in order | |\n| --- | ---: | --- |\n");
         text.push_str(&lines);
     }
