@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value as Json, json};
-use tensorcask::{Codec, Dtype, Key, Options, Store, Tensor, Value};
+use tensorcask::{Codec, Compaction, Dtype, Key, Options, Store, Tensor, Value};
 
 fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -149,6 +149,11 @@ fn a_reader_that_knows_only_the_format_page() {
             let (store, expected) = write_store(dir.path(), codec, open);
             check_with_reader(&python, &dir.path().join("m"), &expected);
             drop(store);
+            let store = Store::open(dir.path(), "m").unwrap();
+            let report = store.compact(&Compaction::new().live_share(1.0)).unwrap();
+            assert!(report.rows_dropped > 0 && report.skipped.is_empty(), "{report:?}");
+            store.close().unwrap();
+            check_with_reader(&python, &dir.path().join("m"), &expected);
         }
     }
     // Other kinds of keys, and enough of them for runs with full buckets.

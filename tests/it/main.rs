@@ -31,5 +31,6 @@ mod parallel;
 mod processes;
 mod repair;
 mod residency;
+mod soak;
 mod store;
 mod values;

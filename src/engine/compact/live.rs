@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::engine::lookup::find::Finder;
-use crate::engine::lookup::query::Query;
+use crate::engine::lookup::find::{Finder, find};
+use crate::engine::lookup::query::{Located, Query};
 use crate::engine::rows::row::RowVersion;
 use crate::engine::state::State;
 use crate::error::{Error, Result};
@@ -49,17 +49,26 @@ impl Live {
     }
 }
 
-/// The rows of `segment` that count, by what index runs find. O(rows) lookups.
+/// Where newer rows are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Newer {
+    /// In sealed segments, as far as index runs cover them.
+    Sealed,
+    /// Everywhere: for a look that changes nothing.
+    Anywhere,
+}
+
+/// The rows of `segment` that count. O(rows) lookups.
 ///
 /// # Errors
 /// [`Error::Corrupt`] if a row cannot be read, or one that may be newer; IO errors.
-pub(crate) fn live_rows(state: &State, segment: &Segment) -> Result<Live> {
+pub(crate) fn live_rows(state: &State, segment: &Segment, newer: Newer) -> Result<Live> {
     let mut live = Live::none(segment.rows());
     let mut finder = Finder::new(KEYS);
     for batch in batches(segment)? {
         let batch = batch?;
         let first_row = batch.frame.first_row as u32;
-        find_live(state, &mut finder, segment, &batch, 1, &mut |row| live.add(first_row + row))?;
+        find_live((state, &mut finder, newer), segment, &batch, 1, &mut |row| live.add(first_row + row))?;
     }
     Ok(live)
 }
@@ -75,7 +84,7 @@ pub(crate) fn sample_is_sparse(state: &State, segment: &Segment, share: f64) -> 
         let Ok(batch) = batch(segment, number) else { return false };
         let step = batch.columns.rows.div_ceil(ROWS_A_BATCH).max(1);
         looked_at += batch.columns.rows.div_ceil(step) as u32;
-        if find_live(state, &mut finder, segment, &batch, step, &mut |_| live += 1).is_err() {
+        if find_live((state, &mut finder, Newer::Sealed), segment, &batch, step, &mut |_| live += 1).is_err() {
             return false;
         }
     }
@@ -85,8 +94,7 @@ pub(crate) fn sample_is_sparse(state: &State, segment: &Segment, share: f64) -> 
 
 /// Calls `live` with every `step`-th row of a batch that counts.
 fn find_live(
-    state: &State,
-    finder: &mut Finder,
+    (state, finder, newer): (&State, &mut Finder, Newer),
     segment: &Segment,
     batch: &Batch,
     step: usize,
@@ -103,7 +111,7 @@ fn find_live(
     let keys = keys.ok_or_else(|| batch.corrupt(0, "a row has no key"))?;
     let first_row = batch.frame.first_row as u32;
     for (rows, queries) in rows.chunks(KEYS).zip(keys.chunks(KEYS)) {
-        finder.find_merged(state, queries, |located| {
+        let note = |located: Located<'_>| {
             if let Some((_, error)) = located.errors.into_iter().next() {
                 return Err(error);
             }
@@ -114,7 +122,11 @@ fn find_live(
                 }
             }
             Ok(())
-        })?;
+        };
+        match newer {
+            Newer::Sealed => finder.find_merged(state, queries, note)?,
+            Newer::Anywhere => find(state, queries, note)?,
+        }
     }
     Ok(())
 }

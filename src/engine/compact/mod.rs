@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::engine::compact::context::Context;
-use crate::engine::compact::live::{Live, live_rows, sample_is_sparse};
+use crate::engine::compact::live::{Live, Newer, live_rows, sample_is_sparse};
 use crate::engine::compact::plan::{Candidate, groups};
 use crate::engine::compact::rewrite::rewrite;
 use crate::engine::compact::tombstones::Tombstones;
@@ -66,13 +66,17 @@ pub(crate) fn remove_row_maps(state: &State, lane: u16) -> Result<()> {
 
 /// The sealed segments that may be rewritten: those that runs name, and no other writer may have sealed just now. What no
 /// run names is found by way of the memtable or of segments that it replaces, until the next merge.
-fn sealed(state: &State, others: &[u16], tombstones: bool) -> Vec<Arc<Segment>> {
+fn sealed(state: &State, others: &[u16], options: &Compaction, tombstones: bool) -> Vec<Arc<Segment>> {
     let version = state.versions().load();
     let mut covered: Vec<_> = version.runs().iter().flat_map(|run| run.covered()).collect();
     covered.sort_unstable();
     let of_kind = version.segments().values().filter(|segment| segment.schema().is_tombstones() == tombstones);
     let own = of_kind.filter(|segment| !others.contains(&segment.id.lane));
-    own.filter(|segment| covered.binary_search(&segment.id).is_ok()).cloned().collect()
+    own.filter(|segment| options.dry_run || covered.binary_search(&segment.id).is_ok()).cloned().collect()
+}
+
+fn newer(options: &Compaction) -> Newer {
+    if options.dry_run { Newer::Anywhere } else { Newer::Sealed }
 }
 
 fn compact_values(
@@ -82,7 +86,7 @@ fn compact_values(
     report: &mut CompactReport,
 ) -> Result<()> {
     let mut candidates = Vec::new();
-    for segment in sealed(context.state, others, false) {
+    for segment in sealed(context.state, others, options, false) {
         (context.stop)()?;
         if options.by_sample && !sample_is_sparse(context.state, &segment, options.live_share) {
             continue;
@@ -90,7 +94,7 @@ fn compact_values(
         report.segments += 1;
         report.rows += u64::from(segment.rows());
         report.bytes += segment.len_bytes;
-        match live_rows(context.state, &segment) {
+        match live_rows(context.state, &segment, newer(options)) {
             Ok(live) => {
                 report.live_rows += live.count();
                 candidates.extend(Candidate::new(segment, live, options));
@@ -110,7 +114,7 @@ fn compact_tombstones(
     options: &Compaction,
     report: &mut CompactReport,
 ) -> Result<()> {
-    let segments = sealed(context.state, others, true);
+    let segments = sealed(context.state, others, options, true);
     if options.by_sample && !worth_it(context.state, &segments) {
         return Ok(());
     }
@@ -118,7 +122,7 @@ fn compact_tombstones(
     for segment in segments {
         report.segments += 1;
         report.bytes += segment.len_bytes;
-        match live_rows(context.state, &segment) {
+        match live_rows(context.state, &segment, newer(options)) {
             Ok(live) => found.push((segment, live)),
             Err(error) => skip(report, &segment, &error)?,
         }

@@ -123,7 +123,8 @@ pub(super) fn compact_at_close(state: &Arc<State>, writer: &Writer, merger: &Mer
     merger.merge(Purpose::One)?;
     let context = Context { state, writer, lane, stop: &|| Ok(()) };
     match compact(context, &Compaction::in_background(state.options()).bytes_per_s(None)) {
-        Err(error) if error.is_timed_out() => Ok(()),
-        compacted => compacted.map(drop),
+        Ok(report) if report.segments_written > 0 => merger.merge(Purpose::One),
+        Err(error) if !error.is_timed_out() => Err(error),
+        _ => Ok(()),
     }
 }

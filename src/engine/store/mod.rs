@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::buffers::Buffers;
 use crate::codec::Codec;
 use crate::dtype::Dtype;
+use crate::engine::compact::remove_row_maps;
 use crate::engine::lock_order::{Rank, RankedMutex};
 use crate::engine::open::open_writer;
 use crate::engine::options::Options;
@@ -362,6 +363,7 @@ impl Inner {
         if repair(state, &mut lane)? {
             self.merger.merge(Purpose::One)?;
         }
+        remove_row_maps(state, self.lane)?;
         self.merger.check()
     }
 }

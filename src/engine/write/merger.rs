@@ -212,7 +212,8 @@ impl Merger {
         let version = self.state.versions().load();
         let rows: u64 = version.segments().values().map(|segment| u64::from(segment.rows())).sum();
         let put_many = rows <= self.state.metrics().rows_put().saturating_mul(ROWS_MERGED_PER_ROW_PUT);
-        if put_many && version.runs().len() > 1 {
+        let has_moved_rows = version.runs().iter().any(|run| run.has_moved_rows());
+        if put_many && (version.runs().len() > 1 || has_moved_rows) {
             return Some(Purpose::One);
         }
         let uncovered = version.uncovered();
