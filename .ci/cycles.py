@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Fails if modules import each other in a circle: `cycles.py SRC...`, or `cycles.py --self-test`.
+"""Fails if modules import each other in a cycle: `cycles.py SRC...`, or `cycles.py --self-test`.
 
-For each folder, the files and folders in it are the nodes of a graph. A node points to another one if a file of it imports
-from a file of the other. No such graph may have a circle. That covers circles of files and circles of folders. Test modules,
-in a file `tests.rs` or marked `#[cfg(test)]`, do not count, nor does `mod x;`.
+The files and folders in each folder are the nodes of a graph. A node points to another one if one of its files imports
+from a file of the other. No such graph may have a cycle, which covers cycles of files and cycles of folders. Test
+modules, in a file `tests.rs` or marked `#[cfg(test)]`, do not count, nor does `mod x;`.
 """
 
 import re
@@ -78,7 +78,7 @@ def imports(file, module, modules):
 
 
 def circles(graph):
-    """A circle of each strongly connected part of `graph` that has more than one node."""
+    """A cycle of each strongly connected part of `graph` that has more than one node."""
     done = set()
     for start in sorted(graph):
         stack, path = [(start, iter(sorted(graph[start])))], [start]
@@ -98,7 +98,7 @@ def circles(graph):
 
 
 def check(root):
-    """The circles below `root`, a line each."""
+    """The cycles below `root`, one line each."""
     files = sorted(file for file in root.rglob("*.rs") if file.name != "tests.rs")
     modules = {module_of(file, root): file for file in files}
     edges = {file: set(imports(file, module_of(file, root), modules)) for file in files}
@@ -135,12 +135,12 @@ def self_test():
     assert found(a="use crate::b::B;", b="#[cfg(test)]\nmod tests { use crate::a::A; fn f() {} }\nfn g() {}") == 0
     assert found(a="use crate::b::B;", b="#[cfg(test)]\nmod tests { fn f() {} }\nuse crate::a::A;") == 1
     assert found(a="use crate::b::B;", b="#[cfg(all(test, unix))]\n#[expect(x)]\nmod tests { use crate::a::A; }") == 0
-    # Circles of three, by groups, and through a folder.
+    # Cycles of three modules, by import groups, and through a folder.
     assert found(a="use crate::{b::{self, B}};", b="use crate::{c, d};", c="use crate::a::{A};", d="") == 1
     assert found(x__a="use crate::y::b::B;", x__c="", y__b="", y__d="use crate::x::c::C;", x__mod="", y__mod="") == 1
     assert found(x__a="use super::b::B;", x__b="", x__mod="mod a; mod b; pub use a::A;") == 0
     assert found(x__a="use super::b::B;", x__b="use super::X;", x__mod="mod a; mod b; pub use a::A; pub struct X;") == 1
-    # Not circles: an import of one's own folder's child, and a name that only begins alike.
+    # Not cycles: an import of a child module, and a name with the same prefix.
     assert found(x__mod="use self::a::A; mod a;", x__a="", y="use crate::x::A;") == 0
     assert found(a="use crate::ab::B;", ab="use crate::c::a;", c="") == 0
 
@@ -150,5 +150,5 @@ if __name__ == "__main__":
         self_test()
         sys.exit()
     found = [line for root in sys.argv[1:] for line in check(Path(root))]
-    print("\n".join(found) or "no circles")
+    print("\n".join(found) or "no cycles")
     sys.exit(1 if found else 0)

@@ -1,4 +1,4 @@
-"""Reads `cargo metadata` and fails if a dependency's licence leaves no choice that is on the list."""
+"""Reads `cargo metadata` and fails if a dependency cannot be used under a licence on the list."""
 
 import json
 import re
@@ -11,7 +11,7 @@ ALLOWED = {
 
 
 def acceptable(expression):
-    """Whether an SPDX expression of AND, OR and parentheses can be met from the list."""
+    """Whether an SPDX expression of AND, OR and parentheses can be satisfied by licences on the list."""
     words = re.findall(r"\(|\)|[^\s()]+", expression.replace("/", " OR "))
     tokens = []
     for word in words:

@@ -1,5 +1,5 @@
-//! Criterion benches of checksums and of the key hash: CRC-32 of a block, of each of its rows, and as the store does it
-//! over columns, beside a copy of the same bytes.
+//! Criterion benches of checksums and of the key hash: CRC-32 of a block, of each of its rows, and of rows by columns
+//! as the store computes it. The control is a copy of the same bytes.
 //!
 //! `cargo bench --bench checksum`; everything is in memory.
 #![expect(clippy::expect_used, reason = "a bench stops at the first failure")]
@@ -41,7 +41,7 @@ fn rows(c: &mut Criterion) {
     }
 }
 
-/// The checksum of a row with a seed, as FORMAT.md has it.
+/// The checksum of a row with a seed, as FORMAT.md specifies it.
 fn row_crc(seed: u32, key: &[u8], row: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(seed);
     for part in [(key.len() as u32).to_le_bytes().as_slice(), key, row] {

@@ -1,5 +1,5 @@
-//! Criterion benches of codecs from outside: packing rows as they are put, and unpacking them as they are read, beside
-//! plain zstd, row by row at the same level, and a copy.
+//! Criterion benches of codecs through the public API: packing rows on put, and unpacking them on read. The controls
+//! are plain zstd, row by row at the same level, and a copy.
 //!
 //! `cargo bench --bench codec`; everything is in memory.
 #![expect(clippy::expect_used, reason = "a bench stops at the first failure")]
@@ -21,7 +21,7 @@ const ROWS: usize = 256;
 const DIMS: usize = 768;
 const LEVEL: i32 = 3;
 
-/// Rows as encoders give them: about normal, with dimensions of different scale, and few of them active.
+/// Rows like those of encoders: about normal, with dimensions of different scale, few of them active.
 fn features() -> Vec<f32> {
     let mut random = Random(5);
     let mut normal = move || (0..6).map(|_| random.below(1 << 20) as f32 / (1 << 20) as f32 - 0.5).sum::<f32>();
@@ -29,7 +29,7 @@ fn features() -> Vec<f32> {
     (0..ROWS).flat_map(|_| scales.iter().map(|scale| (normal() * scale).max(0.0)).collect::<Vec<_>>()).collect()
 }
 
-/// A store in memory, which writes when it is told to.
+/// A store in memory that writes only when it is flushed.
 fn open(storage: &Arc<MemoryStorage>, codec: Codec) -> Store {
     let options = Options::new().codec(codec).verify(Verify::Never).flush_every(1 << 20, 1 << 40);
     let options = options.flush_interval(Duration::from_secs(3600));

@@ -1,10 +1,10 @@
-//! Reading rows that lie on disk: `get_batch_into` of random keys after the page cache was dropped, beside controls that
-//! are measured in turn with it.
+//! Reads rows from disk: `get_batch_into` of random keys after the page cache was dropped. Controls are measured in
+//! turn with it.
 //!
 //! `cargo bench --bench cold -- [--rows 1000000] [--row-bytes 3072] [--rounds 15] [--dir DIR]`
 //!
-//! The folder has to be on a disk (in a `tmpfs` nothing can be dropped), and takes the rows twice. How much of the files
-//! was in memory is measured before each sample, and printed.
+//! The folder has to be on a disk, as nothing can be dropped in a `tmpfs`, and needs space for the rows twice. The
+//! share of the files in memory is measured before each sample, and printed.
 #![expect(unsafe_code, reason = "controls read a memory map, and pages are dropped by address")]
 #![cfg_attr(
     target_os = "linux",
@@ -52,7 +52,7 @@ mod linux {
         (0..GATHER).map(|_| random.below(rows as u64) as usize).collect()
     }
 
-    /// The files of the store and the raw file, as they are mapped.
+    /// The mapped files: those of the store, and the raw file.
     struct Files {
         paths: Vec<PathBuf>,
     }
@@ -88,7 +88,7 @@ mod linux {
 
         fn drop_from_memory(&self) -> Fallible {
             for (start, len) in self.maps()? {
-                // SAFETY: read-only maps of files: what is unmapped comes back when it is touched.
+                // SAFETY: the maps are read-only maps of files, so dropped pages are read again on access.
                 unsafe { libc::madvise(start as *mut _, len, libc::MADV_DONTNEED) };
             }
             for path in &self.paths {
@@ -97,12 +97,12 @@ mod linux {
             Ok(())
         }
 
-        /// The share of the mapped pages that is in memory, in percent.
+        /// The share of the mapped pages that are in memory, in percent.
         fn in_memory_percent(&self) -> Fallible<f64> {
             let (mut resident, mut pages) = (0, 0);
             for (start, len) in self.maps()? {
                 let mut flags = vec![0_u8; len.div_ceil(PAGE)];
-                // SAFETY: mincore writes one byte a page to `flags`, which has as many.
+                // SAFETY: mincore writes one byte per page to `flags`, which has as many.
                 if unsafe { libc::mincore(start as *mut _, len, flags.as_mut_ptr()) } != 0 {
                     return Err(std::io::Error::last_os_error().into());
                 }
@@ -113,14 +113,15 @@ mod linux {
         }
     }
 
-    /// Pages for O_DIRECT: aligned, and touched.
+    /// An aligned and prefaulted buffer for O_DIRECT.
     fn direct_buffer(len: usize) -> Fallible<memmap2::MmapMut> {
         let mut buffer = memmap2::MmapMut::map_anon(len)?;
         buffer.fill(1);
         Ok(buffer)
     }
 
-    /// Reads the rows through io_uring, [`QUEUE_DEPTH`] at a time, each as the whole blocks it lies in.
+    /// Reads the rows through io_uring, [`QUEUE_DEPTH`] at a time. Each read covers the whole blocks that contain the
+    /// row.
     fn read_direct(ring: &mut IoUring, file: &File, out: &mut [u8], numbers: &[usize], row_bytes: usize) -> Fallible {
         let place = row_bytes.next_multiple_of(PAGE) + PAGE;
         let mut waiting = numbers.iter().zip(out.chunks_mut(place));
@@ -134,7 +135,7 @@ mod linux {
                 let read = opcode::Read::new(types::Fd(file.as_raw_fd()), place.as_mut_ptr(), (end - start) as u32)
                     .offset(start as u64)
                     .build();
-                // SAFETY: the place is long enough, is nobody else's, and lives until all reads are done.
+                // SAFETY: the slice is long enough, is used by no other read, and lives until all reads are done.
                 unsafe { ring.submission().push(&read)? };
                 in_flight += 1;
             }
@@ -158,7 +159,7 @@ mod linux {
         Ok(())
     }
 
-    /// Times in milliseconds, and what was in memory before.
+    /// Times in milliseconds, and the share of the files in memory before each.
     #[derive(Default)]
     struct Samples {
         millis: Vec<f64>,
@@ -212,7 +213,7 @@ mod linux {
             if self.found.contains(&false) { Err("a row is missing".into()) } else { Ok(()) }
         }
 
-        /// One sample of `get_batch_into`, after dropping everything and whatever `before` does.
+        /// One sample of `get_batch_into`, after dropping all pages and calling `before`.
         fn ours(&mut self, samples: &mut Samples, before: impl FnOnce(&mut Self) -> Fallible) -> Fallible<Vec<usize>> {
             let numbers = draw(&mut self.random, self.settings.rows);
             self.files.drop_from_memory()?;
@@ -222,7 +223,7 @@ mod linux {
             Ok(numbers)
         }
 
-        /// Looks all keys up, which prefaults the index and the keys, and no values.
+        /// Looks up all keys, which prefaults the index and the keys but no values.
         fn prefault_index(&mut self) -> Fallible {
             for start in (0..self.settings.rows as u64).step_by(GATHER) {
                 let keys: Vec<u64> = (start..(start + GATHER as u64).min(self.settings.rows as u64)).collect();
@@ -245,7 +246,7 @@ mod linux {
             dir.display()
         );
         let raw = settings.dir.join("raw.bin");
-        // SAFETY: the file is this benchmark's own, and nothing changes it.
+        // SAFETY: the benchmark owns the file, and nothing changes it.
         let map = unsafe { Mmap::map(&File::open(&raw)?)? };
         let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&raw)?;
         let mut ring = IoUring::new(QUEUE_DEPTH as u32)?;
@@ -288,7 +289,7 @@ mod linux {
             let numbers = draw(&mut bench.random, rows);
             files.drop_from_memory()?;
             faulted.take(&files, || gather(&map, &numbers, &mut bench.out, row_bytes))?;
-            // Seconds a sample.
+            // A sample takes seconds.
             if round < 2 {
                 map.advise(Advice::Normal)?;
                 let numbers = draw(&mut bench.random, rows);

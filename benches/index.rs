@@ -1,5 +1,6 @@
-//! Criterion benches of the index from outside, where values cost nothing (eight-byte rows): inserting into the memtable,
-//! finding keys in the memtable and in a run, there and absent, and building a run, as the store grows.
+//! Criterion benches of the index through the public API, with values of eight bytes, whose cost is negligible:
+//! inserting into the memtable, finding present and absent keys in the memtable and in a run, and building a run, as
+//! the store grows.
 //!
 //! `cargo bench --bench index`; `TENSORCASK_BENCH_ROWS` bounds the largest store (default 1,000,000; up to 100,000,000,
 //! which take 10 GB of `TENSORCASK_BENCH_DIR`).
@@ -26,16 +27,16 @@ use xxhash_rust::xxh3::xxh3_64;
 
 const BATCH: usize = 1024;
 const LOAD: u64 = 65_536;
-/// Counters from here on have never been put.
+/// Counters from here on are never put.
 const ABSENT: u64 = 1 << 50;
-/// A line of a cache, which is a bucket of a run.
+/// A cache line, which is also a bucket of a run.
 const LINE: usize = 64;
 
 fn sizes() -> Vec<u64> {
     sizes::sizes(&[100_000, 1_000_000, 10_000_000, 100_000_000], 1_000_000)
 }
 
-/// A store whose memtable takes everything, and whose writer waits until it is told to write.
+/// A store whose memtable holds everything, and which writes only when it is flushed.
 fn open(dir: &Path, size: u64) -> Store {
     let room = size as usize + (1 << 25);
     let options = Options::new().memtable_keys(room).segment_rows(1 << 24).segment_bytes(1 << 30);
@@ -51,7 +52,7 @@ fn load(store: &Store, size: u64) {
     store.flush().expect("a flush");
 }
 
-/// The control of the memtable: hashbrown's bare table, with the hash that the store uses.
+/// The control of the memtable: hashbrown's bare table with the same hash as the store.
 struct Bare(HashTable<(u64, u64)>);
 
 impl Bare {
@@ -113,7 +114,7 @@ fn lookups(c: &mut Criterion) {
             keys.iter().filter_map(|key| bare.get(black_box(*key))).fold(0, |sum, row| sum ^ row)
         });
         drop(bare);
-        // Seals, and merges the index.
+        // Closing seals the segments and merges the index.
         store.close().expect("a close");
         let store = open(dir.path(), size);
         let lines = raw::map(&run_file(&dir.path().join("m"))).expect("a map");
@@ -121,7 +122,7 @@ fn lookups(c: &mut Criterion) {
         let name = format!("{BATCH} keys of {size} in a run");
         let (mut numbers, mut out) = (Vec::new(), vec![0_u8; BATCH * LINE]);
         lookup(c, &name, &store, size, "a random line of the run's file", &mut |keys| {
-            // Other lines: those of the keys are what the lookups read.
+            // The control reads other lines, as the lookups have brought those of the keys into the cache.
             let place = |key: &u64| ((u128::from(mix(*key)) * u128::from(count)) >> 64) as u64;
             numbers.clear();
             numbers.extend(keys.iter().map(place));
@@ -136,7 +137,7 @@ fn run_file(store: &Path) -> std::path::PathBuf {
     files.next().expect("a run").expect("a run").path()
 }
 
-/// Hits and misses beside what looking somewhere costs anyway.
+/// Hits and misses, compared to the cost of touching one place in memory.
 fn lookup(c: &mut Criterion, name: &str, store: &Store, size: u64, control: &str, look: &mut dyn FnMut(&[u64]) -> u64) {
     let mut group = c.benchmark_group(name);
     group.throughput(Throughput::Elements(BATCH as u64));
@@ -162,7 +163,7 @@ fn lookup(c: &mut Criterion, name: &str, store: &Store, size: u64, control: &str
     group.finish();
 }
 
-/// Building one run of all sealed segments: reading their sorted blocks, merging them, writing buckets.
+/// Builds one run from all sealed segments: reads their sorted blocks, merges them, and writes buckets.
 fn merges(c: &mut Criterion) {
     for size in sizes() {
         let dir = folder::folder();

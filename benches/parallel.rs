@@ -1,4 +1,4 @@
-//! Rows in memory, read with several threads: two readers of one store, one reader that splits large batches, and a
+//! Reads of rows in memory by several threads: two readers of one store, one reader that splits large batches, and a
 //! raw gather with as many threads.
 //!
 //! `cargo bench --bench parallel -- [--rows 1000000] [--row-bytes 3072] [--rounds 200] [--dir DIR]`
@@ -19,7 +19,7 @@ use tensorcask::{Dtype, Options, Reader};
 use pair::{Fallible, Settings};
 use random::Random;
 
-/// Something that copies rows into a buffer.
+/// Copies rows into a buffer.
 trait Gather: Sync {
     fn gather(&self, keys: &[u64], out: &mut [u8], found: &mut [bool]) -> Fallible;
 }
@@ -37,7 +37,7 @@ impl Gather for Raw<'_> {
     }
 }
 
-/// The raw gather, each batch split over two threads that are started for it.
+/// The raw gather, with each batch split over two threads that are started for it.
 struct Split<'a>(Raw<'a>);
 
 impl Gather for Split<'_> {
@@ -64,7 +64,7 @@ impl Gather for Ours {
     }
 }
 
-/// Rows a second of `threads` threads that gather batches of `batch` rows, each its own.
+/// Rows per second of `threads` threads that gather batches of `batch` rows, each its own.
 fn rate(gather: &dyn Gather, settings: &Settings, threads: usize, batch: usize, seed: u64) -> Fallible<f64> {
     let rounds = (settings.rounds * 256 / batch).max(4);
     let work = |thread: u64| -> Fallible<f64> {
@@ -105,7 +105,7 @@ fn main() -> Fallible {
     let (one, split) = (ours(1)?, ours(2)?);
     let (raw, raw_split) = (Raw { map: &map, row_bytes }, Split(Raw { map: &map, row_bytes }));
     one.reader.preload(u64::MAX)?;
-    // Pages are mapped and first reads checked before anything is measured.
+    // All pages are mapped and all first reads verified before measuring.
     let all: Vec<u64> = (0..settings.rows as u64).collect();
     for keys in all.chunks(2048) {
         let (mut out, mut found) = (vec![0; keys.len() * row_bytes], vec![false; keys.len()]);

@@ -1,5 +1,5 @@
-//! Criterion benches of segments from outside: appending a batch, opening what is sealed, parsing batches at their first
-//! use, and walking the frames of a segment that is still being written.
+//! Criterion benches of segments through the public API: appending a batch, opening sealed segments, parsing batches on
+//! their first use, and scanning the frames of an active segment.
 //!
 //! `cargo bench --bench segment`; in `TENSORCASK_BENCH_DIR`.
 #![expect(clippy::expect_used, reason = "a bench stops at the first failure")]
@@ -18,10 +18,10 @@ use tensorcask::{Dtype, Durability, Options, Reader, Store};
 
 const ROW_BYTES: usize = 128;
 const BATCH_ROWS: u64 = 64;
-/// Bytes that are appended before a file is begun anew, so that neither fills the disk.
+/// Bytes that are appended before a new file is started, to limit disk space.
 const MOST_BYTES: usize = 1 << 30;
 
-/// A store that writes on the caller's thread, when it is told to.
+/// A store that writes on the caller's thread, and only when it is flushed.
 fn open(dir: &Path, segment_rows: u32) -> Store {
     let options =
         Options::new().synchronous(true).segment_rows(segment_rows).segment_bytes(8 << 30).memtable_keys(1 << 22);
@@ -34,7 +34,7 @@ fn append(store: &Store, first: u64, rows: u64, row_bytes: usize, values: &[u8])
     store.flush_with(Durability::Buffered).expect("a flush");
 }
 
-/// A store of so many batches.
+/// A store with this number of batches.
 fn batches(dir: &Path, batches: u64, segment_rows: u32) -> Store {
     let store = open(dir, segment_rows);
     let values = vec![1; BATCH_ROWS as usize * ROW_BYTES];
@@ -107,7 +107,7 @@ fn opens(c: &mut Criterion) {
     group.finish();
 }
 
-/// A batch is parsed when one of its rows is first read.
+/// A batch is parsed when one of its rows is read first.
 fn parses(c: &mut Criterion) {
     const BATCHES: u64 = 1024;
     let dir = folder::folder();
@@ -132,14 +132,14 @@ fn parses(c: &mut Criterion) {
     group.finish();
 }
 
-/// A reader walks the frames of the segment that a writer is at.
+/// A reader scans the frames of a writer's active segment.
 fn walks(c: &mut Criterion) {
     let mut group = c.benchmark_group("open while a writer writes");
     for frames in [16_u64, 256, 4096] {
         let dir = folder::folder();
         let writer = batches(dir.path(), frames, 1 << 24);
         group.throughput(Throughput::Elements(frames));
-        // Keys and checksums of the rows, which every frame's checksum covers.
+        // Keys and checksums of the rows, which are covered by the checksum of each frame.
         let structure = vec![1_u8; (frames * BATCH_ROWS * 12) as usize];
         group.bench_function(
             BenchmarkId::new("control: CRC-32 of keys and checksums of as many batches", frames),

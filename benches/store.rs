@@ -1,9 +1,10 @@
-//! Criterion benches of the store: what a flush, a put, a get and an open cost as the store grows, each beside its
+//! Criterion benches of the store: the costs of a flush, a put, a get and an open as the store grows, each with its
 //! control in the same group.
 //!
-//! `cargo bench --bench store`; `TENSORCASK_BENCH_ROWS` bounds the largest store (default 100,000; 1,000,000 rows of
-//! 3,072 B and their control take 6 GB in `TENSORCASK_BENCH_DIR`, by default a file system in memory where there is one,
-//! since a disk that is still busy with the load would be what is measured). `cargo bench --bench engine` measures on disk.
+//! `cargo bench --bench store`; `TENSORCASK_BENCH_ROWS` limits the largest store (default 100,000). 1,000,000 rows of
+//! 3,072 B and their control take 6 GB in `TENSORCASK_BENCH_DIR`. By default this is a file system in memory if there
+//! is one, as a disk that is still busy with the load would distort the results. `cargo bench --bench engine` measures
+//! on disk.
 #![expect(clippy::expect_used, reason = "a bench stops at the first failure")]
 
 #[path = "support/folder.rs"]
@@ -25,22 +26,22 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use random::Random;
 use tensorcask::{Durability, Options, Reader, Result, Store};
 
-/// Rows that are read and flushed: 3,072 B.
+/// The dimensions of rows that are read and flushed: 3,072 B.
 const DIMS: usize = 768;
-/// Rows that lie in the store to which others are flushed: 64 B, so that a million of them fit memory that the machine
-/// has touched before. On a virtual machine a page's first touch costs ten times the write, and only the largest store
-/// would meet it.
+/// The dimensions of rows that are in the store before others are flushed: 64 B, so that a million of them fit into
+/// memory that was touched before. On a virtual machine the first touch of a page costs ten times the write, and would
+/// affect only the largest store.
 const SMALL_DIMS: usize = 16;
 const FLUSH_ROWS: usize = 2048;
-/// Keys of a read, a put or a delete.
+/// Keys per read, put or delete.
 const GATHER: usize = 256;
 
 fn sizes() -> Vec<u64> {
     sizes::sizes(&[1_000, 100_000, 1_000_000], 100_000)
 }
 
-/// A store that writes when it is told to, so that a flush is all of its own work, and that neither seals nor merges
-/// within a measurement: `cargo bench --bench engine` has those.
+/// A store that writes only when it is flushed, so that a flush includes all of its work. It neither seals nor merges
+/// within a measurement; `cargo bench --bench engine` measures these.
 fn open(dir: &Path, module: &str) -> Result<Store> {
     Options::new()
         .segment_bytes(8 << 30)
@@ -61,7 +62,7 @@ fn grow(store: &Store, rows: u64, dims: usize) -> Result<()> {
     store.flush()
 }
 
-/// A store of `size` rows that has flushed a few batches.
+/// Fills a store with `size` rows, and flushes a few batches.
 fn write_rows(store: &Store, size: u64, values: &[f32]) -> Result<()> {
     grow(store, size, SMALL_DIMS)?;
     (1..4).try_for_each(|turn| flush_once(store, turn << 20, values, Durability::Buffered).map(|_| ()))
@@ -76,7 +77,7 @@ fn flush_once(store: &Store, first: u64, values: &[f32], durability: Durability)
     Ok(begin.elapsed())
 }
 
-/// Flush cost must not grow with the store: the bar is 1.3 × between the smallest and the largest.
+/// The cost of a flush must not grow with the store: the limit is a factor of 1.3 between the smallest and the largest.
 fn flush(c: &mut Criterion) {
     let values = vec![0.25_f32; FLUSH_ROWS * DIMS];
     for durability in [Durability::Buffered, Durability::SyncData] {
@@ -103,7 +104,7 @@ fn flush(c: &mut Criterion) {
                 b.iter_custom(|iterations| {
                     let mut total = Duration::ZERO;
                     for _ in 0..iterations {
-                        // The store is made anew before it has grown by much.
+                        // The store is recreated before it has grown much.
                         if flushed * FLUSH_ROWS as u64 > size.max(400_000) / 8 {
                             store.close().expect("a close");
                             std::fs::remove_dir_all(dir.path().join("m")).expect("a removal");
@@ -122,7 +123,7 @@ fn flush(c: &mut Criterion) {
     }
 }
 
-/// The rows of `grow` in a plain file, mapped.
+/// The rows of `grow` in a plain mapped file.
 fn control(dir: &Path, rows: u64) -> memmap2::Mmap {
     let path = dir.join("control");
     let mut file = BufWriter::new(File::create(&path).expect("a file"));
@@ -185,7 +186,7 @@ fn reads(c: &mut Criterion) {
     }
 }
 
-/// What the caller of `put_rows` and `delete_batch` waits for: copies and the memtable, not the disk.
+/// The time that the caller of `put_rows` and `delete_batch` waits: copies and the memtable, without the disk.
 fn puts(c: &mut Criterion) {
     let values = vec![0.25_f32; GATHER * DIMS];
     let bytes = bytemuck::cast_slice(&values);
@@ -198,7 +199,8 @@ fn puts(c: &mut Criterion) {
         let store = open(dir.path(), "m").expect("a store");
         grow(&store, size, SMALL_DIMS).expect("rows");
         let mut first = 1 << 40;
-        // A turn each, timed apart: what is put is deleted, and both are written before they pile up.
+        // Puts and deletes take turns and are timed separately: the rows that were put are deleted, and both are
+        // flushed before they accumulate.
         let mut turn = |iterations: u64, deletes: bool| {
             let mut total = Duration::ZERO;
             for _ in 0..iterations {

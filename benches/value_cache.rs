@@ -1,5 +1,5 @@
-//! Criterion benches of the value cache from outside: values that are in it, and values that push others out of it, beside
-//! the same reads without one and beside a `HashMap` behind a lock, on one thread and on two.
+//! Criterion benches of the value cache through the public API: values that are in it, and values that evict others.
+//! The controls are the same reads without a cache, and a `HashMap` with a lock, on one thread and on two.
 //!
 //! `cargo bench --bench value_cache`; everything is in memory.
 #![expect(clippy::expect_used, reason = "a bench stops at the first failure")]
@@ -22,10 +22,10 @@ const DIMS: usize = 768;
 const BATCH: usize = 256;
 /// Holds every value.
 const AMPLE_BYTES: usize = 256 << 20;
-/// Holds a tenth of them.
+/// Holds a tenth of the values.
 const SCARCE_BYTES: usize = 6 << 20;
 
-/// A store of packed rows, which is where a value cache pays.
+/// A store of packed rows, for which a value cache is useful.
 fn store(value_cache_bytes: usize) -> Store {
     let options = Options::new().codec(Codec::Zstd { level: 1 }).value_cache_bytes(value_cache_bytes);
     let store = options.open_on(Arc::new(MemoryStorage::new())).expect("a store");
@@ -47,10 +47,10 @@ fn get(store: &Store, keys: &[u64]) -> usize {
     values.iter().filter(|value| matches!(value, Ok(Some(_)))).count()
 }
 
-/// Gets a batch of keys; says how many were there.
+/// Gets a batch of keys; returns the number of keys found.
 type Get<'a> = &'a (dyn Fn(&[u64]) -> usize + Sync);
 
-/// The time of so many batches on each of some threads at once.
+/// The time of `iterations` batches on each of `threads` concurrent threads.
 fn race(threads: u64, iterations: u64, get: Get<'_>) -> Duration {
     let begin = Instant::now();
     std::thread::scope(|scope| {
@@ -72,7 +72,7 @@ fn value_cache(c: &mut Criterion) {
     let map: HashMap<u64, Value> = keys
         .chunks(BATCH)
         .flat_map(|keys| {
-            // Also fills the value cache.
+            // This also fills the value cache.
             let values = ample.get_batch(keys).expect("values");
             let pairs = keys.iter().zip(values);
             pairs.filter_map(|(key, value)| Some((*key, value.ok()??))).collect::<Vec<_>>()

@@ -1,5 +1,5 @@
-//! What writing costs, each measured in turn with its control in the same run: `put_rows` and flush beside `write`,
-//! durable flushes beside the ways to make raw bytes durable, and a load of small rows to the end of `close`.
+//! The cost of writing, measured in turn with controls in the same run: `put_rows` and flush compared to `write`,
+//! durable flushes compared to other ways to make raw bytes durable, and a load of small rows to the end of `close`.
 //!
 //! `cargo bench --bench writes -- [--rows 1000000] [--rounds 5] [--dir DIR] [--only buffered|durable|load]`
 #![expect(clippy::expect_used, reason = "a bench stops at the first failure")]
@@ -19,13 +19,13 @@ use tensorcask::{Dtype, Durability, Options, Store};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 
-/// Rows of the flushes: 6 MiB.
+/// Rows per flush: 6 MiB.
 const ROWS: usize = 2048;
 const ROW_BYTES: usize = 3072;
-/// Rows of the load.
+/// Bytes per row of the load.
 const SMALL_BYTES: usize = 128;
 const SMALL_BATCH: usize = 65_536;
-/// Turns of the flushes.
+/// The number of turns of the flushes.
 const TURNS: u64 = 40;
 
 struct Settings {
@@ -61,10 +61,10 @@ fn mixed(value: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// Times of one way to do it.
+/// The times of one way to write.
 struct Times {
     name: &'static str,
-    /// Nanoseconds, of each turn.
+    /// Nanoseconds of each turn.
     spent: Vec<u64>,
 }
 
@@ -85,7 +85,7 @@ impl Times {
     }
 }
 
-/// Prints `all`, each beside the median of the first `controls` that was fastest.
+/// Prints `all`, each with its ratio to the fastest median of the first `controls`.
 fn report(title: &str, unit: (&str, f64), all: &[Times], controls: usize) {
     let control = all.iter().take(controls).map(|times| times.at(0.5)).fold(f64::INFINITY, f64::min);
     println!("\n{title}");
@@ -96,7 +96,7 @@ fn report(title: &str, unit: (&str, f64), all: &[Times], controls: usize) {
     }
 }
 
-/// The order of `ways` in `turn`: another each time, so that no way always follows the same.
+/// The order of `ways` in `turn`. It differs between turns, so that no way always follows the same other one.
 fn order(ways: usize, turn: u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..ways).collect();
     order.sort_by_key(|way| mixed(turn << 8 | *way as u64));
@@ -108,9 +108,9 @@ struct Raw {
     name: &'static str,
     file: File,
     at: u64,
-    /// Whether each write returns when it is durable.
+    /// Whether each write is durable when it returns.
     write_syncs: bool,
-    /// Whether the disk is given each 2 MiB as they are written.
+    /// Whether write-back is started for each 2 MiB as they are written.
     starts_early: bool,
 }
 
@@ -166,34 +166,34 @@ impl Raw {
     }
 }
 
-/// Pieces that the disk is given early.
+/// The number of bytes after which write-back is started.
 const EARLY_BYTES: usize = 2 << 20;
 
-/// Has the system begin to write these bytes to disk.
+/// Starts write-back of these bytes.
 fn start_writing(file: &File, offset: u64, len_bytes: usize) {
-    // SAFETY: the call takes numbers, touches no memory of this process, and the descriptor is open.
+    // SAFETY: the call takes only numbers, touches no memory of this process, and the descriptor is open.
     let done = unsafe {
         libc::sync_file_range(file.as_raw_fd(), offset as i64, len_bytes as i64, libc::SYNC_FILE_RANGE_WRITE)
     };
     assert_eq!(done, 0, "sync_file_range failed");
 }
 
-/// Leaves the system with free memory that was touched just now. On a virtual machine the first touch of a page costs
-/// many times the write into it, and would be met by whichever way comes to a fresh one.
+/// Touches and frees memory, so that the system has free pages that were touched recently. On a virtual machine the
+/// first touch of a page costs many times the write, and would be counted for whichever way gets a fresh page.
 fn touch_memory(bytes: usize) {
     let mut memory = vec![1_u8; bytes];
     memory.iter_mut().step_by(4096).for_each(|byte| *byte = 2);
     std::hint::black_box(&memory);
 }
 
-/// Bytes of memory that nobody uses.
+/// Bytes of free memory.
 fn free_bytes() -> Fallible<usize> {
     let memory = std::fs::read_to_string("/proc/meminfo")?;
     let line = memory.lines().find_map(|line| line.strip_prefix("MemFree:")).ok_or("no MemFree in /proc/meminfo")?;
     Ok(line.split_whitespace().next().ok_or("no number in /proc/meminfo")?.parse::<usize>()? * 1024)
 }
 
-/// `len` bytes that start on a page, within `buffer`.
+/// A slice of `buffer` of `len` bytes that starts at a page boundary.
 fn aligned(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
     buffer.resize(len + 4096, 0);
     let start = buffer.as_ptr().align_offset(4096);
@@ -212,7 +212,7 @@ fn put_and_flush(store: &Store, turn: u64, values: &[u8], durability: Durability
     Ok(begin.elapsed())
 }
 
-/// `put_rows` and a buffered flush beside a plain write of the same bytes.
+/// `put_rows` and a buffered flush, compared to a plain write of the same bytes.
 fn buffered(settings: &Settings) -> Fallible {
     let mut all = [Times::new("write"), Times::new("put_rows and flush"), Times::new("a copy within memory")];
     let mut values: Vec<u8> = (0..ROWS * ROW_BYTES).map(|at| mixed(at as u64) as u8).collect();
@@ -243,7 +243,7 @@ fn buffered(settings: &Settings) -> Fallible {
     Ok(store.close()?)
 }
 
-/// `put_rows` and a durable flush beside ways to append raw bytes durably.
+/// `put_rows` and a durable flush, compared to ways to append raw bytes durably.
 fn durable(settings: &Settings) -> Fallible {
     let mut values = Vec::new();
     let values = aligned(&mut values, ROWS * ROW_BYTES);
@@ -291,7 +291,7 @@ fn shuffled(rows: usize) -> Vec<u64> {
     keys
 }
 
-/// A load of small rows in batches: buffered, and to the end of `close`, which makes it durable.
+/// A load of small rows in batches: buffered, and up to the end of `close`, which makes it durable.
 fn load(settings: &Settings) -> Fallible {
     let mut buffered = [Times::new("write"), Times::new("in order"), Times::new("shuffled")];
     let mut puts = [Times::new("(nothing)"), Times::new("in order"), Times::new("shuffled")];
@@ -346,7 +346,7 @@ fn main() -> Fallible {
     let settings = settings()?;
     let _ = std::fs::remove_dir_all(&settings.dir);
     std::fs::create_dir_all(&settings.dir)?;
-    // All that is free, or a file that grows long comes to memory that was never touched.
+    // Nearly all free memory; otherwise a file that grows for long reaches pages that were never touched.
     touch_memory(free_bytes()? / 8 * 7);
     let wanted = |name: &str| settings.only.as_deref().is_none_or(|only| only == name);
     if wanted("buffered") {

@@ -1,8 +1,8 @@
-//! A plain function, cached: no tensor library is needed.
+//! Caches a plain function; no tensor library is needed.
 //!
 //! `cargo run --release -p tensorcask-examples --bin cached_function [-- CACHE_DIR]`
 //!
-//! Sentences are embedded by counting their letter pairs, which stands for a model that takes long. The second epoch, and
+//! Sentences are embedded by counting their letter pairs, in place of a model that takes long. The second epoch, and
 //! every later run with the same folder, computes nothing.
 
 use std::error::Error;
@@ -61,7 +61,7 @@ fn main() -> Fallible {
     let module = CacheOptions::in_folder(cache_dir, "letter-pairs").version("1").wrap_fn(embed)?;
     epoch(&module)?;
     epoch(&module)?;
-    // By content: the same sentences under no name at all.
+    // By content: the same sentences without ids.
     let batch = load(&[0, 1])?;
     module.forward(&batch)?;
     println!("{}", module.end_epoch());

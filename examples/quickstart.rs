@@ -1,9 +1,9 @@
-//! Caches an expensive feature of each of 1,797 real handwritten digits, and reads it instead of computing it again.
+//! Computes an expensive feature of each of 1,797 real handwritten digits once, and reads it from the store afterwards.
 //!
 //! `cargo run --release --bin quickstart [FOLDER]`; without a folder the store is a temporary one.
 //!
-//! The loop is that of any training with a frozen backbone: for each batch, ask the store for the features, compute
-//! the ones that are missing, put them. Nothing in it knows whether this is the first epoch.
+//! The loop is that of any training with a frozen backbone: for each batch, get the features from the store, compute
+//! the missing ones, and put them. It is the same code in the first epoch and in all later ones.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ use tensorcask::{Options, Store};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 
-/// The data set: examples/data/README.md says where it is from.
+/// The data set. examples/data/README.md describes its source.
 const DIGITS: &str = include_str!("data/optdigits.csv");
-/// Images are 8 × 8; they are looked at in 32 × 32.
+/// Images are 8 × 8, and are upsampled to 32 × 32.
 const SIDE: usize = 8;
 const FINE: usize = 32;
-/// The filter bank: wavelengths × orientations, and a grid of cells that each response is pooled in.
+/// The filter bank: wavelengths × orientations, and a grid of cells in which each response is pooled.
 const WAVELENGTHS: [f32; 4] = [4.0, 6.0, 9.0, 13.0];
 const ORIENTATIONS: usize = 8;
 const RADIUS: usize = 7;
@@ -27,7 +27,7 @@ const PADDED: usize = FINE + 2 * RADIUS;
 const GRID: usize = 4;
 const FEATURES: usize = WAVELENGTHS.len() * ORIENTATIONS * GRID * GRID;
 const BATCH: usize = 128;
-/// Images that the classifier knows; the others it has to tell.
+/// The number of images that the classifier knows; it classifies the others.
 const REFERENCES: usize = 1200;
 
 struct Sample {
@@ -47,8 +47,8 @@ fn samples() -> Fallible<Vec<Sample>> {
     DIGITS.lines().enumerate().map(parse).collect()
 }
 
-/// The frozen backbone: a bank of Gabor filters. Slow on purpose only in that it is plain code; its results never
-/// change, which is all that a cache asks for.
+/// The frozen backbone: a bank of Gabor filters. It is slow because it is plain code. Its results never change, which
+/// is the only requirement for caching.
 struct GaborBank {
     filters: Vec<Vec<f32>>,
 }
@@ -75,7 +75,7 @@ impl GaborBank {
         Self { filters }
     }
 
-    /// Features of one image: rectified responses, pooled in cells, of length one.
+    /// The features of one image: rectified responses, pooled in cells, normalised to length one.
     fn forward(&self, pixels: &[f32; SIDE * SIDE]) -> Vec<f32> {
         let image = upsample(pixels);
         let mut features: Vec<f32> = self.filters.iter().flat_map(|filter| pooled_response(&image, filter)).collect();
@@ -85,7 +85,7 @@ impl GaborBank {
     }
 }
 
-/// Bilinear, with a margin of zeros as wide as a filter reaches.
+/// Upsamples bilinearly, with a margin of zeros as wide as a filter's radius.
 fn upsample(pixels: &[f32; SIDE * SIDE]) -> Vec<f32> {
     let pixel = |x: isize, y: isize| {
         let inside = |v: isize| usize::try_from(v).ok().filter(|v| *v < SIDE);
@@ -128,7 +128,7 @@ struct Epoch {
     elapsed: Duration,
 }
 
-/// One pass over the data set through the store.
+/// Runs one pass over the data set through the store.
 fn epoch(store: &Store, bank: &GaborBank, samples: &[Sample]) -> Fallible<Epoch> {
     let start = Instant::now();
     let mut features = vec![0.0_f32; samples.len() * FEATURES];
@@ -138,7 +138,7 @@ fn epoch(store: &Store, bank: &GaborBank, samples: &[Sample]) -> Fallible<Epoch>
         let mut found = vec![false; keys.len()];
         hits += store.get_batch_into(&keys, &[FEATURES], rows, &mut found)?;
 
-        // Only what is missing is computed, and put as one contiguous tensor.
+        // Only missing features are computed, and put as one contiguous tensor.
         let (mut new_keys, mut new_rows) = (Vec::new(), Vec::new());
         for ((sample, row), _) in batch.iter().zip(rows.chunks_mut(FEATURES)).zip(&found).filter(|(_, found)| !**found)
         {
@@ -152,7 +152,7 @@ fn epoch(store: &Store, bank: &GaborBank, samples: &[Sample]) -> Fallible<Epoch>
     Ok(Epoch { features, hits, misses: samples.len() - hits, elapsed: start.elapsed() })
 }
 
-/// Accuracy of a nearest-neighbour classifier on features of length one.
+/// The accuracy of a nearest-neighbour classifier on normalised features.
 fn accuracy(features: &[f32], samples: &[Sample]) -> f64 {
     let (known, asked) = samples.split_at(REFERENCES);
     let (known_rows, asked_rows) = features.split_at(REFERENCES * FEATURES);
@@ -207,7 +207,7 @@ fn main() -> Fallible {
     store.close()?;
     drop(store);
 
-    // As the next run would: nothing is left in memory.
+    // Reopens the store, as the next run would: nothing is left in memory.
     let store = Options::new().open(&cache_dir, "gabor-bank-v1")?;
     let opened = store.open_report().elapsed;
     let third = epoch(&store, &bank, &samples)?;

@@ -1,9 +1,10 @@
-//! The BERT of candle-transformers, frozen: all-MiniLM-L6-v2 over real review sentences.
+//! A frozen BERT of candle-transformers: all-MiniLM-L6-v2 over real review sentences.
 //!
 //! `scripts/with-models cargo run --release -p tensorcask-examples --features candle --bin sentence_embeddings`
 //!
-//! Prints what an epoch costs when it is computed, when it is cached, and in a store that is opened again; how far the
-//! embeddings are from those of another implementation; and that cached and computed ones are the same, bit for bit.
+//! Prints the time of an epoch when it is computed, when it is cached, and with a store that is opened again. It also
+//! prints the difference from the embeddings of another implementation, and that cached and computed ones are equal,
+//! bit for bit.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use tokenizers::{PaddingParams, PaddingStrategy, Tokenizer, TruncationParams};
 type Fallible<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const BATCH: usize = 32;
-/// Longer sentences are cut.
+/// Longer sentences are truncated.
 const TOKENS: usize = 64;
 const SENTENCES: usize = 480;
 
@@ -31,18 +32,19 @@ fn embed(model: &BertModel, tokens: &Tensor, mask: &Tensor) -> candle_core::Resu
     mean.broadcast_div(&mean.sqr()?.sum_keepdim(1)?.sqrt()?)
 }
 
-/// The encoder behind the cache, as a program would have it.
+/// The cached encoder.
 fn cached(models: &Path, cache_dir: &Path) -> Fallible<CachedModule> {
     let config: Config = serde_json::from_slice(&std::fs::read(models.join("config.json"))?)?;
     let weights = candle_core::safetensors::load(models.join("model.safetensors"), &Device::Cpu)?;
-    // The model uses these very tensors: no second copy of them is held.
+    // The model shares these tensors, so there is no second copy of them.
     let model = BertModel::load(VarBuilder::from_tensors(weights.clone(), DType::F32, &Device::Cpu), &config)?;
     let options = CacheOptions::in_folder(cache_dir, "all-MiniLM-L6-v2").version("1").argument("tokens", TOKENS);
     let forward = move |inputs: &Inputs| Ok(embed(&model, inputs.tensor(0)?, inputs.tensor(1)?));
     Ok(options.wrap_inputs_fn_with(weights, forward)?)
 }
 
-/// Truncates and pads every sentence to one length: a sentence's embedding is not to depend on the others of its batch.
+/// Truncates and pads every sentence to one length, so that a sentence's embedding does not depend on the others of its
+/// batch.
 fn tokenizer(models: &Path) -> Fallible<Tokenizer> {
     let mut tokenizer = Tokenizer::from_file(models.join("tokenizer.json"))?;
     tokenizer.with_truncation(Some(TruncationParams { max_length: TOKENS, ..Default::default() }))?;
@@ -60,7 +62,7 @@ fn encode(tokenizer: &Tokenizer, sentences: &[&str]) -> Fallible<[Tensor; 2]> {
     Ok([Tensor::from_vec(ids, shape, &Device::Cpu)?, Tensor::from_vec(mask, shape, &Device::Cpu)?])
 }
 
-/// An epoch by ids: sentences are tokenised only where they are missing.
+/// Runs an epoch by ids. Only missing sentences are tokenised.
 fn epoch(name: &str, module: &CachedModule, tokenizer: &Tokenizer, sentences: &[String]) -> Fallible<(Tensor, f64)> {
     let begin = Instant::now();
     let ids: Vec<u64> = (0..sentences.len() as u64).collect();
@@ -78,7 +80,7 @@ fn epoch(name: &str, module: &CachedModule, tokenizer: &Tokenizer, sentences: &[
     Ok((embeddings, seconds))
 }
 
-/// How far the first embeddings are from those that another implementation computed.
+/// The largest difference of the first embeddings from those that another implementation computed.
 fn distance_from_reference(embeddings: &Tensor) -> Fallible<f32> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/minilm_reference.json");
     let reference: serde_json::Value = serde_json::from_slice(&std::fs::read(path)?)?;
@@ -114,7 +116,7 @@ fn main() -> Fallible {
     let module = cached(&models, folder.path())?;
     let (third, _) = epoch("epoch 3, opened again", &module, &tokenizer, &sentences)?;
 
-    // By content: the tokens are the key, and a sentence needs no name. Without the cache: the model itself.
+    // By content, the tokens are the key, and a sentence needs no id. Without the cache, the model runs directly.
     let some: Vec<&str> = sentences.iter().take(BATCH).map(String::as_str).collect();
     let [tokens, mask] = encode(&tokenizer, &some)?;
     module.forward([&tokens, &mask])?;

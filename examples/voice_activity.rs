@@ -2,8 +2,8 @@
 //!
 //! `scripts/with-torch --models cargo run --release -p tensorcask-examples --features torch --bin voice_activity [-- RECORDING.wav]`
 //!
-//! The windows have no names, so their samples are the keys: a recording that was seen before, or a part of it, costs
-//! a lookup. The recording is 8 or 16 kHz, mono, 16 bits.
+//! The windows have no ids, so their samples are the keys: a recording that was seen before, or a part of it, costs
+//! only a lookup. The recording has to be 8 or 16 kHz, mono, 16 bits.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 
 const CHILD: &str = "TENSORCASK_EXAMPLE_CHILD";
 
-/// Half-second windows, a quarter apart, `[windows, samples]`, and the sampling rate.
+/// Half-second windows that start a quarter second apart, `[windows, samples]`, and the sampling rate.
 fn windows(path: &Path) -> Fallible<(Tensor, i64)> {
     let mut recording = hound::WavReader::open(path)?;
     let format = recording.spec();
@@ -30,15 +30,15 @@ fn windows(path: &Path) -> Fallible<(Tensor, i64)> {
     Ok((Tensor::from_slice(&samples).f_unfold(0, rate / 2, rate / 4)?.contiguous(), rate))
 }
 
-/// The model behind the cache. Its method `audio_forward` starts anew for each call, and gives the probability of speech
-/// in each 32 ms.
+/// The cached model. Its method `audio_forward` resets the model's state for each call, and returns the probability of
+/// speech in each 32 ms.
 fn cached(cache_dir: &Path) -> Fallible<CachedModule> {
     let models = std::env::var_os("TENSORCASK_MODELS").ok_or("run this with scripts/with-torch --models")?;
     let model = CModule::load(PathBuf::from(models).join("silero-vad/silero_vad.jit"))?;
     Ok(CacheOptions::in_folder(cache_dir, "silero-vad").wrap_script_method(model, "audio_forward")?)
 }
 
-/// The greatest probability of speech in each window, in batches as a stream would bring them.
+/// The greatest probability of speech in each window, computed in batches as from a stream.
 fn speech(module: &CachedModule, windows: &Tensor, rate: i64) -> Fallible<(Vec<f64>, f64)> {
     let begin = Instant::now();
     let mut found = Vec::new();

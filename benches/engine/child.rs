@@ -1,4 +1,4 @@
-//! Children: one says how much memory reading takes, one is killed while it puts.
+//! Child processes: one reports the memory that reading takes, one is killed while it puts.
 
 use std::hint::black_box;
 use std::io::{BufRead, BufReader};
@@ -13,13 +13,13 @@ use crate::system::resident_bytes;
 use crate::table::Table;
 use crate::{BATCH, Fallible, GATHER, MODULE, Size};
 
-/// Marks a child process, and tells it what to do and where.
+/// Marks a child process, and passes it the task and the folder.
 const CHILD: &str = "TENSORCASK_BENCH_CHILD";
 const DIR: &str = "TENSORCASK_BENCH_DIR";
 const ROWS: &str = "TENSORCASK_BENCH_ROWS";
 const ROW_BYTES: &str = "TENSORCASK_BENCH_ROW_BYTES";
 
-/// Does the work of a child, if this process is one; says whether it was.
+/// Runs the task of a child, if this process is one. Returns whether it is.
 pub(crate) fn serve() -> Fallible<bool> {
     let Ok(task) = std::env::var(CHILD) else { return Ok(false) };
     let dir = std::env::var(DIR)?;
@@ -31,7 +31,7 @@ pub(crate) fn serve() -> Fallible<bool> {
     Ok(true)
 }
 
-/// A child that opens the store, reads every row, and says how much anonymous memory that took.
+/// A child that opens the store, reads every row, and prints how much anonymous memory that took.
 fn measure_memory(dir: &str) -> Fallible {
     let (rows, row_bytes): (usize, usize) = (std::env::var(ROWS)?.parse()?, std::env::var(ROW_BYTES)?.parse()?);
     let mut out = vec![1_u8; GATHER * row_bytes];
@@ -62,7 +62,7 @@ pub(crate) fn memory(size: &Size<'_>, table: &mut Table) -> Fallible {
     Ok(())
 }
 
-/// This program again, as a child that does `task` in `dir`.
+/// This program as a child process that runs `task` in `dir`.
 fn child(size: &Size<'_>, task: &str, dir: &Path) -> Fallible<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.env(CHILD, task).env(DIR, dir).env(ROWS, size.settings.rows.to_string());
@@ -70,7 +70,7 @@ fn child(size: &Size<'_>, task: &str, dir: &Path) -> Fallible<Command> {
     Ok(command)
 }
 
-/// The child: loads, flushes, says so, and goes on putting until it is killed.
+/// The child: loads, flushes, reports that, and puts until it is killed.
 fn be_killed(dir: &str) -> Fallible {
     let (rows, row_bytes) = (std::env::var(ROWS)?.parse()?, std::env::var(ROW_BYTES)?.parse()?);
     let store = Store::open(dir, "killed")?;
@@ -85,7 +85,7 @@ fn be_killed(dir: &str) -> Fallible {
     Ok(())
 }
 
-/// Kills a child that puts, and opens what it left.
+/// Kills a child while it puts, and opens its store.
 pub(crate) fn killed(size: &Size<'_>, table: &mut Table) -> Fallible {
     let dir = size.dir().join("killed");
     let mut child = child(size, "killed", &dir)?.stdout(Stdio::piped()).spawn()?;

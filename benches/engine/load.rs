@@ -1,4 +1,4 @@
-//! Loading, flushing and opening, beside plain writes of the same bytes.
+//! Loading, flushing and opening, compared with plain writes of the same bytes.
 
 use std::fs::File;
 use std::io::Write;
@@ -21,7 +21,7 @@ fn fill(batch: usize, row_bytes: usize, buffer: &mut Vec<u8>) {
     buffer.truncate(BATCH * row_bytes);
 }
 
-/// Puts all rows and flushes; returns the time of both.
+/// Puts all rows and flushes; returns the total time.
 pub(crate) fn load(store: &Store, rows: usize, row_bytes: usize) -> Fallible<Duration> {
     let mut buffer = Vec::new();
     let mut spent = Duration::ZERO;

@@ -1,8 +1,8 @@
-//! Stores of many rows, from load to reopening: the engine's promises, each beside its control in the same run.
+//! Stores of many rows, from load to reopening: the promises of the engine, each with a control in the same run.
 //!
 //! `cargo bench --bench engine -- [--rows 1000000] [--row-bytes 3072,128] [--rounds 200] [--dir DIR] [--report FILE]`
 //!
-//! Figures that count are ratios to a control that is measured in turn with them; absolute times depend on the
+//! The relevant figures are ratios to a control that is measured in turn with them; absolute times depend on the
 //! machine. With `--report` the tables are also written as Markdown.
 
 mod child;
@@ -31,22 +31,22 @@ use crate::table::Table;
 
 type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 
-/// Rows of a put.
+/// Rows per put.
 const BATCH: usize = 2048;
-/// Keys of a read.
+/// Keys per read.
 const GATHER: usize = 256;
 const MODULE: &str = "bench";
 
 struct Settings {
     rows: usize,
     row_bytes: Vec<usize>,
-    /// Rounds in which contenders take turns.
+    /// The number of rounds in which contenders take turns.
     rounds: usize,
     dir: PathBuf,
     report: Option<PathBuf>,
 }
 
-/// Rows of one size.
+/// The settings for rows of one size.
 struct Size<'a> {
     settings: &'a Settings,
     row_bytes: usize,
@@ -104,7 +104,7 @@ fn main() -> Fallible {
     Ok(())
 }
 
-/// Everything about rows of one size.
+/// Measures everything for rows of one size.
 fn measure(size: &Size<'_>) -> Fallible<Table> {
     let mut table = Table::new(size.row_bytes);
     let raw = size.dir().join("raw.bin");
@@ -120,7 +120,7 @@ fn measure(size: &Size<'_>) -> Fallible<Table> {
     Ok(table)
 }
 
-/// Writes the rows to a plain file and to the store, and closes it.
+/// Writes the rows to a plain file and to the store, and closes the store.
 fn load_all(size: &Size<'_>, raw: &Path, table: &mut Table) -> Fallible {
     let (rows, row_bytes) = (size.settings.rows, size.row_bytes);
     let raw_time = load::write_raw(raw, rows, row_bytes)?;

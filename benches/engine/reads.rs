@@ -1,4 +1,4 @@
-//! Batched reads of random keys beside the raw gather, under each policy of verification; misses; membership.
+//! Batched reads of random keys under each verification policy, with the raw gather as control; misses; membership.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -12,17 +12,17 @@ use crate::random::Random;
 use crate::table::{Table, percentiles, quartiles, spread};
 use crate::{Fallible, GATHER, MODULE, Size, large, raw};
 
-/// Batches that a contender reads in a round; its figure is their median.
+/// Batches that a contender reads per round; the figure of a round is their median.
 const BATCHES: usize = 5;
 const POLICIES: [Verify; 3] = [Verify::FirstRead, Verify::Always, Verify::Never];
 /// Keys from here on are absent.
 const ABSENT: u64 = 1 << 60;
-/// How often rows are read into memory anew, and lie elsewhere.
+/// How often rows are read into memory again, at other physical addresses.
 const PLACEMENTS: u64 = 5;
-/// A line of a cache: what finding a key has to touch at least.
+/// A cache line: the least memory that a lookup has to touch.
 const LINE: usize = 64;
 
-/// Batches of one contender: nanoseconds each.
+/// The batches of one contender, in nanoseconds each.
 struct Series {
     all: Histogram<u64>,
     rounds: Vec<f64>,
@@ -44,8 +44,8 @@ impl Series {
     }
 }
 
-/// Calls all contenders in turn, some batches each a round, beginning with another one each round. A contender is told
-/// how many batches it had before.
+/// Calls all contenders in turn, several batches per round. Each round begins with another contender. A contender is
+/// passed the number of batches it has had before.
 fn rounds(rounds: usize, contenders: &mut [&mut dyn FnMut(usize) -> Fallible<u64>]) -> Fallible<Vec<Series>> {
     let mut series = contenders.iter().map(|_| Series::new()).collect::<Fallible<Vec<_>>>()?;
     let count = contenders.len();
@@ -66,9 +66,9 @@ fn rounds(rounds: usize, contenders: &mut [&mut dyn FnMut(usize) -> Fallible<u64
 
 /// Row numbers of each batch.
 enum Draw {
-    /// Any, again and again.
+    /// Random rows, with repetition.
     Random(Random),
-    /// Every row once, from some place of one random order on.
+    /// Every row once, starting at some position of one random order.
     Once(Vec<u64>, usize),
 }
 
@@ -77,7 +77,7 @@ impl Draw {
         let mut numbers: Vec<u64> = (0..rows as u64).collect();
         let mut random = Random(3);
         (1..rows).rev().for_each(|at| numbers.swap(at, random.below(at as u64 + 1) as usize));
-        // Contenders are as far apart as they can be: none meets what another one left in the cache.
+        // Contenders start as far apart as possible, so that none finds rows in the cache that another has read.
         Self::Once(numbers, rows / (POLICIES.len() + 1) * share)
     }
 
@@ -93,7 +93,7 @@ impl Draw {
     }
 }
 
-/// What a contender reads with.
+/// The buffers of a contender.
 struct Buffers {
     numbers: Vec<u64>,
     out: Vec<u8>,
@@ -147,7 +147,7 @@ fn policies(
     )
 }
 
-/// What the default policy is meant to reach with everything in memory: a ratio for large rows, a time for small ones.
+/// The targets of the default policy with everything in memory: a ratio for large rows, a time for small ones.
 fn bars(row_bytes: usize) -> (&'static str, &'static str) {
     if row_bytes >= 1024 { ("≤ 1.25 ×", "") } else { ("", "≤ 150 ns") }
 }
@@ -165,12 +165,12 @@ fn add(table: &mut Table, state: &str, series: &[Series], (ratio_bar, time_bar):
     table.add("  p50 / p99 / p99.9", percentiles(&control.all), "");
 }
 
-/// Measures reads of a closed store and of the plain file `path` of the same rows.
+/// Measures reads of a closed store and of the plain file `path` with the same rows.
 pub(crate) fn reads(size: &Size<'_>, path: &Path, table: &mut Table) -> Fallible {
     let open = |verify| Options::new().verify(verify).open_reader(size.dir(), MODULE);
     let readers = [open(POLICIES[0])?, open(POLICIES[1])?, open(POLICIES[2])?];
     let map = raw::map(path)?;
-    // Each row once, and by one contender.
+    // Each row is read once, by one contender.
     let most = size.settings.rows / (POLICIES.len() + 1) / GATHER / BATCHES;
     let once = [0, 1, 2, 3].map(|share| Draw::once(size.settings.rows, share));
     let first = policies(size, &readers, &map, once, most.clamp(1, size.settings.rounds))?;
@@ -186,12 +186,13 @@ pub(crate) fn reads(size: &Size<'_>, path: &Path, table: &mut Table) -> Fallible
     let [reader, ..] = &readers;
     keys_alone(size, reader, &map, table)?;
 
-    // Pages that somebody has mapped stay as they are.
+    // Pages that are mapped cannot be dropped.
     drop((readers, map));
     preloaded(size, path, table)
 }
 
-/// The same again after [`Reader::preload`], and with the plain file read in the same way, several times: how fast memory is depends on where in the machine it lies, by a third and more under a hypervisor.
+/// The same after [`Reader::preload`], with the plain file loaded in the same way, several times: the speed of memory
+/// depends on its physical addresses, by a third and more under a hypervisor.
 fn preloaded(size: &Size<'_>, path: &Path, table: &mut Table) -> Fallible {
     let mut all: Vec<Series> = Vec::new();
     for placement in 0..PLACEMENTS {
@@ -220,7 +221,7 @@ fn preloaded(size: &Size<'_>, path: &Path, table: &mut Table) -> Fallible {
     Ok(())
 }
 
-/// Drops the files of a folder, which nobody has mapped, from memory.
+/// Drops the files of a folder from memory. They must not be mapped.
 fn drop_from_memory(folder: &Path) -> Fallible {
     for entry in std::fs::read_dir(folder)? {
         let file = std::fs::File::open(entry?.path())?;
@@ -231,7 +232,7 @@ fn drop_from_memory(folder: &Path) -> Fallible {
     Ok(())
 }
 
-/// Reads every row, so that all pages are mapped and no row is read for the first time after.
+/// Reads every row, so that all pages are mapped and all first reads are done.
 pub(crate) fn read_all(size: &Size<'_>, reader: &Reader) -> Fallible {
     let mut with = Buffers::new(size.row_bytes);
     let rows = size.settings.rows as u64;
@@ -243,7 +244,7 @@ pub(crate) fn read_all(size: &Size<'_>, reader: &Reader) -> Fallible {
     Ok(())
 }
 
-/// Finding keys without copying rows, beside a copy of one line a key.
+/// Finds keys without copying rows; the control copies one cache line per key.
 fn keys_alone(size: &Size<'_>, reader: &Reader, map: &Mmap, table: &mut Table) -> Fallible {
     let rows = size.settings.rows as u64;
     let keys =

@@ -1,4 +1,4 @@
-//! Figures, printed as they come and written as Markdown.
+//! Figures, which are printed immediately and written as Markdown.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 
 use crate::{Fallible, Settings};
 
-/// What was measured of rows of one size.
+/// The figures for rows of one size.
 pub(crate) struct Table {
     row_bytes: usize,
     rows: Vec<[String; 3]>,
@@ -24,14 +24,14 @@ impl Table {
     }
 }
 
-/// The middle, and both quartiles.
+/// The lower quartile, the median and the upper quartile.
 pub(crate) fn quartiles(values: &[f64]) -> [f64; 3] {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     [2, 1, 3].map(|quarter| sorted.get(sorted.len() * quarter / 4).copied().unwrap_or(f64::NAN))
 }
 
-/// A ratio, or another figure, of all rounds.
+/// Formats the quartiles of a figure over all rounds.
 pub(crate) fn spread(values: &[f64], unit: &str) -> String {
     let [middle, low, high] = quartiles(values);
     let digits = if middle < 10.0 { 2 } else { 0 };

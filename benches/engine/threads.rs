@@ -1,4 +1,4 @@
-//! What a second reader thread is worth, beside what it is worth to the raw gather: memory bandwidth is shared.
+//! The gain from a second reader thread, compared to the gain for the raw gather, as memory bandwidth is shared.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -12,10 +12,10 @@ use crate::reads::read_all;
 use crate::table::{Table, spread};
 use crate::{Fallible, GATHER, MODULE, Size, raw};
 
-/// Bytes that a thread reads in a round: they take milliseconds, beside which its start does not count.
+/// Bytes that a thread reads per round. This takes milliseconds, so that starting the thread is negligible.
 const SHARE_BYTES: usize = 32 << 20;
 
-/// The time until all of so many threads have gathered, each its own random rows.
+/// The time until all threads have gathered, each its own random rows.
 fn race(
     size: &Size<'_>,
     threads: u64,
@@ -47,7 +47,7 @@ fn race(
     })
 }
 
-/// One thread and two in turn, of the store and of the raw gather.
+/// One thread and two in turn, for the store and for the raw gather.
 pub(crate) fn threads(size: &Size<'_>, path: &Path, table: &mut Table) -> Fallible {
     let reader = Reader::open(size.dir(), MODULE)?;
     read_all(size, &reader)?;

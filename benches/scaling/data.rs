@@ -1,4 +1,4 @@
-//! Keys, rows, and the raw control; what the system says of this process and of the disk.
+//! Keys, rows, the raw control, and figures that the system reports on this process and the disk.
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -14,7 +14,7 @@ pub(crate) use crate::random::{GOLDEN, Random, mix};
 pub(crate) use crate::raw::gather as raw_gather;
 pub(crate) use crate::system::{folder_bytes, resident_bytes};
 
-/// Writes the row that belongs to `key`.
+/// Writes the row of `key`.
 pub(crate) fn write_row(key: u64, row: &mut [u8]) {
     for (word, part) in (1_u64..).zip(row.chunks_mut(8)) {
         let value = mix(key ^ word.wrapping_mul(GOLDEN)).to_le_bytes();
@@ -22,7 +22,7 @@ pub(crate) fn write_row(key: u64, row: &mut [u8]) {
     }
 }
 
-/// Keys of `counters`, and their rows.
+/// The keys of `counters`, and their rows.
 pub(crate) fn make_keys_and_rows(counters: Range<u64>, row_bytes: usize, keys: &mut Vec<u64>, rows: &mut Vec<u8>) {
     keys.clear();
     keys.extend(counters.map(mix));
@@ -30,7 +30,7 @@ pub(crate) fn make_keys_and_rows(counters: Range<u64>, row_bytes: usize, keys: &
     keys.iter().zip(rows.chunks_exact_mut(row_bytes)).for_each(|(key, row)| write_row(*key, row));
 }
 
-/// Fails unless every row is that of its key.
+/// Fails unless every row is the row of its key.
 pub(crate) fn check_rows(keys: &[u64], rows: &[u8], row_bytes: usize, scratch: &mut Vec<u8>) -> Fallible {
     scratch.resize(row_bytes, 0);
     for (key, row) in keys.iter().zip(rows.chunks_exact(row_bytes)) {
@@ -42,7 +42,7 @@ pub(crate) fn check_rows(keys: &[u64], rows: &[u8], row_bytes: usize, scratch: &
     Ok(())
 }
 
-/// Rows in the order of their counters in plain memory: what a lookup by known row number costs.
+/// Rows in the order of their counters in plain memory: the cost of a lookup by row number.
 pub(crate) struct Control {
     memory: Memory,
     path: PathBuf,
@@ -56,10 +56,10 @@ enum Memory {
 }
 
 impl Control {
-    /// A control that will hold `most_rows`, in a file if the disk has room for it beside the store.
+    /// A control that will hold `most_rows`. It is in a file if the disk has space for it and the store.
     pub(crate) fn new(dir: &Path, most_rows: u64, row_bytes: usize) -> Fallible<Self> {
         let needed = most_rows * row_bytes as u64;
-        // A key, checksums, the index, and an index run beside the one that takes its place.
+        // A key, checksums, the index, and a second index run during a merge.
         let store = most_rows * (row_bytes as u64 + 40);
         let free = free_bytes(dir)?;
         if free < store {
@@ -73,7 +73,7 @@ impl Control {
         Ok(Self { memory, path: dir.join("control.bin"), rows: 0, row_bytes })
     }
 
-    /// What the rows lie in.
+    /// Where the rows are.
     pub(crate) fn place(&self) -> &'static str {
         match self.memory {
             Memory::File(_) => "a memory map of a plain file",
@@ -81,7 +81,7 @@ impl Control {
         }
     }
 
-    /// Grows the control to `rows`, and touches every page of it.
+    /// Grows the control to `rows`, and touches all of its pages.
     pub(crate) fn grow(&mut self, rows: u64) -> Fallible {
         const CHUNK: u64 = 1 << 16;
         let row_bytes = self.row_bytes;
@@ -96,7 +96,7 @@ impl Control {
                     file.write_all(&made)?;
                 }
                 let file = file.into_inner()?;
-                // So that its write-back does not fall into what is measured next.
+                // Written back now, so that it does not disturb the next measurement.
                 file.sync_data()?;
                 *map = Some(crate::large::map(&self.path)?);
             }
@@ -129,7 +129,7 @@ impl Control {
     }
 }
 
-/// Memory of the machine, in bytes.
+/// The machine's memory in bytes.
 pub(crate) fn memory_bytes() -> Fallible<u64> {
     let memory = std::fs::read_to_string("/proc/meminfo")?;
     let line = memory.lines().find_map(|line| line.strip_prefix("MemTotal:")).ok_or("no MemTotal in /proc/meminfo")?;
@@ -137,28 +137,28 @@ pub(crate) fn memory_bytes() -> Fallible<u64> {
     Ok(kilobytes * 1024)
 }
 
-/// Free bytes of the file system of `path`.
+/// Free bytes on the file system of `path`.
 pub(crate) fn free_bytes(path: &Path) -> Fallible<u64> {
     let file_system = rustix::fs::statvfs(path)?;
     Ok(file_system.f_bavail * file_system.f_frsize)
 }
 
-/// Page faults of this process so far that had to wait for the disk.
+/// The number of page faults of this process so far that waited for the disk.
 pub(crate) fn major_faults() -> Fallible<u64> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let (_, after_name) = stat.rsplit_once(')').ok_or("/proc/self/stat has no name")?;
     Ok(after_name.split_whitespace().nth(9).ok_or("/proc/self/stat is too short")?.parse()?)
 }
 
-/// A call's time: on the clock, and of that what this thread had the core for, in nanoseconds. On a machine that others
-/// use too, the tail of the first is theirs.
+/// The time of a call in nanoseconds: by the clock, and the part in which this thread had the core. On a shared
+/// machine, other programs cause the tail of the first.
 #[derive(Clone, Copy)]
 pub(crate) struct Elapsed {
     pub wall: u64,
     pub core: u64,
 }
 
-/// Calls `work` and says how long that took.
+/// Calls `work` and measures its time.
 pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, Elapsed) {
     let core = || {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
@@ -170,7 +170,7 @@ pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, Elapsed) {
     (done, Elapsed { wall, core: core() - core_begin })
 }
 
-/// How often the kernel gave this thread's core to somebody else.
+/// How often the kernel preempted this thread.
 pub(crate) fn preempted() -> Fallible<u64> {
     let status = std::fs::read_to_string("/proc/thread-self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"));

@@ -1,4 +1,4 @@
-//! Loading: how fast, and how long a put pauses.
+//! Loading: the throughput, and the pauses of puts.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -12,9 +12,9 @@ use crate::data::{make_keys_and_rows, resident_bytes};
 use crate::statistics::{Percentiles, histogram};
 use crate::{Fallible, MODULE, Settings};
 
-/// Rows of a put while loading.
+/// Rows per put while loading.
 pub(crate) const PUT: u64 = 2048;
-/// Stretches of a load in which a tenfold of keys comes.
+/// The number of stretches in which the number of keys grows tenfold.
 const STRETCHES: u32 = 12;
 
 /// A part of a load that ends with a flush.
@@ -24,7 +24,7 @@ pub(crate) struct Stretch {
     pub keys: u64,
     pub put_seconds: f64,
     pub flush_seconds: f64,
-    /// Rows that wait in memory when the last put of the stretch returned.
+    /// Rows that were waiting in memory when the last put of the stretch returned.
     pub waiting_rows: usize,
 }
 
@@ -46,7 +46,7 @@ impl Stretch {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Load {
     pub stretches: Vec<Stretch>,
-    /// Milliseconds of a put.
+    /// Milliseconds per put.
     pub put_ms: Percentiles,
     pub put_ms_in_merges: Percentiles,
     pub merges: u64,
@@ -58,19 +58,19 @@ pub(crate) struct Load {
     pub most_waiting_bytes: usize,
     pub most_anonymous_bytes: u64,
     pub close_seconds: f64,
-    /// Of merging the index into one run afterwards.
+    /// Seconds of merging the index into one run afterwards.
     pub one_run_seconds: f64,
 }
 
 impl Load {
-    /// Keys a second of all stretches, their flushes included.
+    /// Keys per second over all stretches, including their flushes.
     pub(crate) fn keys_per_second(&self) -> f64 {
         let seconds: f64 = self.stretches.iter().map(|of| of.put_seconds + of.flush_seconds).sum();
         self.stretches.iter().map(Stretch::rows).sum::<f64>() / seconds
     }
 }
 
-/// Sees when merges run, by asking before and after each call: a thread that looks would take the time of one.
+/// Detects when merges run, by a query before and after each call. A watching thread would take CPU time from the load.
 pub(crate) struct Watcher<'a> {
     store: &'a Store,
     since: Cell<Option<Instant>>,
@@ -82,7 +82,7 @@ impl<'a> Watcher<'a> {
         Self { store, since: Cell::new(None), longest_seconds: Cell::new(0.0) }
     }
 
-    /// Whether a merge runs.
+    /// Whether a merge is running.
     pub(crate) fn merging(&self) -> bool {
         let merging = self.store.merges_running() > 0;
         match self.since.get() {
@@ -96,7 +96,7 @@ impl<'a> Watcher<'a> {
         merging
     }
 
-    /// How many merges there were, and the seconds of the longest stretch with one running.
+    /// The number of merges, and the seconds of the longest time with one running.
     pub(crate) fn finish(self) -> Fallible<(u64, f64)> {
         Ok((self.store.stats()?.runs_built, self.longest_seconds.get()))
     }
@@ -182,7 +182,7 @@ pub(crate) fn load(settings: &Settings, from: u64, to: u64, bar: &ProgressBar) -
     Ok(load)
 }
 
-/// Notes how far what is bounded has grown.
+/// Updates the maxima of the bounded figures.
 fn sample(store: &Store, load: &mut Load) -> Fallible {
     let (stats, (rows, bytes)) = (store.stats()?, store.waiting());
     load.most_runs = load.most_runs.max(stats.runs);
@@ -194,7 +194,7 @@ fn sample(store: &Store, load: &mut Load) -> Fallible {
     Ok(())
 }
 
-/// Removes what a former run left.
+/// Removes the remains of an earlier run.
 pub(crate) fn clear(dir: &Path) -> Fallible {
     match std::fs::remove_dir_all(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),

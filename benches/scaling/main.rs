@@ -1,11 +1,11 @@
-//! How the store's costs grow with the number of keys: one store that is loaded tenfold again and again, and measured
-//! at each step beside a raw control.
+//! How the costs of the store grow with the number of keys. One store is loaded tenfold again and again, and measured
+//! at each step together with a raw control.
 //!
 //! `cargo bench --bench scaling -- [--max-keys 1e7] [--row-bytes 16] [--wide-rows 100000]
 //! [--batches 20000] [--dir DIR] [--out reports]`
 //!
-//! Nothing is asserted but that every row read is the one that was put. Times depend on the machine; what says
-//! something of the store is how they grow, and their ratio to a control that is measured in turn with them.
+//! The only assertion is that every row read is the one that was put. Times depend on the machine; the results are
+//! their growth, and their ratio to a control that is measured in turn with them.
 
 mod data;
 #[path = "../support/kernel.rs"]
@@ -38,7 +38,7 @@ use wide::Wide;
 
 type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 
-/// Keys of a measured batch.
+/// Keys per measured batch.
 const GATHER: usize = 256;
 const MODULE: &str = "scaling";
 /// Marks a child process.
@@ -53,7 +53,7 @@ struct Settings {
     batches: usize,
 }
 
-/// Everything measured at one number of keys.
+/// The results at one number of keys.
 #[derive(Debug, Clone, Serialize)]
 struct Step {
     keys: u64,
@@ -96,7 +96,7 @@ fn settings() -> Fallible<Settings> {
     Ok(settings)
 }
 
-/// The powers of ten from 1e5 on, and the largest number of keys.
+/// The powers of ten from 1e5 on, followed by the largest number of keys.
 fn sizes(max_keys: u64) -> Vec<u64> {
     let powers = std::iter::successors(Some(100_000_u64), |keys| keys.checked_mul(10));
     powers.take_while(|keys| *keys < max_keys).chain([max_keys]).collect()
@@ -109,7 +109,7 @@ fn main() -> Fallible {
     }
     load::clear(&settings.dir)?;
     let result = climb(&settings);
-    // Also after a failure: what lies there is large.
+    // Also after a failure, as the files are large.
     std::fs::remove_dir_all(&settings.dir)?;
     result
 }
@@ -128,14 +128,14 @@ fn climb(settings: &Settings) -> Fallible {
         bar.set_message("loading");
         let load = load::load(settings, loaded, keys, &bar)?;
         let rest = measure::rest(settings, keys, &mut control, &wide, &bar)?;
-        // Something has to be left for the next step to load.
+        // Some keys must be left for the next step to load.
         let most = sizes.get(number + 1).map_or(keys * 5, |next| keys + (next - keys) / 2);
         let merging = merging::merging(settings, keys, most, &bar)?;
         loaded = merging.keys_after;
         let step = Step { keys, load, rest, merging };
         bar.suspend(|| println!("{}", report::line(&step)));
         steps.push(step);
-        // What was measured so far is not lost if the next step fails or takes too long.
+        // Written after each step, so that results are kept if the next one fails or takes too long.
         report::write(settings, &machine, &steps)?;
     }
     bar.finish_and_clear();

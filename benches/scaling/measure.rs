@@ -1,4 +1,4 @@
-//! What a loaded and closed store costs: opening, memory, disk, and reads beside the raw control.
+//! The costs of a loaded and closed store: opening, memory, disk, and reads with the raw control.
 
 use std::hint::black_box;
 use std::ops::Range;
@@ -19,43 +19,43 @@ use crate::wide::{WIDE_BYTES, Wide};
 use crate::{CHILD, Fallible, GATHER, MODULE, Settings};
 
 const OPENS: usize = 9;
-/// Blocks of counters behind all that are ever put: their keys are absent.
+/// Counters from here on are never put, so their keys are absent.
 const ABSENT: u64 = 1 << 62;
 
-/// What one step measured of a store at rest.
+/// The results of one step for a store at rest.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Rest {
     pub runs: usize,
     pub segments: usize,
-    /// Milliseconds: the middle, the lowest, the highest.
+    /// Milliseconds: median, minimum, maximum.
     pub open_ms: [f64; 3],
     pub disk_bytes: u64,
     pub run_bytes: u64,
     pub memory: Memory,
-    /// Nanoseconds a key of the first read of all rows in the order in which they were put, by two threads, checksums
-    /// included.
+    /// Nanoseconds per key of the first read of all rows, in the order in which they were put, by two threads,
+    /// including checksums.
     pub first_read_ns: f64,
-    /// The share of the pages of runs, and of segments, that were in memory before the series were measured.
+    /// The shares of the pages of runs and of segments that were in memory before the series were measured.
     pub resident_runs: f64,
     pub resident_segments: f64,
     pub hit: Series,
     pub miss: Series,
     pub raw: Series,
-    /// Only whether present keys are there: the index, and the comparison of keys.
+    /// Membership of present keys: the index, and the comparison of keys.
     pub contains: Series,
-    /// The same with nothing in between, and of keys that are not there.
+    /// The same with no other reads in between, and for absent keys.
     pub contains_alone: Series,
     pub absent_alone: Series,
     /// Wide rows.
     pub wide: Series,
     pub wide_raw: Series,
-    /// Page faults that waited for the disk while the series were measured.
+    /// Page faults that waited for the disk during the series.
     pub major_faults: u64,
-    /// How often the kernel took the core away meanwhile: what others did to the tail.
+    /// How often the kernel preempted the thread during the series, which affects the tail.
     pub preempted: u64,
 }
 
-/// Resident memory of a process that opened the store and read every row, less what it had before.
+/// Resident memory of a process that opened the store and read every row, minus its memory before.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Memory {
     pub opened_anonymous: u64,
@@ -63,16 +63,16 @@ pub(crate) struct Memory {
     pub read_file: u64,
 }
 
-/// Batches of one kind.
+/// The batches of one kind.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Series {
-    /// Nanoseconds a key.
+    /// Nanoseconds per key.
     pub ns: Percentiles,
-    /// The same of the time on the core: without what other programs took.
+    /// The same for the time on the core, without preemptions.
     pub core_ns: Percentiles,
-    /// The lowest and the highest median of the tenths of the series.
+    /// The minimum and the maximum of the medians of the tenths of the series.
     pub medians: [f64; 2],
-    /// Means of the logarithms of blocks of neighbouring batches: what slopes are fitted to.
+    /// Mean logarithms of blocks of adjacent batches, to which slopes are fitted.
     pub blocks: Vec<f64>,
 }
 
@@ -109,7 +109,7 @@ impl Timed {
 fn percentiles(values: &[f64]) -> Fallible<Percentiles> {
     let mut all = histogram()?;
     for value in values {
-        // In thousandths of a nanosecond: a key takes few of them.
+        // In thousandths of a nanosecond, as a key takes few nanoseconds.
         all.record((value * 1000.0) as u64)?;
     }
     Ok(Percentiles::of(&all, 1000.0))
@@ -139,8 +139,8 @@ pub(crate) fn rest(
     store.preload(stats.run_bytes)?;
     let first_read_ns = read_all(store.reader(), keys, settings.row_bytes)?;
     let folder = settings.dir.join(MODULE);
-    // All of it in large pages while it fits into memory beside the control, with room to spare; then the index and the
-    // wide rows, which were put first. The small rows were read into memory by the reads before.
+    // If the store fits into memory together with the control, all of it is loaded into large pages; otherwise the
+    // index and the wide rows, which were put first. The small rows have been read into memory already.
     let all = disk_bytes + keys * settings.row_bytes as u64;
     let limit = if all < memory_bytes()? / 2 { u64::MAX } else { stats.run_bytes + wide.store_bytes() };
     store.preload(limit)?;
@@ -187,7 +187,7 @@ fn opens(settings: &Settings) -> Fallible<[f64; 3]> {
     Ok(spread(&milliseconds))
 }
 
-/// Reads and checks all rows in the order in which they were put, by two threads; nanoseconds a key.
+/// Reads and checks all rows, in the order in which they were put, by two threads. Returns nanoseconds per key.
 fn read_all(reader: &Reader, keys: u64, row_bytes: usize) -> Fallible<f64> {
     const THREADS: u64 = 2;
     let begin = Instant::now();
@@ -224,7 +224,7 @@ fn expect_hits(hits: usize, expected: usize) -> Fallible {
     if hits == expected { Ok(()) } else { Err(format!("{hits} keys were found, not {expected}").into()) }
 }
 
-/// Batches of several kinds in turn.
+/// Reads batches of several kinds in turn.
 struct Reads<'a> {
     settings: &'a Settings,
     keys: u64,
@@ -240,10 +240,10 @@ struct Reads<'a> {
     scratch: Vec<u8>,
 }
 
-/// What is read: rows that are there, rows with known numbers, rows that are not there, keys alone, wide rows, wide rows
-/// with known numbers, keys with nothing else in between, keys that are not there.
+/// The kinds: present rows, rows by number, absent rows, membership, wide rows, wide rows by number, membership without
+/// other reads in between, membership of absent keys.
 const KINDS: usize = 8;
-/// Kinds that are read in turn. Wide rows leave nothing else in the caches.
+/// Kinds that are read in turn. Wide rows are separate, as they evict everything else from the caches.
 const TURNS: [Range<usize>; 4] = [0..4, 4..6, 6..7, 7..8];
 
 impl<'a> Reads<'a> {
@@ -278,7 +278,7 @@ impl<'a> Reads<'a> {
                 if turn == warm_up {
                     series.get_mut(kinds.clone()).ok_or("no series")?.iter_mut().for_each(Timed::clear);
                 }
-                // Which comes first changes, so that none always finds the caches as the same other one left them.
+                // The order changes, so that no kind always follows the same other one.
                 for kind in kinds.clone().map(|kind| kinds.start + (turn + kind) % kinds.len()) {
                     let elapsed = if TURNS[1].contains(&kind) { self.wide(kind)? } else { self.small(kind)? };
                     series.get_mut(kind).ok_or("no series")?.add(elapsed);
@@ -338,7 +338,7 @@ impl<'a> Reads<'a> {
     }
 }
 
-/// Memory of a process of its own, since a process that loaded keeps what its allocator once had.
+/// Memory is measured in a process of its own, as the allocator of a process that loaded keeps freed memory.
 fn memory(settings: &Settings, keys: u64) -> Fallible<Memory> {
     let mut command = Command::new(std::env::current_exe()?);
     command.env(CHILD, "memory").arg("--dir").arg(&settings.dir);
@@ -352,12 +352,12 @@ fn memory(settings: &Settings, keys: u64) -> Fallible<Memory> {
     }
 }
 
-/// The child.
+/// Runs the child.
 pub(crate) fn measure_memory(settings: &Settings) -> Fallible {
     let (anonymous, file) = resident_bytes()?;
     let reader = Reader::open(&settings.dir, MODULE)?;
     let opened = resident_bytes()?.0;
-    // What is read in order does not keep the index in memory where not all has room.
+    // Preloaded, because sequential reads alone do not keep the index in memory if not everything fits.
     reader.preload(reader.stats()?.run_bytes)?;
     read_all(&reader, settings.max_keys, settings.row_bytes)?;
     let (read, read_file) = resident_bytes()?;

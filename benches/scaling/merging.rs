@@ -13,33 +13,33 @@ use crate::load::{PUT, Watcher, clear};
 use crate::statistics::{Percentiles, histogram};
 use crate::{Fallible, GATHER, MODULE, Settings};
 
-/// Rows of a put while merges run: of smaller puts more fall into a short merge.
+/// Rows per put while merges run. With smaller puts, more calls fall into a short merge.
 pub(crate) const SMALL_PUT: u64 = 256;
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Stores up to this size are made again, since they outgrow their size before there are enough calls.
+/// Stores of up to this size are filled several times, as they outgrow their size before there are enough calls.
 const MADE_AGAIN: u64 = 1_000_000;
 
 /// Puts and gets in turn while merges run.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Merging {
     pub memtable_keys: usize,
-    /// Stores of the same size that were filled one after another.
+    /// The number of stores of the same size that were filled one after another.
     pub stores: u64,
     pub keys_after: u64,
     pub merges: u64,
     pub longest_merge_seconds: f64,
-    /// Microseconds of a put, during merges and between them.
+    /// Microseconds per put, during merges and between them.
     pub put_us: Percentiles,
     pub put_us_between: Percentiles,
-    /// Of the time on the core during merges: without what other programs took, and without waits for locks.
+    /// The same during merges for the time on the core, without preemptions and waits for locks.
     pub put_core_us: Percentiles,
-    /// Microseconds of a batch of gets.
+    /// Microseconds per batch of gets.
     pub get_us: Percentiles,
     pub get_us_between: Percentiles,
     pub get_core_us: Percentiles,
 }
 
-/// The calls of one kind: between merges, during them, and the time on the core during them.
+/// The calls of one kind: between merges, during merges, and the time on the core during merges.
 struct Seen {
     between: Histogram<u64>,
     during: Histogram<u64>,
@@ -62,7 +62,7 @@ impl Seen {
     }
 }
 
-/// What was seen so far, of all stores of one size.
+/// The calls so far, for all stores of one size.
 struct Calls<'a> {
     settings: &'a Settings,
     memtable_keys: usize,
@@ -74,14 +74,14 @@ struct Calls<'a> {
 }
 
 impl Calls<'_> {
-    /// Whether as many calls of each kind were measured during merges as batches are elsewhere.
+    /// Whether there are as many calls of each kind during merges as batches in other series.
     fn are_enough(&self) -> bool {
         let fewest = self.puts.during.len().min(self.gets.during.len());
         self.begun.elapsed() >= PATIENCE || fewest >= self.settings.batches as u64
     }
 
-    /// Puts and gets in turn on one thread, with so small a bound of the memtable that merges run all the while. The
-    /// store grows to `most` keys at most; returns how many it has then.
+    /// Puts and gets in turn on one thread. The memtable limit is so small that merges run all the time. The store
+    /// grows to `most` keys at most; returns its number of keys.
     fn grow(&mut self, dir: &Path, from: u64, most: u64, bar: &ProgressBar) -> Fallible<u64> {
         let shape = [self.settings.row_bytes];
         let store = Options::new().memtable_keys(self.memtable_keys).open(dir, MODULE)?;
@@ -118,7 +118,7 @@ impl Calls<'_> {
     }
 }
 
-/// A store of `keys` keys.
+/// Fills a store with `keys` keys.
 fn fill(settings: &Settings, dir: &Path, keys: u64) -> Fallible {
     clear(dir)?;
     let store = Store::open(dir, MODULE)?;
@@ -130,7 +130,7 @@ fn fill(settings: &Settings, dir: &Path, keys: u64) -> Fallible {
     Ok(store.close()?)
 }
 
-/// Grows the store of `from` keys to `most` keys at most, and others of as many keys after it.
+/// Grows the store from `from` keys to `most` keys at most, and then further stores of the same size.
 pub(crate) fn merging(settings: &Settings, from: u64, most: u64, bar: &ProgressBar) -> Fallible<Merging> {
     let mut calls = Calls {
         settings,

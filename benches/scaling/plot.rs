@@ -1,4 +1,4 @@
-//! Pictures.
+//! Charts.
 
 use std::path::Path;
 
@@ -10,17 +10,17 @@ use crate::measure::{Rest, Series};
 use crate::statistics::Percentiles;
 use crate::{Fallible, Step};
 
-// Of the palette of Okabe and Ito, whose colours are told apart by everybody.
+// Colours of the palette of Okabe and Ito, which people with colour blindness can distinguish.
 const OURS: RGBColor = RGBColor(0, 114, 178);
 const RAW: RGBColor = RGBColor(213, 94, 0);
 const OTHER: RGBColor = RGBColor(0, 158, 115);
 const GREY: RGBColor = RGBColor(110, 110, 110);
 const SIZE: (u32, u32) = (900, 480);
-/// Room on the right for names.
+/// The width of the legend on the right.
 const LEGEND: u32 = 270;
 const FONT: &str = "sans-serif";
 
-/// How a line is drawn.
+/// The style of a line.
 #[derive(Clone, Copy)]
 enum Stroke {
     Solid,
@@ -28,7 +28,7 @@ enum Stroke {
     Dotted,
 }
 
-/// A percentile: its name, how its line is drawn, and how it is read.
+/// A percentile: its name, its line style, and its accessor.
 type Kind = (&'static str, Stroke, fn(&Percentiles) -> f64);
 
 struct Line {
@@ -42,7 +42,7 @@ struct Chart<'a> {
     title: &'a str,
     y: &'a str,
     lines: Vec<Line>,
-    /// Where the vertical axis starts, if not close below the lowest value.
+    /// The start of the vertical axis, if not just below the lowest value.
     from: Option<f64>,
 }
 
@@ -52,7 +52,7 @@ fn line(name: &str, colour: RGBColor, stroke: Stroke, points: impl Iterator<Item
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// Writes all pictures into `folder`.
+/// Writes all charts to `folder`.
 pub(crate) fn write(folder: &Path, steps: &[Step]) -> Fallible {
     let path = folder.join("scaling-latency.svg");
     let root = SVGBackend::new(&path, (SIZE.0 * 2, SIZE.1)).into_drawing_area();
@@ -179,8 +179,8 @@ fn memory(steps: &[Step]) -> Chart<'static> {
     }
 }
 
-/// A number as on an axis: `1e5`, `200`, `0.05`; nothing unless it begins with one of `digits`, so that labels of a
-/// logarithmic axis do not run into one another.
+/// A label of an axis: `1e5`, `200`, `0.05`. Empty unless it begins with one of `digits`, so that labels of a
+/// logarithmic axis do not overlap.
 fn axis(value: f64, digits: &[f64]) -> String {
     let exponent = (value.log10() + 1e-9).floor();
     let digit = (value / 10_f64.powf(exponent)).round();
@@ -201,7 +201,7 @@ fn draw(area: &Area<'_>, chart: &Chart<'_>, top: Option<f64>) -> Fallible {
         return Ok(());
     }
     let (low, high) = (chart.from.unwrap_or(low / 1.6), top.unwrap_or(high * 1.6));
-    // Over many decades only their starts have names.
+    // Over many decades, only powers of ten are labelled.
     let y_digits: &[f64] = if high / low > 300.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
     let mut context = ChartBuilder::on(area)
         .caption(chart.title, (FONT, 20))
@@ -234,7 +234,7 @@ fn draw(area: &Area<'_>, chart: &Chart<'_>, top: Option<f64>) -> Fallible {
     legend(area, chart)
 }
 
-/// Names beside short strokes, on the right of the chart.
+/// Draws names next to short strokes, on the right of the chart.
 fn legend(area: &Area<'_>, chart: &Chart<'_>) -> Fallible {
     const ROW: i32 = 22;
     let (x, y) = (SIZE.0 as i32 - LEGEND as i32 + 14, 60);

@@ -1,4 +1,4 @@
-//! What is written: tables, raw numbers, pictures.
+//! Writes tables, raw numbers and charts.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::statistics::{BLOCK, Percentiles, Slope, slope};
 use crate::wide::WIDE_BYTES;
 use crate::{Fallible, GATHER, Settings, Step};
 
-/// Where and of what it was measured.
+/// The machine and the settings of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {
     cpu: String,
@@ -27,7 +27,7 @@ pub(crate) struct Machine {
     control: &'static str,
 }
 
-/// How times grow with keys.
+/// The growth of times with the number of keys.
 #[derive(Debug, Serialize)]
 struct Slopes {
     hit: Option<Slope>,
@@ -59,7 +59,7 @@ impl Machine {
     }
 }
 
-/// The kind of the file system that holds `path`: that of the longest mount point before it.
+/// The type of the file system that holds `path`: that of the mount point with the longest matching path.
 fn file_system(path: &Path) -> Option<String> {
     let path = path.canonicalize().ok()?;
     let mounts = std::fs::read_to_string("/proc/mounts").ok()?;
@@ -68,7 +68,7 @@ fn file_system(path: &Path) -> Option<String> {
         Some((fields.next()?, fields.next()?))
     });
     let holding = mounts.filter(|(point, _)| path.starts_with(point));
-    // Of mounts at one point the last covers the others.
+    // Of several mounts at one point, the last one is visible.
     holding.max_by_key(|(point, _)| point.len()).map(|(_, kind)| kind.to_owned())
 }
 
@@ -87,7 +87,7 @@ impl Slopes {
             let blocks: Vec<_> = steps.iter().map(|step| (step.keys, series(step).blocks.as_slice())).collect();
             slope(&blocks)
         };
-        // Batches of one turn were measured side by side, so their noise is shared and leaves the ratio.
+        // Batches of one turn share the machine's noise, which cancels out in the ratio.
         let over = |series: fn(&Step) -> &Series, raw: fn(&Step) -> &Series| {
             let ratios: Vec<(u64, Vec<f64>)> = steps
                 .iter()
@@ -115,19 +115,19 @@ impl Slopes {
     }
 }
 
-/// A number of keys in words that fit a table.
+/// A number of keys in a form that fits a table.
 fn keys(count: u64) -> String {
     let exponent = (count.max(1) as f64).log10().floor();
     let mantissa = (count as f64 / 10_f64.powf(exponent) * 100.0).round() / 100.0;
     format!("{mantissa}e{exponent}")
 }
 
-/// Keys a second over the last stretch of a load, flush included.
+/// Keys per second over the last stretch of a load, including the flush.
 fn last_throughput(step: &Step) -> f64 {
     step.load.stretches.last().map_or(f64::NAN, crate::load::Stretch::flushed_per_second)
 }
 
-/// One step in a line.
+/// The summary line of a step.
 pub(crate) fn line(step: &Step) -> String {
     let rest = &step.rest;
     let (hit, miss, raw) = (rest.hit.ns.p50, rest.miss.ns.p50, rest.raw.ns.p50);
@@ -146,7 +146,7 @@ pub(crate) fn line(step: &Step) -> String {
     )
 }
 
-/// Writes everything into `settings.out`.
+/// Writes all reports to `settings.out`.
 pub(crate) fn write(settings: &Settings, machine: &Machine, steps: &[Step]) -> Fallible {
     std::fs::create_dir_all(&settings.out)?;
     let slopes = Slopes::of(steps);
@@ -171,7 +171,7 @@ pub(crate) fn write(settings: &Settings, machine: &Machine, steps: &[Step]) -> F
     crate::plot::write(&settings.out, steps)
 }
 
-/// The same with six digits of each number that is not whole: more were not measured.
+/// Rounds fractional numbers to six digits, which is the precision of the measurements.
 fn rounded(value: serde_json::Value) -> serde_json::Value {
     use serde_json::Value;
     match value {

@@ -1,4 +1,4 @@
-//! How much of a folder's files lies in the page cache: a read of what is in memory is one that finds all that it touches there.
+//! The share of a folder's files that is in the page cache. It shows whether reads had to wait for the disk.
 #![expect(unsafe_code, reason = "mincore takes a raw address")]
 
 use std::fs::File;
@@ -18,10 +18,10 @@ pub(crate) fn resident_share(folder: &Path) -> Fallible<f64> {
         if file.metadata()?.len() == 0 {
             continue;
         }
-        // SAFETY: nothing is read through the map: it only says which pages of the file are asked for.
+        // SAFETY: the map is not read; it only identifies pages of the file.
         let map = unsafe { Mmap::map(&file)? };
         let mut pages = vec![0_u8; map.len().div_ceil(PAGE)];
-        // SAFETY: the map is that long and starts on a page, and there is a byte for each of its pages.
+        // SAFETY: the map has this length and starts at a page boundary, and `pages` has a byte for each of its pages.
         let failed = unsafe { libc::mincore(map.as_ptr().cast_mut().cast(), map.len(), pages.as_mut_ptr()) };
         if failed != 0 {
             return Err(std::io::Error::last_os_error().into());

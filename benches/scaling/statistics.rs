@@ -1,4 +1,4 @@
-//! Percentiles, slopes, and how sure they are.
+//! Percentiles, slopes, and confidence intervals.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -6,12 +6,12 @@ use serde::Serialize;
 use crate::Fallible;
 use crate::data::Random;
 
-/// Measured batches that are pooled before they are drawn again: neighbours share the machine's noise, so
-/// that drawing them one by one would promise too narrow an interval.
+/// Measured batches that are pooled before resampling. Adjacent batches share the machine's noise, so resampling single
+/// batches would give too narrow an interval.
 pub(crate) const BLOCK: usize = 100;
 const RESAMPLES: usize = 2000;
 
-/// What a histogram says, in a unit of the caller's.
+/// The percentiles of a histogram, in a unit that the caller chooses.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct Percentiles {
     pub count: u64,
@@ -35,18 +35,18 @@ impl Percentiles {
         }
     }
 
-    /// How much longer the slowest thousandth waits than the middle.
+    /// The ratio of the slowest thousandth to the median.
     pub(crate) fn tail(&self) -> f64 {
         self.p999 / self.p50
     }
 }
 
-/// A histogram that grows as it has to.
+/// A histogram that resizes automatically.
 pub(crate) fn histogram() -> Fallible<Histogram<u64>> {
     Ok(Histogram::new(3)?)
 }
 
-/// The means of the logarithms of blocks of neighbouring values.
+/// Mean logarithms of blocks of adjacent values.
 pub(crate) fn block_means(values: &[f64]) -> Vec<f64> {
     values.chunks(BLOCK).map(|block| mean(&block.iter().map(|value| value.ln()).collect::<Vec<_>>())).collect()
 }
@@ -55,7 +55,7 @@ pub(crate) fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-/// The middle of `values`, its lowest and its highest.
+/// The median, the minimum and the maximum of `values`.
 pub(crate) fn spread(values: &[f64]) -> [f64; 3] {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
@@ -79,8 +79,8 @@ fn least_squares(points: &[(f64, f64)]) -> f64 {
     across / along
 }
 
-/// The slope of log(time) against log(keys) over steps of as many batches each. A step is a number of keys and its
-/// [`block_means`]; for the interval, as many blocks of each step are drawn again. `None` below two steps.
+/// The slope of log(time) against log(keys), over steps with the same number of batches. A step is a number of keys and
+/// its [`block_means`]. For the interval, the blocks of each step are resampled. `None` for fewer than two steps.
 pub(crate) fn slope(steps: &[(u64, &[f64])]) -> Option<Slope> {
     if steps.len() < 2 || steps.iter().any(|(_, blocks)| blocks.is_empty()) {
         return None;

@@ -1,5 +1,5 @@
-//! A working set of wide rows in the same store: as many at every size, so that what grows is the index alone. Small rows
-//! say what an index costs, wide ones what is left of it where the copy is most of the work.
+//! A working set of wide rows in the same store. Their number is the same at every size, so that only the index grows.
+//! Small rows show the cost of the index; wide rows show its share where copying dominates.
 
 use std::fs::File;
 
@@ -9,9 +9,9 @@ use tensorcask::Store;
 use crate::data::{make_keys_and_rows, mix, raw_gather};
 use crate::{Fallible, GATHER, MODULE, Settings};
 
-/// Bytes of a wide row.
+/// Bytes per wide row.
 pub(crate) const WIDE_BYTES: usize = 3072;
-/// Where the counters of wide rows start: above those of small rows, below those that are never put.
+/// The first counter of wide rows: above those of small rows, below those that are never put.
 const FIRST: u64 = 1 << 61;
 const PUT: u64 = 256;
 
@@ -22,7 +22,7 @@ pub(crate) struct Wide {
 }
 
 impl Wide {
-    /// Puts the rows into the store, before all others, and into the control.
+    /// Puts the rows into the store, before all others, and writes them to the control.
     pub(crate) fn new(settings: &Settings) -> Fallible<Self> {
         let store = Store::open(&settings.dir, MODULE)?;
         let path = settings.dir.join("wide.bin");
@@ -44,12 +44,12 @@ impl Wide {
         self.rows
     }
 
-    /// Their bytes in the store: with its first segments, more than are in them.
+    /// Bytes of the store's first segments that hold them. This is more than the rows themselves.
     pub(crate) fn store_bytes(&self) -> u64 {
         self.rows * (WIDE_BYTES as u64 + 64)
     }
 
-    /// Touches every page of the control.
+    /// Touches all pages of the control.
     pub(crate) fn touch(&self) {
         std::hint::black_box(self.control.iter().step_by(4096).map(|byte| u64::from(*byte)).sum::<u64>());
     }
@@ -60,12 +60,12 @@ impl Wide {
         keys.extend(numbers.iter().map(|number| mix(FIRST + number)));
     }
 
-    /// Copies rows with known numbers out of the control.
+    /// Copies rows by number from the control.
     pub(crate) fn gather(&self, numbers: &[u64], out: &mut [u8]) {
         raw_gather(&self.control, numbers, WIDE_BYTES, out);
     }
 
-    /// Fails unless `out` has rows `numbers`.
+    /// Fails unless `out` has the rows `numbers`.
     pub(crate) fn check(&self, numbers: &[u64], out: &[u8]) -> Fallible {
         for (number, row) in numbers.iter().zip(out.chunks_exact(WIDE_BYTES)) {
             let start = *number as usize * WIDE_BYTES;
@@ -76,7 +76,7 @@ impl Wide {
         Ok(())
     }
 
-    /// Room for a batch.
+    /// A buffer for a batch.
     pub(crate) fn buffer() -> Vec<u8> {
         vec![0; GATHER * WIDE_BYTES]
     }

@@ -1,4 +1,4 @@
-//! A plain file in large pages.
+//! Loads a plain file into large pages.
 
 use std::fs::File;
 use std::io;
@@ -6,8 +6,8 @@ use std::path::Path;
 
 use memmap2::Mmap;
 
-/// Maps a file that nothing changes and nobody else has mapped, read anew in pages of 2 MiB where the system has such:
-/// the same as [`tensorcask::Reader::preload`] does for a store.
+/// Maps a file that nothing changes and no other process has mapped. It is read again into pages of 2 MiB if the system
+/// has them, as [`tensorcask::Reader::preload`] does for a store.
 pub(crate) fn map(path: &Path) -> io::Result<Mmap> {
     let file = File::open(path)?;
     file.sync_data()?;
@@ -18,7 +18,7 @@ pub(crate) fn map(path: &Path) -> io::Result<Mmap> {
     for advice in [memmap2::Advice::HugePage, memmap2::Advice::PopulateRead] {
         let _where_the_system_has_it = map.advise(advice);
     }
-    // Under a hypervisor the first touch of memory that the disk wrote to is a fault of another kind.
+    // Under a hypervisor, the first access to memory that the disk wrote to faults as well.
     std::hint::black_box(map.iter().step_by(4096).map(|byte| u64::from(*byte)).sum::<u64>());
     Ok(map)
 }

@@ -1,4 +1,4 @@
-//! The same rows in a store and, one after another, in a file: what a read and its raw control are measured on.
+//! The same rows in a store and, one after another, in a file: for a read and its raw control.
 
 use std::error::Error;
 use std::fs::File;
@@ -20,7 +20,7 @@ pub(crate) struct Settings {
     pub dir: PathBuf,
 }
 
-/// What the command line says: a million rows of 3 KB unless it says otherwise.
+/// Parses the command line; the default is a million rows of 3 KB.
 pub(crate) fn settings(folder: &str, rounds: usize) -> Fallible<Settings> {
     let mut settings = Settings { rows: 1_000_000, row_bytes: 3072, rounds, dir: std::env::temp_dir().join(folder) };
     let mut arguments = std::env::args().skip(1);

@@ -1,9 +1,9 @@
-//! A pseudo-random number generator that needs no crate: splitmix64.
+//! A pseudo-random number generator without a dependency: splitmix64.
 
-/// What a counter goes up by.
+/// The increment of the counter.
 pub(crate) const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// The generator's finaliser: every output has exactly one input.
+/// The generator's finaliser, which is a bijection.
 pub(crate) fn mix(counter: u64) -> u64 {
     let mixed = counter.wrapping_add(GOLDEN);
     let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

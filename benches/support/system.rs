@@ -1,4 +1,4 @@
-//! What the system says of this process and of a folder.
+//! Figures that the system reports on this process and on a folder.
 
 use std::io;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Compiles what is written in C++, as libtorch's own headers are: `src/look.cpp`.
+//! Compiles `src/look.cpp`, which is written in C++ as it needs libtorch's own headers.
 
 fn main() {
     #[cfg(not(feature = "doc-only"))]
@@ -15,7 +15,8 @@ mod look {
         for name in ["LIBTORCH", "LIBTORCH_INCLUDE", "LIBTORCH_USE_PYTORCH", "LIBTORCH_CXX11_ABI"] {
             println!("cargo:rerun-if-env-changed={name}");
         }
-        // Where torch-sys looks: in the folders that are named, else beside the libraries that it has found.
+        // The folders that torch-sys searches: those in the environment, or else the parent of the libraries that it
+        // found.
         let named = ["LIBTORCH_INCLUDE", "LIBTORCH"].map(var_os).into_iter().flatten().map(PathBuf::from).next();
         let named = named.filter(|_| var_os("LIBTORCH_USE_PYTORCH").is_none());
         let beside = var_os("DEP_TCH_LIBTORCH_LIB").map(|lib| PathBuf::from(lib).join(".."));

@@ -1,5 +1,5 @@
-"""Writes minilm_reference.json: the embeddings of the first sentences of sentences.tsv by a forward of all-MiniLM-L6-v2 in
-numpy, in float64 and without padding, that shares no code with libtorch.
+"""Writes minilm_reference.json: the embeddings of the first sentences of sentences.tsv, computed by all-MiniLM-L6-v2 in
+numpy, in float64 and without padding. It shares no code with libtorch.
 
     python3 -m venv venv && venv/bin/pip install numpy safetensors tokenizers
     venv/bin/python minilm_reference.py <folder of the model> sentences.tsv minilm_reference.json

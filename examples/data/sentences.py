@@ -1,4 +1,4 @@
-"""Makes sentences.tsv of the amazonReviewSnippets_GroundTruth.txt that the sdist of vaderSentiment 3.3.2 ships.
+"""Makes sentences.tsv from the amazonReviewSnippets_GroundTruth.txt in the sdist of vaderSentiment 3.3.2.
 
     pip download --no-deps --no-binary :all: vaderSentiment==3.3.2    # then unpack it, and the archive inside it
     python3 sentences.py .../hutto_ICWSM_2014/amazonReviewSnippets_GroundTruth.txt > sentences.tsv

@@ -60,7 +60,7 @@ impl Layer {
         }
     }
 
-    /// `unseen` is `[batch, 1, 1, tokens]`: true for the tokens that no other attends to.
+    /// `unseen` is `[batch, 1, 1, tokens]`: true for the tokens that are masked.
     fn forward(&self, states: &Tensor, unseen: &Tensor) -> Tensor {
         let heads = |of: &nn::Linear| of.forward(states).unflatten(-1, [HEADS, DIMS / HEADS]).transpose(1, 2);
         let scores = heads(&self.query).matmul(&heads(&self.key).transpose(-2, -1)) / ((DIMS / HEADS) as f64).sqrt();
@@ -75,8 +75,8 @@ impl Layer {
 /// The encoder: token ids in, one embedding for each sentence out.
 #[derive(Debug)]
 pub struct Encoder {
-    /// The weights, frozen, under the names they have in `model.safetensors` (of which `embeddings.position_ids` and
-    /// the two of `pooler` are absent, as mean pooling needs neither).
+    /// The frozen weights, under their names in `model.safetensors` (without `embeddings.position_ids` and the two
+    /// weights of `pooler`, as mean pooling needs neither).
     pub variables: nn::VarStore,
     words: nn::Embedding,
     positions: nn::Embedding,
@@ -86,11 +86,11 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Loads the weights in `folder`'s `model.safetensors`, and freezes them.
+    /// Loads the weights from `model.safetensors` in `folder`, and freezes them.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read, or lacks a weight, or has one in another shape.
+    /// If the file cannot be read, lacks a weight, or has a weight of another shape.
     pub fn load(folder: &Path, device: Device) -> Fallible<Encoder> {
         let mut variables = nn::VarStore::new(device);
         let root = variables.root();
@@ -110,7 +110,7 @@ impl Encoder {
     ///
     /// # Panics
     ///
-    /// As the modules of `tch` do: if libtorch refuses a tensor's shape, kind or device.
+    /// Like the modules of `tch`: if libtorch refuses a tensor's shape, kind or device.
     pub fn forward(&self, token_ids: &Tensor, attention_mask: &Tensor) -> Tensor {
         no_grad(|| {
             let tokens = token_ids.size().last().copied().unwrap_or_default();
@@ -134,13 +134,13 @@ pub struct Sentences {
 }
 
 impl Sentences {
-    /// Loads `folder`'s `tokenizer.json`, to truncate and pad every sentence to `tokens` tokens.
+    /// Loads `tokenizer.json` from `folder`, to truncate and pad every sentence to `tokens` tokens.
     ///
-    /// The length is never that of a batch's longest sentence, or a sentence's embedding would depend on the others.
+    /// The length does not depend on the batch; otherwise a sentence's embedding would depend on the other sentences.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read, or `tokens` leaves no room for a word.
+    /// If the file cannot be read, or `tokens` is too small for a word.
     pub fn load(folder: &Path, tokens: usize) -> Fallible<Sentences> {
         let mut tokenizer = Tokenizer::from_file(folder.join("tokenizer.json"))?;
         tokenizer.with_truncation(Some(TruncationParams { max_length: tokens, ..Default::default() }))?;
@@ -149,7 +149,7 @@ impl Sentences {
         Ok(Sentences { tokenizer, tokens })
     }
 
-    /// The token ids of the sentences and the attention mask of these, both `[batch, tokens]` in i64 and on the CPU.
+    /// The token ids and the attention mask of the sentences, both `[batch, tokens]` in i64 and on the CPU.
     ///
     /// # Errors
     ///

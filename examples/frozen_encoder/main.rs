@@ -1,10 +1,10 @@
-//! A real sentence encoder, frozen before a small model that trains: all-MiniLM-L6-v2 over 2,400 review sentences.
+//! Trains a small model on a frozen sentence encoder: all-MiniLM-L6-v2 over 2,400 review sentences.
 //!
 //! `scripts/with-torch --models cargo run --release -p tensorcask-examples --features torch --bin frozen_encoder`
 //!
-//! Prints what an epoch costs when it is computed, when it is cached, in a new process, and in a k-fold
-//! cross-validation of a ridge regression from embeddings to the sentiment that people gave the sentences; what another
-//! checkpoint does; and that cached and computed embeddings are the same, bit for bit.
+//! Prints the time of an epoch when it is computed, when it is cached, in a new process, and in a k-fold
+//! cross-validation of a ridge regression from embeddings to the sentiment ratings of the sentences. It also shows the
+//! effect of another checkpoint, and that cached and computed embeddings are equal, bit for bit.
 
 mod encoder;
 
@@ -20,10 +20,10 @@ use tensorcask_torch::{CacheOptions, CachedModule, Inputs, Variables, WrapModule
 type Fallible<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const BATCH: usize = 64;
-/// Longer sentences are cut: 26 of the 2,400.
+/// Longer sentences (26 of the 2,400) are truncated.
 const TOKENS: usize = 64;
 const FOLDS: usize = 5;
-/// Marks the new process, and tells it where the cache is.
+/// Marks the new process, and passes it the folder of the cache.
 const CHILD: &str = "TENSORCASK_EXAMPLE_CHILD";
 
 struct Corpus {
@@ -43,7 +43,7 @@ fn corpus() -> Fallible<Corpus> {
     Ok(Corpus { ids: (0..sentences.len() as u64).collect(), sentences, scores: Tensor::from_slice(&scores) })
 }
 
-/// The encoder behind the cache, as a training script would have it.
+/// The cached encoder, as in a training script.
 fn cached(models: &Path, cache_dir: &Path, change: impl Fn(&Encoder)) -> Fallible<CachedModule> {
     let encoder = Encoder::load(models, Device::Cpu)?;
     change(&encoder);
@@ -53,7 +53,7 @@ fn cached(models: &Path, cache_dir: &Path, change: impl Fn(&Encoder)) -> Fallibl
     Ok(options.wrap_inputs_fn_with(variables, forward)?)
 }
 
-/// The embeddings of the sentences of `ids`: tokenised only where they are missing.
+/// The embeddings of the sentences of `ids`. Only missing sentences are tokenised.
 fn embed(module: &CachedModule, tokenizer: &Sentences, corpus: &Corpus, ids: &[u64]) -> Fallible<Tensor> {
     let mut parts = Vec::new();
     for batch in ids.chunks(BATCH) {
@@ -69,7 +69,7 @@ fn embed(module: &CachedModule, tokenizer: &Sentences, corpus: &Corpus, ids: &[u
     Ok(Tensor::cat(&parts, 0))
 }
 
-/// An epoch: its embeddings, the seconds it took, and the samples it computed.
+/// Runs an epoch. Returns its embeddings, the seconds it took, and the number of samples it computed.
 fn epoch(module: &CachedModule, tokenizer: &Sentences, corpus: &Corpus) -> Fallible<(Tensor, f64, u64)> {
     let begin = Instant::now();
     let embeddings = embed(module, tokenizer, corpus, &corpus.ids)?;
@@ -88,7 +88,8 @@ fn correlation(a: &Tensor, b: &Tensor) -> f64 {
     ((&a * &b).sum(Kind::Double) / ((&a * &a).sum(Kind::Double) * (&b * &b).sum(Kind::Double)).sqrt()).double_value(&[])
 }
 
-/// Each fold embeds its training and its test sentences through the cache; returns the mean correlation and seconds.
+/// Each fold embeds its training and its test sentences through the cache. Returns the mean correlation, and the
+/// seconds.
 fn cross_validate(module: &CachedModule, tokenizer: &Sentences, corpus: &Corpus) -> Fallible<(f64, f64)> {
     let begin = Instant::now();
     let mut sum = 0.0;
@@ -106,7 +107,7 @@ fn cross_validate(module: &CachedModule, tokenizer: &Sentences, corpus: &Corpus)
     Ok((sum / FOLDS as f64, begin.elapsed().as_secs_f64()))
 }
 
-/// How far the encoder is from embeddings that another implementation computed.
+/// The largest difference from embeddings that another implementation computed.
 fn check_reference(encoder: &Encoder, tokenizer: &Sentences) -> Fallible<f64> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/minilm_reference.json");
     let reference: serde_json::Value = serde_json::from_slice(&std::fs::read(path)?)?;
@@ -129,7 +130,7 @@ fn models() -> Fallible<PathBuf> {
 
 fn main() -> Fallible {
     init_logging()?;
-    // On one thread libtorch gives a sentence the same bits whatever batch it is in.
+    // On one thread, libtorch computes the same bits for a sentence in any batch.
     tch::set_num_threads(1);
     let (models, corpus) = (models()?, corpus()?);
     let tokenizer = Sentences::load(&models, TOKENS)?;
@@ -174,7 +175,7 @@ fn main() -> Fallible {
     let counts = other.end_epoch();
     println!("another checkpoint: {} of {} computed; {}", counts.misses, some.len(), other.why_miss(&[2000_u64])?);
 
-    // Cached and computed are the same bits.
+    // Cached and computed embeddings have the same bits.
     let mut same = first.equal(&second);
     let mut directly = Vec::new();
     for batch in some.chunks(37) {

@@ -11,7 +11,7 @@ fn options() -> Options {
     Options::new().synchronous(true).segment_rows(12).memtable_keys(20).flush_every(4, 1 << 16)
 }
 
-/// Reads everything there is, every way there is.
+/// Reads all rows through every interface.
 fn read_all(storage: &MemoryStorage) {
     if let Ok(reader) = options().open_reader_on(Arc::new(storage.power_loss())) {
         let keys: Vec<_> = reader.keys().take(1000).filter_map(Result::ok).collect();
@@ -29,7 +29,7 @@ fn read_all(storage: &MemoryStorage) {
     }
 }
 
-/// Any bytes as a sealed segment, an active segment, or a run: never a panic, never a hang.
+/// Opens any bytes as a sealed segment, an active segment, or a run: no panics, no hangs.
 pub fn open_segment(data: &[u8]) {
     let Some((kind, bytes)) = data.split_first() else { return };
     let storage = MemoryStorage::new();
@@ -60,7 +60,7 @@ fn key(number: u8) -> String {
     format!("key {}", number % 64)
 }
 
-/// A valid store with bytes changed: what is read is right, or an error, or was reported as lost.
+/// Changes bytes of a valid store: every read returns the right value or an error, or the row was reported as lost.
 pub fn mutate_store(data: &[u8]) {
     let storage = MemoryStorage::new();
     {
@@ -82,7 +82,8 @@ pub fn mutate_store(data: &[u8]) {
             })
         })
         .collect();
-    // Five bytes a change: which file, where in it (two bytes, scaled), what to flip, and whether to cut there.
+    // Five bytes per change: the file, the position in it (two bytes, scaled), the bits to flip, and whether to
+    // truncate there.
     for change in data.chunks_exact(5).take(8) {
         let [file, high, low, flip, cut] = change else { continue };
         let (path, len) = &files[usize::from(*file) % files.len()];
@@ -104,8 +105,8 @@ pub fn mutate_store(data: &[u8]) {
     read_all(&storage);
 }
 
-/// Operations on a store whose disk fails after a while, against a map: the store answers as the map does until it
-/// says that it failed, and afterwards has what was flushed.
+/// Compares a store, whose disk fails after a while, with a map. The store answers as the map does until it returns an
+/// error, and afterwards still has everything that was flushed.
 pub fn operations(data: &[u8]) {
     let Some((countdown, script)) = data.split_first() else { return };
     let memory = MemoryStorage::new();

@@ -1,5 +1,5 @@
-//! Each target over pseudo-random inputs, and over valid files with a few bytes changed: a fuzzer's first minute, every
-//! time.
+//! Runs each target on pseudo-random inputs, and on valid files with a few bytes changed, as a fuzzer would in its
+//! first minute.
 
 struct Random(u64);
 
@@ -30,7 +30,7 @@ fn mutate_store() {
 fn open_segment() {
     let mut random = Random(3);
     (0..500).for_each(|_| tensorcask_fuzz::open_segment(&random.bytes(600)));
-    // Near-valid files get further than noise: the golden ones, changed.
+    // Nearly valid files reach deeper code than random bytes: changed golden files.
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/v1/numbers/segments/0000-0000000001.arrow");
     let good = std::fs::read(golden).unwrap();
     for _ in 0..300 {

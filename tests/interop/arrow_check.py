@@ -1,6 +1,6 @@
-"""Opens every sealed segment of a store with pyarrow and polars, and compares what they see with what was put.
+"""Opens every sealed segment of a store with pyarrow and polars, and compares their rows with those that were put.
 
-`arrow_check.py STORE EXPECTED`: EXPECTED has one JSON object a row that was put: key, column, dtype, shape and bytes.
+`arrow_check.py STORE EXPECTED`: EXPECTED has one JSON object per row that was put: key, column, dtype, shape and bytes.
 """
 
 import base64
@@ -57,7 +57,7 @@ def main(store, expected_path):
                 flat = whole.values.to_numpy(zero_copy_only=False)
                 arrays = list(flat.reshape(len(keys), -1)) if len(flat) else [flat] * len(keys)
             elif pyarrow.types.is_struct(kind):
-                # Tensors whose shapes differ; whether pyarrow knows the extension depends on its version.
+                # Tensors whose shapes differ. Older versions of pyarrow do not know the extension type.
                 whole = whole if whole.type == kind else whole.storage
                 arrays = [numpy.asarray(row["data"]) for row in whole.to_pylist()]
             else:

@@ -1,7 +1,7 @@
-"""Reads a whole tensorcask store with nothing but Python's standard library, as FORMAT.md describes it.
+"""Reads a whole tensorcask store as FORMAT.md describes it, with only Python's standard library.
 
-`reader.py STORE` prints one JSON object a live key, in order of keys, and exits with 1 at the first thing that does
-not check out. It shares no code with the library: it is the proof that the page is enough.
+`reader.py STORE` prints one JSON object per live key, in order of keys, and exits with 1 at the first error. It shares
+no code with the library, which proves that FORMAT.md is complete.
 """
 
 import base64
@@ -59,7 +59,7 @@ class Table:
         return self.data[at + 4 : at + 4 + length].decode()
 
     def vector(self, number, size):
-        """Where the elements of a vector lie, `size` bytes each."""
+        """The offsets of the elements of a vector, `size` bytes each."""
         at = self.follow(number)
         if at is None:
             return []
@@ -117,7 +117,7 @@ def avalanche64(h):
 
 
 def xxh3(data, seed):
-    """None for what is longer than 128 bytes."""
+    """None for data longer than 128 bytes."""
     n = len(data)
     if n == 0:
         return avalanche64(seed ^ u64(SECRET, 56) ^ u64(SECRET, 64))
@@ -151,7 +151,7 @@ def xxh3(data, seed):
 
 
 def seed_of(header):
-    """The seed of key hashes that a header or store.json says; version 1 had none."""
+    """The seed of key hashes in a header or store.json; version 1 had none."""
     check(header["format"] in (1, 2) and ("hash_seed" in header) == (header["format"] == 2), "a newer format")
     return int(header.get("hash_seed", "0"), 16)
 
@@ -206,7 +206,7 @@ def tensor_bytes(dtype, shape):
 
 
 def unpack(stored, leaf, shape):
-    """A packed row, or None if that takes a zstd that this Python does not have."""
+    """A packed row, or None if this Python lacks the zstd module that it needs."""
     how, data = stored[0], stored[1:]
     size = tensor_bytes(leaf["dtype"], shape)
     if how:
@@ -362,7 +362,7 @@ def value_of(node, values):
 
 
 def check_run(path, segments):
-    """Every row that a run finds by its key's hash is a row of that key, and every newest row is found."""
+    """Checks that every entry of a run leads to a row with its key, and that every newest row is found."""
     with open(path, "rb") as file:
         data = file.read()
     footer = data[-160:]
@@ -428,7 +428,7 @@ def main(store):
         try:
             segment = Segment(os.path.join(folder, name), name)
         except FileNotFoundError:
-            # Sealed since the folder was listed: it has its final name by now.
+            # The segment was sealed after the folder was listed, so it has its final name by now.
             name = name.removesuffix(".open")
             match = re.fullmatch(r"(\d{4,5})-(\d{10,})\.arrow(\.open)?", name)
             segment = Segment(os.path.join(folder, name), name)

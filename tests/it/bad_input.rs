@@ -1,4 +1,4 @@
-//! Bad input is a typed error that says what to do; nothing is written half, nothing is lost.
+//! Bad input is a typed error with advice. Nothing is partially written, and nothing is lost.
 
 use std::process::Command;
 
@@ -159,7 +159,7 @@ fn a_lane_has_one_writer() {
     says(Store::open(dir.path(), "m"), &["lane 0", "Lane::Auto"]);
     let second = Options::new().lane(Lane::Auto).open(dir.path(), "m").unwrap();
     assert_eq!((store.lane(), second.lane()), (0, 1));
-    // Another process is refused too.
+    // A second process is refused too.
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "bad_input::child_that_wants_the_lane", "--nocapture"])
         .env("TENSORCASK_LANE_CHILD", dir.path())
@@ -171,7 +171,7 @@ fn a_lane_has_one_writer() {
     assert!(Store::open(dir.path(), "m").is_ok());
 }
 
-/// Not a test of its own: what the child of the one above does.
+/// Not a test: the code of the child process of the test above.
 #[test]
 fn child_that_wants_the_lane() {
     if let Ok(dir) = std::env::var("TENSORCASK_LANE_CHILD") {
@@ -193,7 +193,7 @@ fn values_have_limits() {
     let store = Options::new().max_value_bytes(100).open(dir.path(), "m").unwrap();
     says(store.put("big", Value::Bytes(vec![0; 101].into())), &["a value in bytes is 101", "100"]);
     says(store.put_rows_bytes(&["big"], Dtype::U8, &[101], &[0; 101]), &["101"]);
-    // Nothing of a batch is put if one value of it cannot be.
+    // If one value of a batch is refused, nothing of the batch is put.
     says(store.put_batch(&["ok", "bad"], &[Value::Null, twice]), &["twice"]);
     assert!(!store.contains("ok").unwrap());
     assert_eq!(store.len().unwrap(), 2);

@@ -10,7 +10,7 @@ fn open() -> Store {
     options.open_on(std::sync::Arc::new(MemoryStorage::new())).unwrap()
 }
 
-/// Position, key and message of the item that is at fault.
+/// Position, key and message of the item that failed.
 fn item<T: std::fmt::Debug>(result: Result<T>) -> (usize, String, String) {
     let error = result.unwrap_err();
     let Error::Item(item) = &error else { panic!("{error}") };
@@ -20,7 +20,7 @@ fn item<T: std::fmt::Debug>(result: Result<T>) -> (usize, String, String) {
     (position, key.clone(), item.error.to_string())
 }
 
-/// What is at fault when `value` stands second in a batch.
+/// The error of a batch whose second value is `value`.
 fn put(value: impl Into<Value>) -> (usize, String, String) {
     let store = open();
     let failed = item(store.put_batch(&["good", "bad"], &[Value::Int(1), value.into()]));
@@ -87,7 +87,7 @@ fn keys_that_cannot_be_used() {
     }
     let store = open();
     store.put("text", Value::Null).unwrap();
-    // The store's kind decides, not that of the first key.
+    // The kind of the store decides, not the kind of the first key.
     let (position, key, message) = refused(&store, &[Key::U64(1), Key::Str("a".into())]);
     assert!((position, key.as_str()) == (0, "1") && message.contains("keys are str, but a u64 key"), "{message}");
     let (position, key, message) = refused(&store, &["a", &"é".repeat(40_000)]);
@@ -153,7 +153,7 @@ fn rows_that_cannot_be_read() {
         assert!(failed.as_ref().is_err_and(Error::is_corrupt) && values.iter().all(Result::is_ok));
         assert_eq!(item(failed).0, 2);
         assert!(matches!(reader.get("two"), Err(Error::Corrupt { .. })));
-        // Whole, but larger than this handle reads.
+        // A valid row that is larger than the limit of this handle.
         let reader = options.max_value_bytes(100).open_reader_on(storage.storage()).unwrap();
         let failed = item(reader.get_batch(&keys).unwrap().remove(1));
         assert!((failed.0, failed.1.as_str()) == (1, "\"one\"") && failed.2.contains("more than the limit of 100"));

@@ -1,5 +1,5 @@
-//! Segments are written anew without rows that count no more: nothing that counts is lost, whoever looks and whatever
-//! stops it.
+//! Compaction rewrites segments without dead rows. Live rows are never lost, with concurrent readers and with an
+//! interruption at any point.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use tensorcask::{Compaction, Durability, Lane, Options, Reader, Recovery, Store,
 
 const DIMS: usize = 16;
 
-/// What each key is expected to have: a version, or `None` where it was deleted.
+/// The expected version of each key, or `None` if it was deleted.
 type Model = BTreeMap<String, Option<u32>>;
 
 fn key(number: u32) -> String {
@@ -24,7 +24,7 @@ fn row(number: u32, version: u32) -> Vec<f32> {
     (0..DIMS).map(|at| (number * 31 + version * 1000) as f32 + at as f32).collect()
 }
 
-/// Small segments, so that few rows make many of them.
+/// Small segments, so that few rows fill many of them.
 fn options() -> Options {
     Options::new().synchronous(true).segment_rows(64).hash_seed(7)
 }
@@ -46,7 +46,7 @@ fn delete(store: &Store, model: &mut Model, numbers: impl Iterator<Item = u32>) 
     model.extend(keys.into_iter().map(|key| (key, None)));
 }
 
-/// Rows put, a third of them overwritten, a fifth deleted, some of these put again.
+/// Puts rows, overwrites a third of them, deletes a fifth, and puts some of these again.
 fn history(store: &Store) -> Model {
     let mut model = Model::new();
     put(store, &mut model, 0..400, 0);
@@ -119,8 +119,8 @@ fn what_counts_stays_and_the_rest_goes() {
     check(&options().open_reader_on(Arc::new(storage)).unwrap(), &model);
 }
 
-/// Runs `action` on a copy of what `prepare` left, failing at each of its operations in turn; `check` looks at what is
-/// left by a kill, and by a power failure.
+/// Runs `action` on a copy of `storage`, and fails at each of its operations in turn. `check` is called with the state
+/// after a kill, and after a power failure.
 fn fail_at_each(storage: &MemoryStorage, action: impl Fn(&Store), check: impl Fn(MemoryStorage, &str)) {
     let mut operations = 0;
     loop {
@@ -156,7 +156,7 @@ fn a_stop_at_any_operation_loses_nothing() {
         check(&reader, &model);
         let maps: Vec<_> = names(&*storage, "runs").into_iter().filter(|name| name.ends_with(".moved")).collect();
         if !maps.is_empty() {
-            // Derived: without them the rows are indexed anew.
+            // These files are derived: without them, the rows are indexed again.
             let copy = memory.power_loss_keeping(|_, _, len| len);
             maps.iter().for_each(|name| copy.remove(&Path::new("runs").join(name)).unwrap());
             check(&options().open_reader_on(Arc::new(copy)).unwrap(), &model);
@@ -205,11 +205,11 @@ fn a_tombstone_stays_while_an_older_row_does() {
     let mut model = Model::new();
     put(&store, &mut model, 0..60, 0);
     delete(&store, &mut model, 0..6);
-    // A tenth of the segment's rows is dead: it stays, and so do its rows' tombstones.
+    // Only a tenth of the segment's rows is dead, so it stays, and so do the tombstones of its rows.
     let report = store.compact(&Compaction::new().live_share(0.5).join(false)).unwrap();
     assert_eq!((report.rows_dropped, report.tombstones_dropped), (0, 0), "{report:?}");
     check(store.reader(), &model);
-    // A writer of another lane may have older rows that nobody has seen.
+    // A writer of another lane may have older rows that are not visible yet.
     let other = options().lane(Lane::Number(1)).open_on(Arc::new(storage.clone())).unwrap();
     let report = store.compact(&Compaction::new().live_share(1.0)).unwrap();
     assert_eq!((report.rows_dropped, report.tombstones_dropped), (6, 0), "{report:?}");
@@ -230,7 +230,7 @@ fn damaged_segments_are_left_to_tell_of_it() {
     let model = history(&store);
     store.close().unwrap();
     drop(store);
-    // A value of the first segment.
+    // Damages a value of the first segment.
     let name = "segments/0000-0000000001.arrow";
     let bytes = storage.read(name).unwrap();
     let value: Vec<u8> = row(7, 0).iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -257,7 +257,7 @@ fn puts_deletes_and_reads_go_on_meanwhile() {
     let (store, other) = (open(0), open(1));
     let (stop, rounds) = (AtomicBool::new(false), 12_u32);
     let keys = 2000_u32;
-    // Keys that stay as they are; the others change all the time.
+    // Keys that do not change; the others change all the time.
     let steady = |number: u32| number.is_multiple_of(5);
     let mut model = Model::new();
     put(&store, &mut model, (0..keys).filter(|number| steady(*number)), 0);
@@ -336,7 +336,7 @@ fn writers_and_readers_agree_after_every_step() {
             6 => writer.merge_index().unwrap(),
             _ => {
                 writer.close().unwrap();
-                // The other one may compact its segments meanwhile.
+                // Meanwhile the other writer may compact its segments.
                 writers[1 - lane].compact(&Compaction::new()).unwrap();
                 writers[lane] = open(lane as u16);
                 assert!(writers[lane].open_report().is_clean(), "step {step}: {:?}", writers[lane].open_report());

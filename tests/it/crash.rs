@@ -1,4 +1,4 @@
-//! Power loss and `kill -9`: what was flushed is there, and nothing wrong ever comes back.
+//! Power loss and `kill -9`: flushed rows survive, and no wrong row is ever returned.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -18,10 +18,10 @@ fn options() -> Options {
     Options::new().synchronous(true).segment_rows(40).memtable_keys(90).flush_every(8, 1 << 20)
 }
 
-/// Versions of each key: the one that was last flushed, and those put since.
+/// Versions of each key: the last flushed one, and those put since.
 type Promised = BTreeMap<u64, (Option<u64>, Vec<u64>)>;
 
-/// A script of puts and flushes; calls `at` after every step.
+/// Runs puts and flushes, and calls `at` after every step.
 fn script(storage: &MemoryStorage, at: &mut dyn FnMut(&MemoryStorage, &Promised)) {
     let store = options().open_on(Arc::new(storage.clone())).unwrap();
     let mut promised = Promised::new();
@@ -68,11 +68,11 @@ fn check(reader: &Reader, promised: &Promised) {
 fn power_loss_keeps_what_was_flushed() {
     let mut seed = 7_u64;
     script(&MemoryStorage::new(), &mut |storage, promised| {
-        // Nothing that was not synced survives.
+        // Only synced bytes survive.
         let bare = storage.power_loss();
         let store = options().recovery(Recovery::Strict).open_on(Arc::new(bare)).unwrap();
         check(store.reader(), promised);
-        // Some of it does: any prefix of what each file had.
+        // Some unsynced bytes survive: a random prefix of each file.
         let partly = storage.power_loss_keeping(|_, synced, len| {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
             synced + (seed >> 33) % (len - synced + 1)
@@ -83,7 +83,7 @@ fn power_loss_keeps_what_was_flushed() {
         }
         let store = options().recovery(Recovery::Strict).open_on(Arc::new(partly.clone())).unwrap();
         check(store.reader(), promised);
-        // All of it does, with holes: pages reach the storage in any order.
+        // All unsynced bytes survive, but with holes: pages are written back in any order.
         let mut unsynced = Vec::new();
         let holes = storage.power_loss_keeping(|path, synced, len| {
             unsynced.push((path.to_owned(), synced, len));
@@ -96,7 +96,7 @@ fn power_loss_keeps_what_was_flushed() {
         let strict = options().recovery(Recovery::Strict);
         strict.clone().open_reader_on(Arc::new(holes.clone())).unwrap();
         check(strict.open_on(Arc::new(holes)).unwrap().reader(), promised);
-        // And the store goes on from there.
+        // The store can be used afterwards.
         store.put_rows(&[500_u64], &[DIMS], &row(500, 1)).unwrap();
         store.close().unwrap();
         drop(store);
@@ -115,7 +115,7 @@ fn holes_in_values_cut_the_tail() {
     store.flush().unwrap();
     store.put_rows(&[2_u64], &[DIMS], &row(2, 0)).unwrap();
     store.flush_with(Durability::Buffered).unwrap();
-    // The frame of the second batch is whole, its last value is not, as when pages reach the storage out of order.
+    // The frame of the second batch is whole, but its last value is not, as when pages are written back out of order.
     let copy = storage.power_loss_keeping(|_, _, len| len);
     let path = "segments/0000-0000000001.arrow.open";
     let len = copy.read(path).unwrap().len() as u64;
@@ -129,7 +129,8 @@ fn holes_in_values_cut_the_tail() {
 const ACTIVE: &str = "segments/0000-0000000001.arrow.open";
 const MARKS: &str = "lanes/0000.synced";
 
-/// One batch for each key of `batches`, flushed as it says beside it; and where the batches end.
+/// Writes one batch for each entry of `batches`, flushed with its durability level. Returns the storage, and the end
+/// offsets of the batches.
 fn batches(batches: &[(u64, Durability)]) -> (MemoryStorage, Vec<usize>) {
     let storage = MemoryStorage::new();
     let store = options().flush_every(1 << 20, 1 << 30).open_on(Arc::new(storage.clone())).unwrap();
@@ -140,7 +141,7 @@ fn batches(batches: &[(u64, Durability)]) -> (MemoryStorage, Vec<usize>) {
     };
     let ends = batches.iter().map(end).collect();
     let copy = storage.power_loss_keeping(|_, _, len| len);
-    // The name too, although nobody may have synced it.
+    // The file keeps its name, although that may not be synced.
     copy.write(ACTIVE, &storage.read(ACTIVE).unwrap()).unwrap();
     (copy, ends)
 }
@@ -156,7 +157,7 @@ fn a_hole_before_a_whole_batch_that_was_never_synced_is_a_torn_tail() {
             if lose_marks {
                 copy.truncate(MARKS, 0).unwrap();
             }
-            // In the message and in the frame of the second batch that nobody was promised.
+            // In the message and in the frame of the second batch that was not synced.
             let (start, end) = (ends[synced as usize], ends[synced as usize + 1]);
             for at in [start + 6, start + 200, end - 20] {
                 let copy = copy.power_loss();
@@ -181,19 +182,19 @@ fn a_hole_before_a_whole_batch_that_was_never_synced_is_a_torn_tail() {
 #[test]
 fn a_hole_in_what_was_synced_is_damage() {
     use Durability::{Buffered, SyncData};
-    // Three batches that one sync made durable, and one that none did.
+    // Three batches that one sync made durable, and one that was not synced.
     let (storage, ends) = batches(&[(0, Buffered), (1, Buffered), (2, SyncData), (3, Buffered)]);
     for lose_marks in [false, true] {
         for at in (0..ends[2]).step_by(13) {
             let copy = storage.power_loss();
-            // Without the last batch, whose frame says the same.
+            // Without marks, the last batch is kept, as its frame records the sync as well.
             copy.truncate(ACTIVE, if lose_marks { storage.read(ACTIVE).unwrap().len() } else { ends[2] } as u64)
                 .unwrap();
             if lose_marks {
                 copy.truncate(MARKS, 0).unwrap();
             }
             copy.corrupt(ACTIVE, at as u64, 0x15).unwrap();
-            // Nothing is missing without a word: it is there, or opening fails, or reading it does.
+            // No row is silently missing: it is found, or opening fails, or reading it fails.
             let strict = options().recovery(Recovery::Strict);
             if let Ok(reader) = strict.clone().open_reader_on(Arc::new(copy.clone())) {
                 assert!((0..3_u64).all(|key| !matches!(reader.get(key), Ok(None))), "byte {at}");
@@ -201,7 +202,7 @@ fn a_hole_in_what_was_synced_is_damage() {
             if let Ok(store) = strict.open_on(Arc::new(copy.clone())) {
                 assert!((0..3_u64).all(|key| !matches!(store.get(key), Ok(None))), "byte {at}");
             }
-            // A call that does not ask for that key gets the others.
+            // Lookups of other keys succeed.
             let store = options().open_on(Arc::new(copy)).unwrap();
             let served = (0..3_u64).filter(|key| matches!(store.get(*key), Ok(Some(_)))).count();
             let whole = at < ends[0] || served == 2;
@@ -253,7 +254,7 @@ fn marks_are_written_anew_before_they_are_many() {
 
 const CHILD: &str = "TENSORCASK_CRASH_CHILD";
 
-/// Not a test of its own: what the child of the next one does.
+/// Not a test: the code of the child process of the next test.
 #[test]
 fn child_that_is_killed() {
     let Ok(dir) = std::env::var(CHILD) else { return };

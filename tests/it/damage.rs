@@ -1,5 +1,5 @@
-//! Flipped bytes and cut files: every row comes back right, or as damage, or is reported as lost; never wrong, and
-//! never with a panic.
+//! Flipped bytes and truncated files: every row is returned correctly, or as damage, or is reported as lost. No row is
+//! wrong, and nothing panics.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn value(i: usize) -> Value {
     if i.is_multiple_of(3) { Value::List(vec![tensor.into(), Value::Str(format!("note {i}"))]) } else { tensor.into() }
 }
 
-/// A store with two sealed segments, a run over them, and (if asked for) an active segment.
+/// A store with two sealed segments, a run over them, and an active segment if `active`.
 fn store(kind: Kind, active: bool) -> TestStorage {
     let storage = kind.empty();
     let store = options().open_on(storage.storage()).unwrap();
@@ -47,7 +47,7 @@ fn store(kind: Kind, active: bool) -> TestStorage {
     storage
 }
 
-/// Opens a damaged store every way; returns how many rows were served, in quiet mode.
+/// Opens a damaged store in every mode. Returns the number of rows served in quiet mode.
 fn check(storage: &TestStorage, what: &str) -> usize {
     if let Ok(reader) = options().open_reader_on(storage.copy().storage()) {
         for i in 0..ROWS {
@@ -81,7 +81,7 @@ fn check(storage: &TestStorage, what: &str) -> usize {
     let _ = store.keys().count();
     let _keys = store.prefix("key").count();
     let _ = store.verify(&mut |_, _| {}).unwrap();
-    // What is damaged is overwritten, and the store is whole again.
+    // After damaged rows are overwritten, the store is whole again.
     for i in 0..ROWS {
         store.put(format!("key {i}"), value(i)).unwrap();
     }
@@ -106,7 +106,7 @@ fn flipped_bytes_in_sealed_segments_are_found(kind: Kind) {
             served += check(&copy, &format!("byte {offset} of {path}"));
             turns += 1;
         }
-        // One flipped byte costs a row or a segment's structure, never the store.
+        // One flipped byte affects a row or the structure of a segment, never the whole store.
         assert!(served > turns * ROWS / 2, "{path}: {served} of {}", turns * ROWS);
     }
 }
@@ -180,7 +180,7 @@ fn one_damaged_row_fails_alone(kind: Kind) {
     store.put_rows(&keys, &[256], &rows).unwrap();
     store.close().unwrap();
     drop(store);
-    // Row 50 of a page-aligned batch: its bytes are all 50.0.
+    // Row 50 of a page-aligned batch, whose elements are all 50.0.
     let path = &storage.files("segments")[0];
     let pattern = vec![50.0_f32; 256].iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
     let bytes = storage.read(path);
@@ -205,8 +205,8 @@ fn one_damaged_row_fails_alone(kind: Kind) {
     assert!(reader.get(50_u64).unwrap().is_some());
 }
 
-/// A store that stays open, with one batch for each of the integer keys 0, 1, 2; and where each batch's message starts
-/// in its active segment.
+/// A store that stays open, with one batch for each of the integer keys 0, 1 and 2. Also returns the offset of each
+/// batch's message in the active segment.
 fn growing(kind: Kind) -> (TestStorage, Store, Vec<u64>) {
     let storage = kind.empty();
     let store = options().open_on(storage.storage()).unwrap();
@@ -214,7 +214,7 @@ fn growing(kind: Kind) -> (TestStorage, Store, Vec<u64>) {
         store.put(key, Value::Int(key as i64)).unwrap();
         store.flush().unwrap();
         let bytes = storage.read(ACTIVE);
-        // What the newest frame says of its message's place.
+        // The newest frame records the offset of its message.
         let place = bytes.get(bytes.len() - 56..).and_then(|frame| frame.first_chunk::<8>());
         u64::from_le_bytes(*place.unwrap())
     });
@@ -244,13 +244,13 @@ fn a_reader_takes_no_damage_in_an_active_segment_for_its_end(kind: Kind) {
         assert_eq!(reader.stats().unwrap().bad_files, 1);
         let [damage] = reader.verify(&mut |_, _| {}).unwrap().damage.try_into().unwrap();
         assert_eq!(damage.rows, 1, "{what}");
-        // And it goes on from there.
+        // The reader follows later batches.
         store.put(3_u64, Value::Int(3)).unwrap();
         store.flush().unwrap();
         reader.refresh().unwrap();
         assert_eq!(reader.get(3_u64).unwrap(), Some(Value::Int(3)), "{what}");
         assert_eq!(reader.verify(&mut |_, _| {}).unwrap().damage.len(), 1);
-        // Sealed, the batch is there to be found damaged.
+        // After sealing, the damaged batch is found.
         store.close().unwrap();
         reader.refresh().unwrap();
         assert!(reader.get(1_u64).unwrap_err().is_corrupt());
@@ -270,7 +270,7 @@ fn damage_that_a_refresh_finds_is_no_miss(kind: Kind) {
         store.flush().unwrap();
     }
     storage.corrupt(ACTIVE, start + 6, 0x15);
-    // Not only the refresh, but every lookup that is not answered by what was taken in.
+    // The refresh fails, and so does every lookup that known rows do not answer.
     for _ in 0..2 {
         assert!(strict.refresh().unwrap_err().is_corrupt());
         assert!(strict.get(4_u64).unwrap_err().is_corrupt());
@@ -304,7 +304,7 @@ fn a_torn_tail_is_the_end(kind: Kind) {
         }
         let copy = storage.copy();
         copy.truncate(ACTIVE, keep);
-        // Marks are not synced: where one is there, what it tells of cannot have been torn.
+        // Marks are not synced. If one is present, the batches that it covers cannot have been torn.
         copy.truncate("lanes/0000.synced", 0);
         let strict = options().recovery(Recovery::Strict);
         let reader = strict.open_reader_on(copy.storage()).unwrap();
@@ -315,7 +315,7 @@ fn a_torn_tail_is_the_end(kind: Kind) {
     drop(store);
 }
 
-/// Where frames lie that stand behind their messages, and those of the frame table, which do not.
+/// The offsets of frames that follow their messages, and of those in the frame table.
 fn frames(bytes: &[u8]) -> (Vec<usize>, Vec<usize>) {
     let from = |at: usize| bytes.get(at..).unwrap_or_default();
     let number = |at: usize| u64::from_le_bytes(*from(at).first_chunk().unwrap());
@@ -339,7 +339,7 @@ fn a_damaged_frame_table_costs_no_row(kind: Kind) {
         let writer = options().open_on(storage.copy().storage()).unwrap();
         assert!((0..3_u64).all(|key| writer.get(key).unwrap().is_some()));
 
-        // With one of the other copies gone as well, the rows of that batch are errors, and no misses.
+        // With another copy damaged as well, the rows of that batch are errors, not misses.
         storage.corrupt(path, in_place[2] as u64 + 30, 0x15);
         let reader = options().open_reader_on(storage.storage()).unwrap();
         assert!([0, 2_u64].iter().all(|key| reader.get(*key).unwrap().is_some()));
@@ -370,7 +370,7 @@ fn verify_checks_frames_and_the_end_of_the_stream(kind: Kind) {
         assert_eq!(opened.verify(&mut |_, _| {}).unwrap().damage.len(), 1, "byte {at}");
         let reader = options().open_reader_on(storage.storage()).unwrap();
         if at >= frames[1] {
-            // No row needs these bytes.
+            // No row depends on these bytes.
             assert_eq!(reader.verify(&mut |_, _| {}).unwrap().damage.len(), 1, "byte {at}");
             assert!((0..3_u64).all(|key| reader.contains(key).unwrap()));
         } else {
@@ -387,7 +387,7 @@ fn a_sealed_segment_counts_and_an_active_copy_of_it_does_not(kind: Kind) {
     store.close().unwrap();
     drop(store);
     let sealed = storage.read("segments/0000-0000000001.arrow");
-    // An older copy, a damaged one.
+    // An older, damaged copy of the segment.
     storage.write(ACTIVE, &active);
     storage.corrupt(ACTIVE, starts[1] + 40, 0x15);
     let strict = || options().recovery(Recovery::Strict);

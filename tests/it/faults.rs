@@ -1,4 +1,4 @@
-//! A file system that fails: errors surface, reads go on, and what was flushed before is there afterwards.
+//! A file system that fails: errors are returned, reads continue, and rows that were flushed before survive.
 
 use std::sync::Arc;
 
@@ -15,12 +15,12 @@ fn options() -> Options {
     Options::new().synchronous(true).segment_rows(30).memtable_keys(50).flush_every(8, 1 << 20)
 }
 
-/// Puts and flushes until something fails; returns how many keys were flushed.
+/// Puts and flushes until an error occurs. Returns the number of flushed keys.
 fn workload(store: &Store, flushed: &mut u64) -> Result<()> {
     for batch in 0..20_u64 {
         let keys: Vec<u64> = (batch * 7..batch * 7 + 7).collect();
         store.put_rows(&keys, &[DIMS], &keys.iter().flat_map(|key| row(*key)).collect::<Vec<_>>())?;
-        // Rows that were put can be read, whatever became of the disk.
+        // Rows that were put can be read, even if the disk failed.
         assert!(store.contains_batch(&keys)?.iter().all(|there| *there));
         if batch % 3 == 2 {
             store.flush()?;
@@ -63,7 +63,7 @@ fn every_operation_may_fail() {
         let mut flushed = 0;
         let failure = workload(&store, &mut flushed).unwrap_err();
         assert!(!failure.to_string().is_empty());
-        // Reads go on.
+        // Reads continue.
         for key in 0..flushed {
             assert!(store.get(key).unwrap().is_some());
         }
@@ -71,7 +71,7 @@ fn every_operation_may_fail() {
         let _ = store.close();
         drop(store);
         check(&memory, flushed);
-        // After power loss too: flushes that returned had synced.
+        // Also after power loss, as flushes that returned had synced.
         check(&memory.power_loss(), flushed);
     }
 }
@@ -83,7 +83,7 @@ fn opening_may_fail_anywhere_and_loses_nothing() {
     let keys: Vec<u64> = (0..140).collect();
     store.put_rows(&keys, &[DIMS], &keys.iter().flat_map(|key| row(*key)).collect::<Vec<_>>()).unwrap();
     store.flush().unwrap();
-    // As a crash leaves it: sealed and active segments.
+    // The state after a crash: sealed and active segments.
     let crashed = memory.power_loss();
     for failing in 0..40 {
         let copy = crashed.power_loss();
@@ -107,7 +107,7 @@ fn a_full_disk_poisons_the_writer() {
         let failure = workload(&store, &mut flushed).unwrap_err();
         assert!(matches!(&failure, Error::Poisoned { .. }), "{failure}");
         assert!(failure.to_string().contains("free space"), "{failure}");
-        // Nothing is tried again on the same files.
+        // The same files are not written again.
         faulty.faults().clear();
         assert!(matches!(store.put_rows(&[9999_u64], &[DIMS], &row(1)), Err(Error::Poisoned { .. })));
         assert!(matches!(store.flush(), Err(Error::Poisoned { .. })));
@@ -130,8 +130,8 @@ fn a_failed_sync_is_not_retried() {
     assert!(store.contains(1).unwrap());
 }
 
-/// A store with sealed segments of two lanes, a run, a number of lane 0 that no file has, and a segment that
-/// lane 2 still writes.
+/// A store with sealed segments of two lanes, a run, a segment number of lane 0 without a file, and an active segment
+/// of lane 2.
 fn shared_store(storage: &MemoryStorage) -> Store {
     let faulty = FaultStorage::new(Arc::new(storage.clone()));
     let killed = options().open_on(Arc::new(faulty.clone())).unwrap();
@@ -184,7 +184,7 @@ fn one_file_that_may_not_be_read_stops_no_reader() {
         assert_eq!(report.is_clean(), !(is_told || name.ends_with(".run")), "{name}: {report:?}");
         assert_eq!(reader.verify(&mut |_, _| {}).unwrap().is_clean(), !is_told, "{name}");
         reader.refresh().unwrap();
-        // Where it is all or nothing, it is nothing.
+        // In strict mode opening fails as a whole.
         let strict = options().recovery(Recovery::Strict).open_reader_on(Arc::new(faulty.clone()));
         assert_eq!(strict.is_err(), !report.is_clean(), "{name}");
     }
@@ -207,7 +207,7 @@ fn a_writer_leaves_what_it_may_not_read_where_it_is() {
         let strict = options().lane(Lane::Number(3)).recovery(Recovery::Strict).open_on(Arc::new(faulty));
         assert!(strict.is_err(), "{name}");
     }
-    // Another user's lane is passed over; one that is asked for is an error.
+    // A lane of another user is skipped, but is an error if it was requested.
     let faulty = FaultStorage::new(Arc::new(storage.clone()));
     faulty.faults().deny(["lanes/0000.lock", "lanes/0001.lock"]);
     let store = options().lane(Lane::Auto).open_on(Arc::new(faulty.clone())).unwrap();

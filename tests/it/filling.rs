@@ -1,4 +1,4 @@
-//! Active segments whose last page was filled with zeros: they end where their batches end.
+//! Active segments whose last page is filled with zeros end where their batches end.
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -28,7 +28,7 @@ fn len_bytes(dir: &Path) -> u64 {
     std::fs::metadata(dir.join(ACTIVE)).unwrap().len()
 }
 
-/// A store of 2,480 rows, 10 MB in batches that are handed to the system, in a file that ends with its last page.
+/// A store of 2,480 rows, 10 MB in buffered batches, in a file that ends at a page boundary.
 fn filled(dir: &Path) -> Store {
     let store = Store::open(dir, "m").unwrap();
     (0..31).for_each(|part| put(&store, part * 80..(part + 1) * 80, Durability::Buffered));
@@ -49,7 +49,7 @@ fn after_a_crash_zeros_are_no_torn_tail() {
     put(&again, 2480..2500, Durability::Buffered);
     check(again.reader(), 0..2500);
     again.close().unwrap();
-    // What sealing leaves are the batches and the index, and no zeros.
+    // After sealing, the file has the batches and the index, and no zeros.
     store.close().unwrap();
     for (dir, rows) in [(dir, 2480), (crashed, 2500)] {
         let reader = strict().open_reader(dir.path(), "m").unwrap();
@@ -70,7 +70,7 @@ fn readers_see_what_is_written_into_a_filled_page() {
     put(&store, 2480..2490, Durability::Buffered);
     reader.refresh().unwrap();
     check(&reader, 0..2490);
-    // A batch is damaged before it is seen. Nobody was promised it yet.
+    // A batch is damaged before a reader has seen it, and before it was synced.
     let active = dir.path().join(ACTIVE);
     let frames = |bytes: &[u8]| bytes.windows(8).filter(|window| window == b"TCFRAME1").count();
     put(&store, 2490..2491, Durability::Buffered);
@@ -81,7 +81,7 @@ fn readers_see_what_is_written_into_a_filled_page() {
     file.write_all_at(&[bytes[frame + 60] ^ 0x15], frame as u64 + 60).unwrap();
     reader.refresh().unwrap();
     assert!(!reader.contains(2490_u64).unwrap());
-    // The file does not grow by the next one, which was promised, and the one before it.
+    // The next batch is synced together with the damaged one. Both fit into the filled page, so the file does not grow.
     put(&store, 2491..2492, Durability::SyncData);
     assert_eq!(len_bytes(dir.path()), filled_bytes);
     reader.refresh().unwrap();
@@ -89,8 +89,8 @@ fn readers_see_what_is_written_into_a_filled_page() {
     assert_eq!(reader.verify(&mut |_, _| {}).unwrap().damage.len(), 1);
 }
 
-/// A store whose last batches were written over zeros: rows from 2,480 on were promised, those from 2,490 on were not. And
-/// where the last three frames are.
+/// A store whose last batches were written over zeros: rows from 2,480 on were synced, rows from 2,490 on were not.
+/// Also returns the offsets of the last three frames.
 fn written_over(dir: &Path) -> (Store, [u64; 3]) {
     let store = filled(dir);
     put(&store, 2480..2490, Durability::SyncData);
@@ -100,7 +100,7 @@ fn written_over(dir: &Path) -> (Store, [u64; 3]) {
     (store, *frames.collect::<Vec<_>>().last_chunk().unwrap())
 }
 
-/// A copy of the store, as a crash leaves it, with these bytes of the active segment changed.
+/// A copy of the store as after a crash, with `bytes` of the active segment changed.
 fn crashed(dir: &Path, bytes: std::ops::Range<u64>, change: impl Fn(u8) -> u8) -> tempfile::TempDir {
     let crashed = tempfile::tempdir().unwrap();
     crate::storages::copy_folder(&dir.join("m"), &crashed.path().join("m"));
@@ -118,7 +118,7 @@ fn a_batch_over_zeros_that_was_not_promised_is_cut() {
     let dir = tempfile::tempdir().unwrap();
     let (_store, [_, before, last]) = written_over(dir.path());
     let begin = before + 96;
-    // Begun only, and with a hole in its message, in a value, and in its frame.
+    // Only the first bytes were written, or there is a hole in the message, in a value, or in the frame.
     for lost in [begin + 1000..last + 96, begin..begin + 8, last - 5000..last - 4900, last + 50..last + 60] {
         let crashed = crashed(dir.path(), lost.clone(), |_| 0);
         let store = Options::new().recovery(Recovery::Strict).open(crashed.path(), "m").unwrap();
@@ -143,7 +143,7 @@ fn a_batch_over_zeros_that_was_promised_is_damaged() {
         assert_eq!(store.open_report().quarantined.len(), 1, "{lost:?}");
         check(store.reader(), 0..2480);
         check(store.reader(), 2490..2500);
-        // Rows of the damaged batch that match their own checksums are saved.
+        // Rows of the damaged batch whose checksums match are saved.
         let saved: Vec<u64> = (2480..2490_u64).filter(|key| store.contains(*key).unwrap()).collect();
         saved.iter().for_each(|key| check(store.reader(), *key..*key + 1));
         assert_eq!(store.len().unwrap(), 2490 + saved.len() as u64);
@@ -179,13 +179,13 @@ fn a_segment_is_sealed_under_a_reader() {
 
 const CHILD: &str = "TENSORCASK_FILLING_CHILD";
 
-/// Not a test of its own: what the child of the next one does, whose files must not grow beyond what rows take.
+/// Not a test: the code of the child process of the next test, whose files cannot grow beyond the size of the rows.
 #[test]
 #[expect(unsafe_code, reason = "the libraries set no limits")]
 fn child_without_room() {
     let Some(dir) = std::env::var_os(CHILD) else { return };
     let limit = libc::rlimit { rlim_cur: 2545 * 4096, rlim_max: 2545 * 4096 };
-    // SAFETY: both calls take numbers, and a pointer to a structure that outlives them.
+    // SAFETY: both calls take numbers and a pointer to a structure that outlives them.
     let results = unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit)
@@ -195,7 +195,7 @@ fn child_without_room() {
     (0..31).for_each(|part| put(&store, part * 80..(part + 1) * 80, Durability::Buffered));
     assert!(len_bytes(Path::new(&dir)) < 2545 * 4096);
     check(store.reader(), 0..2480);
-    // No index fits. The process ends as if it was killed.
+    // There is no space for the index. The process ends as if it was killed.
     std::process::exit(7);
 }
 

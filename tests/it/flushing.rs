@@ -1,4 +1,4 @@
-//! Rows that are put, flushed and overwritten in batches: what is read is what was put last, and the count is right.
+//! Rows that are put, flushed and overwritten in batches: the newest version is read, and the count is right.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tensorcask::storage::{FaultStorage, MemoryStorage};
 use tensorcask::{Durability, Error, Options, Reader, Store};
 
-/// Rows of 4 KiB: 128 of them are worth writing from the caller's memory.
+/// Rows of 4 KiB. 128 of them are enough to be written directly from the caller's memory.
 const DIMS: usize = 1024;
 const ROWS: u64 = 128;
 
@@ -33,17 +33,17 @@ fn check(reader: &Reader, model: &BTreeMap<u64, u64>) {
 #[test]
 fn a_large_put_is_written_part_by_part() {
     let dir = tempfile::tempdir().unwrap();
-    // Eight parts a put, of which each segment takes a few.
+    // Each put has eight parts, of which a segment holds three.
     let part_bytes = ROWS as usize * DIMS * 4;
     let store = Options::new().segment_bytes(3 * part_bytes as u64).flush_every(1 << 20, part_bytes);
     let store = store.open(dir.path(), "m").unwrap();
     let (mut model, mut written_at_once) = (BTreeMap::new(), 0);
     for turn in 0..6 {
-        // A key of each put before is put again, and one stands in two parts.
+        // Some keys of the previous put are put again, and one key occurs in two parts.
         let mut keys: Vec<u64> = (turn * 7 * ROWS..(turn + 1) * 8 * ROWS).collect();
         keys.push(turn * 7 * ROWS);
         put(&store, &keys, turn);
-        // Unless the writer is still busy with what was put before.
+        // False if the writer is still busy with earlier rows.
         written_at_once += usize::from(store.waiting() == (0, 0));
         model.extend(keys.iter().map(|key| (*key, turn)));
         check(store.reader(), &model);
@@ -69,11 +69,11 @@ fn batches_that_are_flushed_one_by_one() {
     let mut model = BTreeMap::from([(5000, 0)]);
     let mut written_at_once = 0;
     for turn in 0..24_u64 {
-        // Half of the keys are new, some stand twice, and every third turn is in two puts.
+        // Half of the keys are new, some occur twice, and every third turn uses two puts.
         let mut keys: Vec<u64> = (turn * ROWS / 2..turn * ROWS / 2 + ROWS).collect();
         keys.extend([turn, turn * ROWS / 2, turn]);
         put(&store, &keys, turn);
-        // Unless the writer is just sealing for a merge.
+        // False if the writer is sealing for a merge.
         written_at_once += usize::from(store.waiting() == (0, 0));
         model.extend(keys.iter().map(|key| (*key, turn)));
         check(store.reader(), &model);
@@ -118,7 +118,7 @@ fn overwriting_keeps_one_entry_a_key_and_the_count() {
     store.close().unwrap();
     let store = Store::open(dir.path(), "m").unwrap();
     assert_eq!((store.stats().unwrap().runs, store.stats().unwrap().memtable_keys), (1, 0));
-    // Keys that a run has, new ones, and both of them twice.
+    // Keys that are in a run, new keys, and duplicates of both.
     let mut keys: Vec<u64> = (15_000..25_000).collect();
     keys.extend(18_000..22_000);
     put(&store, &keys, 77);
@@ -145,7 +145,7 @@ fn what_was_flushed_survives_power_loss() {
     for turn in 0..12_u64 {
         let keys: Vec<u64> = (turn * ROWS..(turn + 1) * ROWS).collect();
         put(&store, &keys, turn);
-        // The put may have filled a segment, and sealing makes durable.
+        // The put may have filled a segment, and sealing makes its rows durable.
         let after = Options::new().open_on(Arc::new(storage.power_loss())).unwrap();
         let kept = after.len().unwrap() as usize;
         assert!(kept == model.len() || kept == model.len() + ROWS as usize, "{kept} rows");
@@ -182,7 +182,7 @@ fn of_two_threads_puts_the_one_that_is_read_is_the_one_that_is_kept() {
             let (store, keys) = (&store, &keys);
             scope.spawn(move || {
                 for turn in 0..20 {
-                    // One thread's puts are small and wait in the queue.
+                    // One thread makes small puts, which wait in the queue.
                     let part = if thread == 2 { &keys[turn as usize..=turn as usize] } else { keys };
                     put(store, part, thread * 1000 + turn);
                     store.flush_with(Durability::Buffered).unwrap();
@@ -214,7 +214,7 @@ fn a_writer_at_rest_wakes_for_rows() {
             assert!(begin.elapsed().as_secs() < 30, "nobody writes");
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
-        // By then it has gone to rest.
+        // By then the writer sleeps.
         std::thread::sleep(std::time::Duration::from_millis(1300 * (1 - turn)));
     }
 }
@@ -236,7 +236,7 @@ fn a_firm_flush_reaches_segments_that_were_sealed_without_one() {
     check(&after, &model);
 }
 
-/// Where a writer was killed while it sealed one segment and wrote the next of the same structure.
+/// A writer was killed while it sealed one segment and wrote the next segment of the same structure.
 #[test]
 fn two_active_segments_of_one_structure() {
     let dir = tempfile::tempdir().unwrap();
@@ -262,7 +262,7 @@ fn two_active_segments_of_one_structure() {
     let second: Vec<String> = second.filter(|name| name.ends_with(".open")).collect();
     let newer = std::fs::read(segments.join(&second[0])).unwrap();
     store.close().unwrap();
-    // As the kill leaves them.
+    // The state that the kill leaves.
     std::fs::remove_dir_all(dir.path().join("m/runs")).unwrap();
     for entry in std::fs::read_dir(&segments).unwrap() {
         std::fs::remove_file(entry.unwrap().path()).unwrap();

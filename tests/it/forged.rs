@@ -1,5 +1,6 @@
-//! Files that somebody made, with checksums that match: errors, never a panic, a hang, or memory for a count that no bytes
-//! stand behind. And files with any bit flipped, or cut anywhere: what is read is right, or an error, or was reported.
+//! Forged files whose checksums match: reads return errors, and never panic, hang, or allocate memory for a count that
+//! the file's bytes do not support. Also files with any bit flipped, or truncated anywhere: every read returns the
+//! right value or an error, or the row was reported.
 
 use std::process::Command;
 
@@ -12,7 +13,7 @@ const SEALED: &str = "segments/0000-0000000001.arrow";
 const ROWS: u64 = 40;
 
 fn options() -> Options {
-    // Small maps: the address space is limited below.
+    // Small memory maps, as the address space is limited below.
     Options::new().synchronous(true).flush_every(8, 1 << 20).segment_bytes(1 << 20)
 }
 
@@ -24,7 +25,7 @@ fn value(i: u64) -> Value {
     Tensor::from_slice(&[6], &[i as f32; 6]).unwrap().into()
 }
 
-/// A closed store of one sealed segment and one run, or one that was left open after a flush.
+/// A closed store with one sealed segment and one run, or one that was left open after a flush.
 fn store(kind: Kind, strings: bool, codec: Codec, sealed: bool) -> TestStorage {
     let storage = kind.empty();
     let store = options().codec(codec).open_on(storage.storage()).unwrap();
@@ -41,7 +42,8 @@ fn store(kind: Kind, strings: bool, codec: Codec, sealed: bool) -> TestStorage {
     storage
 }
 
-/// Reads everything in every way. Returns the rows that were missed. A listing checks no row: a forged key may be in it.
+/// Reads all rows through every interface, and returns how many were missed. A listing does not verify rows, so it may
+/// contain a forged key.
 fn read(reader: &Reader, strings: bool, forged: bool, what: &str) -> usize {
     let keys: Vec<_> = (0..ROWS).map(|i| key(i, strings)).collect();
     let mut missed = 0;
@@ -65,7 +67,7 @@ fn read(reader: &Reader, strings: bool, forged: bool, what: &str) -> usize {
     missed
 }
 
-/// Opens a changed store as a reader and as a writer, and uses it.
+/// Opens a changed store as a reader and as a writer, and uses both.
 fn exercise(storage: &TestStorage, strings: bool, forged: bool, what: &str) {
     if let Ok(reader) = options().open_reader_on(storage.whole_copy().storage()) {
         let report = reader.open_report().clone();
@@ -117,13 +119,13 @@ fn set_crc(bytes: &mut [u8], start: usize, end: usize, at: usize) {
     }
 }
 
-/// Where frames are, and the seal if there is one.
+/// The offsets of frames, and of the seal if there is one.
 fn places(bytes: &[u8]) -> (Vec<usize>, Option<usize>) {
     let frames = (0..bytes.len().saturating_sub(96)).step_by(8).filter(|at| bytes[*at..].starts_with(b"TCFRAME1"));
     (frames.collect(), bytes.windows(8).rposition(|window| window == b"TCSEAL\r\n"))
 }
 
-/// Makes the checksums of frames, parts, the seal and a run's footer match what is there (those of rows are left).
+/// Updates the checksums of frames, parts, the seal and a run's footer, but not those of rows.
 fn reseal(bytes: &mut [u8], (frames, seal): &(Vec<usize>, Option<usize>)) {
     for at in frames {
         let (offset, structure) = (u64_at(bytes, at + 40), u64_at(bytes, at + 56));
@@ -146,7 +148,8 @@ fn reseal(bytes: &mut [u8], (frames, seal): &(Vec<usize>, Option<usize>)) {
     }
 }
 
-/// The store with numbers of `path` exchanged, each by itself and with what the index block says, then resealed.
+/// Replaces each of the numbers at `places_of` in the file `path`, alone and together with a damaged index block, and
+/// updates the checksums.
 fn forge_numbers(storage: &TestStorage, path: &str, places_of: &[(usize, usize)], strings: bool) {
     let good = storage.read(path);
     let places = places(&good);
@@ -158,7 +161,7 @@ fn forge_numbers(storage: &TestStorage, path: &str, places_of: &[(usize, usize)]
             let copy = storage.whole_copy();
             copy.write(path, &bytes);
             exercise(&copy, strings, true, &format!("{path}: {number} at {at}"));
-            // Nothing but the count itself is as it should be.
+            // The same with a damaged index block, so that the forged count is used.
             if let Some(seal) = places.1.filter(|_| number == u64::from(u32::MAX) - 1) {
                 let index = u64_at(&bytes, seal + 120);
                 if let Some(byte) = bytes.get_mut(index) {
@@ -171,7 +174,7 @@ fn forge_numbers(storage: &TestStorage, path: &str, places_of: &[(usize, usize)]
     }
 }
 
-/// Counts, lengths and offsets of seals, frames and runs.
+/// Forged counts, lengths and offsets of seals, frames and runs.
 fn forge_counts(kind: Kind) {
     for strings in if kind == Kind::Memory { [false, true].as_slice() } else { &[true] } {
         let strings = *strings;
@@ -199,7 +202,7 @@ fn forge_counts(kind: Kind) {
     }
 }
 
-/// The header in the schema message: text of the same length.
+/// A forged header in the schema message, with text of the same length.
 fn forge_headers(kind: Kind) {
     for codec in [Codec::None, Codec::Zstd { level: 1 }] {
         let storage = store(kind, true, codec, true);
@@ -230,7 +233,7 @@ fn forged_counts_take_no_memory() {
     assert!(child.status.success(), "{said}");
 }
 
-/// Not a test of its own: what the child of the one above does.
+/// Not a test: the code of the child process of the test above.
 #[test]
 fn child_with_little_memory() {
     if std::env::var("TENSORCASK_FORGE").is_ok() {
@@ -250,7 +253,7 @@ impl Random {
     }
 }
 
-/// Any byte, with checksums that match.
+/// Any byte is changed, and the checksums are updated.
 fn forged_bytes_are_errors(kind: Kind) {
     let mut random = Random(11);
     for (strings, sealed) in [(false, true), (true, true), (true, false)] {
@@ -273,7 +276,8 @@ fn forged_bytes_are_errors(kind: Kind) {
     }
 }
 
-/// One bit of every byte of each file, and every length: minutes. `cargo test --release -- --ignored`.
+/// One bit of every byte of each file is flipped, and each file is truncated to every length. Takes minutes: `cargo
+/// test --release -- --ignored`.
 #[test]
 #[ignore = "takes minutes: cargo test --release --test it forged -- --ignored"]
 fn every_byte_and_every_length() {
@@ -295,7 +299,7 @@ fn every_byte_and_every_length() {
     }
 }
 
-/// Some bits of each file, and some lengths.
+/// Some bits of each file are flipped, and each file is truncated to some lengths.
 fn flipped_bits_and_cut_files(kind: Kind) {
     let mut random = Random(5);
     for (strings, sealed) in [(false, true), (true, true), (false, false), (true, false)] {

@@ -1,6 +1,6 @@
-//! Files of every format version ever written stay readable: the folders in `tests/golden` were written by this test,
-//! each once, when its version was the newest, with `TENSORCASK_WRITE_GOLDEN=1 cargo test --test it golden`, and are opened
-//! for ever.
+//! Files of every format version stay readable. This test wrote the folders in `tests/golden`, each once, when its
+//! version was the newest, with `TENSORCASK_WRITE_GOLDEN=1 cargo test --test it golden`. They must open with all later
+//! versions.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ fn golden(version: u32) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/v{version}"))
 }
 
-/// Checks that a store is of `version` in all of its files: writers keep the version that it has.
+/// Checks that all files of a store have `version`: writers keep the version of the store.
 fn check_version(store: &Path, version: u32) {
     let identity = std::fs::read_to_string(store.join("store.json")).unwrap();
     assert!(identity.contains(&format!("\"format\":{version}")), "{identity}");
@@ -30,7 +30,7 @@ fn check_version(store: &Path, version: u32) {
     }
 }
 
-/// Booleans other than 0 and 1 among them, which were not refused when version 1 was new: readers serve them as they are.
+/// Includes booleans other than 0 and 1, which version 1 did not refuse. Readers return them unchanged.
 fn tensor(dtype: Dtype, shape: &[usize], seed: usize) -> Value {
     let len = dtype.tensor_len_bytes(shape).unwrap();
     Value::Tensor(Tensor::new(dtype, shape, (0..len).map(|i| (i * 29 + seed * 13) as u8).collect::<Vec<_>>()).unwrap())
@@ -57,7 +57,7 @@ fn tree(version: u32, i: usize) -> Value {
     }
 }
 
-/// What each store holds, by module id: keys and values, with deleted keys left out.
+/// The contents of each store by module id: keys and values, without deleted keys.
 fn contents(version: u32, module: &str) -> Vec<(Key, Value)> {
     match module {
         "strings" => (0..80)
@@ -78,7 +78,7 @@ fn write(dir: &Path) {
         let codec = if module == "packed" { Codec::ShuffleZstd { level: 3 } } else { Codec::None };
         let store = options().codec(codec).open(dir, module).unwrap();
         if module == "strings" {
-            // Overwritten and deleted later.
+            // These are overwritten and deleted later.
             for i in 0..80 {
                 store.put(format!("k/{i:03}"), tree(NEWEST, i)).unwrap();
             }
@@ -94,7 +94,7 @@ fn write(dir: &Path) {
         store.flush().unwrap();
         store.merge_index().unwrap();
         if module == "active" {
-            // As a writer that was killed leaves it.
+            // The state that a killed writer leaves.
             let copy = dir.join("copy");
             copy_folder(&dir.join(module), &copy);
             drop(store);
@@ -152,7 +152,7 @@ fn check_golden(version: u32) {
         let store = Options::new().recovery(Recovery::Strict).open(dir.path(), module).unwrap();
         assert!(store.open_report().is_clean(), "{:?}", store.open_report());
         check(store.reader(), version, module);
-        // And it takes further rows.
+        // The store also accepts further rows.
         let (key, value) = contents(version, module).swap_remove(1);
         store.delete(&key).unwrap();
         store.put(&key, &value).unwrap();

@@ -1,5 +1,5 @@
-//! Other programs read what this one writes: a reader in plain Python that knows only FORMAT.md, arrow-rs, and, where
-//! `TENSORCASK_INTEROP_PYTHON` names a Python that has them, pyarrow and polars.
+//! Other programs can read the files: a reader in plain Python that implements only FORMAT.md, arrow-rs, and pyarrow
+//! and polars if `TENSORCASK_INTEROP_PYTHON` names a Python that has them.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// A value as `reader.py` prints it.
+/// A value in the format that `reader.py` prints.
 fn to_json(value: &Value) -> Json {
     let all = |items: &[Value]| items.iter().map(to_json).collect::<Vec<_>>();
     match value {
@@ -45,7 +45,7 @@ fn to_json(value: &Value) -> Json {
 }
 
 fn bytes(len: usize, seed: usize) -> Vec<u8> {
-    // No NaN, whose bits other programs need not keep: the top bits of each element's last byte stay clear.
+    // No NaN, as other programs need not preserve its bits: the top bits of each element's last byte are clear.
     (0..len).map(|i| ((i * 31 + seed * 17) % 0x38) as u8).collect()
 }
 
@@ -57,7 +57,7 @@ fn tensor(dtype: Dtype, shape: &[usize], seed: usize) -> Tensor {
     Tensor::new(dtype, shape, data).unwrap()
 }
 
-/// What was put last under each key.
+/// The newest value of each key.
 type Expected = BTreeMap<Key, Value>;
 
 fn values() -> Vec<(String, Value)> {
@@ -83,8 +83,8 @@ fn values() -> Vec<(String, Value)> {
     values
 }
 
-/// A store of string keys with sealed segments of many structures, overwrites, deletes and runs; `open` leaves its
-/// last segments active.
+/// A store of string keys with sealed segments of many structures, overwrites, deletes and runs. If `open`, its last
+/// segments stay active.
 fn write_store(dir: &Path, codec: Codec, open: bool) -> (Store, Expected) {
     let options = || Options::new().codec(codec).segment_rows(60).memtable_keys(100).flush_every(16, 1 << 20);
     let mut expected = Expected::new();
@@ -156,7 +156,7 @@ fn a_reader_that_knows_only_the_format_page() {
             check_with_reader(&python, &dir.path().join("m"), &expected);
         }
     }
-    // Other kinds of keys, and enough of them for runs with full buckets.
+    // Other kinds of keys, enough of them for runs with full buckets.
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), "m").unwrap();
     let keys: Vec<u64> = (0..6000).map(|i| i * i).collect();
@@ -196,7 +196,7 @@ fn the_reader_sees_damage() {
         bad[offset] ^= 0x15;
         std::fs::write(&path, &bad).unwrap();
         let output = Command::new(&python).arg(&script).arg(dir.path().join("m")).output().unwrap();
-        // A flipped byte of padding harms nothing; all others are seen.
+        // A flipped byte of padding is harmless; all others are detected.
         if output.status.success() {
             assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), expected.len());
         }
@@ -215,7 +215,7 @@ fn arrow_rs_opens_sealed_segments() {
     }
 }
 
-/// Columns of a value as the segment has them.
+/// The columns of a value as in the segment.
 fn columns(value: &Value, name: String, found: &mut Vec<(String, Json)>) {
     let tensor = |tensor: &Tensor| json!({ "dtype": tensor.dtype().name(), "shape": tensor.shape(), "data": base64(tensor.data()) });
     match value {

@@ -1,4 +1,4 @@
-//! Lanes that write at the same time, with clocks that differ; handles in a forked child.
+//! Concurrent lanes, clocks that differ, and handles in a forked child.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +11,7 @@ fn options() -> Options {
 #[test]
 fn a_key_that_another_lane_has_just_flushed_is_deleted() {
     let dir = tempfile::tempdir().unwrap();
-    // Looks for what others committed are not due during the test.
+    // No refresh is due during the test.
     let open =
         |lane| options().refresh_interval(Duration::from_secs(1000)).lane(Lane::Number(lane)).open(dir.path(), "m");
     let (one, two) = (open(0).unwrap(), open(1).unwrap());
@@ -26,7 +26,7 @@ fn a_key_that_another_lane_has_just_flushed_is_deleted() {
         one.refresh().unwrap();
         assert!(!one.contains("a").unwrap() && !one.contains("b").unwrap());
     }
-    // What was deleted here and put again there is looked for as any missing key.
+    // A key that was deleted here and then put by another lane is looked up like any missing key.
     let three = options().refresh_interval(Duration::ZERO).lane(Lane::Auto).open(dir.path(), "m").unwrap();
     assert!(three.delete("first").unwrap());
     three.flush().unwrap();
@@ -40,7 +40,7 @@ fn right_clock() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64
 }
 
-/// An hour back.
+/// A clock that is an hour behind.
 fn late_clock() -> u64 {
     right_clock() - 3_600_000_000
 }
@@ -64,13 +64,13 @@ fn the_later_put_wins_whatever_the_clocks_say() {
             if version % 4 < 2 {
                 writer.put("k", Value::Int(version)).unwrap();
             } else {
-                // Large rows are written on another way.
+                // Large rows are written on a separate path.
                 writer.put_rows(&["large"], &[rows.len()], &rows).unwrap();
                 writer.put("k", Value::Int(version)).unwrap();
             }
             writer.flush().unwrap();
             assert_eq!(writer.get("k").unwrap(), Some(Value::Int(version)));
-            // At first no writer has seen what the other one put before.
+            // In the first rounds a writer does not refresh, so it has not seen the other's rows.
             for store in [&right, &late].into_iter().filter(|_| version > 4) {
                 store.refresh().unwrap();
                 assert_eq!(store.get("k").unwrap(), Some(Value::Int(version)), "sealed {sealed}");
@@ -83,7 +83,8 @@ fn the_later_put_wins_whatever_the_clocks_say() {
         right.close().unwrap();
         late.close().unwrap();
         drop((right, late));
-        // What a lane committed before the first commit of another counts, and the clock is told.
+        // A lane whose clock is behind still replaces rows that other lanes committed before it started. The clock is
+        // reported.
         let said = |store: &tensorcask::Reader| store.open_report().notes.iter().any(|note| note.contains("clock"));
         let late = open(2, late_clock).unwrap();
         assert!(said(late.reader()) && !said(open(3, right_clock).unwrap().reader()));
@@ -103,7 +104,7 @@ fn a_forked_child_is_refused_and_never_waits() {
     let reader = options().open_reader(dir.path(), "m").unwrap();
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
-        // Locks are held by others most of the time.
+        // Other threads hold locks most of the time.
         for thread in 0..2 {
             let (store, done) = (&store, &done);
             scope.spawn(move || {
@@ -117,22 +118,22 @@ fn a_forked_child_is_refused_and_never_waits() {
             });
         }
         for _ in 0..30 {
-            // SAFETY: the child calls functions of the store and leaves by `_exit`.
+            // SAFETY: the child calls only functions of the store, and ends with `_exit`.
             let child = unsafe { libc::fork() };
             if child == 0 {
                 let code = in_child(&store, &reader);
-                // SAFETY: ends the child at once.
+                // SAFETY: ends the child immediately.
                 unsafe { libc::_exit(code) };
             }
             let mut status = 0;
             let start = std::time::Instant::now();
             loop {
-                // SAFETY: waits for the child of this test, and writes to `status` alone.
+                // SAFETY: waits for the child of this test, and writes only to `status`.
                 if unsafe { libc::waitpid(child, &raw mut status, libc::WNOHANG) } == child {
                     break;
                 }
                 if start.elapsed() > Duration::from_secs(20) {
-                    // SAFETY: the child of this test.
+                    // SAFETY: signals the child of this test.
                     unsafe { libc::kill(child, libc::SIGKILL) };
                     done.store(true, std::sync::atomic::Ordering::Relaxed);
                     panic!("the child hangs");
@@ -149,7 +150,7 @@ fn a_forked_child_is_refused_and_never_waits() {
     assert!(options().open_reader(dir.path(), "m").unwrap().len().unwrap() > 30);
 }
 
-/// What goes wrong first with inherited handles, counted from 1; 0 if nothing.
+/// The number of the first check of inherited handles that fails, from 1; 0 if none fails.
 fn in_child(store: &tensorcask::Store, reader: &tensorcask::Reader) -> i32 {
     fn forked<T>(result: tensorcask::Result<T>) -> bool {
         matches!(result, Err(Error::Forked))

@@ -1,4 +1,4 @@
-//! Limits that a real run meets: descriptors, maps, nesting and chosen hashes.
+//! Limits of real systems: descriptors, memory maps, nesting, and colliding hashes.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::storages::files_in;
 const ROLE: &str = "TENSORCASK_LIMITS_ROLE";
 const DIR: &str = "TENSORCASK_LIMITS_DIR";
 
-/// Not a test of its own: what children do, by role.
+/// Not a test: the code of the child processes, by role.
 #[test]
 fn child_process() {
     let (Ok(role), Ok(dir)) = (std::env::var(ROLE), std::env::var(DIR)) else { return };
@@ -24,7 +24,7 @@ fn child_process() {
     }
 }
 
-/// Runs a role in a process that may have 64 files open.
+/// Runs a role in a process that is limited to 64 open files.
 fn run_with_few_descriptors(role: &str, dir: &Path) {
     let binary = std::env::current_exe().unwrap();
     let output = Command::new("sh")
@@ -42,7 +42,7 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Maps of this process, and those of them that are of files below `dir`.
+/// The number of this process's memory maps, and how many of them are of files below `dir`.
 fn maps(dir: &Path) -> (usize, usize) {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     (maps.lines().count(), maps.lines().filter(|line| line.contains(dir.to_str().unwrap())).count())
@@ -52,7 +52,8 @@ fn options() -> Options {
     Options::new().durability(Durability::Buffered).flush_interval(Duration::from_millis(10))
 }
 
-/// Descriptors beside those of sealed segments: of the process, the lane, and the active segments.
+/// The maximum number of descriptors: those of the process, the lane, and the active segments. Sealed segments need
+/// none.
 const DESCRIPTORS: usize = 40;
 
 fn write_small_segments(dir: &Path) {
@@ -63,7 +64,7 @@ fn write_small_segments(dir: &Path) {
             assert_eq!(store.get(key).unwrap(), Some(Value::Int(key as i64)));
         }
         assert!(descriptors() < DESCRIPTORS, "{} descriptors", descriptors());
-        // One for each segment at most, and a few for active ones and runs.
+        // At most one map per segment, and a few for active segments and runs.
         assert!(maps(dir).1 as u64 <= SEGMENTS + 30, "{:?} maps", maps(dir));
     };
     let store = options().open(dir, "m").unwrap();
@@ -73,14 +74,14 @@ fn write_small_segments(dir: &Path) {
         store.put_batch(&keys, &keys.map(|key| Value::Int(key as i64))).unwrap();
         store.flush().unwrap();
         if segment % 50 == 0 {
-            // What a reader keeps of a segment that is active keeps no descriptor either.
+            // A value that is held from an active segment does not keep a descriptor open.
             held.push(store.get(segment * 2).unwrap());
             assert!(descriptors() < DESCRIPTORS, "{} descriptors", descriptors());
         }
     }
     check(store.reader());
     assert!(files_in(&dir.join("m/segments"), ".arrow") >= SEGMENTS as usize - 2);
-    // Values that are held keep the map that they were read from.
+    // Held values keep the maps that they were read from.
     drop(held);
     store.close().unwrap();
     drop(store);
@@ -98,7 +99,7 @@ fn three_thousand_small_segments_need_few_descriptors() {
     run_with_few_descriptors("small segments", dir.path());
 }
 
-/// A value of a structure of its own.
+/// A value whose structure depends on `number`.
 fn structure(number: u64) -> Value {
     Value::Map(vec![(format!("name {number}"), Value::Int(number as i64))])
 }
@@ -138,7 +139,7 @@ fn twenty_thousand_structures_need_few_descriptors_and_maps() {
     run_with_few_descriptors("structures", dir.path());
 }
 
-/// A reader, and a writer of another lane, while a writer writes whose segments are followed while they are active.
+/// A reader and a writer of another lane follow the active segments of a writer.
 fn follow(dir: &Path) {
     let options = || options().segment_rows(20).refresh_interval(Duration::ZERO);
     let writer = options().open(dir, "m").unwrap();
@@ -156,7 +157,7 @@ fn follow(dir: &Path) {
         }
         assert!(descriptors() < DESCRIPTORS, "{} descriptors", descriptors());
     }
-    // Three handles, each with a map a segment.
+    // Three handles, each with one map per segment.
     assert!(maps(dir).1 < 3 * 220, "{:?} maps", maps(dir));
 }
 
@@ -166,16 +167,16 @@ fn followed_segments_need_few_descriptors() {
     run_with_few_descriptors("follow", dir.path());
 }
 
-/// The `u64` key whose xxh3 hash with seed 0 is `hash`: each step of the hash can be undone.
+/// The `u64` key whose xxh3 hash with seed 0 is `hash`. Each step of the hash is invertible.
 fn key_of_hash(hash: u64) -> u64 {
     const FACTOR: u64 = 0x9FB2_1C65_1E98_DF25;
-    // Newton's steps towards the inverse of an odd number.
+    // Newton's iteration for the inverse of an odd number.
     let inverse = (0..6).fold(FACTOR, |x, _| x.wrapping_mul(2_u64.wrapping_sub(FACTOR.wrapping_mul(x))));
     let mut h = hash ^ hash >> 28 ^ hash >> 56;
     h = h.wrapping_mul(inverse);
     h ^= (h >> 35) + 8;
     h = h.wrapping_mul(inverse);
-    // x ^ rotl(x, 49) ^ rotl(x, 24), done 64 times, is x: done 63 times more, it is undone.
+    // Applying x ^ rotl(x, 49) ^ rotl(x, 24) 64 times is the identity, so applying it 63 times more inverts it.
     for power in [1, 2, 4, 8, 16, 32] {
         h ^= h.rotate_left(49 * power % 64) ^ h.rotate_left(24 * power % 64);
     }
@@ -184,7 +185,7 @@ fn key_of_hash(hash: u64) -> u64 {
     (h ^ secret).rotate_left(32)
 }
 
-/// The farthest that a row of the store's run lies from its home bucket, in buckets; 63 for all from there on.
+/// The largest distance of a row of the store's run from its home bucket, in buckets; 63 stands for 63 or more.
 fn farthest(dir: &Path) -> u8 {
     let run = std::fs::read_dir(dir.join("m/runs")).unwrap().next().unwrap().unwrap();
     let bytes = std::fs::read(run.path()).unwrap();
@@ -197,7 +198,7 @@ fn farthest(dir: &Path) -> u8 {
 #[test]
 fn keys_that_were_chosen_to_collide_are_spread() {
     const KEYS: u64 = 200_000;
-    // All in one 1,024th of the range of hashes with seed 0.
+    // All keys are in one 1,024th of the range of hashes with seed 0.
     let keys: Vec<u64> =
         (0..KEYS).map(|i| key_of_hash(0x155 << 54 | i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 10)).collect();
     let load = |options: Options| {
@@ -236,7 +237,7 @@ fn values_may_be_nested_to_any_depth_and_are_refused() {
         assert!(is_refused(store.put_batch(&[1_u64], std::slice::from_ref(&deep))));
         assert!(deep == deep.clone() && deep != nested(LEVELS - 1));
         assert!(!format!("{deep:?}").is_empty());
-        // As deep as a store takes, and one level more.
+        // The maximum depth, and one level more.
         assert!(is_refused(store.put(2_u64, nested(33))));
         store.put(3_u64, nested(32)).unwrap();
         assert_eq!(store.get(3_u64).unwrap(), Some(nested(32)));

@@ -6,7 +6,7 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
-// First: it defines a macro.
+// First, because it defines a macro.
 #[macro_use]
 mod storages;
 

@@ -1,5 +1,5 @@
-//! Files of one store beside others of the same name or number, and openings that were stopped halfway: no row goes
-//! without a word, no number is given out twice, and a healthy store is clean.
+//! Files of other stores among those of a store, and interrupted openings. No row disappears silently, no number is
+//! used twice, and a healthy store is reported as clean.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -36,13 +36,13 @@ fn active_name(number: u64) -> String {
     sealed_name(0, number) + ".open"
 }
 
-/// All that was written, as after a kill.
+/// Everything that was written, as after a kill.
 fn killed(storage: &MemoryStorage) -> MemoryStorage {
     storage.power_loss_keeping(|_, _, len_bytes| len_bytes)
 }
 
-/// A store of sealed segments of ten rows, and, if so asked, five rows from 500 on in the active segment of a writer
-/// that was killed.
+/// A store with `sealed` segments of ten rows. If `active`, a killed writer has left five more rows, from 500 on, in
+/// its active segment.
 fn store(sealed: u64, active: bool) -> MemoryStorage {
     let storage = MemoryStorage::new();
     for number in 0..sealed {
@@ -126,7 +126,7 @@ fn an_active_file_beside_its_sealed_segment_is_a_copy_only_if_it_has_no_rows_of_
 
 #[test]
 fn the_newest_segment_of_a_lane_is_missed_after_its_marks_were_written_anew() {
-    // The newest segment is sealed, an older one of another structure active, as the writer is killed.
+    // The newest segment is sealed, and an older segment of another structure is active when the writer is killed.
     let storage = MemoryStorage::new();
     let writer = options().segment_rows(20).open_on(Arc::new(storage.clone())).unwrap();
     put(&writer, 0..5);
@@ -134,7 +134,7 @@ fn the_newest_segment_of_a_lane_is_missed_after_its_marks_were_written_anew() {
         writer.put(key, Value::Str("x".into())).unwrap();
     }
     writer.flush().unwrap();
-    // Void numbers of another lane.
+    // Void segment numbers of another lane.
     let other = store(3, false);
     let lane = open(&other, 1);
     put(&lane, 700..710);
@@ -212,7 +212,7 @@ fn a_repair_that_is_stopped_anywhere_loses_nothing_and_is_acknowledged_once() {
                 assert!(!store.verify(&mut |_, _| {}).unwrap().is_clean());
                 store.close().unwrap();
             }
-            // Acknowledged; then somebody empties the quarantine folder.
+            // The loss is acknowledged, and then the quarantine folder is emptied.
             open(&copy, 0).acknowledge_damage().unwrap();
             assert!(open(&copy, 0).open_report().is_clean());
             files(&copy, "quarantine").iter().for_each(|path| copy.remove(Path::new(path)).unwrap());
@@ -229,7 +229,7 @@ fn a_repair_that_is_stopped_anywhere_loses_nothing_and_is_acknowledged_once() {
 fn a_store_of_a_newer_version_is_left_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     options().open(dir.path(), "m").unwrap().close().unwrap();
-    // Checksum of the members that every version has.
+    // The checksum covers the members that every version has.
     let identity = r#"{"format":99,"store":"00000000-0000-0000-0000-000000000007","hash":0,"crc32":CRC}"#;
     let crc = crc32fast::hash(b"99 00000000-0000-0000-0000-000000000007 0").to_string();
     std::fs::write(dir.path().join("m/store.json"), identity.replace("CRC", &crc)).unwrap();

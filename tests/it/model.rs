@@ -1,4 +1,4 @@
-//! Random operations against a `BTreeMap`: whatever the order of puts, overwrites, deletes, flushes, merges and
+//! Random operations, compared with a `BTreeMap`: after any order of puts, overwrites, deletes, flushes, merges and
 //! reopenings, the store answers as the map does.
 
 use std::collections::BTreeMap;
@@ -182,7 +182,7 @@ impl Harness {
 }
 
 fn run(ops: &[Op], storage: Arc<dyn Storage>, kind: Kind, options: Options) {
-    // Small enough for seals, runs and merges to happen all the time.
+    // Small limits, so that seals, runs and merges happen often.
     let options =
         options.segment_rows(64).memtable_keys(100).flush_every(16, 2048).refresh_interval(std::time::Duration::ZERO);
     let store = Some(options.clone().open_on(Arc::clone(&storage)).unwrap());

@@ -1,4 +1,4 @@
-//! What is no file, links, and names at the numeric limit.
+//! Special files, symbolic links, and names at the numeric limit.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +11,7 @@ fn options() -> Options {
     Options::new().durability(Durability::Buffered).flush_interval(Duration::from_millis(10))
 }
 
-/// Puts something that is no file at `path`.
+/// Creates a special file or a folder at `path`.
 fn make(kind: &str, path: &Path) {
     use rustix::fs::{CWD, Mode};
     use std::os::unix::fs::symlink;
@@ -69,7 +69,7 @@ fn what_is_no_file_is_left_out_and_told() {
             let is_temporary = name.ends_with("json.tmp") || name.ends_with("run.tmp");
             assert!(is_temporary || told(store.open_report()), "{kind} {name}: {:?}", store.open_report());
             assert_eq!(store.get(1_u64).unwrap(), Some(Value::Int(1)), "{kind} {name}");
-            // Up to the number that is taken, and beyond it.
+            // Up to the segment number that is occupied, and beyond it.
             for key in 2..20_u64 {
                 store.put(key, Value::Int(key as i64)).unwrap();
                 store.flush_with(Durability::SyncData).unwrap();
@@ -85,7 +85,7 @@ fn what_is_no_file_is_left_out_and_told() {
             assert!(told_until_acknowledged || is_temporary, "{kind} {name}");
             assert!(store.verify(&mut |_, _| {}).unwrap().is_clean());
             store.close().unwrap();
-            // It is still there, or was set aside: nothing that the store did not make is removed.
+            // It is still there or was quarantined, as the store removes only files that it made.
             let aside = dir.path().join("m/quarantine").join(path.file_name().unwrap());
             let is_there = |path: &Path| path.symlink_metadata().is_ok_and(|found| !found.file_type().is_file());
             assert!(is_there(&path) || is_there(&aside), "{kind} {name}");
@@ -120,7 +120,7 @@ fn linked_files_are_read_and_not_written() {
         store.put(key, Value::Int(key as i64)).unwrap();
         store.flush_with(Durability::SyncData).unwrap();
     }
-    // A copy of which each file is a link, as download caches make it: two sealed segments, and an active one.
+    // A copy in which each file is a link, as in download caches: two sealed segments and an active one.
     let (from, to) = (dir.path().join("m"), dir.path().join("links"));
     for folder in ["segments", "runs", "lanes", "quarantine"] {
         std::fs::create_dir_all(to.join(folder)).unwrap();
@@ -174,7 +174,7 @@ fn names_at_the_numeric_limit_use_up_nothing() {
             assert_eq!(low, 3, "{name} {number}");
         }
     }
-    // A name in quarantine takes one number, and none before it.
+    // A name in quarantine reserves its own number, but not those before it.
     let dir = tempfile::tempdir().unwrap();
     Options::new().open(dir.path(), "m").unwrap().close().unwrap();
     std::fs::write(dir.path().join("m/quarantine/0000-281474976710655.arrow"), b"").unwrap();

@@ -1,4 +1,5 @@
-//! Opening moves what it does not understand and never unlinks it; what was left out is told until it is acknowledged.
+//! Opening moves files that it cannot interpret and never unlinks them. Files that are left out are reported until the
+//! loss is acknowledged.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ fn put(store: &Store, keys: std::ops::Range<u64>) {
     store.flush().unwrap();
 }
 
-/// A closed store of `segments` sealed segments, with ten rows each.
+/// A closed store of `segments` sealed segments with ten rows each.
 fn sealed(dir: &Path, segments: u64) {
     for number in 0..segments {
         let store = open(dir);
@@ -50,7 +51,7 @@ fn flip_from_end(path: &Path, back: u64) {
     flip(path, len_bytes - back, 0x41);
 }
 
-/// All files below `dir`, with their bytes.
+/// All files below `dir` with their bytes.
 fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -65,7 +66,7 @@ fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// What a kill at this moment would leave.
+/// The state that a kill would leave at this moment.
 fn killed(dir: &Path) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     copy_folder(&dir.join("m"), &copy.path().join("m"));
@@ -77,7 +78,7 @@ fn damage_of(dir: &Path) -> usize {
     reader.verify(&mut |_, _| {}).unwrap().damage.len()
 }
 
-/// Strict opening is refused in every way, and leaves every byte and name as it was.
+/// In strict mode, every way of opening is refused, and no byte or name changes.
 fn strict_changes_nothing(dir: &Path) -> Error {
     let before = tree(dir);
     let strict = || options().recovery(Recovery::Strict);
@@ -123,7 +124,7 @@ fn a_segment_number_is_never_given_out_twice() {
 fn numbers_of_removed_files_are_void_and_no_gaps() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    // Two structures, two active segments; of one nothing but the front is left, as after a kill.
+    // Two structures need two active segments. Of one, only the beginning is left, as after a kill.
     put(&store, 0..5);
     let copy = killed(dir.path());
     let bytes = std::fs::read(active(copy.path(), 1)).unwrap();
@@ -153,7 +154,7 @@ fn only_a_segment_of_this_store_replaces_others() {
     sealed(healthy.path(), 1);
     sealed(other.path(), 1);
     flip_from_end(&segment(other.path(), 1), 2);
-    // Its replacement names (0, 1) as replaced.
+    // Opening replaces the damaged segment; the replacement names (0, 1) as replaced.
     drop(open(other.path()));
     assert!(segment(other.path(), 2).exists());
     std::fs::copy(segment(other.path(), 2), segment(healthy.path(), 2)).unwrap();
@@ -205,7 +206,7 @@ fn a_foreign_active_segment_is_left_where_it_is() {
             assert_eq!(damage_of(to.path()), 1);
         }
     }
-    // The same, if only the identity file is exchanged: and then nothing is written beside it.
+    // The same with only the identity file replaced. No file is written next to it.
     let exchanged = killed(from.path());
     std::fs::copy(to.path().join("m/store.json"), exchanged.path().join("m/store.json")).unwrap();
     let refused = strict_changes_nothing(exchanged.path());
@@ -216,7 +217,7 @@ fn a_foreign_active_segment_is_left_where_it_is() {
     assert_eq!(store.verify(&mut |_, _| {}).unwrap().damage.len(), 1);
     drop(store);
     assert_eq!(std::fs::read(active(exchanged.path(), 1)).unwrap(), foreign);
-    // Once it is put right, every row is there.
+    // With the right identity file, every row is found again.
     std::fs::copy(from.path().join("m/store.json"), exchanged.path().join("m/store.json")).unwrap();
     let store = options().recovery(Recovery::Strict).open(exchanged.path(), "m").unwrap();
     assert_eq!(store.len().unwrap(), 10);
@@ -242,7 +243,7 @@ fn an_exchanged_identity_file_is_no_empty_store() {
     let store = options().recovery(Recovery::Strict).open(dir.path(), "m").unwrap();
     assert_eq!(store.len().unwrap(), 20);
     assert!(store.open_report().is_clean());
-    // A damaged one is set aside, and made anew from what the segments say.
+    // A damaged identity file is quarantined, and recreated from the segments.
     drop(store);
     flip(&dir.path().join("m/store.json"), 20, 1);
     strict_changes_nothing(dir.path());
@@ -258,7 +259,7 @@ fn two_lanes_agree_on_the_kind_of_keys_before_either_commits() {
         let dir = tempfile::tempdir().unwrap();
         let first = options().open(dir.path(), "m").unwrap();
         let second = options().lane(Lane::Number(1)).open(dir.path(), "m").unwrap();
-        // A refused put fixes nothing.
+        // A refused put does not fix the kind of keys.
         let twice = Value::Map(vec![("a".into(), Value::Null), ("a".into(), Value::Null)]);
         assert!(first.put("text", &twice).is_err());
         first.put(7_u64, Value::Int(1)).unwrap();
@@ -340,11 +341,11 @@ fn loss_is_told_at_every_opening_until_it_is_acknowledged() {
         put(&store, key..key + 1);
     }
     let copy = killed(dir.path());
-    // The third batch of an active segment that was synced.
+    // The third batch of an active segment, which was synced.
     let path = active(copy.path(), 1);
     let bytes = std::fs::read(&path).unwrap();
     let frames: Vec<usize> = (0..bytes.len() - 8).filter(|at| bytes[*at..].starts_with(b"TCFRAME1")).collect();
-    // Its frame says where its message starts.
+    // Its frame records the offset of its message.
     let place = bytes[frames[3] + 40..].first_chunk::<8>().map(|place| u64::from_le_bytes(*place)).unwrap();
     flip(&path, place + 50, 0x11);
     strict_changes_nothing(copy.path());
@@ -405,7 +406,7 @@ fn segments_that_are_missing_are_told() {
                 assert!(gone.iter().all(|number| !segment(copy.path(), *number).exists()), "a number came back");
                 strict_changes_nothing(copy.path());
             }
-            // One that is back is missing no more; the loss of the others is acknowledged.
+            // A file that is restored is not missing any more; the loss of the others is acknowledged.
             std::fs::copy(segment(dir.path(), gone[0]), segment(copy.path(), gone[0])).unwrap();
             let store = open(copy.path());
             assert_eq!(store.get((gone[0] - 1) * 10).unwrap(), Some(Value::Int((gone[0] as i64 - 1) * 100)));
@@ -457,7 +458,7 @@ fn a_flush_into_a_folder_that_is_gone_says_so() {
                 assert!(!dir.path().join("m").exists());
             }
         }
-        // Without a flush, `close` says it; another store in its place is seen, too.
+        // Without a flush, `close` reports it. Another store at the same path is detected, too.
         let dir = tempfile::tempdir().unwrap();
         let store = Options::new().synchronous(synchronous).open(dir.path(), "m").unwrap();
         put(&store, 0..10);
@@ -480,7 +481,7 @@ fn names_that_only_look_like_ours_are_left_alone() {
     let store = open(dir.path());
     store.close().unwrap();
     assert!(odd.iter().all(|name| std::fs::read(dir.path().join("m").join(name)).unwrap() == b"mine"));
-    // Nor is a run of another store removed.
+    // A run of another store is not removed either.
     let other = tempfile::tempdir().unwrap();
     sealed(other.path(), 1);
     let foreign = open(other.path());

@@ -1,4 +1,4 @@
-//! A batch that several threads share gives what one thread gives, damage included.
+//! A batch that is split over several threads gives the same result as on one thread, including damage.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ type Answer = (Vec<u8>, Vec<bool>, Result<usize, Vec<usize>>);
 fn answer(storage: &MemoryStorage, threads: usize, keys: &[u64]) -> Answer {
     let reader = Options::new().read_threads(threads).open_reader_on(Arc::new(storage.clone())).unwrap();
     let mut last = None;
-    // A batch is not shared before the store was found to be in memory.
+    // A batch is split only after reads have found the store to be in memory.
     for _ in 0..8 {
         let (mut out, mut found) = (vec![9_u8; keys.len() * WIDTH], vec![true; keys.len()]);
         let result = reader.get_batch_into(keys, &[WIDTH], &mut out, &mut found);
@@ -40,7 +40,7 @@ fn shared_batches_are_as_unshared_ones() {
         store.put_rows(&keys, &[WIDTH], &bytes).unwrap();
     }
     store.close().unwrap();
-    // Every third key is missing; all are out of order.
+    // Every third key is missing, and the keys are in no order.
     let keys: Vec<u64> = (0..ROWS as u64 * 3 / 2).map(|position| position * 1013 % (ROWS as u64 * 3 / 2)).collect();
     let whole = answer(&storage, 1, &keys);
     assert_eq!(whole.2, Ok(ROWS));

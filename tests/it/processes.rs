@@ -1,4 +1,4 @@
-//! Several processes on one store: readers follow writers, and writers in lanes of their own lose nothing.
+//! Several processes on one store: readers follow writers, and concurrent writers in separate lanes lose nothing.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -8,7 +8,7 @@ use tensorcask::{Lane, Options, Reader, Recovery, Store, Value};
 const ROLE: &str = "TENSORCASK_PROCESS_ROLE";
 const DIR: &str = "TENSORCASK_PROCESS_DIR";
 
-/// Not a test of its own: what children do, by role.
+/// Not a test: the code of the child processes, by role.
 #[test]
 fn child_process() {
     let (Ok(role), Ok(dir)) = (std::env::var(ROLE), std::env::var(DIR)) else { return };
@@ -28,7 +28,8 @@ fn child_process() {
     }
 }
 
-/// Answers each line, a number of keys, with how many of the keys below it are there, and right, after a refresh.
+/// Reads lines with a number of keys. Answers each with the number of smaller keys that are found with the right value,
+/// after a refresh.
 fn answer(dir: &str) {
     let reader = Reader::open(dir, "m").unwrap();
     for line in std::io::stdin().lines() {
@@ -70,7 +71,7 @@ fn a_reader_follows_a_writer() {
     };
     assert_eq!(ask(10), 0);
     let mut put = 0;
-    // Rows of the active segment, of sealed ones, of merged ones.
+    // Rows of the active segment, of sealed segments, and of merged ones.
     for keys in [10_u64, 150, 250, 900, 901] {
         for key in put..keys {
             store.put(key, Value::Int(key as i64 * 3)).unwrap();
@@ -84,7 +85,7 @@ fn a_reader_follows_a_writer() {
     store.close().unwrap();
     drop(store);
     assert_eq!(ask(950), 901);
-    // Another writer goes on.
+    // Another writer continues.
     let store = Store::open(dir.path(), "m").unwrap();
     store.put(901_u64, Value::Int(901 * 3)).unwrap();
     store.flush().unwrap();
@@ -107,7 +108,7 @@ fn damage_behind_a_writer_that_still_writes_is_no_miss() {
             store.flush().unwrap();
         }
         let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
-        // Bits are flipped: a byte that is written over may have been there before.
+        // Bits are flipped, as an overwritten byte might have had the same value.
         let damage = |at: u64| {
             let mut byte = [0];
             file.read_exact_at(&mut byte, at).unwrap();
@@ -123,7 +124,7 @@ fn damage_behind_a_writer_that_still_writes_is_no_miss() {
         store.flush().unwrap();
         reader.refresh().unwrap();
         assert_eq!(reader.get(3_u64).unwrap(), Some(Value::Int(3)));
-        // The last batch too: that it was synced is known, although nothing lies behind it.
+        // The last batch is also reported: it is known to be synced, although no batch follows it.
         let end = std::fs::metadata(&path).unwrap().len();
         damage(end - 1);
         let reader = Reader::open(dir.path(), "m").unwrap();

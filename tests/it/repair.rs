@@ -1,5 +1,5 @@
-//! What is damaged costs as little as it can: rows of a damaged batch that are whole are served, what is put again counts
-//! from then on, once, and looking does not take longer the more is damaged.
+//! The cost of damage is limited: valid rows of a damaged batch are served, rows that are put again count once from
+//! then on, and lookups do not get slower with the amount of damage.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -15,7 +15,7 @@ on_both!(
     verify_names_what_to_put_again,
 );
 
-/// Which bytes of a batch are damaged.
+/// The bytes of a batch that are damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Damage {
     Prefix,
@@ -45,14 +45,14 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
 }
 
-/// A part that the seal names: 0 schema, 1 frame table, 2 index block, 3 ordered keys, 4 replaced segments, 5 footer.
+/// A part that the seal lists: 0 schema, 1 frame table, 2 index block, 3 ordered keys, 4 replaced segments, 5 footer.
 fn part(bytes: &[u8], number: usize) -> (usize, usize) {
     let seal = bytes.windows(8).rposition(|window| window == b"TCSEAL\r\n").unwrap();
     let at = seal + 80 + number * 20;
     (u64_at(bytes, at) as usize, u64_at(bytes, at + 8) as usize)
 }
 
-/// Flips a bit of the first segment, in its middle batch. Returns false if it has no such bytes.
+/// Flips a bit in the middle batch of the first segment. Returns false if it has no such bytes.
 fn damage(storage: &TestStorage, what: Damage, key: &[u8], width: usize) -> bool {
     let path = &storage.files("segments")[0];
     let bytes = storage.read(path);
@@ -67,9 +67,9 @@ fn damage(storage: &TestStorage, what: Damage, key: &[u8], width: usize) -> bool
     let at = match what {
         Damage::Prefix => offset + 1,
         Damage::Key => keys.unwrap() + key.len() - 1,
-        // The structure ends with them, and zeros: there are no offsets of values.
+        // The checksums and zeros end the structure, as there are no offsets of values.
         Damage::RowChecksum => offset + structure - (rows * 4).next_multiple_of(64) + rows / 2 * 4,
-        // The offsets come first.
+        // The offsets are at the start.
         Damage::KeyOffset if key.len() != 8 => offset + metadata + rows / 2 * 4,
         Damage::KeyOffset => return false,
         Damage::Values => end - body / 2 / width.max(1) * width.max(1),
@@ -83,7 +83,7 @@ fn damage(storage: &TestStorage, what: Damage, key: &[u8], width: usize) -> bool
     true
 }
 
-/// Rows of `WIDTH` elements that say whose they are.
+/// Rows of `WIDTH` elements that identify their key.
 struct Rows {
     keys: Vec<Key>,
     width: usize,
@@ -105,7 +105,8 @@ impl Rows {
         store.put_rows(&keys, &[self.width], &rows).unwrap();
     }
 
-    /// Reads all rows, as a training loop does; returns those that could not be read. None is wrong, and none is missing.
+    /// Reads all rows, as a training loop does. Returns those that could not be read, and fails if a row is wrong or
+    /// missing.
     fn read(&self, reader: &Reader, what: &str) -> Vec<usize> {
         let mut damaged = Vec::new();
         for (batch, keys) in self.keys.chunks(4096).enumerate() {
@@ -126,7 +127,7 @@ impl Rows {
     }
 }
 
-/// A closed store with these rows in batches of `batch` rows.
+/// A closed store with `rows` in batches of `batch` rows.
 fn filled(kind: Kind, options: &Options, rows: &Rows, batch: usize) -> TestStorage {
     let storage = kind.empty();
     let store = options.clone().open_on(storage.storage()).unwrap();
@@ -151,7 +152,7 @@ fn options() -> Options {
     Options::new().synchronous(true).flush_every(1 << 20, 1 << 30)
 }
 
-/// Reads, puts again what is damaged, and reads again, over several epochs and openings.
+/// Reads, puts damaged rows again, and reads again, over several epochs and openings.
 fn epochs(storage: &TestStorage, options: &Options, rows: &Rows, what: &str) -> usize {
     let mut put_again = 0;
     let mut sizes = Vec::new();
@@ -184,7 +185,7 @@ fn epochs(storage: &TestStorage, options: &Options, rows: &Rows, what: &str) -> 
         assert_eq!(lost, 0, "{what}");
         sizes.push(storage.len_bytes());
     }
-    // Runs may be built anew.
+    // Runs may be rebuilt.
     assert!(sizes.windows(2).all(|pair| pair[1] <= pair[0] + pair[0] / 50 + 20_000), "{what}: {sizes:?}");
     put_again
 }
@@ -193,7 +194,7 @@ fn rows_put_again_count_once_and_the_disk_stays_flat(kind: Kind) {
     for (count, batch, width) in [(20, 20, 4), (20, 7, 4), (2000, 2000, 32), (2000, 300, 32)] {
         for strings in [false, true] {
             let rows = Rows::new(count, width, strings);
-            // As callers open it, in batches of one size.
+            // The default options, as callers use them, for one batch size.
             let options = if batch == 300 { Options::new() } else { options() };
             let whole = filled(kind, &options, &rows, batch);
             for what in ALL {
@@ -206,7 +207,7 @@ fn rows_put_again_count_once_and_the_disk_stays_flat(kind: Kind) {
                 let put_again = epochs(&storage, &options, &rows, &name);
                 let most = match what {
                     Damage::Frame | Damage::FrameTable | Damage::IndexBlock | Damage::OrderedKeys => 0,
-                    // An offset is of two rows.
+                    // Two rows share an offset.
                     Damage::Key | Damage::RowChecksum | Damage::KeyOffset | Damage::Values => 2,
                     Damage::Prefix => batch,
                 };
@@ -217,7 +218,8 @@ fn rows_put_again_count_once_and_the_disk_stays_flat(kind: Kind) {
     }
 }
 
-/// 30,000 rows: a run in memory or on disk has them, and the memtable what is put again.
+/// 30,000 rows: the index of the damaged rows is a run in memory or on disk, and the memtable has the rows that are put
+/// again.
 fn rows_put_again_count_in_each_kind_of_index(kind: Kind) {
     let rows = Rows::new(30_000, 4, true);
     for (memtable_keys, what) in [(1 << 20, Damage::Prefix), (1000, Damage::Prefix), (1000, Damage::Key)] {
@@ -245,7 +247,7 @@ fn three_hundred_thousand_rows_put_again() {
     }
 }
 
-/// Every row of a damaged batch is looked for: the batch is read once.
+/// Every row of a damaged batch is looked up, but the batch is read only once.
 fn looking_at_a_damaged_batch_is_linear(kind: Kind) {
     for memtable_keys in [1 << 20, 1000] {
         let rows = Rows::new(20_000, 2, false);
@@ -263,7 +265,7 @@ fn looking_at_a_damaged_batch_is_linear(kind: Kind) {
             assert_eq!(reader.keys().filter(Result::is_err).count(), 20_000);
             assert!(reader.range(0..u64::MAX).any(|key| key.is_err_and(|error| error.is_corrupt())));
         }
-        // The tables that are read ahead, the batch, and the index block.
+        // The prefetched tables, the batch, and the index block.
         let read = asked.load(Ordering::Relaxed) - before;
         assert!(read < 4 * len_bytes, "{read} bytes were asked for of {len_bytes}");
         let before = asked.load(Ordering::Relaxed);
@@ -273,7 +275,7 @@ fn looking_at_a_damaged_batch_is_linear(kind: Kind) {
     }
 }
 
-/// How long it takes: `cargo test --release -- --ignored --nocapture`.
+/// Prints the time that it takes: `cargo test --release -- --ignored --nocapture`.
 #[test]
 #[ignore = "measures: cargo test --release --test it repair -- --ignored --nocapture"]
 fn four_times_the_damaged_rows_take_about_four_times_as_long() {
@@ -295,7 +297,7 @@ fn four_times_the_damaged_rows_take_about_four_times_as_long() {
     }
 }
 
-/// Where the row that cannot be read may be newer than what was found, neither that nor a miss is an answer.
+/// If a damaged row may be newer than the row that is found, the lookup is an error, and neither a hit nor a miss.
 fn a_newer_damaged_row_hides_an_older_one(kind: Kind) {
     for merged in [false, true] {
         for strings in [false, true] {
@@ -305,7 +307,7 @@ fn a_newer_damaged_row_hides_an_older_one(kind: Kind) {
             new.put(&store, &(0..40).collect::<Vec<_>>());
             store.close().unwrap();
             drop(store);
-            // The first segment by name: the newer rows are in it. Then an older copy in another lane's segment.
+            // The first segment by name has the newer rows; an older copy is in a segment of another lane.
             let newer = storage.copy();
             assert!(damage(&newer, Damage::Prefix, &key_bytes(&new.keys[9]), 16));
             let store = options().open_on(newer.storage()).unwrap();
@@ -323,7 +325,7 @@ fn a_newer_damaged_row_hides_an_older_one(kind: Kind) {
 }
 
 impl Rows {
-    /// As [`Rows::read`], one by one and without some rows.
+    /// As [`Rows::read`], one by one and without the rows `left_out`.
     fn read_but(&self, reader: &Reader, left_out: &[usize]) -> Vec<usize> {
         let mut damaged = Vec::new();
         for (i, key) in self.keys.iter().enumerate().filter(|(i, _)| !left_out.contains(i)) {

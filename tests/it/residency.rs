@@ -1,4 +1,4 @@
-//! Stores that lie on disk and not in memory: rows come in together, and what cannot be read is an error.
+//! Stores that are on disk and not in memory: a batch is prefaulted together, and rows that cannot be read are errors.
 #![cfg(target_os = "linux")]
 
 use std::fs::{File, OpenOptions};
@@ -13,7 +13,7 @@ fn row(number: usize) -> impl Iterator<Item = u8> {
     (0..WIDTH).map(move |at| (number * 31 + at * 7) as u8)
 }
 
-/// A closed store of `ROWS` rows in several sealed segments. Keys are strings of several lengths, or integers.
+/// A closed store of `ROWS` rows in several sealed segments. Keys are strings of various lengths, or integers.
 fn store(dir: &Path, strings: bool) {
     let store = Options::new().segment_bytes(4 << 20).open(dir, "m").unwrap();
     for first in (0..ROWS).step_by(1000) {
@@ -38,7 +38,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     folder("segments").chain(folder("runs")).collect()
 }
 
-/// Drops the store's files from memory: nothing may have them mapped.
+/// Drops the store's files from memory. They must not be mapped.
 fn drop_from_memory(dir: &Path) {
     for path in files(dir) {
         let file = File::open(path).unwrap();
@@ -51,7 +51,7 @@ fn numbers() -> Vec<usize> {
     (0..1024_usize).map(|position| position.wrapping_mul(0x9E37_79B9_7F4A_7C15) % (ROWS + 500)).collect()
 }
 
-/// Pages that the rows of [`numbers`] lie in, at least.
+/// The number of pages in which the rows of [`numbers`] start.
 fn row_pages() -> u64 {
     let mut pages: Vec<usize> =
         numbers().iter().filter(|number| **number < ROWS).map(|row| row * WIDTH / 4096).collect();
@@ -60,7 +60,7 @@ fn row_pages() -> u64 {
     pages.len() as u64
 }
 
-/// Reads [`numbers`] and checks every byte; returns the pages that were missing.
+/// Reads [`numbers`] and checks every byte. Returns the number of pages that were not in memory.
 fn read(reader: &Reader, strings: bool) -> u64 {
     let numbers = numbers();
     let (mut out, mut found) = (vec![0_u8; numbers.len() * WIDTH], vec![false; numbers.len()]);
@@ -105,7 +105,7 @@ fn cold_beside_preloaded_rows() -> Option<u64> {
     drop_from_memory(dir.path());
     let reader = Reader::open(dir.path(), "m").unwrap();
     let in_memory: Vec<u64> = (0..256).collect();
-    // Until the reader believes that everything is in memory.
+    // Repeated until the reader assumes that everything is in memory.
     (0..40).for_each(|_| drop(reader.get_batch(&in_memory).unwrap()));
     let before = reader.stats().unwrap().prefaulted_pages;
     (0..10).for_each(|_| drop(reader.get_batch(&in_memory).unwrap()));
@@ -128,7 +128,7 @@ fn a_store_that_was_preloaded_is_in_memory() {
         store(dir.path(), strings);
         drop_from_memory(dir.path());
         let reader = Reader::open(dir.path(), "m").unwrap();
-        // A limit is kept to: the index comes first.
+        // The limit is respected, and the index is preloaded first.
         let part = reader.preload(1 << 20).unwrap();
         let index_bytes = reader.stats().unwrap().run_bytes;
         assert!((index_bytes * 9 / 10..=index_bytes).contains(&part.index_bytes), "{part:?}");

@@ -1,4 +1,4 @@
-//! The store from outside: what goes in comes out, whatever happens in between.
+//! The store through its public interface: reads return what was put, after any sequence of operations.
 
 use tensorcask::{Dtype, Error, Key, Options, Store, Tensor, Value};
 
@@ -85,7 +85,7 @@ fn an_index_is_merged_to_one_run_on_request() {
         store.put_rows(&keys, &[1], &keys.iter().map(row).collect::<Vec<f32>>()).unwrap();
         store.close().unwrap();
     };
-    // More than eight times as many: closing leaves them apart.
+    // The older run is more than eight times as large, so closing does not merge them.
     put(0..50_000);
     put(49_000..55_000);
     let store = open();
@@ -120,7 +120,7 @@ fn closing_leaves_one_run_of_what_the_handle_put() {
     put(&store, 125_000..131_000);
     store.close().unwrap();
     assert_eq!(open().stats().unwrap().runs, 1);
-    // Few rows are not worth writing the index of so many more anew.
+    // There are too few new rows to justify rewriting the index.
     let store = open();
     put(&store, 131_000..137_000);
     store.close().unwrap();
@@ -137,7 +137,7 @@ fn keys_that_are_written_and_merged_while_they_are_listed_are_listed_once() {
     store.flush().unwrap();
     put(50..100);
     store.flush().unwrap();
-    // These wait when the listing begins.
+    // These rows are in the memtable when the listing begins.
     put(100..150);
     let mut keys = store.keys();
     let mut listed: Vec<Key> = vec![keys.next().unwrap().unwrap()];
@@ -153,7 +153,7 @@ fn keys_that_are_written_and_merged_while_they_are_listed_are_listed_once() {
 fn what_was_put_is_kept_if_another_thread_closes() {
     for round in 0..40 {
         let dir = tempfile::tempdir().unwrap();
-        // The writer thread has work only when the store closes.
+        // The writer thread has nothing to do before the store is closed.
         let store = Options::new().flush_interval(std::time::Duration::from_secs(60)).synchronous(round % 4 == 3);
         let store = store.open(dir.path(), "m").unwrap();
         let start = std::sync::Barrier::new(4);
@@ -248,7 +248,7 @@ fn merges_run_beside_one_another_and_beside_puts_and_reads() {
             let keys: Vec<u64> = (start..KEYS.min(start + BATCH)).collect();
             let values: Vec<u64> = keys.iter().map(|key| value(*key, round)).collect();
             store.put_rows(&keys, &[], &values).unwrap();
-            // Whatever is being merged meanwhile, the newest row of every key is found.
+            // During any merge, the newest row of every key is found.
             let asked: Vec<u64> = (0..64).map(|n| (start * 7919 + n * 104_729) % KEYS).collect();
             let (mut out, mut found) = (vec![0; asked.len()], vec![false; asked.len()]);
             store.get_batch_into(&asked, &[], &mut out, &mut found).unwrap();
@@ -261,7 +261,7 @@ fn merges_run_beside_one_another_and_beside_puts_and_reads() {
             assert!(store.delete(key).unwrap());
         }
         assert_eq!(store.len().unwrap(), KEYS - KEYS / 1000);
-        // So that the next round starts from all keys.
+        // The next round starts with all keys again.
         for key in (0..KEYS).step_by(1000) {
             store.put_rows(&[key], &[], &[value(key, round)]).unwrap();
         }
@@ -293,7 +293,8 @@ fn a_store_that_does_not_exist() {
     Options::new().create(false).open(dir.path(), "m").unwrap().close().unwrap();
 }
 
-/// Ranges are read in chunks: over sealed and unsealed rows, with keys put again and deleted, none is left out or twice.
+/// Ranges are read in chunks. Over sealed and unsealed rows, with keys put again and deleted, no key is skipped or
+/// returned twice.
 #[test]
 fn ranges_of_many_keys() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,13 +1,13 @@
-//! What goes in comes out, bit for bit: every dtype, any shape, packed or not, in the value cache or not.
+//! Values are read back bit for bit: every dtype, any shape, packed or not, with the value cache or without.
 
 use tensorcask::{Codec, Dtype, Options, Store, Tensor, TensorView, Value, ValueCacheFill, ValueCachePolicy};
 
 fn bytes(len: usize, seed: usize) -> Vec<u8> {
-    // All bit patterns, NaN payloads among them.
+    // All bit patterns, including NaN payloads.
     (0..len).map(|i| (i * 37 + seed * 101 + 7) as u8).collect()
 }
 
-/// The same, with booleans that are some.
+/// The same, with valid booleans.
 fn elements(dtype: Dtype, len: usize, seed: usize) -> Vec<u8> {
     let mut bytes = bytes(len, seed);
     if dtype == Dtype::Bool {
@@ -71,7 +71,7 @@ fn shapes_may_differ_from_row_to_row() {
         store.close().unwrap();
         drop(store);
         let store = Store::open(dir.path(), module).unwrap();
-        // Not a segment for each of 23 shapes.
+        // The 23 shapes do not each get their own segment.
         assert!(store.stats().unwrap().segments <= 6, "{:?}", store.stats());
         for i in 0..500 {
             let value = store.get(i as u64).unwrap().unwrap();
@@ -169,7 +169,7 @@ fn threads_read_while_one_writes() {
         for version in 0..3 {
             for key in 0..4000_u64 {
                 store.put(key, Value::Int((version * 10_000 + key) as i64)).unwrap();
-                // What was put can be read at once by the handle that put it.
+                // The handle that put a row can read it immediately.
                 assert_eq!(store.get(key).unwrap(), Some(Value::Int((version * 10_000 + key) as i64)));
             }
         }

@@ -1,4 +1,5 @@
-//! The process of one engine. It does what lines on its standard input ask for, and answers each with a line of numbers.
+//! The process of one engine. It reads requests from standard input, one per line, and answers each with a line of
+//! numbers.
 
 use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
@@ -9,25 +10,26 @@ use crate::Fallible;
 use crate::engine::{self, Engine, EngineId, Opening};
 use crate::rows::{self, GATHER, Random};
 
-/// Holds the task of a child, and makes the program one.
+/// The environment variable with the task of a child. It marks the process as one.
 pub const TASK: &str = "TENSORCASK_PEERS_TASK";
 
-/// Batches that are read before those that are timed: the slices of other engines emptied the processor's caches.
+/// Batches that are read before the timed ones, because the slices of other engines have emptied the processor's
+/// caches.
 const RUN_UP: usize = 4;
 
-/// What a child is started with.
+/// The task of a child.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Task {
     /// The engine.
     pub engine: EngineId,
-    /// Its store.
+    /// The options for opening its store.
     pub opening: Opening,
 }
 
 /// The task of this process, if it is a child.
 ///
 /// # Errors
-/// If the variable holds something else.
+/// If the variable cannot be parsed.
 pub fn task() -> Fallible<Option<Task>> {
     match std::env::var(TASK) {
         Ok(text) => Ok(Some(serde_json::from_str(&text)?)),
@@ -35,10 +37,10 @@ pub fn task() -> Fallible<Option<Task>> {
     }
 }
 
-/// Serves until the end of the standard input.
+/// Serves requests until the end of standard input.
 ///
 /// # Errors
-/// Of the standard streams. Those of the engine are answers.
+/// Errors of the standard streams. Errors of the engine are sent as answers.
 pub fn serve(task: &Task) -> Fallible {
     let mut child = Child { task, engine: None, keys: Vec::new(), out: vec![0; GATHER * task.opening.row_bytes] };
     let mut stdout = std::io::stdout();
@@ -80,7 +82,7 @@ impl Child<'_> {
         }
     }
 
-    /// Nanoseconds of all batches, of closing, and bytes on disk then.
+    /// Nanoseconds of all batches and of closing, and bytes on disk afterwards.
     fn load(&mut self) -> Fallible<Vec<u64>> {
         let opening = &self.task.opening;
         let batch = rows::load_batch(opening.row_bytes);
@@ -101,7 +103,7 @@ impl Child<'_> {
         Ok(vec![nanos(spent), nanos(closing), engine::disk_bytes(&opening.dir)?])
     }
 
-    /// Nanoseconds from nothing to the first row: some engines leave work for the first read.
+    /// Nanoseconds to open the store and read one row, as some engines defer work to the first read.
     fn open(&mut self) -> Fallible<u64> {
         if let Some(engine) = self.engine.take() {
             engine.close()?;
@@ -124,7 +126,7 @@ impl Child<'_> {
         Ok(nanos(spent))
     }
 
-    /// Reads and checks every byte once, so that caches are as full as they get.
+    /// Reads and checks every byte once, to fill caches.
     fn preload(&mut self) -> Fallible<Vec<u64>> {
         let (row_bytes, rows) = (self.task.opening.row_bytes, self.task.opening.rows);
         if self.engine.is_none() {
@@ -141,8 +143,8 @@ impl Child<'_> {
         Ok(Vec::new())
     }
 
-    /// Nanoseconds of the median of `batches` reads of random keys, all there or all absent. The median, because a slice
-    /// of a slow engine lasts long enough to be interrupted, and one of a fast engine does not.
+    /// Nanoseconds of the median of `batches` reads of random keys, all present or all absent. The median is used
+    /// because a slice of a slow engine is long enough to be interrupted, and one of a fast engine is not.
     fn slice(&mut self, seed: u64, batches: u64, present: bool) -> Fallible<u64> {
         let opening = &self.task.opening;
         let mut random = Random(seed);
@@ -172,7 +174,8 @@ impl Child<'_> {
         let engine = self.engine.as_mut().ok_or("the engine is not open")?;
         engine.place(&self.keys)?;
         let out = self.out.get_mut(..self.keys.len() * self.task.opening.row_bytes).ok_or("a batch is too long")?;
-        // A row that an engine said to have found, but did not copy, must not pass for the one of an earlier batch.
+        // Invalidates the rows, so that a row that an engine reports as found but does not copy is not mistaken for one
+        // of an earlier batch.
         out.iter_mut().step_by(self.task.opening.row_bytes).for_each(|byte| *byte = !*byte);
         let begin = Instant::now();
         let found = engine.get_batch(&self.keys, out)?;
@@ -185,7 +188,7 @@ impl Child<'_> {
     }
 }
 
-/// Memory of this process that no file stands behind.
+/// Anonymous memory of this process.
 fn anonymous_bytes() -> Fallible<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find(|line| line.starts_with("RssAnon:")).ok_or("no RssAnon in /proc/self/status")?;

@@ -1,4 +1,4 @@
-//! What every engine has to do, and how it is opened.
+//! The interface of an engine, and how it is opened.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
@@ -14,11 +14,11 @@ use crate::engines;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineId {
-    /// The limit: rows copied from a memory map at known places; an append of the same bytes.
+    /// The limit: rows copied from a memory map at known offsets; an append of the same bytes.
     Raw,
     /// This project.
     Tensorcask,
-    /// A hash map over an append-only file, read with `pread`: what people write by hand.
+    /// A hash map over an append-only file that is read with `pread`: the usual handwritten solution.
     Bitcask,
     /// The same, read through a memory map.
     BitcaskMmap,
@@ -35,7 +35,7 @@ pub enum EngineId {
 }
 
 impl EngineId {
-    /// All of them, the control first.
+    /// All engines, the control first.
     pub const ALL: [Self; 9] = [
         Self::Raw,
         Self::Tensorcask,
@@ -48,14 +48,14 @@ impl EngineId {
         Self::Sqlite,
     ];
 
-    /// Those that this build has.
+    /// The engines in this build.
     #[must_use]
     pub fn built() -> Vec<Self> {
         let has = |id: &Self| cfg!(feature = "rocksdb") || *id != Self::Rocksdb;
         Self::ALL.into_iter().filter(has).collect()
     }
 
-    /// Its name, as in options and tables.
+    /// The name in options and tables.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -71,7 +71,7 @@ impl EngineId {
         }
     }
 
-    /// Whether it can be asked for a key that is not there. The control knows places and no keys.
+    /// Whether it can look up a key that does not exist. The control knows offsets, not keys.
     #[must_use]
     pub fn has_keys(self) -> bool {
         self != Self::Raw
@@ -96,7 +96,7 @@ impl FromStr for EngineId {
     }
 }
 
-/// In which order keys are loaded.
+/// The order in which keys are loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
@@ -106,19 +106,19 @@ pub enum Order {
     Shuffled,
 }
 
-/// What an engine is opened with, beside its own settings.
+/// The options for opening an engine, besides its own settings.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Opening {
     /// The engine's own folder.
     pub dir: PathBuf,
-    /// Bytes of a row.
+    /// Bytes per row.
     pub row_bytes: usize,
-    /// Rows that will be, or were, loaded.
+    /// The number of rows that will be, or were, loaded.
     pub rows: usize,
     /// The order of the load.
     pub order: Order,
-    /// Whether each batch has to survive power loss when `load` returns; otherwise the end of the process, where the
-    /// engine can promise that.
+    /// Whether each batch has to survive power loss when `load` returns; otherwise it has to survive the end of the
+    /// process, if the engine can guarantee that.
     pub durable: bool,
 }
 
@@ -129,8 +129,8 @@ impl Opening {
         (self.rows * self.row_bytes) as u64
     }
 
-    /// A cache in which all rows and their index fit: what the engines that keep a cache of their own advise for data
-    /// that fits memory.
+    /// The size of a cache that holds all rows and their index. Engines with their own cache advise this for data that
+    /// fits into memory.
     #[must_use]
     pub fn cache_bytes(&self) -> u64 {
         (2 * self.data_bytes()).max(1 << 30)
@@ -139,55 +139,55 @@ impl Opening {
 
 /// An open engine.
 pub trait Engine {
-    /// Stores a batch: `rows` has the rows of `keys` one after another. How durable it is when this returns,
-    /// [`Opening::durable`] says.
+    /// Stores a batch. `rows` has the rows of `keys` one after another. [`Opening::durable`] determines how durable
+    /// they are when this returns.
     ///
     /// # Errors
-    /// The engine's.
+    /// Errors of the engine.
     fn load(&mut self, keys: &[u64], rows: &[u8]) -> Fallible;
 
-    /// What the control has to know before [`Engine::get_batch`], and what is not measured: the places of `keys`.
+    /// Prepares the control for [`Engine::get_batch`]: finds the offsets of `keys`. Not measured.
     ///
     /// # Errors
-    /// If a key has no place.
+    /// If a key has no offset.
     fn place(&mut self, _keys: &[u64]) -> Fallible {
         Ok(())
     }
 
-    /// What the engine's documentation advises to do before many reads of a store that fits memory; not measured.
+    /// Does what the engine's documentation advises before many reads of a store that fits into memory. Not measured.
     ///
     /// # Errors
-    /// The engine's.
+    /// Errors of the engine.
     fn preload(&mut self) -> Fallible {
         Ok(())
     }
 
-    /// Copies the rows of `keys` to `out`, one after another; the place of a missing row stays as it is. Returns how
-    /// many were found.
+    /// Copies the rows of `keys` to `out`, one after another; the space of a missing row is left unchanged. Returns the
+    /// number of rows found.
     ///
     /// # Errors
-    /// The engine's.
+    /// Errors of the engine.
     fn get_batch(&mut self, keys: &[u64], out: &mut [u8]) -> Fallible<usize>;
 
-    /// Makes everything durable, lets background work come to its end, and closes.
+    /// Makes everything durable, waits for background work, and closes.
     ///
     /// # Errors
-    /// The engine's.
+    /// Errors of the engine.
     fn close(self: Box<Self>) -> Fallible;
 }
 
-/// Creates an engine's store, to load it.
+/// Creates a store, to load it.
 ///
 /// # Errors
-/// The engine's.
+/// Errors of the engine.
 pub fn create(id: EngineId, opening: &Opening) -> Fallible<Box<dyn Engine>> {
     open_as(id, opening, true)
 }
 
-/// Opens what was loaded, to read it.
+/// Opens a loaded store, to read it.
 ///
 /// # Errors
-/// The engine's.
+/// Errors of the engine.
 pub fn open(id: EngineId, opening: &Opening) -> Fallible<Box<dyn Engine>> {
     open_as(id, opening, false)
 }
@@ -209,8 +209,8 @@ fn open_as(id: EngineId, opening: &Opening, create: bool) -> Fallible<Box<dyn En
     })
 }
 
-/// Bytes that the file system has allocated for the files under `dir`. Holes do not count: some engines create files
-/// as large as they may ever become.
+/// Bytes that the file system has allocated for the files under `dir`. Holes do not count, as some engines create files
+/// of their maximum size.
 ///
 /// # Errors
 /// If the folder cannot be read.

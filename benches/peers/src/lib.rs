@@ -1,4 +1,4 @@
-//! tensorcask and other embedded stores side by side: one trait, one set of workloads, one process an engine.
+//! Compares tensorcask with other embedded stores: one trait, one set of workloads, one process per engine.
 //!
 //! `cargo run --release --manifest-path benches/peers/Cargo.toml -- --help` explains the program.
 
@@ -14,5 +14,5 @@ pub mod rows;
 pub mod settings;
 pub mod targets;
 
-/// The result of everything here: a benchmark stops at the first error and says what it was.
+/// The result of all functions here: a benchmark stops at the first error and reports it.
 pub type Fallible<T = ()> = Result<T, Box<dyn std::error::Error>>;

@@ -1,4 +1,4 @@
-//! Where a run took place.
+//! The machine and the software of a run.
 
 use std::path::Path;
 use std::process::Command;
@@ -26,14 +26,14 @@ pub struct Machine {
     pub commit: String,
     /// The compiler.
     pub compiler: String,
-    /// The load of the machine over the last minute, before the run: what others were doing.
+    /// The load average over the minute before the run.
     pub load_before: String,
-    /// Crates that were measured, and their versions.
+    /// The measured crates and their versions.
     pub versions: Vec<(String, String)>,
 }
 
 impl Machine {
-    /// This one, with stores in `dir`.
+    /// This machine, with stores in `dir`.
     ///
     /// # Errors
     /// If the kernel's files cannot be read.
@@ -60,16 +60,16 @@ impl Machine {
     }
 }
 
-/// What a program says, or nothing: a report without a commit is still a report.
+/// The output of a program; empty if it fails, as a report without a commit is still useful.
 fn say(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
 }
 
-/// Whether the guest of a hypervisor gives free memory back: each first touch of it then costs some microseconds a page,
-/// in whatever is measured.
+/// Whether the guest of a hypervisor returns free memory to its host. Each first touch of a page then costs some
+/// microseconds, in whatever is measured.
 fn memory_note() -> &'static str {
-    /// Blocks of more pages than 2 to this are not made.
+    /// The kernel does not make blocks of more pages than 2 to this power.
     const LARGEST_ORDER: u32 = 10;
     let order = std::fs::read_to_string("/sys/module/page_reporting/parameters/page_reporting_order");
     match order.ok().and_then(|order| order.trim().parse::<u32>().ok()) {
@@ -91,7 +91,7 @@ fn file_system(dir: &Path) -> Fallible<String> {
     Ok(mounts.max().map_or("unknown", |(_, kind)| kind).into())
 }
 
-/// The versions that were built, from the lock file.
+/// The versions in the lock file.
 fn versions() -> Vec<(String, String)> {
     let named = [
         "fjall",
@@ -110,7 +110,7 @@ fn versions() -> Vec<(String, String)> {
         let Some(name) = line.strip_prefix("name = ").map(|name| name.trim_matches('"')) else { continue };
         let version = lines.next().and_then(|line| line.strip_prefix("version = "));
         if let (true, Some(version)) = (named.contains(&name), version) {
-            // The lock file is sorted; of several versions the newest is ours, others are those of other crates.
+            // The lock file is sorted. Of several versions the newest is ours; the others belong to other crates.
             versions.retain(|(other, _)| other != name);
             versions.push((name.to_owned(), version.trim_matches('"').to_owned()));
         }

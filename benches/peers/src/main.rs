@@ -1,4 +1,4 @@
-//! Measures tensorcask beside other embedded stores. `--help` explains it.
+//! Compares tensorcask with other embedded stores. `--help` explains the options.
 
 use tensorcask_peers::{Fallible, child, parent, settings};
 

@@ -1,7 +1,8 @@
-//! The process that starts one child an engine, and asks them in turn.
+//! The process that starts one child per engine, and sends them requests in turn.
 //!
 //! Loads are timed for all engines in turn, and each store is removed at once. Then each peer is loaded once more and
-//! read in turn with tensorcask and the control, three open stores at a time: all of them would not fit memory and disk.
+//! read in turn with tensorcask and the control. Only three stores are open at a time, as all of them would not fit
+//! into memory and disk.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -16,10 +17,10 @@ use crate::rows::GATHER;
 use crate::settings::Settings;
 use crate::{plot, report};
 
-/// Openings of each store.
+/// How often each store is opened.
 const OPENS: usize = 5;
 
-/// Engines that every peer is read beside.
+/// The engines that every peer is compared with.
 const BESIDE: [EngineId; 2] = [EngineId::Raw, EngineId::Tensorcask];
 
 const ORDERS: [Order; 2] = [Order::Sorted, Order::Shuffled];
@@ -27,7 +28,7 @@ const ORDERS: [Order; 2] = [Order::Sorted, Order::Shuffled];
 /// Measures, and writes the report.
 ///
 /// # Errors
-/// The first of any engine.
+/// The first error of any engine.
 pub fn run(settings: &Settings) -> Fallible {
     let results = match &settings.from {
         Some(path) => serde_json::from_str(&std::fs::read_to_string(path)?)?,
@@ -41,10 +42,10 @@ pub fn run(settings: &Settings) -> Fallible {
     plot::all(&results, &settings.out)
 }
 
-/// Measures everything that was asked for.
+/// Measures everything that the settings select.
 ///
 /// # Errors
-/// The first of any engine.
+/// The first error of any engine.
 pub fn measure(settings: &Settings) -> Fallible<Results> {
     std::fs::create_dir_all(&settings.dir)?;
     let machine = Machine::here(&settings.dir)?;
@@ -62,7 +63,7 @@ pub fn measure(settings: &Settings) -> Fallible<Results> {
     Ok(results)
 }
 
-/// Rows of one size.
+/// The settings for rows of one size.
 struct Size<'a> {
     settings: &'a Settings,
     row_bytes: usize,
@@ -77,8 +78,7 @@ impl Size<'_> {
         Workload { row_bytes: self.row_bytes, order, measure }
     }
 
-    /// The numbers below `count`, from another one on in each round: what one engine leaves to the machine is not always
-    /// left to the same.
+    /// The numbers below `count`, in each round from another one on, so that each engine follows different ones.
     fn turns(round: usize, count: usize) -> impl Iterator<Item = usize> {
         (0..count).map(move |turn| (turn + round) % count)
     }
@@ -88,7 +88,7 @@ impl Size<'_> {
         Asked::start(Task { engine, opening: Opening { dir, row_bytes: self.row_bytes, rows, order, durable } })
     }
 
-    /// Loads a store anew: nanoseconds of all batches, of closing, and bytes on disk then.
+    /// Loads a new store. Returns nanoseconds of all batches and of closing, and bytes on disk afterwards.
     fn load(&self, engine: EngineId, order: Order, rows: usize, durable: bool) -> Fallible<[f64; 3]> {
         self.remove(engine)?;
         std::fs::create_dir_all(self.settings.dir.join(engine.name()))?;
@@ -110,7 +110,7 @@ impl Size<'_> {
         Ok(())
     }
 
-    /// Loads all engines in both orders some times.
+    /// Loads all engines in both orders, several times.
     fn loads(&self, durable: bool, results: &mut Results) -> Fallible {
         let engines = &self.settings.engines;
         let count = self.settings.load_rows(self.row_bytes);
@@ -133,7 +133,7 @@ impl Size<'_> {
         Ok(())
     }
 
-    /// Loads every engine once, and reads each peer in turn with those of [`BESIDE`].
+    /// Loads every engine once, and reads each peer in turn with the engines of [`BESIDE`].
     fn reads(&self, order: Order, results: &mut Results) -> Fallible {
         let rows = self.settings.rows(self.row_bytes);
         let (beside, peers): (Vec<EngineId>, Vec<EngineId>) =
@@ -159,14 +159,14 @@ impl Size<'_> {
         Ok(())
     }
 
-    /// A loaded engine.
+    /// A child with a loaded and opened store.
     fn ready(&self, engine: EngineId, order: Order, rows: usize, results: &mut Results) -> Fallible<Asked> {
         let [.., bytes] = self.load(engine, order, rows, false)?;
         results.push(engine, None, self.workload(order, Measure::Disk), bytes / rows as f64);
         self.start(engine, order, rows, false)
     }
 
-    /// Everything that is asked of open stores.
+    /// Measures everything on open stores.
     fn ask_all(
         &self,
         order: Order,
@@ -194,7 +194,7 @@ impl Size<'_> {
     }
 }
 
-/// Asks all children in turn, some rounds.
+/// Sends requests to all children in turn, for several rounds.
 fn ask_rounds(
     children: &mut [Asked],
     measure: Measure,
@@ -205,7 +205,7 @@ fn ask_rounds(
     for round in 0..rounds {
         for turn in Size::turns(round, children.len()) {
             let Some(child) = children.get_mut(turn) else { continue };
-            // The control misses nothing, and its memory is a list of places that nobody would keep.
+            // The control has no misses, and its memory is a list of positions that no application would keep.
             if matches!(measure, Measure::Miss | Measure::Memory) && !child.engine.has_keys() {
                 continue;
             }
@@ -215,13 +215,13 @@ fn ask_rounds(
     Ok(())
 }
 
-/// Waits until what was written before is on disk: one engine's writes are not another one's wait.
+/// Waits until earlier writes are on disk, so that no engine waits for the writes of another.
 fn settle(dir: &Path) -> Fallible {
     let status = Command::new("sync").arg("-f").arg(dir).status()?;
     if status.success() { Ok(()) } else { Err("sync failed".into()) }
 }
 
-/// A child that is asked.
+/// A child process.
 struct Asked {
     engine: EngineId,
     process: std::process::Child,

@@ -1,4 +1,4 @@
-//! Bar charts: a file a measure, in it a panel a workload.
+//! Bar charts: one file per measure, with a panel per workload.
 
 use std::path::Path;
 
@@ -40,8 +40,8 @@ pub fn all(results: &Results, out: &Path) -> Fallible {
     Ok(())
 }
 
-/// The place of a value: bars begin at a power of ten below the least and are as long as the logarithm, because engines
-/// differ by more than a linear bar can show.
+/// The scale of an axis. Bars are logarithmic, from a power of ten below the least value, because the engines differ by
+/// more than a linear bar can show.
 struct Scale {
     least: f64,
     most: f64,

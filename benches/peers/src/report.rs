@@ -10,7 +10,7 @@ use crate::targets;
 pub(crate) const OURS: EngineId = EngineId::Tensorcask;
 pub(crate) const ORDERS: [(Order, &str); 2] = [(Order::Sorted, "in order"), (Order::Shuffled, "shuffled")];
 
-/// Peers that are no stores, but show what a lookup costs that promises nothing.
+/// Peers that are not complete stores, but show the cost of a lookup without any guarantees.
 const LIMITS: [EngineId; 2] = [EngineId::Bitcask, EngineId::BitcaskMmap];
 
 const METHOD: &str = "\
@@ -145,7 +145,7 @@ fn head(results: &Results, text: &mut String) -> Fallible {
     Ok(())
 }
 
-/// Peers: all engines but the control and this project.
+/// The peers: all engines except the control and this project.
 fn peers(results: &Results) -> impl Iterator<Item = EngineId> {
     results.settings.engines.iter().copied().filter(|engine| ![EngineId::Raw, OURS].contains(engine))
 }
@@ -169,7 +169,7 @@ fn wins(results: &Results, text: &mut String) -> Fallible {
     Ok(())
 }
 
-/// A line for each workload that any of `engines` wins.
+/// A line for each workload that one of `engines` wins.
 fn lines_won(results: &Results, engines: &[EngineId]) -> Fallible<String> {
     let mut lines = String::new();
     for row_bytes in &results.settings.row_bytes {
@@ -193,7 +193,7 @@ fn lines_won(results: &Results, engines: &[EngineId]) -> Fallible<String> {
     Ok(lines)
 }
 
-/// A ratio in a cell, with what it means.
+/// A cell with a ratio and its meaning.
 fn times(ratio: Quartiles) -> String {
     let figure = if ratio.median < 100.0 { format!("{:.2}", ratio.median) } else { format!("{:.0}", ratio.median) };
     let tie = ratio.low < 1.0 && ratio.high > 1.0;
@@ -204,7 +204,7 @@ fn times(ratio: Quartiles) -> String {
     }
 }
 
-/// The cell of an engine beside tensorcask's. The control wins nothing: it is no engine.
+/// The cell of an engine, with its ratio to tensorcask. The control cannot win, as it is not an engine.
 fn beside(engine: EngineId, ratio: Option<Quartiles>) -> String {
     match (engine, ratio) {
         (_, None) => "–".into(),
@@ -234,7 +234,7 @@ fn summary(results: &Results, text: &mut String) -> Fallible {
     Ok(())
 }
 
-/// A figure with as many places as it deserves.
+/// A figure with a suitable number of decimal places.
 pub(crate) fn figure(value: f64) -> String {
     if value >= 100.0 {
         format!("{value:.0}")

@@ -1,4 +1,4 @@
-//! What was measured, and how it is summed up.
+//! The results of a run, and their summary.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,30 +6,30 @@ use crate::engine::{EngineId, Order};
 use crate::machine::Machine;
 use crate::settings::Settings;
 
-/// What a series measures. Times are nanoseconds a row, of opening nanoseconds, of space bytes a row.
+/// The quantity that a series measures. Times are nanoseconds per row, for opening nanoseconds; space is bytes per row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Measure {
-    /// Batches of random keys that are there.
+    /// Batches of random present keys.
     Read,
-    /// Batches of random keys that are not.
+    /// Batches of random absent keys.
     Miss,
-    /// Loading, each batch written to the operating system.
+    /// Loading; each batch is written to the operating system.
     LoadBuffered,
-    /// The same up to the end of `close`: durable, and background work done.
+    /// The same up to the end of `close`: everything is durable, and background work is done.
     LoadClosed,
-    /// Loading, each batch durable.
+    /// Loading; each batch is durable.
     LoadDurable,
     /// Opening, and reading one row.
     Open,
-    /// Space on disk over the bytes of the rows.
+    /// Space on disk, divided by the bytes of the rows.
     Disk,
     /// Anonymous memory of the reading process.
     Memory,
 }
 
 impl Measure {
-    /// All, as reports list them.
+    /// All measures, in the order of reports.
     pub const ALL: [Self; 8] = [
         Self::Read,
         Self::Miss,
@@ -41,7 +41,7 @@ impl Measure {
         Self::Memory,
     ];
 
-    /// A heading.
+    /// The heading.
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
@@ -56,7 +56,7 @@ impl Measure {
         }
     }
 
-    /// The short form, of files and columns.
+    /// The short name in files and columns.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -71,13 +71,13 @@ impl Measure {
         }
     }
 
-    /// Whether loads are what is measured, which have sizes of their own.
+    /// Whether it measures loads, whose stores have another size.
     #[must_use]
     pub fn is_load(self) -> bool {
         matches!(self, Self::LoadBuffered | Self::LoadClosed | Self::LoadDurable)
     }
 
-    /// The unit, and what samples are divided by to be of it.
+    /// The unit, and the divisor that converts samples to it.
     #[must_use]
     pub fn unit(self) -> (&'static str, f64) {
         match self {
@@ -88,14 +88,14 @@ impl Measure {
     }
 }
 
-/// What was measured, of what.
+/// A measure, and the conditions of its measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
-    /// Bytes of a row.
+    /// Bytes per row.
     pub row_bytes: usize,
     /// The order of the load.
     pub order: Order,
-    /// What was measured.
+    /// The measure.
     pub measure: Measure,
 }
 
@@ -107,36 +107,36 @@ pub struct Series {
     /// The workload.
     #[serde(flatten)]
     pub workload: Workload,
-    /// The peer that was measured in turn with this engine; `None` if all engines took part in the rounds.
+    /// The peer that was measured in turn with this engine; `None` if all engines took turns.
     pub beside: Option<EngineId>,
-    /// One a round; the same position is the same round for all engines beside the same peer.
+    /// One sample per round. Equal positions are the same round for all engines that were measured with the same peer.
     pub samples: Vec<f64>,
 }
 
-/// A run.
+/// The results of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Results {
-    /// Where it ran.
+    /// The machine.
     pub machine: Machine,
-    /// What it was asked.
+    /// The settings.
     pub settings: Settings,
-    /// What it found.
+    /// The samples.
     pub series: Vec<Series>,
 }
 
-/// The middle and both quartiles.
+/// The median and both quartiles.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quartiles {
-    /// A quarter lies below.
+    /// The lower quartile.
     pub low: f64,
-    /// Half lies below.
+    /// The median.
     pub median: f64,
-    /// Three quarters lie below.
+    /// The upper quartile.
     pub high: f64,
 }
 
 impl Quartiles {
-    /// Of some samples; `None` of none.
+    /// The quartiles of samples; `None` if there are none.
     #[must_use]
     pub fn of(samples: &[f64]) -> Option<Self> {
         let mut sorted = samples.to_vec();
@@ -153,7 +153,7 @@ impl Quartiles {
 impl Results {
     /// Adds a sample.
     pub fn push(&mut self, engine: EngineId, beside: Option<EngineId>, workload: Workload, sample: f64) {
-        // Fractions of a picosecond mean nothing, and would be most of the file.
+        // Fractions of a picosecond are noise, and would be most of the file.
         let sample = (sample * 1000.0).round() / 1000.0;
         let key = (engine, beside, workload);
         let series = self.series.iter_mut().find(|series| (series.engine, series.beside, series.workload) == key);
@@ -170,14 +170,13 @@ impl Results {
         Quartiles::of(&samples)
     }
 
-    /// How many times as much `engine` takes as `base`, round by round.
+    /// The ratio of `engine` to `base`, round by round.
     #[must_use]
     pub fn ratio(&self, engine: EngineId, base: EngineId, workload: Workload) -> Option<Quartiles> {
         self.pairs((engine, workload), (base, workload))
     }
 
-    /// How many times as much `engine` takes where keys were loaded shuffled as where they were loaded in order, round
-    /// by round.
+    /// The ratio of `engine` on keys that were loaded shuffled to keys that were loaded in order, round by round.
     #[must_use]
     pub fn shuffled_over_sorted(&self, engine: EngineId, row_bytes: usize, measure: Measure) -> Option<Quartiles> {
         let side = |order| (engine, Workload { row_bytes, order, measure });

@@ -1,9 +1,9 @@
-//! Keys, rows and orders: all of them functions of a number, so that every process knows them without being told.
+//! Keys, rows and orders. All are functions of a number, so that every process can compute them.
 
 use crate::Fallible;
 use crate::engine::Order;
 
-/// Keys of one batched read.
+/// Keys per batched read.
 pub const GATHER: usize = 256;
 
 const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -14,7 +14,7 @@ fn mix(value: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-/// A pseudo-random number generator that needs no crate: splitmix64.
+/// A pseudo-random number generator without a dependency: splitmix64.
 #[derive(Debug, Clone)]
 pub struct Random(pub u64);
 
@@ -31,8 +31,8 @@ impl Random {
     }
 }
 
-/// The key of the row `number`. Keys are even, so that absent ones lie between them, where no engine can know from the
-/// smallest and the largest key that they are absent.
+/// The key of the row `number`. Keys are even, so that absent ones lie between them, and an engine cannot exclude these
+/// by its smallest and largest key.
 #[must_use]
 pub fn key(number: usize) -> u64 {
     2 * number as u64
@@ -44,7 +44,7 @@ pub fn absent_key(number: usize) -> u64 {
     key(number) + 1
 }
 
-/// The `at`th eight bytes of the row of `key`.
+/// Eight bytes of the row of `key`, at index `at`.
 #[must_use]
 pub fn word(key: u64, at: usize) -> [u8; 8] {
     mix(mix(key.wrapping_add(STEP)).wrapping_add((at as u64).wrapping_mul(STEP))).to_le_bytes()
@@ -60,10 +60,10 @@ pub fn fill(keys: &[u64], row_bytes: usize, out: &mut Vec<u8>) {
     }
 }
 
-/// Compares what was read with what was loaded: every byte, or the first and last eight of each row.
+/// Compares the rows with the loaded ones: every byte, or the first and last eight bytes of each row.
 ///
 /// # Errors
-/// The first key whose row is another.
+/// Names the first key whose row differs.
 pub fn check(keys: &[u64], row_bytes: usize, rows: &[u8], whole: bool) -> Fallible {
     let last = row_bytes / 8 - 1;
     for (key, row) in keys.iter().zip(rows.chunks_exact(row_bytes)) {
@@ -78,7 +78,7 @@ pub fn check(keys: &[u64], row_bytes: usize, rows: &[u8], whole: bool) -> Fallib
     Ok(())
 }
 
-/// The numbers of all rows in the order in which they are loaded.
+/// The numbers of all rows in load order.
 #[must_use]
 pub fn load_order(rows: usize, order: Order) -> Vec<u32> {
     let mut numbers: Vec<u32> = (0..rows as u32).collect();
@@ -91,8 +91,8 @@ pub fn load_order(rows: usize, order: Order) -> Vec<u32> {
     numbers
 }
 
-/// The positions of `keys` in ascending order of the keys. B-trees are given a batch in this order, so that rows of one
-/// page follow each other.
+/// The positions of `keys` in ascending order of the keys. B-trees get a batch in this order, so that rows of one page
+/// follow each other.
 #[must_use]
 pub fn ascending(keys: &[u64]) -> Vec<usize> {
     let mut positions: Vec<usize> = (0..keys.len()).collect();
@@ -102,7 +102,7 @@ pub fn ascending(keys: &[u64]) -> Vec<usize> {
     positions
 }
 
-/// Keys and rows of a batch, in ascending order of the keys.
+/// Keys and rows of a batch in ascending order of the keys.
 pub fn ascending_rows<'a>(keys: &'a [u64], rows: &'a [u8]) -> impl Iterator<Item = (u64, &'a [u8])> {
     let row_bytes = rows.len() / keys.len().max(1);
     ascending(keys).into_iter().filter_map(move |position| {
@@ -111,7 +111,7 @@ pub fn ascending_rows<'a>(keys: &'a [u64], rows: &'a [u8]) -> impl Iterator<Item
     })
 }
 
-/// Rows of a batch of the load: as many as take 8 MiB of 128 B, or 6 MiB of 3,072 B.
+/// Rows per batch of a load: 8 MiB of rows of 128 B, or 6 MiB of rows of 3,072 B.
 #[must_use]
 pub fn load_batch(row_bytes: usize) -> usize {
     if row_bytes < 1024 { 65_536 } else { 2_048 }

@@ -1,4 +1,4 @@
-//! What a run measures, from the command line.
+//! The settings of a run, from the command line.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::Fallible;
 use crate::engine::EngineId;
 
-/// The answer to `--help`.
+/// The output of `--help`.
 pub const HELP: &str = "\
 Measures tensorcask beside LMDB, redb, fjall, RocksDB, SQLite, a Bitcask as one writes it by hand, and the machine's
 limits, and writes reports/peers.md, peers.json and peers-*.svg.
@@ -39,41 +39,41 @@ Without RocksDB, which builds for many minutes and needs libclang: --no-default-
 /// The options of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Settings {
-    /// Whether this is a run of a tenth of the rows.
+    /// Whether to use a tenth of the rows.
     pub short: bool,
-    /// Rows of stores that are read, if not the default of their size.
+    /// The number of rows of stores that are read, if not the default for their size.
     pub keys: Option<usize>,
-    /// Rows of loads that are timed, if not the default of their size.
+    /// The number of rows of timed loads, if not the default for their size.
     pub load_keys: Option<usize>,
     /// Sizes of rows.
     pub row_bytes: Vec<usize>,
     /// Engines, in the order of tables.
     pub engines: Vec<EngineId>,
-    /// Loads of each workload and engine.
+    /// The number of loads for each workload and engine.
     pub loads: usize,
-    /// Slices of reads.
+    /// The number of slices of reads.
     pub rounds: usize,
-    /// Batches in a slice.
+    /// Batches per slice.
     pub batches: usize,
-    /// Where stores are kept.
+    /// The folder of the stores.
     #[serde(skip)]
     pub dir: PathBuf,
-    /// Where reports go.
+    /// The folder of the reports.
     #[serde(skip)]
     pub out: PathBuf,
-    /// An earlier run to report.
+    /// An earlier run to report instead of measuring.
     #[serde(skip)]
     pub from: Option<PathBuf>,
 }
 
 impl Settings {
-    /// Rows of the stores that are read.
+    /// The number of rows of stores that are read.
     #[must_use]
     pub fn rows(&self, row_bytes: usize) -> usize {
         self.keys.unwrap_or(self.share(if row_bytes < 1024 { 10_000_000 } else { 1_000_000 }))
     }
 
-    /// Rows of the loads that are timed.
+    /// The number of rows of timed loads.
     #[must_use]
     pub fn load_rows(&self, row_bytes: usize) -> usize {
         let default = self.share(if row_bytes < 1024 { 1_000_000 } else { 200_000 });
@@ -103,10 +103,10 @@ impl Default for Settings {
     }
 }
 
-/// Reads the command line; `None` asks for [`HELP`].
+/// Parses the command line; `None` if it asks for [`HELP`].
 ///
 /// # Errors
-/// An option that is none, or a value that does not fit it.
+/// For an unknown option, or an invalid value.
 pub fn parse(mut arguments: impl Iterator<Item = String>) -> Fallible<Option<Settings>> {
     let mut settings = Settings::default();
     while let Some(argument) = arguments.next() {

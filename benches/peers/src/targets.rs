@@ -1,4 +1,4 @@
-//! What tensorcask is meant to be worth beside each peer, and what a run found.
+//! The target ratio of tensorcask to each peer, and the results of a run.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use crate::results::{Measure, Quartiles, Results, Workload};
 const LARGE: usize = 3072;
 const SMALL: usize = 128;
 
-/// How many times tensorcask's time a peer is meant to take, at least.
+/// The minimum ratio of a peer's time to tensorcask's.
 struct Target {
     row_bytes: usize,
     measure: Measure,
@@ -18,7 +18,7 @@ struct Target {
     peers: &'static [(EngineId, f64)],
 }
 
-/// Both orders: reads are random in either.
+/// Both orders, as reads are random in either.
 const BOTH: &[Order] = &[Order::Sorted, Order::Shuffled];
 
 const SHUFFLED: &[(EngineId, f64)] = &[
@@ -71,7 +71,7 @@ const TARGETS: &[Target] = &[
     shuffled(LARGE, Measure::LoadDurable),
 ];
 
-/// Peers that a miss is compared with: those that keep their keys in files, as tensorcask does.
+/// Peers that misses are compared with: those that keep their keys in files, as tensorcask does.
 const STORES: [EngineId; 5] = [EngineId::Lmdb, EngineId::Redb, EngineId::Fjall, EngineId::Rocksdb, EngineId::Sqlite];
 
 const MISSES: f64 = 3.0;
@@ -86,7 +86,7 @@ target lies between the quartiles.
 | --- | ---: | --- | ---: | ---: | --- | ---: | --- |
 ";
 
-/// The targets and what was found.
+/// The targets and the results.
 ///
 /// # Errors
 /// None; writing to a string does not fail.
@@ -114,7 +114,7 @@ pub fn table(results: &Results, text: &mut String) -> Fallible {
     orders(results, text)
 }
 
-/// A line of the table, unless none of it was measured. A cell has a ratio and whose it is.
+/// A line of the table, unless nothing of it was measured. A cell has a ratio and its engine.
 fn line(
     results: &Results,
     row_bytes: usize,
@@ -149,14 +149,14 @@ fn verdict(met: bool, ratio: Quartiles, bound: f64) -> String {
     format!("{close}{}", if met { "met" } else { "**not met**" })
 }
 
-/// Whether tensorcask cares in which order keys come.
+/// Whether the load order of keys affects tensorcask.
 fn orders(results: &Results, text: &mut String) -> Fallible {
     let measures = [Measure::LoadBuffered, Measure::LoadClosed, Measure::LoadDurable, Measure::Disk];
     let mut lines = String::new();
     for row_bytes in [SMALL, LARGE] {
         for measure in measures {
             if let Some(ratio) = results.shuffled_over_sorted(OURS, row_bytes, measure) {
-                // What is printed as 1.00 is no slower.
+                // A ratio that is printed as 1.00 counts as no slower.
                 let verdict = verdict(ratio.median < 1.005, ratio, 1.0);
                 writeln!(lines, "| {}, {row_bytes} B | {} | {verdict} |", measure.title(), bracketed(ratio))?;
             }

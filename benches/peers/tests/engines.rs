@@ -1,4 +1,4 @@
-//! Every engine keeps what it is given, in both orders and at both levels of durability.
+//! Every engine returns what was stored, in both orders and at both durability levels.
 
 use std::path::Path;
 

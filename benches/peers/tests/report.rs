@@ -1,4 +1,4 @@
-//! Ratios pair rounds that were measured in turn, and targets say whether they were met.
+//! Ratios pair rounds that were measured in turn, and the table of targets says whether they were met.
 
 use tensorcask_peers::Fallible;
 use tensorcask_peers::engine::{EngineId, Order};

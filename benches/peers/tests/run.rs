@@ -1,4 +1,4 @@
-//! The program as a whole, on stores of a few rows.
+//! The whole program, on stores of a few rows.
 
 use std::process::Command;
 

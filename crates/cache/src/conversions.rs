@@ -1,8 +1,8 @@
-//! What every adapter converts from and to its tensors.
+//! The conversions that every adapter has between its tensors and arguments, inputs and outputs.
 
-/// Makes the tensors of an adapter arguments, inputs and outputs: `tensorcask_cache::conversions!(Mine, Tensor);`.
+/// Implements the conversions from the tensors of an adapter: `tensorcask_cache::conversions!(Mine, Tensor);`.
 ///
-/// References are shared, as [`Framework::share`](crate::layer::Framework::share) does.
+/// A reference becomes another handle of the tensor, as by [`Framework::share`](crate::layer::Framework::share).
 #[macro_export]
 macro_rules! conversions {
     ($framework:ty, $tensor:ty) => {

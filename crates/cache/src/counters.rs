@@ -1,4 +1,4 @@
-//! What the cache did and what it saved.
+//! Counts of what the cache did, and the time that it saved.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,18 +10,18 @@ pub struct Counts {
     pub hits: u64,
     /// Samples that were computed.
     pub misses: u64,
-    /// Samples that stood more than once in a batch and were computed once.
+    /// Samples that occurred again in their batch, and were not computed again.
     pub duplicates: u64,
-    /// Samples whose computation was waited for, because another thread was at it.
+    /// Samples that another thread was computing, and whose result was waited for.
     pub waited: u64,
-    /// Samples that were computed and not kept: a byte cap was reached, another rank writes, the folder is read only, or
-    /// the store failed.
+    /// Samples that were computed and not kept, because a byte cap was reached, another rank writes, the folder is read
+    /// only, or the store failed.
     pub not_kept: u64,
-    /// Rows that were found damaged, and computed again.
+    /// Damaged rows that were computed again.
     pub damaged: u64,
-    /// Hits that were computed again and compared.
+    /// Hits that were recomputed and compared.
     pub verified: u64,
-    /// Calls that passed the cache by: it was disabled, or the module was in training mode.
+    /// Calls that bypassed the cache, which was disabled, or whose module was in training mode.
     pub bypassed: u64,
     /// Bytes of tensors that came from the cache.
     pub read_bytes: u64,
@@ -29,13 +29,13 @@ pub struct Counts {
     pub put_bytes: u64,
     /// Seconds spent computing.
     pub compute_s: f64,
-    /// Seconds of computation that the hits saved: their number times the mean time a sample took, in this or an
-    /// earlier process. 0 while nothing is known.
+    /// Seconds of computation that the hits saved: their number times the mean time of a sample, measured in this
+    /// process or an earlier one. 0 if no time is known.
     pub saved_s: f64,
 }
 
 impl Counts {
-    /// The share of samples that were found, 0 to 1; 1 if there were none.
+    /// The share of samples that were found, from 0 to 1; 1 if there were no samples.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a share needs no more than 52 bits")]
     pub fn hit_rate(&self) -> f64 {
@@ -78,7 +78,7 @@ macro_rules! counters {
         pub struct Counters { $(pub $name: AtomicU64,)* pub compute_ns: AtomicU64, pub saved_ns: AtomicU64 }
 
         impl Counters {
-            /// Adds what `other` counted.
+            /// Adds the counts of `other`.
             pub fn take_in(&self, other: &Self) {
                 $(self.$name.fetch_add(other.$name.load(Ordering::Relaxed), Ordering::Relaxed);)*
                 self.compute_ns.fetch_add(other.compute_ns.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -94,7 +94,7 @@ macro_rules! counters {
         }
 
         impl Counts {
-            /// What happened since `earlier`.
+            /// The difference from `earlier`.
             #[must_use]
             pub fn since(&self, earlier: &Self) -> Self {
                 Self {
@@ -113,7 +113,7 @@ pub fn add(counter: &AtomicU64, count: usize) {
 }
 
 impl Counters {
-    /// Hits, each of which saved `mean_s` seconds of computation.
+    /// Counts hits, each of which saved `mean_s` seconds of computation.
     #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
     pub fn hit(&self, samples: usize, len_bytes: usize, mean_s: f64) {
         add(&self.hits, samples);

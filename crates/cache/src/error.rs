@@ -6,7 +6,7 @@ use std::sync::Arc;
 /// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Everything that can go wrong. Errors are cheap to clone.
+/// Any error of this crate. Errors are cheap to clone.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Error {
@@ -14,33 +14,33 @@ pub enum Error {
     Store(tensorcask::Error),
     /// An argument cannot be used.
     Invalid {
-        /// What is wrong with it, what was expected, and what to do.
+        /// The fault, the expected value, and what to do.
         what: String,
     },
-    /// The tensor library refused something.
+    /// The tensor library returned an error.
     Framework {
-        /// What was attempted, as a verb phrase.
+        /// The action that failed, as a verb phrase.
         action: &'static str,
         /// The library's message.
         what: String,
     },
-    /// A wrapped function returned an error of its own; nothing of the call was kept.
+    /// A wrapped function returned an error; nothing of the call was kept.
     Compute {
         /// The function's error.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// A module that is to be frozen has variables that require gradients.
+    /// A module has variables that require gradients, though it has to be frozen.
     Trainable {
-        /// The first of them.
+        /// The name of the first of these variables.
         first: String,
-        /// How many there are.
+        /// The number of these variables.
         count: usize,
     },
-    /// Outputs that were computed again are not those that were kept.
+    /// Outputs that were computed again differ from the kept ones.
     NotReproducible {
         /// Samples that were compared in this call.
         samples: usize,
-        /// The key of the first of them.
+        /// The key of the first sample that differs.
         first: String,
         /// The difference.
         what: String,
@@ -53,7 +53,7 @@ impl Error {
         Self::Invalid { what: what.into() }
     }
 
-    /// An error of a wrapped function's own.
+    /// An error that a wrapped function returned.
     pub fn compute(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Compute { source: Arc::from(source.into()) }
     }
@@ -63,7 +63,7 @@ impl Error {
         Self::Store(tensorcask::Error::io(action, path, source))
     }
 
-    /// Whether bytes on disk are damaged.
+    /// Whether the error reports damaged bytes on disk.
     #[must_use]
     pub fn is_corrupt(&self) -> bool {
         self.as_store().is_some_and(tensorcask::Error::is_corrupt)

@@ -1,4 +1,4 @@
-//! What a tensor library has to offer: all that the caching layer knows of tensors.
+//! The interface of a tensor library to the caching layer.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -12,26 +12,26 @@ use crate::error::{Error, Result};
 
 /// A tensor library.
 ///
-/// Nothing here is called through a pointer to a function: the layer is compiled for each library by itself. A *host*
-/// tensor lies in the memory of the process, its elements one after the other in row-major order, and carries no gradient.
+/// The layer is generic over the library, and compiled for each. A *host* tensor lies in the memory of the process, its
+/// elements one after the other in row-major order, and carries no gradient.
 pub trait Framework: Debug + Clone + Copy + Sized + 'static {
-    /// A tensor. Its handles may move between threads, and share its memory if the library's do.
+    /// A tensor. Handles can be sent to other threads, and may share memory.
     type Tensor: Debug + Send + 'static;
     /// A batch in host memory while it is filled.
     type Buffer: Debug;
-    /// The bytes of a host tensor: a slice, or a guard of the lock that they lie behind.
+    /// The bytes of a host tensor: a slice, or a lock guard that derefs to one.
     type Bytes<'a>: Debug + Deref<Target = [u8]>;
-    /// Where a tensor can be.
+    /// A device that holds tensors.
     type Device: Debug + Clone + Send + Sync + 'static;
     /// The weights of a module.
     type Variables: Variables;
-    /// Options that only this library has.
+    /// Options that are specific to this library.
     type Settings: Debug + Clone + Default + Send + Sync + 'static;
 
     /// The device of host tensors.
     const HOST: Self::Device;
 
-    /// The dtype that the tensor is stored in; `None` if there is none.
+    /// The dtype that the tensor is stored as; `None` if it cannot be stored.
     ///
     /// # Errors
     /// If the library cannot tell.
@@ -46,7 +46,7 @@ pub trait Framework: Debug + Clone + Copy + Sized + 'static {
     /// The shape, outermost dimension first.
     fn shape(tensor: &Self::Tensor) -> Vec<usize>;
 
-    /// The first dimension, which is the batch; `None` if there are no dimensions.
+    /// The length of the first dimension, which is the batch; `None` if there are no dimensions.
     fn batch_len(tensor: &Self::Tensor) -> Option<usize> {
         Self::shape(tensor).first().copied()
     }
@@ -54,12 +54,12 @@ pub trait Framework: Debug + Clone + Copy + Sized + 'static {
     /// The device.
     fn device(tensor: &Self::Tensor) -> Self::Device;
 
-    /// Whether tensors of this dtype can be made.
+    /// Whether the library has tensors of this dtype.
     fn holds(_dtype: Dtype) -> bool {
         true
     }
 
-    /// Whether the tensor is a block of elements, in whatever order, rather than sparse.
+    /// Whether the tensor is a block of elements in any order, not sparse.
     fn is_dense(_tensor: &Self::Tensor) -> bool {
         true
     }
@@ -76,7 +76,7 @@ pub trait Framework: Debug + Clone + Copy + Sized + 'static {
     /// Another handle that carries no gradient. O(1).
     ///
     /// # Errors
-    /// The library's.
+    /// Errors of the tensor library.
     fn detach(tensor: &Self::Tensor) -> Result<Self::Tensor> {
         Ok(Self::share(tensor))
     }
@@ -87,7 +87,7 @@ pub trait Framework: Debug + Clone + Copy + Sized + 'static {
     /// If it cannot be copied there.
     fn to_device(tensor: &Self::Tensor, device: Self::Device) -> Result<Self::Tensor>;
 
-    /// A result on its way to the caller.
+    /// Transfers a result to the caller's device.
     ///
     /// # Errors
     /// If it cannot be copied there.
@@ -95,13 +95,13 @@ pub trait Framework: Debug + Clone + Copy + Sized + 'static {
         Self::to_device(tensor, device)
     }
 
-    /// The tensor as a host tensor; another handle if it is one. Waits for the device.
+    /// The tensor as a host tensor; another handle if it is one already. Waits for the device.
     ///
     /// # Errors
-    /// If its bytes do not tell what it is, or cannot be copied.
+    /// If its bytes do not determine its elements, or cannot be copied.
     fn host(tensor: &Self::Tensor) -> Result<Self::Tensor>;
 
-    /// [`Framework::host`], but in any order of elements that [`Framework::view`] can describe.
+    /// Like [`Framework::host`], but its elements may be in any order that [`Framework::view`] can describe.
     ///
     /// # Errors
     /// As [`Framework::host`].
@@ -112,10 +112,10 @@ pub trait Framework: Debug + Clone + Copy + Sized + 'static {
     /// The bytes of a host tensor.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for any other tensor.
+    /// [`Error::Invalid`] if it is not a host tensor.
     fn bytes(host: &Self::Tensor) -> Result<Self::Bytes<'_>>;
 
-    /// The bytes of a host tensor, to be kept. By default a copy.
+    /// The bytes of a host tensor, to be kept by the caller. Copies them by default.
     ///
     /// # Errors
     /// As [`Framework::bytes`].
@@ -123,37 +123,37 @@ pub trait Framework: Debug + Clone + Copy + Sized + 'static {
         Self::bytes(host).map(|bytes| Bytes::copy_from_slice(&bytes))
     }
 
-    /// The elements of what [`Framework::host_of_any_layout`] gave.
+    /// The elements of a tensor that [`Framework::host_of_any_layout`] returned.
     ///
     /// # Errors
     /// As [`Framework::bytes`].
     fn view(host: &Self::Tensor) -> Result<View<Self::Bytes<'_>>>;
 
-    /// An uninitialised batch.
+    /// An uninitialised batch buffer.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for dtypes that the library does not have.
+    /// [`Error::Invalid`] if the library does not have the dtype.
     fn buffer(dtype: Dtype, shape: &[usize]) -> Result<Self::Buffer>;
 
-    /// What was written so far, and what was not.
+    /// The bytes of the buffer; those not yet written are unspecified.
     ///
     /// # Errors
-    /// The library's.
+    /// Errors of the tensor library.
     fn buffer_bytes(buffer: &Self::Buffer) -> Result<&[u8]>;
 
-    /// The bytes to be written.
+    /// The bytes of the buffer, for writing.
     ///
     /// # Errors
-    /// The library's.
+    /// Errors of the tensor library.
     fn buffer_bytes_mut(buffer: &mut Self::Buffer) -> Result<&mut [u8]>;
 
-    /// The batch, all of which was written, as a host tensor. Nothing is copied.
+    /// The filled buffer as a host tensor. Nothing is copied.
     ///
     /// # Errors
-    /// The library's.
+    /// Errors of the tensor library.
     fn finish(buffer: Self::Buffer) -> Result<Self::Tensor>;
 
-    /// A host tensor with the elements of a stored one.
+    /// A host tensor with the elements of a stored tensor.
     ///
     /// # Errors
     /// As [`Framework::buffer`].
@@ -176,46 +176,47 @@ pub trait Framework: Debug + Clone + Copy + Sized + 'static {
     /// The rows of `tensor` at `positions`, on its device.
     ///
     /// # Errors
-    /// The library's.
+    /// Errors of the tensor library.
     fn select(tensor: &Self::Tensor, positions: &[usize]) -> Result<Self::Tensor>;
 
-    /// A copy of one row on `device`, which shares nothing with the batch.
+    /// A copy of one row on `device`. It shares no memory with the batch.
     ///
     /// # Errors
-    /// The library's.
+    /// Errors of the tensor library.
     fn row(batch: &Self::Tensor, at: usize, device: Self::Device) -> Result<Self::Tensor>;
 
-    /// One batch of rows of one dtype and shape, on their device.
+    /// Stacks rows of one dtype and shape to a batch, on their device.
     ///
     /// # Errors
-    /// The library's.
+    /// Errors of the tensor library.
     fn stack(rows: &[Self::Tensor]) -> Result<Self::Tensor>;
 
-    /// One batch of host tensors of one dtype and rank, each padded with `value` at the end of its dimensions.
+    /// Stacks host tensors of one dtype and rank, each padded with `value` at the end of its dimensions.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the dtype cannot hold the value.
     fn pad(rows: &[Self::Tensor], value: f64) -> Result<Self::Tensor>;
 
-    /// What differs between two host tensors: dtypes, shapes, integers that are not equal, other numbers that differ by more
-    /// than `absolute` plus `relative` times the second one. NaN equals NaN.
+    /// Describes the first difference between two host tensors: dtypes, shapes, integers that are not equal, or floats
+    /// that differ by more than `absolute` plus `relative` times the second one. NaN equals NaN.
     ///
     /// # Errors
-    /// The library's.
+    /// Errors of the tensor library.
     fn difference(a: &Self::Tensor, b: &Self::Tensor, relative: f64, absolute: f64) -> Result<Option<String>>;
 
-    /// A host tensor of a complex type that has no dtype, as one with a trailing dimension of 2; `None` for any other.
+    /// A host tensor of a complex type without a dtype, as a real tensor with a trailing dimension of 2; `None` for
+    /// other types.
     ///
     /// # Errors
-    /// The library's.
+    /// Errors of the tensor library.
     fn as_real(_host: &Self::Tensor) -> Result<Option<Self::Tensor>> {
         Ok(None)
     }
 
-    /// The way back from [`Framework::as_real`].
+    /// The inverse of [`Framework::as_real`].
     ///
     /// # Errors
-    /// If the library has no such type.
+    /// If the library has no such complex type.
     fn from_real(real: Self::Tensor) -> Result<Self::Tensor> {
         let of = Self::key_name(&real)?;
         Err(Error::invalid(format!(
@@ -223,12 +224,12 @@ pub trait Framework: Debug + Clone + Copy + Sized + 'static {
         )))
     }
 
-    /// Runs a computation whose result is kept: without gradients, where the library has some.
+    /// Runs a computation whose result is kept, without recording gradients.
     fn without_gradients<T>(run: impl FnOnce() -> T) -> T {
         run()
     }
 
-    /// Runs a computation for another thread, which records gradients or does not.
+    /// Runs a computation on behalf of another thread, and records gradients if `records`.
     fn as_recorded<T>(_records: bool, run: impl FnOnce() -> T) -> T {
         run()
     }
@@ -238,10 +239,10 @@ pub trait Framework: Debug + Clone + Copy + Sized + 'static {
         false
     }
 
-    /// Whether an operation on `tensor`, as things are in this thread, would be recorded for a backward pass.
+    /// Whether an operation on `tensor` in this thread would be recorded for a backward pass.
     ///
     /// # Errors
-    /// The library's.
+    /// Errors of the tensor library.
     fn is_recorded(_tensor: &Self::Tensor) -> Result<bool> {
         Ok(false)
     }
@@ -254,62 +255,62 @@ pub trait Framework: Debug + Clone + Copy + Sized + 'static {
         Ok(())
     }
 
-    /// Bytes of the tensor's elements.
+    /// The length of the tensor's elements in bytes.
     fn len_bytes(tensor: &Self::Tensor) -> usize;
 }
 
-/// The weights and buffers of a module: what is fingerprinted, and what tells that they were changed.
+/// The weights and buffers of a module, which are fingerprinted and watched for changes.
 pub trait Variables: Debug + Default + Send + 'static {
     /// Whether there are none.
     fn is_empty(&self) -> bool;
 
-    /// Refuses variables that an optimizer could change.
+    /// Returns an error if an optimizer could change the variables.
     ///
     /// # Errors
     /// [`Error::Trainable`].
     fn check_frozen(&self) -> Result<()>;
 
-    /// A number that changes when they are written to, exchanged, or can be trained: looked at as closely as is cheap beside
-    /// serving so many samples.
+    /// A number that changes when variables are written to, replaced, or made trainable. The check is as thorough as is
+    /// cheap compared to serving `samples` samples.
     fn sign(&self, samples: usize) -> u64;
 
-    /// Takes what they look like now as what they are compared with.
+    /// Records the present state, which [`Variables::sign`] compares with.
     fn describe(&mut self);
 
-    /// A digest of each variable's dtype, shape and bytes, by name. O(bytes).
+    /// A digest of the dtype, shape and bytes of each variable, by name. O(bytes).
     ///
     /// # Errors
     /// If a variable cannot be read.
     fn fingerprint(&self) -> Result<BTreeMap<String, String>>;
 
-    /// Writes them to a file.
+    /// Saves the variables to a file.
     ///
     /// # Errors
-    /// If they cannot be written.
+    /// If the file cannot be written.
     fn save(&self, path: &Path) -> Result<()>;
 
-    /// Reads every one of them from a file; changes nothing if one is missing.
+    /// Loads all variables from a file; changes nothing if one is missing.
     ///
     /// # Errors
-    /// If they cannot be read, or are another module's.
+    /// If the file cannot be read, or holds the variables of another module.
     fn load(&self, path: &Path) -> Result<()>;
 }
 
 /// The elements of a dense tensor in host memory, in any order.
 #[derive(Debug)]
 pub struct View<B> {
-    /// From the first element on, up to the end of the last in memory.
+    /// The bytes from the first element in memory to the end of the last.
     pub bytes: B,
-    /// Bytes of an element.
+    /// Bytes per element.
     pub width: usize,
     /// The shape.
     pub sizes: Vec<usize>,
-    /// In elements.
+    /// The strides in elements.
     pub strides: Vec<usize>,
 }
 
 impl<B: Deref<Target = [u8]>> View<B> {
-    /// Whether it shows all elements of `samples` samples.
+    /// Whether the view covers all elements of `samples` samples.
     pub(crate) fn is_of(&self, samples: usize) -> bool {
         let dims = || self.sizes.iter().zip(&self.strides);
         let last =
@@ -320,7 +321,7 @@ impl<B: Deref<Target = [u8]>> View<B> {
     }
 }
 
-/// The name of a dtype in keys, the same for every library.
+/// The name of a dtype in keys. It is the same for every library.
 #[must_use]
 pub const fn key_name(dtype: Dtype) -> &'static str {
     match dtype {
@@ -343,7 +344,7 @@ pub const fn key_name(dtype: Dtype) -> &'static str {
     }
 }
 
-/// Whether two floats agree within the tolerance. NaN agrees with NaN.
+/// Whether two floats are equal within the tolerance. NaN equals NaN.
 pub(crate) fn is_close(a: f64, b: f64, relative: f64, absolute: f64) -> bool {
     a == b || (a.is_nan() && b.is_nan()) || (b.is_finite() && (a - b).abs() <= absolute + relative * b.abs())
 }

@@ -1,7 +1,7 @@
-//! The caching layer of [`tensorcask`]: a computation whose outputs are computed once for each sample.
+//! The caching layer of [`tensorcask`]: it computes the output of a function once per sample, and keeps it.
 //!
-//! [`CacheOptions`] wraps a function of [`tensorcask::Tensor`]s; the [`CachedModule`] looks each sample up by id or by content,
-//! computes what is missing in one batch, and keeps it in a [`tensorcask::Store`].
+//! [`CacheOptions`] wraps a function of [`tensorcask::Tensor`]s. The [`CachedModule`] looks each sample up by id or by
+//! content, computes missing samples in one batch, and keeps their outputs in a [`tensorcask::Store`].
 //!
 //! ```
 //! # fn main() -> tensorcask_cache::Result<()> {
@@ -9,7 +9,7 @@
 //! use tensorcask::Tensor;
 //! use tensorcask_cache::{CacheOptions, Inputs};
 //!
-//! // Any function from a batch to a batch, such as a model of burn or ort behind it.
+//! // Any function from a batch to a batch, such as one that runs a model of burn or ort.
 //! let norm = |batch: &Tensor| {
 //!     let dims = batch.shape()[1];
 //!     let rows = batch.to_vec::<f32>()?;
@@ -19,7 +19,7 @@
 //! let norm = CacheOptions::in_folder(dir.path(), "norm").version("1").wrap_fn(norm)?;
 //! let batch = Tensor::from_slice(&[2, 2], &[3.0_f32, 4.0, 6.0, 8.0])?;
 //!
-//! // By ids: stable names of the samples. By content. And lazily: inputs are loaded for what is missing only.
+//! // By ids, which are stable names of the samples; by content; and lazily: only missing inputs are loaded.
 //! let first = norm.forward_with_ids(&batch, &["a", "b"])?;
 //! assert_eq!(first.into_tensor()?.to_vec::<f32>()?, [5.0, 10.0]);
 //! norm.forward(&batch)?;
@@ -34,12 +34,12 @@
 //! # }
 //! ```
 //!
-//! **What decides whether an output is met**: the module id, the constructor arguments, the version and the weights that the
-//! caller names, the sample's id or content, plain arguments, and the variant. [`CachedModule::why_miss`] tells which of
-//! them differs.
+//! **An output is found if all of these are equal**: the module id, the constructor arguments, the version and the
+//! weights that the caller names, the sample's id or content, plain arguments, and the variant.
+//! [`CachedModule::why_miss`] lists those that differ.
 //!
-//! Everything is generic over the tensor library: [`layer`] has the types for adapters, of which `tensorcask-torch` and
-//! `tensorcask-candle` are two and [`host`], the one used above, another.
+//! The layer is generic over the tensor library. [`layer`] has the types for adapters: [`host`], which is used above,
+//! `tensorcask-torch` and `tensorcask-candle`.
 
 #![deny(missing_docs)]
 

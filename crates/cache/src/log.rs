@@ -1,4 +1,4 @@
-//! Logging to a place that the environment names.
+//! Logging that is configured by environment variables.
 
 use std::fs::OpenOptions;
 
@@ -9,12 +9,12 @@ use crate::error::{Error, Result};
 
 /// Sends the `tracing` events of tensorcask's crates to standard error, or to a file.
 ///
-/// `TENSORCASK_LOG` is the level or filter (`warn` if it is not set; `info` adds a line for each epoch and each change of
-/// weights); `TENSORCASK_LOG_FILE` is a file that lines are appended to. A program that has a subscriber of its own does
-/// not need this; if there is one already, this does nothing and returns `false`.
+/// `TENSORCASK_LOG` is a level or filter (default: `warn`; `info` adds a line for each epoch and each change of
+/// weights). `TENSORCASK_LOG_FILE` is a file that lines are appended to. If the program has installed a subscriber
+/// already, this does nothing and returns `false`.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a filter that cannot be read, IO errors for the file.
+/// [`Error::Invalid`] for an invalid filter; IO errors of the file.
 pub fn init_logging() -> Result<bool> {
     let filter = std::env::var("TENSORCASK_LOG").unwrap_or_default();
     let filter = match filter.trim() {

@@ -1,13 +1,13 @@
-//! Which process of a distributed job this is.
+//! The rank of this process in a distributed job.
 
 use crate::error::{Error, Result};
 
-/// A process of a job of several.
+/// A rank of a distributed job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rank {
-    /// This process, from 0.
+    /// The number of this process, from 0.
     pub rank: u16,
-    /// How many there are.
+    /// The number of processes.
     pub world_size: u16,
 }
 
@@ -19,10 +19,10 @@ impl Rank {
     /// The only process.
     pub const ALONE: Self = Self { rank: 0, world_size: 1 };
 
-    /// From the environment that `torchrun`, `mpirun` or `srun` set; alone without one.
+    /// Reads the environment variables of `torchrun`, `mpirun` or `srun`; [`Rank::ALONE`] without them.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for variables that hold no sensible numbers.
+    /// [`Error::Invalid`] if the variables are not valid numbers.
     pub fn from_env() -> Result<Self> {
         Self::from_variables(|name| std::env::var(name).ok())
     }

@@ -20,7 +20,7 @@ fn ones(batch: &Tensor) -> tensorcask::Result<Tensor> {
     Tensor::from_slice(&[rows, 1], &vec![1.0_f32; rows])
 }
 
-/// Of packed elements, a sample may end within a byte: then nothing tells what its bytes are.
+/// A sample of packed elements may end within a byte; such samples are refused.
 #[test]
 fn packed_samples_fill_whole_bytes() {
     let module = CacheOptions::in_memory().module_id("m").wrap_fn(ones).unwrap();

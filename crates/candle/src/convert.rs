@@ -1,4 +1,4 @@
-//! Between candle's tensors and bytes.
+//! Conversion between candle's tensors and bytes.
 
 use std::fmt;
 use std::ops::{Deref, Range};
@@ -7,15 +7,16 @@ use candle_core::{CpuStorage, DType, Device, Storage, StorageRef, Tensor};
 use tensorcask::Dtype;
 use tensorcask_cache::{Error, Result};
 
-/// Turns candle's word on `action` into an error: `.map_err(candle("copy a tensor"))`.
+/// Converts an error that candle returned for `action`: `.map_err(candle("copy a tensor"))`.
 pub(crate) fn candle(action: &'static str) -> impl FnOnce(candle_core::Error) -> Error {
-    // Further lines are a backtrace.
+    // The first line is the message; further lines are a backtrace.
     move |error| Error::Framework { action, what: error.to_string().lines().next().unwrap_or_default().to_owned() }
 }
 
 macro_rules! dtypes {
     ($($dtype:ident: $element:ty),*) => {
-        /// The dtype that a tensor is stored in. Candle computes nothing with its packed floats and its bare exponents.
+        /// The dtype that a tensor is stored as. Candle has no arithmetic for its packed floats and exponent-only
+        /// floats, so these have none.
         pub(crate) const fn dtype_of(dtype: DType) -> Option<Dtype> {
             match dtype { $(DType::$dtype => Some(Dtype::$dtype),)* _ => None }
         }
@@ -25,7 +26,7 @@ macro_rules! dtypes {
             matches!(dtype, $(Dtype::$dtype)|*)
         }
 
-        /// `len` zeros.
+        /// A storage of `len` zeros.
         pub(crate) fn zeros(dtype: Dtype, len: usize) -> Option<CpuStorage> {
             match dtype {
                 $(Dtype::$dtype => Some(CpuStorage::$dtype(bytemuck::zeroed_vec::<$element>(len))),)*
@@ -37,7 +38,7 @@ macro_rules! dtypes {
             match storage { $(CpuStorage::$dtype(elements) => Some(bytemuck::cast_slice(elements)),)* _ => None }
         }
 
-        /// The elements of a storage that [`zeros`] made.
+        /// The bytes of a storage that [`zeros`] made.
         pub(crate) fn elements_mut(storage: &mut CpuStorage) -> Option<&mut [u8]> {
             match storage { $(CpuStorage::$dtype(elements) => Some(bytemuck::cast_slice_mut(elements)),)* _ => None }
         }
@@ -48,9 +49,9 @@ dtypes! {
     F8E4M3: float8::F8E4M3
 }
 
-/// The elements of a storage in host memory.
+/// The bytes of a storage in host memory.
 pub(crate) fn storage_bytes(storage: &CpuStorage) -> Result<&[u8]> {
-    elements(storage).ok_or_else(|| Error::invalid("a storage of packed elements was asked for its bytes"))
+    elements(storage).ok_or_else(|| Error::invalid("the bytes of packed elements cannot be read"))
 }
 
 /// The dtype of a tensor that can be stored.
@@ -63,15 +64,15 @@ pub(crate) fn stored_dtype(tensor: &Tensor) -> Result<Dtype> {
     })
 }
 
-/// The bytes of a tensor in host memory: they cannot be written to while this lives.
+/// The bytes of a tensor in host memory. Holds a read lock on the storage, so that they cannot change.
 pub struct HostBytes<'a> {
     storage: StorageRef<'a>,
     range: Range<usize>,
 }
 
 impl<'a> HostBytes<'a> {
-    /// The elements of a tensor from the first on, if it is in host memory; nothing is copied. Of a contiguous one all
-    /// elements and nothing else.
+    /// The bytes of a contiguous tensor in host memory; nothing is copied. For any other layout, the bytes from the
+    /// first element to the end of the storage.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a tensor on another device or of a dtype that cannot be stored.
@@ -80,7 +81,7 @@ impl<'a> HostBytes<'a> {
         let width = tensor.dtype().size_in_bytes();
         let (storage, layout) = tensor.storage_and_layout();
         let Storage::Cpu(elements) = &*storage else {
-            return Err(Error::invalid("the bytes of a tensor were asked for that is not in host memory"));
+            return Err(Error::invalid("a tensor is not in host memory, so its bytes cannot be read"));
         };
         let len = storage_bytes(elements)?.len();
         let start = layout.start_offset() * width;
@@ -96,7 +97,7 @@ impl Deref for HostBytes<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // Both were checked, and the lock is held since.
+        // The device and the dtype were checked in `of`, and the lock has been held since.
         match &*self.storage {
             Storage::Cpu(storage) => {
                 elements(storage).and_then(|bytes| bytes.get(self.range.clone())).unwrap_or_default()
@@ -112,8 +113,8 @@ impl fmt::Debug for HostBytes<'_> {
     }
 }
 
-/// The tensor in host memory, without gradients, in the order that its elements lie in: the same storage if it is
-/// there.
+/// The tensor in host memory, without gradients, in its present order of elements. Shares the storage if that is in
+/// host memory already.
 pub(crate) fn host_of_any_layout(tensor: &Tensor) -> Result<Tensor> {
     stored_dtype(tensor)?;
     tensor.detach().to_device(&Device::Cpu).map_err(candle("copy a tensor to the host"))
@@ -124,7 +125,7 @@ pub(crate) fn host(tensor: &Tensor) -> Result<Tensor> {
     host_of_any_layout(tensor)?.contiguous().map_err(candle("copy a tensor to the host"))
 }
 
-/// A copy of a candle tensor, from any device, as the store keeps it.
+/// Copies a candle tensor from any device to a stored tensor.
 ///
 /// # Errors
 /// [`Error::Invalid`] for dtypes that cannot be stored.

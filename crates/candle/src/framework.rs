@@ -10,11 +10,11 @@ use tensorcask_cache::{Error, Ids, Result};
 use crate::convert::{self, HostBytes, candle, dtype_of, elements_mut, storage_bytes, to_stored, zeros};
 use crate::variables::Variables;
 
-/// The tensors of candle.
+/// The tensor library candle.
 #[derive(Debug, Clone, Copy)]
 pub struct Candle;
 
-/// A copy of a stored tensor in host memory.
+/// Copies a stored tensor to host memory of candle.
 ///
 /// # Errors
 /// [`Error::Invalid`] for dtypes that candle does not have.
@@ -29,7 +29,7 @@ pub struct Buffer {
     shape: Vec<usize>,
 }
 
-/// A batch of its own storage, on the device of `tensor`.
+/// Copies a tensor to a storage of its own, on the same device.
 fn copied(tensor: &Tensor) -> Result<Tensor> {
     tensor.force_contiguous().map(|copy| copy.detach()).map_err(candle("copy a tensor"))
 }
@@ -97,8 +97,8 @@ impl Framework for Candle {
         HostBytes::of(host)
     }
 
-    /// The lock is held for reading. A tensor that stands twice in a call is locked twice: nobody may wait to write to
-    /// it.
+    /// Holds a read lock on the storage. A tensor that is passed twice in a call is locked twice, so no writer may
+    /// queue in between.
     fn view(host: &Tensor) -> Result<View<HostBytes<'_>>> {
         let bytes = HostBytes::of(host)?;
         let (sizes, strides) = (host.dims().to_vec(), host.stride().to_vec());
@@ -142,7 +142,7 @@ impl Framework for Candle {
 
     fn stack(rows: &[Tensor]) -> Result<Tensor> {
         let batch = Tensor::stack(rows, 0).map_err(candle("gather rows that are held"))?;
-        // Of one row, candle gives a view.
+        // For a single row, candle returns a view.
         if rows.len() == 1 { copied(&batch) } else { Ok(batch) }
     }
 
@@ -154,7 +154,7 @@ impl Framework for Candle {
         Host::difference(&to_stored(a)?, &to_stored(b)?, relative, absolute)
     }
 
-    /// There is no switch: whatever uses a variable is recorded.
+    /// candle has no switch for recording: every operation on a variable is recorded.
     fn records_gradients() -> bool {
         true
     }

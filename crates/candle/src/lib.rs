@@ -1,7 +1,7 @@
-//! The candle layer: a frozen model whose outputs are computed once.
+//! The candle layer: a frozen model whose output for a sample is computed once.
 //!
-//! [`CacheOptions`] wraps a function, or a `candle_core::Module` or `ModuleT`; the [`CachedModule`] looks each sample up
-//! by id or by content, computes what is missing, and keeps it in a [`tensorcask::Store`].
+//! [`CacheOptions`] wraps a function, or a `candle_core::Module` or `ModuleT`. The [`CachedModule`] looks each sample
+//! up by id or by content, computes missing samples, and keeps their outputs in a [`tensorcask::Store`].
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -11,7 +11,7 @@
 //! use candle_nn::VarBuilder;
 //! use tensorcask_candle::{CacheOptions, WrapModules as _};
 //!
-//! // In earnest: `candle_core::safetensors::load("model.safetensors", &Device::Cpu)?`.
+//! // In practice: `candle_core::safetensors::load("model.safetensors", &Device::Cpu)?`.
 //! # let weights = std::collections::HashMap::from([
 //! #     ("weight".to_owned(), Tensor::ones((8, 16), DType::F32, &Device::Cpu)?),
 //! #     ("bias".to_owned(), Tensor::zeros(8, DType::F32, &Device::Cpu)?),
@@ -22,11 +22,11 @@
 //! let backbone = CacheOptions::in_folder(cache_dir, "backbone").version("1").wrap_module(backbone, weights)?;
 //! let images = Tensor::randn(0.0_f32, 1.0, (3, 16), &Device::Cpu)?;
 //!
-//! // By ids: stable names of the samples.
+//! // By ids, which are stable names of the samples.
 //! let features = backbone.forward_with_ids(&images, &["cat.jpg", "dog.jpg", "owl.jpg"])?.into_tensor()?;
 //! assert_eq!(features.dims(), [3, 8]);
 //!
-//! // By content; and as a layer of a network.
+//! // By content, and as a layer of a network.
 //! let network = candle_nn::seq().add(backbone.clone()).add(candle_nn::Activation::Relu);
 //! assert_eq!(network.forward(&images)?.dims(), [3, 8]);
 //! println!("{}", backbone.end_epoch());
@@ -34,12 +34,12 @@
 //! # }
 //! ```
 //!
-//! **What decides whether an output is met**: the module id, a fingerprint of the weights, the constructor arguments
-//! and the version that the caller gives, the sample's id or content, plain arguments, and the variant. The same of
-//! these gives the same keys with the other adapters of `tensorcask-cache`: what one keeps, another finds.
+//! **An output is found if all of these are equal**: the module id, a fingerprint of the weights, the constructor
+//! arguments and the version that the caller names, the sample's id or content, plain arguments, and the variant. The
+//! other adapters of `tensorcask-cache` derive the same keys, so that they find each other's outputs.
 //!
-//! **Gradients**: candle records every operation on a variable, in every thread. A kept output is detached; a call
-//! whose inputs come from a variable is refused, as no gradient would go back through it.
+//! **Gradients**: candle records every operation on a variable, in every thread. A kept output is detached. A call
+//! whose inputs depend on a variable is refused, as no gradient would reach that variable.
 
 #![deny(missing_docs)]
 

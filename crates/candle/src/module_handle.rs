@@ -9,25 +9,26 @@ use tensorcask_cache::layer::{Adapter, Cached, IntoIds, IntoInputs};
 use crate::framework::Candle;
 use crate::types::{Inputs, Output};
 
-/// A frozen module whose outputs are computed once: [`Cached`], which has the methods, and a [`Module`] by content.
+/// A frozen module whose output for a sample is computed once. It dereferences to [`Cached`], and is a [`Module`] that
+/// finds samples by content.
 #[derive(Debug, Clone)]
 pub struct CachedModule(Cached<Candle>);
 
 impl CachedModule {
-    /// [`Cached::forward`], which the trait's method of this name would hide.
+    /// [`Cached::forward`], which `Module::forward` would shadow.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Cached::forward`].
     pub fn forward(&self, inputs: impl IntoInputs<Candle>) -> Result<Output> {
         self.0.forward(inputs)
     }
 
-    /// The output for `ids`, on `device`, without inputs at hand: `load` makes the inputs of the samples at some
-    /// positions, one tensor by position, and is called only for what is missing, and for the hits that
-    /// [`crate::CacheOptions::verify`] chooses. For other arguments or a variant: [`crate::Call::run_lazy`].
+    /// The output for `ids` on `device`, whose inputs are loaded when they are needed. `load` takes the positions of
+    /// samples and returns their inputs, one tensor by position. It is called for missing samples, and for the hits
+    /// that [`crate::CacheOptions::verify`] selects. For other arguments or a variant, use [`crate::Call::run_lazy`].
     ///
     /// # Errors
-    /// As [`Cached::forward_with_ids`], and those of `load`.
+    /// As [`Cached::forward_with_ids`], and errors of `load`.
     pub fn forward_lazy(
         &self,
         ids: impl IntoIds<Candle>,
@@ -37,7 +38,7 @@ impl CachedModule {
         self.call(Inputs::tensors(1)).ids(ids).run_lazy(device.clone(), load)
     }
 
-    /// Flushes, and gives up this handle. The stores are closed with the last handle that uses them.
+    /// Flushes, and drops this handle. The stores are closed with the last handle that uses them.
     ///
     /// # Errors
     /// As [`Cached::flush`].
@@ -70,7 +71,7 @@ impl Deref for CachedModule {
     }
 }
 
-/// By content, in evaluation.
+/// Finds samples by content, in evaluation mode.
 impl Module for CachedModule {
     fn forward(&self, xs: &Tensor) -> candle_core::Result<Tensor> {
         self.0.forward(xs).and_then(Output::into_tensor).map_err(candle_core::Error::wrap)

@@ -1,4 +1,4 @@
-//! The weights of a module: their fingerprint, and what tells that they were changed.
+//! The weights of a module: their fingerprint, and the detection of changes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -11,47 +11,48 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use crate::convert::{HostBytes, candle, host, stored_dtype};
 
-/// So many variables a call looks at, in turn.
+/// The number of variables that each call inspects, in turn.
 const EACH_CALL: usize = 64;
 
-/// Of a variable, so many places are read, of so many bytes each.
+/// The number of places that are read of a large variable, and the bytes per place.
 const PLACES: usize = 8;
 const PLACE_BYTES: usize = 8;
 
-/// Counts what was described, so that no sign is met again.
+/// Numbers the descriptions, so that no sign occurs twice.
 static GENERATION: AtomicU64 = AtomicU64::new(1);
 
 /// The named variables of a module: weights and buffers.
 ///
-/// Made of tensors by name, such as `candle_core::safetensors::load` gives, or of the variables of a `VarMap`:
-/// `Variables::from(&*var_map.data().lock().unwrap())`. They have to be those that the module uses, not copies:
-/// `VarBuilder::from_tensors` shares them if it is asked for the dtype that they have.
+/// Convert them from tensors by name, as `candle_core::safetensors::load` returns them, or from the variables of a
+/// `VarMap`: `Variables::from(&*var_map.data().lock().unwrap())`. They have to be the tensors that the module uses, not
+/// copies: `VarBuilder::from_tensors` shares them if their dtype is requested.
 ///
-/// candle counts no writes and leaves a tensor its id when it is written to, so only its bytes tell: each call reads a
-/// few places of 64 of them, in turn (all bytes of small ones). A step of an optimizer changes nearly every element of
-/// all, so the next call notices it, but a write to a few elements may go unseen, and one to a device other than the
-/// CPU always does: call [`weights_changed`](layer::Cached::weights_changed).
+/// candle does not count writes, and a write does not change the id of a tensor, so changes are detected by reading
+/// bytes. Each call reads a few places of 64 variables, in turn (all bytes of small ones). A step of an optimizer
+/// changes nearly every element of all variables, so the next call detects it. A write to a few elements may be missed,
+/// and a write on a device other than the CPU always is: call [`weights_changed`](layer::Cached::weights_changed) after
+/// these.
 #[derive(Debug, Default)]
 pub struct Variables {
     named: Vec<(String, Tensor)>,
-    /// What a look at each gave when they were described.
+    /// The hash of each variable when they were described.
     looks: Vec<u64>,
     generation: u64,
     turn: AtomicUsize,
 }
 
 impl Variables {
-    /// Of a module that has none, or whose variables are not to be looked at.
+    /// For a module that has no variables, or whose variables are ignored.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Those whose names start with `prefix`, a path such as `"encoder"`: of a backbone that shares one `VarMap` with
-    /// the heads that are trained.
+    /// The variables whose names start with `prefix`, a path such as `"encoder"`. Use it for a backbone that shares one
+    /// `VarMap` with heads that are trained.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there is none.
+    /// [`Error::Invalid`] if there are none.
     pub fn under(self, prefix: &str) -> Result<Self> {
         let within =
             |name: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
@@ -62,8 +63,8 @@ impl Variables {
         Ok(named.into())
     }
 
-    /// Takes them for frozen: they are no variables of candle's any more, though of the same storage. candle itself
-    /// cannot keep an optimizer from them; a step of one is noticed as any other write.
+    /// Treats the variables as frozen: they become plain tensors that share the storage of candle's variables. This
+    /// does not keep an optimizer from changing them; its step is detected like any other write.
     #[must_use]
     pub fn freeze(self) -> Self {
         self.named.into_iter().map(|(name, tensor)| (name, tensor.detach())).collect::<Vec<_>>().into()
@@ -74,13 +75,13 @@ impl Variables {
         self.named.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
 
-    /// How many.
+    /// The number of variables.
     #[must_use]
     pub fn len(&self) -> usize {
         self.named.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no variables.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.named.is_empty()
@@ -91,7 +92,7 @@ impl Variables {
     }
 }
 
-/// A hash of some bytes of a tensor on the CPU.
+/// A hash of some bytes of a tensor. 0 if it is not on the CPU.
 fn look(tensor: &Tensor) -> u64 {
     if !tensor.device().is_cpu() {
         return 0;
@@ -149,7 +150,7 @@ impl layer::Variables for Variables {
         self.iter().map(one).collect()
     }
 
-    /// As safetensors.
+    /// Saves them in the safetensors format.
     fn save(&self, path: &Path) -> Result<()> {
         let named = self.iter().map(|(name, tensor)| Ok((name, host(tensor)?)));
         safetensors::save(&named.collect::<Result<HashMap<_, _>>>()?, path).map_err(candle("save variables"))
@@ -159,7 +160,7 @@ impl layer::Variables for Variables {
         let action = "load variables";
         let found = safetensors::load(path, &Device::Cpu).map_err(candle(action))?;
         let mut pairs = Vec::new();
-        // All or nothing: a checkpoint of another module must not leave half of this one changed.
+        // All variables are checked first, so that a checkpoint of another module changes none of them.
         for (name, variable) in self.iter() {
             let new = found.get(name).filter(|new| new.dims() == variable.dims() && variable.is_contiguous());
             let new = new.ok_or_else(|| {
@@ -174,7 +175,7 @@ impl layer::Variables for Variables {
             pairs.push((variable, new.map_err(candle(action))?));
         }
         for (variable, new) in pairs {
-            // A flat view, of the same storage.
+            // A flat view shares the storage.
             let set = variable.flatten_all().and_then(|all| all.slice_set(&new.flatten_all()?, 0, 0));
             set.map_err(candle(action))?;
         }

@@ -1,4 +1,4 @@
-//! Wrapping modules of candle.
+//! Wraps modules of candle.
 
 use candle_core::ModuleT;
 use tensorcask_cache::Result;
@@ -9,11 +9,12 @@ use crate::module_handle::CachedModule;
 use crate::types::{CacheOptions, Inputs, Output};
 use crate::variables::Variables;
 
-/// What [`CacheOptions`] can wrap beside functions.
+/// The methods of [`CacheOptions`] that wrap modules.
 pub trait WrapModules: Sized {
-    /// Wraps a module, always evaluated as in evaluation. `variables` are its weights and buffers, of which none may
-    /// be a variable of candle's ([`Variables::freeze`]); they are fingerprinted. Its type counts as well. candle
-    /// shows nothing of its configuration, so in a folder it has to have a [`CacheOptions::version`].
+    /// Wraps a module, which always runs in evaluation mode. `variables` are its weights and buffers. They are
+    /// fingerprinted, and none of them may be a variable of candle ([`Variables::freeze`]). The type of the module is
+    /// part of its identity. candle does not show the configuration of a module, so in a folder a
+    /// [`CacheOptions::version`] is required.
     ///
     /// # Errors
     /// As [`CacheOptions::wrap`].
@@ -23,8 +24,8 @@ pub trait WrapModules: Sized {
         variables: impl Into<Variables>,
     ) -> Result<CachedModule>;
 
-    /// [`CacheOptions::wrap_inputs_fn`] for a function that uses variables, such as a transformer of several inputs:
-    /// they are fingerprinted, and none may be a variable of candle's.
+    /// [`CacheOptions::wrap_inputs_fn`] for a function with variables, such as a transformer with several inputs. The
+    /// variables are fingerprinted, and none of them may be a variable of candle.
     ///
     /// # Errors
     /// As [`CacheOptions::wrap`].
@@ -53,7 +54,7 @@ impl WrapModules for CacheOptions {
     }
 }
 
-/// Anything, with variables of the caller's.
+/// A computation, with the variables that the caller named.
 struct WithVariables<C> {
     inner: C,
     variables: Variables,

@@ -1,9 +1,9 @@
-//! What the torch layer costs, and what it saves: each figure beside its control, measured in turn in the same run.
+//! The cost of the torch layer, and the time that it saves. Each figure is measured together with its control, in turn
+//! in the same run.
 //!
-//! `scripts/with-torch cargo bench -p tensorcask-torch --bench torch -- [--rows 100000] [--dir DIR] [--report FILE]`
-//! `--only hits|variables|hashing|misses|epochs` measures one of its groups.
+//! `--only hits|variables|hashing|misses|epochs` measures one group.
 //!
-//! One thread computes and reads, so that ratios do not depend on the number of cores.
+//! Computing and reading use one thread, so that ratios do not depend on the number of cores.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -22,7 +22,7 @@ type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 
 const BATCH: usize = 256;
 const DIMS: i64 = 768;
-/// Marks a child process, and tells it where to look.
+/// Marks a child process, and passes it the folder.
 const CHILD: &str = "TENSORCASK_TORCH_BENCH_CHILD";
 
 struct Settings {
@@ -64,7 +64,8 @@ struct Figure {
     wanted: String,
 }
 
-/// Times `subject` and `control` in turn and gives the quartiles of the ratios of neighbours: subject over control.
+/// Times `subject` and `control` in turn, and returns the quartiles of the ratios of adjacent pairs, subject to
+/// control.
 fn paired(
     rounds: usize,
     mut control: impl FnMut() -> Fallible,
@@ -94,12 +95,12 @@ fn micros(time: Duration) -> String {
     format!("{:.1} µs", time.as_secs_f64() * 1e6)
 }
 
-/// Ids in an order that no cache line or page foresees.
+/// Ids in an order that defeats prefetching of cache lines and pages.
 fn scattered(rows: usize, round: usize) -> Vec<u64> {
     (0..BATCH).map(|at| (((at + round * BATCH) * 1_000_003) % rows) as u64).collect()
 }
 
-/// A function of one small tensor that gives 768 numbers, with as many weights to look at as a small encoder has.
+/// A function from one small tensor to 768 numbers, with as many variables as a small encoder has.
 fn wide(dir: &Path) -> Fallible<CachedModule> {
     let ones = |shape: &[i64]| Tensor::ones(shape, (Kind::Float, Device::Cpu));
     let weights = (0..100).map(|n| (format!("{n:02}"), if n % 2 == 0 { ones(&[384]) } else { ones(&[384, 384]) }));
@@ -123,13 +124,14 @@ fn hits(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
     let x = Tensor::zeros([BATCH as i64, 1], (Kind::Float, Device::Cpu));
     let mut buffer = vec![0.0_f32; BATCH * DIMS as usize];
     let mut found = vec![false; BATCH];
-    // Both see every row before anything is timed.
+    // Both read every row before anything is timed.
     for round in 0..settings.rows.div_ceil(BATCH) {
         let ids = scattered(settings.rows, round);
         reader.get_batch_into(&ids, &[DIMS as usize], &mut buffer, &mut found)?;
         black_box(module.forward_with_ids(&x, &ids)?);
     }
-    // Half a cycle apart: neither finds in the processor's caches what the other has just read.
+    // The two are half a cycle apart, so that neither finds rows in the processor's caches that the other has just
+    // read.
     let (mut round, mut other) = (0, settings.rows / BATCH / 2);
     let (quartiles, control, subject) = paired(
         settings.rounds,
@@ -161,14 +163,15 @@ fn hits(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
     Ok(())
 }
 
-/// What the look at many variables costs: a module with them beside one with none, both of hits.
+/// The cost of inspecting many variables: hits of a module with many, compared to a module with none.
 fn many_variables(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
     let store = || nn::VarStore::new(Device::Cpu);
     let (mut alike, mut resnet) = (store(), store());
     for n in 0..400 {
         let _zeros = alike.root().zeros(&format!("{n:03}"), &[4096]);
     }
-    // As many as a ResNet-152 has, and as large: convolutions, and four of each batch normalisation.
+    // The number and the sizes of the variables of a ResNet-152: convolutions, and four variables for each batch
+    // normalisation.
     for n in 0..152 {
         let path = resnet.root() / "layer" / n;
         let channels = 64_i64 << (n % 5).min(4);
@@ -194,7 +197,7 @@ fn many_variables(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
         many.forward_with_ids(&x, &all)?;
         let x = x.narrow(0, 0, batch as i64);
         let call = |module: &CachedModule, round: &mut usize| -> Fallible {
-            // Some calls in a row, as they are too short for the clock one by one.
+            // Several calls are timed together, as one is too short for the clock.
             for _ in 0..16 {
                 *round += 1;
                 let ids = scattered(samples as usize, *round);
@@ -218,7 +221,7 @@ fn many_variables(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
 
 fn hashing(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
     let images = Tensor::randn([64, 3, 224, 224], (Kind::Float, Device::Cpu));
-    // As an image decoder gives them: channels last, seen as channels first.
+    // As an image decoder returns images: channels last, viewed as channels first.
     let last = images.permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2]);
     let bytes_last = (Tensor::randn([64, 224, 224, 3], (Kind::Float, Device::Cpu)) * 50.0).to_kind(Kind::Uint8);
     let bytes_last = bytes_last.permute([0, 3, 1, 2]);
@@ -258,7 +261,7 @@ fn hashing_of(settings: &Settings, figures: &mut Vec<Figure>, what: &str, images
     Ok(())
 }
 
-/// Keeps a core busy for one millisecond a sample.
+/// Keeps a core busy for one millisecond per sample.
 fn slow(x: &Tensor) -> Tensor {
     let until = Instant::now() + Duration::from_millis(x.size().first().copied().unwrap_or(0).unsigned_abs());
     while Instant::now() < until {
@@ -314,7 +317,7 @@ fn misses(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
     Ok(())
 }
 
-/// A perceptron of 3.07 MFLOP a sample, whose weights are the same in every process.
+/// A perceptron of 3.07 MFLOP per sample, with the same weights in every process.
 fn perceptron() -> (nn::Sequential, nn::VarStore) {
     tch::manual_seed(1);
     let mut variables = nn::VarStore::new(Device::Cpu);
@@ -339,7 +342,7 @@ fn samples() -> Tensor {
         .sin()
 }
 
-/// An epoch through the cache: seconds, and whether all were hits.
+/// Runs an epoch of hits through the cache; returns the seconds. Misses are an error.
 fn epoch(module: &CachedModule, samples: &Tensor, by_ids: bool) -> Fallible<f64> {
     let before = module.counts().misses;
     let begin = Instant::now();
@@ -409,11 +412,11 @@ fn small_module(settings: &Settings, figures: &mut Vec<Figure>) -> Fallible {
     Ok(())
 }
 
-/// The new process: opens the store and reads an epoch.
+/// The new process, which opens the store and reads an epoch.
 fn child(dir: &Path) -> Fallible {
     let samples = samples();
     let by_ids = std::env::args().any(|argument| argument == "by ids");
-    // What a training script has done anyway by then: libtorch is loaded, and its allocator has memory.
+    // By then a training script has loaded libtorch and allocated memory.
     let _sum = black_box(samples.sum(Kind::Float));
     let begin = Instant::now();
     let module = cached_perceptron(dir)?;

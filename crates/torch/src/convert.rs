@@ -1,4 +1,4 @@
-//! Between libtorch's tensors and this crate's: kinds, shapes, bytes.
+//! Conversion between libtorch's tensors and bytes, with their kinds and shapes.
 
 use tch::{Device, Kind, Tensor};
 
@@ -29,7 +29,7 @@ pub(crate) const fn dtype_of(kind: Kind) -> Option<Dtype> {
     })
 }
 
-/// The kind of a dtype. Unsigned integers wider than a byte and the packed floats have none in `tch`.
+/// The kind of a dtype. `tch` has no kinds for unsigned integers wider than a byte, and none for packed floats.
 pub(crate) const fn kind_of(dtype: Dtype) -> Option<Kind> {
     Some(match dtype {
         Dtype::Bool => Kind::Bool,
@@ -51,7 +51,7 @@ pub(crate) const fn kind_of(dtype: Dtype) -> Option<Kind> {
     })
 }
 
-/// The shape as this crate counts it.
+/// The shape as `usize`.
 pub(crate) fn shape_of(tensor: &Tensor) -> Vec<usize> {
     tensor.size().iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect()
 }
@@ -61,18 +61,18 @@ pub(crate) fn kind(tensor: &Tensor) -> Result<Kind> {
     tensor.f_kind().map_err(torch("read the kind of a tensor"))
 }
 
-/// The shape as libtorch counts it.
+/// The shape as `i64`.
 fn dims(shape: &[usize]) -> Result<Vec<i64>> {
     shape.iter().map(|&dim| i64::try_from(dim)).collect::<Result<_, _>>().map_err(|_| invalid("a dimension overflows"))
 }
 
-/// The tensor on the CPU, dense, contiguous and detached from any graph: a shallow clone where it is all that. Waits
-/// for the device.
+/// The tensor on the CPU, dense, contiguous and detached; a shallow clone if it is all that already. Waits for the
+/// device.
 pub(crate) fn host(tensor: &Tensor) -> Result<Tensor> {
     host_of_any_layout(tensor)?.f_contiguous().map_err(torch("copy a tensor to the CPU"))
 }
 
-/// [`host`], but contiguous only if it was.
+/// [`host`], but keeps the present order of elements.
 pub(crate) fn host_of_any_layout(tensor: &Tensor) -> Result<Tensor> {
     let action = "copy a tensor to the CPU";
     let kind = kind(tensor)?;
@@ -86,12 +86,12 @@ pub(crate) fn host_of_any_layout(tensor: &Tensor) -> Result<Tensor> {
     if host.device() != Device::Cpu {
         host = host.f_to_device(Device::Cpu).map_err(torch(action))?;
     }
-    // Conjugation and negation may be pending: the bytes do not show them.
+    // Conjugation and negation may be pending, and are then not in the bytes.
     host = host.f_resolve_conj().map_err(torch(action))?;
     host.f_resolve_neg().map_err(torch(action))
 }
 
-/// A copy of its own on the same device: dense, detached, sharing nothing.
+/// A dense and detached copy on the same device, which shares no memory.
 pub(crate) fn own(tensor: &Tensor) -> Result<Tensor> {
     let action = "copy a tensor";
     let mut tensor = tensor.f_detach().map_err(torch(action))?;
@@ -115,7 +115,7 @@ pub(crate) fn stored_dtype(tensor: &Tensor) -> Result<Dtype> {
     })
 }
 
-/// A copy of a `tch` tensor, from any device, as the store keeps it.
+/// Copies a `tch` tensor from any device to a stored tensor.
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] for kinds that cannot be stored.

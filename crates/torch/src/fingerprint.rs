@@ -1,4 +1,4 @@
-//! What tells one module from another: its weights, its arguments, its version.
+//! The variables of a module: their fingerprint, and the detection of changes.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,13 +12,13 @@ use crate::error::torch;
 use crate::error::{Error, Result};
 use crate::memory::{self, Watch};
 
-/// Of up to so many variables, each call looks at all closely, and of more at a few, in turn.
+/// Each call inspects all of up to so many variables; of more variables it inspects a few, in turn.
 const FEW: usize = 64;
 
-/// How many of more it looks at closely, at the least.
+/// The minimum number that a call inspects of more variables.
 const CLOSELY: usize = 1;
 
-/// The next `some` of `len` positions, around and around.
+/// The next `some` of `len` positions, cyclically.
 fn in_turn(turn: &AtomicUsize, len: usize, some: usize) -> impl Iterator<Item = usize> {
     let some = some.max(CLOSELY).min(len);
     let start = turn.fetch_add(some, Ordering::Relaxed) % len.max(1);
@@ -30,21 +30,21 @@ fn in_turn(turn: &AtomicUsize, len: usize, some: usize) -> impl Iterator<Item = 
 pub struct Variables {
     named: Vec<(String, Tensor)>,
     watch: Watch,
-    /// Positions of the running statistics of batch normalisations.
+    /// Positions of the running statistics of batch normalisations among the variables.
     statistics: Vec<usize>,
-    /// How many were looked at closely, and how many statistics.
+    /// The next positions to inspect: among all variables, and among the statistics.
     turns: [AtomicUsize; 2],
 }
 
 impl Variables {
-    /// Of a module that has none, or whose variables are not to be looked at.
+    /// For a module that has no variables, or whose variables are ignored.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Those of `variables` under `prefix`, a path of names such as `"encoder"` or `"encoder.layer.0"`, by their full
-    /// names: of a backbone that shares one `VarStore` with the heads that are trained.
+    /// The variables under `prefix`, a path of names such as `"encoder"` or `"encoder.layer.0"`, by their full names.
+    /// Use it for a backbone that shares one `VarStore` with heads that are trained.
     ///
     /// ```
     /// # fn main() -> tensorcask_torch::Result<()> {
@@ -63,7 +63,7 @@ impl Variables {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there is none.
+    /// [`Error::Invalid`] if there are none.
     pub fn under(variables: &nn::VarStore, prefix: &str) -> Result<Self> {
         let within = |name: &str| {
             name.strip_prefix(prefix).is_some_and(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('.'))
@@ -79,7 +79,7 @@ impl Variables {
         Err(Error::invalid(format!("no variable is under {prefix:?}: the names start with {}", firsts.join(", "))))
     }
 
-    /// Freezes them: they require no gradients from here on.
+    /// Freezes the variables: they no longer require gradients.
     #[must_use]
     pub fn freeze(self) -> Self {
         for (_, tensor) in &self.named {
@@ -99,13 +99,13 @@ impl Variables {
         self.iter().find(|(found, _)| *found == name).map(|(_, tensor)| tensor)
     }
 
-    /// How many.
+    /// The number of variables.
     #[must_use]
     pub fn len(&self) -> usize {
         self.named.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no variables.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.named.is_empty()
@@ -117,7 +117,7 @@ impl layer::Variables for Variables {
         self.named.is_empty()
     }
 
-    /// Refuses variables that an optimizer could change.
+    /// Returns an error if an optimizer could change the variables.
     ///
     /// # Errors
     /// [`Error::Trainable`].
@@ -129,12 +129,12 @@ impl layer::Variables for Variables {
         }
     }
 
-    /// A sign of change that is cheap enough for every call. libtorch counts most writes to a tensor; one that was
-    /// exchanged has another storage; and a backward pass leaves a gradient or writes to it, so that the steps of
-    /// libtorch's SGD are noticed, which it does not count. This misses three kinds of change: the running statistics of a
-    /// batch normalisation, a `set_data` to other elements of the same storage, and that gradients are required. Those show
-    /// when a variable is looked at closely. A call does so with all of a few variables, and of many with some, in turn:
-    /// with one for every eight of its `samples`, and with one statistic and four more for every further sample.
+    /// A number that changes with the variables, cheap enough for every call. libtorch counts most writes to a tensor.
+    /// A replaced tensor has another storage. A backward pass leaves a gradient or writes to it, which reveals the
+    /// steps of libtorch's SGD, as these are not counted. Three kinds of change remain: to the running statistics of a
+    /// batch normalisation, by a `set_data` to other elements of the same storage, and of `requires_grad`. These are
+    /// detected when a variable is inspected. A call inspects all of a few variables. Of many it inspects some, in
+    /// turn: one for every eight of its `samples`, and one statistic and four more for every further sample.
     fn sign(&self, samples: usize) -> u64 {
         let len = self.named.len();
         if len <= FEW {
@@ -146,7 +146,8 @@ impl layer::Variables for Variables {
         self.watch.sign(in_turn(turn, len, samples / 8).chain(statistics))
     }
 
-    /// Takes what the variables look like now as what they are compared with, and keeps their storage.
+    /// Records the present state, which [`sign`](crate::layer::Variables::sign) compares with, and keeps the storages
+    /// alive.
     fn describe(&mut self) {
         self.watch = Watch::new(self.named.iter().map(|(_, tensor)| tensor));
         let names = self.named.iter().map(|(name, _)| name).enumerate();
@@ -170,7 +171,7 @@ impl layer::Variables for Variables {
             }
             let of = kind(tensor)?;
             let host = match of {
-                // Scale and zero point are not among the bytes.
+                // Scale and zero point are not part of the bytes.
                 Kind::QInt8 | Kind::QUInt8 | Kind::QInt32 => {
                     host(&tensor.f_dequantize().map_err(torch("dequantize a variable"))?)?
                 }
@@ -182,8 +183,9 @@ impl layer::Variables for Variables {
         self.iter().map(one).collect()
     }
 
-    /// Writes the variables, and nothing of the cache, to a file that `VarStore::load` reads: `.safetensors` by that
-    /// ending, libtorch's own format by any other; but `VarStore::load` takes `.pt` and `.bin` for Python's format.
+    /// Saves the variables to a file that `VarStore::load` reads. The format is safetensors for the extension
+    /// `.safetensors`, and libtorch's own format otherwise. `VarStore::load` expects Python's format for `.pt` and
+    /// `.bin`, however.
     fn save(&self, path: &std::path::Path) -> Result<()> {
         match Format::of(path) {
             Format::Safetensors => {
@@ -200,18 +202,18 @@ impl layer::Variables for Variables {
         }
     }
 
-    /// Reads every variable from a file that [`Variables::save`], `VarStore::save` or Python wrote.
+    /// Loads all variables from a file that [`Variables::save`], `VarStore::save` or Python wrote.
     fn load(&self, path: &std::path::Path) -> Result<()> {
         let action = "load variables";
         let named = match Format::of(path) {
             Format::Safetensors => Tensor::read_safetensors(path),
-            // `VarStore::save` writes its own format by this ending too.
+            // `VarStore::save` uses its own format for this extension too.
             Format::Python => Tensor::loadz_multi(path).or_else(|error| Tensor::load_multi(path).map_err(|_| error)),
             Format::Own => Tensor::load_multi(path),
         };
         let named = named.map_err(torch(action))?;
         let found: HashMap<String, Tensor> = named.into_iter().collect();
-        // All or nothing: a checkpoint of another module must not leave half of this one changed.
+        // All variables are checked first, so that a checkpoint of another module changes none of them.
         for (name, variable) in self.iter() {
             let fits = found.get(name).map(|tensor| tensor.size() == variable.size());
             if fits != Some(true) {
@@ -233,7 +235,7 @@ impl layer::Variables for Variables {
     }
 }
 
-/// The format of a file of variables, as `VarStore::load` tells it by the name.
+/// The format of a file of variables, determined by its name as in `VarStore::load`.
 enum Format {
     Safetensors,
     Python,

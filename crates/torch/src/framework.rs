@@ -10,17 +10,17 @@ use crate::error::{Result, invalid, torch};
 use crate::fingerprint::Variables;
 use crate::{memory, tensors};
 
-/// The tensors of `tch`.
+/// The tensor library `tch`.
 #[derive(Debug, Clone, Copy)]
 pub struct Torch;
 
-/// The options that only `tch` has: see [`crate::WrapModules::pinned`].
+/// The options that are specific to `tch`: see [`crate::WrapModules::pinned`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TorchSettings {
     pub(crate) pinned: bool,
 }
 
-/// A copy of a stored tensor in the CPU memory of libtorch.
+/// Copies a stored tensor to CPU memory of libtorch.
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] for dtypes that `tch` has no kind for.
@@ -28,7 +28,7 @@ pub fn from_stored(tensor: &tensorcask::Tensor) -> Result<Tensor> {
     Torch::from_stored(tensor)
 }
 
-/// A batch in host memory while it is filled: nothing else refers to its elements.
+/// A batch in host memory while it is filled. No other tensor shares its memory.
 #[derive(Debug)]
 pub struct Buffer(Tensor);
 
@@ -66,7 +66,7 @@ impl Framework for Torch {
         kind_of(dtype).is_some()
     }
 
-    /// Compressed layouts (CSR, BSR) do not say that they are sparse, but have no strides.
+    /// Compressed layouts (CSR, BSR) are not reported as sparse, but have no strides.
     fn is_dense(tensor: &Tensor) -> bool {
         !tensor.defined() || memory::is_strided(tensor) || tensor.is_mkldnn()
     }
@@ -83,7 +83,7 @@ impl Framework for Torch {
         tensor.f_detach().map_err(torch("detach an output"))
     }
 
-    /// A blocking copy: on MPS it waits for the device as well.
+    /// Copies synchronously; on MPS this waits for the device as well.
     fn to_device(tensor: &Tensor, device: Device) -> Result<Tensor> {
         tensor.f_to_device(device).map_err(torch("copy an output to a device"))
     }
@@ -98,7 +98,7 @@ impl Framework for Torch {
             _ => tensor.shallow_clone(),
         };
         let kind = pinned.f_kind().map_err(torch(action))?;
-        // Towards the CPU the caller would read before the copy has ended.
+        // A copy to the CPU is synchronous, as the caller would otherwise read before it has ended.
         let arrived = pinned.f_to_device_(device, kind, device.is_cuda(), false).map_err(torch(action))?;
         if device == Device::Cpu {
             arrived.f_pin_memory(Device::Cuda(0)).map_err(torch("pin an output"))
@@ -172,7 +172,7 @@ impl Framework for Torch {
     }
 
     fn from_real(real: Tensor) -> Result<Tensor> {
-        // Down-casting may have left a kind that no complex kind has parts of.
+        // Down-casting may have produced BF16, which has no complex kind.
         let real = if kind(&real)? == Kind::BFloat16 { real.f_to_kind(Kind::Float) } else { Ok(real) };
         real.and_then(|real| real.f_view_as_complex()).map_err(torch("view a complex tensor"))
     }
@@ -186,14 +186,14 @@ impl Framework for Torch {
         if records { tch::with_grad(run) } else { tch::no_grad(run) }
     }
 
-    /// `tch` does not tell; a tensor does.
+    /// `tch` does not expose the flag, so a tensor is tested.
     fn records_gradients() -> bool {
         let leaf = Tensor::from_slice(&[0.0_f32]).set_requires_grad(true);
         (&leaf + 1.0).requires_grad()
     }
 
     fn is_recorded(tensor: &Tensor) -> Result<bool> {
-        // Gradients may be off: only a result tells.
+        // Recording may be off, which shows only in the result of an operation.
         let is_leaf = tensor.defined() && tensor.requires_grad();
         Ok(is_leaf && tensor.f_alias().map_err(torch("look at an input"))?.requires_grad())
     }

@@ -1,4 +1,4 @@
-//! TorchScript's values, and those of the caching layer.
+//! Conversion between TorchScript's values and those of the caching layer.
 
 use tch::IValue;
 use tensorcask_cache::layer::OutputLike;
@@ -7,7 +7,7 @@ use crate::error::{Result, invalid};
 use crate::framework::Torch;
 use crate::types::{Argument, Output};
 
-/// What a TorchScript module is called with.
+/// Converts an argument for a TorchScript module.
 #[must_use]
 pub fn ivalue_of(argument: &Argument) -> IValue {
     match argument {
@@ -20,10 +20,10 @@ pub fn ivalue_of(argument: &Argument) -> IValue {
     }
 }
 
-/// One argument of a call.
+/// Converts one argument of a call.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] for lists and other values that are no argument.
+/// [`crate::Error::Invalid`] for lists and other values that cannot be arguments.
 pub fn argument_from_ivalue(value: IValue) -> Result<Argument> {
     Ok(match value {
         IValue::Tensor(tensor) => Argument::Tensor(tensor),
@@ -41,7 +41,7 @@ pub fn argument_from_ivalue(value: IValue) -> Result<Argument> {
     })
 }
 
-/// What a TorchScript module returns.
+/// Converts the output of a TorchScript module.
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] for values that cannot be stored.

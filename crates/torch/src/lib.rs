@@ -1,7 +1,8 @@
-//! The torch layer: a frozen module whose outputs are computed once.
+//! The torch layer: a frozen module whose output for a sample is computed once.
 //!
-//! [`CacheOptions`] wraps a function, an `nn::Module`, an `nn::ModuleT` or a TorchScript module; the [`CachedModule`] looks
-//! each sample up by id or by content, computes what is missing, and keeps it in a [`tensorcask::Store`].
+//! [`CacheOptions`] wraps a function, an `nn::Module`, an `nn::ModuleT` or a TorchScript module. The [`CachedModule`]
+//! looks each sample up by id or by content, computes missing samples, and keeps their outputs in a
+//! [`tensorcask::Store`].
 //!
 //! ```
 //! # fn main() -> tensorcask_torch::Result<()> {
@@ -17,11 +18,11 @@
 //! let backbone = CacheOptions::in_folder(cache_dir, "backbone").wrap_module(backbone, &variables)?;
 //! let images = Tensor::randn([3, 16], (Kind::Float, Device::Cpu));
 //!
-//! // By ids: stable names of the samples.
+//! // By ids, which are stable names of the samples.
 //! let features = backbone.forward_with_ids(&images, &["cat.jpg", "dog.jpg", "owl.jpg"])?;
 //! assert_eq!(features.tensor().unwrap().size(), [3, 8]);
 //!
-//! // By content; and as a layer of a network.
+//! // By content, and as a layer of a network.
 //! let network = nn::seq().add(backbone.clone()).add_fn(|features| features.relu());
 //! assert_eq!(network.forward(&images).size(), [3, 8]);
 //! println!("{}", backbone.end_epoch());
@@ -29,9 +30,9 @@
 //! # }
 //! ```
 //!
-//! **What decides whether an output is met**: the module id, a fingerprint of the weights, the constructor arguments and
-//! the version that the caller gives, the sample's id or content, plain arguments, and the variant. [`why_miss`](layer::Cached::why_miss) tells
-//! which of them differs.
+//! **An output is found if all of these are equal**: the module id, a fingerprint of the weights, the constructor
+//! arguments and the version that the caller names, the sample's id or content, plain arguments, and the variant.
+//! [`why_miss`](layer::Cached::why_miss) lists those that differ.
 
 #![deny(missing_docs)]
 

@@ -1,5 +1,5 @@
-// What tells that a variable was written to or exchanged, read where libtorch keeps it. One call looks at all variables of
-// a module: a call into libtorch for each of hundreds takes longer than serving a sample.
+// Detects tensors that were written to or replaced, from libtorch's internal state. One call inspects all variables of
+// a module, as one call into libtorch per variable would take longer than serving a sample.
 
 #include <cstddef>
 #include <cstdint>
@@ -66,8 +66,8 @@ std::uint64_t layout_of(const c10::TensorImpl* impl) {
   return hash;
 }
 
-// A hash of the bytes of a block of memory on the CPU: of all of a few, else of some in eight places, or of all of up to
-// `most_bytes` if writes to it are not counted.
+// A hash of the bytes of a contiguous CPU tensor: of all bytes of a small one, else of bytes in eight places, or of all
+// of up to `most_bytes` if libtorch does not count writes to it.
 std::uint64_t bytes_of(const c10::TensorImpl* impl, std::size_t most_bytes) {
   constexpr std::size_t kFew = 256, kPlaces = 8;
   if (!impl->is_cpu() || !is_strided(impl) || !impl->is_contiguous()) {
@@ -93,11 +93,11 @@ std::uint64_t bytes_of(const c10::TensorImpl* impl, std::size_t most_bytes) {
 
 extern "C" {
 
-// What each call looks at: the addresses of a tensor, of its storage, and of its gradient.
+// The state that each call compares: the addresses of a tensor, of its storage, and of its gradient.
 struct tensorcask_seen {
   const void* impl;
   const void* storage;
-  // Where the tensor keeps its gradient: null for one that never required gradients. It lives as long as the tensor.
+  // The place of the tensor's gradient; null if it never required gradients. It lives as long as the tensor.
   const void* grad_slot;
   const void* grad;
 };
@@ -110,7 +110,7 @@ tensorcask_seen tensorcask_see(const void* tensor) noexcept {
   return {impl, storage_of(impl), slot, has_grad ? slot->unsafeGetTensorImpl() : nullptr};
 }
 
-// Adds up the counts of writes, which only grow. `same` tells whether all have the storage that is known.
+// The sum of the write counts, which only grow. `same` is set to whether all tensors have their recorded storage.
 std::uint64_t tensorcask_look(const tensorcask_seen* seen, std::size_t len, bool* same) noexcept {
   std::uint64_t writes = 0;
   bool differ = false;
@@ -123,7 +123,7 @@ std::uint64_t tensorcask_look(const tensorcask_seen* seen, std::size_t len, bool
   return writes;
 }
 
-// The same of the gradients.
+// The sum of the write counts of the gradients. `same` is set to whether all gradients are the recorded ones.
 std::uint64_t tensorcask_look_at_grads(const tensorcask_seen* seen, std::size_t len, bool* same) noexcept {
   std::uint64_t writes = 0;
   bool differ = false;
@@ -137,7 +137,7 @@ std::uint64_t tensorcask_look_at_grads(const tensorcask_seen* seen, std::size_t 
     if (grad != one->grad) {
       differ = true;
     } else if (grad != nullptr) {
-      // The description keeps this one.
+      // The description keeps this gradient alive.
       writes += writes_to(grad);
     }
   }
@@ -145,10 +145,11 @@ std::uint64_t tensorcask_look_at_grads(const tensorcask_seen* seen, std::size_t 
   return writes;
 }
 
-// Grows with each node of an autograd graph that this thread makes.
+// Increases with each node of an autograd graph that this thread creates.
 std::uint64_t tensorcask_graph_nodes() noexcept { return at::sequence_number::peek(); }
 
-// A hash of all that a write, counted or not, or an exchange may change in a tensor, as far as that is quick to read.
+// A hash of the state that a write or a replacement may change in a tensor, as far as it can be read quickly. It
+// includes writes that are not counted.
 std::uint64_t tensorcask_look_closely(const void* tensor, std::size_t most_bytes) noexcept {
   const c10::TensorImpl* impl = impl_of(tensor);
   try {
@@ -158,10 +159,10 @@ std::uint64_t tensorcask_look_closely(const void* tensor, std::size_t most_bytes
   }
 }
 
-// Whether libtorch counts the writes to it.
+// Whether libtorch counts the writes to the tensor.
 bool tensorcask_is_counted(const void* tensor) noexcept { return impl_of(tensor)->version_counter().enabled(); }
 
-// Whether it has strides.
+// Whether the tensor has strides.
 bool tensorcask_is_strided(const void* tensor) noexcept { return is_strided(impl_of(tensor)); }
 
 bool tensorcask_requires_grad(const void* tensor) noexcept { return impl_of(tensor)->requires_grad(); }

@@ -9,7 +9,7 @@ use tensorcask_cache::layer::View;
 use crate::error::Result;
 use crate::error::{invalid, torch};
 
-/// Bytes of all elements, if the tensor is a plain block of memory on the CPU.
+/// The length of all elements in bytes, if the tensor is a dense contiguous block of memory on the CPU.
 fn block_len_bytes(tensor: &Tensor) -> Result<usize> {
     if !tensor.defined() {
         return Err(invalid("a tensor is undefined: pass a tensor that was made"));
@@ -28,7 +28,7 @@ fn block_len_bytes(tensor: &Tensor) -> Result<usize> {
         .ok_or_else(|| invalid("the size of a tensor overflows"))
 }
 
-/// The elements of a dense contiguous CPU tensor, as bytes. Nothing is copied.
+/// The bytes of a dense contiguous CPU tensor. Nothing is copied.
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] for any other tensor.
@@ -38,13 +38,13 @@ pub(crate) fn bytes(tensor: &Tensor) -> Result<&[u8]> {
     if len == 0 || address.is_null() {
         return Ok(&[]);
     }
-    // SAFETY: a contiguous CPU tensor of `numel` elements owns `len` readable bytes from its data pointer on, for as
-    // long as the tensor lives, which the borrow holds; `u8` needs no alignment. Writing to the same storage from
-    // another thread meanwhile, through a shallow clone, is a race in libtorch itself, and its users must not.
+    // SAFETY: a contiguous CPU tensor of `numel` elements owns `len` readable bytes from its data pointer on. They stay
+    // valid while the tensor lives, which the borrow guarantees. `u8` needs no alignment. A concurrent write to the
+    // same storage through a shallow clone is a data race in libtorch itself, which its users must avoid.
     Ok(unsafe { std::slice::from_raw_parts(address.cast::<u8>().cast_const(), len) })
 }
 
-/// The memory that the elements of a dense CPU tensor lie in. Nothing is copied.
+/// The memory that the elements of a dense CPU tensor span. Nothing is copied.
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] for any other tensor.
@@ -67,17 +67,17 @@ pub(crate) fn view(tensor: &Tensor) -> Result<View<&[u8]>> {
         farthest = farthest.checked_add(reach).ok_or_else(refused)?;
     }
     let len = (farthest + 1).checked_mul(width).filter(|&len| isize::try_from(len).is_ok()).ok_or_else(refused)?;
-    // SAFETY: strides are not negative, so that all elements lie between the first and the farthest, in one storage that
-    // the tensor keeps alive. As to writes meanwhile, see `bytes`.
+    // SAFETY: strides are not negative, so all elements lie between the first and the farthest, in one storage that the
+    // tensor keeps alive. For concurrent writes see `bytes`.
     let bytes = unsafe { std::slice::from_raw_parts(address.cast::<u8>().cast_const(), len) };
     Ok(View { bytes, width, sizes, strides })
 }
 
-/// The functions of `look.cpp`. Each takes a pointer to a `torch::Tensor`, and only reads what describes it.
+/// The functions of `look.cpp`. Each takes a pointer to a `torch::Tensor`, and reads only its metadata.
 mod ffi {
     use std::ffi::c_void;
 
-    /// A tensor, and where its storage and its gradient are.
+    /// A tensor, and the addresses of its storage and its gradient.
     #[derive(Debug, Clone, Copy)]
     #[repr(C)]
     pub(crate) struct Seen {
@@ -99,19 +99,19 @@ mod ffi {
     }
 }
 
-/// Counts what was described, so that no sign is met again.
+/// Numbers the descriptions, so that no sign occurs twice.
 static GENERATION: AtomicU64 = AtomicU64::new(1);
 
-/// Tensors that are watched, and what they looked like when they were described.
+/// Tensors that are watched, and their state when they were described.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     seen: Vec<ffi::Seen>,
     described: Vec<Described>,
-    /// Writes that had been counted before that, to tensors and to their gradients.
+    /// The write counts when they were described, of tensors and of their gradients.
     writes: [u64; 2],
-    /// Where a thread was when it found the gradients as they were described; see [`progress`].
+    /// The [`progress`] of a thread when it last found the gradients unchanged.
     checked_at: AtomicU64,
-    /// Those whose writes are not counted.
+    /// Positions of the tensors whose writes are not counted.
     uncounted: Vec<usize>,
     generation: u64,
 }
@@ -119,10 +119,10 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 struct Described {
     tensor: Tensor,
-    /// Keep storage and gradient, so that none that replaces them can lie at their addresses.
+    /// Keep the storage and the gradient alive, so that a replacement cannot have the same address.
     _storage: Tensor,
     _grad: Tensor,
-    /// What a close look gave.
+    /// The hash by [`look_closely`].
     hash: u64,
 }
 
@@ -143,13 +143,13 @@ impl Watch {
         let is_counted = |tensor: &Tensor| unsafe { ffi::tensorcask_is_counted(tensor.as_ptr().cast()) };
         let described = watch.described.iter().enumerate();
         watch.uncounted = described.filter(|(_, described)| !is_counted(&described.tensor)).map(|(at, _)| at).collect();
-        // In the order of their addresses, which a processor can foresee.
+        // Sorted by address, so that the processor can prefetch them.
         watch.seen.sort_unstable_by_key(|seen| seen.tensor);
         watch
     }
 
-    /// The number of writes to all of them that libtorch has counted, and whether all have the storage they had. Two
-    /// nanoseconds a tensor.
+    /// The number of writes to all tensors that libtorch has counted, and whether all have their recorded storage.
+    /// Takes two nanoseconds per tensor.
     fn look(&self) -> (u64, bool) {
         let mut same = true;
         // SAFETY: `described`, or `new`, keeps each of the `len` tensors alive.
@@ -157,10 +157,10 @@ impl Watch {
         (writes, same)
     }
 
-    /// The same of the gradients.
+    /// The same for the gradients.
     fn look_at_grads(&self) -> (u64, bool) {
         let mut same = true;
-        // SAFETY: as in `look`; a tensor keeps its gradient.
+        // SAFETY: as in `look`; a tensor keeps its gradient alive.
         let writes = unsafe { ffi::tensorcask_look_at_grads(self.seen.as_ptr(), self.seen.len(), &raw mut same) };
         (writes, same)
     }
@@ -178,7 +178,7 @@ impl Watch {
         same
     }
 
-    /// A number that changes with the tensors. Those at `closely` are looked at closely, and all if one of them was
+    /// A number that changes with the tensors. The tensors at `closely` are inspected. All are, if one of them was
     /// written to, or got a gradient, since they were described.
     pub(crate) fn sign(&self, closely: impl Iterator<Item = usize>) -> u64 {
         let (writes, same) = self.look();
@@ -193,7 +193,8 @@ impl Watch {
     }
 }
 
-/// Which thread this is, and how many nodes of autograd graphs it has made: there is no backward pass without a graph.
+/// Identifies this thread and the number of autograd nodes that it has created. There is no backward pass without
+/// nodes.
 fn progress() -> u64 {
     static THREADS: AtomicU64 = AtomicU64::new(1);
     thread_local! {
@@ -208,22 +209,22 @@ impl Described {
         Self { hash: look_closely(&tensor), _storage: tensor.f_detach().unwrap_or_default(), _grad: grad, tensor }
     }
 
-    /// 0 if a close look gives what it gave, else a number that tells what it gives.
+    /// 0 if the hash is the recorded one, else a number derived from the present hash.
     fn difference(&self) -> u64 {
         let hash = look_closely(&self.tensor);
         if hash == self.hash { 0 } else { hash | 1 }
     }
 }
 
-/// A hash of dtype, layout, sizes, strides, address, gradients, and some bytes of a block of memory on the CPU. Of a
-/// tensor that was made in inference mode, whose writes are not counted, all bytes of up to 16 KiB. As to writes
-/// meanwhile, see [`bytes`].
+/// A hash of dtype, layout, sizes, strides, address, gradients, and some bytes of a CPU tensor. For a tensor that was
+/// created in inference mode, whose writes are not counted, it covers all of up to 16 KiB. For concurrent writes see
+/// [`bytes`].
 fn look_closely(tensor: &Tensor) -> u64 {
     // SAFETY: the borrow keeps the tensor alive.
     unsafe { ffi::tensorcask_look_closely(tensor.as_ptr().cast(), 16 << 10) }
 }
 
-/// Whether a tensor has strides: it is neither sparse nor nested, nor of another library.
+/// Whether a tensor has strides: it is neither sparse nor nested, and its memory is libtorch's own.
 pub(crate) fn is_strided(tensor: &Tensor) -> bool {
     // SAFETY: the borrow keeps the tensor alive.
     unsafe { ffi::tensorcask_is_strided(tensor.as_ptr().cast()) }
@@ -235,8 +236,8 @@ pub(crate) fn requires_grad(tensor: &Tensor) -> bool {
     unsafe { ffi::tensorcask_requires_grad(tensor.as_ptr().cast()) }
 }
 
-/// The elements of a dense contiguous CPU tensor, as bytes to be written. Only for tensors that this crate made and
-/// has not handed out.
+/// The bytes of a dense contiguous CPU tensor, for writing. Only for tensors that this crate made and has not handed
+/// out.
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] for any other tensor.
@@ -246,7 +247,7 @@ pub(crate) fn bytes_mut(tensor: &mut Tensor) -> Result<&mut [u8]> {
     if len == 0 || address.is_null() {
         return Ok(&mut []);
     }
-    // SAFETY: as in `bytes`; the tensor was made by the caller, so nothing else refers to its storage, and the
-    // exclusive borrow holds that. Memory that libtorch allocated holds some bytes, whichever they are.
+    // SAFETY: as in `bytes`. The caller made the tensor, so nothing else refers to its storage, and the exclusive
+    // borrow keeps it so. Memory that libtorch allocated has unspecified but readable bytes.
     Ok(unsafe { std::slice::from_raw_parts_mut(address.cast::<u8>(), len) })
 }

@@ -1,4 +1,4 @@
-//! What can be wrapped beside functions: `nn::Module`s, `nn::ModuleT`s and TorchScript modules.
+//! The computations that can be wrapped besides functions: `nn::Module`s, `nn::ModuleT`s and TorchScript modules.
 
 use tch::{CModule, Device, nn};
 use tensorcask_cache::TemporaryFolder;
@@ -11,7 +11,7 @@ use crate::ivalue::{ivalue_of, output_from_ivalue};
 use crate::structure::Structure;
 use crate::types::{Inputs, Output};
 
-/// Anything, with variables of the caller's.
+/// A computation, with the variables that the caller named.
 pub(crate) struct WithVariables<C> {
     pub inner: C,
     pub variables: Variables,
@@ -36,7 +36,7 @@ impl<C: Compute<Torch>> Compute<Torch> for WithVariables<C> {
     }
 }
 
-/// What a module says of itself.
+/// The settings that follow from the structure of a module.
 fn of_structure(structure: &Structure) -> Settings {
     let why = "functions are part of the module, and two functions look the same from outside";
     Settings {
@@ -59,7 +59,7 @@ impl<M: nn::Module> Compute<Torch> for OfModule<M> {
     }
 }
 
-/// A module with an evaluation mode: always evaluated in it.
+/// A module with a training mode, which runs in evaluation mode.
 pub(crate) struct OfModuleT<M>(pub M, pub Structure);
 
 impl<M: nn::ModuleT> Compute<Torch> for OfModuleT<M> {
@@ -80,7 +80,7 @@ impl<M: nn::ModuleT> Compute<Torch> for OfModuleT<M> {
 pub(crate) struct OfScript {
     module: CModule,
     method: String,
-    /// Of the code, the parameters and the buffers: of the module as TorchScript would save it.
+    /// A digest of the module as TorchScript would save it: its code, parameters and buffers.
     archive: String,
 }
 
@@ -88,7 +88,7 @@ impl OfScript {
     pub(crate) fn new(mut module: CModule, method: &str) -> Result<Self> {
         module.f_set_eval().map_err(torch("set a TorchScript module to evaluation"))?;
         for (_, parameter) in module.named_parameters().map_err(torch("list the parameters of a TorchScript module"))? {
-            // The module is ours from here on: nothing trains it.
+            // The layer owns the module, so nothing trains it.
             let _frozen = parameter.f_set_requires_grad(false).map_err(torch("freeze a parameter"))?;
         }
         let archive = archive_digest(&module)?;
@@ -96,8 +96,9 @@ impl OfScript {
     }
 }
 
-/// libtorch writes its archives the same for the same module under the same file name, but for marks of what others hold
-/// as well, such as the tensors of `named_parameters`. Nobody holds what was just read.
+/// A digest of a module's archive. libtorch writes the same archive for the same module under the same file name,
+/// except for marks on tensors that others hold as well, such as those of `named_parameters`. Therefore the module is
+/// saved, read back and saved again.
 fn archive_digest(module: &CModule) -> Result<String> {
     let folder = TemporaryFolder::new(None)?;
     let path = folder.path().join("module.pt");

@@ -9,25 +9,26 @@ use crate::error::Result;
 use crate::framework::Torch;
 use crate::types::{Inputs, Output};
 
-/// A frozen module whose outputs are computed once: [`Cached`], which has the methods, and an [`nn::Module`] by content.
+/// A frozen module whose output for a sample is computed once. It dereferences to [`Cached`], and is an [`nn::Module`]
+/// that finds samples by content.
 #[derive(Debug, Clone)]
 pub struct CachedModule(Cached<Torch>);
 
 impl CachedModule {
-    /// [`Cached::forward`], which the trait's method of this name would hide.
+    /// [`Cached::forward`], which `nn::Module::forward` would shadow.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Cached::forward`].
     pub fn forward(&self, inputs: impl IntoInputs<Torch>) -> Result<Output> {
         self.0.forward(inputs)
     }
 
-    /// The output for `ids`, on `device`, without inputs at hand: `load` makes the inputs of the samples at some
-    /// positions, one tensor by position, and is called only for what is missing, and for the hits that
-    /// [`crate::CacheOptions::verify`] chooses. For other arguments or a variant: [`crate::Call::run_lazy`].
+    /// The output for `ids` on `device`, whose inputs are loaded when they are needed. `load` takes the positions of
+    /// samples and returns their inputs, one tensor by position. It is called for missing samples, and for the hits
+    /// that [`crate::CacheOptions::verify`] selects. For other arguments or a variant, use [`crate::Call::run_lazy`].
     ///
     /// # Errors
-    /// As [`Cached::forward_with_ids`], and those of `load`.
+    /// As [`Cached::forward_with_ids`], and errors of `load`.
     pub fn forward_lazy(
         &self,
         ids: impl IntoIds<Torch>,
@@ -37,7 +38,7 @@ impl CachedModule {
         self.call(Inputs::tensors(1)).ids(ids).run_lazy(device, load)
     }
 
-    /// Flushes, and gives up this handle. The stores are closed with the last handle that uses them.
+    /// Flushes, and drops this handle. The stores are closed with the last handle that uses them.
     ///
     /// # Errors
     /// As [`Cached::flush`].
@@ -45,7 +46,7 @@ impl CachedModule {
         self.0.close()
     }
 
-    /// A plain function of one tensor that gives one tensor.
+    /// Converts the handle to a plain function from one tensor to one tensor.
     pub fn into_fn(self) -> impl Fn(&Tensor) -> Result<Tensor> + Send + Sync {
         self.0.into_fn()
     }
@@ -75,11 +76,11 @@ impl Deref for CachedModule {
     }
 }
 
-/// By content, in evaluation.
+/// Finds samples by content, in evaluation mode.
 ///
 /// # Panics
-/// Where [`Cached::forward`] gives an error or something else than one tensor: the trait has no other way to say so. tch's
-/// own modules do the same.
+/// If [`Cached::forward`] returns an error, or an output that is not one tensor. The trait cannot return errors, so
+/// tch's own modules panic as well.
 impl nn::Module for CachedModule {
     #[expect(clippy::panic, reason = "the trait's signature has no errors; tch's own modules panic as well")]
     fn forward(&self, xs: &Tensor) -> Tensor {

@@ -1,7 +1,8 @@
-//! What a module is beside its weights: the name of its type and its `Debug`, which shows its configuration.
+//! The description of a module without its weights: the name of its type, and its `Debug` output, which shows its
+//! configuration.
 //!
-//! Only what is the same in every process counts: the values of variables, addresses, devices and the order of hash maps
-//! are left out.
+//! Parts that differ between processes are removed: values of variables, addresses, devices, and the order of hash
+//! maps.
 
 use std::fmt::Debug;
 
@@ -9,29 +10,29 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::fingerprint::Variables;
 
-/// Longer descriptions are cut and end with a digest of the whole.
+/// Longer descriptions are truncated, and end with a digest of the whole.
 const LONGEST: usize = 4096;
-/// Hexadecimal digits from which on a number is taken for an address: two processes show others.
+/// A number of at least so many hexadecimal digits is taken for an address, which differs between processes.
 const ADDRESS_DIGITS: usize = 8;
 
 /// How a module describes itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Structure {
     pub text: String,
-    /// Whether functions are part of it, all of which look alike.
+    /// Whether functions are part of it. All functions look alike.
     pub has_functions: bool,
 }
 
 impl Structure {
-    /// Of a module with these variables, whose values are fingerprinted by themselves.
+    /// The description of a module with these variables. Their values are fingerprinted separately.
     ///
-    /// Where a variable's few elements are shown, its name stands instead, so that a configuration which reads like one
-    /// of them is another configuration nevertheless. Where the values do not count (`by_name` is off), neither does
-    /// which of several variables looks like this.
+    /// `Debug` shows the elements of small variables. They are replaced by the variable's name, so that a configuration
+    /// with the same text still differs. If values do not count (`by_name` is off), they are replaced by the size
+    /// instead.
     pub(crate) fn of<M: Debug>(module: &M, variables: &Variables, by_name: bool) -> Self {
         let mut shown = format!("{module:?}");
         for (name, tensor) in variables.iter().filter(|(_, tensor)| tensor.defined() && tensor.dim() < 2) {
-            // `tch` shows the elements of a tensor that has only a few.
+            // `tch` shows the elements of small tensors.
             let values = format!("{tensor:?}");
             if !values.starts_with("Tensor[") {
                 let instead =
@@ -51,18 +52,18 @@ impl Structure {
     }
 }
 
-/// A bracket that is open.
+/// An open bracket.
 struct Open {
     bracket: char,
-    /// A map or a set, whose items stand in the order of their hashes.
+    /// Whether it is a map or a set, whose items are in hash order.
     unordered: bool,
     items: Vec<String>,
 }
 
-/// Sorts the items of maps and sets.
+/// Sorts the items of maps and sets in a `Debug` output.
 fn sorted(shown: &str) -> String {
     let mut open: Vec<Open> = Vec::new();
-    // The text of the item that is read, and of those around it.
+    // The text of the current item, and of the items around it.
     let mut around: Vec<String> = Vec::new();
     let mut item = String::new();
     let mut chars = shown.chars();
@@ -80,7 +81,7 @@ fn sorted(shown: &str) -> String {
                 }
             }
             '{' | '[' | '(' => {
-                // A struct has its name before it.
+                // The name of a struct precedes its bracket.
                 let named = item.trim_end().ends_with(|char: char| char.is_alphanumeric() || "_>".contains(char));
                 open.push(Open { bracket: char, unordered: char == '{' && !named, items: Vec::new() });
                 around.push(std::mem::take(&mut item));
@@ -99,7 +100,7 @@ fn sorted(shown: &str) -> String {
             char => item.push(char),
         }
     }
-    // What was never closed.
+    // Brackets that were never closed.
     while let (Some(mut unclosed), Some(before)) = (open.pop(), around.pop()) {
         unclosed.items.push(std::mem::take(&mut item));
         item = joined(before, unclosed, None);
@@ -118,8 +119,8 @@ fn joined(before: String, mut open: Open, end: Option<char>) -> String {
     text
 }
 
-/// Words without those that tell of a place: addresses and devices. Also whether there are functions, which show as
-/// addresses, or as the `func` of `tch`.
+/// Removes addresses and devices. Also returns whether there are functions, which are shown as addresses or as the
+/// `func` of `tch`.
 fn without_places(shown: &str) -> (String, bool) {
     let mut text = String::with_capacity(shown.len());
     let mut has_functions = false;

@@ -1,4 +1,4 @@
-//! Tensors of `tch`: rows, padding, comparison.
+//! Row selection, padding and comparison of `tch` tensors.
 
 use tch::{Kind, Tensor};
 
@@ -18,7 +18,7 @@ pub(crate) fn select_rows(tensor: &Tensor, positions: &[usize]) -> Result<Tensor
     selected.map_err(torch("select rows of a batch"))
 }
 
-/// One element of `value`, if the kind can hold it.
+/// A tensor with the one element `value`, if the kind can hold it.
 fn filler(kind: Kind, value: f64) -> Result<Tensor> {
     let action = "make the value that outputs are padded with";
     let wide = Tensor::f_from_slice(&[value]).and_then(|wide| wide.f_reshape([]));
@@ -34,7 +34,7 @@ fn filler(kind: Kind, value: f64) -> Result<Tensor> {
     Ok(filler)
 }
 
-/// One tensor, of rows that are padded with `value` at the end of each dimension.
+/// Pads rows with `value` at the end of each dimension, and stacks them.
 pub(crate) fn padded(rows: &[Tensor], value: f64) -> Result<Tensor> {
     let action = "pad outputs to one shape";
     let Some(first) = rows.first() else { return Err(invalid("no rows to pad")) };
@@ -54,8 +54,8 @@ pub(crate) fn padded(rows: &[Tensor], value: f64) -> Result<Tensor> {
     Ok(tensor)
 }
 
-/// Whether two tensors agree: equal kinds and shapes, integers that are equal, and other numbers within the tolerance,
-/// where NaN equals NaN. Returns what differs where they do not.
+/// Describes the first difference between two tensors: kinds, shapes, integers that are not equal, or floats that
+/// differ by more than the tolerance. NaN equals NaN.
 pub(crate) fn difference(a: &Tensor, b: &Tensor, relative: f64, absolute: f64) -> Result<Option<String>> {
     let action = "compare outputs";
     let kinds = (a.f_kind().map_err(torch(action))?, b.f_kind().map_err(torch(action))?);
@@ -76,7 +76,7 @@ pub(crate) fn difference(a: &Tensor, b: &Tensor, relative: f64, absolute: f64) -
     Ok(Some(format!("elements differ by up to {largest:e}")))
 }
 
-/// Integers in full: an `f64` holds them up to 2^53 only.
+/// Compares integers exactly: an `f64` holds them only up to 2^53.
 fn unequal(a: &Tensor, b: &Tensor) -> Result<Option<String>> {
     let action = "compare outputs";
     let flat = |t: &Tensor| t.f_reshape([-1]).and_then(|t| t.f_to_kind(Kind::Int64)).map_err(torch(action));

@@ -1,4 +1,4 @@
-//! Wrapping modules of `tch`.
+//! Wraps modules of `tch`.
 
 use std::fmt;
 
@@ -13,29 +13,29 @@ use crate::module_handle::CachedModule;
 use crate::structure::Structure;
 use crate::types::{CacheOptions, Inputs};
 
-/// What [`CacheOptions`] can wrap beside functions, and the options that only `tch` has.
+/// The methods of [`CacheOptions`] that wrap modules, and the options that are specific to `tch`.
 pub trait WrapModules: Sized {
-    /// Puts results that are read or computed into page-locked memory, for quick copies to a GPU (default: off). Needs CUDA.
+    /// Returns results in page-locked memory, for fast copies to a GPU (default: off). Requires CUDA.
     #[must_use]
     fn pinned(self, pinned: bool) -> Self;
 
-    /// Wraps a module. `variables` are its weights and buffers, most simply `&var_store`, or the part of one under a
-    /// prefix ([`Variables::under`]): they are fingerprinted and have to be frozen. Its type and its `Debug` count as well
-    /// ([`CacheOptions::check_structure`]); a module with functions in it, as of `nn::func`, has to have a
-    /// [`CacheOptions::version`] in a folder.
+    /// Wraps a module. `variables` are its weights and buffers: usually `&var_store`, or its part under a prefix
+    /// ([`Variables::under`]). They are fingerprinted and have to be frozen. The type of the module and its `Debug`
+    /// output are part of the identity ([`CacheOptions::check_structure`]). A module that contains functions, such as
+    /// those of `nn::func`, requires a [`CacheOptions::version`] in a folder.
     ///
     /// # Errors
     /// As [`CacheOptions::wrap`].
     fn wrap_module(self, module: impl nn::Module + 'static, variables: impl Into<Variables>) -> Result<CachedModule>;
 
-    /// Wraps a module that behaves differently in training. Only evaluation is cached.
+    /// Wraps a module that has a training mode. Only outputs in evaluation mode are cached.
     ///
     /// # Errors
     /// As [`CacheOptions::wrap`].
     fn wrap_module_t(self, module: impl nn::ModuleT + 'static, variables: impl Into<Variables>)
     -> Result<CachedModule>;
 
-    /// [`CacheOptions::wrap_inputs_fn`] for a function that uses variables: they are fingerprinted and have to be frozen.
+    /// [`CacheOptions::wrap_inputs_fn`] for a function with variables, which are fingerprinted and have to be frozen.
     ///
     /// # Errors
     /// As [`CacheOptions::wrap`].
@@ -45,7 +45,7 @@ pub trait WrapModules: Sized {
         f: impl Fn(&Inputs) -> Result<O> + Send + 'static,
     ) -> Result<CachedModule>;
 
-    /// Wraps a TorchScript module. It is set to evaluation and frozen; its code, parameters and buffers are
+    /// Wraps a TorchScript module. It is set to evaluation mode and frozen. Its code, parameters and buffers are
     /// fingerprinted.
     ///
     /// # Errors
@@ -54,7 +54,7 @@ pub trait WrapModules: Sized {
         self.wrap_script_method(module, "forward")
     }
 
-    /// [`WrapModules::wrap_script`] for another method than `forward`.
+    /// [`WrapModules::wrap_script`] for a method other than `forward`.
     ///
     /// # Errors
     /// As [`CacheOptions::wrap`].
@@ -98,7 +98,7 @@ impl WrapModules for CacheOptions {
     }
 }
 
-/// What `module` says of its structure, if that is looked at.
+/// The structure of `module`, if it is part of the identity.
 fn structure<M: fmt::Debug>(options: &CacheOptions, module: &M, variables: &Variables) -> Structure {
     if options.checks_structure() {
         Structure::of(module, variables, options.checks_weights())

@@ -1,4 +1,4 @@
-//! The storages that damaged-store tests run on: what is flipped, cut and copied in memory is so on a disk as well.
+//! The storages that tests on damaged stores use: files are flipped, truncated and copied in memory or on a disk.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tensorcask::storage::{AppendFile, DirEntry, DiskStorage, FileKind, LockGuard, MemoryStorage, ReadFile, Storage};
 use tensorcask::{Options, Result};
 
-/// Which storage a test runs on.
+/// The kind of storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Memory,
@@ -25,7 +25,7 @@ impl Kind {
         }
     }
 
-    /// How many of `tries` in memory a test makes on this storage.
+    /// The number of repetitions on this storage, given the number in memory.
     pub fn tries(self, tries: usize) -> usize {
         match self {
             Self::Memory => tries,
@@ -33,7 +33,8 @@ impl Kind {
         }
     }
 
-    /// Of the `step`s at which a file is damaged in memory, a part on a disk, where each takes longer.
+    /// The distance between damaged bytes on this storage, given the distance in memory. It is larger on a disk, which
+    /// is slower.
     pub fn step(self, step: usize) -> usize {
         match self {
             Self::Memory => step,
@@ -42,7 +43,7 @@ impl Kind {
     }
 }
 
-/// A storage that tests may damage.
+/// A storage whose files tests can damage.
 #[derive(Debug, Clone)]
 pub enum TestStorage {
     Memory(MemoryStorage),
@@ -50,14 +51,14 @@ pub enum TestStorage {
 }
 
 impl TestStorage {
-    /// Merges the index of the closed store on it to one run.
+    /// Merges the index of its closed store to one run.
     pub fn merge(&self, options: Options) {
         let store = options.open_on(self.storage()).unwrap();
         store.merge_index().unwrap();
         store.close().unwrap();
     }
 
-    /// What a store is opened on.
+    /// The storage to open a store on.
     pub fn storage(&self) -> Arc<dyn Storage> {
         match self {
             Self::Memory(memory) => Arc::new(memory.clone()),
@@ -65,14 +66,14 @@ impl TestStorage {
         }
     }
 
-    /// The same, and the bytes of segments that are asked for through it.
+    /// The same, together with a counter of the bytes of segments that are read through it.
     pub fn counting(&self) -> (Arc<dyn Storage>, Arc<AtomicU64>) {
         let held = Held::new(self.storage(), None);
         let asked = Arc::clone(&held.asked);
         (Arc::new(held), asked)
     }
 
-    /// Another storage with the files that a crash would leave (on a disk: all that was written).
+    /// A copy with the files that a crash would leave (on a disk: everything that was written).
     pub fn copy(&self) -> Self {
         match self {
             Self::Memory(memory) => Self::Memory(memory.power_loss()),
@@ -84,7 +85,7 @@ impl TestStorage {
         }
     }
 
-    /// The same with all that was written, synced or not.
+    /// A copy with everything that was written, synced or not.
     pub fn whole_copy(&self) -> Self {
         match self {
             Self::Memory(memory) => Self::Memory(memory.power_loss_keeping(|_, _, len_bytes| len_bytes)),
@@ -104,12 +105,12 @@ impl TestStorage {
         }
     }
 
-    /// Puts a file of these bytes at `path`.
+    /// Writes `bytes` to a file at `path`.
     pub fn write(&self, path: impl AsRef<Path>, bytes: &[u8]) {
         match self {
             Self::Memory(memory) => memory.write(path, bytes).unwrap(),
             Self::Disk(dir) => {
-                // A new file: who has the former one open keeps it.
+                // Creates a new file, so that handles of the former one keep it.
                 let path = Self::at(dir, path);
                 std::fs::create_dir_all(path.parent().unwrap()).unwrap();
                 let _absent = std::fs::remove_file(&path);
@@ -132,7 +133,7 @@ impl TestStorage {
         }
     }
 
-    /// Cuts the file to `len_bytes`. Nobody may have it mapped.
+    /// Truncates the file to `len_bytes`. It must not be mapped.
     pub fn truncate(&self, path: impl AsRef<Path>, len_bytes: u64) {
         match self {
             Self::Memory(memory) => memory.truncate(path, len_bytes).unwrap(),
@@ -162,7 +163,7 @@ impl TestStorage {
     }
 }
 
-/// A storage that keeps its folder for as long as it is used, and counts what is asked of its segments.
+/// A storage that keeps its folder until it is dropped, and counts the bytes that are read from segments.
 #[derive(Debug)]
 struct Held {
     inner: Arc<dyn Storage>,
@@ -248,7 +249,7 @@ impl Storage for Held {
     }
 }
 
-/// Copies a folder and all that is in it.
+/// Copies a folder with all contents.
 pub fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -262,18 +263,18 @@ pub fn copy_folder(from: &Path, to: &Path) {
     }
 }
 
-/// Every commit at once, on the caller's thread.
+/// Batches are committed on the caller's thread.
 pub fn options() -> Options {
     Options::new().synchronous(true).flush_every(8, 1 << 20)
 }
 
-/// How many files in a folder have a name with this end.
+/// The number of files in a folder whose names end with `end`.
 pub fn files_in(dir: &Path, end: &str) -> usize {
     let entries = std::fs::read_dir(dir).unwrap();
     entries.filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().ends_with(end)).count()
 }
 
-/// Makes a test of each function of a [`Kind`], on either storage.
+/// Defines a test for each storage from functions of a [`Kind`].
 #[macro_export]
 macro_rules! on_both {
     ($($test:ident),* $(,)?) => {

@@ -1,7 +1,6 @@
-//! What people write by hand: a hash map of offsets over a file that is only appended to.
+//! The usual handwritten solution: a hash map of offsets over an append-only file.
 //!
-//! It has no checksums, recovers no torn tail, and reads all its headers when it is opened. It is here because it is
-//! what one would otherwise have.
+//! It has no checksums, does not recover a torn tail, and reads all headers when it is opened.
 
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read, Write};
@@ -16,7 +15,7 @@ use crate::engine::{Engine, Opening};
 
 const HEADER: usize = 12;
 
-/// Key, length, value; key, length, value; and a map from key to (offset, length).
+/// The file has records of key, length and value; the map leads from a key to (offset, length).
 pub struct Bitcask {
     file: File,
     map: Option<Mmap>,
@@ -28,14 +27,14 @@ pub struct Bitcask {
 }
 
 impl Bitcask {
-    /// Creates the file, or reads its headers and, if asked, maps it.
+    /// Creates the file, or reads its headers and, if `mapped`, maps it.
     ///
     /// # Errors
-    /// Of IO.
+    /// IO errors.
     pub fn open(opening: &Opening, create: bool, mapped: bool) -> Fallible<Self> {
         let path = opening.dir.join("rows.log");
         let file = if create { File::create_new(path)? } else { File::open(path)? };
-        // SAFETY: the file is this benchmark's own, and nothing changes it after the load.
+        // SAFETY: the benchmark owns the file, and nothing changes it after the load.
         let map = if mapped && !create { Some(unsafe { Mmap::map(&file)? }) } else { None };
         let index = if create { HashMap::new() } else { read_index(&file)? };
         Ok(Self {

@@ -5,7 +5,7 @@
 //! - `cache_size`: "more [than a quarter of memory] if the data set fully fits into memory".
 //! - keys in big-endian form, as the README advises for integers.
 //! - `Keyspace::start_ingestion` for keys that come in order: "prefer this method over singular inserts or write
-//!   batches/transactions for maximum bulk load speed". It is durable when it ends, whether that was asked for or not.
+//!   batches/transactions for maximum bulk load speed". It is always durable when it ends.
 //! - `with_kv_separation` for rows of at least its threshold of 1 KiB: "for large blob use cases".
 //! - no compression: the crate is built without lz4.
 
@@ -31,7 +31,7 @@ impl Fjall {
     /// Opens the database.
     ///
     /// # Errors
-    /// fjall's.
+    /// Errors of fjall.
     pub fn open(opening: &Opening, create: bool) -> Fallible<Self> {
         let database = Database::builder(&opening.dir).cache_size(opening.cache_bytes()).open()?;
         let separated = (opening.row_bytes >= 1024).then(KvSeparationOptions::default);
@@ -78,7 +78,7 @@ impl Engine for Fjall {
     fn close(self: Box<Self>) -> Fallible {
         if self.writes {
             self.database.persist(PersistMode::SyncAll)?;
-            // Compactions start a moment after what caused them.
+            // Compactions start a moment after their cause.
             let mut quiet = 0;
             while quiet < 5 {
                 std::thread::sleep(Duration::from_millis(10));

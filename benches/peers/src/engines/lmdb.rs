@@ -6,8 +6,8 @@
 //!   costs address space only.
 //! - `MDB_INTEGERKEY` (heed's `IntegerComparator`): keys of one size in native byte order.
 //! - `MDB_APPEND`: "allows fast bulk loading when keys are already known to be in the correct order".
-//! - `MDB_NOSYNC` for loads that need not survive power loss. The header says that transactions then lose durability
-//!   only, if the file system keeps the order of writes and `MDB_WRITEMAP` is not used; so it is not.
+//! - `MDB_NOSYNC` for loads that need not survive power loss. According to the header, transactions then lose only
+//!   durability if the file system preserves the order of writes and `MDB_WRITEMAP` is not used; therefore it is not.
 //! - `MDB_NORDAHEAD` is left off: it is for databases larger than memory.
 
 use heed::byteorder::NativeEndian;
@@ -33,7 +33,7 @@ impl Lmdb {
     /// Creates the environment, or opens it for reading.
     ///
     /// # Errors
-    /// LMDB's.
+    /// Errors of LMDB.
     pub fn open(opening: &Opening, create: bool) -> Fallible<Self> {
         let mut options = EnvOpenOptions::new();
         options.map_size(1 << 38);
@@ -42,7 +42,7 @@ impl Lmdb {
             (true, true) => EnvFlags::empty(),
             (true, false) => EnvFlags::NO_SYNC,
         };
-        // SAFETY: the folder is this benchmark's own and opened once, and a benchmark may lose its data to power loss.
+        // SAFETY: the benchmark owns the folder and opens it once, and it may lose its data to power loss.
         let env = unsafe { options.flags(flags).open(&opening.dir)? };
         let rows = if create {
             let mut txn = env.write_txn()?;

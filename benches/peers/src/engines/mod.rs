@@ -1,4 +1,5 @@
-//! The engines, each with the settings that its own documentation advises for batches of fixed rows that fit memory.
+//! The engines, each with the settings that its own documentation advises for batches of fixed-size rows that fit into
+//! memory.
 
 use crate::Fallible;
 
@@ -15,7 +16,7 @@ pub mod rocksdb;
 pub mod sqlite;
 pub mod tensorcask;
 
-/// Copies a row that an engine returned to its place.
+/// Copies a row that an engine returned to the output.
 fn copy_row(row: &[u8], place: &mut [u8]) -> Fallible {
     if row.len() != place.len() {
         return Err(format!("a row has {} bytes, not {}", row.len(), place.len()).into());

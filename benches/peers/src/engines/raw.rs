@@ -1,4 +1,4 @@
-//! The limits: what the machine can do when nobody looks up a key.
+//! The limits: the speed of the machine without a lookup of keys.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,11 +9,11 @@ use crate::Fallible;
 use crate::engine::{Engine, Opening, Order};
 use crate::rows;
 
-/// Rows one after another in a file; their places are known before they are asked for.
+/// Rows one after another in a file. Their offsets are known in advance.
 pub struct Raw {
     file: File,
     map: Option<Mmap>,
-    /// The place of each row by its number, as it was loaded.
+    /// The position of each row in the file, by its number.
     places: Vec<u32>,
     asked: Vec<usize>,
     rows: usize,
@@ -26,11 +26,11 @@ impl Raw {
     /// Creates the file, or maps it.
     ///
     /// # Errors
-    /// Of IO.
+    /// IO errors.
     pub fn open(opening: &Opening, create: bool) -> Fallible<Self> {
         let path = opening.dir.join("rows.bin");
         let file = if create { File::create_new(path)? } else { File::open(path)? };
-        // SAFETY: the file is this benchmark's own, and nothing changes it after the load.
+        // SAFETY: the benchmark owns the file, and nothing changes it after the load.
         let map = if create { None } else { Some(unsafe { Mmap::map(&file)? }) };
         Ok(Self {
             file,
@@ -44,7 +44,8 @@ impl Raw {
         })
     }
 
-    /// Works out where rows lie, the first time anyone asks. Not part of opening: a caller who knows places knows them.
+    /// Computes the positions of rows on first use. This is not part of opening, as a caller of the control is assumed
+    /// to know them.
     fn learn(&mut self) {
         let order = rows::load_order(self.rows, self.order);
         self.places = vec![0; order.len()];
@@ -56,12 +57,12 @@ impl Raw {
     }
 }
 
-/// Asks for the first lines of a row, after which the processor's own prefetcher goes on.
+/// Prefetches the first cache lines of a row; the processor's own prefetcher continues.
 fn prefetch(map: &[u8], start: usize, row_bytes: usize) {
     #[cfg(target_arch = "x86_64")]
     for line in 0..row_bytes.div_ceil(64).min(8) {
         if let Some(byte) = map.get(start + line * 64) {
-            // SAFETY: a prefetch reads nothing architecturally and cannot fault.
+            // SAFETY: a prefetch has no architectural effect and cannot fault.
             unsafe {
                 std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(std::ptr::from_ref(byte).cast());
             }

@@ -1,10 +1,10 @@
 //! redb.
 //!
-//! Settings, from its documentation (<https://docs.rs/redb>): `Builder::set_cache_size` so that the data fits (its default
-//! is 1 GiB); `Durability::Immediate` for durable batches; otherwise `Durability::None`, whose commits "will not be
-//! persisted to disk unless followed by a commit with Durability::Immediate": redb has no level in between that would
-//! survive the end of the process. Page size and the rest cannot be chosen. Two-phase commit and quick repair stay off,
-//! as they are by default.
+//! Settings, from its documentation (<https://docs.rs/redb>): `Builder::set_cache_size` so that the data fits (its
+//! default is 1 GiB); `Durability::Immediate` for durable batches; otherwise `Durability::None`, whose commits "will
+//! not be persisted to disk unless followed by a commit with Durability::Immediate": redb has no level in between that
+//! survives only the end of the process. Page size and the rest cannot be chosen. Two-phase commit and quick repair
+//! stay off, as they are by default.
 
 use ::redb::{Builder, Database, Durability, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, TableDefinition};
 
@@ -31,7 +31,7 @@ impl Redb {
     /// Creates the file, or opens it for reading.
     ///
     /// # Errors
-    /// redb's.
+    /// Errors of redb.
     pub fn open(opening: &Opening, create: bool) -> Fallible<Self> {
         let path = opening.dir.join("rows.redb");
         let mut builder = Builder::new();

@@ -7,11 +7,11 @@
 //! - a HyperClockCache, "now generally recommended over LRUCache" (`cache.h`), for blocks.
 //! - `IncreaseParallelism` (by default there is one background thread for flushes and compactions).
 //! - BlobDB for rows of 3 KB ("large-value use cases"), with a blob cache; that cannot be a HyperClockCache.
-//! - "Creating and Ingesting SST files" for keys that come in order: the fastest bulk load. It is durable when it ends,
-//!   whether that was asked for or not.
-//! - otherwise what the FAQ advises for loads: one writer, a `WriteBatch` a batch, a vector memtable, `PrepareForBulkLoad`
-//!   ("all data will be in level 0 without any automatic compaction"), and a manual compaction after the load;
-//!   `WriteOptions::sync` if durable.
+//! - "Creating and Ingesting SST files" for keys that come in order: the fastest bulk load. It is always durable when
+//!   it ends.
+//! - otherwise, as the FAQ advises for loads: one writer, a `WriteBatch` per batch, a vector memtable,
+//!   `PrepareForBulkLoad` ("all data will be in level 0 without any automatic compaction"), and a manual compaction
+//!   after the load; `WriteOptions::sync` if durable.
 //! - no compression: the values are random bits.
 //! - reads with `MultiGet`.
 
@@ -33,7 +33,7 @@ pub struct Rocksdb {
     options: Options,
     write: WriteOptions,
     row_bytes: usize,
-    /// Where files are written before they are ingested, if keys come in order.
+    /// The folder of files that are written before they are ingested, if keys come in order.
     ingests: Option<PathBuf>,
     writes: bool,
 }
@@ -43,7 +43,8 @@ fn options(opening: &Opening, create: bool) -> Options {
     options.create_if_missing(create);
     options.set_compression_type(DBCompressionType::None);
     options.increase_parallelism(std::thread::available_parallelism().map_or(2, |cores| cores.get() as i32));
-    // What OptimizeForPointLookup sets, spelt out, because its cache is another one. 0: "recommended and default".
+    // The settings of OptimizeForPointLookup, spelt out because it would create its own cache. 0: "recommended and
+    // default".
     let cache_bytes = opening.cache_bytes() as usize;
     let cache = Cache::new_hyper_clock_cache(cache_bytes, 0);
     let mut blocks = BlockBasedOptions::default();
@@ -71,11 +72,11 @@ impl Rocksdb {
     /// Creates the database, or opens it for reading.
     ///
     /// # Errors
-    /// RocksDB's.
+    /// Errors of RocksDB.
     pub fn open(opening: &Opening, create: bool) -> Fallible<Self> {
         let options = options(opening, create);
         let path = opening.dir.join("db");
-        // By name: `MultiGet` takes the handle of a family.
+        // Opened by name, as `MultiGet` takes the handle of a family.
         let families = [ColumnFamilyDescriptor::new(DEFAULT_COLUMN_FAMILY_NAME, options.clone())];
         let db = if create {
             DB::open_cf_descriptors(&options, path, families)?

@@ -7,11 +7,11 @@
 //! - an `INTEGER PRIMARY KEY` is the rowid (<https://sqlite.org/rowidtable.html>), so there is one B-tree.
 //! - `page_size` 16 KiB for rows of 3 KB: "a page size of 8192 or 16384 gives the best performance for large BLOB I/O"
 //!   (<https://sqlite.org/intern-v-extern-blob.html>); the default of 4 KiB for small ones.
-//! - `mmap_size` over the whole file (<https://sqlite.org/mmap.html>); SQLite maps at most 2 GiB of it unless it is built
-//!   otherwise, so there is a page cache in which the data fits too.
+//! - `mmap_size` over the whole file (<https://sqlite.org/mmap.html>); by default SQLite maps at most 2 GiB of it, so
+//!   the page cache is large enough for the data too.
 //! - checkpoints every 1 GiB and at the end, not every 1,000 pages: few checkpoints and a large WAL are what the
 //!   documentation advises for writing (<https://sqlite.org/wal.html#performance_considerations>).
-//! - one transaction and one prepared statement a batch (<https://sqlite.org/faq.html#q19>).
+//! - one transaction and one prepared statement per batch (<https://sqlite.org/faq.html#q19>).
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
@@ -31,7 +31,7 @@ impl Sqlite {
     /// Creates the file, or opens it for reading.
     ///
     /// # Errors
-    /// SQLite's.
+    /// Errors of SQLite.
     pub fn open(opening: &Opening, create: bool) -> Fallible<Self> {
         let path = opening.dir.join("rows.sqlite");
         let access = if create {

@@ -24,7 +24,7 @@ impl Tensorcask {
     /// Opens the store for writing, or as a reader.
     ///
     /// # Errors
-    /// tensorcask's.
+    /// Errors of tensorcask.
     pub fn open(opening: &Opening, create: bool) -> Fallible<Self> {
         let handle = if create {
             Handle::Store(Options::new().open(&opening.dir, MODULE)?)
@@ -40,7 +40,7 @@ impl Engine for Tensorcask {
     fn load(&mut self, keys: &[u64], rows: &[u8]) -> Fallible {
         let Handle::Store(store) = &self.handle else { return Err("opened for reading".into()) };
         store.put_rows_bytes(keys, Dtype::F32, &self.shape, rows)?;
-        // `put` returns before anything is written; `Buffered` is what a plain write of the peers promises.
+        // `put` returns before anything is written; `Buffered` matches the guarantee of a plain write of the peers.
         Ok(store.flush_with(self.durability)?)
     }
 

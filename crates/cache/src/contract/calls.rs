@@ -1,4 +1,4 @@
-//! What a call does, and what it refuses.
+//! How a call computes its output, and which calls are refused.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use crate::layer::options::Verification;
 use crate::values::input::{Argument, Inputs};
 use crate::values::output::Output;
 
-/// A loader is asked for what is missing, by positions.
+/// A loader is called with the positions of the missing samples.
 pub fn inputs_are_loaded_for_what_is_missing<F: Adapter>() {
     let (module, seen) = doubling(in_memory::<F>());
     module.forward_with_ids(one::<F>(&rows::<F>(1, 2, 2)), &ids(1, 2)).unwrap();
@@ -31,7 +31,7 @@ pub fn inputs_are_loaded_for_what_is_missing<F: Adapter>() {
     refused(module.call(Inputs::tensors(1)).ids(&ids(8, 2)).run_lazy(F::HOST, few), "1 samples were loaded for 2");
 }
 
-/// Loaded tensors fill the places that the call named; nothing else may be loaded.
+/// Loaded tensors fill the places that the call named. Loading anything else is an error.
 pub fn loaded_tensors_have_their_places<F: Adapter>() {
     let sum = in_memory::<F>().wrap_inputs_fn(|inputs: &Inputs<F>| {
         let y = super::floats::<F>(inputs.tensor_named("y")?);
@@ -56,7 +56,7 @@ pub fn loaded_tensors_have_their_places<F: Adapter>() {
     );
 }
 
-/// Ids that are a function of the inputs.
+/// Ids can be derived from the inputs.
 pub fn ids_are_derived<F: Adapter>() {
     let options = in_memory::<F>().ids_from(|inputs| {
         Ok(Ids::Str(super::floats::<F>(inputs.tensor(0)?).iter().map(ToString::to_string).collect()))
@@ -67,7 +67,7 @@ pub fn ids_are_derived<F: Adapter>() {
     assert_eq!((seen.samples(), module.contains(&["1", "2", "3"]).unwrap()), (2, vec![true, true, false]));
 }
 
-/// In training, and with the cache off.
+/// Nothing is cached in training mode or while the cache is off.
 pub fn nothing_is_cached_in_training_or_off<F: Adapter>() {
     let (module, seen) = doubling(in_memory::<F>());
     let x = rows::<F>(0, 2, 2);
@@ -84,7 +84,7 @@ pub fn nothing_is_cached_in_training_or_off<F: Adapter>() {
     assert_eq!(module.len().unwrap(), 2);
 }
 
-/// A function that fails once.
+/// A computation that fails keeps nothing, and the next call succeeds.
 pub fn a_failed_computation_keeps_nothing<F: Adapter>() {
     let fails = Arc::new(AtomicBool::new(true));
     let failing = Arc::clone(&fails);
@@ -101,7 +101,7 @@ pub fn a_failed_computation_keeps_nothing<F: Adapter>() {
     assert_eq!(elements(call()), [1.0, 2.0]);
 }
 
-/// A panic goes to the caller, and what was claimed is free again.
+/// A panic is propagated to the caller, and its claims are released.
 pub fn a_panic_keeps_nothing<F: Adapter>() {
     let first = Arc::new(AtomicBool::new(true));
     let module = in_memory::<F>().wrap_fn(move |x: &F::Tensor| {
@@ -116,7 +116,7 @@ pub fn a_panic_keeps_nothing<F: Adapter>() {
     assert_eq!(elements(module.forward_with_ids(one::<F>(&rows::<F>(0, 2, 1)), &ids(0, 2))), [1.0, 2.0]);
 }
 
-/// Batches that are none.
+/// Arguments that do not form a batch are refused.
 pub fn unusable_batches_are_refused<F: Adapter>() {
     let (module, seen) = doubling(in_memory::<F>());
     let x = rows::<F>(0, 2, 2);
@@ -131,7 +131,7 @@ pub fn unusable_batches_are_refused<F: Adapter>() {
     assert_eq!(seen.calls(), 0);
 }
 
-/// Hits that are computed again.
+/// Verification recomputes hits and reports outputs that differ.
 pub fn verification_finds_what_is_not_reproducible<F: Adapter>() {
     let wrapped = |verification: Verification, step: f32| {
         let calls = Mutex::new(0.0);
@@ -143,7 +143,7 @@ pub fn verification_finds_what_is_not_reproducible<F: Adapter>() {
         module.unwrap().as_ref().clone()
     };
     let call = |module: &crate::layer::Cached<F>| module.forward_with_ids(one::<F>(&rows::<F>(0, 4, 2)), &ids(0, 4));
-    // The same, or nearly so.
+    // Equal outputs, and outputs within the tolerance.
     for step in [0.0, 1e-6] {
         let module = wrapped(Verification::rate(1.0), step);
         call(&module).unwrap();
@@ -157,7 +157,7 @@ pub fn verification_finds_what_is_not_reproducible<F: Adapter>() {
     call(&module).unwrap();
     call(&module).unwrap();
     assert!(module.warnings()[0].contains("4 cached outputs computed again"), "{:?}", module.warnings());
-    // A share of them.
+    // Only a share of the hits is verified.
     let module = wrapped(Verification::rate(0.3), 0.0);
     call(&module).unwrap();
     (0..50).for_each(|_| drop(call(&module).unwrap()));
@@ -165,7 +165,7 @@ pub fn verification_finds_what_is_not_reproducible<F: Adapter>() {
     assert!((20..100).contains(&verified), "{verified}");
 }
 
-/// Batches of kept outputs.
+/// An iterator returns batches of kept outputs, and reads ahead.
 pub fn batches_are_read_ahead<F: Adapter>() {
     let (module, seen) = doubling(in_memory::<F>());
     let load = |ids: &Ids| match ids {

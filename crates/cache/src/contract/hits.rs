@@ -1,4 +1,4 @@
-//! What is kept is not computed again.
+//! Kept outputs are not computed again.
 
 use tensorcask::Dtype;
 
@@ -6,7 +6,7 @@ use super::{doubled, doubling, elements, folder, ids, in_memory, one, rows, stor
 use crate::layer::{Adapter, CacheOptions};
 use crate::values::input::{Argument, Inputs};
 
-/// By ids and by content, in memory and in a folder.
+/// For samples found by id and by content, in memory and in a folder.
 pub fn a_sample_is_computed_once<F: Adapter>() {
     let folder = folder();
     for options in [in_memory::<F>(), CacheOptions::in_folder(folder.path(), "module").version("1")] {
@@ -29,7 +29,7 @@ pub fn a_sample_is_computed_once<F: Adapter>() {
     }
 }
 
-/// Results come in the order of the call, whatever was there.
+/// Results come in the order of the call, whichever of them were kept.
 pub fn only_what_is_missing_is_computed<F: Adapter>() {
     let (module, seen) = doubling(in_memory::<F>());
     module.forward_with_ids(one::<F>(&rows::<F>(2, 3, 2)), &ids(2, 3)).unwrap();
@@ -45,7 +45,7 @@ pub fn only_what_is_missing_is_computed<F: Adapter>() {
     assert_eq!((counts.hits, counts.misses), (5, 9));
 }
 
-/// Samples that stand more than once in a batch.
+/// A sample that occurs several times in a batch is computed once.
 pub fn duplicates_are_computed_once<F: Adapter>() {
     let (module, seen) = doubling(in_memory::<F>());
     let x = tensor::<F>(&[5, 1], &[1.0, 1.0, 2.0, 1.0, 2.0]);
@@ -58,7 +58,7 @@ pub fn duplicates_are_computed_once<F: Adapter>() {
     assert_eq!(seen.samples(), 4);
 }
 
-/// A batch of none has the shape and the dtype of the others.
+/// The output for an empty batch has the shape and the dtype of other outputs.
 pub fn an_empty_batch_looks_like_the_others<F: Adapter>() {
     let (module, _) = doubling(in_memory::<F>());
     for _ in 0..2 {
@@ -72,7 +72,7 @@ pub fn an_empty_batch_looks_like_the_others<F: Adapter>() {
     assert_eq!(F::shape(&output.into_tensor().unwrap()), [0, 3]);
 }
 
-/// Rows that are held outside of the store.
+/// Rows can be held on a device, outside of the store.
 pub fn rows_are_held_on_a_device<F: Adapter>() {
     let (module, seen) = doubling(in_memory::<F>().memory_bytes(1 << 20).memory_device(F::HOST));
     for _ in 0..3 {
@@ -83,7 +83,7 @@ pub fn rows_are_held_on_a_device<F: Adapter>() {
     assert!((held, seen.samples()) == (4, 4) && len_bytes >= 32, "{held} {len_bytes}");
     assert_eq!(elements(module.forward_with_ids(one::<F>(&rows::<F>(2, 4, 2)), &ids(2, 4))), doubled::<F>(2, 4, 2));
     assert_eq!((module.held().0, seen.samples()), (6, 6));
-    // What is full holds what it has.
+    // At its limit a device keeps the rows that it holds.
     let (module, _) = doubling(in_memory::<F>().memory_bytes(500).memory_device(F::HOST));
     module.forward_with_ids(one::<F>(&rows::<F>(0, 50, 2)), &ids(0, 50)).unwrap();
     let held = module.held();
@@ -92,7 +92,7 @@ pub fn rows_are_held_on_a_device<F: Adapter>() {
     assert_eq!(module.held(), held);
 }
 
-/// Counters, in all and since the last epoch.
+/// Counters since the module was wrapped, and since the last epoch.
 pub fn what_was_counted_is_told<F: Adapter>() {
     let (module, _) = doubling(in_memory::<F>());
     let x = rows::<F>(0, 4, 2);

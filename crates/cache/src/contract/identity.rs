@@ -1,11 +1,11 @@
-//! What tells one module from another.
+//! How modules are told apart.
 
 use super::{doubling, folder, ids, one, refused, rows};
 use crate::layer::options::Weights;
 use crate::layer::{Adapter, CacheOptions};
 use crate::values::output::Output;
 
-/// Another version, argument, instance, dtype or weights.
+/// Modules that differ in version, argument, instance, dtype or weights do not share outputs.
 pub fn other_modules_never_meet<F: Adapter>() {
     let folder = folder();
     let options = || CacheOptions::<F>::in_folder(folder.path(), "module").version("1");
@@ -29,14 +29,14 @@ pub fn other_modules_never_meet<F: Adapter>() {
     };
     assert!(all().into_iter().all(|options| call(options) == 2));
     assert!(all().into_iter().all(|options| call(options) == 0));
-    // Weights that do not count.
+    // Weights that are ignored.
     let ignoring = |weights: &[u8]| call(options().fingerprint("weights", weights).weights(Weights::Ignore));
     assert_eq!((ignoring(b"3"), ignoring(b"4")), (2, 0));
     let (module, _) = doubling(options().fingerprint("weights", b"5").weights(Weights::Ignore));
     assert!(module.warnings()[0].contains("outputs were computed with other weights"), "{:?}", module.warnings());
 }
 
-/// Two closures look the same.
+/// Closures cannot be told apart, so a folder requires a version.
 pub fn a_version_is_asked_for_in_a_folder<F: Adapter>() {
     let folder = folder();
     let wrap = |options: CacheOptions<F>| options.wrap_fn(|x: &F::Tensor| Output::<F>::Tensor(F::share(x)));
@@ -45,7 +45,7 @@ pub fn a_version_is_asked_for_in_a_folder<F: Adapter>() {
     assert!(wrap(CacheOptions::in_memory().module_id("module")).is_ok());
 }
 
-/// Which part of the identity differs.
+/// A miss is explained by the parts of the identity that differ.
 pub fn why_a_sample_is_missing<F: Adapter>() {
     let folder = folder();
     let options = || CacheOptions::<F>::in_folder(folder.path(), "module");
@@ -63,7 +63,7 @@ pub fn why_a_sample_is_missing<F: Adapter>() {
     refused(module.why_miss(&["a", "b"]), "2 samples were asked about");
 }
 
-/// What former versions left.
+/// Identities of former versions can be listed and removed.
 pub fn former_identities_are_listed_and_pruned<F: Adapter>() {
     let folder = folder();
     let options = |version: &str| CacheOptions::<F>::in_folder(folder.path(), "module").version(version);

@@ -1,4 +1,4 @@
-//! What a sample is found by.
+//! How samples are found.
 
 use tensorcask::{Dtype, Reader, Tensor};
 
@@ -10,7 +10,7 @@ use crate::layer::{CacheOptions, Cached};
 use crate::values::input::{Argument, Inputs};
 use crate::values::output::Output;
 
-/// Strings, integers, and what cannot be an id.
+/// Strings and integers are ids; negative and mixed ones are refused.
 pub fn ids_of_any_kind<F: Adapter>() {
     fn check<F: Adapter>(module: &Cached<F>, ids: impl IntoIds<F>) {
         assert_eq!(elements(module.forward_with_ids(one::<F>(&rows::<F>(0, 2, 1)), ids)), [1.0, 3.0]);
@@ -31,7 +31,7 @@ pub fn ids_of_any_kind<F: Adapter>() {
     refused(module.forward_with_ids(one::<F>(&rows::<F>(0, 2, 1)), &[Id::Int(1), Id::Str("a".into())]), "key");
 }
 
-/// Any other byte, shape, dtype or place is another sample.
+/// A sample with another byte, shape, dtype or place has another key.
 pub fn content_is_every_byte<F: Adapter>() {
     let module = in_memory::<F>().wrap_inputs_fn(|inputs: &Inputs<F>| {
         let first = F::shape(inputs.tensor(0)?)[0];
@@ -67,10 +67,10 @@ pub fn content_is_every_byte<F: Adapter>() {
     assert_eq!((module.counts().hits, module.counts().misses), (0, all));
     calls().into_iter().for_each(|inputs| drop(module.forward(inputs).unwrap()));
     assert_eq!((module.counts().hits, module.counts().misses), (all, all));
-    // The order of names says nothing.
+    // Named arguments are sorted by name, so their order does not matter.
     module.forward(Inputs::new().named("b", 2).with(x()).named("a", 1)).unwrap();
     assert_eq!(module.counts().misses, all);
-    // On request, bytes are left out.
+    // With sampled content, bytes that are left out do not count.
     let sampled = Content::Sampled { edge_bytes: 8, stride_bytes: 4096 };
     let (module, seen) = doubling(in_memory::<F>().content(sampled));
     let mut elements = vec![0.0; 1000];
@@ -85,7 +85,7 @@ pub fn content_is_every_byte<F: Adapter>() {
     }
 }
 
-/// Beside an id, the places of tensors count, and everything else that is passed.
+/// With an id, the places of tensors count, and all other arguments.
 pub fn places_of_arguments_count<F: Adapter>() {
     let module = in_memory::<F>().wrap_inputs_fn(|inputs: &Inputs<F>| {
         let batch = inputs.batch_size()?;
@@ -109,17 +109,17 @@ pub fn places_of_arguments_count<F: Adapter>() {
     assert_eq!(module.counts().misses, all);
     calls().into_iter().for_each(|inputs| drop(module.forward_with_ids(inputs, &ids(0, 2)).unwrap()));
     assert_eq!((module.counts().hits, module.counts().misses), (all, all));
-    // What is in the tensors does not: the id names the sample.
+    // The elements of tensors do not count: the id names the sample.
     module.forward_with_ids(one::<F>(&rows::<F>(7, 2, 1)), &ids(0, 2)).unwrap();
     assert_eq!(module.counts().misses, all);
-    // Without the tensors at hand.
+    // A lookup without the tensors.
     let kept = module.call(Inputs::tensors(2)).ids(&ids(0, 3)).contains().unwrap();
     assert_eq!(kept, [true, true, false]);
     let named = Inputs::new().named("x", Argument::<F>::Batched);
     assert_eq!(module.call(named).ids(&ids(1, 2)).contains().unwrap(), [true, false]);
 }
 
-/// Several outputs of a sample.
+/// Variants of a sample are kept apart.
 pub fn variants_are_kept_apart<F: Adapter>() {
     let (module, seen) = doubling(in_memory::<F>());
     let x = rows::<F>(0, 2, 1);
@@ -134,7 +134,7 @@ pub fn variants_are_kept_apart<F: Adapter>() {
     assert_eq!(module.call(Inputs::tensors(1)).ids(&ids(1, 2)).variant(3).contains().unwrap(), [false, false]);
 }
 
-/// The test vectors of `FORMAT.md`: the same sample has the same key, whichever library holds it.
+/// The test vectors of `FORMAT.md`: a sample has the same key in every tensor library.
 pub fn keys_are_those_of_every_library<F: Adapter>() {
     let folder = folder();
     let options = CacheOptions::<F>::in_folder(folder.path(), "vectors")

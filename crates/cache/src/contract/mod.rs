@@ -1,7 +1,8 @@
-//! One suite of what the caching layer promises, run over every adapter: `tensorcask_cache::contract!(MyFramework);` in a
-//! test of the adapter, with the feature `contract` of this crate.
+//! The test suite of the caching layer, which every adapter runs: `tensorcask_cache::contract!(MyFramework);` in a test
+//! of the adapter, with the feature `contract` of this crate.
 //!
-//! Each test is a function of the tensor library alone. Tensors are made from and read as stored ones.
+//! Each test is generic over the tensor library. Its tensors are made from stored tensors, and compared as stored
+//! tensors.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -28,7 +29,7 @@ use crate::layer::{Adapter, CacheOptions, Cached};
 use crate::values::input::{Argument, Inputs};
 use crate::values::output::Output;
 
-/// Runs the whole suite over an adapter.
+/// Runs the whole suite for an adapter.
 #[macro_export]
 macro_rules! contract {
     ($framework:ty) => {
@@ -101,38 +102,38 @@ fn tensor<F: Adapter>(shape: &[usize], elements: &[f32]) -> F::Tensor {
     F::from_stored(&Tensor::from_slice(shape, elements).unwrap()).unwrap()
 }
 
-/// `count` rows of `dims` elements that tell where they are, from row `from` on.
+/// `count` rows of `dims` elements, numbered from row `from` on.
 fn rows<F: Adapter>(from: usize, count: usize, dims: usize) -> F::Tensor {
     tensor::<F>(&[count, dims], &(from * dims..(from + count) * dims).map(|at| at as f32).collect::<Vec<_>>())
 }
 
-/// A tensor as a stored one.
+/// Converts a tensor to a stored tensor.
 fn stored<F: Adapter>(tensor: &F::Tensor) -> Tensor {
     let host = F::host(tensor).unwrap();
     Tensor::new(F::dtype(&host).unwrap().unwrap(), &F::shape(&host), F::to_bytes(&host).unwrap()).unwrap()
 }
 
-/// The elements of a tensor of `f32`.
+/// The elements of an `f32` tensor.
 fn floats<F: Adapter>(tensor: &F::Tensor) -> Vec<f32> {
     stored::<F>(tensor).to_vec().unwrap()
 }
 
-/// The elements of an output that is one tensor of `f32`.
+/// The elements of an output that is one `f32` tensor.
 fn elements<F: Adapter>(output: Result<Output<F>>) -> Vec<f32> {
     floats::<F>(&output.unwrap().into_tensor().unwrap())
 }
 
-/// A call of one tensor.
+/// The inputs of a call with one tensor.
 fn one<F: Adapter>(tensor: &F::Tensor) -> Inputs<F> {
     Inputs::new().with(Argument::Tensor(F::share(tensor)))
 }
 
-/// `f` of each element.
+/// Applies `f` to each element.
 fn map<F: Adapter>(x: &F::Tensor, f: impl Fn(f32) -> f32) -> F::Tensor {
     tensor::<F>(&F::shape(x), &floats::<F>(x).into_iter().map(f).collect::<Vec<_>>())
 }
 
-/// What a wrapped function has seen.
+/// The batches that a wrapped function was called with.
 #[derive(Debug, Clone, Default)]
 struct Seen {
     calls: Arc<AtomicUsize>,
@@ -159,7 +160,7 @@ fn in_memory<F: Adapter>() -> CacheOptions<F> {
     CacheOptions::in_memory().module_id("module")
 }
 
-/// `2 x + 1`, and what it saw.
+/// Wraps `2 x + 1`, and records its calls.
 fn doubling<F: Adapter>(options: CacheOptions<F>) -> (Cached<F>, Seen) {
     let seen = Seen::default();
     let noted = seen.clone();
@@ -170,22 +171,22 @@ fn doubling<F: Adapter>(options: CacheOptions<F>) -> (Cached<F>, Seen) {
     (module.unwrap().as_ref().clone(), seen)
 }
 
-/// What [`doubling`] gives for [`rows`].
+/// The output of [`doubling`] for [`rows`].
 fn doubled<F: Adapter>(from: usize, count: usize, dims: usize) -> Vec<f32> {
     floats::<F>(&rows::<F>(from, count, dims)).into_iter().map(|x| 2.0 * x + 1.0).collect()
 }
 
-/// A folder that goes with the test.
+/// A folder that is removed at the end of the test.
 fn folder() -> crate::TemporaryFolder {
     crate::TemporaryFolder::new(None).unwrap()
 }
 
-/// Integer ids from `from` on.
+/// Integer ids, from `from` on.
 fn ids(from: u64, count: u64) -> Vec<u64> {
     (from..from + count).collect()
 }
 
-/// Fails unless the call failed and said this.
+/// Fails unless the call returned an error whose message contains `says`.
 fn refused<T>(result: Result<T>, says: &str) {
     match result {
         Ok(_) => panic!("it was not refused: {says}"),

@@ -26,7 +26,7 @@ fn wrapped<F: Adapter>(f: impl Fn(&F::Tensor) -> Output<F> + Send + 'static) -> 
     in_memory::<F>().wrap_fn(f).unwrap().as_ref().clone()
 }
 
-/// On a miss, on a hit, and when half of it is there.
+/// On a miss, on a hit, and with half of the samples kept.
 pub fn trees_come_back_as_they_went_in<F: Adapter>() {
     let tree = |x: &F::Tensor| {
         Output::<F>::map([
@@ -64,7 +64,7 @@ pub fn trees_come_back_as_they_went_in<F: Adapter>() {
     }
 }
 
-/// Rows of each sample by itself: one by one, or padded.
+/// Rows whose shapes differ come back one by one, or padded.
 pub fn rows_of_several_shapes<F: Adapter>() {
     fn each<F: Adapter>(x: &F::Tensor) -> Output<F> {
         let row = |x: f32| tensor::<F>(&[x as usize], &vec![x; x as usize]);
@@ -82,7 +82,7 @@ pub fn rows_of_several_shapes<F: Adapter>() {
         assert_eq!(F::shape(&output), [3, 3]);
         assert_eq!(super::floats::<F>(&output), [2.0, 2.0, -1.0, -1.0, -1.0, -1.0, 3.0, 3.0, 3.0]);
     }
-    // Lists are of the whole batch unless the options say otherwise.
+    // Lists are outputs of the whole batch unless the options say otherwise.
     let list = |x: &F::Tensor| Output::<F>::List(vec![Output::Tensor(F::share(x)), Output::Tensor(F::share(x))]);
     let rows = |x: &F::Tensor| {
         let rows = (0..F::shape(x)[0]).map(|at| F::row(x, at, F::HOST).unwrap());
@@ -100,7 +100,7 @@ pub fn rows_of_several_shapes<F: Adapter>() {
     }
 }
 
-/// The bits of a miss are those of a hit.
+/// A miss and a hit return the same bits.
 pub fn down_cast_outputs_are_the_same_on_a_miss<F: Adapter>() {
     for restore in [false, true] {
         let options = in_memory::<F>().cache_dtype(Dtype::F16).restore_dtype(restore);
@@ -118,7 +118,7 @@ pub fn down_cast_outputs_are_the_same_on_a_miss<F: Adapter>() {
     }
 }
 
-/// Each sample needs a row of its own.
+/// An output without one row for each sample is refused.
 pub fn what_has_no_row_for_a_sample_is_refused<F: Adapter>() {
     fn check<F: Adapter>(f: impl Fn(&F::Tensor) -> Output<F> + Send + 'static, says: &str) {
         let module = wrapped::<F>(f);

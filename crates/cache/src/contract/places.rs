@@ -1,9 +1,9 @@
-//! Where outputs are kept, and how many.
+//! Where outputs are kept, and how many are kept.
 
 use super::{doubled, doubling, elements, folder, ids, in_memory, one, refused, rows};
 use crate::layer::{Adapter, CacheOptions};
 
-/// The next handle finds what the last one kept.
+/// A new handle finds the outputs of former handles.
 pub fn a_folder_outlives_its_handles<F: Adapter>() {
     let folder = folder();
     let options = || CacheOptions::<F>::in_folder(folder.path(), "module").version("1");
@@ -13,7 +13,7 @@ pub fn a_folder_outlives_its_handles<F: Adapter>() {
         assert_eq!((output, seen.samples()), (doubled::<F>(0, 4, 2), samples));
         module.close().unwrap();
     }
-    // Handles of one process see what others have not written yet.
+    // Handles of one process find each other's outputs before they are written.
     let (first, _) = doubling(options());
     let (second, seen) = doubling(options().codec(tensorcask::Codec::Zstd { level: 1 }));
     first.forward_with_ids(one::<F>(&rows::<F>(4, 2, 2)), &ids(4, 2)).unwrap();
@@ -21,7 +21,7 @@ pub fn a_folder_outlives_its_handles<F: Adapter>() {
     assert_eq!((output, seen.samples()), (doubled::<F>(4, 2, 2), 0));
 }
 
-/// Nothing is written.
+/// A read-only handle writes nothing.
 pub fn a_folder_that_is_only_read<F: Adapter>() {
     let folder = folder();
     let options = || CacheOptions::<F>::in_folder(folder.path(), "module").version("1");
@@ -34,7 +34,7 @@ pub fn a_folder_that_is_only_read<F: Adapter>() {
         assert_eq!((output, seen.samples()), (doubled::<F>(0, 4, 2), samples));
     }
     assert_eq!((module.counts().not_kept, module.len().unwrap()), (4, 2));
-    // Or by another rank.
+    // Nor does a rank that is not the writer.
     let rank = crate::Rank::new(1, 2).unwrap();
     let (module, _) = doubling(options().rank(rank).writer_rank(0));
     module.forward_with_ids(one::<F>(&rows::<F>(0, 4, 2)), &ids(0, 4)).unwrap();
@@ -45,7 +45,7 @@ pub fn a_folder_that_is_only_read<F: Adapter>() {
     );
 }
 
-/// At the cap nothing more is kept, and what is kept stays.
+/// At the cap no more outputs are kept, and the kept ones stay.
 pub fn a_full_cache_computes<F: Adapter>() {
     let folder = folder();
     for options in [
@@ -67,7 +67,7 @@ pub fn a_full_cache_computes<F: Adapter>() {
     }
 }
 
-/// With its last handle.
+/// A temporary folder is removed with its last handle.
 pub fn a_temporary_folder_goes<F: Adapter>() {
     let parent = folder();
     let options =

@@ -1,4 +1,4 @@
-//! Threads that share a handle, and modules that call it.
+//! Threads that share a handle, and modules that call their own handle.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, OnceLock};
@@ -8,7 +8,7 @@ use super::{elements, in_memory, map, one, refused, tensor};
 use crate::layer::{Adapter, Cached};
 use crate::values::output::Output;
 
-/// What one computes, the others wait for.
+/// While one thread computes a sample, the other threads wait for it.
 pub fn threads_wait_for_each_other<F: Adapter>() {
     const THREADS: usize = 4;
     let samples = Arc::new(AtomicUsize::new(0));
@@ -38,7 +38,7 @@ pub fn threads_wait_for_each_other<F: Adapter>() {
     assert_eq!((counts.misses, counts.hits), (2, 2 * (THREADS as u64 - 1)));
 }
 
-/// Fibonacci numbers, each from the two before.
+/// Fibonacci numbers: each call asks the handle for the two numbers before.
 pub fn a_module_may_call_its_handle<F: Adapter>() {
     let handle: Arc<OnceLock<Cached<F>>> = Arc::default();
     let own = Arc::clone(&handle);
@@ -60,7 +60,7 @@ pub fn a_module_may_call_its_handle<F: Adapter>() {
     assert_eq!(samples.load(Ordering::SeqCst), 21);
 }
 
-/// It would wait for itself.
+/// A computation that needs its own result is an error, as it would wait for itself.
 pub fn a_computation_that_needs_itself_is_an_error<F: Adapter>() {
     let handle: Arc<OnceLock<Cached<F>>> = Arc::default();
     let own = Arc::clone(&handle);

@@ -1,4 +1,4 @@
-//! The elements of host tensors: as numbers, compared, padded.
+//! Conversion, comparison and padding of the elements of host tensors.
 
 use tensorcask::{Dtype, Tensor};
 
@@ -24,7 +24,7 @@ pub(super) fn integers(tensor: &Tensor) -> Option<Vec<i128>> {
     })
 }
 
-/// The elements of a tensor of floats, the parts of a complex one; `None` for any other.
+/// The elements of a float tensor, and the real and imaginary parts of a complex one; `None` for any other.
 fn floats(tensor: &Tensor) -> Result<Option<Vec<f64>>> {
     let parts = match tensor.dtype() {
         Dtype::F64 => tensor.clone(),
@@ -38,7 +38,7 @@ fn floats(tensor: &Tensor) -> Result<Option<Vec<f64>>> {
     Ok(Some(parts.to_vec()?))
 }
 
-/// What differs between two tensors by more than the tolerance.
+/// Describes the first difference between two tensors that exceeds the tolerance.
 pub(super) fn difference(a: &Tensor, b: &Tensor, relative: f64, absolute: f64) -> Result<Option<String>> {
     if a.dtype() != b.dtype() || a.shape() != b.shape() {
         return Ok(Some(format!("{} {:?} against {} {:?}", a.dtype(), a.shape(), b.dtype(), b.shape())));
@@ -56,12 +56,12 @@ pub(super) fn difference(a: &Tensor, b: &Tensor, relative: f64, absolute: f64) -
         let largest = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
         return Ok(Some(format!("elements differ by up to {largest:e}")));
     }
-    // Packed and small floats: bit by bit.
+    // Packed and small floats are compared bit by bit.
     let differ = a.data().iter().zip(b.data()).filter(|(a, b)| a != b).count();
     Ok((differ > 0).then(|| format!("{differ} bytes differ")))
 }
 
-/// One element of `value`.
+/// The bytes of one element with this value.
 fn filler(dtype: Dtype, value: f64) -> Result<Vec<u8>> {
     let refused =
         || invalid(format!("outputs of dtype {dtype} cannot be padded with {value}: choose a value it can hold"));
@@ -95,7 +95,7 @@ fn filler(dtype: Dtype, value: f64) -> Result<Vec<u8>> {
     })
 }
 
-/// One batch of tensors of one dtype and rank.
+/// Pads tensors of one dtype and rank, and stacks them to a batch.
 pub(super) fn pad(rows: &[Tensor], value: f64) -> Result<Tensor> {
     let Some(first) = rows.first() else { return Err(invalid("no rows to pad")) };
     let dims = first.shape().len();
@@ -112,7 +112,7 @@ pub(super) fn pad(rows: &[Tensor], value: f64) -> Result<Tensor> {
     Ok(Tensor::new(first.dtype(), &shape, bytes)?)
 }
 
-/// Copies a block to the beginning of each dimension of a larger one.
+/// Copies a block to the start of each dimension of a larger block.
 fn copy(from: &[u8], from_shape: &[usize], to: &mut [u8], to_shape: &[usize], width: usize) {
     let (Some((&len, from_rest)), Some((_, to_rest))) = (from_shape.split_first(), to_shape.split_first()) else {
         if let Some(to) = to.get_mut(..from.len()) {

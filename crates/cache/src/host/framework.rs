@@ -16,7 +16,7 @@ use crate::layer::{Adapter, Cached};
 #[derive(Debug, Clone, Copy)]
 pub struct Host;
 
-/// A batch that is filled.
+/// A batch while it is filled.
 #[derive(Debug)]
 pub struct Buffer {
     dtype: Dtype,
@@ -24,10 +24,10 @@ pub struct Buffer {
     bytes: Vec<u8>,
 }
 
-/// How many rows a batch has, and the bytes of each.
+/// The number of rows of a batch, and the bytes per row.
 ///
 /// # Errors
-/// [`Error::Invalid`] if packed elements make a row end within a byte.
+/// [`Error::Invalid`] if elements are packed and a row ends within a byte.
 fn rows_and_len_bytes(tensor: &Tensor) -> Result<(usize, usize)> {
     let (dtype, shape) = (tensor.dtype(), tensor.shape());
     let (rows, of_row) = shape.split_first().map_or((1, shape), |(rows, of_row)| (*rows, of_row));
@@ -72,7 +72,7 @@ impl Framework for Host {
         tensor.clone()
     }
 
-    /// Nobody can write to a tensor.
+    /// Tensors are immutable, so that a handle can be shared.
     fn own(tensor: &Tensor) -> Result<Tensor> {
         Ok(tensor.clone())
     }
@@ -95,7 +95,7 @@ impl Framework for Host {
 
     fn view(tensor: &Tensor) -> Result<View<&[u8]>> {
         let (rows, row) = rows_and_len_bytes(tensor)?;
-        // Bytes are the elements here, so that packed ones need no care.
+        // The view has one byte per element, so that packed elements need no special case.
         Ok(View { bytes: tensor.data().as_ref(), width: 1, sizes: vec![rows, row], strides: vec![row, 1] })
     }
 
@@ -163,7 +163,7 @@ impl Adapter for Host {
     type Module = Cached<Self>;
 }
 
-/// Functions show no weights: what they use is named with [`crate::layer::CacheOptions::fingerprint`].
+/// Functions have no variables. Weights that they use are passed to [`crate::layer::CacheOptions::fingerprint`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoVariables;
 
@@ -187,11 +187,11 @@ impl Variables for NoVariables {
     }
 
     fn save(&self, _path: &Path) -> Result<()> {
-        Err(invalid("a wrapped function shows no variables: save what it uses yourself"))
+        Err(invalid("a wrapped function has no variables: save the weights that it uses yourself"))
     }
 
     fn load(&self, _path: &Path) -> Result<()> {
-        Err(invalid("a wrapped function shows no variables: load what it uses yourself, and wrap it again"))
+        Err(invalid("a wrapped function has no variables: load the weights that it uses yourself, and wrap it again"))
     }
 }
 

@@ -1,5 +1,5 @@
-//! The adapter for [`tensorcask::Tensor`], which needs no tensor library: plain Rust functions, or those of any library whose
-//! tensors are copied to and from bytes.
+//! The adapter for [`tensorcask::Tensor`], which needs no tensor library. It wraps plain Rust functions, and functions
+//! of any library whose tensors are copied to and from bytes.
 
 mod elements;
 mod framework;
@@ -30,12 +30,12 @@ pub type Batch = layer::Batch<Host>;
 pub type BatchIter = layer::BatchIter<Host>;
 
 impl layer::Cached<Host> {
-    /// The output for `ids` without inputs at hand: `load` makes the inputs of the samples at some positions, one tensor by
-    /// position, and is called only for what is missing, and for the hits that [`layer::CacheOptions::verify`] chooses. For
-    /// other arguments or a variant: [`layer::Call::run_lazy`].
+    /// The output for `ids`, whose inputs are loaded when they are needed. `load` takes the positions of samples and
+    /// returns their inputs, one tensor by position. It is called for missing samples, and for the hits that
+    /// [`layer::CacheOptions::verify`] selects. For other arguments or a variant, use [`layer::Call::run_lazy`].
     ///
     /// # Errors
-    /// As [`layer::Cached::forward_with_ids`], and those of `load`.
+    /// As [`layer::Cached::forward_with_ids`], and errors of `load`.
     pub fn forward_lazy(
         &self,
         ids: impl IntoIds<Host>,

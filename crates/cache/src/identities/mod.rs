@@ -1,5 +1,5 @@
-//! The identities of a wrapped module: the folders of outputs that its former and present weights, versions and
-//! configurations left, `<cache dir>/<module id>/<identity>`. Wrapping a module makes them.
+//! The identities of a wrapped module. Each is a folder `<cache dir>/<module id>/<identity>` with the outputs of one
+//! combination of weights, version and configuration. Wrapping a module creates its identity.
 //!
 //! ```
 //! # fn main() -> tensorcask::Result<()> {
@@ -10,7 +10,7 @@
 //! let module = cache_dir.join("vit-b16");
 //! let latest = identities::list(&module)?.into_iter().next().map(|identity| identity.id);
 //!
-//! // Remove all but the one that was used last; first look what that would be.
+//! // Remove all identities except the last used one. The first round is a dry run.
 //! for dry_run in [true, false] {
 //!     let pruned = identities::prune(&module, dry_run, |identity| latest.as_ref() != Some(&identity.id))?;
 //!     println!("{} identities, {} bytes", pruned.removed.len(), pruned.freed_bytes());
@@ -32,15 +32,15 @@ use crate::identity::record::Identity;
 use crate::identity::size;
 use tensorcask::{Error, KeyKind, Options, Result};
 
-/// What pruning did, or in a dry run would do.
+/// The result of pruning, or of a dry run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pruned {
     /// Identities whose folders were removed.
     pub removed: Vec<StoredIdentity>,
-    /// What interrupted removals had left, and was removed too.
+    /// Remains of interrupted removals that were removed as well.
     pub finished: Vec<StoredIdentity>,
-    /// Identities that were to be removed but stay, each with the reason.
+    /// Identities that were selected but stay, each with the reason.
     pub kept: Vec<(StoredIdentity, Stays)>,
 }
 
@@ -58,8 +58,8 @@ impl Pruned {
     }
 }
 
-/// The identities in the folder of a module, `<cache dir>/<module id>`, the last used one first. A folder that is not
-/// there has none.
+/// The identities in the folder of a module, `<cache dir>/<module id>`, the last used one first. Empty if the folder
+/// does not exist.
 ///
 /// # Errors
 /// IO errors.
@@ -67,8 +67,8 @@ pub fn list(module_folder: impl AsRef<Path>) -> Result<Vec<StoredIdentity>> {
     list_beside(module_folder.as_ref(), None)
 }
 
-/// What removals that were interrupted have left in the folder of a module: it still takes room, and the next
-/// [`prune`] finishes with it.
+/// The remains of interrupted removals in the folder of a module. They take up space until the next [`prune`] removes
+/// them.
 ///
 /// # Errors
 /// IO errors.
@@ -77,15 +77,15 @@ pub fn interrupted(module_folder: impl AsRef<Path>) -> Result<Vec<StoredIdentity
     Ok(found.into_iter().map(|(id, folder)| look(id, folder, false)).collect())
 }
 
-/// Removes the identities in the folder of a module that `remove` chooses, and finishes removals that were interrupted;
-/// with `dry_run`, only says what it would do.
+/// Removes the identities in the folder of a module that `remove` selects, and completes interrupted removals. With
+/// `dry_run`, nothing is removed.
 ///
-/// An identity stays if a writer of any process or a handle of this one has it open, or if anything in its folder is
-/// not a file of the names that a store and the caching layer make; files in the quarantine of its stores count as such. What
-/// stays for these reasons stays whole. No other process may read what is removed.
+/// An identity stays whole if a writer of any process or a handle of this process has it open, or if its folder
+/// contains anything other than the files of a store and of the caching layer. Files in the quarantine of its stores
+/// count as such. No other process may read an identity while it is removed.
 ///
 /// # Errors
-/// IO errors of listing; those of a removal are in [`Pruned::kept`].
+/// IO errors of listing; errors of a removal are in [`Pruned::kept`].
 pub fn prune(
     module_folder: impl AsRef<Path>,
     dry_run: bool,
@@ -95,7 +95,7 @@ pub fn prune(
     prune_listed(module, list(module)?, dry_run, remove)
 }
 
-/// [`list`], with the differences from `ours`.
+/// [`list`], with each identity's differences from `ours`.
 ///
 /// # Errors
 /// As [`list`].
@@ -111,13 +111,13 @@ pub fn list_beside(module: &Path, ours: Option<&Identity>) -> Result<Vec<StoredI
     for identity in &mut found {
         identity.differences = match (compared, parsed(identity)) {
             (Some(compared), Some(record)) => compared.differences(&record),
-            _ => vec!["what it is made of is not recorded".to_owned()],
+            _ => vec!["its record cannot be read".to_owned()],
         };
     }
     Ok(found)
 }
 
-/// [`prune`], of what was listed.
+/// [`prune`], for identities that were listed before.
 ///
 /// # Errors
 /// As [`prune`].
@@ -148,7 +148,7 @@ pub fn prune_listed(
         }
     }
     if !dry_run && pruned.is_more_room() {
-        // There is room again: no identity is full any more.
+        // Space was freed, so no identity is full any more.
         for other in others.iter().chain(pruned.kept.iter().map(|(identity, _)| identity)) {
             let full = other.folder.join(names::FULL);
             if std::fs::symlink_metadata(&full).is_ok_and(|found| found.is_file()) {
@@ -159,7 +159,7 @@ pub fn prune_listed(
     Ok(pruned)
 }
 
-/// The folders in that of a module whose names `id_of` knows, with their identities. Links are none.
+/// The subfolders of a module's folder whose names `id_of` parses, with their identities. Symbolic links are skipped.
 fn folders(module: &Path, id_of: impl Fn(&str) -> Option<&str>) -> Result<Vec<(String, PathBuf)>> {
     let fail = |error| Error::io("list", module, error);
     let entries = match std::fs::read_dir(module) {

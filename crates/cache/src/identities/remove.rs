@@ -1,5 +1,5 @@
-//! Removes an identity's folder: looks through it, locks its stores, renames it, looks again, and only then removes
-//! what it has seen, file by file.
+//! Removes an identity's folder. It is scanned, its stores are locked, and it is renamed and scanned again; only then
+//! the files that were found are removed, one by one.
 
 use std::fs::{File, FileType, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
@@ -13,11 +13,11 @@ use tensorcask::folder::{FOLDERS, OPEN_LOCK, QUARANTINE, is_file_of_store};
 
 type Taken<T> = std::result::Result<T, Stays>;
 
-/// What a folder holds, all of which is ours.
+/// The contents of a folder, all of which tensorcask made.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     files: Vec<PathBuf>,
-    /// Those that hold others first.
+    /// Parents before their subfolders.
     folders: Vec<PathBuf>,
     pub len_bytes: u64,
 }
@@ -25,7 +25,7 @@ pub(super) struct Contents {
 /// Locks of the writers of an identity's stores, with their paths in its folder.
 type Locks = Vec<(PathBuf, File)>;
 
-/// Removes an identity; with `dry_run`, looks whether it could be.
+/// Removes an identity; with `dry_run`, only checks that it could be removed.
 pub(super) fn take(identity: &StoredIdentity, dry_run: bool) -> Taken<Contents> {
     let folder = &identity.folder;
     if is_open(folder) {
@@ -46,7 +46,7 @@ pub(super) fn take(identity: &StoredIdentity, dry_run: bool) -> Taken<Contents> 
         return Ok(contents);
     }
     std::fs::rename(folder, &away).map_err(failed("rename", folder))?;
-    // From here on no writer finds it. One that came in between is seen now.
+    // Writers cannot find the folder any more. The second scan detects one that opened it before the rename.
     let again = look_through(&away).and_then(|contents| {
         locks.extend(lock(&away, &contents, &locks)?);
         Ok(contents)
@@ -60,17 +60,17 @@ pub(super) fn take(identity: &StoredIdentity, dry_run: bool) -> Taken<Contents> 
     }
 }
 
-/// Finishes the removal of what is left in `folder`; with `dry_run`, looks whether that could be done.
+/// Completes an interrupted removal in `folder`; with `dry_run`, only checks that it could be completed.
 pub(super) fn finish(folder: &Path, dry_run: bool) -> Taken<Contents> {
     let contents = look_through(folder)?;
     let _locks = lock(folder, &contents, &[])?;
     if dry_run { Ok(contents) } else { remove(folder, contents) }
 }
 
-/// Removes what was seen in `folder`, and nothing else: a folder with something new in it stays.
+/// Removes only the files that were found in `folder`. If a file was added since, the folder stays.
 fn remove(folder: &Path, contents: Contents) -> Taken<Contents> {
     let is_there = |error: &std::io::Error| error.kind() != std::io::ErrorKind::NotFound;
-    // What tells what the folder is goes last.
+    // The record identifies the folder, so it is removed last.
     let (last, first): (Vec<_>, Vec<_>) = contents.files.iter().partition(|path| **path == Path::new(names::RECORD));
     for path in first.into_iter().chain(last) {
         let path = folder.join(path);
@@ -86,7 +86,7 @@ fn remove(folder: &Path, contents: Contents) -> Taken<Contents> {
     Ok(contents)
 }
 
-/// Opens a regular file for reading. Opening anything else is an error, and waits for nobody.
+/// Opens a regular file for reading. Anything else is an error; opening a pipe does not block.
 fn open_regular(path: &Path) -> std::io::Result<File> {
     let non_blocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
     let file = File::options().read(true).custom_flags(non_blocking).open(path)?;
@@ -100,7 +100,7 @@ fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(std::io::Error) -
     move |error| Stays::Failed(Error::io(action, path, error).to_string())
 }
 
-/// The names in `folder`, in order, with what they are themselves.
+/// The names in `folder`, sorted, with their types and lengths. Links are not followed.
 fn entries(folder: &Path) -> Taken<Vec<(String, FileType, u64)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(failed("list", folder))? {
@@ -110,14 +110,14 @@ fn entries(folder: &Path) -> Taken<Vec<(String, FileType, u64)>> {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) => return Err(failed("look at", &entry.path())(error)),
         };
-        // A name that is not UTF-8 is none of ours; the lossy form says so.
+        // tensorcask makes no names that are not UTF-8, so the lossy form cannot match one.
         found.push((entry.file_name().to_string_lossy().into_owned(), metadata.file_type(), metadata.len()));
     }
     found.sort_by(|a, b| a.0.cmp(&b.0));
     Ok(found)
 }
 
-/// Looks at everything in the folder of an identity.
+/// Scans the folder of an identity.
 fn look_through(folder: &Path) -> Taken<Contents> {
     let mut contents = Contents::default();
     contents.add(folder, Path::new(""), names::is_file_of_identity, &KINDS.map(|kind| kind.name()))?;
@@ -133,7 +133,8 @@ fn look_through(folder: &Path) -> Taken<Contents> {
 }
 
 impl Contents {
-    /// Adds what is in the folder `within`, which may hold files that `is_file` knows and `folders`.
+    /// Adds the contents of the folder `within`, which may hold files that `is_file` accepts and the subfolders
+    /// `folders`.
     fn add(&mut self, root: &Path, within: &Path, is_file: impl Fn(&str) -> bool, folders: &[&str]) -> Taken<()> {
         for (name, kind, len_bytes) in entries(&root.join(within))? {
             let path = within.join(&name);
@@ -155,8 +156,8 @@ impl Contents {
     }
 }
 
-/// Takes the locks of all stores in `folder` beside those that are `held`: first that of opening, so that no writer
-/// begins, then those of the lanes.
+/// Acquires the locks of all stores in `folder`, except those in `held`. The locks for opening come first, so that no
+/// writer can start; then the locks of the lanes.
 fn lock(folder: &Path, contents: &Contents, held: &[(PathBuf, File)]) -> Taken<Locks> {
     let is_opening = |path: &Path| path.file_name().is_some_and(|name| name == OPEN_LOCK);
     let is_lock = |path: &&PathBuf| path.extension().is_some_and(|ending| ending == "lock");

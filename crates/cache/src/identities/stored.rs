@@ -1,4 +1,4 @@
-//! An identity that is kept, and why it stays.
+//! An identity on disk, and the reasons why it is not removed.
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -7,31 +7,31 @@ use std::time::SystemTime;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoredIdentity {
-    /// 32 hexadecimal digits: the name of its folder.
+    /// The name of its folder: 32 hexadecimal digits.
     pub id: String,
     /// Its folder: `<id>`, or `<id>.pruned` if its removal was interrupted.
     pub folder: PathBuf,
     /// Bytes of its files.
     pub bytes: u64,
-    /// Outputs that are kept; `None` if a store of it cannot be read.
+    /// The number of outputs; `None` if one of its stores cannot be read.
     pub rows: Option<u64>,
-    /// When it was last opened for writing, or written to. Reading leaves no trace.
+    /// When it was last opened for writing, or written to. Reading does not count.
     pub last_used: Option<SystemTime>,
-    /// How it differs, one line a part: from the module that was asked, or else from the identity that was used last.
+    /// Its differences, one line per part: from the given module, or else from the last used identity.
     pub differences: Vec<String>,
-    /// What it is made of: the JSON text of its `identity.json`; `None` if that cannot be read.
+    /// The JSON text of its `identity.json`, which lists its parts; `None` if it cannot be read.
     pub record: Option<String>,
 }
 
-/// Why an identity stays.
+/// Why an identity was not removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stays {
-    /// Something has it open: a writer of any process, or a handle of this one.
+    /// A writer of any process, or a handle of this process, has it open.
     Open(String),
-    /// It holds something that neither a store nor the caching layer made, or that a store has set aside.
+    /// Its folder holds a file that tensorcask did not make, or that a store has quarantined.
     Foreign(String),
-    /// The file system failed. What is left of the identity is in `<id>.pruned` if its removal had begun.
+    /// The file system failed. If the removal had begun, the remains are in `<id>.pruned`.
     Failed(String),
 }
 

@@ -1,19 +1,19 @@
-//! The bytes that identities and keys are hashes of.
+//! The byte strings that identities and keys are hashes of.
 
 use xxhash_rust::xxh3::xxh3_128;
 
-/// Bytes to be hashed, each part with its length before it.
+/// A byte string to be hashed. Each part is preceded by its length.
 #[derive(Debug, Clone, Default)]
 pub struct Canonical(Vec<u8>);
 
 impl Canonical {
-    /// Nothing yet but the domain: what is hashed for one purpose is never taken for another.
+    /// Starts with the domain, so that hashes for different purposes differ.
     #[must_use]
     pub fn new(domain: &str) -> Self {
         Self::default().part(domain.as_bytes())
     }
 
-    /// One more part.
+    /// Appends a part.
     #[must_use]
     pub fn part(mut self, bytes: &[u8]) -> Self {
         self.0.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
@@ -21,7 +21,7 @@ impl Canonical {
         self
     }
 
-    /// Their hash: XXH3, 128 bits.
+    /// The 128-bit XXH3 hash.
     #[must_use]
     pub fn hash(&self) -> u128 {
         xxh3_128(&self.0)

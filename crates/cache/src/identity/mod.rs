@@ -1,4 +1,4 @@
-//! What an identity is made of, and how its folder is called and measured.
+//! The parts of an identity, the names in its folder, and the size of its files.
 
 pub(crate) mod canonical;
 pub(crate) mod names;

@@ -4,25 +4,25 @@ use std::path::{Path, PathBuf};
 
 use tensorcask::KeyKind;
 
-/// The kinds of keys that an identity may have a store of, each in a folder of its name.
+/// The kinds of keys. Each has a store of its own, in a folder named after the kind.
 pub const KINDS: [KeyKind; 3] = [KeyKind::Str, KeyKind::U64, KeyKind::Bytes];
 
-/// In the folder of an identity of a wrapped module: what the identity is made of.
+/// The file in an identity's folder that lists its parts.
 pub const RECORD: &str = "identity.json";
-/// There: the mean seconds that a sample took.
+/// The file with the mean seconds of computation per sample.
 pub const TIMING: &str = "timing.json";
-/// There: the cap at which it was full, and what the files took then.
+/// The file that records the cap that was reached, and the size of the files at that time.
 pub const FULL: &str = "full.json";
 const JSON_SUFFIX: &str = ".json";
 const PART_SUFFIX: &str = ".part";
 const PRUNED_SUFFIX: &str = ".pruned";
 
-/// Whether a name in a module's folder is that of an identity.
+/// Whether a name in a module's folder is the name of an identity.
 pub fn is_identity(name: &str) -> bool {
     name.len() == 32 && name.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// The name of an identity's folder while it is removed.
+/// The name of an identity's folder during its removal.
 pub fn pruned(id: &str) -> String {
     format!("{id}{PRUNED_SUFFIX}")
 }
@@ -32,17 +32,17 @@ pub fn parse_pruned(name: &str) -> Option<&str> {
     name.strip_suffix(PRUNED_SUFFIX).filter(|id| is_identity(id))
 }
 
-/// Path of a file of an identity that is being written, before it takes the place of `path`.
+/// The temporary path of a file of an identity, which is written there and then renamed to `path`.
 pub fn part(path: &Path, unique: uuid::Uuid) -> PathBuf {
     path.with_extension(format!("{}{PART_SUFFIX}", unique.simple()))
 }
 
-/// Whether a file of this name in the folder of an identity is one that the caching layer makes.
+/// Whether the caching layer makes files of this name in the folder of an identity.
 pub fn is_file_of_identity(name: &str) -> bool {
     let files = [RECORD, TIMING, FULL];
     let part = name.strip_suffix(PART_SUFFIX).and_then(|stem| stem.split_once('.'));
     let of = |stem: &str| files.iter().any(|file| file.strip_suffix(JSON_SUFFIX) == Some(stem));
-    // The digits are those of a UUID.
+    // The suffix is a UUID, which has the form of an identity.
     files.contains(&name) || part.is_some_and(|(stem, digits)| of(stem) && is_identity(digits))
 }
 

@@ -1,4 +1,4 @@
-//! What an identity of a wrapped module is made of, and how two of them differ.
+//! The parts of an identity, and how two identities differ.
 
 use std::collections::BTreeMap;
 
@@ -6,34 +6,34 @@ use serde::{Deserialize, Serialize};
 
 use super::canonical::Canonical;
 
-/// The version of the way in which outputs become values and arguments become keys. In version 1 the places of arguments
-/// beside an id did not count.
+/// The version of the encoding of outputs as values and of arguments as keys. In version 1 the places of arguments did
+/// not count for calls with ids.
 pub const ENCODING: u32 = 2;
 
-/// Everything that decides whether an output of yesterday is still an output of this module.
+/// Everything except the sample that an output depends on. Modules with equal identities share outputs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// The version of the way in which outputs become values.
+    /// The version of the encoding of outputs and arguments.
     pub encoding: u32,
-    /// The caller's.
+    /// The version that the caller names.
     pub version: String,
-    /// What the module is beside its weights; empty if that is not looked at.
+    /// The configuration of the module without its weights; empty if it is ignored.
     #[serde(default)]
     pub structure: String,
-    /// The caller's constructor arguments.
+    /// The constructor arguments that the caller names.
     pub arguments: BTreeMap<String, String>,
-    /// Instances that are not to share.
+    /// The name of the instance, which keeps equal modules apart.
     pub instance: String,
-    /// The dtype that wider floats are kept as, or nothing.
+    /// The dtype that wider floats are kept as; empty if they are kept as they are.
     pub cache_dtype: String,
-    /// Whether `weights` counts.
+    /// Whether `weights` is part of the name.
     pub weights_count: bool,
-    /// A digest a variable.
+    /// A digest per variable.
     pub weights: BTreeMap<String, String>,
 }
 
 impl Identity {
-    /// The folder's name: 128 bits, in hexadecimal.
+    /// The name of its folder: 128 bits in hexadecimal.
     #[must_use]
     pub fn name(&self) -> String {
         let pairs = |mut parts: Canonical, map: &BTreeMap<String, String>| {
@@ -53,7 +53,7 @@ impl Identity {
         format!("{:032x}", parts.hash())
     }
 
-    /// How `other` differs, one line a part.
+    /// The differences to `other`, one line per part.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let mut lines = Vec::new();

@@ -1,9 +1,9 @@
-//! What the files below a folder take, and when they were last written.
+//! The size of the files below a folder, and when they were last written.
 
 use std::path::Path;
 use std::time::SystemTime;
 
-/// Bytes of all files below `folder`. What vanishes meanwhile counts nothing.
+/// Bytes of all files below `folder`. Files that vanish during the scan are skipped.
 #[must_use]
 pub fn folder_len_bytes(folder: &Path) -> u64 {
     measure(folder).0

@@ -14,7 +14,7 @@ pub enum Id {
     Int(u64),
 }
 
-/// The ids of a batch, one a sample, all of one kind.
+/// The ids of a batch, one per sample, all of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ids {
@@ -25,7 +25,7 @@ pub enum Ids {
 }
 
 impl Ids {
-    /// How many.
+    /// The number of ids.
     #[must_use]
     pub fn len(&self) -> usize {
         match self {
@@ -34,7 +34,7 @@ impl Ids {
         }
     }
 
-    /// Whether there is none.
+    /// Whether there are no ids.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -49,13 +49,14 @@ impl Ids {
     }
 }
 
-/// What can be passed as ids: slices and vectors of strings, integers or [`Id`]s, and one-dimensional tensors of any
-/// integer kind.
+/// A type that can be passed as ids: slices and vectors of strings, integers or [`Id`]s, and one-dimensional tensors of
+/// any integer dtype.
 pub trait IntoIds<F: Framework> {
     /// The ids.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for negative integers, mixed kinds, and tensors that are no list of integers.
+    /// [`Error::Invalid`] for negative integers, mixed kinds, and tensors that are not one-dimensional lists of
+    /// integers.
     fn into_ids(self) -> Result<Ids>;
 }
 
@@ -98,7 +99,7 @@ into_ids! {
     Id => |ids| of_one_kind(ids),
 }
 
-/// An integer id, which is not negative.
+/// Converts an integer id, which must not be negative.
 ///
 /// # Errors
 /// [`Error::Invalid`].

@@ -1,8 +1,8 @@
-//! Keys of samples: by id, or by content.
+//! Keys of samples, by id or by content.
 //!
-//! A content key is the 128-bit xxh3 of a header (a domain, the argument's position or name, type, dtype and shape,
-//! each length-prefixed) and of the digests of each tensor's bytes of that sample. Swapped arguments, rolled elements
-//! or plain values that add up to the same are other keys. Hash: [XXH3](https://xxhash.com), 128 bits.
+//! A content key is the 128-bit [XXH3](https://xxhash.com) hash of a header (a domain, the argument's position or name,
+//! type, dtype and shape, each length-prefixed) and of the digests of the sample's bytes in each tensor. Swapped
+//! arguments, rolled elements and plain values with the same sum therefore give different keys.
 
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -18,16 +18,16 @@ use crate::values::input::{Argument, Inputs};
 /// How much of a sample's bytes a content key covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Content {
-    /// All of them.
+    /// All bytes.
     #[default]
     Full,
-    /// The first and the last `edge_bytes`, and of what lies between 64 bytes out of every `stride_bytes`: samples
-    /// that differ only in bytes that are left out share a key and so **an output**. Only for inputs that are known
-    /// to differ all over, such as photographs.
+    /// The first and the last `edge_bytes`, and between them 64 bytes out of every `stride_bytes`. Samples that differ
+    /// only in other bytes share a key and therefore **an output**. Use this only for inputs that differ in most of
+    /// their bytes, such as photographs.
     Sampled {
-        /// Bytes at either end that are covered wholly.
+        /// Bytes covered at either end.
         edge_bytes: usize,
-        /// Distance in bytes of the 64-byte samples between them; at least 64.
+        /// Distance in bytes between the starts of the 64-byte pieces; at least 64.
         stride_bytes: usize,
     },
 }
@@ -52,7 +52,8 @@ impl Content {
     }
 }
 
-/// An argument without the bytes of its samples; of a tensor beside an id just the place, as the id names it.
+/// Adds an argument without the bytes of its samples. With an id, a batched tensor adds only its place, as the id names
+/// the sample.
 fn add_argument<F: Framework>(
     to: Canonical,
     name: Option<&str>,
@@ -68,7 +69,7 @@ fn add_argument<F: Framework>(
         Argument::Batched => return Err(invalid("the place of a tensor was passed where its content is the key")),
         Argument::Tensor(tensor) => add_tensor::<F>(to.part(b"tensor"), tensor, 1)?,
         Argument::Shared(tensor) => {
-            // All of it: it stands for every sample.
+            // A shared tensor counts with all its bytes, as it applies to every sample.
             let host = F::host(tensor)?;
             let digest = xxh3_128(&F::bytes(&host)?);
             add_tensor::<F>(to.part(b"shared"), tensor, 0)?.part(&digest.to_le_bytes())
@@ -87,7 +88,7 @@ fn add_tensor<F: Framework>(to: Canonical, tensor: &F::Tensor, skip_dims: usize)
     Ok(to.part(&dims.flat_map(|dim| (dim as u64).to_le_bytes()).collect::<Vec<u8>>()))
 }
 
-/// All of a call but the samples: what it takes, and the dtype and shape of each.
+/// A hash of the call without its samples: the arguments, and the dtype and shape of a sample.
 pub(crate) fn layout<F: Framework>(inputs: &Inputs<F>) -> Result<u128> {
     let mut arguments = inputs.sorted().into_iter();
     let header = arguments
@@ -99,13 +100,13 @@ pub(crate) fn layout<F: Framework>(inputs: &Inputs<F>) -> Result<u128> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BatchKeys {
     Ids(Ids),
-    /// 128-bit digests: content, or an id together with further arguments or a variant.
+    /// 128-bit digests of the content, or of an id with further arguments or a variant.
     Hashed(Vec<[u8; 16]>),
 }
 
 impl BatchKeys {
-    /// Keys by id: the ids themselves for a call of one tensor. Any other argument and a variant change what is
-    /// computed, so they become part of the key, each at its place.
+    /// Keys by id. For a call of one tensor these are the ids themselves. Other arguments and a variant change the
+    /// output, so they are hashed into the key together with their places.
     pub(crate) fn by_id<F: Framework>(ids: Ids, inputs: &Inputs<F>, variant: u32) -> Result<Self> {
         let arguments = inputs.sorted();
         if variant == 0 && matches!(arguments.as_slice(), [(None, Argument::Tensor(_) | Argument::Batched)]) {
@@ -145,7 +146,7 @@ impl BatchKeys {
         let header = header.hash().to_le_bytes();
         let views = tensors.iter().map(F::view).collect::<Result<Vec<_>>>()?;
         if !views.iter().all(|view| view.is_of(batch)) {
-            return Err(invalid("the adapter of the tensor library shows other elements than those of the batch"));
+            return Err(invalid("the adapter of the tensor library returned a view that does not match the batch"));
         }
         let mut samples: Vec<Samples<F::Bytes<'_>>> = views.into_iter().map(Samples::new).collect();
         let mut joined = Vec::with_capacity(16 * (samples.len() + 1));
@@ -182,7 +183,7 @@ impl BatchKeys {
         }
     }
 
-    /// Calls `f` with the keys as the store takes them.
+    /// Calls `f` with the keys in the form that the store takes.
     pub(crate) fn with<T>(&self, f: impl FnOnce(Keys<'_>) -> T) -> T {
         match self {
             Self::Ids(Ids::Str(ids)) => f(Keys::Strings(ids)),
@@ -201,8 +202,8 @@ impl BatchKeys {
         Some(at.to_key())
     }
 
-    /// Positions of the first occurrence of each key, and for each position which of those it is; `None` if no key
-    /// stands twice.
+    /// The positions of the first occurrence of each key, and for each position the index of its key among those;
+    /// `None` if all keys are distinct.
     pub(crate) fn unique(&self) -> Option<(Vec<usize>, Vec<usize>)> {
         fn find<K: std::hash::Hash + Eq>(keys: impl Iterator<Item = K>) -> Option<(Vec<usize>, Vec<usize>)> {
             let mut places = std::collections::HashMap::<K, usize, xxhash_rust::xxh3::Xxh3DefaultBuilder>::default();

@@ -1,4 +1,4 @@
-//! What samples are found by: ids, and hashes of their content.
+//! How samples are found: by ids, or by hashes of their content.
 
 pub(crate) mod ids;
 pub(crate) mod key;

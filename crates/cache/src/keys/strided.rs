@@ -1,8 +1,8 @@
-//! The elements of a tensor that is no block of memory, in order: of images whose channels come last, of transposed and
-//! of expanded tensors.
+//! Reads the elements of a non-contiguous tensor in order, such as images with channels last, transposed tensors and
+//! expanded tensors.
 //!
-//! A sample is gathered into a buffer that stays in the processor's caches, whatever the layout: dimensions that lie one
-//! behind the other are joined, and the last two are exchanged block by block where another one is the closest in memory.
+//! A sample is gathered into a buffer that fits into the processor's caches. Adjacent dimensions are joined. If the
+//! innermost dimension is not the one that is contiguous in memory, the last two are transposed block by block.
 
 use std::ops::Deref;
 
@@ -10,10 +10,10 @@ use bytemuck::Pod;
 
 use crate::framework::View;
 
-/// Bytes of each channel in a block, which is read and written while it is in the fastest cache.
+/// Bytes of each channel in a block, which stays in the fastest cache while it is read and written.
 const BLOCK_BYTES: usize = 6 * 1024;
 
-/// One dimension: how many elements, and how far apart.
+/// A dimension: its length, and its stride in elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Dim {
     len: usize,
@@ -25,15 +25,15 @@ struct Dim {
 pub(crate) struct Samples<B> {
     view: View<B>,
     batch_stride: usize,
-    /// Of a sample, outermost first; never empty.
+    /// The dimensions of a sample, outermost first; never empty.
     dims: Vec<Dim>,
     buffer: Vec<u64>,
-    /// The sample in the buffer.
+    /// The index of the sample in the buffer.
     gathered: Option<usize>,
 }
 
 impl<B: Deref<Target = [u8]>> Samples<B> {
-    /// Of a tensor whose first dimension is the batch.
+    /// `view` is a tensor whose first dimension is the batch.
     pub(crate) fn new(view: View<B>) -> Self {
         let dims = view.sizes.iter().zip(&view.strides).map(|(&len, &stride)| Dim { len, stride });
         let mut dims = dims.collect::<Vec<_>>().into_iter();
@@ -57,7 +57,7 @@ impl<B: Deref<Target = [u8]>> Samples<B> {
     pub(crate) fn bytes(&mut self, at: usize) -> &[u8] {
         let width = self.view.width;
         let len = self.dims.iter().map(|dim| dim.len).product::<usize>() * width;
-        // A batch that was expanded has one sample.
+        // All samples of an expanded batch are the same.
         let origin = at * self.batch_stride;
         let bytes = self.view.bytes.get(origin * width..).unwrap_or_default();
         if let [Dim { stride: 1, .. }] = self.dims.as_slice() {
@@ -83,12 +83,12 @@ fn gather_all<T: Pod>(bytes: &[u8], dims: &[Dim], to: &mut [u8]) {
     let whole = bytes.get(..bytes.len() / size_of::<T>() * size_of::<T>()).unwrap_or_default();
     match (bytemuck::try_cast_slice::<u8, T>(whole), bytemuck::try_cast_slice_mut::<u8, T>(&mut *to)) {
         (Ok(from), Ok(to)) => gather(from, dims, to),
-        // A storage that begins between two elements: somebody else's memory.
+        // The storage is not aligned to its elements: it is memory that the library did not allocate.
         _ => gather_wide(bytes, dims, size_of::<T>(), to),
     }
 }
 
-/// Elements of any width.
+/// Gathers elements of any width.
 fn gather_wide(bytes: &[u8], dims: &[Dim], width: usize, to: &mut [u8]) {
     let Some((first, rest)) = dims.split_first() else {
         if let (Some(from), Some(to)) = (bytes.get(..width), to.get_mut(..width)) {
@@ -102,12 +102,12 @@ fn gather_wide(bytes: &[u8], dims: &[Dim], width: usize, to: &mut [u8]) {
     }
 }
 
-/// The elements of `from` at `dims`, in order.
+/// Gathers the elements of `from` at `dims`, in order.
 fn gather<T: Pod>(from: &[T], dims: &[Dim], to: &mut [T]) {
     match dims {
         [] => {}
         [row] => gather_row(from, *row, to),
-        // Of these two, the outer one is the closest in memory: channels of images, columns of a matrix.
+        // The outer of these two dimensions is contiguous in memory: channels of images, columns of a matrix.
         [outer, inner] if outer.stride == 1 && inner.stride >= outer.len => exchange(from, *outer, *inner, to),
         [outer, rest @ ..] => {
             let part = to.len() / outer.len.max(1);
@@ -136,7 +136,7 @@ fn exchange<T: Pod>(from: &[T], outer: Dim, inner: Dim, to: &mut [T]) {
             _ => {}
         }
     }
-    // Blocks of 16 by 16: whole cache lines are read and written.
+    // Blocks of 16 by 16 elements: whole cache lines are read and written.
     const SIDE: usize = 16;
     for inner_from in (0..inner.len).step_by(SIDE) {
         let inner_len = SIDE.min(inner.len - inner_from);
@@ -153,7 +153,7 @@ fn exchange<T: Pod>(from: &[T], outer: Dim, inner: Dim, to: &mut [T]) {
     }
 }
 
-/// Two, three or four channels, one behind the other at each place, become planes of `len` elements each.
+/// Deinterleaves two, three or four channels into planes of `len` elements each.
 fn planes<T: Pod, const N: usize>(from: &[T], to: &mut [T], len: usize) {
     let (places, _) = from.as_chunks::<N>();
     let block_len = BLOCK_BYTES / size_of::<T>();
@@ -172,10 +172,10 @@ fn planes<T: Pod, const N: usize>(from: &[T], to: &mut [T], len: usize) {
     }
 }
 
-/// One channel of `places`.
+/// Copies one channel of `places`.
 fn plane_of<T: Pod, const N: usize, const CHANNEL: usize>(places: &[[T; N]], to: &mut [T]) {
-    /// Compiled to shuffles of whole registers. Inlined, it would be compiled to neither,
-    /// as then the two slices may overlap for all that the compiler knows.
+    /// Compiles to shuffles of whole registers. It must not be inlined: the compiler could then not rule out that the
+    /// two slices overlap.
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2")]
     #[inline(never)]
@@ -191,7 +191,7 @@ fn plane_of<T: Pod, const N: usize, const CHANNEL: usize>(places: &[[T; N]], to:
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
         #[expect(unsafe_code, reason = "the compiler does not know which processor this will run on")]
-        // SAFETY: the processor has what the function was compiled for.
+        // SAFETY: the processor supports the features that the function was compiled for.
         return unsafe { with_avx2::<T, N, CHANNEL>(places, to) };
     }
     copy::<T, N, CHANNEL>(places, to);
@@ -201,7 +201,7 @@ fn plane_of<T: Pod, const N: usize, const CHANNEL: usize>(places: &[[T; N]], to:
 mod tests {
     use super::*;
 
-    /// Every layout of three dimensions, against the definition.
+    /// Compares every layout of three dimensions with the definition.
     #[test]
     fn any_layout_is_gathered_in_order() {
         fn check<T: Pod + PartialEq + std::fmt::Debug>(of: impl Fn(usize) -> T) {

@@ -1,4 +1,4 @@
-//! Batches of kept outputs, read ahead by a thread.
+//! Batches of kept outputs, read ahead by a background thread.
 
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
@@ -15,7 +15,7 @@ use crate::values::output::Output;
 
 type Loader<F> = Box<dyn FnMut(&Ids) -> Result<Inputs<F>> + Send>;
 
-/// How batches are read.
+/// Options for reading batches.
 #[must_use = "no batch is read before `start`"]
 pub struct Batches<F: Framework> {
     module: Cached<F>,
@@ -30,7 +30,7 @@ pub struct Batches<F: Framework> {
     load: Option<Loader<F>>,
 }
 
-/// The outputs of some ids, in their order.
+/// The outputs for some ids, in their order.
 #[derive(Debug)]
 pub struct Batch<F: Framework> {
     /// The ids.
@@ -46,7 +46,7 @@ impl<F: Framework> std::fmt::Debug for Batches<F> {
 }
 
 impl<F: Framework> Cached<F> {
-    /// The outputs of `ids` in batches, read ahead: what a training loop iterates over.
+    /// The outputs of `ids` in batches, read ahead by a background thread: a data loader for a training loop.
     ///
     /// ```
     /// # fn main() -> tensorcask_cache::Result<()> {
@@ -91,54 +91,54 @@ impl<F: Framework> Cached<F> {
 }
 
 impl<F: Framework> Batches<F> {
-    /// The device that outputs come on (default: the CPU).
+    /// The device of the outputs (default: the CPU).
     pub fn device(mut self, device: F::Device) -> Self {
         self.device = device;
         self
     }
 
-    /// Batches that are read before they are asked for (default: 2).
+    /// The number of batches to read ahead (default: 2).
     pub fn ahead(mut self, batches: usize) -> Self {
         self.ahead = batches;
         self
     }
 
-    /// Takes the ids in an order that this seed gives, such as the epoch's number (default: as they are).
+    /// Shuffles the ids with this seed, such as the number of the epoch (default: not shuffled).
     pub fn shuffle(mut self, seed: u64) -> Self {
         self.shuffle = Some(seed);
         self
     }
 
-    /// Leaves out a last batch that is not full (default: off).
+    /// Drops the last batch if it is not full (default: off).
     pub fn drop_last(mut self, drop_last: bool) -> Self {
         self.drop_last = drop_last;
         self
     }
 
-    /// Which of several cached augmentations of the samples to read (default: 0).
+    /// The variant of the samples to read, such as an augmentation (default: 0).
     pub fn variant(mut self, variant: u32) -> Self {
         self.variant = variant;
         self
     }
 
-    /// What a call takes (default: one tensor by position): the places of tensors, which `load` fills, and the other
-    /// arguments: `Inputs::tensors(2).named("layer", 3)`.
+    /// The arguments of a call (default: one tensor by position): the places of the tensors that `load` fills, and the
+    /// other arguments, such as `Inputs::tensors(2).named("layer", 3)`.
     pub fn arguments(mut self, arguments: impl IntoInputs<F>) -> Self {
         self.arguments = arguments.into_inputs();
         self
     }
 
-    /// Makes the inputs of ids whose outputs are missing, tensors only, and of those that are verified. Without it a
-    /// missing output is an error, and nothing is verified.
+    /// Loads the inputs of ids whose outputs are missing or are verified; only tensors. Without a loader a missing
+    /// output is an error, and nothing is verified.
     pub fn load(mut self, load: impl FnMut(&Ids) -> Result<Inputs<F>> + Send + 'static) -> Self {
         self.load = Some(Box::new(load));
         self
     }
 
-    /// Starts reading.
+    /// Starts the background thread.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for ids that cannot be used or batches of nothing; IO errors if no thread can be started.
+    /// [`Error::Invalid`] for unusable ids or a batch size of 0; IO errors if the thread cannot be started.
     pub fn start(mut self) -> Result<BatchIter<F>> {
         let ids = std::mem::replace(&mut self.ids, Ok(Ids::Int(Vec::new())))?;
         if self.batch_size == 0 {
@@ -151,14 +151,14 @@ impl<F: Framework> Batches<F> {
         let (batches, receiver) = channel();
         let (wanted, wants) = channel();
         for _ in 0..self.ahead.min(order.len()) {
-            // The other end is still here.
+            // The receiver still exists, so this cannot fail.
             let _sent = wanted.send(());
         }
         let depth = nested::depth();
         let read = move || {
             let sender = Announcing { batches: Some(batches) };
             for chunk in order.chunks(self.batch_size) {
-                // The iterator may be gone: nobody wants more then.
+                // Receiving fails if the iterator was dropped.
                 if (self.drop_last && chunk.len() < self.batch_size) || wants.recv().is_err() {
                     break;
                 }
@@ -193,7 +193,7 @@ impl<F: Framework> Batches<F> {
     }
 }
 
-/// Wakes the thread that waits for a batch, also by the end of this one.
+/// Wakes the thread that waits for a batch, also when this thread ends.
 struct Announcing<F: Framework> {
     batches: Option<Sender<Result<Batch<F>>>>,
 }
@@ -213,20 +213,20 @@ impl<F: Framework> Drop for Announcing<F> {
     }
 }
 
-/// Batches, as they come. Ends after the first error.
+/// An iterator over batches. It ends after the first error.
 ///
-/// It may be used inside of a wrapped module and inside of a loader: a thread that waits for a batch there runs the
-/// module for the thread that reads ahead.
+/// It can be used within a wrapped module and within a loader: a thread that waits for a batch there runs the module on
+/// behalf of the thread that reads ahead.
 #[derive(Debug)]
 pub struct BatchIter<F: Framework> {
     receiver: Option<Receiver<Result<Batch<F>>>>,
-    /// One for each batch that may be read.
+    /// A message per batch that may be read.
     wanted: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl<F: Framework> BatchIter<F> {
-    /// The next batch, or why there is none; `None` if it would never come.
+    /// The next batch, or why there is none; `None` if waiting for it would never end.
     fn wait(&self) -> Option<std::result::Result<Result<Batch<F>>, TryRecvError>> {
         let (receiver, thread) = (self.receiver.as_ref()?, self.thread.as_ref()?);
         let mut next = receiver.try_recv();
@@ -245,13 +245,13 @@ impl<F: Framework> Iterator for BatchIter<F> {
     type Item = Result<Batch<F>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        // A thread that has ended wants to know no more.
+        // Sending fails if the thread has ended.
         let _sent = self.wanted.as_ref()?.send(());
         match self.wait() {
             Some(Ok(batch)) => Some(batch),
             Some(Err(_)) => {
                 (self.receiver, self.wanted) = (None, None);
-                // A panic of the wrapped module goes on in the thread that asked.
+                // A panic of the wrapped module is propagated to the caller.
                 match self.thread.take()?.join() {
                     Ok(()) => None,
                     Err(panic) => std::panic::resume_unwind(panic),
@@ -259,9 +259,7 @@ impl<F: Framework> Iterator for BatchIter<F> {
             }
             None => {
                 (self.receiver, self.wanted) = (None, None);
-                Some(Err(invalid(
-                    "the reading of a batch asked for a batch of the same iterator: it would wait for itself",
-                )))
+                Some(Err(invalid("loading a batch asked for a batch of the same iterator: it would wait for itself")))
             }
         }
     }
@@ -269,11 +267,11 @@ impl<F: Framework> Iterator for BatchIter<F> {
 
 impl<F: Framework> Drop for BatchIter<F> {
     fn drop(&mut self) {
-        // The thread sees that nobody wants more.
+        // Tells the thread to stop.
         self.wanted = None;
         let Some(receiver) = self.receiver.take() else { return };
         let Some(thread) = self.thread.take() else { return };
-        // What is still being read may need this thread.
+        // The batch that is still being read may need this thread to run the module.
         let ended = || {
             while receiver.try_recv().is_ok() {}
             matches!(receiver.try_recv(), Err(TryRecvError::Disconnected))

@@ -1,4 +1,4 @@
-//! The wrapped module, as its users see it.
+//! The handle of a wrapped module.
 
 use std::fmt;
 use std::path::Path;
@@ -24,22 +24,24 @@ use crate::store::used::Used;
 use crate::values::input::{Argument, Inputs, IntoInputs};
 use crate::values::output::Output;
 
-/// A frozen module whose outputs are computed once: a handle that is cheap to clone and may be shared by threads.
+/// A frozen module whose output for a sample is computed once. The handle is cheap to clone and can be shared by
+/// threads.
 ///
-/// Samples are found by ids ([`Cached::forward_with_ids`]) or by content ([`Cached::forward`]). Only what is
-/// missing is computed, in one batch, without gradients; results come back in order, on the input's device, in the
-/// structure, dtype, shape and bits that the module gave.
+/// Samples are found by ids ([`Cached::forward_with_ids`]) or by content ([`Cached::forward`]). Missing samples are
+/// computed in one batch, without gradients. Results come in order, on the input's device, with the structure, dtype,
+/// shape and bits of the module's output.
 ///
-/// **The module itself, and what loads its inputs, may call handles**, its own among them, and read batches of them. What
-/// one thread computes, others wait for; where threads would wait for each other, the samples are computed twice, or the
-/// module is run by a thread that is inside of it already. A computation that needs its own result is an error. Only
-/// threads that the module starts by itself, and waits for, must not ask for what it holds: nobody sees that wait.
+/// **The module and the loader of its inputs may call handles**, including the module's own, and may read batches from
+/// them. While one thread computes a sample, other threads wait for it. If threads would wait for each other, the
+/// samples are computed twice, or a thread that is already inside the module runs it for another. A computation that
+/// needs its own result is an error. Threads that the module itself starts and waits for must not ask for samples that
+/// it is computing: that wait is not detected, and never ends.
 pub struct Cached<F: Framework> {
     inner: Arc<Inner<F>>,
 }
 
 impl<F: Framework> Cached<F> {
-    /// Wraps `compute`, whose type is called `name` unless it has more to say.
+    /// Wraps `compute`. `name` is the name of its type, unless its settings name a structure.
     pub(crate) fn new(options: CacheOptions<F>, compute: Box<dyn Compute<F>>, name: &str) -> Result<Self> {
         let rank = options.rank.map_or_else(Rank::from_env, Ok)?;
         options.check(rank)?;
@@ -53,38 +55,41 @@ impl<F: Framework> Cached<F> {
     }
 
     /// The output for a batch, found by content: every byte of every tensor argument of the sample, dtypes, shapes and
-    /// plain arguments; or by the ids that [`CacheOptions::ids_from`] derives.
+    /// plain arguments. If [`CacheOptions::ids_from`] is set, samples are found by the ids that it derives.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] for arguments that are no batch, [`crate::Error::Trainable`], [`crate::Error::Compute`] from a wrapped function,
-    /// [`crate::Error::NotReproducible`] from verification, and the store's errors. A failed computation keeps nothing.
+    /// [`crate::Error::Invalid`] for arguments that do not form a batch, [`crate::Error::Trainable`],
+    /// [`crate::Error::Compute`] from a wrapped function, [`crate::Error::NotReproducible`] from verification, and the
+    /// store's errors. A failed computation keeps nothing.
     pub fn forward(&self, inputs: impl IntoInputs<F>) -> Result<Output<F>> {
         self.call(inputs).run()
     }
 
-    /// The output for a batch, found by ids: one a sample. The id names the sample: of the tensors beside it only the
-    /// places count, which are those by position and by name, not what is in them. Everything else that is passed counts.
+    /// The output for a batch, found by ids, one per sample. The id names the sample: the elements of tensors do not
+    /// count, only their places by position and by name. All other arguments count.
     ///
     /// # Errors
-    /// As [`Cached::forward`]; [`crate::Error::Invalid`] if there are not as many ids as samples.
+    /// As [`Cached::forward`]; [`crate::Error::Invalid`] if the numbers of ids and samples differ.
     pub fn forward_with_ids(&self, inputs: impl IntoInputs<F>, ids: impl IntoIds<F>) -> Result<Output<F>> {
         self.call(inputs).ids(ids).run()
     }
 
-    /// A call with more to say than inputs and ids.
+    /// A call with further options than inputs and ids.
     pub fn call(&self, inputs: impl IntoInputs<F>) -> Call<'_, F> {
         Call::new(&self.inner, inputs.into_inputs())
     }
 
-    /// Which of `ids` are kept, for calls of one tensor. For other arguments, a variant or content: [`Call::contains`].
+    /// Whether each of `ids` is kept, for calls of one tensor. For other arguments, a variant or content, use
+    /// [`Call::contains`].
     ///
     /// # Errors
-    /// The store's.
+    /// Errors of the store.
     pub fn contains(&self, ids: impl IntoIds<F>) -> Result<Vec<bool>> {
         self.call(Inputs::tensors(1)).ids(ids).contains()
     }
 
-    /// Turns the cache on or off. Off, calls go straight to the module, with gradients if the caller has them.
+    /// Turns the cache on or off. While it is off, calls run the module directly, with gradients if the caller records
+    /// them.
     pub fn set_enabled(&self, enabled: bool) {
         self.inner.set_enabled(enabled);
     }
@@ -95,7 +100,7 @@ impl<F: Framework> Cached<F> {
         self.inner.is_enabled()
     }
 
-    /// Returns when every output computed so far is on disk, as durable as the engine's options say.
+    /// Returns when all outputs computed so far are on disk, with the durability level of the engine's options.
     ///
     /// # Errors
     /// The first failure of any write since the store was opened.
@@ -103,7 +108,7 @@ impl<F: Framework> Cached<F> {
         Ok(self.inner.spaces().flush()?)
     }
 
-    /// Flushes, and gives up this handle. The stores are closed with the last handle that uses them.
+    /// Flushes, and drops this handle. The stores are closed with the last handle that uses them.
     ///
     /// # Errors
     /// As [`Cached::flush`].
@@ -111,18 +116,18 @@ impl<F: Framework> Cached<F> {
         self.flush()
     }
 
-    /// Looks for what other processes committed; done by itself whenever a sample is missing.
+    /// Makes the commits of other processes visible. A miss does this as well.
     ///
     /// # Errors
-    /// The store's.
+    /// Errors of the store.
     pub fn refresh(&self) -> Result<()> {
         Ok(self.inner.spaces().refresh()?)
     }
 
-    /// Samples kept for this identity.
+    /// The number of samples kept for this identity.
     ///
     /// # Errors
-    /// The store's.
+    /// Errors of the store.
     pub fn len(&self) -> Result<u64> {
         Ok(self.inner.spaces().count_keys()?)
     }
@@ -130,44 +135,44 @@ impl<F: Framework> Cached<F> {
     /// Whether no samples are kept.
     ///
     /// # Errors
-    /// The store's.
+    /// Errors of the store.
     pub fn is_empty(&self) -> Result<bool> {
         self.len().map(|len| len == 0)
     }
 
-    /// The folder of this identity's stores; `None` in memory.
+    /// The folder of this identity's stores; `None` if they are in memory.
     #[must_use]
     pub fn folder(&self) -> Option<std::path::PathBuf> {
         self.inner.spaces().folder().map(Path::to_path_buf)
     }
 
-    /// Rows and bytes held on the [`CacheOptions::memory_device`].
+    /// The number of rows held on the [`CacheOptions::memory_device`], and their bytes.
     #[must_use]
     pub fn held(&self) -> (usize, usize) {
         self.inner.held(&self.inner.spaces()).map_or((0, 0), Held::size)
     }
 
-    /// What the cache did since the module was wrapped.
+    /// Counts since the module was wrapped.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.inner.counters.counts()
     }
 
-    /// Ends an epoch: what the cache did since the last one, also logged as one line.
+    /// Ends an epoch: returns the counts since the last one, and logs them as one line.
     pub fn end_epoch(&self) -> Counts {
         let (number, counts) = self.inner.end_epoch();
         tracing::info!(module = %self.module_id(), "epoch {number}: {counts}");
         counts
     }
 
-    /// What the caller should know, such as outputs of other weights that are served on request.
+    /// Warnings for the caller, such as that outputs of other weights are served on request.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         self.inner.warnings()
     }
 
-    /// Saves the wrapped module's variables, and nothing of the cache. Of a TorchScript module these are its parameters
-    /// without buffers: keep the module's own file.
+    /// Saves the variables of the wrapped module; the cached outputs are not part of the file. For a TorchScript module
+    /// these are its parameters without buffers, so keep the module's own file.
     ///
     /// # Errors
     /// [`crate::Error::Framework`].
@@ -175,19 +180,20 @@ impl<F: Framework> Cached<F> {
         self.inner.weights.lock().variables.save(path.as_ref())
     }
 
-    /// Loads the wrapped module's variables. Other weights are another identity: from here on, outputs of the former
-    /// ones are not met, and are there again when those are loaded again.
+    /// Loads the variables of the wrapped module. Other weights are another identity: outputs of the former weights are
+    /// not found until those are loaded again.
     ///
     /// # Errors
-    /// [`crate::Error::Framework`]; [`crate::Error::Invalid`] if the file holds another module's variables: nothing is changed then.
+    /// [`crate::Error::Framework`]; [`crate::Error::Invalid`] if the file holds the variables of another module, which
+    /// leaves the weights unchanged.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        // Not while a computation uses them.
+        // The module is locked, so that no computation uses the variables.
         let make = || {
             let (path, inner) = (path.to_path_buf(), Arc::clone(&self.inner));
             move |_: &dyn Compute<F>, _| {
                 let mut weights = inner.weights.lock();
-                // Past the cache a module may be trainable.
+                // While the cache is off, the module may be trainable.
                 let enabled = inner.is_enabled();
                 if enabled && inner.options.enforce_stateless {
                     weights.variables.check_frozen()?;
@@ -201,8 +207,8 @@ impl<F: Framework> Cached<F> {
         self.inner.exclusively(&make).map(|_| ())
     }
 
-    /// Tells that weights were written in a way that is not noticed by itself, which [`Weights::Check`] names. The next call
-    /// reads all of them. Of no effect for a function, which shows no weights: wrap it anew. O(1).
+    /// Reports that weights were written in a way that is not detected; see [`Weights::Check`]. The next call reads all
+    /// weights. Has no effect for a function, which has no variables: wrap it again. O(1).
     pub fn weights_changed(&self) {
         self.inner.trained();
     }
@@ -213,7 +219,7 @@ impl<F: Framework> Cached<F> {
         &self.inner.opening.module_id
     }
 
-    /// A plain function of one tensor that gives one tensor.
+    /// Converts the handle to a plain function from one tensor to one tensor.
     pub fn into_fn(self) -> impl Fn(&F::Tensor) -> Result<F::Tensor> + Send + Sync {
         move |xs| {
             let inputs = Inputs::new().with(Argument::Tensor(F::share(xs)));
@@ -221,11 +227,11 @@ impl<F: Framework> Cached<F> {
         }
     }
 
-    /// Tells why the sample of an id is missing, for calls of one tensor: which part of the identity differs from those
-    /// that keep it. For other arguments or a variant: [`Call::why_miss`].
+    /// Explains why the sample of an id is missing, for calls of one tensor: lists the identities that keep it, and how
+    /// they differ. For other arguments or a variant, use [`Call::why_miss`].
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] unless one id is given; the store's.
+    /// [`crate::Error::Invalid`] unless exactly one id is given; errors of the store.
     pub fn why_miss(&self, id: impl IntoIds<F>) -> Result<WhyMiss> {
         self.call(Inputs::tensors(1)).ids(id).why_miss()
     }
@@ -265,7 +271,7 @@ impl<F: Framework> Clone for Cached<F> {
     }
 }
 
-/// The module id, and the identity but for the variables.
+/// The module id, and the identity without the variables.
 fn describe<F: Framework>(options: &CacheOptions<F>, settings: Settings) -> Result<(String, Identity)> {
     let module_id = options.module_id.clone().or(settings.module_id).ok_or_else(|| {
         invalid("no module id was given: name the module with `module_id`, it is the folder of its outputs")
@@ -294,7 +300,7 @@ fn describe<F: Framework>(options: &CacheOptions<F>, settings: Settings) -> Resu
     Ok((module_id, identity))
 }
 
-/// How the stores are opened.
+/// The options for opening the stores.
 fn opening<F: Framework>(options: &CacheOptions<F>, module_id: String, rank: Rank) -> Result<Opening> {
     let temporary = match &options.place {
         Place::Temporary(parent) => Some(Arc::new(TemporaryFolder::new(parent.as_deref())?)),

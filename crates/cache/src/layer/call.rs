@@ -1,4 +1,4 @@
-//! One call of a wrapped module, with all that decides where its outputs are kept.
+//! One call of a wrapped module, and its options.
 
 use crate::error::{Result, invalid};
 use crate::framework::Framework;
@@ -9,7 +9,7 @@ use crate::layer::why::WhyMiss;
 use crate::values::input::Inputs;
 use crate::values::output::Output;
 
-/// One call of a [`Cached`](crate::layer::Cached), or a question about it.
+/// One call of a [`Cached`](crate::layer::Cached), or a query about it.
 ///
 /// ```
 /// # fn main() -> tensorcask_cache::Result<()> {
@@ -24,7 +24,7 @@ use crate::values::output::Output;
 /// let (x, mask) = (Tensor::from_slice(&[2], &[1.0, 2.0])?, Tensor::from_slice(&[2], &[0.0, 1.0])?);
 /// weighted.call([&x, &mask]).ids(&["a", "b"]).variant(3).run()?;
 ///
-/// // Without the tensors at hand: the places that they had.
+/// // A lookup needs no tensors, only their places.
 /// assert_eq!(weighted.call(Inputs::tensors(2)).ids(&["a", "c"]).variant(3).contains()?, [true, false]);
 /// assert!(weighted.call(Inputs::tensors(2)).ids(&["a"]).variant(3).why_miss()?.kept);
 /// # Ok(())
@@ -44,25 +44,25 @@ impl<'a, F: Framework> Call<'a, F> {
         Self { inner, inputs, ids: None, variant: 0, training: false }
     }
 
-    /// One id a sample.
+    /// The ids, one per sample.
     pub fn ids(mut self, ids: impl IntoIds<F>) -> Self {
         self.ids = Some(ids.into_ids());
         self
     }
 
-    /// Which of several cached augmentations of the samples this is (default: 0).
+    /// The variant of the samples, such as an augmentation (default: 0).
     pub fn variant(mut self, variant: u32) -> Self {
         self.variant = variant;
         self
     }
 
-    /// Calls the module in training mode: its output then varies, so nothing is looked up or kept.
+    /// Calls the module in training mode. Its output then varies, so the cache is bypassed.
     pub fn training(mut self, training: bool) -> Self {
         self.training = training;
         self
     }
 
-    /// Runs it.
+    /// Runs the call.
     ///
     /// # Errors
     /// As [`Cached::forward`](crate::layer::Cached::forward).
@@ -82,12 +82,12 @@ impl<'a, F: Framework> Call<'a, F> {
         })
     }
 
-    /// Runs it by ids without inputs at hand: `load` makes the tensors of the samples at some positions, at the places
-    /// that this call's inputs have tensors ([`Inputs::tensors`]). It is called only for what is missing, and for the
-    /// hits that are verified. Results come on `device`.
+    /// Runs the call by ids, and loads inputs when they are needed. `load` takes positions of samples and returns their
+    /// tensors, at the places where this call's inputs have tensors ([`Inputs::tensors`]). It is called for missing
+    /// samples and for hits that are verified. Results are returned on `device`.
     ///
     /// # Errors
-    /// As [`Cached::forward_with_ids`](crate::layer::Cached::forward_with_ids), and those of `load`.
+    /// As [`Cached::forward_with_ids`](crate::layer::Cached::forward_with_ids), and errors of `load`.
     pub fn run_lazy(self, device: F::Device, mut load: impl FnMut(&[usize]) -> Result<Inputs<F>>) -> Result<Output<F>> {
         self.run_from(device, Loads::Lazily, &mut load)
     }
@@ -119,10 +119,10 @@ impl<'a, F: Framework> Call<'a, F> {
         inner.run(&self.keys(Some(ids))?, device, loads, &mut load)
     }
 
-    /// Which of the samples are kept, by ids or by content.
+    /// Whether each sample is kept, by ids or by content.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] for arguments that are no batch; the store's.
+    /// [`crate::Error::Invalid`] for arguments that do not form a batch; errors of the store.
     pub fn contains(mut self) -> Result<Vec<bool>> {
         let ids = self.take_ids()?;
         let keys = self.keys(ids)?;
@@ -137,17 +137,17 @@ impl<'a, F: Framework> Call<'a, F> {
         Ok(keys.with(|keys| reader.contains_batch(keys))?)
     }
 
-    /// Tells why the only sample of this call is missing: which part of the identity differs from those that keep it.
+    /// Explains why the only sample of this call is missing: lists the identities that keep it, and how they differ.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] unless it is one sample; the store's.
+    /// [`crate::Error::Invalid`] unless the call has exactly one sample; errors of the store.
     pub fn why_miss(mut self) -> Result<WhyMiss> {
         let ids = self.take_ids()?;
         let keys = self.keys(ids)?;
         self.inner.why(&keys)
     }
 
-    /// The ids that were given, or derived from the inputs.
+    /// The given ids, or those derived from the inputs.
     fn take_ids(&mut self) -> Result<Option<Ids>> {
         match (self.ids.take(), &self.inner.options.ids_from) {
             (Some(ids), _) => {

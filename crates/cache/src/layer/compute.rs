@@ -1,4 +1,4 @@
-//! What can be wrapped: functions, and types of the user's. Adapters add the modules of their library.
+//! The trait of computations that can be wrapped. Adapters implement it for the modules of their library.
 
 use std::collections::BTreeMap;
 
@@ -7,35 +7,36 @@ use crate::framework::Framework;
 use crate::values::input::{Argument, Inputs};
 use crate::values::output::{IntoOutput, Output};
 
-/// What a wrapped object says of itself; options that the caller sets go first.
+/// The settings that a wrapped object has by itself. Options that the caller sets take precedence.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// The folder that its outputs are kept in.
+    /// The name of the folder that its outputs are kept in.
     pub module_id: Option<String>,
-    /// A version of its code.
+    /// The version of its code.
     pub version: Option<String>,
-    /// What it was constructed with.
+    /// The arguments that it was constructed with.
     pub arguments: BTreeMap<String, String>,
-    /// Digests of weights that are not among its variables, by name.
+    /// Digests, by name, of weights that are not among its variables.
     pub weights: BTreeMap<String, String>,
-    /// What it is, such as the name of its type and its configuration: another never meets its outputs.
+    /// A description such as the name of its type and its configuration. Objects with different descriptions do not
+    /// share outputs.
     pub structure: String,
-    /// Why all of the above cannot tell it from another computation, if so: outputs in a folder then ask for a version.
+    /// Why the settings above cannot tell it from other computations, if they cannot. A folder then requires a version.
     pub indistinct: Option<String>,
 }
 
-/// A computation whose outputs never change for the same inputs: what [`Cached`](crate::layer::Cached) wraps.
+/// A computation whose output depends only on its inputs. [`Cached`](crate::layer::Cached) wraps it.
 ///
-/// Implement it for a type of your own to give it settings; functions and modules have adapters in
-/// [`CacheOptions`](crate::layer::CacheOptions).
+/// Implement it for your own type to give it settings. For functions and modules,
+/// [`CacheOptions`](crate::layer::CacheOptions) has adapters.
 pub trait Compute<F: Framework>: Send {
     /// The output for a batch. Called without gradients, by one thread at a time.
     ///
     /// # Errors
-    /// The computation's own; nothing is kept then.
+    /// Errors of the computation; nothing is kept then.
     fn compute(&self, inputs: &Inputs<F>) -> Result<Output<F>>;
 
-    /// The output in training mode, which is neither looked up nor kept. By default the same computation.
+    /// The output in training mode, which bypasses the cache. The same as [`Compute::compute`] by default.
     ///
     /// # Errors
     /// As [`Compute::compute`].
@@ -43,7 +44,7 @@ pub trait Compute<F: Framework>: Send {
         self.compute(inputs)
     }
 
-    /// Weights and buffers, for the fingerprint and the check that they are frozen.
+    /// Weights and buffers, which are fingerprinted and have to be frozen.
     ///
     /// # Errors
     /// If they cannot be listed.
@@ -51,14 +52,14 @@ pub trait Compute<F: Framework>: Send {
         Ok(F::Variables::default())
     }
 
-    /// What it says of itself. Nothing else tells two values of this type apart that have the same variables: what its
-    /// other fields hold belongs into the arguments or the structure.
+    /// The settings. Values of this type with the same variables are told apart only by them, so the arguments or the
+    /// structure must cover all other fields.
     fn settings(&self) -> Settings {
         Settings::default()
     }
 }
 
-/// The one tensor of a call.
+/// Returns the only argument of a call, a tensor.
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] for other arguments.
@@ -73,7 +74,7 @@ pub fn only<F: Framework>(inputs: &Inputs<F>) -> Result<&F::Tensor> {
 }
 
 impl Settings {
-    /// Of a closure: nothing can be asked of it but to run.
+    /// The settings of a closure, which cannot be inspected.
     #[must_use]
     pub fn of_closure() -> Self {
         let why = "two closures, or one before and after a change of its code, look the same from outside";
@@ -94,7 +95,7 @@ impl<F: Framework, C: Fn(&F::Tensor) -> O + Send, O: IntoOutput<F>> Compute<F> f
     }
 }
 
-/// A function of all arguments.
+/// A function of several arguments.
 #[derive(Debug)]
 pub struct OfInputs<C>(pub C);
 

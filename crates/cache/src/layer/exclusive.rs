@@ -1,7 +1,7 @@
-//! The wrapped module, which one thread at a time runs.
+//! Mutual exclusion for the wrapped module, which one thread at a time runs.
 //!
-//! A thread that waits inside of its module, for a sample, for another module or for batches that are read ahead, runs
-//! the module for those threads that it waits for: as if the module called itself. So nobody waits for ever.
+//! A thread inside a module may wait for a sample, for another module or for batches that are read ahead. Meanwhile it
+//! runs the module for the threads that it waits for, as if the module had called itself. This prevents deadlocks.
 
 use std::ops::Deref;
 use std::time::{Duration, Instant};
@@ -15,16 +15,16 @@ use crate::threads::waits::{Lock, Locked};
 use crate::values::input::Inputs;
 use crate::values::output::Output;
 
-/// A module and who runs it. The mutex is what makes it safe; who gets it, the lock decides.
+/// A module and its lock. The mutex provides exclusive access; the lock decides which thread acquires it.
 pub(crate) struct Exclusive<F: Framework> {
     lock: Lock,
     module: ReentrantMutex<Box<dyn Compute<F>>>,
 }
 
-/// The module, for as long as this is held.
+/// Access to the module.
 pub(crate) struct Held<'a, F: Framework> {
     module: ReentrantMutexGuard<'a, Box<dyn Compute<F>>>,
-    /// Dropped last.
+    /// Dropped after the guard of the module.
     _locked: Locked<'a>,
 }
 
@@ -41,7 +41,7 @@ impl<F: Framework> Exclusive<F> {
         Self { lock: Lock::new(), module: ReentrantMutex::new(module) }
     }
 
-    /// `None` if the thread that has the module waits for this one.
+    /// Acquires the module; `None` if the thread that holds it waits for this one.
     pub(crate) fn lock(&self) -> Option<Held<'_, F>> {
         let locked = self.lock.lock()?;
         Some(Held { module: self.module.lock(), _locked: locked })
@@ -49,14 +49,15 @@ impl<F: Framework> Exclusive<F> {
 }
 
 impl<F: Framework> Exclusive<F> {
-    /// Has `job` run by the thread that has the module and waits for this one. `None` if there is none any more.
+    /// Runs `job` in the thread that holds the module and waits for this one. `None` if there is no such thread any
+    /// more.
     pub(crate) fn delegate<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         self.lock.delegate(job)
     }
 }
 
-/// The output for `inputs`, without gradients, and how long it took. For another thread it is a copy of its own: the
-/// module may give the same buffer to the next call.
+/// The output for `inputs`, without gradients, and the time it took. For another thread the output is copied, as the
+/// module may reuse its buffer in the next call.
 pub(crate) fn infer<F: Framework>(
     module: &dyn Compute<F>,
     inputs: &Inputs<F>,

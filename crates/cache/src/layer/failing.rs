@@ -1,4 +1,4 @@
-//! What is done when the store of the outputs fails: nothing that was computed is thrown away for it.
+//! Handling of store failures: computed outputs are returned even if they cannot be kept.
 
 use crate::error::{Error, Result};
 use crate::framework::Framework;
@@ -8,18 +8,18 @@ use crate::layer::inner::{Batch, Inner};
 use crate::layer::options::OnStoreError;
 use crate::store::backend::{Space, is_of_disk};
 
-/// How the warning begins.
+/// The start of the warning.
 const WHAT: &str = "the store of the outputs failed";
 
 impl<F: Framework> Inner<F> {
-    /// Nothing, where a failure of the disk is not to stop the caller; any other error as it is.
+    /// Returns `Ok` for disk failures that the options forgive, and any other error unchanged.
     pub(crate) fn forgive(&self, space: Option<&Space>, error: Error) -> Result<()> {
         let Some(failure) = error.as_store().filter(|error| is_of_disk(error)) else { return Err(error) };
         let news = space.is_none_or(|space| space.fail(failure));
         if self.options.on_store_error == OnStoreError::Fail {
             return Err(error);
         }
-        // Handles that share a store each tell their own callers.
+        // Each handle of a shared store warns its own caller.
         if news || !self.warnings().iter().any(|warning| warning.starts_with(WHAT)) {
             let cause = if let tensorcask::Error::Poisoned { cause } = failure { cause } else { failure };
             self.warn(format!(
@@ -30,7 +30,7 @@ impl<F: Framework> Inner<F> {
         Ok(())
     }
 
-    /// What the store has of `keys`; nothing, if the disk fails and that is forgiven.
+    /// The rows of `keys` in the store; none if the disk fails and the options forgive it.
     pub(crate) fn read_own(&self, batch: &Batch<'_>, keys: &BatchKeys) -> Result<Rows<F>> {
         Rows::read(batch.space, keys, batch.counters, self.options.recompute_damaged).or_else(|error| {
             self.forgive(Some(batch.space), error)?;

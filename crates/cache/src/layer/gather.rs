@@ -1,4 +1,4 @@
-//! The rows of one batch while they come together: from the store, from the computation, from other threads.
+//! Assembles the rows of one batch from the store, the computation and other threads.
 
 use tensorcask::{Dtype, Error as StoreError, Value};
 
@@ -10,13 +10,13 @@ use crate::store::backend::{Layout, Space};
 use crate::values::output::Output;
 use crate::values::tree::{Ragged, join, split};
 
-/// The rows of a batch, some of them still missing.
+/// The rows of a batch, some of which may be missing.
 #[derive(Debug)]
 pub(crate) enum Rows<F: Framework> {
-    /// Rows that are one tensor of one dtype and shape, in place: what most modules give.
-    /// `width` is the bytes of a row.
+    /// Rows of a single tensor of one dtype and shape, stored in the batch buffer: the common case. `width` is the
+    /// bytes of a row.
     Stacked { batch: F::Buffer, dtype: Dtype, shape: Vec<usize>, width: usize, found: Vec<bool> },
-    /// Anything.
+    /// Rows of any structure.
     Values(Vec<Option<Value>>),
 }
 
@@ -25,12 +25,12 @@ fn no_row(at: usize) -> Error {
 }
 
 impl<F: Framework> Rows<F> {
-    /// None of `len` rows.
+    /// `len` missing rows.
     pub(crate) fn none(len: usize) -> Self {
         Self::Values(vec![None; len])
     }
 
-    /// Reads what the store has of `keys`. Damaged rows are missing, and counted, if `heals`.
+    /// Reads the rows of `keys` from the store. If `heals`, damaged rows are counted and treated as missing.
     pub(crate) fn read(space: &Space, keys: &BatchKeys, counters: &Counters, heals: bool) -> Result<Self> {
         let layout = space.layout.read().clone();
         if let Layout::Fixed(dtype, shape) = &layout
@@ -43,7 +43,7 @@ impl<F: Framework> Rows<F> {
         Ok(Self::Values(values))
     }
 
-    /// The fast way; `None` if rows are not all of this layout.
+    /// Reads rows into the batch buffer; `None` if they do not all have this layout.
     fn read_stacked(
         space: &Space,
         keys: &BatchKeys,
@@ -73,7 +73,7 @@ impl<F: Framework> Rows<F> {
         }
     }
 
-    /// Positions of rows that are missing.
+    /// The positions of missing rows.
     pub(crate) fn missing(&self) -> Vec<usize> {
         match self {
             Self::Stacked { found, .. } => positions(found.iter().map(|found| !found)),
@@ -81,7 +81,7 @@ impl<F: Framework> Rows<F> {
         }
     }
 
-    /// Takes in rows for the places `at`.
+    /// Stores rows at the positions `at`.
     pub(crate) fn take(&mut self, at: &[usize], values: impl IntoIterator<Item = Option<Value>>) -> Result<()> {
         at.iter()
             .zip(values)
@@ -110,7 +110,7 @@ impl<F: Framework> Rows<F> {
         Ok(())
     }
 
-    /// Copies rows to the places of their duplicates.
+    /// Copies rows to the positions of their duplicates.
     pub(crate) fn copy(&mut self, pairs: &[(usize, usize)]) -> Result<()> {
         for &(from, to) in pairs {
             match self {
@@ -128,7 +128,7 @@ impl<F: Framework> Rows<F> {
         Ok(())
     }
 
-    /// One value a row, where there is one.
+    /// A value for each row that is present.
     pub(crate) fn into_values(self) -> Result<Vec<Option<Value>>> {
         let (batch, dtype, shape, width, found) = match self {
             Self::Values(values) => return Ok(values),
@@ -142,13 +142,13 @@ impl<F: Framework> Rows<F> {
         found.into_iter().enumerate().map(row).collect()
     }
 
-    /// The rows at `positions`, all of which are there, as a batch of their own.
+    /// A batch of the rows at `positions`, all of which are present.
     pub(crate) fn pick(&self, positions: &[usize]) -> Result<Output<F>> {
         match self {
             Self::Stacked { batch, dtype, shape, width, .. } => {
                 let bytes = F::buffer_bytes(batch)?;
                 let mut picked = F::buffer(*dtype, &[&[positions.len()], shape.as_slice()].concat())?;
-                // Rows of no elements have nothing to copy.
+                // Rows may have no elements.
                 let places = F::buffer_bytes_mut(&mut picked)?.chunks_exact_mut((*width).max(1));
                 for (place, &at) in places.zip(positions) {
                     place.copy_from_slice(bytes.get(at * width..(at + 1) * width).ok_or_else(|| no_row(at))?);
@@ -162,7 +162,7 @@ impl<F: Framework> Rows<F> {
         }
     }
 
-    /// The batch, all of whose rows are there, on the CPU.
+    /// The complete batch, on the CPU.
     pub(crate) fn finish(self, ragged: Ragged) -> Result<Output<F>> {
         let missing = || invalid("a row of the batch is missing");
         match self {
@@ -177,7 +177,7 @@ impl<F: Framework> Rows<F> {
         }
     }
 
-    /// Bytes of the rows that are there.
+    /// Bytes of the rows that are present.
     pub(crate) fn len_bytes(&self) -> usize {
         match self {
             Self::Stacked { dtype, shape, found, .. } => {
@@ -224,12 +224,12 @@ fn read_values(space: &Space, keys: &BatchKeys, counters: &Counters, heals: bool
     lookups.into_iter().map(value).collect()
 }
 
-/// Remembers what rows look like, so that the next batch can be read straight into place.
+/// Records the layout of rows, so that the next batch can be read into its buffer directly.
 fn learn<F: Framework>(space: &Space, known: &Layout, values: &[Option<Value>]) {
     let mut rows = values.iter().flatten();
     let Some(first) = rows.next() else { return };
     let learned = match (known, first.as_tensor()) {
-        // Rows of several layouts: reading straight into place would fail every other batch.
+        // Rows have several layouts: reading them directly would fail for every other batch.
         (Layout::Fixed(..), _) | (_, None) => Layout::Mixed,
         (Layout::Mixed, _) => return,
         (Layout::Unknown, Some(tensor)) => {
@@ -249,11 +249,11 @@ fn learn<F: Framework>(space: &Space, known: &Layout, values: &[Option<Value>]) 
 /// Dtype, shape of a row, and a host tensor.
 type Single<F> = (Dtype, Vec<usize>, <F as Framework>::Tensor);
 
-/// What a batch gave, ready to be put.
+/// The output of a batch, ready to be put.
 pub(crate) enum Computed<F: Framework> {
-    /// One tensor on the CPU, which takes no work a row.
+    /// One tensor on the CPU, which needs no work per row.
     Single(Single<F>),
-    /// A value a row.
+    /// A value per row.
     Values(Vec<Value>),
 }
 
@@ -270,7 +270,7 @@ impl<F: Framework> Computed<F> {
     }
 }
 
-/// An empty batch of what is kept; `None` while nothing is.
+/// An empty batch with the layout of the kept rows; `None` if no rows are kept.
 pub(crate) fn empty_batch<F: Framework>(space: &Space) -> Result<Option<Output<F>>> {
     if let Layout::Fixed(dtype, shape) = &*space.layout.read()
         && F::holds(*dtype)

@@ -1,4 +1,5 @@
-//! Inputs that carry gradients: a cached output has none, so what made the inputs would silently not learn.
+//! The check of inputs for gradients. A cached output carries none, so the model that produced the inputs would
+//! silently not learn.
 
 use crate::error::{Result, invalid};
 use crate::framework::Framework;
@@ -6,10 +7,10 @@ use crate::layer::inner::Inner;
 use crate::values::input::Inputs;
 
 impl<F: Framework> Inner<F> {
-    /// Refuses inputs that require gradients while gradients are on, unless the options accept them.
+    /// Refuses inputs that require gradients while gradients are recorded, unless the options allow them.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`], with the first such argument.
+    /// [`crate::Error::Invalid`], which names the first such argument.
     pub(crate) fn check_gradients(&self, inputs: &Inputs<F>) -> Result<()> {
         if self.options.allow_grad_inputs {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Rows held on a device of the caller's choice, so that hits need not come from the store at all.
+//! Rows held on a device of the caller's choice, which are served without the store.
 
 use std::collections::HashMap;
 
@@ -10,8 +10,8 @@ use crate::framework::Framework;
 use crate::keys::key::BatchKeys;
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
-/// Rows of single-tensor outputs, up to a number of bytes. When that is reached nothing more is held, and what is held
-/// stays, so that every epoch finds the same samples.
+/// Rows of single-tensor outputs, up to a number of bytes. At the limit no more rows are added and none are evicted, so
+/// that every epoch finds the same samples.
 #[derive(Debug)]
 pub(crate) struct Held<F: Framework> {
     device: F::Device,
@@ -21,12 +21,12 @@ pub(crate) struct Held<F: Framework> {
 
 #[derive(Debug)]
 struct Rows<F: Framework> {
-    /// Tensors may move between threads but need not be shareable, hence the locks.
+    /// The mutex is needed because tensors are `Send` but need not be `Sync`.
     by_key: HashMap<Key, Mutex<F::Tensor>, Xxh3DefaultBuilder>,
     len_bytes: usize,
 }
 
-/// What a row takes beside its elements and its key: the entry of the table, and what describes the tensor.
+/// Bytes of a row besides its elements and its key: the table entry and the tensor's header.
 const ROW_BYTES: usize = 128;
 
 fn row_len_bytes<F: Framework>(key: &Key, row: &F::Tensor) -> usize {
@@ -44,7 +44,7 @@ impl<F: Framework> Held<F> {
         Self { device, most_bytes: bytes, rows: RwLock::new(Rows { by_key: HashMap::default(), len_bytes: 0 }) }
     }
 
-    /// The whole batch, if all of its rows are held: `[batch, …]` on the held device.
+    /// The batch, if all of its rows are held: `[batch, …]` on the device that holds them.
     pub(crate) fn batch(&self, keys: &BatchKeys) -> Result<Option<F::Tensor>> {
         let held = self.rows.read();
         let row = |at: usize| keys.get(at).and_then(|key| Some(F::share(&held.by_key.get(&key)?.lock())));
@@ -60,14 +60,15 @@ impl<F: Framework> Held<F> {
         F::stack(&rows).map(Some)
     }
 
-    /// Holds the rows of `batch` that are not held yet, while there is room.
+    /// Adds the rows of `batch` that are not held yet, until the limit is reached.
     pub(crate) fn hold(&self, keys: &BatchKeys, batch: &F::Tensor) -> Result<()> {
         for at in 0..keys.len() {
             let Some(key) = keys.get(at) else { continue };
             if self.rows.read().by_key.contains_key(&key) {
                 continue;
             }
-            // A copy of its own: neither the caller's writes nor the rest of the batch are held with it.
+            // The row is copied, so that neither the caller's writes change it nor the rest of the batch stays
+            // allocated.
             let own = F::row(batch, at, self.device.clone())?;
             let mut rows = self.rows.write();
             let len_bytes = rows.len_bytes + row_len_bytes::<F>(&key, &own);
@@ -81,7 +82,7 @@ impl<F: Framework> Held<F> {
         Ok(())
     }
 
-    /// Rows and bytes held.
+    /// The number of rows held, and their bytes.
     pub(crate) fn size(&self) -> (usize, usize) {
         let rows = self.rows.read();
         (rows.by_key.len(), rows.len_bytes)

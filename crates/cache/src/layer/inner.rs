@@ -1,4 +1,4 @@
-//! What the handles of a wrapped module share, and the little that each part of a call does with it.
+//! The state that the handles of a wrapped module share.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,74 +22,74 @@ use crate::values::input::Inputs;
 use crate::values::output::Output;
 use crate::values::rounding::Rounding;
 
-/// Warnings that are kept.
+/// The maximum number of warnings that are kept.
 const MOST_WARNINGS: usize = 100;
 
-/// What the handles of a wrapped module share.
+/// The state that the handles of a wrapped module share.
 pub(crate) struct Inner<F: Framework> {
     pub options: CacheOptions<F>,
     pub opening: Opening,
     pub weights: Mutex<Watched<F>>,
     pub rounding: Rounding,
     pub counters: Counters,
-    /// What the module gives for batches of none, by the weights and the layout of the call.
+    /// The module's outputs for empty batches, by weights and layout of the call.
     pub empties: Mutex<HashMap<(u64, u128), Output<F>>>,
-    /// Itself, for threads that run the module for others.
+    /// A reference to itself, for jobs that other threads run.
     me: Weak<Self>,
     base: Identity,
-    /// Locked before `weights` where both are. A module may call its own handle.
+    /// Acquired before `weights` if both are held. A module may call its own handle.
     compute: Exclusive<F>,
     spaces: RwLock<Arc<Spaces>>,
-    /// Identities met before, of stores that no folder keeps.
+    /// The stores of identities that are not in a folder.
     fleeting: Mutex<HashMap<String, Arc<Spaces>>>,
     enabled: AtomicBool,
-    /// Calls in training mode: each may have changed buffers without the library telling that they were written to.
+    /// The number of calls in training mode. Each may have changed buffers without a trace in the tensor library.
     trainings: AtomicU64,
     epoch: Mutex<(u64, Counts)>,
-    /// Hits so far that verification has decided on.
+    /// The number of hits that were considered for verification.
     sampled: AtomicU64,
     warnings: Mutex<Vec<String>>,
 }
 
-/// The inputs of the samples at some positions of a batch.
+/// Loads the inputs of the samples at some positions of a batch.
 pub(crate) type Load<'a, F> = &'a mut dyn FnMut(&[usize]) -> Result<Inputs<F>>;
 
-/// The variables, and what they were when they were last fingerprinted.
+/// The variables, and their state when they were last fingerprinted.
 pub(crate) struct Watched<F: Framework> {
     pub variables: F::Variables,
     pub sign: u64,
     pub identity: Identity,
-    /// Whether the caller knows already that weights do not count.
+    /// Whether the caller was already warned that weights are ignored.
     pub told: bool,
 }
 
-/// A batch that is looked up and kept.
+/// A batch that is looked up and completed.
 #[derive(Clone, Copy)]
 pub(crate) struct Batch<'a> {
     pub spaces: &'a Spaces,
     pub space: &'a Space,
     pub keys: &'a BatchKeys,
-    /// Of the weights in force.
+    /// The sign of the weights in force.
     pub sign: u64,
-    /// Whether there are inputs to compute hits again with.
+    /// Whether inputs are available for recomputing hits.
     pub loads: Loads,
-    /// What this try finds.
+    /// The counts of this attempt.
     pub counters: &'a Counters,
 }
 
-/// Where the inputs of a call come from.
+/// The source of a call's inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Loads {
-    /// The caller has them at hand.
+    /// The caller passed them.
     Inputs,
-    /// They can be loaded, of any samples.
+    /// A loader makes them for any samples.
     Lazily,
-    /// From nowhere: everything is to be kept already.
+    /// There are none: all outputs have to be kept already.
     Nothing,
 }
 
 impl<F: Framework> Inner<F> {
-    /// Opens the stores of `compute`, which the options, `opening` and `base` describe.
+    /// Opens the stores for `compute`, as described by the options, `opening` and `base`.
     pub(crate) fn new(
         options: CacheOptions<F>,
         opening: Opening,
@@ -100,7 +100,7 @@ impl<F: Framework> Inner<F> {
         if options.enforce_stateless {
             variables.check_frozen()?;
         }
-        // Before they are read: what changes meanwhile shows in the next sign.
+        // Taken before the variables are read: a change during the read then shows in the next sign.
         let sign = variables.sign(usize::MAX);
         let identity = identify::<F>(&base, &variables)?;
         let lenient = options.on_store_error == OnStoreError::WarnAndCompute;
@@ -131,7 +131,7 @@ impl<F: Framework> Inner<F> {
         let told = inner.compare_record(&identity);
         inner.weights.lock().told = told;
         if let Some(why) = inner.spaces().read_only() {
-            inner.warn(format!("outputs are read, and what is missing is computed and not kept: {why}"));
+            inner.warn(format!("the cache is read only, so missing outputs are computed and not kept: {why}"));
         }
         Ok(inner)
     }
@@ -140,7 +140,7 @@ impl<F: Framework> Inner<F> {
         Arc::clone(&self.spaces.read())
     }
 
-    /// Moves to the stores of `identity`, and returns the former ones.
+    /// Switches to the stores of `identity`, and returns the former ones.
     pub(crate) fn move_to(&self, identity: &Identity) -> Result<Arc<Spaces>> {
         let next = self.open(identity)?;
         next.expect_mean(self.spaces().mean_s());
@@ -176,22 +176,22 @@ impl<F: Framework> Inner<F> {
         self.enabled.store(enabled, Ordering::Relaxed);
     }
 
-    /// How often weights may have been written to without the library telling.
+    /// The number of calls that may have changed weights without a trace in the tensor library.
     pub(crate) fn trainings(&self) -> u64 {
         self.trainings.load(Ordering::Relaxed)
     }
 
-    /// Counts one more of [`Inner::trainings`].
+    /// Counts a call in training mode.
     pub(crate) fn trained(&self) {
         self.trainings.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The running number of one more hit that verification decides on.
+    /// The number of the next hit that is considered for verification.
     pub(crate) fn next_hit(&self) -> u64 {
         self.sampled.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Ends an epoch: its number, and what the cache did in it.
+    /// Ends an epoch: returns its number and its counts.
     pub(crate) fn end_epoch(&self) -> (u64, Counts) {
         let mut epoch = self.epoch.lock();
         let now = self.counters.counts();
@@ -204,13 +204,13 @@ impl<F: Framework> Inner<F> {
         self.warnings.lock().clone()
     }
 
-    /// The rows held on a device, if the options say so.
+    /// The rows held on a device, if the options name one.
     pub(crate) fn held<'a>(&self, spaces: &'a Spaces) -> Option<&'a Held<F>> {
         let device = self.options.memory_device.as_ref()?;
         spaces.held(|| Held::new(device.clone(), self.options.memory_bytes))
     }
 
-    /// One more call that this thread is in.
+    /// Enters a nested call.
     pub(crate) fn enter(&self) -> Result<Nested> {
         Nested::enter().ok_or_else(|| {
             invalid(format!(
@@ -229,8 +229,9 @@ impl<F: Framework> Inner<F> {
         }
     }
 
-    /// Runs what `make` makes with the module, and returns the result with the module still held; or has it run by the
-    /// thread that has the module and waits for this one, to which the second argument says so.
+    /// Runs the closure that `make` returns with the module, and returns the result and the lock on the module. If the
+    /// thread that holds the module waits for this one, that thread runs the closure instead, whose second argument is
+    /// then `true`.
     pub(crate) fn exclusively<'a, T, R>(&'a self, make: &dyn Fn() -> R) -> Result<(T, Option<exclusive::Held<'a, F>>)>
     where
         T: Send + 'static,
@@ -261,10 +262,10 @@ fn identify<F: Framework>(base: &Identity, variables: &F::Variables) -> Result<I
     Ok(identity)
 }
 
-/// Adds digests of weights to those that are there.
+/// Adds digests of weights.
 ///
 /// # Errors
-/// [`Error::Invalid`] if a name is there: one would take the other's place, and no longer count.
+/// [`Error::Invalid`] if a name occurs twice, as one digest would replace the other.
 pub(crate) fn add_weights(weights: &mut BTreeMap<String, String>, others: BTreeMap<String, String>) -> Result<()> {
     for (name, digest) in others {
         if weights.contains_key(&name) {

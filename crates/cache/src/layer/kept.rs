@@ -1,4 +1,4 @@
-//! The identities of a wrapped module, as its options and its handle tell them.
+//! Lists and prunes the identities of a wrapped module.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::layer::options::CacheOptions;
 use crate::store::space::Place;
 
 impl<F: Framework> CacheOptions<F> {
-    /// The identities of the module id that are kept in the folder, the last used one first.
+    /// The identities of the module id in the folder, the last used one first.
     ///
     /// # Errors
     /// [`crate::Error::Invalid`] without a folder and a module id; IO errors.
@@ -20,9 +20,9 @@ impl<F: Framework> CacheOptions<F> {
         Ok(list(self.module_folder()?)?)
     }
 
-    /// Removes the identities of the module id that `remove` chooses. Those that a writer of any process or a handle of
-    /// this one has open stay, and so do folders with files that are not of this crate: see [`crate::identities::prune`],
-    /// which has a dry run too. No other process may read them.
+    /// Removes the identities of the module id that `remove` selects. Identities that a writer of any process or a
+    /// handle of this process has open stay, and so do folders with foreign files; see [`crate::identities::prune`],
+    /// which also has a dry run. No other process may read the identities meanwhile.
     ///
     /// # Errors
     /// As [`CacheOptions::identities`].
@@ -36,13 +36,13 @@ impl<F: Framework> CacheOptions<F> {
                 check_module_id(module_id)?;
                 Ok(folder.join(module_id))
             }
-            _ => Err(invalid("identities were asked for without a folder and a module id: only a folder keeps them")),
+            _ => Err(invalid("identities are kept in a folder under a module id: set both")),
         }
     }
 }
 
 impl<F: Framework> Cached<F> {
-    /// The identities of the module id that are kept beside this module's, and its own: how each differs from it.
+    /// All identities of the module id in the folder, and how each differs from this module's.
     ///
     /// # Errors
     /// IO errors.
@@ -52,7 +52,7 @@ impl<F: Framework> Cached<F> {
         Ok(module.map_or(Ok(Vec::new()), |module| list_beside(module, Some(&self.identity())))?)
     }
 
-    /// [`CacheOptions::prune_identities`]; never this module's own, which is open.
+    /// [`CacheOptions::prune_identities`]. This module's own identity is open and therefore stays.
     ///
     /// # Errors
     /// IO errors.

@@ -1,9 +1,9 @@
-//! The caching layer for any tensor library: what adapters are made of.
+//! The caching layer for any tensor library, from which adapters are built.
 //!
-//! An adapter implements [`Framework`] and [`Adapter`] for a type of its own, and names the types here for it:
-//! `pub type CacheOptions = tensorcask_cache::layer::CacheOptions<Mine>`. [`crate::conversions`] makes its tensors inputs
-//! and outputs of calls, [`IntoIds`] makes them ids. In its tests it runs the contract,
-//! `tensorcask_cache::contract!(Mine);`, for which the feature `contract` has to be on.
+//! An adapter implements [`Framework`] and [`Adapter`] for its own type, and defines aliases of the types here: `pub
+//! type CacheOptions = tensorcask_cache::layer::CacheOptions<Mine>`. [`crate::conversions`] makes its tensors inputs
+//! and outputs of calls; [`IntoIds`] makes them ids. Its tests run the contract, `tensorcask_cache::contract!(Mine);`,
+//! which requires the feature `contract`.
 
 mod batches;
 mod cached;

@@ -1,4 +1,4 @@
-//! How a module is wrapped.
+//! Options for wrapping a module.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,68 +18,70 @@ use crate::values::input::Inputs;
 use crate::values::output::Lists;
 use crate::values::tree::Ragged;
 
-/// What the fingerprint of the weights does.
+/// How the fingerprint of the weights is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Weights {
-    /// It is part of the identity: other weights never meet these outputs. Weights that change while the module is
-    /// wrapped are noticed at the next call, as far as the tensor library tells, and after a call of the handle in training
-    /// mode. After a write that it does not tell, call [`Cached::weights_changed`](crate::layer::Cached::weights_changed).
+    /// The fingerprint is part of the identity: modules with other weights do not share outputs. The next call detects
+    /// weights that changed while the module is wrapped, as far as the tensor library reports changes; it also detects
+    /// changes by a call of the handle in training mode. After a write that the library does not report, call
+    /// [`Cached::weights_changed`](crate::layer::Cached::weights_changed).
     ///
-    /// candle tells by bytes alone: see `Variables` of `tensorcask-candle`.
+    /// For candle, changes are detected by comparing bytes: see `Variables` of `tensorcask-candle`.
     ///
-    /// `tch` tells by its count of writes, by gradients (steps of optimizers), and by storages (`set_data`). Some changes
-    /// leave none of these signs: a training pass of batch normalisation behind the handle, a `set_data` to other elements
-    /// of the same storage, and a step of libtorch's SGD that another thread makes or whose graph is older than the call
-    /// before. Of modules of up to 64 variables, the next call notices these too. Of larger ones a later call may: each
-    /// looks closely at one running statistic, at four more for every further sample, and at one other variable for every
-    /// eight samples, in turn. Writes through `Tensor::data` are noticed where they reach one of the places that a close
-    /// look reads: all of up to 256 bytes, else eight places of eight bytes.
+    /// For `tch`, they are detected by its count of writes, by gradients (steps of optimizers), and by storages
+    /// (`set_data`). Some changes leave none of these signs: a training pass of batch normalisation outside of the
+    /// handle, a `set_data` to other elements of the same storage, and a step of libtorch's SGD that another thread
+    /// makes or whose graph is older than the previous call. For modules of up to 64 variables, the next call detects
+    /// these too. For larger modules a later call may: each call inspects one running statistic, four more for every
+    /// further sample, and one other variable for every eight samples, in turn. A write through `Tensor::data` is
+    /// detected if it changes a byte that an inspection reads: all bytes of variables of up to 256 bytes, else eight
+    /// ranges of eight bytes.
     #[default]
     Check,
-    /// It is recorded but does not count: outputs of other weights are served, with a warning
+    /// The fingerprint is recorded but ignored: outputs of other weights are served, with a warning
     /// ([`Cached::warnings`](crate::layer::Cached::warnings)).
     Ignore,
 }
 
-/// Computing a share of the hits again, and comparing.
+/// Verification: a share of the hits is recomputed and compared.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Verification {
-    /// The share of hits, 0 to 1.
+    /// The share of hits, from 0 to 1.
     pub rate: f64,
     /// Relative tolerance.
     pub relative: f64,
     /// Absolute tolerance.
     pub absolute: f64,
-    /// Whether a difference is an error; otherwise a warning.
+    /// Whether a difference is an error; otherwise it is a warning.
     pub fails: bool,
 }
 
 impl Verification {
-    /// This share of hits, with tolerances that allow for sums in another order (1e-3 relative, 1e-5 absolute); a
-    /// difference is an error.
+    /// Verifies this share of hits. A difference is an error. The tolerances (1e-3 relative, 1e-5 absolute) allow for
+    /// sums in another order.
     #[must_use]
     pub const fn rate(rate: f64) -> Self {
         Self { rate, relative: 1e-3, absolute: 1e-5, fails: true }
     }
 }
 
-/// What a store that fails does to a call: a disk that is full, broken or gone.
+/// How a call handles a store that fails, such as on a full or broken disk.
 ///
-/// Either way the store is opened again by itself, at the first output to be kept when a second has passed since it
-/// failed, then when two have, and so on up to thirty; and at once when a module with the same identity is wrapped
-/// anew. Outputs that the writer had not written are computed again. [`Cached::flush`](crate::layer::Cached::flush) and
+/// Either way the store is reopened automatically, when an output has to be kept and one second has passed since the
+/// failure, then after two seconds, and so on up to thirty. Wrapping a module with the same identity reopens it at
+/// once. Outputs that had not been written are computed again. [`Cached::flush`](crate::layer::Cached::flush) and
 /// [`Cached::close`](crate::layer::Cached::close) always return the failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnStoreError {
     /// The call returns the error.
     Fail,
-    /// The call warns once ([`Cached::warnings`](crate::layer::Cached::warnings)), computes what cannot be read, and goes on without
-    /// keeping it ([`Counts::not_kept`](crate::Counts::not_kept)).
+    /// The call warns once ([`Cached::warnings`](crate::layer::Cached::warnings)), computes outputs that cannot be
+    /// read, and continues without keeping them ([`Counts::not_kept`](crate::Counts::not_kept)).
     #[default]
     WarnAndCompute,
 }
 
-/// What outputs in memory may take, unless the options say.
+/// The default limit for outputs in memory.
 const MEMORY_BYTES: u64 = 1 << 30;
 
 pub(crate) type IdsFrom<F> = Arc<dyn Fn(&Inputs<F>) -> Result<Ids> + Send + Sync>;
@@ -149,10 +151,10 @@ macro_rules! setters {
 }
 
 impl<F: Framework> CacheOptions<F> {
-    /// Outputs kept in `place`.
+    /// Keeps outputs in `place`.
     #[must_use]
     pub fn new(place: Place) -> Self {
-        // A miss costs a computation, so looking for what other ranks committed is cheap by comparison.
+        // A miss costs a computation, so that checking for commits of other ranks is comparatively cheap.
         let engine = Options::new().refresh_interval(Duration::ZERO);
         Self {
             place,
@@ -184,207 +186,209 @@ impl<F: Framework> CacheOptions<F> {
         }
     }
 
-    /// Outputs of `module_id` kept in `folder`, for good.
+    /// Keeps the outputs of `module_id` in `folder`.
     #[must_use]
     pub fn in_folder(folder: impl Into<PathBuf>, module_id: impl Into<String>) -> Self {
         Self::new(Place::Folder(folder.into())).module_id(module_id)
     }
 
-    /// Outputs kept in memory.
+    /// Keeps outputs in memory.
     #[must_use]
     pub fn in_memory() -> Self {
         Self::new(Place::Memory)
     }
 
-    /// Outputs kept in a temporary folder that is removed with the last handle.
+    /// Keeps outputs in a temporary folder that is removed with the last handle.
     #[must_use]
     pub fn temporary() -> Self {
         Self::new(Place::Temporary(None))
     }
 
     setters! {
-        /// Refuses modules with variables that require gradients, in training and in evaluation (default: on).
+        /// Refuses modules with variables that require gradients, both in training and evaluation mode (default: on).
         enforce_stateless: bool;
-        /// Takes the name of a module's type and its `Debug`, which shows its configuration, into the identity
-        /// (default: on). What differs from process to process is left out: values of variables, addresses, devices, the
-        /// order of hash maps. Off, only weights, `version`, `argument`s and `instance` tell modules apart: for modules
-        /// whose `Debug` shows counters or times.
+        /// Includes the name of a module's type and its `Debug` output, which shows its configuration, in the identity
+        /// (default: on). Parts that differ between processes are left out: values of variables, addresses, devices,
+        /// the order of hash maps. If off, only weights, `version`, `argument`s and `instance` tell modules apart. Turn
+        /// it off for modules whose `Debug` output shows counters or times.
         check_structure: bool;
-        /// What other weights do to the identity (default: [`Weights::Check`]).
+        /// How weights count for the identity (default: [`Weights::Check`]).
         weights: Weights;
         /// How much of each sample a content key covers (default: all of it).
         content: Content;
-        /// What becomes of tensors whose shapes differ between samples (default: a list).
+        /// How tensors whose shapes differ between samples are returned (default: as a list).
         ragged: Ragged;
-        /// What the lists are that the module gives (default: outputs of the whole batch).
+        /// The meaning of lists in the module's output (default: outputs of the whole batch).
         lists: Lists;
-        /// Computes damaged rows again, with a warning, rather than failing (default: on).
+        /// Recomputes damaged rows, with a warning, instead of returning an error (default: on).
         recompute_damaged: bool;
-        /// What a full or broken disk does to a call (default: it warns once, and computes without keeping).
+        /// How a call handles a full or broken disk (default: it warns once, and computes without keeping).
         on_store_error: OnStoreError;
-        /// Accepts inputs that require gradients while gradients are on, as if they were detached: no gradient reaches
-        /// what made them, on a miss as on a hit (default: off, they are refused).
+        /// Accepts inputs that require gradients while gradients are recorded, and treats them as detached: no gradient
+        /// reaches the model that produced them, neither on a miss nor on a hit (default: off, which refuses them).
         allow_grad_inputs: bool;
-        /// Only reads the outputs that are kept in the folder, and computes what is missing without keeping it (default:
-        /// off; a folder that cannot be written to is opened in this way by itself, with a warning).
+        /// Only reads the outputs in the folder, and computes missing ones without keeping them (default: off; a folder
+        /// that is not writable is opened read only automatically, with a warning).
         read_only: bool;
-        /// Bytes of outputs held in memory for each kind of key (default: 0; the system's page cache holds what was
-        /// read). Stops when full. Of [`CacheOptions::in_memory`], what all outputs may take (default there: 1 GiB). With a
-        /// [`CacheOptions::memory_device`], of tensors on that device.
+        /// The limit of outputs held in memory, in bytes per kind of key (default: 0, as the page cache holds rows that
+        /// were read). At the limit no more are added. For [`CacheOptions::in_memory`], the limit of all outputs
+        /// (default: 1 GiB). With a [`CacheOptions::memory_device`], the limit of tensors on that device.
         memory_bytes: usize;
     }
 
-    /// The folder that outputs are kept in; wrapped modules with the same id and identity share them.
+    /// The name of the folder that outputs are kept in. Wrapped modules with the same id and identity share outputs.
     #[must_use]
     pub fn module_id(mut self, module_id: impl Into<String>) -> Self {
         self.module_id = Some(module_id.into());
         self
     }
 
-    /// A version of the module's code: another version never meets these outputs. Closures ask for one where outputs are
-    /// kept in a folder, and so do modules with functions in them: nothing else tells their code.
+    /// The version of the module's code. Modules with different versions do not share outputs. Closures whose outputs
+    /// are kept in a folder require a version, and so do modules that contain functions, as nothing else identifies
+    /// their code.
     #[must_use]
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = Some(version.into());
         self
     }
 
-    /// Something that the module was constructed with: another value never meets these outputs.
+    /// A value that the module was constructed with. Modules with different values do not share outputs.
     #[must_use]
     pub fn argument(mut self, name: impl Into<String>, value: impl ToString) -> Self {
         self.arguments.insert(name.into(), value.to_string());
         self
     }
 
-    /// Weights, or anything else of many bytes, that the outputs depend on: other bytes never meet these outputs. What is
-    /// kept of them is a 128-bit hash. For computations that do not show their variables.
+    /// Weights or other large data that the outputs depend on, for computations without variables. Modules with
+    /// different bytes do not share outputs. Only a 128-bit hash of the bytes is kept.
     #[must_use]
     pub fn fingerprint(mut self, name: impl Into<String>, bytes: &[u8]) -> Self {
         self.digests.insert(name.into(), format!("{:032x}", xxhash_rust::xxh3::xxh3_128(bytes)));
         self
     }
 
-    /// A name for this instance: instances of other names do not share outputs, though everything else is the same.
+    /// A name for this instance. Instances with different names do not share outputs, even if everything else is the
+    /// same.
     #[must_use]
     pub fn instance(mut self, instance: impl Into<String>) -> Self {
         self.instance = instance.into();
         self
     }
 
-    /// Derives the ids from the inputs of each call that passes none.
+    /// A function that derives the ids from the inputs, for calls without ids.
     #[must_use]
     pub fn ids_from(mut self, ids: impl Fn(&Inputs<F>) -> Result<Ids> + Send + Sync + 'static) -> Self {
         self.ids_from = Some(Arc::new(ids));
         self
     }
 
-    /// The options that only this tensor library has, changed by `change`.
+    /// Changes the options that are specific to the tensor library.
     #[must_use]
     pub fn settings(mut self, change: impl FnOnce(F::Settings) -> F::Settings) -> Self {
         self.settings = change(self.settings);
         self
     }
 
-    /// The device that results come back on (default: that of the first input).
+    /// The device of results (default: that of the first input).
     #[must_use]
     pub fn map_location(mut self, device: impl Into<Option<F::Device>>) -> Self {
         self.map_location = device.into();
         self
     }
 
-    /// Computes a share of the hits again and compares (default: off).
+    /// Recomputes a share of the hits and compares (default: off).
     #[must_use]
     pub fn verify(mut self, verification: impl Into<Option<Verification>>) -> Self {
         self.verification = verification.into();
         self
     }
 
-    /// The device that [`CacheOptions::memory_bytes`] of single-tensor outputs are held on (default: the CPU, as the
-    /// store keeps them). Not with [`Ragged::Pad`], whose rows depend on the batch.
+    /// The device that holds up to [`CacheOptions::memory_bytes`] of single-tensor outputs (default: the CPU, in the
+    /// store's format). Cannot be combined with [`Ragged::Pad`], whose rows depend on the batch.
     #[must_use]
     pub fn memory_device(mut self, device: impl Into<Option<F::Device>>) -> Self {
         self.memory_device = device.into();
         self
     }
 
-    /// Bytes that the files of the module may take: of all its identities, ranks and indexes, by their lengths, and what
-    /// waits to be written; in memory, the outputs (default: no cap). At the cap nothing more is kept and what is kept
-    /// stays, so that each epoch and each run finds the same samples. What other processes write at the same time is seen
-    /// a little later.
+    /// The limit of the module's files in bytes (default: none). It covers all its identities, ranks and indexes, by
+    /// file length, and rows that are not yet written; in memory, the outputs. At the limit no more outputs are kept
+    /// and none are removed, so that each epoch and each run finds the same samples. Writes of other processes are
+    /// counted with a delay.
     #[must_use]
     pub fn disk_bytes(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.disk_bytes = bytes.into();
         self
     }
 
-    /// How outputs are packed on disk (default: not).
+    /// The codec that packs outputs on disk (default: none).
     #[must_use]
     pub fn codec(mut self, codec: Codec) -> Self {
         self.engine = self.engine.codec(codec);
         self
     }
 
-    /// Keeps wider floats as this dtype: F16, BF16 or F32 (default: as they are). Results come back in it, or, with
-    /// [`CacheOptions::restore_dtype`], rounded through it; on a miss as on a hit.
+    /// Keeps wider floats as this dtype: F16, BF16 or F32 (default: unchanged). On a miss as on a hit, results have
+    /// this dtype, or with [`CacheOptions::restore_dtype`] the module's dtype, rounded through it.
     #[must_use]
     pub fn cache_dtype(mut self, dtype: impl Into<Option<Dtype>>) -> Self {
         self.engine = self.engine.store_as(dtype);
         self
     }
 
-    /// Gives down-cast results back in the dtype of the module (default: off).
+    /// Converts down-cast results back to the dtype of the module (default: off).
     #[must_use]
     pub fn restore_dtype(mut self, restore_dtype: bool) -> Self {
         self.engine = self.engine.restore_dtype(restore_dtype);
         self
     }
 
-    /// The process of a distributed job that this is (default: [`Rank::from_env`]).
+    /// The rank of this process in a distributed job (default: [`Rank::from_env`]).
     #[must_use]
     pub fn rank(mut self, rank: Rank) -> Self {
         self.rank = Some(rank);
         self
     }
 
-    /// The only rank that writes; the others read, and compute what is missing without keeping it (default: all
-    /// ranks write, each in a lane of its own).
+    /// The only rank that writes. The others read, and compute missing outputs without keeping them (default: all ranks
+    /// write, each in its own lane).
     #[must_use]
     pub fn writer_rank(mut self, rank: impl Into<Option<u16>>) -> Self {
         self.writer_rank = rank.into();
         self
     }
 
-    /// The store's own options, changed by `change`: segment sizes, durability, verification of checksums.
+    /// Changes the store's own options: segment sizes, durability level, verification of checksums.
     #[must_use]
     pub fn engine(mut self, change: impl FnOnce(Options) -> Options) -> Self {
         self.engine = change(self.engine);
         self
     }
 
-    /// Whether the configuration of a module counts: see [`CacheOptions::check_structure`].
+    /// Whether the configuration of a module is part of the identity: see [`CacheOptions::check_structure`].
     #[must_use]
     pub const fn checks_structure(&self) -> bool {
         self.check_structure
     }
 
-    /// Whether weights count: see [`CacheOptions::weights`].
+    /// Whether weights are part of the identity: see [`CacheOptions::weights`].
     #[must_use]
     pub fn checks_weights(&self) -> bool {
         self.weights == Weights::Check
     }
 
-    /// Bytes that may be kept.
+    /// The limit of kept bytes.
     pub(crate) fn cap_bytes(&self) -> Option<u64> {
         if self.place != Place::Memory {
             return self.disk_bytes;
         }
         let given = if self.memory_device.is_some() { 0 } else { self.memory_bytes as u64 };
         let bound = if given == 0 { MEMORY_BYTES } else { given };
-        // A larger cap that was asked for by name counts, unless both were.
+        // `disk_bytes` replaces the default; of two explicit limits the smaller one counts.
         Some(self.disk_bytes.map_or(bound, |cap| if given == 0 { cap } else { cap.min(given) }))
     }
 
-    /// The store's options with what the layer's own options say.
+    /// The store's options, adjusted to the options of the layer.
     pub(crate) fn engine_options(&self) -> Options {
         let options = self.engine.clone();
         if self.memory_bytes == 0 || self.memory_device.is_some() || self.place == Place::Memory {

@@ -1,4 +1,4 @@
-//! One call: looks a batch up, computes what is missing, keeps it, and puts it together.
+//! One call: looks a batch up, computes and keeps missing rows, and assembles the result.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering;
@@ -19,14 +19,14 @@ use crate::threads::flight::{Claimed, Flight};
 use crate::values::output::Output;
 use crate::values::tree::{Ragged, check_batch, split};
 
-/// Times that a call starts anew because the weights were changed while it computed.
+/// The number of attempts of a call whose weights change while it computes.
 const MOST_TRIES: usize = 8;
 
-/// Empty batches that are remembered.
+/// The maximum number of empty batches that are remembered.
 const MOST_EMPTIES: usize = 100;
 
 impl<F: Framework> Inner<F> {
-    /// The batch of `keys`. Starts anew if the weights are changed on the way.
+    /// The batch of `keys`. Restarts if the weights change meanwhile.
     pub(crate) fn run(
         &self,
         keys: &BatchKeys,
@@ -36,7 +36,7 @@ impl<F: Framework> Inner<F> {
     ) -> Result<Output<F>> {
         let _nested = self.enter()?;
         let device = self.options.map_location.clone().unwrap_or(device);
-        // All variables are looked at closely after the first try, as after computing.
+        // From the second attempt on, all variables are checked thoroughly, as after a computation.
         let mut samples = keys.len();
         for _ in 0..MOST_TRIES {
             let sign = self.check_weights(std::mem::replace(&mut samples, usize::MAX))?;
@@ -45,7 +45,7 @@ impl<F: Framework> Inner<F> {
             let counters = Counters::default();
             let batch = Batch { spaces: &spaces, space: &space, keys, sign, loads, counters: &counters };
             let resolved = self.resolve(&batch, load);
-            // What was found for weights that are no longer in force is found again.
+            // The counts of an attempt with outdated weights are dropped, as the samples are counted again.
             if !matches!(resolved, Ok(None)) {
                 self.counters.take_in(&counters);
             }
@@ -56,7 +56,7 @@ impl<F: Framework> Inner<F> {
         Err(invalid("the weights of the module are changed by every call: freeze it, or turn the cache off"))
     }
 
-    /// What is kept is read, what is missing is loaded, computed and kept; `None` if the weights were changed meanwhile.
+    /// Reads kept rows, and loads, computes and keeps missing ones; `None` if the weights changed meanwhile.
     fn resolve(&self, batch: &Batch<'_>, load: Load<'_, F>) -> Result<Option<Output<F>>> {
         let Batch { spaces, keys, .. } = *batch;
         if keys.len() == 0 {
@@ -91,7 +91,7 @@ impl<F: Framework> Inner<F> {
         Ok(Some(output))
     }
 
-    /// A batch of none looks as the module says, and without a module to ask, as what is kept does.
+    /// The module determines the layout of an empty batch; without inputs, the kept rows do.
     fn resolve_empty(&self, batch: &Batch<'_>, load: Load<'_, F>) -> Result<Option<Output<F>>> {
         if batch.loads != Loads::Inputs {
             return empty_batch(batch.space).map(|kept| Some(kept.unwrap_or(Output::Each(Vec::new()))));
@@ -100,7 +100,7 @@ impl<F: Framework> Inner<F> {
         if let Some(known) = self.empties.lock().get(&call) {
             return Ok(Some(known.shallow_clone()));
         }
-        // The modules of some libraries panic where a tensor does not fit.
+        // The modules of some libraries panic on a tensor that does not fit.
         let compute = || self.compute(batch.sign, load, &[], &mut |output| self.rounding.empty(output));
         let computed = match catch_unwind(AssertUnwindSafe(compute)) {
             Ok(computed) => computed,
@@ -115,13 +115,13 @@ impl<F: Framework> Inner<F> {
                 empties.insert(call, output.shallow_clone());
                 Ok(Some(output))
             }
-            // A module that takes no empty batches.
+            // The module refuses empty batches.
             Err(error) => empty_batch(batch.space)?.map(Some).ok_or(error),
             Ok(None) => Ok(None),
         }
     }
 
-    /// Reads what is kept of `keys`, also by other handles of this process that have not written it yet.
+    /// Reads the kept rows of `keys`, including rows that other handles of this process have not written yet.
     fn read(&self, batch: &Batch<'_>, keys: &BatchKeys) -> Result<Rows<F>> {
         let mut rows = self.read_own(batch, keys)?;
         if rows.is_whole() || !batch.spaces.write_neighbours(keys.kind()) {
@@ -132,7 +132,7 @@ impl<F: Framework> Inner<F> {
         Ok(rows)
     }
 
-    /// Computes the rows at `open`, or waits for another thread that does.
+    /// Computes the rows at `open`, or waits for other threads that compute them.
     fn complete(
         &self,
         batch: &Batch<'_>,
@@ -143,7 +143,7 @@ impl<F: Framework> Inner<F> {
     ) -> Result<Completed<F>> {
         let Batch { spaces, keys, .. } = *batch;
         let owned = |at: &[usize]| -> Vec<Key> { at.iter().filter_map(|&at| keys.get(at)).collect() };
-        // Claims of threads that wait for this one.
+        // Claims that are not waited for, as their threads wait for this one.
         let mut passed_by = Vec::new();
         while !open.is_empty() {
             let Claimed { claim, got, others: claims } = spaces.flight.claim(&owned(&open), &passed_by);
@@ -159,7 +159,7 @@ impl<F: Framework> Inner<F> {
                     && self.rounding.is_exact()
                     && self.options.ragged == Ragged::List
                     && self.options.memory_device.is_none();
-                // All of this while the module is locked: it may give the same buffer to the next call.
+                // This runs while the module is locked, as the next call may reuse the output buffer.
                 let done = self.compute(batch.sign, load, &mine, &mut |output| {
                     let computed = Computed::of(output, mine.len())?;
                     self.keep(batch, &mine, &computed)?;
@@ -190,7 +190,7 @@ impl<F: Framework> Inner<F> {
         Ok(Completed::Rows)
     }
 
-    /// Takes in the rows at `at` that others have finished meanwhile; returns what is still missing.
+    /// Adds the rows at `at` that other threads have finished meanwhile; returns the positions still missing.
     fn look_again(&self, batch: &Batch<'_>, rows: &mut Rows<F>, at: &[usize]) -> Result<Vec<usize>> {
         let again = self.read(batch, &batch.keys.select(at))?;
         let missing: Vec<usize> = again.missing().iter().filter_map(|&place| at.get(place).copied()).collect();
@@ -201,8 +201,8 @@ impl<F: Framework> Inner<F> {
         Ok(missing)
     }
 
-    /// Runs the module on the samples at `positions`, without gradients, and `then` what is to be done with its output
-    /// before anybody else runs it. `None` if the weights are not, or not any more, those of `sign`.
+    /// Runs the module on the samples at `positions`, without gradients, and then `then` on its output, before another
+    /// thread can run the module. `None` if the sign of the weights is not, or is no longer, `sign`.
     pub(crate) fn compute<T>(
         &self,
         sign: u64,
@@ -229,7 +229,7 @@ impl<F: Framework> Inner<F> {
         then(&output).map(Some)
     }
 
-    /// The values as a later read will give them.
+    /// The values as a later read returns them.
     pub(crate) fn as_read(&self, values: Vec<Value>) -> Result<Vec<Value>> {
         if self.rounding.is_exact() {
             return Ok(values);
@@ -237,7 +237,7 @@ impl<F: Framework> Inner<F> {
         values.into_iter().map(|value| self.rounding.value(value)).collect()
     }
 
-    /// Puts computed rows into the store, which copies them: nothing of the caller's is kept.
+    /// Puts computed rows into the store, which copies them.
     fn keep(&self, batch: &Batch<'_>, at: &[usize], computed: &Computed<F>) -> Result<()> {
         let kept =
             self.put(batch, at, computed).or_else(|error| self.forgive(Some(batch.space), error).map(|()| None))?;
@@ -246,7 +246,7 @@ impl<F: Framework> Inner<F> {
         Ok(())
     }
 
-    /// The bytes that were put, or `None` if nothing may be.
+    /// The bytes that were put; `None` if the store is not writable or full.
     fn put(&self, batch: &Batch<'_>, at: &[usize], computed: &Computed<F>) -> Result<Option<usize>> {
         let Batch { spaces, space, keys, .. } = *batch;
         let len_bytes = match computed {
@@ -276,7 +276,7 @@ impl<F: Framework> Inner<F> {
             Computed::Values(values) => keys.with(|keys| store.put_batch(keys, values)),
         };
         put.map_err(|error| match error {
-            // The position that the sample has in the call.
+            // Maps the position in the put to the position in the call.
             StoreError::Item(mut item) => {
                 item.position = at.get(item.position).copied().unwrap_or(item.position);
                 StoreError::Item(item)
@@ -286,7 +286,7 @@ impl<F: Framework> Inner<F> {
         Ok(Some(len_bytes))
     }
 
-    /// To where the caller wants it.
+    /// Transfers the output to the caller's device.
     fn deliver(&self, output: Output<F>, device: F::Device) -> Result<Output<F>> {
         output.try_map(&mut |tensor| F::deliver(tensor, device.clone(), &self.options.settings))
     }
@@ -294,15 +294,15 @@ impl<F: Framework> Inner<F> {
 
 /// How a batch was completed.
 enum Completed<F: Framework> {
-    /// By rows, which are all there now.
+    /// All rows are present now.
     Rows,
-    /// By the module's output as it is: nothing else was there.
+    /// The module's output is the result, as no other rows were present.
     Whole(Output<F>),
-    /// Not: the weights were changed.
+    /// The weights changed.
     Changed,
 }
 
-/// Positions of the first of each missing key, and `(from, to)` for those that stand again.
+/// The positions of the first occurrence of each missing key, and `(from, to)` for its further occurrences.
 fn unique(keys: &BatchKeys, missing: &[usize]) -> (Vec<usize>, Vec<(usize, usize)>) {
     let Some((firsts, of)) = keys.select(missing).unique() else { return (missing.to_vec(), Vec::new()) };
     let at = |place: usize| missing.get(place).copied().unwrap_or(0);

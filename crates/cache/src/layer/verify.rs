@@ -1,4 +1,4 @@
-//! Computes some of the hits again, and compares.
+//! Recomputes some of the hits, and compares.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -10,8 +10,8 @@ use crate::values::output::Output;
 use crate::values::tree::{Ragged, join, split};
 
 impl<F: Framework> Inner<F> {
-    /// Computes some of the hits again, and compares. Which ones follows from a hash of their running number, so that
-    /// no sample of a regular epoch is left out for ever.
+    /// Recomputes some of the hits, and compares. A hash of a hit's running number selects it, so that in epochs of
+    /// equal order every sample is selected at some time.
     pub(crate) fn verify(
         &self,
         batch: &Batch<'_>,
@@ -53,7 +53,7 @@ impl<F: Framework> Inner<F> {
     }
 }
 
-/// Where two outputs differ by more than the tolerance.
+/// Describes where two outputs differ by more than the tolerance.
 fn differs<F: Framework>(a: &Output<F>, b: &Output<F>, relative: f64, absolute: f64) -> Result<Option<String>> {
     let all = |a: &[Output<F>], b: &[Output<F>]| {
         if a.len() != b.len() {
@@ -72,7 +72,7 @@ fn differs<F: Framework>(a: &Output<F>, b: &Output<F>, relative: f64, absolute: 
         | (Output::List(a), Output::List(b))
         | (Output::Tuple(a), Output::Tuple(b)) => all(a, b),
         (Output::Map(a), Output::Map(b)) => {
-            // The order of names may change from call to call, as a hash map's does.
+            // The order of names may change between calls, as with a hash map.
             let names = |items: &[(String, Output<F>)]| {
                 let mut names: Vec<String> = items.iter().map(|(name, _)| name.clone()).collect();
                 names.sort_unstable();
@@ -101,7 +101,7 @@ fn differs<F: Framework>(a: &Output<F>, b: &Output<F>, relative: f64, absolute: 
     }
 }
 
-/// A plain value as it is, anything else by its name.
+/// A plain value, or the name of any other output.
 fn shown<F: Framework>(output: &Output<F>) -> String {
     match output {
         Output::Null | Output::Bool(_) | Output::Int(_) | Output::Float(_) | Output::Str(_) => format!("{output:?}"),

@@ -1,4 +1,4 @@
-//! Weights that change while a module is wrapped, and what the caller is warned of.
+//! Detects weights that change while a module is wrapped, and warns of ignored weights.
 
 use crate::counters::add;
 use crate::error::Result;
@@ -12,12 +12,13 @@ use crate::values::input::Inputs;
 use crate::values::output::Output;
 
 impl<F: Framework> Inner<F> {
-    /// A sign of change of `variables`, looked at as closely as is cheap beside serving so many samples.
+    /// A number that changes with `variables`. The check is as thorough as is cheap compared to serving `samples`
+    /// samples.
     pub(crate) fn sign(&self, variables: &F::Variables, samples: usize) -> u64 {
         if variables.is_empty() { 0 } else { variables.sign(samples) ^ self.trainings().rotate_left(32) }
     }
 
-    /// Past the cache. A module whose cache is off may be trained.
+    /// Runs the module without the cache. While the cache is off, the module may be trainable.
     pub(crate) fn bypass(&self, inputs: &Inputs<F>, training: bool) -> Result<Output<F>> {
         let _nested = self.enter()?;
         if self.options.enforce_stateless && self.is_enabled() {
@@ -42,8 +43,8 @@ impl<F: Framework> Inner<F> {
         output
     }
 
-    /// Notices weights that were changed since they were fingerprinted, and moves to their identity. Returns the sign
-    /// of those that are in force. `samples` is how many the call serves.
+    /// Detects weights that changed since they were fingerprinted, and switches to their identity. Returns the sign of
+    /// the weights in force. `samples` is the number of samples that the call serves.
     pub(crate) fn check_weights(&self, samples: usize) -> Result<u64> {
         let mut watched = self.weights.lock();
         let ignored = self.options.weights == Weights::Ignore && watched.told;
@@ -57,7 +58,7 @@ impl<F: Framework> Inner<F> {
         if self.options.enforce_stateless {
             watched.variables.check_frozen()?;
         }
-        // In this order: what changes between two of these steps shows in the next sign.
+        // The order matters: a change between two of these steps shows in the next sign.
         watched.variables.describe();
         let sign = self.sign(&watched.variables, usize::MAX);
         if ignored {
@@ -67,20 +68,20 @@ impl<F: Framework> Inner<F> {
         let identity = self.identify(&watched.variables)?;
         let mut former = None;
         if identity.name() != watched.identity.name() {
-            // What was computed with the former weights is not to be lost silently.
+            // Outputs of the former weights must not be lost silently.
             self.spaces().flush().or_else(|error| self.forgive(None, error.into()))?;
             former = Some(self.move_to(&identity)?);
         }
         watched.told = self.compare_record(&identity);
         (watched.sign, watched.identity) = (sign, identity);
         drop(watched);
-        // Closing may take a while: nobody is to wait for it.
+        // Closing may take a while, so the lock is released first.
         drop(former);
         Ok(sign)
     }
 
-    /// With [`Weights::Ignore`], warns when the outputs that are there were computed with other weights. Returns
-    /// whether there is no more to say.
+    /// With [`Weights::Ignore`], warns if the kept outputs were computed with other weights. Returns whether the
+    /// comparison is done.
     pub(crate) fn compare_record(&self, identity: &Identity) -> bool {
         if self.options.weights == Weights::Check {
             return false;
@@ -91,7 +92,7 @@ impl<F: Framework> Inner<F> {
         let more = differences.len() - 1;
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         self.warn(format!(
-            "outputs were computed with other weights and are served all the same, as the options say: {first}{more}"
+            "outputs were computed with other weights and are served nevertheless, as the options say: {first}{more}"
         ));
         true
     }

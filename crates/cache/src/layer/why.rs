@@ -8,19 +8,19 @@ use crate::identity::record::Identity;
 use crate::keys::key::BatchKeys;
 use crate::layer::inner::Inner;
 
-/// Where a sample is, if not where it was looked for.
+/// The explanation of a miss.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WhyMiss {
     /// Whether the sample is kept after all.
     pub kept: bool,
-    /// Other identities of the same module id that keep it, each with what differs.
+    /// Other identities of the same module id that keep the sample.
     pub elsewhere: Vec<Elsewhere>,
 }
 
 /// Another identity that keeps a sample.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Elsewhere {
-    /// The parts that differ, one line each; empty if its record cannot be read.
+    /// The parts that differ, one line each; empty if the identity's record cannot be read.
     pub differences: Vec<String>,
 }
 
@@ -41,7 +41,7 @@ impl fmt::Display for WhyMiss {
 }
 
 impl<F: Framework> Inner<F> {
-    /// Tells why the only sample of `keys` is missing.
+    /// Explains why the only sample of `keys` is missing.
     pub(crate) fn why(&self, keys: &BatchKeys) -> Result<WhyMiss> {
         let Some(key) = keys.get(0).filter(|_| keys.len() == 1) else {
             return Err(invalid(format!("{} samples were asked about: ask about one", keys.len())));

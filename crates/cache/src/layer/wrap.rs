@@ -1,4 +1,4 @@
-//! Wrapping: from a computation to a handle.
+//! Wraps computations.
 
 use crate::error::Result;
 use crate::framework::Framework;
@@ -10,12 +10,13 @@ use crate::values::output::IntoOutput;
 
 /// A tensor library whose modules can be wrapped.
 pub trait Adapter: Framework {
-    /// What wrapping gives: [`Cached`], or a type around it that is a module of the library.
+    /// The result of wrapping: [`Cached`], or a type around it that is a module of the library.
     type Module: From<Cached<Self>> + AsRef<Cached<Self>>;
 }
 
 impl<F: Adapter> CacheOptions<F> {
-    /// Wraps a computation of your own type, whose name is part of the identity ([`CacheOptions::check_structure`]).
+    /// Wraps a computation of your own type. The name of the type is part of the identity
+    /// ([`CacheOptions::check_structure`]).
     ///
     /// # Errors
     /// [`crate::Error::Invalid`] for unusable options or without a module id, [`crate::Error::Trainable`] for modules that are
@@ -25,7 +26,7 @@ impl<F: Adapter> CacheOptions<F> {
         Cached::new(self, Box::new(compute), name).map(Into::into)
     }
 
-    /// Wraps a computation whose own type says nothing, such as the adapter of a module.
+    /// Wraps a computation whose type name is not part of the identity, such as the adapter of a module.
     ///
     /// # Errors
     /// As [`CacheOptions::wrap`].
@@ -33,7 +34,7 @@ impl<F: Adapter> CacheOptions<F> {
         Cached::new(self, Box::new(compute), "").map(Into::into)
     }
 
-    /// Wraps a function of one tensor. In a folder, it has to have a [`CacheOptions::version`].
+    /// Wraps a function of one tensor. In a folder, a [`CacheOptions::version`] is required.
     ///
     /// # Errors
     /// As [`CacheOptions::wrap`].
@@ -44,8 +45,8 @@ impl<F: Adapter> CacheOptions<F> {
         self.wrap_adapter(OfTensor(f))
     }
 
-    /// Wraps a function of several tensors and plain arguments. Errors of its own become [`crate::Error::compute`]. In a
-    /// folder, it has to have a [`CacheOptions::version`].
+    /// Wraps a function of several tensors and plain arguments. Its errors become [`crate::Error::Compute`]. In a
+    /// folder, a [`CacheOptions::version`] is required.
     ///
     /// # Errors
     /// As [`CacheOptions::wrap`].

@@ -1,4 +1,4 @@
-//! One store of an identity: opened when it is needed, and opened again some time after it failed.
+//! One store of an identity, opened when it is needed and reopened after a failure.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,30 +11,30 @@ use tensorcask::storage::{MemoryStorage, Storage};
 use tensorcask::{Dtype, Error, Result};
 use tensorcask::{Lane, Options, Reader, Store};
 
-/// The time after which a store that failed is opened again; each further failure doubles it, up to the longest.
+/// The time after which a failed store is reopened. Each further failure doubles it, up to the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
-/// What rows of a store have looked like so far.
+/// The layout of the rows that a store has returned so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Layout {
     Unknown,
-    /// One tensor of this dtype and shape: batches are read straight into place.
+    /// One tensor of this dtype and shape; batches are read directly into their buffer.
     Fixed(Dtype, Vec<usize>),
     /// Trees, or rows of several shapes.
     Mixed,
 }
 
-/// Where a store is, and how it is opened.
+/// The location of a store, and how it is opened.
 #[derive(Debug)]
 pub enum Source {
     Memory(Arc<MemoryStorage>),
-    /// In the lane of this rank, or the first free one.
+    /// Writes in the lane of this rank, or in the first free lane.
     Writer {
         cache_dir: PathBuf,
         rank: u16,
     },
-    /// A reader can only be opened once a writer has made the store.
+    /// Reads only; can be opened once a writer has created the store.
     Reader {
         cache_dir: PathBuf,
     },
@@ -43,10 +43,10 @@ pub enum Source {
 #[derive(Debug, Default)]
 struct State {
     writer: Option<Store>,
-    /// Of a store that this process does not write, or of a writer that failed: reads go on.
+    /// Reads from a store that this process does not write, or whose writer failed.
     reader: Option<Reader>,
     failure: Option<Failure>,
-    /// What made rows be lost that no flush has told of yet.
+    /// The error that lost rows, until a flush returns it.
     lost: Option<Error>,
 }
 
@@ -55,7 +55,7 @@ struct Failure {
     error: Error,
     again: Instant,
     wait: Duration,
-    /// Whether a caller was told.
+    /// Whether a caller was warned.
     told: bool,
 }
 
@@ -69,18 +69,18 @@ pub struct Space {
     pub layout: RwLock<Layout>,
 }
 
-/// Whether it is the disk, or what stopped for it, that failed: other calls may succeed later.
+/// Whether the disk failed, or the writer stopped because of it: later calls may succeed.
 pub fn is_of_disk(error: &Error) -> bool {
     matches!(error.cause(), Error::Io { .. } | Error::Poisoned { .. } | Error::Closed)
 }
 
-/// Whether a folder or file system may not be written to.
+/// Whether a folder or file system is not writable.
 pub fn is_read_only(error: &Error) -> bool {
     use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
     matches!(error.cause(), Error::Io { source, .. } if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem))
 }
 
-/// Whether a file system has no room, or none for this user or process.
+/// Whether a file system or a quota is full.
 pub fn is_full(error: &Error) -> bool {
     use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     match error.cause() {
@@ -91,10 +91,10 @@ pub fn is_full(error: &Error) -> bool {
 }
 
 impl Space {
-    /// Opens the store. A disk that fails at it is remembered: the store is opened later.
+    /// Opens the store. If the disk fails, the failure is recorded and the store is opened later.
     ///
     /// # Errors
-    /// What does not go by itself, such as a newer format.
+    /// Failures that do not pass by themselves, such as a newer format.
     pub fn open(source: Source, name: &'static str, options: Options) -> Result<Self> {
         let state = RwLock::default();
         let space = Self { source, name, options, state, layout: RwLock::new(Layout::Unknown) };
@@ -110,7 +110,7 @@ impl Space {
             Source::Memory(storage) => options.open_on(Arc::clone(storage) as Arc<dyn Storage>).map(Some),
             Source::Reader { .. } => Ok(None),
             Source::Writer { cache_dir, rank } => {
-                // A rank keeps its lane from run to run where it can; another job in the same folder may have it.
+                // A rank uses the same lane in each run, unless another job in the same folder has it.
                 let opened = match options.clone().lane(Lane::Number(*rank)).open(cache_dir, self.name) {
                     Err(Error::LaneBusy { .. }) => options.lane(Lane::Auto).open(cache_dir, self.name),
                     other => other,
@@ -124,7 +124,7 @@ impl Space {
         }
     }
 
-    /// Opens the store now, whatever it failed at before.
+    /// Opens the store now, without waiting after an earlier failure.
     fn open_again(&self) -> Result<()> {
         let opened = self.writer();
         let mut state = self.state.write();
@@ -145,7 +145,7 @@ impl Space {
         }
     }
 
-    /// The store for reading, if there is one yet.
+    /// A reader of the store, if it exists.
     pub fn reader(&self) -> Result<Option<Reader>> {
         let state = self.state.read();
         let open = state.writer.as_ref().map(|store| store.reader().clone()).or_else(|| state.reader.clone());
@@ -154,7 +154,7 @@ impl Space {
         }
         let failure = state.failure.as_ref().map(|failure| failure.error.clone());
         drop(state);
-        // What a writer that cannot be opened wrote earlier is read all the same.
+        // Rows are readable even if the writer cannot be opened.
         let cache_dir = match (&self.source, &failure) {
             (Source::Reader { cache_dir }, _) | (Source::Writer { cache_dir, .. }, Some(_)) => cache_dir,
             _ => return failure.map_or(Ok(None), Err),
@@ -169,10 +169,10 @@ impl Space {
         }
     }
 
-    /// The store for writing, if this process may. One that failed is opened again if its time has come.
+    /// The store for writing, if this process may write. A failed store is reopened if its time has come.
     ///
     /// # Errors
-    /// What it failed at.
+    /// The failure.
     pub fn store(&self) -> Result<Option<Store>> {
         {
             let state = self.state.read();
@@ -185,7 +185,7 @@ impl Space {
             if Instant::now() < failure.again {
                 return Err(failure.error.clone());
             }
-            // One thread tries; the others are told of the failure meanwhile.
+            // One thread tries to open it; meanwhile the others get the failure.
             failure.again += failure.wait;
         }
         drop(state);
@@ -193,8 +193,8 @@ impl Space {
         Ok(self.state.read().writer.clone())
     }
 
-    /// Remembers that the disk failed, and lets go of the writer and its lane; reads go on. Returns whether that is
-    /// news.
+    /// Records that the disk failed, and closes the writer, which releases its lane. Reads continue. Returns whether
+    /// the caller has yet to be warned.
     pub fn fail(&self, error: &Error) -> bool {
         let mut state = self.state.write();
         if state.failure.is_none() {
@@ -210,10 +210,10 @@ impl Space {
         news
     }
 
-    /// Opens a store that failed, or whose writer stopped in silence, at once.
+    /// Reopens a store at once that failed, or whose writer stopped without a call noticing.
     pub fn revive(&self) {
         let writer = self.state.read().writer.clone();
-        // Deletes nothing, and is told what the writer stopped for.
+        // An empty delete returns the error that stopped the writer.
         if let Some(Err(error)) = writer.map(|store| store.delete_batch(Keys::U64(&[]))) {
             self.fail(&error);
         }
@@ -224,7 +224,7 @@ impl Space {
         }
     }
 
-    /// A true barrier: returns when everything that was put is on disk.
+    /// Returns when everything that was put is on disk.
     ///
     /// # Errors
     /// The failure of any write since the last flush, as [`Error::Poisoned`].
@@ -242,12 +242,12 @@ impl Space {
         drop(state);
         writer.flush().inspect_err(|error| {
             self.fail(error);
-            // Told here.
+            // The flush returns this error, so it is not recorded as lost.
             self.state.write().lost = None;
         })
     }
 
-    /// Bytes that wait to be written.
+    /// Bytes that are not written yet.
     pub fn waiting_len_bytes(&self) -> usize {
         self.state.read().writer.as_ref().map_or(0, |store| store.waiting().1)
     }

@@ -1,4 +1,4 @@
-//! Where outputs are kept: the stores of an identity, their folders, and what they may take.
+//! The stores of an identity, their folders, and the limit of their size.
 
 pub mod backend;
 mod json;

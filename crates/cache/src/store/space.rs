@@ -1,9 +1,9 @@
-//! Where outputs are kept: one store for each kind of key, in a folder of the module's identity.
+//! The stores of an identity: one for each kind of key, in a folder of the module's identity.
 //!
 //! ```text
-//! <dir>/<module id>/<identity>/identity.json    what the identity is made of
-//!                              timing.json      the mean seconds a sample took
-//!                              str/ u64/ bytes/ the stores, each made when it is needed
+//! <dir>/<module id>/<identity>/identity.json    the parts of the identity
+//!                              timing.json      the mean seconds per sample
+//!                              str/ u64/ bytes/ the stores, each created on first use
 //! ```
 
 use std::any::Any;
@@ -29,12 +29,12 @@ use tensorcask::storage::MemoryStorage;
 use tensorcask::{Durability, Error, Result};
 use tensorcask::{Key, KeyKind};
 
-/// Where the outputs of a module are kept.
+/// The place where the outputs of a module are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// In this folder, for good.
+    /// In this folder, permanently.
     Folder(PathBuf),
-    /// In memory: gone with the last handle.
+    /// In memory, until the last handle is dropped.
     Memory,
     /// In a new folder under this one (or the system's for temporary files), removed with the last handle.
     Temporary(Option<PathBuf>),
@@ -49,15 +49,15 @@ pub struct Opening {
     pub rank: Rank,
     /// Whether this process may write.
     pub writes: bool,
-    /// Shared by the identities of a module.
+    /// The size limit, shared by the identities of a module.
     pub used: Arc<Used>,
-    /// Of [`Place::Temporary`], shared by the identities as well.
+    /// The folder of [`Place::Temporary`], shared by the identities of a module.
     pub temporary: Option<Arc<TemporaryFolder>>,
-    /// How rows are held outside of the stores, if they are: shared stores share these rows.
+    /// The options of rows held outside of the stores, if any. Handles that share stores share these rows.
     pub held: Option<String>,
 }
 
-/// The stores of one identity. Wrapped modules of one process that have the same share one `Spaces`.
+/// The stores of one identity. Wrapped modules of a process that open it in the same way share one `Spaces`.
 #[derive(Debug)]
 pub struct Spaces {
     opening: Opening,
@@ -67,13 +67,13 @@ pub struct Spaces {
     read_only: Option<String>,
     stores: [Mutex<Option<Arc<Space>>>; 3],
     pub flight: Flight,
-    /// Rows that a framework holds.
+    /// Rows that the tensor library holds on a device.
     held: OnceLock<Box<dyn Any + Send + Sync>>,
-    /// Mean seconds a sample took, as an `f64`'s bits.
+    /// Mean seconds of computation per sample, as the bits of an `f64`.
     mean_s: AtomicU64,
-    /// Rows that were put, whose index may not be written yet.
+    /// The number of rows that were put, whose index may not be written yet.
     put_rows: AtomicU64,
-    /// Last, so that the stores are closed before their folder goes.
+    /// The last field, so that the stores are closed before their folder is removed.
     _temporary: Option<Arc<TemporaryFolder>>,
 }
 
@@ -83,8 +83,8 @@ type Open = HashMap<(PathBuf, String), Weak<Spaces>>;
 static OPEN: LazyLock<Mutex<Open>> = LazyLock::new(Mutex::default);
 
 impl Spaces {
-    /// Opens the stores of `identity`, or joins a handle of this process that has them open in the same way. Where
-    /// the folder cannot be made and that is `forgiven`, the stores are opened later.
+    /// Opens the stores of `identity`, or shares those that a handle of this process has opened in the same way. If the
+    /// folder cannot be created and `forgiven` accepts the error, the stores are opened later.
     pub fn open(opening: &Opening, identity: &Identity, forgiven: impl Fn(&Error) -> bool) -> Result<Arc<Self>> {
         check_module_id(&opening.module_id)?;
         let Some(module) = module_folder(&opening.place, opening.temporary.as_deref(), &opening.module_id) else {
@@ -96,7 +96,7 @@ impl Spaces {
         if opening.writes
             && let Err(error) = check_writable(&folder)
         {
-            // Not the advice of the engine, whose functions the caller may not know.
+            // The engine's advice names functions that the caller may not know.
             let what = match &error {
                 Error::Io { action, path, source } => format!("could not {action} {}: {source}", path.display()),
                 other => other.to_string(),
@@ -120,7 +120,7 @@ impl Spaces {
         let mut open = OPEN.lock();
         if let Some(spaces) = open.get(&(folder.clone(), settings.clone())).and_then(Weak::upgrade) {
             drop(open);
-            // Another layer's handle may have met a full disk long ago.
+            // Another handle may have met a full disk long ago.
             spaces.opened().iter().for_each(|space| space.revive());
             spaces.record();
             return Ok(spaces);
@@ -138,20 +138,20 @@ impl Spaces {
         if spaces.opening.writes
             && let Some(folder) = &spaces.folder
         {
-            // Tells when the identity was last used.
+            // The modification time tells when the identity was last used.
             let touched = std::fs::File::options().write(true).open(folder.join(RECORD));
             let _derived = touched.and_then(|file| file.set_modified(std::time::SystemTime::now()));
         }
         Ok(spaces)
     }
 
-    /// Records what the identity is made of, if that is not done. It is derived: stores do without.
+    /// Writes the record of the identity if it is missing. It is derived: stores work without it.
     fn record(&self) {
         let Some(folder) = self.folder.as_ref().filter(|_| self.opening.writes) else { return };
         if recorded(folder).is_none()
             && let Err(error) = write_json(&folder.join(RECORD), &self.identity)
         {
-            tracing::warn!(%error, "what the identity of a module is made of could not be recorded");
+            tracing::warn!(%error, "could not write the record of a module's identity");
         }
     }
 
@@ -180,7 +180,7 @@ impl Spaces {
         }
     }
 
-    /// The store for keys of `kind`; makes it if need be.
+    /// The store for keys of `kind`, which is created if it does not exist.
     pub fn space(&self, kind: KeyKind) -> Result<Arc<Space>> {
         let mut slot = self.slot(kind).lock();
         if let Some(space) = &*slot {
@@ -198,15 +198,15 @@ impl Spaces {
         Ok(space)
     }
 
-    /// Writes out what other handles of this process, with other options, have waiting for keys of `kind`, so that it
-    /// is seen here. Returns whether there was any.
+    /// Writes the pending rows for keys of `kind` that other handles of this process have, which were opened with other
+    /// options, so that they become visible here. Returns whether there were any.
     pub fn write_neighbours(&self, kind: KeyKind) -> bool {
         let Some(folder) = &self.folder else { return false };
         let mut here = open_in(|open| open == folder);
         here.retain(|spaces| !std::ptr::eq(&raw const **spaces, self));
         let write = |spaces: &Arc<Self>| {
             let Some(space) = spaces.slot(kind).lock().clone() else { return false };
-            // Its own handle is told of a failure.
+            // The other handle reports its failure itself.
             let Ok(Some(store)) = space.store() else { return false };
             store.waiting().0 > 0 && store.flush_with(Durability::Buffered).is_ok()
         };
@@ -218,16 +218,16 @@ impl Spaces {
         self.stores.iter().filter_map(|slot| slot.lock().clone()).collect()
     }
 
-    /// A true barrier: returns when everything that was put is on disk.
+    /// Returns when everything that was put is on disk.
     pub fn flush(&self) -> Result<()> {
-        // All of them, also after one has failed.
+        // All stores are flushed, even if one fails.
         let flushed: Vec<Result<()>> = self.opened().iter().map(|space| space.flush()).collect();
         self.record();
         self.write_timing();
         flushed.into_iter().collect()
     }
 
-    /// Looks for what other processes committed.
+    /// Makes the commits of other processes visible.
     pub fn refresh(&self) -> Result<()> {
         for space in self.opened() {
             if let Some(reader) = space.reader()? {
@@ -244,12 +244,12 @@ impl Spaces {
         if opened.is_none() && there() { self.space(kind).map(Some) } else { Ok(opened) }
     }
 
-    /// The rows that a framework holds, made when they are first asked for.
+    /// The rows that the tensor library holds, created on first use.
     pub fn held<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
         self.held.get_or_init(|| Box::new(make())).downcast_ref()
     }
 
-    /// Keys in all stores.
+    /// The number of keys in all stores.
     pub fn count_keys(&self) -> Result<u64> {
         let mut keys = 0;
         for kind in KINDS {
@@ -263,7 +263,7 @@ impl Spaces {
         Ok(keys)
     }
 
-    /// Whether `rows` of `bytes` in all may be put under the cap; counts them if so.
+    /// Whether `rows` of `bytes` in total fit under the limit; counts them if so.
     pub fn reserve(&self, rows: usize, bytes: usize) -> Room {
         let files = || self.files_len_bytes();
         let room = self.opening.used.reserve(rows as u64, bytes as u64, self.folder.as_deref(), files);
@@ -273,7 +273,7 @@ impl Spaces {
         room
     }
 
-    /// Bytes of the files of all identities of this module, and of what this process has waiting to be written to them.
+    /// Bytes of the files of all identities of this module, and of rows that this process has not written yet.
     fn files_len_bytes(&self) -> u64 {
         let Some(module) = self.folder.as_deref().and_then(Path::parent) else { return 0 };
         let here = open_in(|open| open.parent() == Some(module));
@@ -284,22 +284,22 @@ impl Spaces {
         folder_len_bytes(module) + here.iter().map(waiting).sum::<u64>()
     }
 
-    /// Bytes that may be kept.
+    /// The limit of kept bytes.
     pub fn cap_bytes(&self) -> u64 {
         self.opening.used.cap()
     }
 
-    /// Why outputs are read only, though nobody asked for that.
+    /// Why outputs are read only, though the caller did not ask for it.
     pub fn read_only(&self) -> Option<&str> {
         self.read_only.as_deref()
     }
 
-    /// Mean seconds of computation a sample; 0 while nothing is known.
+    /// Mean seconds of computation per sample; 0 if unknown.
     pub fn mean_s(&self) -> f64 {
         f64::from_bits(self.mean_s.load(Ordering::Relaxed))
     }
 
-    /// Takes in that `samples` took `seconds`.
+    /// Records that computing `samples` took `seconds`.
     #[expect(clippy::cast_precision_loss, reason = "a mean of measured times")]
     pub fn took(&self, samples: usize, seconds: f64) {
         let now = seconds / samples.max(1) as f64;
@@ -308,22 +308,22 @@ impl Spaces {
         self.mean_s.store(mean.to_bits(), Ordering::Relaxed);
     }
 
-    /// Starts from what another identity of the module took.
+    /// Takes the mean time of another identity as the initial value.
     pub fn expect_mean(&self, mean_s: f64) {
         if self.mean_s() == 0.0 {
             self.mean_s.store(mean_s.to_bits(), Ordering::Relaxed);
         }
     }
 
-    /// Records the mean time of a sample. It is derived: a process that does not find it starts from 0.
+    /// Writes the mean time of a sample. It is derived: without it, a process starts from 0.
     fn write_timing(&self) {
         let Some(folder) = self.folder.as_ref().filter(|_| self.opening.writes && self.mean_s() > 0.0) else { return };
         if let Err(error) = write_json(&folder.join(TIMING), &self.mean_s()) {
-            tracing::warn!(%error, "the mean time of a sample could not be recorded");
+            tracing::warn!(%error, "could not record the mean time of a sample");
         }
     }
 
-    /// The other identities of this module that keep `key`, by what is recorded of them.
+    /// The records of other identities of this module that keep `key`.
     pub fn siblings(&self, key: &Key) -> Result<Vec<Option<Identity>>> {
         let Some(folder) = &self.folder else { return Ok(Vec::new()) };
         let Some(module) = folder.parent() else { return Ok(Vec::new()) };
@@ -331,7 +331,7 @@ impl Spaces {
         let mut found = Vec::new();
         for entry in list {
             let path = entry.map_err(|error| Error::io("list", module, error))?.path();
-            // Not what is left of an identity whose removal was interrupted.
+            // Skips the remains of an interrupted removal.
             let is_identity = path.file_name().and_then(|name| name.to_str()).is_some_and(names::is_identity);
             if is_identity && path != *folder && path.is_dir() && keeps(&path, key)? {
                 found.push(recorded(&path));
@@ -352,7 +352,7 @@ impl Drop for Spaces {
     }
 }
 
-/// The handles of this process whose folder `is` one that is looked for.
+/// The handles of this process whose folder `is` accepts.
 fn open_in(is: impl Fn(&Path) -> bool) -> Vec<Arc<Spaces>> {
     OPEN.lock().iter().filter(|((folder, _), _)| is(folder)).filter_map(|(_, spaces)| spaces.upgrade()).collect()
 }
@@ -363,11 +363,11 @@ pub fn is_open(folder: &Path) -> bool {
     OPEN.lock().iter().any(|((open, _), spaces)| *open == folder && spaces.strong_count() > 0)
 }
 
-/// Whether the identity in `folder` keeps `key`, in files or in a handle of this process.
+/// Whether the identity in `folder` keeps `key`, in its files or in a handle of this process.
 fn keeps(folder: &Path, key: &Key) -> Result<bool> {
     let kind = key.as_ref().kind();
     for spaces in open_in(|open| open == folder) {
-        // What this process has put there need not be in files yet.
+        // Rows that this process has put may not be in the files yet.
         if let Some(space) = spaces.slot(kind).lock().clone()
             && let Some(reader) = space.reader()?
             && reader.contains(key)?
@@ -382,12 +382,12 @@ fn keeps(folder: &Path, key: &Key) -> Result<bool> {
     }
 }
 
-/// The identity recorded in `folder`, if there is one that can be read.
+/// The record in `folder`, if it can be read.
 pub fn recorded(folder: &Path) -> Option<Identity> {
     read_json(&folder.join(RECORD))
 }
 
-/// The folder that the identities of a module are in; `None` in memory.
+/// The folder of a module, which contains its identities; `None` in memory.
 pub fn module_folder(place: &Place, temporary: Option<&TemporaryFolder>, module_id: &str) -> Option<PathBuf> {
     let base = match place {
         Place::Folder(folder) => folder,
@@ -396,7 +396,7 @@ pub fn module_folder(place: &Place, temporary: Option<&TemporaryFolder>, module_
     Some(base.join(module_id))
 }
 
-/// Whether an identity's folder can be written to, and the stores in it that are there.
+/// Checks that an identity's folder and the existing stores in it are writable.
 fn check_writable(folder: &Path) -> Result<()> {
     check_access(folder)?;
     let stores = KINDS.iter().map(|kind| folder.join(kind.name()));
@@ -406,7 +406,7 @@ fn check_writable(folder: &Path) -> Result<()> {
         .try_for_each(|part| check_access(&part))
 }
 
-/// Whether the folder, or the one that it would be made in, can be written to.
+/// Checks that the folder, or the one that it would be created in, is writable.
 fn check_access(folder: &Path) -> Result<()> {
     let there = folder.ancestors().find(|ancestor| ancestor.exists());
     let there = there.filter(|there| !there.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -415,18 +415,18 @@ fn check_access(folder: &Path) -> Result<()> {
         Err(error @ (rustix::io::Errno::ACCESS | rustix::io::Errno::ROFS | rustix::io::Errno::PERM)) => {
             Err(Error::io("write to", there, error.into()))
         }
-        // Anything else shows when it is used.
+        // Other errors show when the folder is used.
         _ => Ok(()),
     }
 }
 
-/// Makes the folder, and gives the path that all handles of it agree on.
+/// Creates the folder, and returns its canonical path.
 fn made(folder: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(folder).map_err(|error| Error::io("create", folder, error))?;
     folder.canonicalize().map_err(|error| Error::io("resolve", folder, error))
 }
 
-/// The same path, whether the folder is there yet or not: as far as it is there, without links.
+/// The canonical path, whether or not the folder exists: links are resolved in the part that exists.
 pub fn resolved(folder: &Path) -> Result<PathBuf> {
     let absolute = std::path::absolute(folder).map_err(|error| Error::io("resolve", folder, error))?;
     for there in absolute.ancestors() {

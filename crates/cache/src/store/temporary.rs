@@ -1,5 +1,5 @@
-//! Folders that do not outlive the process. One that was killed, or left by `process::exit`, leaves its folder behind: the
-//! next process that makes one removes those whose lock is free.
+//! Temporary folders, which are removed at the latest by another process. A process that is killed or calls
+//! `process::exit` leaves its folder behind. The next process that creates one removes the folders whose lock is free.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -10,22 +10,22 @@ use parking_lot::Mutex;
 
 use tensorcask::{Error, Result};
 
-/// What a folder of ours is called, before 32 hexadecimal digits.
+/// The prefix of the names, followed by 32 hexadecimal digits.
 const PREFIX: &str = "tensorcask-";
 const LOCK: &str = "lock";
-/// What its lock file says.
+/// The content of the lock file.
 const MARK: &str = "a temporary folder of tensorcask: removed by the next process once nobody holds this lock\n";
 
 /// A folder that is removed when it is dropped.
 #[derive(Debug)]
 pub struct TemporaryFolder {
     path: PathBuf,
-    /// Held as long as the process lives, in whichever way it ends.
+    /// The operating system releases the lock when the process ends in any way.
     _lock: Option<File>,
 }
 
 impl TemporaryFolder {
-    /// Makes one under `parent`, or under the system's folder for temporary files.
+    /// Creates a folder under `parent`, or under the system's folder for temporary files.
     ///
     /// # Errors
     /// IO errors.
@@ -55,7 +55,8 @@ impl Drop for TemporaryFolder {
     }
 }
 
-/// The lock file, which has its name only once it is locked: who finds it free may remove the folder.
+/// Creates the lock file. It is locked before it gets its name, so that a process that finds it unlocked may remove the
+/// folder.
 fn locked(folder: &Path) -> std::io::Result<File> {
     let part = folder.join("lock.part");
     std::fs::write(&part, MARK)?;
@@ -65,7 +66,8 @@ fn locked(folder: &Path) -> std::io::Result<File> {
     Ok(lock)
 }
 
-/// Removes what processes that are gone have left in `parent`. Once a process and folder: it lists all of it.
+/// Removes the folders in `parent` of processes that have ended. It lists all of `parent`, so it runs once per process
+/// and parent.
 fn sweep(parent: &Path) {
     static SWEPT: LazyLock<Mutex<HashSet<PathBuf>>> = LazyLock::new(Mutex::default);
     let news = SWEPT.lock().insert(parent.to_path_buf());

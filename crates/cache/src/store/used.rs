@@ -1,4 +1,4 @@
-//! How much the outputs of a module may take, and how much they do.
+//! The size of the outputs of a module, and its limit.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,23 +9,23 @@ use parking_lot::Mutex;
 use super::json::{read_json, write_json};
 use crate::identity::names::FULL;
 
-/// What a row takes beside its elements: its key and checksum, and its places in the index of its segment and of the
-/// store. More than most take, so that a cap is met rather early than late.
+/// Bytes of a row besides its elements: its key and checksum, and its entries in the indexes of its segment and of the
+/// store. This is more than most rows take, so that the limit is reached rather early than late.
 pub const ROW_BYTES: u64 = 64;
-/// What a batch takes beside its rows: its frame, its description, and what aligns its elements to pages.
+/// Bytes of a batch besides its rows: its frame, its schema, and the padding that aligns its elements to pages.
 const BATCH_BYTES: u64 = 600;
 const ALIGNED_BATCH_BYTES: u64 = 32 << 10;
 const PAGE_BYTES: u64 = 4096;
 
-/// The bytes that may be used, and those that are.
+/// The limit, and the bytes in use.
 pub struct Used {
     cap: Option<u64>,
-    /// Locked before `state`.
+    /// Acquired before `state`.
     usage: Arc<Mutex<Usage>>,
     state: Mutex<State>,
 }
 
-/// What a module takes: all its identities, by all handles of this process.
+/// The size of a module: all its identities, written by all handles of this process.
 #[derive(Debug, Default)]
 struct Usage {
     bytes: u64,
@@ -33,7 +33,7 @@ struct Usage {
     since: u64,
 }
 
-/// By the module's folder.
+/// Keyed by the folder of the module.
 static USAGES: LazyLock<Mutex<HashMap<PathBuf, Weak<Mutex<Usage>>>>> = LazyLock::new(Mutex::default);
 
 #[derive(Debug, Default)]
@@ -42,16 +42,16 @@ struct State {
     told: bool,
 }
 
-/// What became of a wish for room.
+/// The result of [`Used::reserve`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Room {
     Granted,
     Full,
-    /// Full, and nobody was told so far.
+    /// Full, and no caller was warned before.
     FullNow,
 }
 
-/// Only what was asked for: handles that were opened in the same way share their stores.
+/// Shows only the limit. The output is part of the key of shared stores, so equal options must give equal text.
 impl std::fmt::Debug for Used {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Used").field("cap", &self.cap).finish_non_exhaustive()
@@ -59,7 +59,7 @@ impl std::fmt::Debug for Used {
 }
 
 impl Used {
-    /// `module` is the folder of the module, whose handles share what is counted.
+    /// `module` is the folder of the module, whose handles share the count.
     pub fn new(cap: Option<u64>, module: Option<&Path>) -> Self {
         let usage = module.map_or_else(Arc::default, |module| {
             let mut usages = USAGES.lock();
@@ -74,18 +74,18 @@ impl Used {
         Self { cap, usage, state: Mutex::default() }
     }
 
-    /// Whether there is a cap at all.
+    /// Whether there is a limit.
     pub const fn is_capped(&self) -> bool {
         self.cap.is_some()
     }
 
-    /// The cap.
+    /// The limit in bytes.
     pub fn cap(&self) -> u64 {
         self.cap.unwrap_or(u64::MAX)
     }
 
-    /// Takes in what the files take. An identity that was full at this cap, or a higher one, stays so unless half of the
-    /// files are gone: each run is to find the samples of the last one, and no others.
+    /// Starts with the size of the files. An identity that was full at this limit or a higher one stays full unless
+    /// half of the files are gone, so that each run finds the same samples as the last one.
     pub fn begin(&self, files: u64, folder: &Path) {
         let Some(cap) = self.cap else { return };
         *self.usage.lock() = Usage { bytes: files, since: 0 };
@@ -94,15 +94,15 @@ impl Used {
         state.full = was_full.is_some_and(|(at, took)| at >= cap && files >= took / 2);
     }
 
-    /// Whether `rows` of `bytes` in all may be put; counts them if so. What `files` take, written or waiting, is asked
-    /// for from time to time, and the more often the less room is left. Full once is full for good: what is kept stays, so
-    /// that each epoch finds the same samples.
+    /// Whether `rows` of `bytes` in total fit; counts them if so. `files` measures the files and pending rows. It is
+    /// called more often as less space is left. Once full, an identity stays full, so that each epoch finds the same
+    /// samples.
     pub fn reserve(&self, rows: u64, bytes: u64, folder: Option<&Path>, files: impl Fn() -> u64) -> Room {
         let mut usage = self.usage.lock();
         let batch = if bytes >= ALIGNED_BATCH_BYTES { BATCH_BYTES + PAGE_BYTES } else { BATCH_BYTES };
         let wanted = bytes.saturating_add(rows * ROW_BYTES).saturating_add(batch);
         let Some(cap) = self.cap else {
-            // Handles with a cap are to know of it.
+            // Counted for handles that have a limit.
             usage.add(wanted);
             return Room::Granted;
         };
@@ -116,7 +116,7 @@ impl Used {
             if let Some(folder) = folder.filter(|_| !state.full)
                 && let Err(error) = write_json(&folder.join(FULL), &(cap, files()))
             {
-                tracing::warn!(%error, "it could not be recorded that the cap was reached");
+                tracing::warn!(%error, "could not record that the cap was reached");
             }
             state.full = true;
             return if std::mem::replace(&mut state.told, true) { Room::Full } else { Room::FullNow };
@@ -125,7 +125,7 @@ impl Used {
         Room::Granted
     }
 
-    /// Files were removed: there may be room again.
+    /// Files were removed, so that there may be space again.
     pub fn reopen(&self) {
         self.usage.lock().since = u64::MAX;
         *self.state.lock() = State::default();

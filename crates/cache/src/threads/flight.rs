@@ -1,4 +1,4 @@
-//! Single flight: what one thread is computing, the others wait for.
+//! Single flight: while one thread computes a sample, others wait for it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,38 +9,38 @@ use super::waits::{self, Waited, wait_for_claims};
 use crate::error::{Error, Result};
 use tensorcask::Key;
 
-/// The keys that are being computed, and the claims on each: more than one where a thread could not wait.
+/// The keys that are being computed, and the claims on each. A key has several claims if a thread could not wait.
 #[derive(Debug, Default)]
 pub struct Flight {
     keys: Mutex<HashMap<Key, Vec<u64>>>,
     landings: AtomicU64,
 }
 
-/// Keys that this thread computes. They are given up when it is dropped, also by a panic of the computation.
+/// Keys that this thread computes. They are released on drop, also if the computation panics.
 #[derive(Debug)]
 pub struct Claim<'a> {
     flight: &'a Flight,
     keys: Vec<Key>,
-    /// Dropped last, so that a thread that waited for it finds the keys free.
+    /// Dropped last, so that a thread that waited for the claim finds the keys free.
     number: waits::Claim,
 }
 
-/// What came of a claim.
+/// The result of [`Flight::claim`].
 pub struct Claimed<'a> {
     pub claim: Claim<'a>,
-    /// For each key, whether it was got.
+    /// For each key, whether it was claimed.
     pub got: Vec<bool>,
-    /// The claims on keys that were not.
+    /// The claims of others on the remaining keys.
     pub others: Vec<u64>,
 }
 
 impl Flight {
-    /// Counts up whenever a computation has ended: if it stands still, what was looked up before is still true.
+    /// The number of computations that have ended. If it has not changed, an earlier lookup is still valid.
     pub fn landings(&self) -> u64 {
         self.landings.load(Ordering::Acquire)
     }
 
-    /// Claims those of `keys` that nobody else computes, or only claims that are `passed_by`.
+    /// Claims those of `keys` that have no claims other than `passed_by`.
     pub fn claim(&self, keys: &[Key], passed_by: &[u64]) -> Claimed<'_> {
         let number = waits::Claim::new();
         let mut flying = self.keys.lock();
@@ -63,11 +63,11 @@ impl Flight {
         Claimed { claim: Claim { flight: self, keys, number }, got, others }
     }
 
-    /// Waits until none of `claims` is held any more. Returns those that it cannot wait for, because they wait for
-    /// this thread.
+    /// Waits until none of `claims` is held any more. Returns those that cannot be waited for, because their threads
+    /// wait for this one.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it is this thread, or one that it runs for, that holds one: it would wait for itself.
+    /// [`Error::Invalid`] if this thread, or one that it runs for, holds one of the claims: it would wait for itself.
     pub fn wait(claims: &[u64]) -> Result<Vec<u64>> {
         match wait_for_claims(claims) {
             Waited::Over => Ok(Vec::new()),
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(all.got, [true, true]);
         let again = flight.claim(&keys, &[]);
         assert!(Flight::wait(&again.others).is_err());
-        // Passed by, a key has two claims, and stays claimed until both are over.
+        // A key whose claim was passed by has two claims, and stays claimed until both are dropped.
         let passing = flight.claim(&keys, &again.others);
         assert_eq!(passing.got, [true, true]);
         drop(all.claim);

@@ -1,4 +1,4 @@
-//! Threads that want the same sample or the same module, and calls inside of calls.
+//! Threads that need the same sample or the same module, and nested calls.
 
 pub mod flight;
 pub mod nested;

@@ -1,21 +1,21 @@
-//! Calls inside of calls: a module, or a loader, may ask handles for other samples, but not without end.
+//! Nested calls: a module or a loader may call handles, up to a depth.
 
 use std::cell::Cell;
 
 thread_local! {
-    /// Calls that this thread is in, those of the thread that it runs for included.
+    /// The depth of calls in this thread, including those of the thread that it runs a job for.
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Calls inside of calls, beyond which a thread's stack of 2 MiB is in danger.
+/// The maximum depth. Deeper calls could overflow a thread's stack of 2 MiB.
 const MOST_CALLS: usize = 100;
 
-/// A call that this thread is in, until it is dropped.
+/// A call of this thread, until it is dropped.
 #[derive(Debug)]
 pub struct Nested(());
 
 impl Nested {
-    /// `None` if too many calls are inside of each other.
+    /// `None` if the maximum depth is exceeded.
     pub fn enter() -> Option<Self> {
         let depth = DEPTH.get();
         (depth < MOST_CALLS).then(|| {
@@ -31,12 +31,12 @@ impl Drop for Nested {
     }
 }
 
-/// How many calls this thread is in.
+/// The depth of calls in this thread.
 pub fn depth() -> usize {
     DEPTH.get()
 }
 
-/// Runs something for a thread that is in `depth` calls.
+/// Runs a closure on behalf of a thread whose depth of calls is `depth`.
 pub fn at_least<T>(depth: usize, run: impl FnOnce() -> T) -> T {
     let own = DEPTH.get();
     DEPTH.set(own.max(depth));

@@ -1,16 +1,17 @@
-//! Which thread of this process waits for which: no order of calls may end in threads that wait for each other.
+//! Deadlock detection between the threads of this process.
 //!
 //! A thread waits for **claims** (samples that others compute), for a **lock** (of a module, which one thread runs at a
-//! time), or for a **thread** (one that reads batches ahead, or one that runs a module for it). All of it stands in one
-//! table, so that a thread sees whether what it waits for waits, in the end, for itself. If so:
+//! time), or for a **thread** (one that reads batches ahead, or one that runs a module for it). One table records all
+//! waits, so that a thread can detect a cycle: whether the thread that it waits for waits, directly or indirectly, for
+//! itself. In a cycle:
 //!
-//! - it does not wait for those claims: it computes these samples itself;
-//! - it does not wait for that lock: the thread that has it is waiting too, so that one runs the module for it, on its
-//!   own stack, as if the module had called itself;
-//! - a claim of its own, or of a thread on whose behalf it runs, is a computation that needs its own result: an error.
+//! - a thread does not wait for claims: it computes these samples itself;
+//! - a thread does not wait for a lock: its holder is waiting too, so the holder runs the module on the thread's
+//!   behalf, on its own stack, as if the module had called itself;
+//! - a thread that needs its own claim, or one of a thread that it runs for, needs its own result: an error.
 //!
-//! A circle of waits is closed by its last wait, and every wait that is begun wakes the waiting threads to look again.
-//! A circle has a claim or a lock in it, and the thread that waits for that opens it; one of nothing but threads is an error.
+//! The last wait completes a cycle, and every new wait wakes the waiting threads to look for cycles again. A cycle with
+//! a claim or a lock in it is broken by the thread that waits for that; a cycle of threads only is an error.
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
@@ -24,28 +25,29 @@ use super::nested;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// What a thread waits for.
+/// The object that a thread waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Awaited {
     Claims(Vec<u64>),
     Lock(u64),
-    /// A thread that reads ahead for this one.
+    /// A thread that reads ahead for the waiting one.
     Ahead(ThreadId),
-    /// A thread that runs a job of this one.
+    /// A thread that runs a job of the waiting one.
     Job(ThreadId),
 }
 
 #[derive(Default)]
 struct Table {
     last: u64,
-    /// The thread that made a claim, and how many jobs it was running for others.
+    /// The thread that made each claim, and the number of jobs that it was running for others at that time.
     claims: HashMap<u64, (ThreadId, usize)>,
-    /// The thread that has a lock, and how often.
+    /// The thread that holds each lock, and how often.
     locks: HashMap<u64, (ThreadId, usize)>,
     waiting: HashMap<ThreadId, Awaited>,
-    /// What a waiting thread is to run for others, and for whom. A thread with jobs does not wait.
+    /// Jobs that a waiting thread has to run for others, with their callers. A thread with jobs does not count as
+    /// waiting.
     jobs: HashMap<ThreadId, VecDeque<(ThreadId, Job)>>,
-    /// For whom a thread runs jobs, the innermost last.
+    /// The callers whose jobs a thread runs, the innermost last.
     serving: HashMap<ThreadId, Vec<ThreadId>>,
 }
 
@@ -58,7 +60,7 @@ impl Table {
         self.last
     }
 
-    /// What `thread` waits for, unless it has something to run.
+    /// The object that `thread` waits for, unless it has jobs to run.
     fn awaited(&self, thread: ThreadId) -> Option<&Awaited> {
         self.waiting.get(&thread).filter(|_| self.jobs.get(&thread).is_none_or(VecDeque::is_empty))
     }
@@ -75,12 +77,12 @@ impl Table {
         }
     }
 
-    /// Jobs that `thread` is running, one inside of the other.
+    /// The number of nested jobs that `thread` is running.
     fn level(&self, thread: ThreadId) -> usize {
         self.serving.get(&thread).map_or(0, Vec::len)
     }
 
-    /// Whether `from` is `to`, or waits for it through any number of threads.
+    /// Whether `from` is `to`, or waits for it directly or indirectly.
     fn waits_for(&self, from: ThreadId, to: ThreadId) -> bool {
         let (mut seen, mut open) = (Vec::new(), vec![from]);
         while let Some(thread) = open.pop() {
@@ -95,7 +97,7 @@ impl Table {
         false
     }
 
-    /// Whether `caller` waits for `runner` through threads alone; with `innermost`, for just what that one does now.
+    /// Whether `caller` waits for `runner` through threads alone; with `innermost`, only for the job that it runs now.
     fn runs_for(&self, runner: ThreadId, caller: ThreadId, innermost: bool) -> bool {
         let mut at = caller;
         for _ in 0..=self.waiting.len() {
@@ -115,13 +117,13 @@ impl Table {
         false
     }
 
-    /// Whether a claim that `owner` made when it was running `level` jobs is of the task that `runner` works at. One from
-    /// before a job is of another task than the job.
+    /// Whether a claim that `owner` made while it ran `level` jobs belongs to the task that `runner` works on. A claim
+    /// from before a job belongs to another task.
     fn is_own(&self, runner: ThreadId, owner: ThreadId, level: usize) -> bool {
         level == self.level(owner) && (owner == runner || self.runs_for(runner, owner, true))
     }
 
-    /// A job is done: its caller waits no more.
+    /// Records that a job is done: its caller no longer waits.
     fn served(&mut self, server: ThreadId, caller: ThreadId) {
         if let Some(callers) = self.serving.get_mut(&server) {
             callers.pop();
@@ -137,16 +139,15 @@ impl Table {
 /// How a wait ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Waited {
-    /// What was waited for is over.
+    /// The awaited object was released.
     Over,
-    /// These claims wait for this thread: it is to do without them.
+    /// The holders of these claims wait for this thread, so it must do without them.
     Circle(Vec<u64>),
-    /// The thread, or one that it runs for, waits for itself.
+    /// The thread, or one that it runs for, would wait for itself.
     Itself,
 }
 
-/// Waits until `over`, and runs meanwhile what other threads ask this one to run. `look` is asked whether the wait is
-/// to end early.
+/// Waits until `over`, and meanwhile runs the jobs of other threads. `look` decides whether the wait has to end early.
 fn wait(
     awaited: &Awaited,
     mut over: impl FnMut(&Table) -> bool,
@@ -168,7 +169,7 @@ fn wait(
             table.jobs.remove(&me);
             return (ended, table);
         }
-        // A wait that is begun may close a circle that another thread can open.
+        // A new wait may complete a cycle that another thread can break.
         if table.waiting.insert(me, awaited.clone()).is_none() {
             CHANGED.notify_all();
         }
@@ -176,7 +177,7 @@ fn wait(
     }
 }
 
-/// Samples that this thread computes; over when it is dropped.
+/// Samples that this thread computes, until the claim is dropped.
 #[derive(Debug)]
 pub struct Claim(u64);
 
@@ -217,11 +218,11 @@ pub fn wait_for_claims(claims: &[u64]) -> Waited {
     wait(&Awaited::Claims(claims.to_vec()), |table| !held(table), look).0
 }
 
-/// A lock that its thread may take again, as a module may call itself.
+/// A reentrant lock, as a module may call itself.
 #[derive(Debug)]
 pub struct Lock(u64);
 
-/// Held until it is dropped.
+/// A held lock, which is released on drop.
 #[derive(Debug)]
 pub struct Locked<'a>(&'a Lock);
 
@@ -230,7 +231,7 @@ impl Lock {
         Self(TABLE.lock().number())
     }
 
-    /// Takes the lock; `None` if the thread that has it waits for this one, see [`Lock::delegate`].
+    /// Acquires the lock; `None` if its holder waits for this thread, see [`Lock::delegate`].
     pub fn lock(&self) -> Option<Locked<'_>> {
         let me = std::thread::current().id();
         let owner = |table: &Table| table.locks.get(&self.0).map(|(owner, _)| *owner).filter(|owner| *owner != me);
@@ -244,7 +245,7 @@ impl Lock {
         })
     }
 
-    /// Has `run` run by the thread that has the lock and waits for this one. `None` if there is none any more.
+    /// Runs `run` in the thread that holds the lock and waits for this one. `None` if there is no such thread any more.
     pub fn delegate<T: Send + 'static>(&self, run: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         let me = std::thread::current().id();
         let result: Arc<Mutex<Option<std::thread::Result<T>>>> = Arc::default();
@@ -282,13 +283,13 @@ impl Drop for Locked<'_> {
     }
 }
 
-/// Waits until `over`, which `thread` brings about and announces by [`announce`].
+/// Waits until `over`. `thread` makes it true and calls [`announce`].
 pub fn wait_for_thread(thread: ThreadId, mut over: impl FnMut() -> bool) -> Waited {
     let look = |table: &Table, me| (thread == me || table.runs_for(me, thread, false)).then_some(Waited::Itself);
     wait(&Awaited::Ahead(thread), |_| over(), look).0
 }
 
-/// Tells the threads that wait for this one to look again.
+/// Wakes the threads that wait for this one.
 pub fn announce() {
     let me = std::thread::current().id();
     TABLE.lock().waiting.retain(|_, awaited| *awaited != Awaited::Ahead(me));
@@ -303,7 +304,7 @@ mod tests {
 
     use super::*;
 
-    /// Fails rather than hangs.
+    /// Fails instead of hanging.
     fn within_a_minute(test: impl FnOnce() + Send + 'static) {
         let (done, ended) = channel();
         let thread = std::thread::spawn(move || {
@@ -315,7 +316,7 @@ mod tests {
         thread.join().unwrap_or_else(|panic| resume_unwind(panic));
     }
 
-    /// Takes the lock, or has its owner run this.
+    /// Acquires the lock, or has its holder run the closure.
     fn locked<T: Send + 'static>(lock: &Arc<Lock>, run: impl FnOnce() -> T + Clone + Send + 'static) -> T {
         loop {
             if let Some(_held) = lock.lock() {
@@ -365,7 +366,7 @@ mod tests {
             });
             let waited = threads.map(|thread| thread.join().unwrap());
             let numbers = *numbers.lock();
-            // At least one does without; the other may see the first one's claim go.
+            // At least one thread does without the claim; the other may see it released.
             assert!(waited.iter().zip([1, 0]).any(|(w, other)| *w == Waited::Circle(vec![numbers[other]])));
             assert!(!waited.contains(&Waited::Itself));
         });
@@ -384,7 +385,7 @@ mod tests {
                     for round in 0..200 {
                         let (start, next) = (Arc::clone(&start), Arc::clone(&next));
                         ran.push(locked(&locks[at], move || {
-                            // At first all three have their own lock before they want the next one's.
+                            // In the first round each thread holds its own lock before it acquires the next one's.
                             if round == 0 {
                                 start.wait();
                             }
@@ -434,7 +435,7 @@ mod tests {
     fn a_job_is_another_task_than_what_lies_under_it() {
         let [first, second, third] = [(); 3].map(|()| std::thread::spawn(|| ()).thread().id());
         let mut table = Table::default();
-        // The second runs a job of the first, and has the third run one for it.
+        // The second thread runs a job of the first, and has the third run a job for it.
         table.serving.insert(second, vec![first]);
         table.serving.insert(third, vec![second]);
         table.waiting.insert(first, Awaited::Job(second));
@@ -442,7 +443,7 @@ mod tests {
         assert!(table.is_own(third, first, 0) && table.is_own(third, second, 1) && table.is_own(third, third, 1));
         assert!(!table.is_own(third, second, 0) && !table.is_own(third, third, 0));
         assert!(table.waits_for(first, third) && !table.waits_for(third, first));
-        // What has a job to run does not wait.
+        // A thread that has a job to run does not count as waiting.
         table.jobs.insert(second, VecDeque::from([(third, Box::new(|| ()) as Job)]));
         assert!(!table.waits_for(first, third) && !table.is_own(third, first, 0));
     }

@@ -1,4 +1,4 @@
-//! What a wrapped module is called with: tensors with one batch dimension, and plain arguments.
+//! The arguments of a wrapped module: tensors with one batch dimension, and plain values.
 
 use crate::error::{Result, invalid};
 use crate::framework::Framework;
@@ -9,7 +9,7 @@ use crate::framework::Framework;
 pub enum Argument<F: Framework> {
     /// A tensor whose first dimension is the batch.
     Tensor(F::Tensor),
-    /// A tensor that is the same for every sample: passed on as it is, and part of every key.
+    /// A tensor that is the same for every sample. It is passed on unchanged, and is part of every key.
     Shared(F::Tensor),
     /// An integer.
     Int(i64),
@@ -21,7 +21,7 @@ pub enum Argument<F: Framework> {
     Bool(bool),
     /// No value (Python's `None`).
     Null,
-    /// The place of an [`Argument::Tensor`], in a lookup by ids that has none at hand: see [`Inputs::tensors`].
+    /// The place of an [`Argument::Tensor`] in a lookup by ids without tensors: see [`Inputs::tensors`].
     Batched,
 }
 
@@ -40,7 +40,7 @@ impl<F: Framework> Argument<F> {
     }
 }
 
-/// What can be passed as one argument: a tensor, whose first dimension is the batch, or a plain value.
+/// A type that can be passed as one argument: a tensor, whose first dimension is the batch, or a plain value.
 pub trait IntoArgument<F: Framework> {
     /// The argument.
     fn into_argument(self) -> Argument<F>;
@@ -89,32 +89,32 @@ impl<F: Framework> Default for Inputs<F> {
 }
 
 impl<F: Framework> Inputs<F> {
-    /// These arguments.
+    /// The given arguments.
     pub fn from(arguments: impl IntoInputs<F>) -> Self {
         arguments.into_inputs()
     }
 
-    /// No arguments yet.
+    /// No arguments.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The places of `count` tensors by position, for lookups by ids and for loaders: what a call takes, without the
-    /// tensors themselves. Further places are [`Argument::Batched`].
+    /// The places of `count` tensors by position, for lookups by ids and for loaders. Add further places as
+    /// [`Argument::Batched`].
     #[must_use]
     pub fn tensors(count: usize) -> Self {
         (0..count).fold(Self::new(), |inputs, _| inputs.with(Argument::Batched))
     }
 
-    /// One more argument by position.
+    /// Adds an argument by position.
     #[must_use]
     pub fn with(mut self, argument: impl IntoArgument<F>) -> Self {
         self.arguments.push((None, argument.into_argument()));
         self
     }
 
-    /// One more argument by name. The order of names does not matter for keys.
+    /// Adds an argument by name. The order of names does not matter for keys.
     #[must_use]
     pub fn named(mut self, name: impl Into<String>, argument: impl IntoArgument<F>) -> Self {
         self.arguments.push((Some(name.into()), argument.into_argument()));
@@ -169,15 +169,15 @@ impl<F: Framework> Inputs<F> {
         })
     }
 
-    /// Whether tensors are at hand, not just their places.
+    /// Whether tensors were passed, and not only their places.
     pub(crate) fn has_tensors(&self) -> bool {
         self.batched().next().is_some()
     }
 
-    /// This call, whose tensors are those of `loaded`.
+    /// This call, with the tensors of `loaded`.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] if other tensors were loaded than this call has places for, or anything else.
+    /// [`crate::Error::Invalid`] unless exactly the tensors were loaded that this call has places for.
     pub(crate) fn filled(&self, mut loaded: Self) -> Result<Self> {
         if loaded.arguments.iter().any(|(_, argument)| !matches!(argument, Argument::Tensor(_))) {
             return Err(invalid(
@@ -221,7 +221,7 @@ impl<F: Framework> Inputs<F> {
         Ok(Self { arguments: self.arguments.iter().map(fill).collect::<Result<_>>()? })
     }
 
-    /// How messages call the first tensor that `is` says so of.
+    /// The name, as used in messages, of the first tensor that `is` accepts.
     pub(crate) fn first_tensor(&self, is: impl Fn(&F::Tensor) -> Result<bool>) -> Result<Option<String>> {
         let mut position = 0_usize;
         for (name, argument) in &self.arguments {
@@ -236,22 +236,22 @@ impl<F: Framework> Inputs<F> {
         Ok(None)
     }
 
-    /// Refuses tensors that are no block of elements, by name.
+    /// Refuses sparse tensors.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`].
+    /// [`crate::Error::Invalid`], which names the argument.
     pub(crate) fn check_dense(&self) -> Result<()> {
         let Some(argument) = self.first_tensor(|tensor| Ok(!F::is_dense(tensor)))? else { return Ok(()) };
         Err(invalid(format!(
-            "the {argument} is a sparse tensor, whose rows are no blocks of elements: pass tensor.to_dense()"
+            "the {argument} is a sparse tensor, whose rows are not blocks of elements: pass tensor.to_dense()"
         )))
     }
 
-    /// Samples in the batch.
+    /// The number of samples in the batch.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] if there is no batched tensor, one has no dimensions, their first dimensions differ, or a
-    /// name stands twice.
+    /// [`crate::Error::Invalid`] if there is no batched tensor, one has no dimensions, their first dimensions differ,
+    /// or a name occurs twice.
     pub fn batch_size(&self) -> Result<usize> {
         let mut names: Vec<&str> = self.arguments.iter().filter_map(|(name, _)| name.as_deref()).collect();
         names.sort_unstable();
@@ -274,12 +274,12 @@ impl<F: Framework> Inputs<F> {
         first.ok_or_else(|| invalid("a tensor has no dimensions: its first is the batch"))
     }
 
-    /// The device that results are wanted on: that of the first batched tensor.
+    /// The device of results: that of the first batched tensor.
     pub(crate) fn device(&self) -> F::Device {
         self.batched().next().map_or(F::HOST, F::device)
     }
 
-    /// The same call for the samples at `positions` only.
+    /// The same call, for the samples at `positions`.
     pub(crate) fn select(&self, positions: &[usize]) -> Result<Self> {
         let pick = |argument: &Argument<F>| match argument {
             Argument::Tensor(tensor) => F::select(tensor, positions).map(Argument::Tensor),
@@ -301,7 +301,7 @@ fn show(size: Option<usize>) -> String {
     size.map_or("none".to_owned(), |size| size.to_string())
 }
 
-/// What can be passed as the arguments of a call: tensors by position, or [`Inputs`].
+/// A type that can be passed as the arguments of a call: tensors by position, or [`Inputs`].
 pub trait IntoInputs<F: Framework> {
     /// The arguments.
     fn into_inputs(self) -> Inputs<F>;

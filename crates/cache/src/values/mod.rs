@@ -1,4 +1,4 @@
-//! What goes into a module and comes out of it, and how that becomes values of a store.
+//! Inputs and outputs of a module, and their conversion to values of a store.
 
 pub(crate) mod input;
 pub(crate) mod output;

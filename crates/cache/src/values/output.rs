@@ -1,19 +1,19 @@
-//! What a wrapped module gives: a tensor, or a tree of tensors and plain values.
+//! The output of a wrapped module: a tensor, or a tree of tensors and plain values.
 
 use crate::error::{Error, Result, invalid};
 use crate::framework::Framework;
 
 /// The output of a module for a batch.
 ///
-/// Every tensor's first dimension is the batch, also of those in lists. Plain values hold for the whole batch, so they
-/// have to be the same for every sample. What is given sample by sample, as for shapes that differ, is an
-/// [`Output::Each`], and nothing else is: sizes that happen to fit decide nothing. For modules that give such lists and
-/// cannot say so, TorchScript among them, there is [`Lists::Each`].
+/// The first dimension of every tensor is the batch, also of tensors in lists. Plain values hold for the whole batch,
+/// so they have to be the same for every sample. Only an [`Output::Each`] holds one output per sample, such as tensors
+/// whose shapes differ; a list is never taken for one because its length fits. For modules that return such lists and
+/// cannot construct an `Each`, such as TorchScript modules, use [`Lists::Each`].
 #[derive(Debug)]
 pub enum Output<F: Framework> {
     /// One tensor, `[batch, …]`.
     Tensor(F::Tensor),
-    /// One output a sample, in order: for samples whose shapes differ. Tensors in it have no batch dimension.
+    /// One output per sample, in order, for samples whose shapes differ. Its tensors have no batch dimension.
     Each(Vec<Output<F>>),
     /// Named outputs, in order.
     Map(Vec<(String, Output<F>)>),
@@ -33,17 +33,17 @@ pub enum Output<F: Framework> {
     Str(String),
 }
 
-/// What the lists are that a module gives.
+/// The meaning of lists in a module's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Lists {
-    /// Outputs of the whole batch, such as one `[batch, …]` tensor a layer.
+    /// Outputs of the whole batch, such as one `[batch, …]` tensor per layer.
     #[default]
     Batched,
-    /// One item a sample, as [`Output::Each`].
+    /// One item per sample, as in [`Output::Each`].
     Each,
 }
 
-/// What is done to each tensor of a tree.
+/// A function of each tensor of a tree.
 type TryEach<'a, F, E> = dyn FnMut(&<F as Framework>::Tensor) -> Result<<F as Framework>::Tensor, E> + 'a;
 
 impl<F: Framework> Output<F> {
@@ -53,12 +53,12 @@ impl<F: Framework> Output<F> {
         Self::List(items.into_iter().map(OutputLike::output).collect())
     }
 
-    /// One output: a tensor, a plain value, a list or tuple of them.
+    /// One output: a tensor, a plain value, or a list or tuple of them.
     pub fn of(output: impl OutputLike<F>) -> Self {
         output.output()
     }
 
-    /// The same tree, in which the outermost lists are what `lists` says.
+    /// The same tree, whose outermost lists are interpreted as `lists` says.
     pub(crate) fn with_lists(self, lists: Lists) -> Self {
         match self {
             Self::List(items) if lists == Lists::Each => Self::Each(items),
@@ -76,7 +76,7 @@ impl<F: Framework> Output<F> {
         Self::Map(items.into_iter().map(|(name, item)| (name.into(), item.output())).collect())
     }
 
-    /// One tensor a sample, of shapes that may differ.
+    /// One tensor per sample, of shapes that may differ.
     #[must_use]
     pub fn each(rows: impl IntoIterator<Item = F::Tensor>) -> Self {
         Self::Each(rows.into_iter().map(Self::Tensor).collect())
@@ -94,7 +94,7 @@ impl<F: Framework> Output<F> {
     /// The tensor, if the output is one.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if it is something else.
+    /// [`Error::Invalid`] if it is anything else.
     pub fn into_tensor(self) -> Result<F::Tensor> {
         match self {
             Self::Tensor(tensor) => Ok(tensor),
@@ -102,7 +102,7 @@ impl<F: Framework> Output<F> {
         }
     }
 
-    /// The output under `name`, if this is a map that has it.
+    /// The output under `name`, if this is a map with that name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Output<F>> {
         match self {
@@ -111,7 +111,7 @@ impl<F: Framework> Output<F> {
         }
     }
 
-    /// The items of a list, tuple or `Each`; nothing for anything else.
+    /// The items of a list, tuple or `Each`; empty for anything else.
     #[must_use]
     pub fn items(&self) -> &[Output<F>] {
         match self {
@@ -135,7 +135,7 @@ impl<F: Framework> Output<F> {
         }
     }
 
-    /// The same tree with every tensor passed through `f`.
+    /// The same tree with `f` applied to every tensor.
     pub(crate) fn try_map<E>(&self, f: &mut TryEach<'_, F, E>) -> Result<Self, E> {
         let mut all = |items: &[Output<F>]| items.iter().map(|item| item.try_map(f)).collect::<Result<Vec<_>, E>>();
         Ok(match self {
@@ -161,16 +161,16 @@ impl<F: Framework> Output<F> {
         cloned
     }
 
-    /// The same tree on `device`; tensors that are there already share their storage.
+    /// The same tree on `device`; tensors on that device share their storage.
     ///
     /// # Errors
-    /// The library's, if it cannot copy.
+    /// Errors of the tensor library.
     pub fn to_device(&self, device: F::Device) -> Result<Self> {
         self.try_map(&mut |tensor| F::to_device(tensor, device.clone()))
     }
 }
 
-/// What is an output by itself: an [`Output`], a tensor, a plain value, a list or tuple of them.
+/// A type that is an output: an [`Output`], a tensor, a plain value, or a list or tuple of them.
 pub trait OutputLike<F: Framework> {
     /// The output.
     fn output(self) -> Output<F>;
@@ -182,12 +182,12 @@ impl<F: Framework> OutputLike<F> for Output<F> {
     }
 }
 
-/// What a wrapped function may return: an [`Output`], a tensor, a list or tuple of them, or a `Result` of those.
+/// A type that a wrapped function may return: an [`Output`], a tensor, a list or tuple of them, or a `Result` of those.
 pub trait IntoOutput<F: Framework> {
-    /// The output, or the function's own error as [`Error::Compute`].
+    /// The output, or the function's error as [`Error::Compute`].
     ///
     /// # Errors
-    /// The function's.
+    /// Errors of the function.
     fn into_output(self) -> Result<Output<F>>;
 }
 

@@ -1,5 +1,5 @@
-//! Makes what was just computed look as if it had been read: with `store_as` in force, a miss and a hit of the same
-//! sample are the same bits.
+//! Converts computed values to the form in which they will be read. With `store_as`, a miss and a hit of a sample then
+//! have the same bits.
 
 use tensorcask::{Options, Value};
 
@@ -7,12 +7,12 @@ use crate::error::Result;
 use crate::framework::Framework;
 use crate::values::output::Output;
 
-/// What becomes of floats on the way through the store, as its options say.
+/// The conversion of floats on the way through the store, as its options say.
 #[derive(Debug, Clone)]
 pub(crate) struct Rounding(pub Options);
 
 impl Rounding {
-    /// Whether nothing is changed at all.
+    /// Whether values are unchanged.
     pub(crate) const fn is_exact(&self) -> bool {
         self.0.stores_as().is_none()
     }
@@ -36,13 +36,13 @@ impl Rounding {
         Ok(value)
     }
 
-    /// A batch of no rows as it will be read.
+    /// An empty batch as it will be read.
     pub(crate) fn empty<F: Framework>(&self, output: &Output<F>) -> Result<Output<F>> {
         output.try_map(&mut |tensor| {
             let source = F::dtype(tensor)?;
             let read = source.map(|source| self.0.read_dtype(source)).filter(|read| Some(*read) != source);
             match read.filter(|read| F::holds(*read)) {
-                // It has no elements to convert.
+                // There are no elements to convert.
                 Some(read) => F::finish(F::buffer(read, &F::shape(tensor))?),
                 None => Ok(F::share(tensor)),
             }

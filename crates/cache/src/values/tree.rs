@@ -1,8 +1,8 @@
-//! From a module's output to one value a sample, and back to a batch.
+//! Converts a module's output to one value per sample, and back to a batch.
 //!
-//! A row is stored as the tree that the module gave, without the batch dimension. Two things that a value cannot say
-//! by itself are maps with one reserved name: `$each` holds a row of an [`Output::Each`], `$complex` a tensor whose
-//! complex kind has no dtype, as its real view. A map's own names that start with `$` get another `$`.
+//! A row is stored as the tree that the module returned, without the batch dimension. Two things that a value cannot
+//! represent are maps with one reserved name: `$each` holds a row of an [`Output::Each`]; `$complex` holds the real
+//! view of a tensor whose complex type has no dtype. Names of other maps that start with `$` get another `$`.
 
 use bytes::Bytes;
 use tensorcask::{Dtype, MAX_DEPTH, Value};
@@ -14,20 +14,20 @@ use crate::values::output::Output;
 const EACH: &str = "$each";
 const COMPLEX: &str = "$complex";
 
-/// What becomes of tensors whose shapes differ between the samples of a batch.
+/// How tensors whose shapes differ between the samples of a batch are returned.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Ragged {
-    /// They come back one by one, as [`Output::Each`].
+    /// One by one, as [`Output::Each`].
     #[default]
     List,
-    /// They come back as one tensor, padded at the end of each dimension with this value.
+    /// As one tensor, padded with this value at the end of each dimension.
     Pad(f64),
 }
 
-/// Checks that everything in `output` that has a batch dimension has this one.
+/// Checks that every batch dimension in `output` has the length `batch`.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] that says where it does not.
+/// [`crate::Error::Invalid`], which names the place where it has not.
 pub(crate) fn check_batch<F: Framework>(output: &Output<F>, batch: usize) -> Result<()> {
     fn walk<F: Framework>(output: &Output<F>, batch: usize, path: &mut Vec<String>) -> Result<()> {
         let at = |path: &[String]| if path.is_empty() { "the output".to_owned() } else { path.join(".") };
@@ -66,7 +66,7 @@ pub(crate) fn check_batch<F: Framework>(output: &Output<F>, batch: usize) -> Res
     walk(output, batch, &mut Vec::new())
 }
 
-/// Checks that `output` is nested no deeper than a store takes, on a stack of its own.
+/// Checks that `output` is nested no deeper than a store allows. Uses an explicit stack.
 fn check_depth<F: Framework>(output: &Output<F>) -> Result<()> {
     let mut open = vec![(output, 0)];
     while let Some((output, depth)) = open.pop() {
@@ -88,7 +88,7 @@ fn check_depth<F: Framework>(output: &Output<F>) -> Result<()> {
     Ok(())
 }
 
-/// The dtype of a tensor that can be stored as it is.
+/// The dtype of a tensor that can be stored directly.
 pub(crate) fn stored_dtype<F: Framework>(tensor: &F::Tensor) -> Result<Dtype> {
     if let Some(dtype) = F::dtype(tensor)? {
         return Ok(dtype);
@@ -101,7 +101,7 @@ fn marked(mark: &str, value: Value) -> Value {
     Value::Map(vec![(mark.to_owned(), value)])
 }
 
-/// The value under `mark`, if that is all there is.
+/// The value under `mark`, if it is the only item.
 fn unmarked<'a>(value: &'a Value, mark: &str) -> Option<&'a Value> {
     match value {
         Value::Map(items) => match items.as_slice() {
@@ -112,7 +112,7 @@ fn unmarked<'a>(value: &'a Value, mark: &str) -> Option<&'a Value> {
     }
 }
 
-/// A tensor's bytes as something that has a dtype.
+/// The bytes of a tensor, with a dtype.
 struct Leaf {
     dtype: Dtype,
     shape: Vec<usize>,
@@ -133,7 +133,7 @@ impl Leaf {
         Ok(if self.complex { marked(COMPLEX, tensor) } else { tensor })
     }
 
-    /// One value for each index of the first dimension.
+    /// One value per index of the first dimension.
     fn rows(&self, batch: usize) -> Result<Vec<Value>> {
         let shape = self.shape.get(1..).unwrap_or_default();
         let width = self.bytes.len().checked_div(batch).unwrap_or(0);
@@ -141,10 +141,10 @@ impl Leaf {
     }
 }
 
-/// One value a sample. Copies each tensor once; rows share the copy. O(bytes).
+/// One value per sample. Copies each tensor once; rows share the copy. O(bytes).
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] for kinds that cannot be stored.
+/// [`crate::Error::Invalid`] for types that cannot be stored.
 pub(crate) fn split<F: Framework>(output: &Output<F>, batch: usize) -> Result<Vec<Value>> {
     let columns = |items: &[Output<F>]| items.iter().map(|item| split(item, batch)).collect::<Result<Vec<_>>>();
     let plain = |value: Value| Ok(vec![value; batch]);
@@ -175,13 +175,13 @@ fn unescaped(name: &str) -> String {
     name.strip_prefix('$').unwrap_or(name).to_owned()
 }
 
-/// Columns to rows.
+/// Transposes columns to rows.
 fn transpose(columns: Vec<Vec<Value>>, batch: usize) -> impl Iterator<Item = Vec<Value>> {
     let mut columns: Vec<_> = columns.into_iter().map(Vec::into_iter).collect();
     (0..batch).map(move |_| columns.iter_mut().filter_map(Iterator::next).collect())
 }
 
-/// A tree without a batch dimension.
+/// Converts a tree without a batch dimension.
 fn whole<F: Framework>(output: &Output<F>) -> Result<Value> {
     let all = |items: &[Output<F>]| items.iter().map(whole).collect::<Result<Vec<_>>>();
     Ok(match output {
@@ -204,7 +204,7 @@ fn whole<F: Framework>(output: &Output<F>) -> Result<Value> {
     })
 }
 
-/// The way back from [`whole`].
+/// The inverse of [`whole`].
 fn unwhole<F: Framework>(value: &Value) -> Result<Output<F>> {
     let all = |items: &[Value]| items.iter().map(unwhole).collect::<Result<Vec<_>>>();
     if let Some(Value::Tensor(tensor)) = unmarked(value, COMPLEX) {
@@ -217,7 +217,7 @@ fn unwhole<F: Framework>(value: &Value) -> Result<Output<F>> {
         Value::Int(number) => Output::Int(*number),
         Value::Float(number) => Output::Float(*number),
         Value::Str(text) => Output::Str(text.clone()),
-        Value::Bytes(_) => return Err(invalid("the store holds a byte string, which no module's output is")),
+        Value::Bytes(_) => return Err(invalid("the store holds a byte string, which cannot be an output")),
         Value::List(items) => Output::List(all(items)?),
         Value::Tuple(items) => Output::Tuple(all(items)?),
         Value::Map(items) => {
@@ -227,7 +227,7 @@ fn unwhole<F: Framework>(value: &Value) -> Result<Output<F>> {
     })
 }
 
-/// [`join`] for tensors of complex kinds without a dtype; `inner` are their real views.
+/// [`join`] for tensors of complex types without a dtype; `inner` are their real views.
 fn join_complex<F: Framework>(rows: &[&Value], inner: &[&Value], ragged: Ragged) -> Result<Output<F>> {
     let Some(tensors) = tensors(inner) else { return each(rows) };
     if tensors.iter().all(|row| tensors.first().is_some_and(|first| row.shape() == first.shape())) {
@@ -243,7 +243,7 @@ fn join_complex<F: Framework>(rows: &[&Value], inner: &[&Value], ragged: Ragged)
     }
 }
 
-/// One batch from one value a sample, on the CPU. O(bytes).
+/// One batch from one value per sample, on the CPU. O(bytes).
 ///
 /// # Errors
 /// [`crate::Error::Invalid`] if a plain value differs between samples.
@@ -269,7 +269,7 @@ pub(crate) fn join<F: Framework>(rows: &[&Value], ragged: Ragged) -> Result<Outp
     match first {
         Value::Tensor(_) | Value::Bytes(_) => each(rows),
         Value::Map(items) => {
-            // The order of names may change from call to call, as a hash map's does.
+            // The order of names may change between calls, as with a hash map.
             let alike = |row: &&Value| matches!(row, Value::Map(other) if other.len() == items.len());
             let column = |name: &str| every(rows, |row| row.get(name));
             let columns: Option<Vec<_>> = items.iter().map(|(name, _)| Some((name, column(name)?))).collect();
@@ -298,7 +298,7 @@ pub(crate) fn join<F: Framework>(rows: &[&Value], ragged: Ragged) -> Result<Outp
     }
 }
 
-/// Plain values are the same if their bits are: NaN is NaN.
+/// Compares plain values by their bits, so that NaN equals NaN.
 fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Float(a), Value::Float(b)) => a.to_bits() == b.to_bits(),
@@ -323,7 +323,7 @@ fn nth<'a>(rows: &[&'a Value], number: usize) -> Vec<&'a Value> {
     rows.iter().filter_map(item).collect()
 }
 
-/// The rows as tensors of one dtype and rank, if they all are.
+/// The rows as tensors, if all are tensors of one dtype and rank.
 fn tensors<'a>(rows: &[&'a Value]) -> Option<Vec<&'a tensorcask::Tensor>> {
     let tensors: Vec<_> = rows.iter().map(|row| row.as_tensor()).collect::<Option<_>>()?;
     let first = tensors.first()?;
@@ -331,7 +331,7 @@ fn tensors<'a>(rows: &[&'a Value]) -> Option<Vec<&'a tensorcask::Tensor>> {
     tensors.iter().all(alike).then_some(tensors)
 }
 
-/// One tensor if shapes are the same, or made the same by padding; else each by itself.
+/// One tensor if the shapes are equal, or are padded to be; otherwise each by itself.
 fn stack<F: Framework>(rows: &[&tensorcask::Tensor], ragged: Ragged) -> Result<Output<F>> {
     let Some(first) = rows.first() else { return Ok(Output::Each(Vec::new())) };
     if rows.iter().all(|row| row.shape() == first.shape()) {

@@ -1,4 +1,4 @@
-//! What another adapter keeps is found, and the other way round.
+//! Adapters find each other's outputs.
 
 use std::path::Path;
 
@@ -44,7 +44,7 @@ fn host_and_candle_find_what_the_other_kept() {
             (kept_by_candle(folder.path(), true, &batch), kept_by_host(folder.path(), false, &stored))
         };
         for output in first.iter().chain(&second) {
-            // Bits: NaN is not equal to itself.
+            // Compares bits, as NaN is not equal to itself.
             assert_eq!((output.shape(), output.data()), (stored.shape(), stored.data()));
         }
         let identities = std::fs::read_dir(folder.path().join("shared")).unwrap();

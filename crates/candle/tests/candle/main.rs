@@ -15,7 +15,7 @@ mod wrapping;
 use candle_core::{Device, Tensor};
 use tensorcask_candle::{CacheOptions, to_stored};
 
-/// A tensor of `[rows, dims]` whose elements tell where they are.
+/// A tensor of `[rows, dims]` with numbered elements.
 fn rows(count: usize, dims: usize) -> Tensor {
     Tensor::arange(0.0, (count * dims) as f32, &Device::Cpu).unwrap().reshape((count, dims)).unwrap()
 }
@@ -24,7 +24,7 @@ fn in_memory() -> CacheOptions {
     CacheOptions::in_memory().module_id("module")
 }
 
-/// Equal in dtype, shape and bits.
+/// Asserts that dtype, shape and bits are equal.
 #[track_caller]
 fn assert_same(a: &Tensor, b: &Tensor) {
     assert_eq!(to_stored(a).unwrap(), to_stored(b).unwrap());

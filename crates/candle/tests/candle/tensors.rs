@@ -1,4 +1,4 @@
-//! Dtypes, layouts, and what is refused.
+//! Dtypes, layouts, and inputs that are refused.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ const DTYPES: [(DType, Dtype); 10] = [
     (DType::F8E4M3, Dtype::F8E4M3),
 ];
 
-/// Gives what it gets, and counts the samples.
+/// Returns its input, and counts the samples.
 fn identity() -> (CachedModule, Arc<AtomicUsize>) {
     let samples = Arc::new(AtomicUsize::new(0));
     let seen = Arc::clone(&samples);
@@ -42,7 +42,7 @@ fn all_dtypes_come_back_bit_for_bit() {
         assert_eq!((kept.dtype(), kept.data().as_ref()), (stored, bytes.as_slice()));
         assert_eq!(from_stored(&kept).unwrap().dtype(), dtype);
         let (module, samples) = identity();
-        // Some are there, all are there, and one twice.
+        // Some samples are kept, all are kept, and one occurs twice.
         module.forward(&batch.narrow(0, 1, 2).unwrap()).unwrap();
         let twice = Tensor::cat(&[&batch, &batch.narrow(0, 2, 1).unwrap()], 0).unwrap();
         for input in [&batch, &batch, &twice] {
@@ -72,7 +72,7 @@ fn layouts_do_not_matter() {
         let computed = samples.load(Ordering::SeqCst);
         assert_same(&module.forward(&input.force_contiguous().unwrap()).unwrap().into_tensor().unwrap(), &input);
         assert_eq!(samples.load(Ordering::SeqCst), computed);
-        // Chosen rows.
+        // Selected rows.
         let (module, _) = identity();
         if input.dims()[0] > 1 {
             module.forward(&input.narrow(0, 0, 1).unwrap()).unwrap();
@@ -81,7 +81,7 @@ fn layouts_do_not_matter() {
     }
 }
 
-/// A kept output shares nothing with what the module or the caller holds.
+/// A kept output shares no memory with tensors of the module or the caller.
 #[test]
 fn later_writes_reach_no_output() {
     let module = in_memory().memory_bytes(1 << 20).memory_device(Device::Cpu).wrap_fn(|x: &Tensor| x.clone()).unwrap();
@@ -113,7 +113,7 @@ fn rows_are_padded_in_any_dtype() {
     }
 }
 
-/// Packed floats and bare exponents.
+/// Packed floats and exponent-only floats.
 #[test]
 fn dtypes_that_candle_only_carries_are_refused() {
     let scales = || Tensor::from_raw_buffer(&[127, 128], DType::F8E8M0, &[2, 1], &Device::Cpu).unwrap();
@@ -139,7 +139,7 @@ fn tensors_are_ids() {
     assert!(said.contains("one-dimensional tensor of integers"), "{said}");
 }
 
-/// What made an input would silently not learn.
+/// The variable that produced an input would silently not learn.
 #[test]
 fn inputs_of_variables_are_refused() {
     let (module, _) = identity();

@@ -1,4 +1,4 @@
-//! Weights that are fingerprinted, frozen, and changed behind the handle.
+//! Weights that are fingerprinted, frozen, and changed outside of the handle.
 
 use std::collections::HashMap;
 
@@ -50,7 +50,7 @@ fn a_variable_that_is_set_is_noticed() {
     assert_eq!(misses, 4);
     assert_same(&after, &layer.forward(&rows(2, 4)).unwrap().detach());
 
-    // The former weights again: what was kept for them is there.
+    // With the former weights, the outputs that were kept for them are found again.
     bias.set(&former).unwrap();
     let (again, misses) = call(&module);
     assert_eq!(misses, 4);
@@ -69,7 +69,7 @@ fn a_step_of_an_optimizer_is_noticed() {
     assert_same(&output, &layer.forward(&rows(2, 4)).unwrap().detach());
 }
 
-/// Of many variables, each call looks at some.
+/// Each call inspects some of many variables.
 #[test]
 fn one_of_many_variables_is_noticed_in_turn() {
     let many: HashMap<String, Var> =
@@ -86,7 +86,7 @@ fn one_of_many_variables_is_noticed_in_turn() {
     }
 }
 
-/// A write that none of the places shows: the caller says so.
+/// The caller reports a write that is not detected.
 #[test]
 fn a_small_write_is_told() {
     let (weight, bias) = (rows(64, 64), Tensor::zeros(64, DType::F32, &Device::Cpu).unwrap());
@@ -115,7 +115,7 @@ fn weights_are_saved_and_loaded() {
     module.save(&file).unwrap();
     module.close().unwrap();
 
-    // Another process: other weights, until those are loaded; candle reads the file too.
+    // Another process has other weights until the saved ones are loaded. candle can read the file as well.
     let (layer, map) = linear();
     let module = options().wrap_module(layer, variables(&map).freeze()).unwrap();
     assert_eq!(call(&module).1, 2);

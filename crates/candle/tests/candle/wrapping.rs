@@ -27,7 +27,7 @@ fn a_module_asks_for_a_version_in_a_folder() {
         assert_eq!(module.counts().misses, misses);
         module.close().unwrap();
     }
-    // Another type of module with the same weights.
+    // Another type of module with the same weights is another identity.
     let (layer, variables) = linear();
     let module = options().version("1").wrap_module(move |x: &Tensor| layer.forward(x)?.neg(), variables).unwrap();
     module.forward(&rows(2, 4)).unwrap();
@@ -44,7 +44,7 @@ fn the_handle_is_a_layer() {
         assert_same(&network.forward(&rows(2, 4)).unwrap(), &expected);
     }
     assert_eq!((backbone.counts().misses, backbone.counts().hits), (2, 2));
-    // What it refuses is candle's error, and the function's own error is ours.
+    // A refusal becomes an error of candle, and an error of the function becomes an error of the layer.
     let said = network.forward(&rows(2, 5)).unwrap_err().to_string();
     assert!(said.contains("the wrapped computation failed") && said.contains("shape mismatch"), "{said}");
     assert!(matches!(backbone.forward(&rows(2, 5)), Err(Error::Compute { .. })));

@@ -1,4 +1,4 @@
-"""Checks what `tensorcask export` wrote into the folder of the argument: see ../it/output/columns.rs."""
+"""Checks the files that `tensorcask export` wrote to the folder in the argument: see ../it/output/columns.rs."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-//! What a call is made of: the places of its arguments, ids, variants, lists, and what is counted of it.
+//! The parts of a call: the places of its arguments, ids, variants, lists, and counters.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -18,7 +18,7 @@ fn tensor(output: tensorcask_torch::Result<Output>) -> Tensor {
     output.unwrap().into_tensor().unwrap()
 }
 
-/// Gives a number that tells how it was called, for each sample.
+/// Returns for each sample a number that encodes how the module was called.
 fn telling() -> (CachedModule, Seen) {
     let seen = Seen::default();
     let noted = seen.clone();
@@ -69,12 +69,13 @@ fn the_place_of_every_argument_counts_with_ids() {
         }
     }
     assert_eq!(seen.calls(), count);
-    // Variants of each are apart too.
+    // Variants of each call are kept apart too.
     for inputs in calls() {
         module.call(inputs).ids(&["a", "b"]).variant(1).run().unwrap();
     }
     assert_eq!(seen.calls(), 2 * count);
-    // What is in a tensor beside an id does not count: the id names the sample. Nor does the order of names.
+    // With an id, the elements of a tensor do not count, as the id names the sample. The order of names does not count
+    // either.
     let other = Inputs::new().with(x() + 1).with(mask() + 1);
     assert_eq!(tensor(module.forward_with_ids(other, &["a", "b"])).int64_value(&[0, 0]), 1);
     let named = |names: [&str; 2]| Inputs::new().with(x()).named(names[0], 1).named(names[1], 1);
@@ -127,7 +128,7 @@ fn lookups_say_variants_and_arguments() {
     let batch = batches.start().unwrap().next().unwrap().unwrap();
     assert_same(&batch.output.into_tensor().unwrap(), &(&x * &y + 1));
     assert_eq!(module.call(places()).ids(&["c", "d"]).variant(4).contains().unwrap(), [true, true]);
-    // Loaded tensors have to have the places that were looked up.
+    // A loader has to return tensors for the places of the lookup.
     let error = module.batches(&["e", "f"], 2).load(load).start().unwrap().next().unwrap().unwrap_err();
     assert!(error.to_string().contains("Inputs::tensors(2)"), "{error}");
     assert!(module.call(Inputs::tensors(2)).run().is_err());
@@ -158,7 +159,7 @@ fn ids_of_more_sorts() {
 
 #[test]
 fn empty_batches_look_as_the_module_says() {
-    // A width that the caller chooses, and shapes that differ from batch to batch.
+    // A width that the caller passes, and shapes that differ between batches.
     let module = in_memory().wrap_inputs_fn(|inputs: &Inputs| {
         let x = inputs.tensor(0)?;
         let Some(Argument::Int(width)) = inputs.positional().nth(1) else { return Ok(x.to_kind(Kind::Int64)) };
@@ -180,7 +181,7 @@ fn empty_batches_look_as_the_module_says() {
             assert_eq!((plain(0, dims).size(), plain(0, dims).kind()), (vec![0, dims], Kind::Int64));
         }
     }
-    // A tree of nothing.
+    // A tree without tensors.
     let dir = tempfile::tempdir().unwrap();
     let wrap = || {
         let options = CacheOptions::in_folder(dir.path(), "trees").version("1");
@@ -193,7 +194,7 @@ fn empty_batches_look_as_the_module_says() {
         module.forward_with_ids(&rows(0, 2, 2), ids(0, 2)).unwrap();
     }
     module.close().unwrap();
-    // Without inputs, what is kept tells.
+    // Without inputs, the kept rows determine the layout.
     let lazy = wrap().forward_lazy(ids(0, 0), Device::Cpu, |_| panic!("nothing is missing")).unwrap();
     assert_outputs(&lazy, &expected);
 }
@@ -237,19 +238,19 @@ fn a_module_whose_cache_is_off_is_trained() {
         let loss = tensor(module.call(&x).training(training).run()).square().sum(Kind::Float);
         optimizer.backward_step(&loss);
     }
-    // A checkpoint is loaded all the same.
+    // A checkpoint can be loaded nevertheless.
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("tuned.ot");
     module.save(&file).unwrap();
     module.load(&file).unwrap();
-    // On again: refused while it is trainable, and old outputs are not met afterwards.
+    // With the cache on again, the module is refused while it is trainable; afterwards the old outputs are not found.
     module.set_enabled(true);
     assert!(matches!(module.forward(&x).unwrap_err(), tensorcask_torch::Error::Trainable { .. }));
     assert!(matches!(module.load(&file).unwrap_err(), tensorcask_torch::Error::Trainable { .. }));
     variables.freeze();
     let after = tensor(module.forward(&x));
     assert!(!after.equal(&before));
-    // A lazy call goes past a cache that is off, too.
+    // A lazy call bypasses a disabled cache too.
     module.set_enabled(false);
     let lazy = tensor(module.forward_lazy(ids(0, 4), Device::Cpu, |_| Ok(Inputs::from(&x))));
     assert_same(&lazy, &after);
@@ -317,13 +318,13 @@ fn hits_are_counted_once_when_weights_change() {
     });
     assert_same(&tensor(output), &(rows(0, 6, 2) * 3));
     let counts = module.counts();
-    // Nothing of the new weights was there.
+    // No outputs of the new weights were kept.
     assert_eq!((counts.hits, counts.read_bytes, counts.misses), (0, 0, 10));
 }
 
 #[test]
 fn lists_are_what_the_caller_says() {
-    // As many samples as items: sizes alone would not tell.
+    // The list has as many items as the batch has samples, so its length is ambiguous.
     let f = |x: &Tensor| -> Vec<Tensor> { (0..x.size()[0]).map(|at| x.get(at).expand([2, -1], false) + at).collect() };
     let items = |module: &CachedModule, from: i64, count: i64| {
         let output = module.forward_with_ids(&rows(from, count, 3), ids(from as u64, count as u64)).unwrap();
@@ -337,19 +338,19 @@ fn lists_are_what_the_caller_says() {
         assert_same(&first[at], &(rows(at as i64, 1, 3).expand([2, -1], false) + at as i64));
         assert_same(&first[at], &again[at]);
     }
-    // Found in another batch, each sample has its own.
+    // In another batch, each sample has its own item.
     let third = items(&each, 1, 2);
     assert_same(&third[0], &first[1]);
     let off = each.clone();
     off.set_enabled(false);
     items(&off, 0, 2);
-    // Said by nobody, a list is of the whole batch, and sizes that do not fit are an error that says what to do.
+    // By default a list holds outputs of the whole batch. Sizes that do not fit are an error, which says what to do.
     let batched = in_memory().wrap_fn(f).unwrap();
     let error = batched.forward_with_ids(&rows(0, 3, 3), ids(0, 3)).unwrap_err();
     assert!(error.to_string().contains("Output::Each"), "{error}");
     let each = in_memory().lists(Lists::Each).wrap_fn(|x: &Tensor| vec![x + 1, x + 2]).unwrap();
     assert!(each.forward_with_ids(&rows(0, 3, 3), ids(0, 3)).unwrap_err().to_string().contains("2 rows"));
-    // Lists inside of maps and tuples, too.
+    // Lists within maps and tuples as well.
     let nested = in_memory()
         .lists(Lists::Each)
         .wrap_fn(move |x: &Tensor| Output::map([("boxes", f(x).output()), ("all", Output::Tensor(x + 1))]));
@@ -402,7 +403,7 @@ fn saved_variables_are_read_by_a_var_store() {
         let error = module.save(dir.path().join(name)).unwrap_err();
         assert!(error.to_string().contains(".safetensors or .ot"), "{error}");
         assert!(!dir.path().join(name).exists());
-        // What a VarStore wrote under such a name is read all the same.
+        // A file that a VarStore wrote under this name can be read as well.
         variables.save(dir.path().join(name)).unwrap();
         module.load(dir.path().join(name)).unwrap();
     }

@@ -1,4 +1,4 @@
-//! Weights that change while a module is wrapped, in every way that libtorch has.
+//! Detection of weights that change while a module is wrapped, by every means of libtorch.
 
 use std::sync::Barrier;
 use std::time::Duration;
@@ -14,7 +14,7 @@ fn tensor(output: tensorcask_torch::Result<tensorcask_torch::Output>) -> Tensor 
     output.unwrap().into_tensor().unwrap()
 }
 
-/// `x * w` for a frozen `w` of `len` elements, all of this value.
+/// `x * w` for a frozen `w` of `len` elements, all equal to `value`.
 fn scaling(options: CacheOptions, len: i64, value: f64) -> (CachedModule, Tensor, nn::VarStore) {
     let mut variables = nn::VarStore::new(Device::Cpu);
     let w = variables.root().var("w", &[len], nn::Init::Const(value));
@@ -41,7 +41,7 @@ fn running_statistics_that_a_training_pass_moves() {
         let options = CacheOptions::in_folder(dir.path(), format!("norm-{features}"));
         (options.wrap_module_t(norm, &variables).unwrap(), variables)
     };
-    // Few features, whose statistics are read at every call, and many, whose are not.
+    // With few features, all statistics are read at every call; with many, only some bytes of them.
     for features in [3, 10_000] {
         let x = rows(0, 4, features);
         let (module, variables) = wrap(features);
@@ -54,7 +54,7 @@ fn running_statistics_that_a_training_pass_moves() {
         plain.copy(&variables).unwrap();
         assert_same(&after, &norm.forward_t(&x, false).detach());
         module.close().unwrap();
-        // The next process has the first statistics again.
+        // The next process has the initial statistics.
         assert_same(&tensor(wrap(features).0.forward(&x)), &before);
     }
 }
@@ -81,7 +81,7 @@ fn running_statistics_that_move_behind_the_handle() {
     }
 }
 
-/// Of so many variables not all are looked at closely in each call.
+/// Of so many variables, each call inspects only some.
 #[test]
 fn one_of_hundreds_of_variables() {
     let mut variables = nn::VarStore::new(Device::Cpu);
@@ -133,10 +133,10 @@ fn weights_that_change_during_a_call() {
     });
     assert_same(&tensor(output), &(rows(1, 2, 2) * 3));
     module.close().unwrap();
-    // Nothing of it was kept for the weights of the beginning.
+    // No output of the changed weights was kept for the initial ones.
     let (module, _, _variables) = scaling(CacheOptions::in_folder(dir.path(), "m"), 1, 2.0);
     assert_same(&tensor(module.forward_with_ids(&rows(1, 2, 2), &[0_u64, 1])), &(rows(1, 2, 2) * 2));
-    // Weights that never stand still are an error.
+    // Weights that every attempt finds changed are an error.
     let (module, w, _variables) = scaling(CacheOptions::in_memory().module_id("m"), 1, 2.0);
     let mut value = 2.0;
     let error = module.forward_lazy(&[7_u64], Device::Cpu, |_| {
@@ -161,7 +161,7 @@ fn weights_that_other_threads_change() {
     let call = |x: &Tensor, ids: &[u64]| loop {
         match module.forward_with_ids(x, ids) {
             Ok(output) => return output.into_tensor().unwrap(),
-            // The weights stood still for none of its tries: the test's fault.
+            // The other thread changed the weights during every attempt, which the test causes itself.
             Err(error) => assert!(error.to_string().contains("are changed by every call"), "{error}"),
         }
     };
@@ -198,7 +198,7 @@ fn weights_that_other_threads_change() {
 
 #[test]
 fn kinds_and_views_that_change() {
-    // Rounding through half precision changes values, though kind, shape and count of writes are as before.
+    // Rounding through half precision changes values, but not kind, shape and count of writes.
     for len in [16, 256, 100_000] {
         let (module, w, mut variables) = scaling(CacheOptions::in_memory().module_id("m"), len, 0.1);
         let call = || tensor(module.forward_with_ids(&rows(1, 2, 2), &[0_u64, 1]));
@@ -213,7 +213,7 @@ fn kinds_and_views_that_change() {
 
 #[test]
 fn views_of_the_same_elements() {
-    // Address, sizes and count of writes stay: only the strides are exchanged.
+    // Address, sizes and count of writes stay the same: only the strides change.
     for side in [3, 100] {
         let mut w = Tensor::arange(side * side, (Kind::Float, Device::Cpu)).view([side, side]);
         let handle = w.shallow_clone();
@@ -249,7 +249,7 @@ fn a_flush_covers_former_weights() {
     let dir = tempfile::tempdir().unwrap();
     let options = || CacheOptions::in_folder(dir.path(), "m");
     let (one, w, _variables) = scaling(options(), 1, 2.0);
-    // Another handle keeps the store of the first weights open.
+    // Another handle keeps the store of the initial weights open.
     let (two, _, _others) = scaling(options(), 1, 2.0);
     one.forward_with_ids(&rows(1, 2, 2), &[0_u64, 1]).unwrap();
     let folder = two.folder().unwrap();
@@ -282,7 +282,7 @@ fn cache_dtypes_do_not_mix() {
         assert_same(&tensor(plain.forward_with_ids(&rows(0, 4, 2), &ids(0, 4))), &(rows(0, 4, 2) * 2 + 1));
     }
     assert_eq!(seen.samples(), 4);
-    // Empty batches have the dtype of full ones.
+    // Empty batches have the same dtype as full ones.
     let (fresh, _) = doubling_with(CacheOptions::in_memory().module_id("m").cache_dtype(tensorcask::Dtype::F16));
     let kind = || tensor(fresh.forward(&rows(0, 0, 2))).kind();
     let before = kind();

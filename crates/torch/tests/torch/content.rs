@@ -1,11 +1,11 @@
-//! Keys by content: whatever changes the output changes the key.
+//! Keys by content: any change that affects the output changes the key.
 
 use tch::{Device, Kind, Tensor};
 use tensorcask_torch::{Argument, CacheOptions, CachedModule, Content, Inputs, Output};
 
 use super::{Seen, assert_same, doubling, rows};
 
-/// A function of anything that counts what it sees.
+/// Wraps a function of any arguments, and counts its calls.
 fn watched() -> (CachedModule, Seen) {
     let seen = Seen::default();
     let noted = seen.clone();
@@ -16,7 +16,7 @@ fn watched() -> (CachedModule, Seen) {
     (module.unwrap(), seen)
 }
 
-/// Every call is a miss at first, and a hit ever after.
+/// Each of the calls misses at first, and hits afterwards.
 fn all_different(calls: &[Inputs]) {
     let (module, seen) = watched();
     for (number, inputs) in calls.iter().enumerate() {
@@ -40,7 +40,7 @@ fn samples_are_found_wherever_they_stand() {
     let view = rows(0, 4, 3).transpose(0, 1).contiguous().transpose(0, 1);
     module.forward(&view).unwrap();
     assert_eq!(seen.calls(), 1);
-    // The same sample twice.
+    // The same sample occurs twice.
     let twice = Tensor::cat(&[rows(8, 1, 3), rows(8, 1, 3)], 0);
     module.forward(&twice).unwrap();
     assert_eq!(seen.samples(), 5);
@@ -69,7 +69,7 @@ fn elements_count_by_value_and_place() {
 
 #[test]
 fn a_hundred_thousand_samples_have_as_many_keys() {
-    // Rolled, sparse, nearly equal: what weighted sums of subsamples take for one another.
+    // Rolled, sparse and nearly equal elements, which weighted sums of subsamples would confuse.
     let (module, _) = doubling();
     let one_hot = Tensor::eye(1000, (Kind::Float, Device::Cpu));
     for scale in 0..100 {
@@ -92,7 +92,7 @@ fn arguments_count_by_place_name_and_type() {
         x().named("other", &b),
         x().named("another", &b),
         x().with(Argument::Shared(b.shallow_clone())),
-        // Plain values, which must not cancel out or be taken for one another.
+        // Plain values, which must not cancel out or be confused.
         x().with(1),
         x().with(1.0),
         x().with(true),
@@ -153,16 +153,16 @@ fn subsampling_is_a_choice_that_still_looks_everywhere() {
         changed
     };
     module.forward(&base).unwrap();
-    // Both ends and the sampled 64 bytes of each stride are seen.
+    // Both ends and the sampled 64 bytes of each stride count.
     for (number, position) in [0, 255, 256, 300, 1280, 2304, 9744, 9999].into_iter().enumerate() {
         module.forward(&changed(position)).unwrap();
         assert_eq!(seen.calls(), number + 2, "a change at {position} was not seen");
     }
-    // What is left out is not: that is the choice.
+    // The bytes in between do not count, as chosen.
     let calls = seen.calls();
     module.forward(&changed(256 + 64)).unwrap();
     assert_eq!(seen.calls(), calls);
-    // Short samples are covered wholly, and other settings are other keys.
+    // Short samples are covered completely, and other settings give other keys.
     module.forward(&changed(0).narrow(1, 0, 400)).unwrap();
     module.forward(&base.narrow(1, 0, 400)).unwrap();
     assert_eq!(seen.calls(), calls + 2);
@@ -185,11 +185,11 @@ fn the_layout_in_memory_does_not_count() {
             assert_same(&call(x), &expected);
         }
         assert_eq!(seen.samples(), 6, "{kind:?}");
-        // Other elements, in the memory of the same layout.
+        // Other elements in the same memory layout.
         drop(call(&last.flip([1])));
         drop(call(&images.flip([3]).permute([0, 2, 3, 1]).contiguous().permute([0, 3, 1, 2])));
         assert_eq!(seen.samples(), 18, "{kind:?}");
-        // Expanded: one channel seen thrice, and one sample seen six times.
+        // Expanded tensors: one channel repeated three times, and one sample repeated six times.
         let gray = images.narrow(1, 0, 1).expand([6, 3, 20, 31], false);
         drop(call(&gray));
         drop(call(&gray.contiguous()));

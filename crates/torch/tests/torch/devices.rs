@@ -1,4 +1,4 @@
-//! Results arrive where they are wanted.
+//! Results are returned on the requested device.
 
 use tch::{Cuda, Device, Kind, Tensor};
 use tensorcask_torch::CacheOptions;
@@ -33,7 +33,7 @@ fn on_cuda() {
             assert_eq!(output.device(), device);
             assert_same(&output.to_device(Device::Cpu), &expected.narrow(0, 0, known).to_device(Device::Cpu));
         }
-        // By content: the same bytes on another device are the same sample.
+        // By content, the same bytes on another device are the same sample.
         module.forward(&x).unwrap();
         module.forward(&x.to_device(Device::Cpu)).unwrap();
         assert_eq!(seen.samples(), 128);

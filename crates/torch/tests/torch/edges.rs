@@ -1,4 +1,4 @@
-//! Corners that once were wrong.
+//! Regression tests for corner cases.
 
 use tch::{Device, Kind, Tensor};
 use tensorcask_torch::OutputLike as _;
@@ -114,7 +114,7 @@ fn layouts_are_the_same_on_a_miss_and_on_a_hit() {
         assert!(!output.is_sparse());
         assert_same(&output, &rows(0, 2, 2));
     }
-    // A module that gives its input back: writing into the result leaves the input alone.
+    // A module that returns its input: writing to the result does not change the input.
     let identity = wrapped(|x| Output::Tensor(x.shallow_clone()));
     let x = rows(1, 2, 2);
     let _zeroed = identity.forward(&x).unwrap().into_tensor().unwrap().zero_();
@@ -172,7 +172,7 @@ fn a_call_that_waits_for_itself_is_an_error() {
         Ok(Inputs::from(&rows(0, 1, 2)))
     });
     assert!(error.unwrap_err().to_string().contains("asked for the very sample"));
-    // Another sample may be asked for, even by the module itself.
+    // Another sample may be requested, even by the module itself.
     let output = module.forward_lazy(&[1_u64], Device::Cpu, |_| {
         inner.forward_with_ids(&rows(0, 1, 2), &[2_u64])?;
         Ok(Inputs::from(&rows(0, 1, 2)))
@@ -225,7 +225,7 @@ fn why_content_misses_is_not_asked_of_sparse_inputs() {
 
 #[test]
 fn an_empty_batch_for_a_module_that_panics_at_it() {
-    // As modules of tch do at any error of libtorch: the largest of no elements.
+    // Modules of tch panic at any error of libtorch, such as for the maximum of no elements.
     let module = wrapped(|x| Output::Tensor(x - x.max()));
     let empty = || module.forward(&rows(0, 0, 4));
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(empty)).is_err());

@@ -1,4 +1,4 @@
-//! Disks that are full or broken: nothing that was computed is thrown away for them, and they are used again.
+//! Full and broken disks: computed outputs are returned nevertheless, and the disk is used again later.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,15 +12,15 @@ use super::{assert_same, doubling_with, ids, rows};
 const DIR: &str = "TENSORCASK_TORCH_FULL_DIR";
 const DIMS: i64 = 512;
 
-/// Runs this test again in a process of its own, in which files may be bounded: a limit on their length is the only
-/// full disk that needs no rights. Returns the folder there, and nothing here.
+/// Runs this test again in a process of its own, in which the length of files can be limited: this simulates a full
+/// disk without privileges. Returns the folder in the child, and `None` in the parent.
 fn in_a_child(test: &str) -> Option<std::path::PathBuf> {
     if let Some(dir) = std::env::var_os(DIR) {
         return Some(dir.into());
     }
     let dir = tempfile::tempdir().unwrap();
     let output = Command::new("sh")
-        // A process that ignores the signal gets the error.
+        // A process that ignores the signal gets an error instead.
         .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", &format!("failing::{test}"), "--nocapture", "--test-threads=1"])
@@ -77,7 +77,7 @@ fn a_full_disk_does_not_stop_a_training() {
         call(&other, next).unwrap();
         next += 16;
     }
-    // What is there is served, one warning says what happens, and no barrier is claimed.
+    // Kept outputs are served, one warning reports the failure, and flushing fails.
     let hits = module.counts().hits;
     call(&module, 0).unwrap();
     assert_eq!(module.counts().hits, hits + 16);
@@ -85,7 +85,7 @@ fn a_full_disk_does_not_stop_a_training() {
     assert!(module.warnings()[0].contains("computed and not kept"), "{:?}", module.warnings());
     assert!(matches!(module.flush(), Err(tensorcask_torch::Error::Store(tensorcask::Error::Poisoned { .. }))));
 
-    // Room is made. A module that is wrapped anew keeps its outputs at once, though the other handles live on.
+    // Space is freed. A module that is wrapped again keeps its outputs at once, although the other handles still exist.
     bound_files(None);
     let (again, _) = doubling_with(segments(&dir));
     let before = kept_on_disk(&again);
@@ -93,7 +93,7 @@ fn a_full_disk_does_not_stop_a_training() {
     assert_eq!(again.counts().not_kept, 0);
     again.flush().unwrap();
     assert!(kept_on_disk(&again) >= before + 16);
-    // So do they.
+    // The other handles keep theirs as well.
     let not_kept = module.counts().not_kept;
     call(&module, next + 16).unwrap();
     assert_eq!((module.counts().not_kept, other.flush().is_ok()), (not_kept, true));
@@ -117,7 +117,7 @@ fn a_handle_finds_room_by_itself() {
         assert!(started.elapsed() < Duration::from_secs(20), "the store is never opened again");
         std::thread::sleep(Duration::from_millis(50));
     }
-    // Rows that were lost are told of once.
+    // Lost rows are reported once.
     assert!(module.flush().is_err());
     module.flush().unwrap();
     assert!(kept_on_disk(&module) >= 16);
@@ -131,7 +131,7 @@ fn modules_are_wrapped_on_a_full_disk() {
     call(&module, 0).unwrap();
     call(&module, 0).unwrap();
     assert_eq!((module.counts().misses, module.counts().not_kept, module.warnings().len()), (32, 32, 1));
-    // Asked to fail, it does, and goes on as soon as there is room.
+    // With `OnStoreError::Fail` the call fails, and succeeds again as soon as there is space.
     let (strict, _) = doubling_with(CacheOptions::in_folder(&dir, "strict").on_store_error(OnStoreError::Fail));
     assert!(call(&strict, 0).is_err());
     bound_files(None);

@@ -1,4 +1,4 @@
-//! Layers before a cached module cannot learn through it, and are told so.
+//! Layers before a cached module cannot learn through it, so their outputs are refused.
 
 use tch::nn::{self, Module, OptimizerConfig};
 use tch::{Device, Kind, Tensor};
@@ -6,7 +6,7 @@ use tensorcask_torch::{Argument, CacheOptions, CachedModule, Inputs};
 
 use super::{assert_same, doubling, ids, rows};
 
-/// A layer that learns, and what it makes of some rows.
+/// A layer that learns, and its output for some rows.
 fn learning() -> (nn::Linear, nn::VarStore) {
     let variables = nn::VarStore::new(Device::Cpu);
     (nn::linear(variables.root(), 3, 3, Default::default()), variables)
@@ -36,7 +36,7 @@ fn inputs_that_require_a_gradient_are_refused() {
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| network.forward(&rows(0, 2, 3))));
     assert!(panicked.is_err());
     assert_eq!(seen.calls(), 0);
-    // Where nothing is recorded, nothing is lost: in evaluation, and detached.
+    // Inputs are accepted if no gradients are recorded: in evaluation, and detached.
     let evaluated = tch::no_grad(|| network.forward(&rows(0, 2, 3)));
     assert_same(&evaluated, &tch::no_grad(|| &x * 2 + 1));
     module.forward(&x.detach()).unwrap();
@@ -54,7 +54,7 @@ fn they_pass_by_name_and_past_the_cache() {
         assert!(!output.requires_grad());
     }
     assert_eq!((module.counts().misses, module.counts().hits), (2, 2));
-    // Off, or in training mode, the layer learns through the module.
+    // With the cache off, or in training mode, the layer learns through the module.
     let (module, _) = doubling();
     module.set_enabled(false);
     let mut optimizer = nn::Sgd::default().build(&variables, 0.1).unwrap();

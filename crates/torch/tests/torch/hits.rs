@@ -1,4 +1,4 @@
-//! Hits, misses, and everything between.
+//! Hits, misses, and batches with both.
 
 use tch::{Device, Kind, Tensor};
 use tensorcask_torch::{CacheOptions, Id, Ids, Inputs};
@@ -11,13 +11,13 @@ fn only_misses_are_computed_and_order_is_kept() {
     module.forward_with_ids(&rows(0, 4, 3), &[0_u64, 1, 2, 3]).unwrap();
     assert_eq!((seen.calls(), seen.samples()), (1, 4));
 
-    // Two known, two new, mixed up.
+    // Two kept and two new samples, interleaved.
     let mixed = Tensor::cat(&[rows(9, 1, 3), rows(2, 1, 3), rows(7, 1, 3), rows(0, 1, 3)], 0);
     let output = module.forward_with_ids(&mixed, &[9_u64, 2, 7, 0]).unwrap().into_tensor().unwrap();
     assert_same(&output, &(&mixed * 2 + 1));
     assert_eq!((seen.calls(), seen.samples()), (2, 6));
 
-    // All known: the module is not called.
+    // All samples are kept: the module is not called.
     let again = module.forward_with_ids(&mixed, &[9_u64, 2, 7, 0]).unwrap().into_tensor().unwrap();
     assert_same(&again, &output);
     assert_eq!(seen.calls(), 2);
@@ -34,7 +34,7 @@ fn duplicates_are_computed_once() {
         assert_same(&output, &(&x * 2 + 1));
         assert_eq!(seen.samples(), 3, "round {round}");
     }
-    // Duplicates next to hits that were read in place.
+    // Duplicates of hits that were read directly into the batch.
     let x = rows(0, 5, 2).index_select(0, &Tensor::from_slice(&[3_i64, 0, 3, 4, 1, 4]));
     let output = module.forward_with_ids(&x, &["d", "a", "d", "e", "b", "e"]).unwrap().into_tensor().unwrap();
     assert_same(&output, &(&x * 2 + 1));
@@ -51,7 +51,7 @@ fn batches_of_none_and_of_one() {
         let one = module.forward_with_ids(&rows(5, 1, 3), &[5_u64]).unwrap().into_tensor().unwrap();
         assert_same(&one, &(rows(5, 1, 3) * 2 + 1));
     }
-    // By now rows are known to have 3 elements.
+    // By now the layout is known: rows have 3 elements.
     let calls = seen.calls();
     let empty = module.forward_with_ids(&rows(0, 0, 3), &[] as &[u64]).unwrap().into_tensor().unwrap();
     assert_eq!((empty.size(), empty.kind(), seen.calls()), (vec![0, 3], Kind::Float, calls));
@@ -125,7 +125,7 @@ fn several_inputs_are_sliced_together() {
 
 #[test]
 fn results_never_alias_what_is_kept() {
-    // A module that gives the same buffer each time, as one with a preallocated output does.
+    // A module that returns the same buffer each time, as one with a preallocated output does.
     let buffer = std::sync::Mutex::new(Tensor::zeros([2, 2], (Kind::Float, Device::Cpu)));
     let module = CacheOptions::in_memory().module_id("m").wrap_fn(move |x: &Tensor| {
         let mut buffer = buffer.lock().unwrap();
@@ -137,7 +137,7 @@ fn results_never_alias_what_is_kept() {
     module.forward_with_ids(&rows(2, 2, 2), &[2_u64, 3]).unwrap();
     let mut kept = module.forward_with_ids(&rows(0, 2, 2), &[0_u64, 1]).unwrap().into_tensor().unwrap();
     assert_same(&kept, &(rows(0, 2, 2) + 1));
-    // Writing into a result changes nothing that is kept.
+    // Writing to a result does not change the kept row.
     let _zeroed = kept.zero_();
     let again = module.forward_with_ids(&rows(0, 2, 2), &[0_u64, 1]).unwrap().into_tensor().unwrap();
     assert_same(&again, &(rows(0, 2, 2) + 1));
@@ -168,7 +168,7 @@ fn results_carry_no_gradient() {
         let output = module.forward_with_ids(&x, &[0_u64, 1]).unwrap().into_tensor().unwrap();
         assert!(!output.requires_grad());
     }
-    // Switched off, the module is as it was.
+    // With the cache off, the module behaves as without it.
     module.set_enabled(false);
     assert!(module.forward(&x).unwrap().into_tensor().unwrap().requires_grad());
     assert_eq!(module.counts().bypassed, 1);
@@ -235,7 +235,7 @@ fn batches_are_read_ahead() {
     assert_eq!(seen.samples(), 50);
     assert_ne!(orders[0], orders[1]);
     assert_eq!(module.batches(&all, 8).drop_last(true).start().unwrap().count(), 6);
-    // Dropped half way, and without the means to make what is missing.
+    // An iterator that is dropped early, and one without a loader for missing outputs.
     drop(module.batches(&all, 8).start().unwrap().next());
     let mut some = module.batches(&ids(48, 4), 4).start().unwrap();
     assert!(some.next().unwrap().unwrap_err().to_string().contains("2 of 4 outputs"));

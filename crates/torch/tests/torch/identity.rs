@@ -1,4 +1,4 @@
-//! Another module never meets old outputs.
+//! Different modules do not share outputs.
 
 use tch::{Device, Kind, Tensor, nn};
 use tensorcask_torch::OutputLike as _;
@@ -7,7 +7,7 @@ use tensorcask_torch::{CacheOptions, CachedModule, Compute, Inputs, Output, Sett
 
 use super::{assert_same, doubling_with, rows};
 
-/// A frozen linear layer whose weights follow from the seed.
+/// A frozen linear layer whose weights are derived from the seed.
 fn linear(seed: f64) -> (nn::Linear, nn::VarStore) {
     let mut variables = nn::VarStore::new(Device::Cpu);
     let layer = nn::linear(variables.root() / "encoder", 3, 2, Default::default());
@@ -35,7 +35,7 @@ fn other_weights_are_another_identity() {
     };
     assert_eq!((misses(&wrap(1.0)), misses(&wrap(1.0))), (2, 0));
     assert_eq!((misses(&wrap(2.0)), misses(&wrap(2.0)), misses(&wrap(1.0))), (2, 0, 0));
-    // Which part differs.
+    // The part that differs is named.
     let third = wrap(3.0);
     let why = third.why_miss(&["a"]).unwrap();
     assert!(!why.kept);
@@ -66,7 +66,7 @@ fn weights_that_change_later_are_noticed() {
         let _guard = tch::no_grad_guard();
         weight.shallow_clone().copy_(&(&weight / 2.0));
     }
-    // Back at the old weights, the old outputs are there again.
+    // With the old weights, the old outputs are found again.
     assert_eq!(misses(&module), 0);
     assert_same(&module.forward_with_ids(&rows(0, 2, 3), &["a", "b"]).unwrap().into_tensor().unwrap(), &before);
 }
@@ -84,7 +84,7 @@ fn state_passes_through() {
         let (module, _variables) = wrap(1.0);
         misses(&module);
         module.save(&path).unwrap();
-        // Nothing but the inner module's variables, which a VarStore reads.
+        // The file has only the variables of the wrapped module, and a VarStore can read it.
         let (_, mut plain) = linear(9.0);
         plain.load(&path).unwrap();
         let mut names: Vec<String> = plain.variables().into_keys().collect();
@@ -97,7 +97,7 @@ fn state_passes_through() {
         assert_eq!(misses(&other), 0);
         assert_same(&variables.variables()["encoder.weight"], &plain.variables()["encoder.weight"]);
 
-        // Another module's file changes nothing.
+        // The file of another module changes nothing.
         let mut foreign = nn::VarStore::new(Device::Cpu);
         let _layer = nn::linear(foreign.root() / "encoder", 3, 5, Default::default());
         foreign.freeze();
@@ -166,7 +166,7 @@ fn weights_may_be_ignored_with_a_warning() {
 
 #[test]
 fn models_share_what_they_share() {
-    // Two parent models with the same frozen backbone; and k folds of one data set.
+    // Two parent models with the same frozen backbone, and k folds of one data set.
     let dir = tempfile::tempdir().unwrap();
     let parent = || {
         let (layer, variables) = linear(1.0);
@@ -211,7 +211,7 @@ fn a_type_of_ones_own_brings_its_settings() {
         assert_eq!(misses(&module), expected);
         assert!(module.folder().unwrap().starts_with(dir.path().canonicalize().unwrap().join("scale")));
     }
-    // What the caller says goes first.
+    // Options of the caller take precedence.
     assert_eq!(misses(&options().version("2").wrap(Scale { factor: 2.0 }).unwrap()), 2);
     assert_eq!(misses(&options().module_id("other").wrap(Scale { factor: 2.0 }).unwrap()), 2);
 }
@@ -224,7 +224,7 @@ fn trainable_modules_are_refused() {
     let refused = options().wrap_module(layer(), &variables).unwrap_err();
     assert!(matches!(&refused, tensorcask_torch::Error::Trainable { count: 2, .. }), "{refused}");
     assert!(options().enforce_stateless(false).wrap_module(layer(), &variables).is_ok());
-    // Unfrozen after it was wrapped: refused from then on, in evaluation and in training.
+    // A module that is unfrozen after wrapping is refused from then on, in evaluation and in training.
     let (layer, mut variables) = linear(1.0);
     let module = options().wrap_module_t(layer, &variables).unwrap();
     misses(&module);
@@ -273,7 +273,7 @@ fn identities_are_listed_and_pruned() {
     assert!(all[0].differences.is_empty());
     assert_eq!(all[2].differences, ["version: \"3\" here, \"1\" there"]);
 
-    // Whatever is open stays, and so does what holds other files.
+    // Identities that are open stay, and so do those with foreign files.
     let (module, seen) = doubling_with(options().version("2"));
     misses(&module);
     let stranger = all[2].folder.join("notes.txt");
@@ -290,7 +290,7 @@ fn identities_are_listed_and_pruned() {
     let pruned = options().prune_identities(|identity| !identity.differences.is_empty()).unwrap();
     assert_eq!((pruned.removed.len(), pruned.kept.len()), (1, 0));
     assert_eq!(options().identities().unwrap().len(), 1);
-    // A writer that this process knows nothing of.
+    // A writer of another process.
     let folder = module.folder().unwrap();
     module.close().unwrap();
     let writer = tensorcask::Store::open(&folder, "str").unwrap();
@@ -317,7 +317,7 @@ fn identities_are_listed_and_pruned_without_the_layer() {
     let listed = tensorcask_cache::identities::list(&folder).unwrap();
     assert_eq!(listed, CacheOptions::in_folder(dir.path(), "m").identities().unwrap());
     assert!(listed.iter().all(|identity| identity.record.as_ref().unwrap().contains("\"version\"")), "{listed:?}");
-    // A handle of this process has one open, though none of its stores.
+    // A handle of this process has the identity open, but none of its stores.
     let module = wrap("1");
     let ours = module.folder().unwrap();
     for dry_run in [true, false] {
@@ -328,7 +328,7 @@ fn identities_are_listed_and_pruned_without_the_layer() {
         assert_eq!(listed.iter().filter(|identity| identity.folder.exists()).count(), if dry_run { 2 } else { 1 });
     }
     assert_eq!(misses(&module), 0);
-    // What an interrupted removal left is nobody's sibling, and the next removal finishes with it.
+    // The remains of an interrupted removal are not an identity, and the next removal deletes them.
     module.close().unwrap();
     std::fs::rename(&ours, ours.with_extension("pruned")).unwrap();
     let other = wrap("3");

@@ -37,17 +37,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tch::{Device, Kind, Tensor};
 use tensorcask_torch::{CacheOptions, CachedModule, Output, to_stored};
 
-/// A tensor of `[rows, dims]` whose elements tell where they are.
+/// A tensor of `[rows, dims]` with numbered elements.
 fn rows(from: i64, count: i64, dims: i64) -> Tensor {
     Tensor::arange_start(from * dims, (from + count) * dims, (Kind::Float, Device::Cpu)).reshape([count, dims])
 }
 
-/// Integer ids from `from` on.
+/// Integer ids, from `from` on.
 fn ids(from: u64, count: u64) -> Vec<u64> {
     (from..from + count).collect()
 }
 
-/// Counts the calls of a wrapped function, and the samples it saw.
+/// Counts the calls of a wrapped function, and their samples.
 #[derive(Debug, Clone, Default)]
 struct Seen {
     calls: Arc<AtomicUsize>,
@@ -69,16 +69,16 @@ impl Seen {
     }
 }
 
-/// `x * 2 + 1`, in memory, and what it saw.
+/// Wraps `x * 2 + 1` in memory, and counts its calls.
 fn doubling() -> (CachedModule, Seen) {
     doubling_with(CacheOptions::in_memory().module_id("doubling"))
 }
 
-/// `x * 2 + 1`, and what it saw.
+/// Wraps `x * 2 + 1`, and counts its calls.
 fn doubling_with(options: CacheOptions) -> (CachedModule, Seen) {
     let seen = Seen::default();
     let noted = seen.clone();
-    // Closures ask for a version where their outputs stay.
+    // Closures require a version in a folder.
     let options = if format!("{options:?}").contains("version: None") { options.version("1") } else { options };
     let module = options.wrap_fn(move |x: &Tensor| {
         noted.note(x);
@@ -87,19 +87,19 @@ fn doubling_with(options: CacheOptions) -> (CachedModule, Seen) {
     (module.unwrap(), seen)
 }
 
-/// Equal in kind, shape and bits; NaN is NaN.
+/// Asserts that kind, shape and bits are equal; NaN equals NaN.
 #[track_caller]
 fn assert_same(a: &Tensor, b: &Tensor) {
     assert_eq!((a.kind(), a.size()), (b.kind(), b.size()));
     let bits = |t: &Tensor| to_stored(t).map(|t| t.data().to_vec());
     match (bits(a), bits(b)) {
         (Ok(a), Ok(b)) => assert!(a == b, "the bits differ"),
-        // A complex kind without a dtype: as its real view.
+        // A complex kind without a dtype is compared as its real view.
         _ => assert_same(&a.view_as_real(), &b.view_as_real()),
     }
 }
 
-/// The same tree with the same bits.
+/// Asserts that two trees are equal, bit by bit.
 #[track_caller]
 fn assert_outputs(a: &Output, b: &Output) {
     match (a, b) {

@@ -1,4 +1,4 @@
-//! Every operation of libtorch that writes to a variable or exchanges it.
+//! Every operation of libtorch that writes to a variable or replaces it.
 
 use tch::{Device, Kind, Tensor};
 
@@ -155,7 +155,7 @@ fn ops() -> Vec<Op> {
     ]
 }
 
-/// Of up to 64 variables, each change is noticed at once.
+/// Of up to 64 variables, each change is detected at once.
 #[test]
 fn any_change_of_few() {
     for pad in [0, 60] {
@@ -170,7 +170,8 @@ fn any_change_of_few() {
     }
 }
 
-/// Of many, what is counted and what is exchanged is noticed at once, and the rest when it is its turn.
+/// Of many variables, counted writes and replacements are detected at once, and other changes when it is the variable's
+/// turn.
 #[test]
 fn any_change_of_many() {
     const LATER: [&str; 12] = [
@@ -195,7 +196,7 @@ fn any_change_of_many() {
         let calls = if LATER.contains(&name) { 301 } else { 1 };
         assert!((0..calls).any(|_| noticed(&module)), "{name}");
         assert!(!noticed(&module), "{name} again");
-        // What is written in a way that nothing counts may be told.
+        // The caller can report a write that is not detected.
         module.weights_changed();
         assert!(!noticed(&module), "{name}: the weights are the same");
     }

@@ -1,4 +1,4 @@
-//! What comes back is what the module gave: structures, dtypes, shapes, bits.
+//! Outputs have the structure, dtype, shape and bits that the module returned.
 
 use tch::{Device, Kind, Tensor};
 use tensorcask_torch::OutputLike as _;
@@ -10,7 +10,7 @@ fn wrapped(f: impl Fn(&Tensor) -> Output + Send + 'static) -> CachedModule {
     CacheOptions::in_memory().module_id("m").wrap_fn(f).unwrap()
 }
 
-/// All misses, all hits, and every mix, against the module itself.
+/// Compares misses, hits and mixed batches with the module itself.
 fn check(f: impl Fn(&Tensor) -> Output + Send + Copy + 'static) {
     for known in [0, 1, 2, 5] {
         let module = wrapped(f);
@@ -56,7 +56,7 @@ fn one_of_each_shape() {
     check(|x| (x * 2).output());
     check(|x| vec![x + 1, x * 2].output());
     check(|x| (x + 1, x.sum_dim_intlist(1, true, Kind::Float), x.to_kind(Kind::Bool)).output());
-    // A sample that is one number, and one that is nothing.
+    // A sample that is one number, and one without elements.
     check(|x| x.select(1, 0).output());
     check(|x| x.narrow(1, 0, 0).output());
 }
@@ -104,7 +104,7 @@ fn views_conjugates_and_sparse_tensors() {
     check(|x| x.transpose(1, 0).contiguous().transpose(1, 0).output());
     check(|x| x.flip([1]).output());
     check(|x| Output::Tensor(x.to_kind(Kind::ComplexFloat).conj().resolve_conj()));
-    // What is lazily conjugated comes back conjugated.
+    // A lazily conjugated tensor is returned conjugated.
     let module = wrapped(|x| {
         (x.to_kind(Kind::ComplexFloat) * Tensor::from_slice(&[1.0_f32]).to_kind(Kind::ComplexFloat)).conj().output()
     });
@@ -122,7 +122,7 @@ fn ragged(x: &Tensor) -> Output {
 #[test]
 fn shapes_that_differ_come_back_as_a_list() {
     check(ragged);
-    // One sample, or samples that happen to be alike: still a list, as the module gives it.
+    // For one sample, or samples of equal shapes, the output is still a list, as the module returned it.
     let module = wrapped(ragged);
     for _ in 0..2 {
         let one = module.forward_with_ids(&rows(0, 1, 1), &[0_u64]).unwrap();
@@ -142,7 +142,7 @@ fn shapes_that_differ_are_padded_on_request() {
 
 #[test]
 fn batches_padded_by_the_module_join() {
-    // As a tokenizer's padding does: each batch is as long as its longest sample.
+    // As with a tokenizer's padding, each batch is as long as its longest sample.
     let f = |x: &Tensor| {
         let longest = x.max().double_value(&[]) as i64 + 1;
         (x.select(1, 0).unsqueeze(1) * Tensor::ones([1, longest], (Kind::Float, Device::Cpu))).output()
@@ -173,7 +173,7 @@ fn results_keep_their_own_dtype_whatever_the_input() {
 
 #[test]
 fn structures_that_differ_between_samples() {
-    // Another structure for odd samples: each comes back as it was.
+    // Odd samples have another structure, and each is returned as it was.
     let module = wrapped(|x| {
         let odd = x.double_value(&[0, 0]) as i64 % 2 == 1;
         if odd { Output::map([("odd", x + 1)]) } else { Output::Tensor(x * 2) }

@@ -1,4 +1,4 @@
-//! Where outputs are kept, and how much of them.
+//! Where outputs are kept, and how many are kept.
 
 use tch::{Device, Tensor};
 use tensorcask_torch::WrapModules as _;
@@ -14,7 +14,7 @@ fn a_store_goes_on_in_the_next_run() {
         let output = module.forward_with_ids(&rows(0, count, 2), &ids(0, count as u64)).unwrap();
         assert_same(&output.into_tensor().unwrap(), &(rows(0, count, 2) * 2 + 1));
         seen.samples()
-        // Dropped without a word: that flushes.
+        // Dropping a handle flushes it.
     };
     assert_eq!((run(10), run(20), run(20), run(5)), (10, 10, 0, 0));
 }
@@ -50,13 +50,13 @@ fn a_flush_is_a_barrier() {
         module.forward_with_ids(&rows(at, 1, 100), &[at]).unwrap();
     }
     module.flush().unwrap();
-    // What was put before is on disk: another reader, of the files alone, has all of it.
+    // The rows are on disk: an independent reader of the files finds all of them.
     let reader = tensorcask::Reader::open(module.folder().unwrap(), "u64").unwrap();
     for at in 0..20_u64 {
         let row = tensorcask_torch::from_stored(reader.get(at).unwrap().unwrap().as_tensor().unwrap()).unwrap();
         assert_same(&row, &(rows(at as i64, 1, 100) * 2 + 1).get(0));
     }
-    // A reader's end harms nothing.
+    // Dropping the reader affects nothing.
     drop(reader);
     module.forward_with_ids(&rows(20, 1, 100), &[20_u64]).unwrap();
     module.flush().unwrap();
@@ -106,7 +106,7 @@ fn memory_tiers_hold_what_they_may() {
             assert_eq!((seen.samples(), module.held().0), (60, 60));
         }
     }
-    // A tier that is full holds what it has.
+    // At its limit a device keeps the rows that it holds.
     let options = CacheOptions::in_memory().module_id("m").memory_bytes(20 * 500).memory_device(Device::Cpu);
     let (module, _) = doubling_with(options);
     module.forward_with_ids(&rows(0, 50, 100), &ids(0, 50)).unwrap();
@@ -123,7 +123,7 @@ fn failures_of_the_disk_surface() {
     let (module, _) = doubling_with(options.engine(|engine| engine.segment_rows(4)));
     module.forward_with_ids(&rows(0, 3, 2), &ids(0, 3)).unwrap();
     module.flush().unwrap();
-    // Somebody takes the files away under the writer: the active segment cannot be sealed any more.
+    // The files are removed while the writer is open, so that the active segment cannot be sealed.
     let segments = module.folder().unwrap().join("u64/segments");
     std::fs::remove_dir_all(&segments).unwrap();
     std::fs::create_dir(&segments).unwrap();
@@ -136,7 +136,7 @@ fn failures_of_the_disk_surface() {
         }
     }
     assert!(matches!(failed, Some(tensorcask_torch::Error::Store(tensorcask::Error::Poisoned { .. }))), "{failed:?}");
-    // And at every call that wants to keep something from then on; what is known is served.
+    // Every later call that has to keep an output fails as well. Kept outputs are served.
     let next = module.forward_with_ids(&rows(100, 1, 2), &ids(100, 1));
     assert!(matches!(next, Err(tensorcask_torch::Error::Store(tensorcask::Error::Poisoned { .. }))));
     assert!(module.flush().is_err());
@@ -185,7 +185,7 @@ fn a_disk_cap_is_kept_and_every_run_keeps_the_same_samples() {
             let found = files_len_bytes(dir.path());
             assert!(found <= limit, "{found} bytes of {cap} after closing, rows of {dims} in batches of {batch}");
         }
-        // Another identity of the module finds no more room; a larger cap does.
+        // Another identity of the module has no more space; with a larger cap it has.
         let (other, _) = doubling_with(CacheOptions::in_folder(dir.path(), "m").version("2").disk_bytes(cap));
         other.forward_with_ids(&rows(0, 100, dims), ids(0, 100).as_slice()).unwrap();
         assert!(files_len_bytes(dir.path()) <= limit);
@@ -223,7 +223,7 @@ fn temporary_folders_of_processes_that_are_gone_are_removed() {
     }
     let dir = tempfile::tempdir().unwrap();
     let there = || std::fs::read_dir(dir.path()).unwrap().count();
-    // Nobody's, and somebody else's.
+    // A folder with our name but no lock file, and a folder with another name.
     for name in ["tensorcask-0123456789abcdef0123456789abcdef", "tensorcask-other"] {
         std::fs::create_dir(dir.path().join(name)).unwrap();
         std::fs::write(dir.path().join(name).join("lock"), "mine").unwrap();
@@ -235,10 +235,10 @@ fn temporary_folders_of_processes_that_are_gone_are_removed() {
     };
     leave();
     assert_eq!(there(), 3, "process::exit runs no destructors");
-    // The next process removes what the last one left, and leaves its own.
+    // The next process removes the folder of the last one, and leaves its own behind.
     leave();
     assert_eq!(there(), 3);
-    // What is in use stays.
+    // A folder that is in use stays.
     let (module, _) = doubling_with(options(dir.path()));
     assert_eq!(there(), 3);
     leave();
@@ -260,7 +260,7 @@ fn folders_that_cannot_be_written_are_read() {
         assert_eq!((counts.hits, counts.misses, counts.not_kept), (hits, 5 - hits, 5 - hits));
         module.flush().unwrap();
     };
-    // Asked for by name: nothing is made.
+    // Read only by option: nothing is created.
     read_only(&doubling_with(options().read_only(true)).0, 0);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     let (module, _) = doubling_with(options());
@@ -271,7 +271,7 @@ fn folders_that_cannot_be_written_are_read() {
     read_only(&module, 3);
     assert!(module.warnings().is_empty());
 
-    // Found out: as a user who may not write, where the tests' own may write anything.
+    // Read only by permissions. As root, the test runs as a user who may not write.
     let mode = |mode| {
         let permissions = || std::fs::Permissions::from_mode(mode);
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -293,7 +293,7 @@ fn folders_that_cannot_be_written_are_read() {
                 warnings[0].contains("CacheOptions::read_only(true)") && !warnings[0].contains("rank"),
                 "{warnings:?}"
             );
-            // Another identity cannot even have a folder.
+            // The folder of another identity cannot be created.
             read_only(&doubling_with(options().version("2")).0, 0);
             let strict = options().version("1").on_store_error(OnStoreError::Fail).wrap_fn(|x: &Tensor| x + 1);
             assert!(
@@ -306,7 +306,7 @@ fn folders_that_cannot_be_written_are_read() {
     mode(0o755);
 }
 
-/// A module of one weight, which is its factor.
+/// A module with one weight, which is its factor.
 fn scaling(options: CacheOptions) -> (tensorcask_torch::CachedModule, Tensor) {
     let mut variables = tch::nn::VarStore::new(Device::Cpu);
     let w = variables.root().var("w", &[1], tch::nn::Init::Const(1.0));
@@ -345,7 +345,7 @@ fn a_cap_counts_all_handles_of_a_module_together() {
     let dir = tempfile::tempdir().unwrap();
     let cap = 2_000_000;
     let options = |version: usize| CacheOptions::in_folder(dir.path(), "m").version(version.to_string());
-    // One of them without a cap, whose rows leave less room to the others.
+    // One handle has no cap, and its rows count for the caps of the others.
     let caps = [Some(cap), Some(cap), None, Some(cap), Some(cap)];
     let handles: Vec<_> =
         caps.iter().enumerate().map(|(at, cap)| doubling_with(options(at).disk_bytes(*cap)).0).collect();
@@ -394,7 +394,7 @@ fn a_folder_is_the_same_whichever_way_leads_to_it() {
     std::os::unix::fs::symlink(dir.path().join("real"), dir.path().join("link")).unwrap();
     for (at, way) in ["link", "real/../real", "link/../real/."].into_iter().enumerate() {
         let options = || CacheOptions::in_folder(dir.path().join(way).join(at.to_string()), "m");
-        // The reader is there before there is anything to read.
+        // The reader is opened before there is a store.
         let (reader, seen) = doubling_with(options().read_only(true));
         let (writer, _) = doubling_with(options());
         writer.forward_with_ids(&rows(0, 3, 2), &ids(0, 3)).unwrap();
@@ -415,7 +415,7 @@ fn stores_that_cannot_be_written_are_read() {
     let mode = |path: &std::path::Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
-    // The folders of the module are everybody's, what is in one store is somebody else's.
+    // All users may write to the folders of the module, but the files of one store belong to another user.
     folder.ancestors().take(4).for_each(|folder| mode(folder, 0o777));
     for part in ["", "lanes", "segments"] {
         mode(&folder.join("u64").join(part), 0o555);
@@ -450,7 +450,7 @@ fn pruning_that_was_interrupted_is_finished() {
         module.forward_with_ids(&rows(0, 3, 2), &ids(0, 3)).unwrap();
         module.folder().unwrap()
     };
-    // Cut off between the renaming and the removal, and kept again meanwhile.
+    // A removal that was interrupted after the rename; meanwhile the identity was created again.
     let folder = keep("1");
     std::fs::rename(&folder, folder.with_extension("pruned")).unwrap();
     keep("1");

@@ -1,4 +1,4 @@
-//! Several processes on one folder, as the ranks of a distributed job are.
+//! Several processes that use one folder, as the ranks of a distributed job do.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,7 +14,7 @@ const DIR: &str = "TENSORCASK_TORCH_DIR";
 const RANKS: u64 = 4;
 const SAMPLES: u64 = 240;
 
-/// Not a test of its own: what the processes of the tests below do.
+/// Not a test: the code of the child processes of the tests below.
 #[test]
 fn child_process() {
     let (Ok(role), Ok(dir)) = (std::env::var(ROLE), std::env::var(DIR)) else { return };
@@ -29,7 +29,7 @@ fn child_process() {
             call(&module, chunk);
         }
         computed.push(module.end_epoch().misses.to_string());
-        // As ranks do at the end of an epoch.
+        // Ranks flush at the end of an epoch.
         module.flush().unwrap();
         barrier(&dir, rank, epoch);
     }
@@ -37,7 +37,7 @@ fn child_process() {
     module.close().unwrap();
 }
 
-/// The samples of a rank in an epoch: another order each time, no overlap within one.
+/// The samples of a rank in an epoch: the order differs between epochs, and ranks do not overlap within one.
 fn shard(rank: Rank, epoch: u64) -> Vec<u64> {
     let all = (0..SAMPLES).map(|at| (at * 77 + epoch * 31) % SAMPLES);
     all.enumerate().filter(|(at, _)| *at as u64 % RANKS == u64::from(rank.rank)).map(|(_, id)| id).collect()
@@ -50,7 +50,7 @@ fn call(module: &CachedModule, ids: &[u64]) {
     assert_same(&output, &(x * 2 + 1));
 }
 
-/// Waits for all ranks, through files.
+/// Waits for all ranks, by means of files.
 fn barrier(dir: &Path, rank: Rank, epoch: u64) {
     std::fs::write(dir.join(format!("epoch-{epoch}-{}", rank.rank)), "").unwrap();
     let started = Instant::now();
@@ -60,7 +60,7 @@ fn barrier(dir: &Path, rank: Rank, epoch: u64) {
     }
 }
 
-/// What each rank computed in each epoch.
+/// Runs a job; returns how many samples each rank computed in each epoch.
 fn job(role: &str, dir: &Path) -> Vec<Vec<u64>> {
     let children: Vec<_> = (0..RANKS)
         .map(|rank| {
@@ -94,14 +94,14 @@ fn four_ranks_compute_each_sample_once() {
     let dir = tempfile::tempdir().unwrap();
     let first = job("all write", dir.path());
     assert_eq!(sum(&first, 0), SAMPLES);
-    // Shuffled between the ranks: what others wrote is seen.
+    // Samples move between the ranks, so each rank finds outputs of the others.
     assert_eq!((sum(&first, 1), sum(&first, 2)), (0, 0));
     for name in std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()) {
         if name.is_file() {
             std::fs::remove_file(name).unwrap();
         }
     }
-    // The next job, and this process, lose nothing.
+    // The next job, and this process, find all outputs.
     let second = job("all write", dir.path());
     assert_eq!((sum(&second, 0), sum(&second, 1), sum(&second, 2)), (0, 0, 0));
     let (module, seen) = doubling_with(CacheOptions::in_folder(dir.path(), "shared"));
@@ -114,7 +114,7 @@ fn one_rank_writes_and_the_others_read() {
     let dir = tempfile::tempdir().unwrap();
     let computed = job("one writer", dir.path());
     assert_eq!(sum(&computed, 0), SAMPLES);
-    // Others compute what the writer has not had yet, and keep nothing.
+    // The other ranks compute outputs that the writer has not written, and do not keep them.
     let (module, _) = doubling_with(CacheOptions::in_folder(dir.path(), "shared"));
     let of_writer = (0..3)
         .flat_map(|epoch| shard(Rank { rank: 0, world_size: 4 }, epoch))
@@ -125,7 +125,7 @@ fn one_rank_writes_and_the_others_read() {
     for rank in 1..RANKS {
         let missing =
             shard(Rank { rank: rank as u16, world_size: 4 }, 1).iter().filter(|id| !known.contains(id)).count();
-        // The writer may have computed more of them by the time they are asked for.
+        // The writer may have computed more of them in the meantime.
         assert!(computed[rank as usize][1] <= missing as u64);
     }
     assert!(sum(&computed, 1) > 0);
@@ -133,10 +133,10 @@ fn one_rank_writes_and_the_others_read() {
 
 #[test]
 fn two_jobs_in_one_folder_share_it() {
-    // The lane of this rank is taken: another one is found, and nothing is lost.
+    // The lane of this rank is in use: another lane is chosen, and nothing is lost.
     let dir = tempfile::tempdir().unwrap();
     let left = doubling_with(CacheOptions::in_folder(dir.path(), "m"));
-    // Other options: a handle of its own.
+    // With other options, the stores are opened separately.
     let right = doubling_with(CacheOptions::in_folder(dir.path(), "m").engine(|engine| engine.segment_rows(1000)));
     call(&left.0, &(0..20).collect::<Vec<_>>());
     call(&right.0, &(20..40).collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! Bad input is refused before anything is computed or written; failures leave the store as it was.
+//! Invalid input is refused before anything is computed or written, and failures leave the store unchanged.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,7 +37,7 @@ fn unusable_calls() {
     refused(&module, module.forward([&x, &x.sum(Kind::Float)]), "first dimensions differ (3 and none)");
     refused(&module, module.forward(Inputs::from(&x).named("a", 1).named("a", 2)), "\"a\" was passed twice");
     refused(&module, module.forward(&Tensor::new()), "");
-    // A module of one tensor, called with more: refused by the adapter, nothing kept.
+    // A module of one tensor that is called with more: the adapter refuses it, and nothing is kept.
     refused(&module, module.forward([&x, &x]), "the wrapped module takes one tensor");
     refused(&module, module.forward(Inputs::from(&x).with(Argument::Shared(x.shallow_clone()))), "takes one tensor");
     assert_eq!(seen.calls(), 0);
@@ -115,7 +115,7 @@ fn panics_keep_nothing() {
     let call = || module.forward_with_ids(&rows(0, 2, 2), &[0_u64, 1]);
     assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
     assert_eq!((module.counts().misses, module.len().unwrap()), (0, 0));
-    // Gradients are as they were, and nobody waits for what was never computed.
+    // Recording of gradients is restored, and the claims on samples that were not computed are released.
     assert!((rows(0, 1, 1).set_requires_grad(true) * 2).requires_grad());
     fails.store(false, Ordering::SeqCst);
     call().unwrap();
@@ -197,7 +197,7 @@ fn damaged_rows_are_computed_again() {
     module.forward_with_ids(&rows(0, 100, 64), &ids(0, 100)).unwrap();
     let folder = module.folder().unwrap();
     module.close().unwrap();
-    // A byte of a row's value, in the middle of the sealed segment.
+    // Damages a byte of a row's value, in the middle of the sealed segment.
     let segments: Vec<_> = std::fs::read_dir(folder.join("u64/segments")).unwrap().map(|e| e.unwrap().path()).collect();
     let [segment] = segments.as_slice() else { panic!("{segments:?}") };
     let mut bytes = std::fs::read(segment).unwrap();

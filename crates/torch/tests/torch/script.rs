@@ -1,5 +1,5 @@
-//! A TorchScript module with a parameter and a buffer, without Python to make it: the archive that `torch.jit.save` would
-//! write, which is a zip of stored files.
+//! A TorchScript module with a parameter and a buffer, made without Python. The archive is the one that
+//! `torch.jit.save` would write: a zip of stored files.
 
 use tch::{CModule, Tensor};
 use tensorcask_torch::WrapModules as _;
@@ -58,7 +58,7 @@ fn text(text: &str) -> Vec<u8> {
     [b"X".as_slice(), &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()
 }
 
-/// The pickle of a tensor of three numbers, which are the file `storage`.
+/// The pickle of a tensor of three numbers, whose elements are in the file `storage`.
 fn tensor(storage: &str) -> Vec<u8> {
     let parts: [&[u8]; 7] = [
         b"ctorch._utils\n_rebuild_tensor_v2\n((",
@@ -66,7 +66,7 @@ fn tensor(storage: &str) -> Vec<u8> {
         b"ctorch\nFloatStorage\n",
         &text(storage),
         &text("cpu"),
-        // Three elements; at offset 0, of shape (3,) and strides (1,), without a gradient, no hooks.
+        // Three elements at offset 0, shape (3,), strides (1,), no gradient, no hooks.
         b"K\x03tQK\x00K\x03\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtR",
         b"",
     ];
@@ -117,7 +117,7 @@ fn a_script_is_the_same_with_and_without_handles_on_its_parameters() {
     assert_eq!(held.len(), 1);
     let second = wrap(module);
     assert_eq!(second.folder(), first.folder());
-    // Nor does it matter that they were held, run or moved to another mode before.
+    // Holding, running and switching the module before does not matter either.
     let mut third = read(weight, shift);
     drop(third.named_parameters().unwrap());
     let _output = third.forward_ts(&[rows(0, 2, 3)]).unwrap();

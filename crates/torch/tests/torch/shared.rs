@@ -1,4 +1,4 @@
-//! A folder that programs with and without libtorch share.
+//! A folder that is shared by programs with and without libtorch.
 
 use tensorcask_torch::{CacheOptions, to_stored};
 
@@ -21,12 +21,12 @@ fn what_a_plain_function_computed_is_met() {
     let (module, seen) = doubling_with(CacheOptions::in_folder(dir.path(), "doubling").version("1"));
     let expected = &x * 2 + 1;
     assert_same(&module.forward(&x).unwrap().into_tensor().unwrap(), &expected);
-    // Whatever its layout is.
+    // In any layout.
     let transposed = x.transpose(0, 1).contiguous().transpose(0, 1);
     assert_same(&module.forward(&transposed).unwrap().into_tensor().unwrap(), &expected);
     assert_same(&module.forward_with_ids(&x, &ids(0, 4)).unwrap().into_tensor().unwrap(), &expected);
     assert_eq!(seen.calls(), 0);
-    // And the other way round.
+    // And in the other direction.
     let more = rows(4, 2, 3);
     module.forward(&more).unwrap();
     module.close().unwrap();

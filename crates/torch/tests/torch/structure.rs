@@ -1,4 +1,4 @@
-//! Modules with the same weights and the same id are told apart by what they are.
+//! Modules with the same weights and the same id are told apart by their structure.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use tensorcask_torch::{CacheOptions, CachedModule, Compute, Inputs, Output, Sett
 
 use super::{assert_same, rows};
 
-/// Calls with two images; whether both were computed, or both were found. What comes back is what the module gives.
+/// Calls with two images. Returns whether both were computed, not found, and checks the output.
 fn computes(module: &CachedModule, expected: &Tensor) -> bool {
     let before = module.counts();
     let images = rows(0, 2, 16).reshape([2, 1, 4, 4]);
@@ -25,7 +25,7 @@ fn expected(module: &impl Module) -> Tensor {
     tch::no_grad(|| module.forward(&rows(0, 2, 16).reshape([2, 1, 4, 4])))
 }
 
-/// A frozen convolution that differs in its configuration only.
+/// A frozen convolution. Only its configuration differs.
 fn convolution(padding: i64) -> (nn::Conv2D, nn::VarStore) {
     let mut variables = nn::VarStore::new(Device::Cpu);
     let init = nn::Init::Const(0.5);
@@ -50,7 +50,7 @@ fn another_configuration_is_another_identity() {
     let module = CacheOptions::in_folder(dir.path(), "m").wrap_module(layer, &variables).unwrap();
     let why = module.why_miss(&["a"]).unwrap().to_string();
     assert!(why.contains("structure") && why.contains("padding: [5, 5]") && why.contains("padding: [1, 1]"), "{why}");
-    // Not looked at, on request.
+    // The structure is ignored on request.
     let unchecked = |padding| {
         let (layer, variables) = convolution(padding);
         CacheOptions::in_folder(dir.path(), "n").check_structure(false).wrap_module(layer, &variables).unwrap()
@@ -109,7 +109,7 @@ fn another_type_is_another_identity() {
 
 #[test]
 fn what_is_only_of_this_process_does_not_count() {
-    /// A random order of the map, its address, and values that are fingerprinted by themselves.
+    /// Its `Debug` output shows a map in random order, an address, and values that are fingerprinted separately.
     #[derive(Debug)]
     struct Net {
         scales: HashMap<String, i64>,
@@ -140,7 +140,7 @@ fn what_is_only_of_this_process_does_not_count() {
     }
     assert!(computes(&wrap(2, 0.5, None).0, &(&images * 41 + 0.5)));
     assert!(computes(&wrap(1, 0.25, None).0, &(&images * 40 + 0.25)));
-    // Weights that came after wrapping.
+    // Weights that were added after wrapping.
     assert!(!computes(&wrap(1, 0.75, Some(0.5)).0, &(&images * 40 + 0.5)));
 }
 
@@ -182,7 +182,7 @@ fn functions_ask_for_a_version() {
             }
         }
     }
-    // Where nothing outlives the handle, no other function can meet its outputs.
+    // Without a folder, outputs do not outlive the handle, so no version is required.
     for options in [CacheOptions::in_memory(), CacheOptions::temporary()] {
         options.module_id("m").wrap_fn(|x: &Tensor| x.relu().to_kind(Kind::Float)).unwrap().forward(&images).unwrap();
     }
@@ -216,7 +216,7 @@ fn a_configuration_that_reads_like_a_variable_counts() {
             assert_eq!(computes(&wrap(factor, 1.0, Weights::Check), &(&images * factor - 1.0)), round == 0);
         }
     }
-    // Values that do not count do not count here either.
+    // With ignored weights, their values do not count in the structure either.
     assert!(computes(&wrap(9.0, 1.0, Weights::Ignore), &(&images * 9.0 - 1.0)));
     assert!(!computes(&wrap(9.0, 5.0, Weights::Ignore), &(&images * 9.0 - 1.0)));
 }

@@ -1,4 +1,4 @@
-//! Several threads on one wrapped module.
+//! Several threads that call one wrapped module.
 
 use std::sync::Barrier;
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn what_several_threads_miss_is_computed_once() {
             scope.spawn(move || {
                 start.wait();
                 for step in 0..12_i64 {
-                    // Windows that overlap between threads and between steps.
+                    // Windows that overlap between threads and steps.
                     let from = (step * 5 + thread * 3) % 40;
                     let x = rows(from, 20, 3);
                     let output = module.forward_with_ids(&x, &ids(from as u64, 20)).unwrap().into_tensor().unwrap();

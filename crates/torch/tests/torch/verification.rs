@@ -1,4 +1,4 @@
-//! Hits that are computed again and compared.
+//! Hits that are recomputed and compared.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ fn in_memory() -> CacheOptions {
     CacheOptions::in_memory().module_id("m")
 }
 
-/// A module whose output can be exchanged under it, with every hit verified.
+/// A module whose output can be replaced, with every hit verified.
 fn exchanged(first: Output) -> (CachedModule, Arc<Mutex<Output>>) {
     let output = Arc::new(Mutex::new(first));
     let inner = Arc::clone(&output);
@@ -55,10 +55,10 @@ fn verification_compares_integers_exactly() {
         verified(small(1), small(1)).unwrap();
         assert!(verified(small(0), small(1)).is_err(), "{kind:?}");
     }
-    // 100,000 against 100,001 is within a relative tolerance, which integers have none of.
+    // 100,000 and 100,001 are within the relative tolerance, but integers have to be equal.
     let counts = |n: i64| Output::Tensor(Tensor::from_slice(&[n, n]).reshape([2, 1]));
     assert!(verified(counts(100_000), counts(100_001)).is_err());
-    // Plain values: integers exactly, floats within the tolerance.
+    // Plain values: integers have to be equal, floats within the tolerance.
     assert!(verified(((1_i64 << 60) + 1).into(), (1_i64 << 60).into()).is_err());
     verified(0.5.into(), (0.5 + 1e-7).into()).unwrap();
     verified(f64::NAN.into(), f64::NAN.into()).unwrap();

@@ -1,4 +1,4 @@
-//! No order of calls makes threads wait for each other for ever.
+//! No order of calls causes a deadlock.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Barrier, Mutex, OnceLock};
@@ -10,7 +10,7 @@ use tensorcask_torch::{CacheOptions, CachedModule, Ids, Inputs};
 
 use super::{assert_same, ids, rows};
 
-/// Fails rather than hangs.
+/// Fails instead of hanging.
 fn in_time(test: impl FnOnce() + Send + 'static) {
     let (done, ended) = channel();
     let thread = std::thread::spawn(move || {
@@ -22,7 +22,7 @@ fn in_time(test: impl FnOnce() + Send + 'static) {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
-/// A handle that a module gets at after it was wrapped.
+/// A handle that is given to the module after wrapping.
 type Handle = Arc<OnceLock<CachedModule>>;
 
 fn number(x: &Tensor) -> i64 {
@@ -113,7 +113,7 @@ fn a_module_reads_batches_of_its_own_handle() {
                 for batch in own.batches(&ids(0, 10), 3).ahead(ahead).load(load).start()? {
                     sum += batch?.output.into_tensor()?.sum(Kind::Float);
                 }
-                // And one that is dropped while it reads ahead.
+                // And an iterator that is dropped while it reads ahead.
                 let _first = own.batches(&ids(10, 50), 1).ahead(ahead).load(load).start()?.next();
                 Ok(sum)
             });
@@ -135,12 +135,12 @@ fn a_loader_reads_batches_with_its_own_sample() {
     in_time(|| {
         let (module, _) = super::doubling();
         let result = module.forward_lazy(&[5_u64], Device::Cpu, |_| {
-            // The sixth of these is what this very call makes.
+            // The sixth of these ids is the one that this call computes.
             let read: tensorcask_torch::Result<Vec<_>> = module.batches(&ids(0, 10), 1).load(load).start()?.collect();
             read.map(|_| Inputs::from(&one(5)))
         });
         assert!(result.unwrap_err().to_string().contains("asked for the very sample"));
-        // Another call is not troubled by it.
+        // Another call is not affected.
         assert_same(&call(&module, 5).unwrap(), &(one(5) * 2 + 1));
     });
 }
@@ -168,7 +168,7 @@ fn an_iterator_made_outside_is_read_inside() {
 #[test]
 fn modules_call_each_other() {
     in_time(|| {
-        // Each halves what the other one gives, down to 0: a ring of handles and locks.
+        // Each module halves the output of the next one, down to 0: a cycle of handles and locks.
         for count in [2_usize, 3] {
             let handles: Vec<Handle> = (0..count).map(|_| Handle::default()).collect();
             for at in 0..count {
@@ -366,7 +366,7 @@ fn training_and_loading_are_run_for_others_too() {
                 let module = handles[thread % 2].get().unwrap();
                 scope.spawn(move || {
                     for n in 0..30 {
-                        // Weights may change under a call more often than it tries.
+                        // The weights may change more often during a call than it has attempts.
                         match call(module, n % 5) {
                             Ok(output) => assert_same(&output, &one(n % 5)),
                             Err(error) => assert!(error.to_string().contains("changed by every call"), "{error}"),
@@ -411,7 +411,7 @@ fn deriving_ids_ends_too() {
 #[test]
 fn handles_of_one_identity_call_each_other() {
     in_time(|| {
-        // They share their claims and their rows, but each runs a module of its own.
+        // The handles share claims and rows, but each has its own module.
         let dir = tempfile::tempdir().unwrap();
         let handles = [Handle::default(), Handle::default()];
         for at in 0..2 {

@@ -1,4 +1,4 @@
-//! Every way in which libtorch changes a variable is noticed by the next call, and nothing that is watched may crash it.
+//! The next call detects every change of a variable by libtorch, and no state of a variable may crash the detection.
 
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
@@ -16,7 +16,7 @@ pub fn tensor(output: tensorcask_torch::Result<Output>) -> Tensor {
     output.unwrap().into_tensor().unwrap()
 }
 
-/// A module of these variables, which gives its input.
+/// A module with these variables, which returns its input.
 pub fn watch(variables: Vec<(String, Tensor)>) -> CachedModule {
     let options = CacheOptions::in_memory().module_id("m").enforce_stateless(false);
     options.wrap_inputs_fn_with(variables, |inputs: &Inputs| Ok(inputs.tensor(0)?.shallow_clone())).unwrap()
@@ -57,7 +57,7 @@ fn optimizers_of_300() {
             optimizer.zero_grad();
             let loss = (&vars[at] * 2).sum(None);
             loss.backward();
-            // Others have no gradients, or zeros.
+            // The other variables have no gradients, or zeros.
             optimizer.step();
             assert!(noticed(&module), "adam {adam} {at}");
             assert!(!noticed(&module));
@@ -120,7 +120,8 @@ fn scaling(options: CacheOptions, value: f64) -> (CachedModule, Tensor) {
     (module.unwrap(), handle)
 }
 
-/// The sign after an exchange is the sign before: another call that notices it hides it from a call that runs.
+/// The weights are replaced during a call, and another call switches to their identity before the first one checks. The
+/// first must not keep its output under the former weights.
 #[test]
 fn exchange_noticed_by_another_call_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
@@ -131,19 +132,19 @@ fn exchange_noticed_by_another_call_meanwhile() {
         calls += 1;
         if calls == 1 {
             w.set_data(&Tensor::full([1], 3.0, F));
-            // Another call notices it, and describes the variables anew.
+            // Another call detects the change, and describes the variables again.
             let _other = module.forward_with_ids(&rows(5, 1, 2), &[77_u64]).unwrap();
         }
         Ok(Inputs::from(&rows(1, 2, 2)))
     });
     assert_same(&tensor(output), &(&x * 3));
     module.close().unwrap();
-    // The next process has the first weights again.
+    // The next process has the initial weights.
     let (module, _) = scaling(CacheOptions::in_folder(dir.path(), "m"), 2.0);
     assert_same(&tensor(module.forward_with_ids(&x, &[0_u64, 1])), &(&x * 2));
 }
 
-/// The same by threads alone: one loads, the other calls.
+/// The same with threads: one loads, the other calls.
 #[test]
 fn exchange_noticed_by_another_thread_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
@@ -175,7 +176,7 @@ fn exchange_noticed_by_another_thread_meanwhile() {
     assert_same(&tensor(module.forward_with_ids(&x, &[0_u64, 1])), &(&x * 2));
 }
 
-/// Empty batches are remembered by the sign.
+/// Empty batches are remembered by the sign of the weights.
 #[test]
 fn empty_batches_after_an_exchange() {
     let mut w = Tensor::full([1], 2.0, F);
@@ -194,7 +195,7 @@ fn empty_batches_after_an_exchange() {
     assert_eq!((empty().kind(), empty().size()), (Kind::Double, vec![0, 3]));
 }
 
-/// A batch of `running_var` that stands still, while the mean moves.
+/// A batch that changes `running_mean`, but not `running_var`.
 #[test]
 fn batch_norm_whose_variance_stands_still() {
     let mut variables = nn::VarStore::new(Device::Cpu);
@@ -214,7 +215,7 @@ fn batch_norm_whose_variance_stands_still() {
     assert!(first, "later {later:?}");
 }
 
-/// Dead channels in the middle: their variance decays to the smallest denormal.
+/// Dead channels in the middle, whose variance decays to the smallest denormal.
 #[test]
 fn batch_norm_with_dead_channels() {
     for pad in [0, 30] {
@@ -241,7 +242,7 @@ fn batch_norm_with_dead_channels() {
     }
 }
 
-/// `data()` shares the storage and not the count: what it resizes moves the elements.
+/// `data()` shares the storage but not the count of writes. Resizing it moves the elements.
 #[test]
 fn storage_that_moves_under_running_var() {
     for others in [0, 100] {
@@ -259,7 +260,7 @@ fn storage_that_moves_under_running_var() {
     }
 }
 
-/// The second variable is tied by `set_data` and has a count of its own.
+/// The second variable shares memory by `set_data`, and has its own count of writes.
 #[test]
 fn tied_by_set_data_and_resized() {
     let len = 1 << 22;
@@ -272,7 +273,7 @@ fn tied_by_set_data_and_resized() {
     noticed(&module);
 }
 
-/// `-1` where `0` was, in 32 bytes.
+/// All bits of 32 bytes change from 0 to 1.
 #[test]
 fn all_ones_where_zeros_were() {
     let mut bad = Vec::new();
@@ -289,7 +290,7 @@ fn all_ones_where_zeros_were() {
     assert!(bad.is_empty(), "{bad:?}");
 }
 
-/// A BN layer that moves during a call, which another call notices.
+/// A batch normalisation that changes during a call, detected by another call.
 #[test]
 fn batch_norm_noticed_by_another_call_meanwhile() {
     let dir = tempfile::tempdir().unwrap();
@@ -320,7 +321,7 @@ fn batch_norm_noticed_by_another_call_meanwhile() {
     assert_same(&tensor(wrap().0.forward_with_ids(&x, &[0_u64, 1])), &expected);
 }
 
-/// One step of each optimizer between two calls, of variables that are frozen again.
+/// One step of each optimizer between two calls, on variables that are frozen again.
 #[test]
 fn optimizers() {
     let mut bad = Vec::new();
@@ -373,7 +374,7 @@ fn optimizers() {
     assert!(bad.is_empty(), "{bad:#?}");
 }
 
-/// Layouts that cannot be read are refused by name.
+/// Layouts that cannot be read are refused, with the name of the variable.
 #[test]
 fn variables_that_cannot_be_read() {
     let csr = Tensor::ones([8, 8], F).to_sparse_csr(None);
@@ -384,7 +385,7 @@ fn variables_that_cannot_be_read() {
     assert!(said.contains("odd") && said.contains("layout"), "{said}");
 }
 
-/// A write while the module is wrapped shows in the next call.
+/// A write while the module is wrapped is detected by the next call.
 #[test]
 fn a_write_while_wrapping() {
     let a = Tensor::full([1], 2.0, F);
@@ -411,7 +412,7 @@ fn a_write_while_wrapping() {
     assert_same(&call(), &(&x * 2));
 }
 
-/// The digest of one would take the place of the other's, and no longer count.
+/// Of two digests with the same name, one would replace the other.
 #[test]
 fn weights_have_names_of_their_own() {
     let variables = || vec![("w".to_owned(), Tensor::ones([2], F))];

@@ -1,4 +1,4 @@
-//! Whatever computes can be wrapped, and the wrapper is a module.
+//! Every kind of computation can be wrapped, and the wrapper is a module.
 
 use tch::nn::{self, Module, ModuleT};
 use tch::{CModule, Device, Kind, Tensor};
@@ -26,7 +26,7 @@ fn a_wrapper_is_a_layer() {
     for epoch in 0..3 {
         let logits = network.forward(&rows(0, 5, 3));
         assert_eq!(logits.size(), [5, 2]);
-        // The head trains; the backbone is only read.
+        // The head is trained; the backbone is only read.
         logits.sum(Kind::Float).backward();
         assert_eq!(cached.counts().misses, 5, "epoch {epoch}");
     }
@@ -57,7 +57,7 @@ fn training_mode_never_enters_the_cache() {
 
 #[test]
 fn plain_functions() {
-    // As a decorator does: the function's name, then used as before.
+    // As with a decorator: the function is replaced under its name, and used as before.
     let embed = options().wrap_fn(|x: &Tensor| x.exp()).unwrap();
     let counts = embed.clone();
     let embed = embed.into_fn();
@@ -94,7 +94,7 @@ fn torchscript_modules() {
         module.counts().misses
     };
     assert_eq!((check(&wrap(2.0), 2.0), check(&wrap(2.0), 2.0)), (2, 0));
-    // Constants and code count as well as parameters.
+    // Constants, code and parameters count.
     assert_eq!(check(&wrap(3.0), 3.0), 2);
     assert!(
         wrap(2.0).forward(Inputs::from(&rows(0, 2, 3)).named("x", 1)).unwrap_err().to_string().contains("by position")
@@ -141,7 +141,7 @@ fn instances_share_a_handle_in_a_process() {
     two.forward_with_ids(&rows(0, 3, 2), &[0_u64, 1, 2]).unwrap();
     one.forward_with_ids(&rows(0, 3, 2), &[0_u64, 1, 2]).unwrap();
     assert_eq!((seen_one.samples(), seen_two.samples()), (2, 1));
-    // One handle ends, the other goes on.
+    // One handle is closed, the other still works.
     one.close().unwrap();
     two.forward_with_ids(&rows(0, 4, 2), &[0_u64, 1, 2, 3]).unwrap();
     assert_eq!((seen_two.samples(), two.len().unwrap()), (2, 4));
@@ -164,7 +164,7 @@ fn epochs_are_summed_up() {
 
 const LOGS: &str = "TENSORCASK_TORCH_LOGS";
 
-/// Not a test of its own: a process has one subscriber.
+/// Not a test: a process has only one subscriber, so this runs in a child.
 #[test]
 fn logging_process() {
     if std::env::var_os(LOGS).is_none() {
