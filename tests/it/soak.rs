@@ -84,7 +84,9 @@ fn write(dir: &Path, number: u64) {
         }
         (*version, *deleted) = (*there.get(key).unwrap_or(version), !there.contains_key(key));
     }
-    there.into_iter().for_each(|(key, version)| drop(versions.entry(key).or_insert((version, false))));
+    for (key, version) in there {
+        versions.entry(key).or_insert((version, false));
+    }
     // Versions of rows that were put and not flushed are not used again.
     let mut next = versions.values().map(|(version, _)| version + 1000).max().unwrap_or(1);
     let stop = dir.join("stop");
