@@ -1,4 +1,4 @@
-//! Merges of the index, and the threads that they run on.
+//! Merges of the index, and their threads.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::error::{Error, Result};
 use crate::sync::JoinHandle;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
-/// Keeps the memtable near its bound, and runs few.
+/// Keeps the memtable near its bound, and the number of runs low.
 #[derive(Debug)]
 pub(crate) struct Compactor {
     state: Arc<State>,
-    /// Says when the store closes, or its writer has failed.
+    /// Tells when the store closes, or its writer has failed.
     queue: Arc<Queue>,
     lane: u16,
-    /// Held by the one merge that takes in what no run covers: puts may wait for it.
+    /// Held by the one merge that covers segments without a run; puts may wait for it.
     merging: RankedMutex<()>,
     merges: Merges,
     /// The thread of that merge.
@@ -50,15 +50,15 @@ impl Compactor {
         }
     }
 
-    /// Whether the memtable has grown to its bound.
+    /// Whether the memtable has reached its bound.
     pub(crate) fn memtable_is_full(&self) -> bool {
         self.state.memtable().len() >= self.state.memtable_bound()
     }
 
-    /// Keeps the memtable near its bound: at twice the bound, puts wait for the merge that runs. The writer thread does
-    /// not, so that what was put before can be flushed meanwhile. A small bound is not worth a wait for the disk.
+    /// At twice the memtable's bound, waits for the running merge. Only puts wait, not the writer thread, so that
+    /// earlier puts can be flushed meanwhile. A small bound is not worth a wait for the disk.
     pub(crate) fn hold_back_puts(&self) {
-        /// They take about 9 MiB. Small puts, one after another, are fewer while a merge is synced.
+        /// These keys take about 9 MiB. Sequential small puts add fewer while a merge is synced.
         const FREE_KEYS: usize = 1 << 18;
         let most_keys = || self.state.memtable_bound().saturating_mul(2).max(FREE_KEYS);
         if !self.state.options().synchronous && self.state.memtable().len() >= most_keys() {
@@ -66,7 +66,7 @@ impl Compactor {
         }
     }
 
-    /// Merges now.
+    /// Merges on this thread.
     ///
     /// # Errors
     /// IO errors; the store stays as it was.
@@ -78,8 +78,8 @@ impl Compactor {
         merge_runs(&self.state, self.lane, &self.merges, purpose).map(|_| ())
     }
 
-    /// Starts a merge in the background, unless one is running; `seal` begins to seal what is to be merged, and returns
-    /// what is to be waited for, or `None` if a merge is not worth it.
+    /// Starts a merge in the background, unless one is running. `seal` begins to seal the segments to merge, and
+    /// returns what to wait for, or `None` if a merge is not worth it.
     ///
     /// # Errors
     /// Those of `seal`.
@@ -99,7 +99,7 @@ impl Compactor {
         *short = self.spawn("tensorcask-merge", move |compactor| {
             // From here on puts may have to wait.
             let merging = compactor.merging.lock();
-            // Why a segment could not be sealed, the lane reports.
+            // The lane reports why a segment could not be sealed.
             if seals.wait().is_err() {
                 return Ok(());
             }
@@ -122,7 +122,7 @@ impl Compactor {
         }
     }
 
-    /// Merges large runs, until there are few or the store closes.
+    /// Merges large runs until few are left or the store closes.
     fn merge_long(&self) -> Result<()> {
         while self.queue.check().is_ok() && merge_runs(&self.state, self.lane, &self.merges, Purpose::Long)? {}
         Ok(())
@@ -152,7 +152,7 @@ impl Compactor {
 
     /// Waits for the merges that run in the background.
     pub(crate) fn join(&self) {
-        // The short one may start the long one.
+        // The short merge may start the long one.
         for merger in [&self.short, &self.long] {
             let merger = merger.lock().take();
             merger.into_iter().for_each(|merger| self.join_merge(merger));
@@ -174,14 +174,14 @@ impl Compactor {
     /// Reports the failure of a merge, once.
     ///
     /// # Errors
-    /// It.
+    /// That failure.
     pub(crate) fn check(&self) -> Result<()> {
         self.failure.lock().take().map_or(Ok(()), Err)
     }
 
-    /// What to merge for before closing: for one run, if the handle put a quarter of the rows or more, so that each row
-    /// put pays for few; else for few runs, because rows that no run covers are so many that indexing them at the next
-    /// open would be felt, because runs are too many, or because none of them says how many keys are alive.
+    /// The merge to run before closing. One run, if the handle put a quarter of the rows or more, so that few rows are
+    /// merged for each row put. Otherwise few runs, if rows without a run are too many to index at the next open, if
+    /// there are too many runs, or if no run records the number of live keys.
     pub(crate) fn purpose_at_close(&self) -> Option<Purpose> {
         const FEW_ROWS: u64 = 4096;
         const FEW_SEGMENTS: usize = 8;
