@@ -1,30 +1,30 @@
-//! Large buffers that are used again: touching fresh memory costs several times the copy into it.
+//! Reuses large buffers: the first touch of fresh memory costs several times the copy into it.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-/// Smaller copies are the allocator's, which keeps memory of that size by itself.
+/// Smaller copies use the allocator, which reuses memory of that size by itself.
 const LARGE: usize = 256 << 10;
-/// A buffer is not kept waiting for a copy of less than this part of it.
+/// A free buffer is not reused for a copy smaller than this fraction of its capacity.
 const MOST_SLACK: usize = 4;
 
-/// Buffers that nobody reads any more, up to a bound.
+/// Free buffers, up to a bound in bytes.
 #[derive(Debug)]
 pub(crate) struct Buffers {
     free: Mutex<Vec<Vec<u8>>>,
     most_bytes: usize,
 }
 
-/// A buffer that goes back when its last reader is gone.
+/// A buffer that returns to the free list when its last reader drops it.
 struct Reused {
     buffer: Vec<u8>,
     owner: Arc<Buffers>,
 }
 
 impl Buffers {
-    /// None yet; at most `most_bytes` are ever kept.
+    /// Starts empty and keeps at most `most_bytes`.
     pub(crate) fn new(most_bytes: usize) -> Arc<Self> {
         Arc::new(Self { free: Mutex::default(), most_bytes })
     }
@@ -53,13 +53,13 @@ impl Buffers {
         let mut free = self.free.lock();
         free.push(buffer);
         let mut kept: usize = free.iter().map(Vec::capacity).sum();
-        // The oldest go first: their size is the one that is out of use.
+        // Drop the oldest first: their size is out of use.
         while kept > self.most_bytes && !free.is_empty() {
             kept -= free.remove(0).capacity();
         }
     }
 
-    /// Gives all of them back to the system.
+    /// Frees all buffers.
     pub(crate) fn clear(&self) {
         self.free.lock().clear();
     }

@@ -1,8 +1,8 @@
 //! Down-casts for `store_as`, and the way back: pure functions over little-endian bytes.
 //!
-//! Every cast rounds once, to nearest, ties to even; NaN stays NaN, what is too large becomes infinite. Input and
-//! output need not be aligned: values pass through small typed blocks on the stack, which stay in the L1 cache and
-//! let `half` convert whole slices with SIMD.
+//! Every cast rounds once, to nearest, ties to even; NaN stays NaN, values out of range become infinite. Input and
+//! output need not be aligned: values pass through small typed blocks on the stack, which stay in the L1 cache and let
+//! `half` convert whole slices with SIMD.
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use half::slice::HalfFloatSliceExt;
@@ -48,7 +48,7 @@ fn scalar(dtype: Dtype) -> Option<Scalar> {
 /// Converts the elements of a float tensor, appending to `out`.
 ///
 /// # Errors
-/// [`Error::Invalid`] if either dtype is no float of at least 16 bits.
+/// [`Error::Invalid`] unless both dtypes are floats of at least 16 bits.
 pub(crate) fn cast_tensor(from: Dtype, to: Dtype, input: &[u8], out: &mut Vec<u8>) -> Result<()> {
     match (scalar(from), scalar(to)) {
         (Some(from), Some(to)) => cast(from, to, input, out).map_err(Error::invalid),
@@ -62,7 +62,7 @@ const BLOCK: usize = 256;
 /// Appends the elements of `input`, cast, to `out`. O(elements).
 ///
 /// # Errors
-/// What is wrong, if `input` is no whole number of elements.
+/// A message if `input` is not a whole number of elements.
 pub(crate) fn cast(from: Scalar, to: Scalar, input: &[u8], out: &mut Vec<u8>) -> Result<(), String> {
     let start = out.len();
     out.resize(start + input.len() / from.len_bytes() * to.len_bytes(), 0);
@@ -76,7 +76,7 @@ pub(crate) fn cast(from: Scalar, to: Scalar, input: &[u8], out: &mut Vec<u8>) ->
 /// Casts the elements of `input` into `out`. O(elements).
 ///
 /// # Errors
-/// What is wrong, if `input` is no whole number of elements or `out` does not hold exactly as many.
+/// A message if `input` is not a whole number of elements, or `out` has another number of elements.
 pub(crate) fn cast_into(from: Scalar, to: Scalar, input: &[u8], out: &mut [u8]) -> Result<(), String> {
     let elements = input.len() / from.len_bytes();
     if elements * from.len_bytes() != input.len() {
@@ -103,7 +103,8 @@ pub(crate) fn cast_into(from: Scalar, to: Scalar, input: &[u8], out: &mut [u8]) 
     Ok(())
 }
 
-/// `input` as f32: exact, except from f64, where it is the rounding itself or leaves room for the one to come.
+/// Loads `input` as f32. Exact, except from f64: that is rounded to nearest if `to` is f32, else to odd, so that the
+/// second rounding is right.
 fn load(from: Scalar, to: Scalar, input: &[u8], values: &mut [f32]) {
     match from {
         Scalar::F16 => with_typed::<f16>(input, |input| input.convert_to_f32_slice(values)),
@@ -142,7 +143,7 @@ fn store(to: Scalar, values: &[f32], out: &mut [u8]) {
     }
 }
 
-/// Runs `convert` on the elements of `input`, which need not be aligned; at most [`BLOCK`] of them.
+/// Calls `convert` with the elements of `input`, aligned; at most [`BLOCK`] of them.
 fn with_typed<T: bytemuck::Pod>(input: &[u8], convert: impl FnOnce(&[T])) {
     let mut block = [T::zeroed(); BLOCK];
     let block = block.get_mut(..input.len() / size_of::<T>()).unwrap_or_default();
@@ -157,9 +158,9 @@ fn round_to_odd(wide: f64) -> f32 {
     let nearest = wide as f32;
     let back = f64::from(nearest);
     let away_from_zero = back.abs() > wide.abs();
-    // Bits of one sign are ordered as magnitudes are; infinity less one is the largest finite number.
+    // For one sign, bits are ordered by magnitude; the bits of infinity less one are the largest finite number.
     let towards_zero = nearest.to_bits().wrapping_sub(u32::from(away_from_zero));
-    // NaN is unequal to itself: it gets a bit more of payload and stays NaN.
+    // NaN is unequal to itself, so its last bit is set too, and it stays NaN.
     f32::from_bits(towards_zero | u32::from(back != wide))
 }
 
@@ -209,7 +210,7 @@ mod tests {
             let middle = low.midpoint(high);
             if widen(to, middle) <= value { low = middle } else { high = middle }
         }
-        // What infinity stands for when rounding: the number that would follow the largest.
+        // When rounding, infinity stands for the number that would follow the largest finite one.
         let above = if high == infinity { 2.0 * widen(to, high - 1) - widen(to, high - 2) } else { widen(to, high) };
         let (below, above) = (value - widen(to, low), above - value);
         sign | if below < above || (below == above && low % 2 == 0) { low } else { high }
@@ -232,7 +233,7 @@ mod tests {
 
     #[test]
     fn f64_is_rounded_once() {
-        // A hair above a tie: rounding to f32 first would make it the tie, then go down to even.
+        // Slightly above a tie: rounding to f32 first would give the tie, which then rounds down to even.
         let above_tie = 1.0 + 2_f64.powi(-11) + 2_f64.powi(-40);
         assert_eq!(f64_to_bits16(Scalar::F16, above_tie), f16::ONE.to_bits() + 1);
         assert_eq!(f64_to_bits16(Scalar::F16, 1.0 + 2_f64.powi(-11)), f16::ONE.to_bits());
@@ -294,7 +295,7 @@ mod tests {
             exponent in -160..140_i32,
             sign in any::<bool>(),
         ) {
-            // Coarse mantissas are ties, or a hair off one.
+            // Coarse mantissas are ties, or very close to one.
             let fine = if coarse { (mantissa * 4096.0).round() / 4096.0 + (mantissa - 1.5) * 1e-12 } else { mantissa };
             let value = fine * 2_f64.powi(exponent) * if sign { -1.0 } else { 1.0 };
             for to in [Scalar::F16, Scalar::BF16] {

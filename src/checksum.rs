@@ -1,4 +1,4 @@
-//! Checksums: CRC-32 (IEEE, as in zlib and Arrow's neighbours), chained over parts.
+//! Checksums: CRC-32 (IEEE, as in zlib), chained over parts.
 //!
 //! They detect damage and do not authenticate: a program that can write the files can also write matching checksums.
 
@@ -18,13 +18,13 @@ pub(crate) fn crc32_from(seed: u32, parts: &[&[u8]]) -> u32 {
     crc32_on(&crc32_start(seed), parts)
 }
 
-/// What [`crc32_on`] goes on from: for many checksums that begin alike.
+/// The state that [`crc32_on`] continues from: shared by many checksums that begin alike.
 #[inline]
 pub(crate) fn crc32_start(seed: u32) -> Hasher {
     Hasher::new_with_initial(seed)
 }
 
-/// [`crc32_from`] the seed of `start`.
+/// [`crc32_from`], continuing from `start`.
 #[inline]
 pub(crate) fn crc32_on(start: &Hasher, parts: &[&[u8]]) -> u32 {
     let mut hasher = start.clone();

@@ -1,6 +1,6 @@
 //! How a row's bytes are packed: each row on its own, so that one row can be read without its neighbours.
 //!
-//! A packed row is one byte that says how, followed by the data:
+//! A packed row is one byte for the method, followed by the data:
 //!
 //! | first byte | what follows |
 //! | --- | --- |
@@ -8,13 +8,13 @@
 //! | 1 | a zstd frame of the row |
 //! | 2 | a zstd frame of the byte-shuffled row |
 //!
-//! So a row grows by one byte at most, and unpacking needs to know neither the codec nor its level: only the
-//! element's size (for the shuffle) and the row's size, both of which the schema or the row's shape give. Sizes that
-//! the data itself claims are never believed.
+//! So a row grows by one byte at most, and unpacking needs to know neither the codec nor its level: only the element's
+//! size (for the shuffle) and the row's size, both of which the schema or the row's shape give. Sizes that the data
+//! itself claims are never trusted.
 //!
 //! **Byte shuffle** (the filter of HDF5 and Blosc): the first bytes of all elements, then all second bytes, and so on.
-//! Bytes of equal significance resemble one another, so floats pack better. Bytes beyond the last whole element stay
-//! behind the shuffled ones, in order.
+//! Bytes of equal significance resemble one another, so floats pack better. Bytes beyond the last whole element follow
+//! the shuffled ones, in order.
 
 use std::fmt;
 
@@ -22,11 +22,11 @@ use zstd::bulk::{Compressor, Decompressor};
 
 use crate::error::{Error, Result};
 
-/// What is done to a row's bytes before they are stored.
+/// How a row's bytes are encoded before they are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Codec {
-    /// Nothing: rows are read without a copy in between.
+    /// Not packed: reads need no intermediate copy.
     #[default]
     None,
     /// zstd.
@@ -42,7 +42,7 @@ pub enum Codec {
 }
 
 impl Codec {
-    /// The name in a schema. The level is not part of it: unpacking does not need it.
+    /// The codec's name in a schema. Unpacking does not need the level, so the name omits it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -52,7 +52,7 @@ impl Codec {
         }
     }
 
-    /// The same codec at zstd's default level: what a schema knows of it.
+    /// The same codec at zstd's default level, as a schema records it.
     pub(crate) const fn without_level(self) -> Self {
         match self {
             Self::None => Self::None,
@@ -61,7 +61,7 @@ impl Codec {
         }
     }
 
-    /// The codec of a name, at zstd's default level; `None` for a name that is not known.
+    /// The codec called `name`, at zstd's default level; `None` for an unknown name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
@@ -73,7 +73,7 @@ impl Codec {
     }
 }
 
-// By name: the level is the writer's business.
+// Serialised by name: only the writer needs the level.
 impl serde::Serialize for Codec {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())
@@ -91,7 +91,7 @@ const RAW: u8 = 0;
 const ZSTD: u8 = 1;
 const SHUFFLED_ZSTD: u8 = 2;
 
-/// Packs rows; keeps its buffers and zstd's tables from row to row.
+/// Packs rows; reuses its buffers and zstd's tables.
 pub(crate) struct Encoder {
     codec: Codec,
     zstd: Option<Compressor<'static>>,
@@ -101,7 +101,7 @@ pub(crate) struct Encoder {
 
 impl Encoder {
     /// # Errors
-    /// [`Error::Invalid`] if zstd has no such level, or no memory.
+    /// [`Error::Invalid`] if zstd has no such level or runs out of memory.
     pub(crate) fn new(codec: Codec) -> Result<Self> {
         let zstd = match codec {
             Codec::None => None,
@@ -113,7 +113,7 @@ impl Encoder {
     /// Appends `raw`, packed, to `out`: at most `raw.len() + 1` bytes. `element_len_bytes` 0 and 1 shuffle nothing.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if zstd fails, which it does only for want of memory.
+    /// [`Error::Invalid`] if zstd fails, which it does only if it runs out of memory.
     pub(crate) fn encode(&mut self, raw: &[u8], element_len_bytes: usize, out: &mut Vec<u8>) -> Result<()> {
         let shuffles = matches!(self.codec, Codec::ShuffleZstd { .. }) && element_len_bytes > 1;
         if let Some(zstd) = &mut self.zstd {
@@ -155,7 +155,7 @@ fn compressor(level: i32) -> Result<Compressor<'static>> {
     Compressor::new(level).map_err(|e| Error::invalid(format!("zstd could not start at level {level}: {e}")))
 }
 
-/// Unpacks rows of every codec; keeps its buffer and zstd's tables from row to row.
+/// Unpacks rows of every codec; reuses its buffer and zstd's tables.
 #[derive(Default)]
 pub(crate) struct Decoder {
     zstd: Option<Decompressor<'static>>,
@@ -168,10 +168,10 @@ impl Decoder {
         Self::default()
     }
 
-    /// Whether `encoded` says of itself that `raw_len_bytes` come out of it: to be asked before a buffer is made for them. O(1).
+    /// Checks that `encoded` claims to unpack to `raw_len_bytes`. Call it before allocating a buffer for them. O(1).
     ///
     /// # Errors
-    /// What it says instead.
+    /// A message with the length that it claims instead.
     pub(crate) fn check_len(encoded: &[u8], raw_len_bytes: usize) -> Result<(), String> {
         let found = match encoded.split_first() {
             Some((&RAW, data)) => Some(data.len() as u64),
@@ -186,10 +186,10 @@ impl Decoder {
         }
     }
 
-    /// Unpacks `encoded` into `out`, which is `raw_len_bytes` long. `encoded` may be anything.
+    /// Unpacks `encoded` into `out`, which is `raw_len_bytes` long. `encoded` is not trusted.
     ///
     /// # Errors
-    /// What is wrong with `encoded`, unless exactly `raw_len_bytes` come out of it. `out` then holds anything.
+    /// A message if `encoded` does not unpack to exactly `raw_len_bytes`. The contents of `out` are then unspecified.
     pub(crate) fn decode(
         &mut self,
         encoded: &[u8],
@@ -224,7 +224,7 @@ impl fmt::Debug for Decoder {
     }
 }
 
-/// zstd in one shot decodes straight into `out` and allocates nothing by sizes that the frame claims.
+/// One-shot zstd decodes directly into `out` and allocates nothing by the sizes that the frame claims.
 fn unpack(zstd: &mut Option<Decompressor<'static>>, data: &[u8], out: &mut [u8]) -> Result<(), String> {
     let zstd = match zstd {
         Some(zstd) => zstd,

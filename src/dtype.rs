@@ -1,4 +1,4 @@
-//! Element types: the vocabulary of [safetensors](https://docs.rs/safetensors), by its names.
+//! Element types, with the names and meaning of [safetensors](https://docs.rs/safetensors).
 
 use std::fmt;
 
@@ -101,12 +101,12 @@ impl Dtype {
         bits.is_multiple_of(8).then_some(bits / 8)
     }
 
-    /// Checks that `data` is made of elements: every byte is of all dtypes but [`Dtype::Bool`].
+    /// Checks that `data` holds valid elements. Every byte is valid for all dtypes except [`Dtype::Bool`].
     ///
     /// # Errors
-    /// [`Error::Invalid`] for booleans other than 0 and 1: what other programs make of them differs.
+    /// [`Error::Invalid`] for booleans other than 0 and 1, which programs interpret differently.
     pub(crate) fn check_elements(self, data: &[u8]) -> Result<()> {
-        // All bytes at once, so that it costs next to nothing.
+        // ORs all bytes together, which is much faster than testing each.
         if self != Self::Bool || data.iter().fold(0, |all, byte| all | byte) <= 1 {
             return Ok(());
         }
@@ -117,8 +117,8 @@ impl Dtype {
         )))
     }
 
-    /// Bytes of the smallest unit that is stored and shuffled as one: the element, a part of a complex number, or a
-    /// byte of packed elements.
+    /// Bytes of the smallest unit that is stored and shuffled: an element, a part of a complex number, or a byte of
+    /// packed elements.
     pub(crate) const fn unit_len_bytes(self) -> usize {
         match self {
             Self::C64 => 4,

@@ -1,7 +1,7 @@
-//! The one error type of the crate.
+//! The error type of the crate.
 //!
-//! Every variant says what went wrong, where, what was expected and found, and what to do about it. Nothing is
-//! retried behind the caller's back, and no error is swallowed.
+//! Every variant says what went wrong, where, what was expected and found, and what to do about it. Nothing is retried
+//! silently, and no error is dropped.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ pub enum Error {
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The operating system's word.
+        /// The operating system's error.
         source: Arc<std::io::Error>,
     },
     /// Bytes on disk are damaged.
@@ -34,18 +34,18 @@ pub enum Error {
         /// Which part, what was expected, and what was found.
         what: String,
     },
-    /// One item of a batch is at fault: [`Error::cause`] says how.
+    /// One item of a batch failed; [`Error::cause`] tells why.
     Item(Box<ItemError>),
     /// Some rows of a batch are damaged; all other rows of the call were served.
     DamagedRows {
-        /// These rows, in the order of their positions.
+        /// The damaged rows, in order of position.
         rows: Vec<ItemError>,
     },
-    /// A sealed segment that should be there is not.
+    /// A sealed segment is missing.
     MissingSegment {
         /// Where it should be.
         path: PathBuf,
-        /// What is missing, what tells of it, and what to do.
+        /// What is missing, how that is known, and what to do.
         what: String,
     },
     /// The file was written by a newer version of the format than this library knows.
@@ -97,7 +97,7 @@ pub enum Error {
         /// Why not, and what to do.
         why: String,
     },
-    /// The writer stopped after a failure; reads go on.
+    /// The writer stopped after a failure; reads still work.
     Poisoned {
         /// The failure.
         cause: Arc<Error>,
@@ -106,7 +106,7 @@ pub enum Error {
     Forked,
     /// The store is closed.
     Closed,
-    /// Something that cannot happen did: a fault of this library.
+    /// An impossible state: a bug of this library.
     Internal {
         /// What was found.
         what: String,
@@ -132,7 +132,7 @@ impl fmt::Display for ItemError {
 }
 
 impl Error {
-    /// What went wrong, whichever item of a batch it is about: the error itself unless it is an [`Error::Item`].
+    /// The underlying error: that of the item for an [`Error::Item`], otherwise the error itself.
     #[must_use]
     pub fn cause(&self) -> &Self {
         match self {
@@ -141,7 +141,7 @@ impl Error {
         }
     }
 
-    /// The same of a call with one key, which its caller knows.
+    /// As [`Error::cause`], for a call with one key, which its caller knows.
     pub(crate) fn into_cause(self) -> Self {
         match self {
             Self::Item(item) => item.error,
@@ -164,7 +164,7 @@ impl Error {
         Self::Invalid { what: what.into() }
     }
 
-    /// What cannot happen. Fails an assertion in debug builds.
+    /// An impossible state. Fails an assertion in debug builds.
     #[cold]
     #[track_caller]
     pub(crate) fn internal(what: impl Into<String>) -> Self {
@@ -183,13 +183,13 @@ impl Error {
         }
     }
 
-    /// Whether a file or folder was not there.
+    /// Whether a file or folder does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self.cause(), Self::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
     }
 
-    /// Whether this user may not do to a file or folder what was attempted.
+    /// Whether this user lacks the permission for what was attempted.
     #[must_use]
     pub fn is_denied(&self) -> bool {
         matches!(self.cause(), Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
@@ -200,13 +200,13 @@ impl Error {
         matches!(self.cause(), Self::Io { source, .. } if source.kind() == std::io::ErrorKind::TimedOut)
     }
 
-    /// Whether a name that was to be read as a file stands for something else.
+    /// Whether the error says that a name expected to be a file is something else.
     pub(crate) fn is_no_file(&self) -> bool {
         use std::io::ErrorKind::{AlreadyExists, InvalidInput, IsADirectory};
         matches!(self, Self::Io { source, .. } if matches!(source.kind(), IsADirectory | InvalidInput | AlreadyExists))
     }
 
-    /// The file or folder concerned, where there is one.
+    /// The file or folder concerned, if there is one.
     #[must_use]
     pub fn path(&self) -> Option<&Path> {
         match self.cause() {
@@ -276,7 +276,7 @@ impl fmt::Display for Error {
             Self::ReadOnly { why } => write!(f, "this handle cannot write: {why}"),
             Self::Poisoned { cause } => write!(
                 f,
-                "the writer stopped after a failure ({cause}); reads go on; rows not flushed before it are lost: open the store again"
+                "the writer stopped after a failure ({cause}); reads still work; rows not flushed before it are lost: open the store again"
             ),
             Self::Forked => f.write_str(
                 "the store was opened by the parent of this forked process, whose other threads may hold its locks for ever: \

@@ -26,21 +26,21 @@
 //! # }
 //! ```
 //!
-//! - **Values** ([`Value`]) are tensors of every safetensors [`Dtype`] and any shape, scalars, and trees of them. What
-//!   goes in comes out bit for bit.
+//! - **Values** ([`Value`]) are tensors of every safetensors [`Dtype`] and any shape, scalars, and trees of them. They
+//!   are returned bit for bit.
 //! - **Keys** ([`Key`]) are strings, `u64` or bytes, one kind a store.
 //! - **Segments** are Arrow IPC files that pyarrow and polars open without any code of ours; `FORMAT.md` describes
 //!   every byte.
-//! - **The index** is a bounded table in memory and immutable runs on disk. A hash only proposes: the key's bytes are
-//!   compared before a value is returned.
-//! - **Damage** is found by checksums and reported as [`Error::Corrupt`], never served and never taken for a miss.
+//! - **The index** is a bounded table in memory and immutable runs on disk. Hashes select candidates; the key's bytes
+//!   are compared before a value is returned.
+//! - **Damage** is found by checksums and reported as [`Error::Corrupt`], never served and never reported as a miss.
 //! - **Other processes** read with a [`Reader`] while a writer writes, or write in a [`Lane`] of their own.
 //!
 //! # Features
 //!
 //! - `ndarray`, `safetensors`: conversions from and to the tensors of these crates.
-//! - `unstable-storage`: the module `storage`, with which a store can be kept in memory and its disk be made to fail. Any
-//!   release may change it.
+//! - `unstable-storage`: the module `storage`, which keeps a store in memory or makes its disk fail. Any release may
+//!   change it.
 
 #![deny(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -64,12 +64,12 @@ mod sync;
 mod tensor;
 mod value;
 
-/// The names in a store's folder, for tools that look after folders themselves.
+/// The names in a store's folder, for tools that manage such folders themselves.
 pub mod folder {
     pub use crate::names::{FOLDERS, OPEN_LOCK, QUARANTINE, check_module_id, is_file_of_store};
 }
 
-/// Where a store keeps its files: the interface to it, and the storages that there are.
+/// Storages, which hold a store's files: the interface and its implementations.
 ///
 /// **Unstable**: the feature `unstable-storage` makes it public, and any release may change it. With it a store can be
 /// kept in memory, and tests can make its disk fail. [`Options::open_on`] and [`Options::open_reader_on`] take a
@@ -87,7 +87,7 @@ pub mod folder {
 /// store.put("answer", Value::Int(42))?;
 /// store.flush()?;
 ///
-/// // The same disk after a power failure, and then full: reads go on.
+/// // The same disk after a power failure, and then full: reads still work.
 /// let full = FaultStorage::new(Arc::new(memory.power_loss()));
 /// let store = Options::new().open_on(Arc::new(full.clone()))?;
 /// full.faults().fail_after_bytes(0);

@@ -1,4 +1,4 @@
-//! Makes and parses every file name of a store. Nothing else spells one.
+//! Makes and parses every file name of a store. No other module does.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ pub(crate) const LANES: &str = "lanes";
 pub const QUARANTINE: &str = "quarantine";
 /// The lock, in the folder of lane locks, under which a store is opened.
 pub const OPEN_LOCK: &str = "open.lock";
-/// The lock there under which segments are rewritten.
+/// The lock in the same folder under which segments are rewritten.
 pub(crate) const COMPACT_LOCK: &str = "compact.lock";
 
 const SEALED_SUFFIX: &str = ".arrow";
@@ -26,10 +26,10 @@ const ROW_MAPS_SUFFIX: &str = ".moved";
 const NOTE_SUFFIX: &str = ".json";
 const MISSING_PREFIX: &str = "missing-";
 const LEFT_PREFIX: &str = "left-";
-/// The suffix of what is written in one go and renamed when it is whole.
+/// The suffix of files that are written in one go and renamed when they are complete.
 pub(crate) const TEMPORARY_SUFFIX: &str = ".tmp";
 
-/// What tells one segment (or run) of a store from another: the lane that wrote it, and its number there.
+/// Identifies a segment (or run) of a store: the lane that wrote it, and its number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct SegmentId {
     /// The writer lane.
@@ -38,7 +38,7 @@ pub(crate) struct SegmentId {
     pub sequence: u64,
 }
 
-/// As in the names of its files.
+/// As in its file names.
 impl std::fmt::Display for SegmentId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.stem())
@@ -46,17 +46,17 @@ impl std::fmt::Display for SegmentId {
 }
 
 impl SegmentId {
-    /// Sequence numbers stay below this one: at a thousand a second, a lane does not come to it in 8,000 years. A file that
-    /// has a greater number was named by somebody else, and must not use up the numbers before it.
+    /// Sequence numbers are below this: a lane that makes a thousand a second reaches it after 8,000 years. A file with
+    /// a greater number is not ours, and must not use up the numbers before it.
     pub(crate) const MOST_SEQUENCE: u64 = 1 << 48;
 
-    /// The number behind all of `taken`; `None` if none is left.
+    /// The number after all of `taken`; `None` if none is left.
     pub(crate) fn next_sequence(taken: impl Iterator<Item = u64>) -> Option<u64> {
         let newest = taken.filter(|sequence| *sequence < Self::MOST_SEQUENCE).max().unwrap_or(0);
         Some(newest + 1).filter(|next| *next < Self::MOST_SEQUENCE)
     }
 
-    /// All numbers that a lane can give to its files were given out.
+    /// The error of a lane that has given out all its numbers.
     pub(crate) fn exhausted(lane: u16) -> Error {
         let limit = Self::MOST_SEQUENCE;
         Error::TooLarge { what: format!("the number of the next file of lane {lane}"), found: limit, limit: limit - 1 }
@@ -69,12 +69,12 @@ impl SegmentId {
     fn parse(stem: &str) -> Option<Self> {
         let (lane, sequence) = stem.split_once('-')?;
         let id = Self { lane: lane.parse().ok()?, sequence: sequence.parse().ok()? };
-        // Only the one spelling counts, so that two names never mean one segment.
+        // Only one spelling is valid, so that two names never mean one segment.
         (id.stem() == stem).then_some(id)
     }
 }
 
-/// What a name in the segments folder is.
+/// The kind of a name in the segments folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SegmentName {
     /// A sealed segment.
@@ -87,7 +87,7 @@ pub(crate) enum SegmentName {
     Foreign,
 }
 
-/// Tells what a name in the segments folder is.
+/// Parses a name in the segments folder.
 pub(crate) fn parse_segment(name: &str) -> SegmentName {
     if let Some(id) = name.strip_suffix(ACTIVE_SUFFIX).and_then(SegmentId::parse) {
         SegmentName::Active(id)
@@ -109,7 +109,7 @@ pub(crate) fn active(id: SegmentId) -> PathBuf {
     Path::new(SEGMENTS).join(id.stem() + ACTIVE_SUFFIX)
 }
 
-/// Path of a segment that is written in one go and appears under its sealed name only when it is whole.
+/// Path of a segment that is written in one go and renamed to its sealed name when it is complete.
 pub(crate) fn temporary_segment(id: SegmentId) -> PathBuf {
     Path::new(SEGMENTS).join(id.stem() + SEALED_SUFFIX + TEMPORARY_SUFFIX)
 }
@@ -124,28 +124,28 @@ pub(crate) fn temporary_run(id: SegmentId) -> PathBuf {
     Path::new(RUNS).join(id.stem() + RUN_SUFFIX + TEMPORARY_SUFFIX)
 }
 
-/// The run that a name in the runs folder is, if it is one.
+/// Parses a name in the runs folder as that of a run.
 pub(crate) fn parse_run(name: &str) -> Option<SegmentId> {
     name.strip_suffix(RUN_SUFFIX).and_then(SegmentId::parse)
 }
 
-/// The lane whose unfinished run a name in the runs folder is.
+/// Parses a name in the runs folder as that of an unfinished run.
 pub(crate) fn parse_temporary_run(name: &str) -> Option<SegmentId> {
     name.strip_suffix(TEMPORARY_SUFFIX).and_then(parse_run)
 }
 
-/// The unfinished run, or segment with unfinished row maps, that a name in the runs folder is.
+/// Parses a name in the runs folder as that of an unfinished run, or of unfinished row maps of a segment.
 pub(crate) fn parse_unfinished(name: &str) -> Option<SegmentId> {
     let whole = name.strip_suffix(TEMPORARY_SUFFIX)?;
     parse_run(whole).or_else(|| parse_row_maps(whole))
 }
 
-/// Path of the file that says where the rows are that segment `id` has of others.
+/// Path of the row maps of segment `id`, which map the rows of the segments that it replaces.
 pub(crate) fn row_maps(id: SegmentId) -> PathBuf {
     Path::new(RUNS).join(id.stem() + ROW_MAPS_SUFFIX)
 }
 
-/// The segment whose row maps a name in the runs folder is.
+/// Parses a name in the runs folder as that of a segment's row maps.
 pub(crate) fn parse_row_maps(name: &str) -> Option<SegmentId> {
     name.strip_suffix(ROW_MAPS_SUFFIX).and_then(SegmentId::parse)
 }
@@ -155,7 +155,7 @@ pub(crate) fn lane_lock(lane: u16) -> PathBuf {
     Path::new(LANES).join(format!("{lane:04}.lock"))
 }
 
-/// The lane whose lock file a name in the lanes folder is.
+/// Parses a name in the lanes folder as that of a lane's lock file.
 pub(crate) fn parse_lane_lock(name: &str) -> Option<u16> {
     name.strip_suffix(".lock")?.parse().ok()
 }
@@ -170,7 +170,7 @@ pub(crate) fn temporary_sync_log(lane: u16) -> PathBuf {
     Path::new(LANES).join(format!("{lane:04}.synced{TEMPORARY_SUFFIX}"))
 }
 
-/// The lane whose sync log a name in the lanes folder is.
+/// Parses a name in the lanes folder as that of a lane's sync log.
 pub(crate) fn parse_sync_log(name: &str) -> Option<u16> {
     let lane = name.strip_suffix(".synced")?.parse().ok()?;
     (sync_log(lane).file_name()? == name).then_some(lane)
@@ -183,17 +183,17 @@ pub(crate) fn note(quarantined: &Path) -> PathBuf {
     path.into()
 }
 
-/// Path of the note on missing segments, the first of which is `id`.
+/// Path of the note on missing segments; the first of them is `id`.
 pub(crate) fn missing_note(id: SegmentId) -> PathBuf {
     Path::new(QUARANTINE).join(format!("{MISSING_PREFIX}{}{NOTE_SUFFIX}", id.stem()))
 }
 
-/// Path of the note on the file called `name`, which was left where it is.
+/// Path of the note on the file called `name`, which was left in place.
 pub(crate) fn left_note(name: &str) -> PathBuf {
     Path::new(QUARANTINE).join(format!("{LEFT_PREFIX}{name}{NOTE_SUFFIX}"))
 }
 
-/// What a name in quarantine is.
+/// The kind of a name in quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum QuarantineName<'a> {
     /// A file that was moved there.
@@ -202,20 +202,20 @@ pub(crate) enum QuarantineName<'a> {
     NoteOn(&'a str),
     /// A note on segments that are missing.
     MissingNote,
-    /// A note on a file that was left where it is.
+    /// A note on a file that was left in place.
     LeftNote,
     /// A note that was being written.
     Temporary,
 }
 
-/// Tells what a name in quarantine is.
+/// Parses a name in quarantine.
 pub(crate) fn parse_quarantine(name: &str) -> QuarantineName<'_> {
     if name.strip_suffix(TEMPORARY_SUFFIX).is_some_and(|name| name.ends_with(NOTE_SUFFIX)) {
         return QuarantineName::Temporary;
     }
     match name.strip_suffix(NOTE_SUFFIX) {
         None => QuarantineName::File,
-        // The identity file itself ends like a note.
+        // The identity file has the suffix of a note.
         Some(_) if name == IDENTITY => QuarantineName::File,
         Some(stem) if stem.strip_prefix(MISSING_PREFIX).and_then(SegmentId::parse).is_some() => {
             QuarantineName::MissingNote
@@ -231,20 +231,20 @@ pub(crate) fn quarantined(name: &str, attempt: u32) -> PathBuf {
     Path::new(QUARANTINE).join(name)
 }
 
-/// The segment that a name in quarantine was.
+/// The segment that a file in quarantine was, by its name.
 pub(crate) fn parse_quarantined(name: &str) -> Option<SegmentId> {
     let stem = name.split_once(SEALED_SUFFIX).map_or(name, |(stem, _)| stem);
     SegmentId::parse(stem)
 }
 
-/// Texts by name, kept from imported files. The command line tool makes it.
+/// Named texts from imported files, which the command line tool writes.
 const METADATA: &str = "metadata.json";
 
 /// The folders of a store.
 pub const FOLDERS: [&str; 4] = [SEGMENTS, RUNS, LANES, QUARANTINE];
 
-/// Whether a file of this name in `folder` of a store, or in the store's own folder (`""`), is one that a writer makes.
-/// What is in quarantine is not known.
+/// Whether writers make files of this name in `folder` of a store, or in the store's own folder (`""`). Always false
+/// for quarantine.
 pub fn is_file_of_store(folder: &str, name: &str) -> bool {
     let is = |path: PathBuf| path.file_name().is_some_and(|file| file == name);
     match folder {

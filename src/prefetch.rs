@@ -1,28 +1,28 @@
-//! Asking the processor for memory before it is needed.
+//! Prefetches memory into the processor's caches.
 #![expect(unsafe_code, reason = "the prefetch instruction takes a raw pointer; measured in benches/index.rs")]
 
 const LINE: usize = 64;
 
-/// Asks for the first cache line of the item at `position`. Asking beyond the end is a waste, but does no harm.
+/// Prefetches the first cache line of the item at `position`. Past the end, this is useless but harmless.
 #[inline]
 pub(crate) fn prefetch_read<T>(items: &[T], position: usize) {
     prefetch(items.as_ptr().wrapping_add(position).cast());
 }
 
-/// How many cache lines from the start of `len_bytes` bytes on are asked for; the hardware follows from there.
+/// How many cache lines to prefetch from the start of `len_bytes` bytes on; the hardware continues from there.
 #[inline]
 pub(crate) fn lines_at_start(len_bytes: usize) -> usize {
     const LINES: usize = 8;
     len_bytes.div_ceil(LINE).min(LINES)
 }
 
-/// Asks for `lines` cache lines from the start of `bytes` on.
+/// Prefetches `lines` cache lines from the start of `bytes` on.
 #[inline]
 pub(crate) fn prefetch_lines(bytes: &[u8], lines: usize) {
     (0..lines).for_each(|line| prefetch(bytes.as_ptr().wrapping_add(line * LINE)));
 }
 
-/// Asks for the first cache line of `item`.
+/// Prefetches the first cache line of `item`.
 #[inline]
 pub(crate) fn prefetch_ref<T>(item: &T) {
     prefetch(std::ptr::from_ref(item).cast());

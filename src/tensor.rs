@@ -38,10 +38,10 @@ elements! {
     f32 => F32, f64 => F64, half::f16 => F16, half::bf16 => BF16, [f32; 2] => C64,
 }
 
-/// Dimensions of a view that take no allocation.
+/// Dimensions of a view that need no allocation.
 const INLINE_RANK: usize = 6;
 
-/// The shape of a view: its own, or that of a tensor that outlives it.
+/// The shape of a view: owned, or borrowed from a tensor that outlives it.
 #[derive(Clone)]
 enum Shape<'a> {
     Borrowed(&'a [usize]),
@@ -71,7 +71,7 @@ impl Shape<'_> {
     }
 }
 
-/// A tensor whose bytes are borrowed. The shape is its own, so that a function can return a view of data that it was
+/// A tensor whose bytes are borrowed. The shape is owned, so that a function can return a view of data that it was
 /// given:
 ///
 /// ```
@@ -95,7 +95,7 @@ impl<'a> TensorView<'a> {
     /// single element. Copies the shape, without an allocation if it has at most six dimensions.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if `data` has not exactly the bytes that the shape needs.
+    /// [`Error::Invalid`] if the length of `data` does not match dtype and shape.
     pub fn new(dtype: Dtype, shape: &[usize], data: &'a [u8]) -> Result<Self> {
         check_len(dtype, shape, data.len())?;
         Ok(Self { dtype, shape: Shape::copy_of(shape), data })
@@ -104,12 +104,12 @@ impl<'a> TensorView<'a> {
     /// A view of a slice of elements.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the slice has not as many elements as the shape.
+    /// [`Error::Invalid`] if the number of elements does not match the shape.
     pub fn from_slice<T: Element>(shape: &[usize], elements: &'a [T]) -> Result<Self> {
         Self::new(T::DTYPE, shape, cast_slice(elements))
     }
 
-    /// [`TensorView::new`] without a copy of the shape: for many rows of one.
+    /// [`TensorView::new`] with a borrowed shape: for many rows of one shape.
     pub(crate) fn with_shape_of(dtype: Dtype, shape: &'a [usize], data: &'a [u8]) -> Result<Self> {
         check_len(dtype, shape, data.len())?;
         Ok(Self { dtype, shape: Shape::Borrowed(shape), data })
@@ -138,7 +138,7 @@ impl<'a> TensorView<'a> {
         self.data
     }
 
-    /// A tensor of its own, with a copy of the bytes.
+    /// An owned tensor, with a copy of the bytes.
     #[must_use]
     pub fn to_tensor(&self) -> Tensor {
         Tensor { dtype: self.dtype, shape: self.shape().into(), data: Bytes::copy_from_slice(self.data) }
@@ -168,8 +168,8 @@ fn check_len(dtype: Dtype, shape: &[usize], len_bytes: usize) -> Result<()> {
     }
 }
 
-/// A tensor that owns its bytes, or shares them: a value read from an uncompressed segment refers to the mapped file
-/// and keeps that mapping alive. Cloning is O(1).
+/// A tensor that owns its bytes, or shares them: a value read from an uncompressed segment is zero-copy, and keeps the
+/// mapping of the file alive. Cloning is O(1).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Tensor {
     dtype: Dtype,
@@ -181,7 +181,7 @@ impl Tensor {
     /// A tensor over `data`, which is not copied.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if `data` has not exactly the bytes that the shape needs.
+    /// [`Error::Invalid`] if the length of `data` does not match dtype and shape.
     pub fn new(dtype: Dtype, shape: &[usize], data: impl Into<Bytes>) -> Result<Self> {
         let data = data.into();
         check_len(dtype, shape, data.len())?;
@@ -191,7 +191,7 @@ impl Tensor {
     /// A tensor with a copy of `elements`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the slice has not as many elements as the shape.
+    /// [`Error::Invalid`] if the number of elements does not match the shape.
     pub fn from_slice<T: Element>(shape: &[usize], elements: &[T]) -> Result<Self> {
         TensorView::from_slice(shape, elements).map(|view| view.to_tensor())
     }
@@ -199,7 +199,7 @@ impl Tensor {
     /// A tensor of dtype [`Dtype::Bool`].
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the slice has not as many elements as the shape.
+    /// [`Error::Invalid`] if the number of elements does not match the shape.
     pub fn from_bools(shape: &[usize], elements: &[bool]) -> Result<Self> {
         Self::new(Dtype::Bool, shape, elements.iter().map(|&flag| u8::from(flag)).collect::<Vec<u8>>())
     }
@@ -228,8 +228,8 @@ impl Tensor {
         TensorView { dtype: self.dtype, shape: Shape::Borrowed(&self.shape), data: &self.data }
     }
 
-    /// The elements without a copy, or `None` if they are of another dtype or not aligned for `T` in memory
-    /// (see [`Tensor::to_vec`]).
+    /// The elements, zero-copy, or `None` if they are of another dtype or not aligned for `T` in memory (see
+    /// [`Tensor::to_vec`]).
     #[must_use]
     pub fn as_slice<T: Element>(&self) -> Option<&[T]> {
         (T::DTYPE == self.dtype).then(|| try_cast_slice(&self.data).ok()).flatten()

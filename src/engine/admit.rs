@@ -1,4 +1,5 @@
-//! Rows enter the memtable: each is weighed against the newest row of its key, counted, and supersedes cached values.
+//! Inserts rows into the memtable: compares each with the newest row of its key, keeps the count of live keys, and
+//! drops superseded values from the value cache.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,10 +20,10 @@ use crate::segment::layout::Frame;
 use crate::segment::reader::Segment;
 use crate::segment::scan::Front;
 
-/// Rows of a put whose buckets are prefetched together: their waits for memory overlap.
+/// Rows of a put whose buckets are prefetched together, so that their memory accesses overlap.
 const PREFETCHED: usize = 32;
 
-/// A row that enters: its hash, its batch and its number there, and whether it says that its key was deleted.
+/// A row to insert: its hash, its batch and its number there, and whether it is a tombstone.
 #[derive(Debug, Clone, Copy)]
 struct Entering {
     hash: u64,
@@ -31,11 +32,11 @@ struct Entering {
     tombstone: bool,
 }
 
-/// Enters a row into the memtable if it is the newest of its key. `fetch` gets the row itself, which is only needed
-/// when its hash is there already.
+/// Inserts a row into the memtable if it is the newest of its key. `fetch` reads the row, which is only needed when its
+/// hash is there already.
 ///
-/// Never fails: where damage keeps it from finding what the row supersedes, the row enters all the same, and the count
-/// of live keys is marked as unknown.
+/// Never fails: if damage hides what the row supersedes, the row is inserted anyway, and the count of live keys is
+/// marked as unknown.
 fn admit(
     state: &State,
     (inserting, finder): (&Inserting<'_>, &mut Finder),
@@ -49,10 +50,10 @@ fn admit(
     let new = match fetch() {
         Ok(Some(new)) => new,
         Ok(None) => return,
-        // The row enters unweighed: a lookup of its key must report the damage, and not serve an older row.
+        // Insert without a comparison: a lookup of the key must report the damage and not serve an older row.
         Err(_) => return entering.enter_unweighed(state, inserting),
     };
-    // Forged key offsets.
+    // The key offsets are forged.
     let Some(key) = new.key() else { return entering.enter_unweighed(state, inserting) };
     let query = Query { key: KeyRef::Bytes(key), hash };
     let superseded = finder.find_one(state, query, |found| match found {
@@ -73,24 +74,24 @@ fn admit(
 }
 
 impl Entering {
-    /// Enters the row as that of a new key.
+    /// Inserts the row as that of a new key.
     fn enter(self, state: &State, inserting: &Inserting<'_>) {
         state.memtable().insert(inserting, self.hash, (self.batch, self.row));
         state.live().add(i64::from(!self.tombstone));
     }
 
-    /// Enters the row although its key cannot be read.
+    /// Inserts the row although its key cannot be read.
     fn enter_unweighed(self, state: &State, inserting: &Inserting<'_>) {
         self.enter(state, inserting);
         state.value_cache().supersede_all();
         state.live().set(None);
     }
 
-    /// Enters the row, which is `new`, if it is newer than `found`. Returns whether it is.
+    /// Inserts the row, which is `new`, if it is newer than `found`. Returns whether it is.
     fn supersede(self, state: &State, inserting: &Inserting<'_>, new: &Row<'_>, found: &Found<'_>) -> bool {
         let Self { hash, batch, row, tombstone } = self;
         if found.row.version() >= new.version() {
-            // What waits here may be getting an older timestamp just now than this row of another lane has.
+            // The waiting row that was found may at this moment get an older timestamp than this row of another lane.
             if found.row.waits() && !new.waits() {
                 state.memtable().insert(inserting, hash, (batch, row));
                 if tombstone != found.row.is_tombstone() {
@@ -108,12 +109,11 @@ impl Entering {
     }
 }
 
-/// Enters the rows of a put, which are newer than all others, as batch `batch`. Returns when each is the one that is
-/// read.
+/// Inserts the rows of a put, which are newer than all others, as batch `batch`. When it returns, lookups find them.
 ///
-/// Most keys of a put are new. So rows enter together, without a look at what they may supersede; only those whose hash
-/// was there are weighed one by one. That keeps one entry per key however often it is overwritten. Then the runs are
-/// asked, for the count of live keys alone: a row in them is older, and stays where it is.
+/// Most keys of a put are new, so rows are inserted together, without looking at what they may supersede. Only rows
+/// whose hash was there are compared one by one, which keeps one entry per key however often it is overwritten. Then
+/// the runs are searched, only for the count of live keys: their rows are older and stay where they are.
 pub(crate) fn admit_put(
     state: &State,
     inserting: &Inserting<'_>,
@@ -125,7 +125,7 @@ pub(crate) fn admit_put(
     admit_occupied(state, inserting, hashes, columns, (batch, source), occupied);
 }
 
-/// The second half of [`admit_put`], with what the first one, [`Memtable::insert_new`], left over.
+/// The second half of [`admit_put`]: inserts the rows that [`Memtable::insert_new`] left over.
 ///
 /// [`Memtable::insert_new`]: crate::engine::state::memtable::Memtable::insert_new
 pub(crate) fn admit_occupied(
@@ -152,8 +152,8 @@ pub(crate) fn admit_occupied(
     state.value_cache().supersede(keys);
 }
 
-/// Counts `entered` more live keys, less those that the runs have already. Rows of `occupied` (ascending) are not looked
-/// at.
+/// Adds `entered` to the count of live keys, less those that the runs have already. Skips the rows of `occupied`
+/// (ascending).
 fn settle(state: &State, hashes: &[u64], columns: &Columns, occupied: &[u32], entered: i64) {
     let version = state.versions().load();
     let runs = version.runs();
@@ -186,7 +186,7 @@ fn settle(state: &State, hashes: &[u64], columns: &Columns, occupied: &[u32], en
     state.live().add(entered - superseded);
 }
 
-/// Enters all rows of a sealed segment. O(rows).
+/// Inserts all rows of a sealed segment. O(rows).
 ///
 /// # Errors
 /// As [`hash_block`].
@@ -194,7 +194,7 @@ pub(crate) fn admit_segment(state: &State, segment: &Arc<Segment>) -> Result<()>
     admit_block(state, segment, &hash_block(state, segment)?)
 }
 
-/// The same, with the segment's hashes.
+/// As [`admit_segment`], with the segment's hashes.
 ///
 /// # Errors
 /// [`crate::Error::ReadOnly`] when the batch ids are used up.
@@ -210,7 +210,7 @@ pub(crate) fn admit_block(state: &State, segment: &Arc<Segment>, block: &HashBlo
     Ok(())
 }
 
-/// Enters the rows of one committed batch.
+/// Inserts the rows of one committed batch.
 ///
 /// # Errors
 /// IO errors, [`crate::Error::Corrupt`] if the batch is damaged.

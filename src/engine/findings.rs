@@ -1,6 +1,5 @@
-//! What is wrong with a store as far as it is known: what the quarantine folder tells, what this handle left where it
-//! is, and what is missing. The report of opening, `verify` and `stats` all ask here, so that none is cleaner than
-//! another.
+//! The known damage of a store: quarantined files, damaged files that this handle left in place, and missing segments.
+//! The report of opening, `verify` and `stats` all read it here, so that they agree.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -14,7 +13,7 @@ use crate::error::Result;
 use crate::io::Storage;
 use crate::names::SegmentId;
 
-/// What is wrong, less what was acknowledged.
+/// The known damage that is not acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
     pub files: Vec<Quarantined>,
@@ -23,7 +22,7 @@ pub(crate) struct Findings {
     pub quarantined: usize,
 }
 
-/// What is known to be wrong now. O(files in quarantine).
+/// The damage known now. O(files in quarantine).
 ///
 /// # Errors
 /// IO errors.
@@ -43,14 +42,14 @@ pub(crate) fn findings(state: &State) -> Result<Findings> {
     Ok(Findings { files, quarantined, missing: missing.iter().map(|missing| missing.describe(storage)).collect() })
 }
 
-/// Whether a file stays where it is with acknowledgement.
+/// Whether the damage of a file left in place is acknowledged.
 fn is_left(state: &State, told: &Told, file: &Quarantined) -> bool {
     let folder = state.storage().describe(Path::new(""));
     file.path.strip_prefix(&folder).is_ok_and(|path| told.left_acknowledged.contains(path))
 }
 
-/// Acknowledges what is known to be wrong and cannot be put right: reports are clean of it from now on. Files stay
-/// where they are. Returns how many things it was.
+/// Acknowledges the known damage that cannot be repaired; later reports omit it. Files stay where they are. Returns how
+/// many things were acknowledged.
 ///
 /// # Errors
 /// IO errors.
@@ -62,7 +61,7 @@ pub(crate) fn acknowledge(state: &State) -> Result<usize> {
     quarantine::acknowledge(state.storage(), state.options().durability, &told, &new)
 }
 
-/// Of `missing`, those that are still not there.
+/// The segments of `missing` that are still missing.
 fn still(storage: &dyn Storage, missing: Vec<MissingIds>) -> Result<Vec<MissingIds>> {
     if missing.is_empty() {
         return Ok(missing);
@@ -79,7 +78,7 @@ fn still(storage: &dyn Storage, missing: Vec<MissingIds>) -> Result<Vec<MissingI
     Ok(missing.into_iter().filter(|missing| !is_back(missing)).collect())
 }
 
-/// Whether somebody acknowledged that `missing` are lost.
+/// Whether the loss of `missing` is acknowledged.
 fn is_acknowledged(told: &Told, missing: &MissingIds) -> bool {
     let last = SegmentId { sequence: missing.last, ..missing.first };
     told.missing_acknowledged.iter().any(|known| known.contains(missing.first) && known.contains(last))

@@ -1,9 +1,8 @@
-//! Locks that know their place in the order of locks.
+//! Locks with a rank, so that debug builds check the order in which they are acquired.
 //!
-//! In debug builds each lock has a rank, and each thread a list of the ranks that it holds. A lock that is taken while
-//! one of the same or a higher rank is held fails an assertion, whether or not another thread takes the two the other
-//! way round at that moment. `try_lock` is exempt, since it never waits. In release builds nothing of this is compiled
-//! in.
+//! In debug builds each lock has a rank, and each thread a list of the ranks that it holds. Acquiring a lock while one
+//! of the same or a higher rank is held fails an assertion, whether or not another thread acquires the two in reverse
+//! order at that moment. `try_lock` is exempt, since it never waits. Release builds compile none of this.
 
 use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
@@ -106,17 +105,17 @@ impl<T> RankedMutex<T> {
 }
 
 impl<T> RankedGuard<'_, T> {
-    /// Waits for `condition`; the lock is free meanwhile.
+    /// Releases the lock, waits for `condition`, and acquires the lock again.
     pub(crate) fn wait(&mut self, condition: &Condvar) {
         condition.wait(&mut self.guard);
     }
 
-    /// The same, no longer than until `end`.
+    /// As `wait`, but at most until `end`.
     pub(crate) fn wait_until(&mut self, condition: &Condvar, end: Instant) {
         condition.wait_until(&mut self.guard, end);
     }
 
-    /// The same, no longer than `time`. Returns whether it was that long.
+    /// As `wait`, but at most for `time`. Returns whether it timed out.
     pub(crate) fn wait_for(&mut self, condition: &Condvar, time: Duration) -> bool {
         condition.wait_for(&mut self.guard, time).timed_out()
     }
@@ -166,7 +165,7 @@ mod held {
         static HELD: RefCell<Vec<Rank>> = const { RefCell::new(Vec::new()) };
     }
 
-    /// In the list of its thread for as long as it lives.
+    /// An entry in the list of its thread, until it is dropped.
     #[derive(Debug)]
     pub(super) struct Held(Rank);
 
@@ -189,7 +188,7 @@ mod held {
         }
     }
 
-    /// Fails if this thread holds a lock that is to be taken after one of `rank`, or with it.
+    /// Fails if this thread holds a lock of `rank`, or one that must be acquired after it.
     #[track_caller]
     pub(super) fn check(rank: Rank) {
         let _ended = HELD.try_with(|held| {

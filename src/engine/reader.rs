@@ -28,9 +28,9 @@ use crate::value::Value;
 
 /// A store that is open for reading.
 ///
-/// Takes no lock and writes nothing, so any number of processes may read while others write. It sees what was
-/// committed when it was opened, and what came since at each [`Reader::refresh`]; a key that is missing makes it look
-/// by itself, at most once in [`Options::refresh_interval`]. Cheap to clone.
+/// It takes no lock and writes nothing, so any number of processes may read while others write. A reader sees what was
+/// committed when it was opened or last refreshed ([`Reader::refresh`]). A lookup that misses a key refreshes by
+/// itself, at most once in [`Options::refresh_interval`]. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reader {
     state: Arc<State>,
@@ -56,7 +56,8 @@ impl Reader {
         Self { state, report: Arc::new(report) }
     }
 
-    /// The value of `key`, or `None`. An unpacked tensor shares the mapped segment's memory. Expected O(1).
+    /// The value of `key`, or `None`. An unpacked tensor is zero-copy: it shares the mapped segment's memory. Expected
+    /// O(1).
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the row is damaged, [`Error::KeyKind`], IO errors.
@@ -65,7 +66,7 @@ impl Reader {
         values.pop().unwrap_or(Ok(None)).map_err(Error::into_cause)
     }
 
-    /// The values of `keys`, in their order. A damaged row is an error at its own place only, an [`Error::Item`].
+    /// The values of `keys`, in their order. A damaged row is an error ([`Error::Item`]) at its own position only.
     ///
     /// # Errors
     /// [`Error::Item`] for a key that cannot be used: of another kind ([`Error::KeyKind`]), too long
@@ -74,8 +75,8 @@ impl Reader {
         get_batch(&self.state, keys.into())
     }
 
-    /// Copies the rows of `keys` into one contiguous `[keys, …row_shape]` buffer of the caller's: the fast way out.
-    /// `found` says which keys were there; places of missing rows are left as they are. Returns how many were there.
+    /// Copies the rows of `keys` into the caller's contiguous `[keys, …row_shape]` buffer: the fastest read. `found`
+    /// says which keys exist; the places of missing rows are left unchanged. Returns the number of rows found.
     ///
     /// ```
     /// # fn main() -> tensorcask::Result<()> {
@@ -90,9 +91,9 @@ impl Reader {
     /// ```
     ///
     /// # Errors
-    /// Those of [`Reader::get_batch`]; [`Error::Invalid`] if buffer or mask do not fit; [`Error::Item`] with
+    /// Those of [`Reader::get_batch`]; [`Error::Invalid`] if buffer or mask have the wrong length; [`Error::Item`] with
     /// [`Error::Mismatch`] if a row is of another dtype or shape; [`Error::DamagedRows`] if rows are damaged: all
-    /// others were copied, and `found` is right.
+    /// others were copied, and `found` is valid.
     pub fn get_batch_into<'a, T: Element>(
         &self,
         keys: impl Into<Keys<'a>>,
@@ -118,7 +119,7 @@ impl Reader {
         get_batch_into(&self.state, keys.into(), &mut Target { dtype, shape: row_shape, out }, found)
     }
 
-    /// Which of `keys` are there. Reads keys, no values.
+    /// Which of `keys` exist. Reads keys, not values.
     ///
     /// # Errors
     /// Those of [`Reader::get_batch`]; [`Error::Item`] with [`Error::Corrupt`] if a batch that may hold a key is
@@ -127,7 +128,7 @@ impl Reader {
         contains_batch(&self.state, keys.into())
     }
 
-    /// Whether `key` is there.
+    /// Whether `key` exists.
     ///
     /// # Errors
     /// As [`Reader::contains_batch`].
@@ -136,7 +137,7 @@ impl Reader {
         Ok(found.first().copied().unwrap_or(false))
     }
 
-    /// How many keys there are. O(1); once after a crash that left several index runs behind, O(rows).
+    /// The number of keys. O(1); O(rows) once after a crash that left several index runs.
     ///
     /// # Errors
     /// IO errors.
@@ -152,15 +153,15 @@ impl Reader {
         self.len().map(|keys| keys == 0)
     }
 
-    /// All keys, in no order. Keys that are overwritten or deleted while the iteration runs may be left out.
-    /// O(rows) in all, O(1) memory.
+    /// All keys, in no order. Keys that are overwritten or deleted during the iteration may be left out. O(rows) in
+    /// total, O(1) memory.
     #[must_use]
     pub fn keys(&self) -> KeysIter {
         KeysIter::new(Arc::clone(&self.state))
     }
 
-    /// All keys and their values, in the order in which they are stored: what is on disk is read from front to back.
-    /// Keys that are overwritten or deleted while the iteration runs may be left out. O(bytes) in all, O(value) memory.
+    /// All keys and their values, in storage order: files are read from front to back. Keys that are overwritten or
+    /// deleted during the iteration may be left out. O(bytes) in total, O(value) memory.
     ///
     /// ```
     /// # fn main() -> tensorcask::Result<()> {
@@ -179,10 +180,10 @@ impl Reader {
         Entries::new(Arc::clone(&self.state))
     }
 
-    /// The keys that start with `prefix`, in order of their bytes. They are read through the segments' FSTs, in chunks of a
-    /// thousand keys and more: O(keys) for what is sealed, O(rows) for what is not. Keys that are put, overwritten or
-    /// deleted while the iteration runs may be given or left out. The iteration ends with an error of its own item:
-    /// [`Error::KeyKind`] or [`Error::Invalid`] unless keys are strings or bytes, IO errors, [`Error::Corrupt`].
+    /// The keys that start with `prefix`, in byte order. They are read through the segments' FSTs, in chunks of a
+    /// thousand keys and more: O(keys) for sealed rows, O(rows) for others. Keys that are put, overwritten or deleted
+    /// during the iteration may be returned or left out. An error is an item and ends the iteration: [`Error::KeyKind`]
+    /// or [`Error::Invalid`] unless keys are strings or bytes, IO errors, [`Error::Corrupt`].
     ///
     /// ```
     /// # fn main() -> tensorcask::Result<()> {
@@ -201,7 +202,7 @@ impl Reader {
         Range::prefix(Arc::clone(&self.state), &prefix)
     }
 
-    /// How many keys start with `prefix`. O(keys) as [`Reader::prefix`].
+    /// The number of keys that start with `prefix`. O(keys) as [`Reader::prefix`].
     ///
     /// # Errors
     /// Those of [`Reader::prefix`].
@@ -209,21 +210,21 @@ impl Reader {
         self.prefix(prefix).try_fold(0, |count, key| key.map(|_| count + 1))
     }
 
-    /// The keys of a range, in order: of bytes for strings and bytes, as [`Reader::prefix`]; of numbers for integers.
-    /// Segments do not keep integers in order, so that their whole range is read at the first key: O(rows). Errors are
-    /// items, as for [`Reader::prefix`].
+    /// The keys of a range, in order: byte order for strings and bytes, as for [`Reader::prefix`]; numeric order for
+    /// integers. Segments do not keep integers in order, so the whole range is read at the first key: O(rows). Errors
+    /// are items, as for [`Reader::prefix`].
     #[must_use]
     pub fn range<K: AsKey>(&self, range: impl RangeBounds<K>) -> Range {
         Range::between(Arc::clone(&self.state), &range)
     }
 
-    /// Preloads the index and the sealed rows into memory, as far as `limit_bytes` go (the index first, then rows from
-    /// the oldest on), and returns what was done: a sequential read of what is not there, at the speed of the disk.
+    /// Preloads the index, then the sealed rows from the oldest on, into memory, up to `limit_bytes`, and returns what
+    /// was read. Data that are not in memory are read sequentially, at the speed of the disk.
     ///
-    /// Where the kernel and the file system keep files in large pages (tried on ext4 under Linux 6.18) it is in pages
-    /// of 2 MiB then; what is in memory in small pages, because it was read in row by row or written in small batches,
-    /// is read again for that. The page cache belongs to all processes: one of them has to call this. It may be called
-    /// while others read and write. A limit beyond the memory that is free drops what was read first.
+    /// Where the kernel and the file system support large pages in the page cache (tried on ext4 under Linux 6.18),
+    /// preloaded data lie in pages of 2 MiB. Data in small pages, because they were read row by row or written in small
+    /// batches, are read again for that. All processes share the page cache, so one of them has to call this. It may be
+    /// called while others read and write. A limit beyond free memory evicts what was read first.
     ///
     /// ```
     /// # fn main() -> tensorcask::Result<()> {
@@ -261,10 +262,10 @@ impl Reader {
     }
 
     /// Reads and checks every byte that is sealed or committed: structure, frames, row checksums, index blocks, FSTs
-    /// and runs. `progress` is called with the rows done and the rows in all. O(bytes).
+    /// and runs. `progress` is called with the rows done and the total. O(bytes).
     ///
     /// # Errors
-    /// IO errors. Damage is no error of this call: it is what the report lists.
+    /// IO errors. Damage is not an error of this call; the report lists it.
     pub fn verify(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<VerifyReport> {
         verify(&self.state, progress)
     }
@@ -275,7 +276,7 @@ impl Reader {
         self.state.identity().key_kind()
     }
 
-    /// What opening found.
+    /// The report of opening the store.
     #[must_use]
     pub fn open_report(&self) -> &OpenReport {
         &self.report

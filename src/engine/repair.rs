@@ -1,6 +1,6 @@
-//! Segments whose damage costs no row: what can be made anew of them is damaged (an index block, the ordered keys, a
-//! second copy of a frame or the header). They are written anew when the store is closed, so that the next damage finds
-//! every copy whole again, and `verify` is clean.
+//! Rewrites segments whose damage costs no row: the damaged part can be derived again (an index block, the ordered
+//! keys, a second copy of a frame or the header). This happens when the store is closed, so that `verify` is clean and
+//! the next damage finds every copy intact.
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ use crate::error::Result;
 use crate::names;
 use crate::segment::reader::Segment;
 
-/// Most keys of a run that is built anew in memory for one of its segments.
+/// Most keys of a run that is rebuilt in memory for one of its segments.
 const MOST_KEYS: u64 = 1 << 24;
 
-/// Writes segments anew in which damage was found that costs no row. Others stay as they are: reads and `verify` tell
-/// of the rows that are lost. Returns whether any was written. O(bytes of segments in which damage was found).
+/// Rewrites segments with damage that costs no row. Segments with lost rows stay as they are: reads and `verify` report
+/// those rows. Returns whether any was rewritten. O(bytes of segments in which damage was found).
 ///
 /// # Errors
 /// IO errors.
@@ -50,7 +50,7 @@ pub(crate) fn repair(state: &State, lane: &mut Lane) -> Result<bool> {
     Ok(repaired)
 }
 
-/// Puts a copy of `segment`, which `run` covers, in its place, on disk and in the version.
+/// Replaces `segment`, which `run` covers, by a copy, on disk and in the version.
 fn replace(
     state: &State,
     lane: &mut Lane,
@@ -61,13 +61,13 @@ fn replace(
     let copy = salvage::set_aside(state, lane, segment.id, &names::sealed(segment.id), why, true)?;
     let others = run.iter().flat_map(|run| run.segments()).filter(|other| other.id != segment.id).cloned();
     let segments: Vec<Arc<Segment>> = others.chain(copy).collect();
-    // In this order, so that a reader finds every row in one place or the other.
+    // In this order, a reader finds every row in one place or the other.
     if !segments.is_empty() {
         publish_run(state, &Arc::new(memory_run(state, segments, false)?), run.as_slice());
     }
     state.versions().remove_segment(segment.id);
     state.memtable().drop_segments(&|id| id == segment.id);
-    // It names a segment that is gone. Runs of other lanes are found stale.
+    // The run names a segment that is gone. Runs of other lanes are found stale.
     match run.and_then(|run| run.name()).filter(|name| name.lane == lane.number()) {
         Some(name) => state.storage().remove(&names::run(name)),
         None => Ok(()),

@@ -1,4 +1,4 @@
-//! Threads that work for the store in the background, or share the work of one call; and forks.
+//! Background threads, threads that share the work of one call, and the detection of forks.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -8,11 +8,11 @@ use std::thread;
 
 use crate::sync::{Builder, JoinHandle};
 
-/// Starts a thread of the policy `SCHED_BATCH`. Under the usual policy it would preempt the running thread whenever it
-/// wakes up: where processors are few that is a put or a get, which would then wait for as long as the writer writes.
+/// Starts a thread with the policy `SCHED_BATCH`. Under the default policy it would preempt the running thread whenever
+/// it wakes up. With few processors that is a put or a get, which would then wait as long as the writer writes.
 ///
 /// # Errors
-/// The system has no thread to give.
+/// The system cannot start a thread.
 pub(crate) fn spawn<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
@@ -23,17 +23,17 @@ pub(crate) fn spawn<T: Send + 'static>(
     })
 }
 
-/// Threads unless the options say otherwise: a few take all the bandwidth, and callers have threads of their own.
+/// Threads unless the options set a number: a few use all the bandwidth, and callers have threads of their own.
 const MOST_THREADS: usize = 4;
 
 /// The number of threads that share a batch, if the caller does not choose.
 pub(crate) fn default_threads() -> usize {
-    // The system's answer comes from files.
+    // Cached, since the system reads files to answer.
     static THREADS: OnceLock<usize> = OnceLock::new();
     *THREADS.get_or_init(|| thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MOST_THREADS))
 }
 
-/// What `other` and `own` return: both at once, if that is worth a thread and there is a processor for it.
+/// Calls `other` and `own`, concurrently if that is worth a thread and a processor is free, and returns both results.
 pub(crate) fn concurrently<A: Send, B>(
     worth_a_thread: bool,
     other: impl Fn() -> A + Sync,
@@ -45,12 +45,12 @@ pub(crate) fn concurrently<A: Send, B>(
     thread::scope(|scope| {
         let started = thread::Builder::new().name("tensorcask-put".into()).spawn_scoped(scope, &other).ok();
         let own = own();
-        // Where no thread can be started, or it does not return, the caller's does both.
+        // If no thread can be started, or it panics, the caller's thread calls both.
         (started.and_then(|thread| thread.join().ok()).unwrap_or_else(&other), own)
     })
 }
 
-/// What `each` returns for all of `items`, in order; a thread takes `worth_a_thread` of them at the least.
+/// The results of `each` for all of `items`, in order. A thread takes at least `worth_a_thread` items.
 pub(crate) fn in_shares<'t, T: Sync, R: Send>(
     items: &'t [T],
     worth_a_thread: usize,
@@ -61,7 +61,7 @@ pub(crate) fn in_shares<'t, T: Sync, R: Send>(
     thread::scope(|scope| {
         let mut shares = items.chunks(items.len().div_ceil(threads).max(1));
         let own = shares.next().unwrap_or_default();
-        // A share whose thread cannot be started, or does not return, is this one's.
+        // This thread takes the share of a thread that cannot be started or panics.
         let others: Vec<_> =
             shares.map(|share| (share, thread::Builder::new().spawn_scoped(scope, move || work(share)).ok())).collect();
         let mut answers = work(own);
@@ -72,10 +72,10 @@ pub(crate) fn in_shares<'t, T: Sync, R: Send>(
     })
 }
 
-/// Counts up in every child that is forked.
+/// Incremented in every forked child.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
-/// How many forks lie between this process and the one that asked first. Before the first call it counts none.
+/// How many forks lie between this process and the one that asked first. Forks before the first call are not counted.
 pub(crate) fn forks() -> u32 {
     static WATCH: Once = Once::new();
     if !WATCH.is_completed() {
@@ -85,26 +85,26 @@ pub(crate) fn forks() -> u32 {
 }
 
 #[cfg(all(target_os = "linux", not(miri)))]
-#[expect(unsafe_code, reason = "only the C library tells of a fork without a system call for each question")]
+#[expect(unsafe_code, reason = "only the C library reports a fork without a system call for each check")]
 fn watch_forks() {
     extern "C" fn in_child() {
         FORKS.fetch_add(1, Ordering::Relaxed);
     }
-    // SAFETY: the handler is a function of this library, which stays loaded, and does nothing but count, which is
-    // allowed between `fork` and the return from it. Where there is no memory for it, forks are not seen.
+    // SAFETY: the handler is a function of this library, which stays loaded. It only increments a counter, which is
+    // allowed between `fork` and the return from it. If there is no memory to register it, forks are not detected.
     let _not_seen = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
 }
 
 #[cfg(not(all(target_os = "linux", not(miri))))]
 fn watch_forks() {}
 
-/// `SCHED_BATCH` (`man 7 sched`): the same share of the processors, without preempting anyone by waking up. Left alone
-/// where the process was given another policy.
+/// Sets `SCHED_BATCH` (`man 7 sched`): the same share of the processors, without preempting other threads on wake-up.
+/// Does nothing if the process has another policy.
 #[cfg(all(target_os = "linux", not(miri)))]
 #[expect(unsafe_code, reason = "rustix sets no thread's policy; measured in benches/scaling")]
 fn take_turns() {
-    // SAFETY: both calls are about the calling thread (0) and touch no memory but `parameter`, which lives until they
-    // return. Where they fail the thread stays as it was.
+    // SAFETY: both calls are about the calling thread (0) and access no memory but `parameter`, which lives until they
+    // return. If they fail, the thread is unchanged.
     unsafe {
         if libc::sched_getscheduler(0) == libc::SCHED_OTHER {
             let parameter = libc::sched_param { sched_priority: 0 };

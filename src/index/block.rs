@@ -28,7 +28,7 @@ impl HashBlock {
     /// The block in `bytes`, whose checksum the caller has compared.
     ///
     /// # Errors
-    /// What is wrong if the length is that of no block.
+    /// A message if no block has this length.
     pub(crate) fn parse(bytes: Bytes) -> Result<Self, String> {
         if !bytes.len().is_multiple_of(ROW_LEN_BYTES) {
             return Err(format!("expected a multiple of {ROW_LEN_BYTES} bytes, found {}", bytes.len()));
@@ -37,19 +37,19 @@ impl HashBlock {
         Ok(Self { hashes: bytes.slice(..split), rows: bytes.slice(split..) })
     }
 
-    /// Rows.
+    /// The number of rows.
     pub(crate) fn len(&self) -> usize {
         self.rows.len() / 4
     }
 
-    /// The position of the first hash from `from` on that is not below `bound`. O(distance): the caller reads what lies
-    /// between anyway, and a binary search over cold pages would cost more.
+    /// The position of the first hash from `from` on that is not below `bound`. O(distance): the caller reads the
+    /// hashes in between anyway, and a binary search would touch more cold pages.
     pub(crate) fn end_below(&self, from: usize, bound: u64) -> usize {
         let hashes = self.hashes.get(from * 8..).unwrap_or(&[]).as_chunks::<8>().0;
         from + hashes.iter().take_while(|bytes| u64::from_le_bytes(**bytes) < bound).count()
     }
 
-    /// (hash, row) pairs from position `from` up to and without `to`.
+    /// (hash, row) pairs from position `from` up to, but not including, `to`.
     pub(crate) fn range(&self, from: usize, to: usize) -> impl Iterator<Item = (u64, u32)> + '_ {
         let hashes = self.hashes.get(from * 8..to * 8).unwrap_or(&[]);
         let rows = self.rows.get(from * 4..to * 4).unwrap_or(&[]);
@@ -62,7 +62,7 @@ impl HashBlock {
         self.range(0, self.len())
     }
 
-    /// Checks that hashes are in order and that every row stands once. O(rows).
+    /// Checks that hashes are in order and that every row occurs once. O(rows).
     ///
     /// # Errors
     /// What is wrong.
@@ -76,7 +76,7 @@ impl HashBlock {
             last = pair;
             match seen.get_mut(pair.1 as usize) {
                 Some(seen) if !*seen => *seen = true,
-                _ => return Err(format!("row {} is out of bounds or stands twice", pair.1)),
+                _ => return Err(format!("row {} is out of bounds or occurs twice", pair.1)),
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Writing a run: rows come in order of hash, so buckets leave in order, and memory is a window of a few.
+//! Writes a run. Rows come in order of hash, so buckets are written in order, and memory holds only a few of them.
 
 use super::merge::HashRow;
 use super::run_layout::{
@@ -9,19 +9,19 @@ use crate::error::{Error, Result};
 
 /// Bytes gathered before they are written.
 const WRITE_LEN_BYTES: usize = 2 << 20;
-/// Rows that have their bucket before their memory is used again.
+/// Rows that are placed in buckets before their memory is reused.
 const MOST_TAKEN: usize = 1 << 12;
 
-/// What a run says of itself.
+/// The metadata of a run.
 #[derive(Debug, Clone)]
 pub(crate) struct RunHeader {
     pub store: [u8; 16],
     pub hash_id: u8,
-    /// What key hashes start from; 0 before version 2.
+    /// The seed of key hashes; 0 before version 2.
     pub hash_seed: u64,
     /// Version of the run.
     pub version: u32,
-    /// Row numbers of the run count through these segments.
+    /// The covered segments; row numbers of the run count through them.
     pub covered: Vec<Covered>,
     /// The state of the store for which `live_keys` holds.
     pub known_fingerprint: u64,
@@ -36,12 +36,12 @@ pub(crate) struct RunBuilder<'a> {
     last_hash: u64,
     /// The number of the bucket that comes next.
     base: u64,
-    /// (tag, row) of what has no bucket yet, from `taken` on: a bucket takes the first of them.
+    /// (tag, row) of rows without a bucket, from `taken` on: a bucket takes the first of them.
     waiting: Vec<(u64, u64)>,
     taken: usize,
-    /// Whether any of them is at home in bucket `base`; those are the last then.
+    /// Whether any of them has its home in bucket `base`; these are then the last ones.
     at_home: bool,
-    /// Whole pages of 64 buckets, and the one that is being filled.
+    /// Complete pages of 64 buckets, and the page that is being filled.
     buffer: Vec<u8>,
     page_start: usize,
     page_crcs: Vec<u32>,
@@ -113,8 +113,8 @@ impl<'a> RunBuilder<'a> {
         Ok(())
     }
 
-    /// Writes the next bucket, with the first rows that wait. What remains has the next buckets to itself before later
-    /// rows, so it is known now how far the last of those at home here goes.
+    /// Writes the next bucket, with the first waiting rows. The others get the next buckets before later rows do, so it
+    /// is known here how far the last row with this home reaches.
     fn emit(&mut self) -> Result<()> {
         let waiting = self.waiting.get(self.taken..).unwrap_or(&[]);
         let (now, later) = waiting.split_at_checked(SLOTS).unwrap_or((waiting, &[]));

@@ -1,6 +1,6 @@
 //! The entries of the memtable: a sharded table of (hash, batch, row).
 //!
-//! As Bitcask's keydir, but bounded: rows leave it when a run covers them. Entries of equal hash stand side by side;
+//! Like Bitcask's keydir, but bounded: rows leave it when a run covers them. Several entries may have the same hash;
 //! the caller compares keys.
 
 use hashbrown::HashTable;
@@ -9,9 +9,9 @@ use hashbrown::hash_table;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{RwLock, RwLockUpgradableReadGuard};
 
-/// Shards, so that a writer blocks a sixty-fourth of the readers for the time of a few insertions.
+/// Number of shards: a writer blocks a sixty-fourth of the readers, for a few insertions.
 const SHARDS: usize = 64;
-/// Rows that are entered together, shard after shard: about 128 insertions a lock, a few microseconds.
+/// Rows that are inserted together, shard after shard: about 128 insertions a lock, a few microseconds.
 const GROUP: usize = 128 * SHARDS;
 
 /// Where a row is.
@@ -26,28 +26,28 @@ pub(crate) struct Entry {
 #[derive(Debug)]
 pub(crate) struct EntryTable {
     shards: Box<[RwLock<HashTable<Entry>>]>,
-    /// What a shard makes room for once it is not small.
+    /// The capacity that a shard reserves once it is not small.
     shard_capacity: AtomicUsize,
-    /// What all shards were given room for.
+    /// The capacity that was reserved for all shards.
     made_capacity: AtomicUsize,
     len: AtomicUsize,
 }
 
-/// Spreads a hash over all bits, so that shard, bucket and tag are independent of one another even where a test keeps
-/// only a few bits of it.
+/// Spreads a hash over all bits, so that shard, bucket and tag are independent even if a test keeps only a few bits of
+/// it.
 #[inline]
 fn mix(hash: u64) -> u64 {
     let mixed = (hash ^ (hash >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     mixed ^ (mixed >> 29)
 }
 
-/// The shard of a mixed hash: neither its low bits (the bucket) nor its top seven (the tag).
+/// The shard of a mixed hash, by bits that are neither the low ones (the bucket) nor the top seven (the tag).
 #[inline]
 fn shard_number(mixed: u64) -> usize {
     (mixed >> 48) as usize % SHARDS
 }
 
-/// Sorts the (hash, row) of rows `first..` by shard, by counting. Returns where each shard's end.
+/// Sorts the (hash, row) pairs of rows `first..` by shard, by counting. Returns where each shard ends.
 fn by_shard(hashes: &[u64], first: u32, grouped: &mut [(u64, u32)]) -> [usize; SHARDS] {
     let mut starts = [0_usize; SHARDS];
     for hash in hashes {
@@ -67,11 +67,11 @@ fn by_shard(hashes: &[u64], first: u32, grouped: &mut [(u64, u32)]) -> [usize; S
             *at += 1;
         }
     }
-    // By now each start was counted up to its end.
+    // By now each start has been increased to its end.
     starts
 }
 
-/// Adds rows whose hashes are not there; `occupied` gets the others.
+/// Inserts rows whose hashes are not there; adds the others to `occupied`.
 fn enter(table: &mut HashTable<Entry>, rows: &[(u64, u32)], batch: u32, occupied: &mut Vec<u32>) {
     for &(hash, row) in rows {
         let found = table.entry(mix(hash), |entry| entry.hash == hash, |entry| mix(entry.hash));
@@ -84,12 +84,12 @@ fn enter(table: &mut HashTable<Entry>, rows: &[(u64, u32)], batch: u32, occupied
     }
 }
 
-/// An empty table, all pages of which were touched: the first touch takes one or two microseconds a page, and a put of
-/// random keys touches many.
+/// An empty table whose pages have all been touched: a first touch takes one or two microseconds a page, and a put of
+/// random keys touches many pages.
 fn touched_table(capacity: usize) -> HashTable<Entry> {
     const PAGE_ENTRIES: usize = 4096 / size_of::<Entry>();
     let mut table = HashTable::with_capacity(capacity);
-    // The low bits of a hash are the number of a bucket.
+    // The low bits of a hash choose its bucket.
     for bucket in (0..table.num_buckets() as u64).step_by(PAGE_ENTRIES) {
         table.insert_unique(bucket, Entry { hash: bucket, batch: 0, row: 0 }, |entry| entry.hash);
     }
@@ -97,14 +97,14 @@ fn touched_table(capacity: usize) -> HashTable<Entry> {
     table
 }
 
-/// What a shard makes room for where the table is to hold `keys` keys: a quarter more than its share.
+/// The capacity that a shard reserves in a table for `keys` keys: a quarter more than its share.
 fn shard_capacity(keys: usize) -> usize {
     let share = keys / SHARDS;
     share + share / 4
 }
 
 impl EntryTable {
-    /// An empty table for about `keys` keys. A shard that holds an eighth of its share reserves all of it, so that
+    /// An empty table for about `keys` keys. A shard that reaches an eighth of its share reserves all of it, so that
     /// growing never moves more than that eighth at a time.
     pub(crate) fn new(keys: usize) -> Self {
         Self {
@@ -120,8 +120,8 @@ impl EntryTable {
         self.len() >= keys / 16 && self.made_capacity.load(Ordering::Relaxed) < shard_capacity(keys)
     }
 
-    /// Makes room for about `keys` keys where it is lacking, before puts have to do it themselves: they wait for the
-    /// exchange of a shard's table only. O(keys), or O(1) where nothing is lacking.
+    /// Makes room for about `keys` keys if it is lacking, before puts have to: they only wait for the exchange of a
+    /// shard's table. O(keys), or O(1) if nothing is lacking.
     pub(crate) fn make_room(&self, keys: usize) {
         let capacity = shard_capacity(keys);
         self.shard_capacity.store(capacity, Ordering::Relaxed);
@@ -152,10 +152,11 @@ impl EntryTable {
         shard
     }
 
-    /// Adds entries of rows `0..` of `batch`, whose hashes these are, except where the hash is there already: returns the
-    /// rows for which it is, in order. O(rows).
+    /// Inserts entries for rows `0..` of `batch`, with these hashes, except if the hash is there already: returns those
+    /// rows, in order. O(rows).
     ///
-    /// Rows go in shard by shard, so that a lock is acquired once for many of them, and the waits for memory overlap.
+    /// Rows are inserted shard by shard, so that each lock is acquired once for many of them, and memory accesses
+    /// overlap.
     pub(crate) fn insert_new(&self, hashes: &[u64], batch: u32) -> Vec<u32> {
         let mut occupied = Vec::new();
         let mut grouped: Vec<(u64, u32)> = vec![(0, 0); hashes.len().min(GROUP)];
@@ -181,8 +182,8 @@ impl EntryTable {
         occupied
     }
 
-    /// Makes room for `rows` more. Small stores stay small; from an eighth of its share on, a shard takes all of it at
-    /// once.
+    /// Reserves room for `rows` more. Small stores stay small; from an eighth of its share on, a shard reserves all of
+    /// it at once.
     fn grow(&self, table: &mut HashTable<Entry>, rows: usize) {
         let len = table.len();
         if len + rows > table.capacity() {
@@ -192,7 +193,7 @@ impl EntryTable {
         }
     }
 
-    /// Adds an entry beside whatever is there. O(1).
+    /// Inserts an entry in addition to existing ones. O(1).
     pub(crate) fn insert(&self, hash: u64, batch: u32, row: u32) {
         let mixed = mix(hash);
         let Some(shard) = self.shard(mixed) else { return };
@@ -229,12 +230,12 @@ impl EntryTable {
         self.relocate(|entry| keep(entry).then_some((entry.batch, entry.row)));
     }
 
-    /// Points each entry to the (batch, row) that `now` says, or drops it, one shard after another. O(entries).
+    /// Points each entry to the (batch, row) that `now` returns, or drops it, one shard after another. O(entries).
     ///
-    /// What stays goes into a table of its own, which then takes the shard's place: gets wait for the exchange only. Puts wait
-    /// for a shard; they go through them in the other order, or they would wait at each.
+    /// The kept entries go into a new table, which then replaces the shard's, so gets wait only for the exchange. Puts
+    /// wait for a shard; they visit the shards in the other order, or they would wait at each.
     pub(crate) fn relocate(&self, now: impl Fn(&Entry) -> Option<(u32, u32)>) {
-        // The table that one shard leaves takes in what the next one keeps.
+        // The table that one shard gives up takes the entries of the next one.
         let mut kept = HashTable::new();
         let roomy = self.shard_capacity.load(Ordering::Relaxed);
         for shard in self.shards.iter().rev() {
@@ -256,7 +257,7 @@ impl EntryTable {
         }
     }
 
-    /// Drops all entries, and gives their memory back. O(shards).
+    /// Drops all entries, and frees their memory. O(shards).
     pub(crate) fn clear(&self) {
         self.made_capacity.store(0, Ordering::Relaxed);
         for shard in self.shards.iter().rev() {
@@ -265,7 +266,7 @@ impl EntryTable {
         }
     }
 
-    /// Entries.
+    /// The number of entries.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len.load(Ordering::Acquire)
@@ -277,7 +278,7 @@ impl EntryTable {
         self.len() == 0
     }
 
-    /// Anonymous memory of the tables in bytes, about.
+    /// Approximate anonymous memory of the tables, in bytes.
     pub(crate) fn capacity_bytes(&self) -> usize {
         self.shards.iter().map(|shard| shard.read().allocation_size()).sum()
     }
@@ -355,7 +356,7 @@ mod tests {
                 assert!(!table.lacks_room(keys));
                 table.insert(hash(row), 1, row);
             }
-            // The same hash twice, as a replaced key has.
+            // The same hash twice, as for a replaced key.
             table.insert(hash(0), 2, 0);
             assert!(table.lacks_room(keys));
             let before = table.capacity_bytes();
@@ -366,7 +367,8 @@ mod tests {
             assert_eq!(table.capacity_bytes(), roomy, "no shard grows any more");
             assert_eq!(entries(&table, hash(0)), [(1, 0), (2, 0)]);
             assert!((1..rows / 2 - 1).all(|row| entries(&table, hash(row)) == [(1, row)]));
-            // Twice the keys lack room again, where shards are too full to be copied while puts wait: pruning makes it.
+            // With twice the keys, room is lacking again, but the shards are too full to be copied while puts wait:
+            // pruning makes room.
             assert!(table.lacks_room(2 * keys));
             table.make_room(2 * keys);
             assert_eq!(table.capacity_bytes(), roomy);
@@ -390,7 +392,7 @@ mod tests {
             scope.spawn(|| {
                 for round in 1..10 {
                     table.prune(|entry| entry.batch >= round);
-                    // Puts go on meanwhile.
+                    // Puts run concurrently.
                     (0..rows / 10).for_each(|row| table.insert(hash(row), 10 + round, row));
                 }
                 done.store(true, Ordering::Release);

@@ -22,7 +22,7 @@ pub(crate) fn build<K: AsRef<[u8]>>(keys: impl IntoIterator<Item = (K, u32)>) ->
     builder.into_inner().map_err(failed)
 }
 
-/// Sees each key and its row, and says whether to go on.
+/// Called with each key and its row; returns whether to continue.
 pub(crate) type KeyVisitor<'a> = dyn FnMut(&[u8], u32) -> Result<ControlFlow<()>> + 'a;
 
 /// A block of ordered keys.
@@ -31,15 +31,15 @@ pub(crate) struct KeysFst {
     map: Map<Bytes>,
     path: PathBuf,
     offset: u64,
-    /// Rows of the segment: no more keys are in a block that this library wrote.
+    /// Rows of the segment, which bound the keys of a valid block.
     rows: u32,
 }
 
 impl KeysFst {
-    /// The block `bytes` at `offset` of `path`, whose checksum the caller has compared; the segment has `rows` rows.
+    /// The block `bytes` at `offset` of `path`. The caller has compared its checksum; the segment has `rows` rows.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if it is no transducer.
+    /// [`Error::Corrupt`] if it is not a transducer.
     pub(crate) fn open(path: PathBuf, offset: u64, bytes: Bytes, rows: u32) -> Result<Self> {
         match guarded(|| Map::new(bytes)) {
             Some(Ok(map)) => Ok(Self { map, path, offset, rows }),
@@ -85,8 +85,8 @@ impl KeysFst {
     }
 }
 
-/// Runs `walk` and turns a panic of the fst crate into `None`: it indexes by what it reads, so bytes with a matching
-/// checksum that no transducer wrote make it panic.
+/// Runs `walk` and turns a panic of the fst crate into `None`. The crate indexes by the bytes that it reads, so it
+/// panics on bytes that have a matching checksum but are not a transducer.
 fn guarded<T>(walk: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(walk)).ok()
 }

@@ -6,17 +6,18 @@ use crate::error::Result;
 
 /// Entries that are merged at a time: few enough for the cache.
 const CHUNK_ENTRIES: u64 = 1 << 15;
-/// Entries of each block in a chunk at the least: enough to make the reads sequential.
+/// Fewest entries of each block in a chunk: enough for sequential reads.
 const ENTRIES_A_BLOCK: u64 = 1 << 7;
 
 /// A hash and a run row.
 pub(crate) type HashRow = (u64, u64);
 
-/// Calls `emit` with the (hash, run row) of all blocks, many at a time, in ascending order of hash. Each block comes with
-/// the run row of its first row. Rows that share a hash go through `resolve` first, which keeps those that survive.
+/// Calls `emit` with the (hash, run row) pairs of all blocks, many at a time, in ascending order of hash. Each block
+/// comes with the run row of its first row. Rows that share a hash first go through `resolve`, which selects the
+/// survivors.
 ///
-/// Hashes are uniform, so each range of them holds about as many entries: a range at a time is copied out of all
-/// blocks and sorted, which does not slow down with the number of blocks as a heap does. O(n), sequential.
+/// Hashes are uniform, so equal ranges of them hold about as many entries. One range at a time is copied out of all
+/// blocks and sorted; unlike a heap, this does not slow down with the number of blocks. O(n), sequential.
 pub(crate) fn merge_blocks(
     inputs: &[(HashBlock, u64)],
     resolve: &mut dyn FnMut(&mut Vec<u64>) -> Result<()>,
@@ -36,7 +37,7 @@ pub(crate) fn merge_blocks(
             entries.extend(block.range(*position, end).map(|(hash, row)| (hash, start + u64::from(row))));
             *position = end;
         }
-        // One block is in order.
+        // A single block is in order.
         if inputs.len() == 1 {
             std::mem::swap(&mut entries, &mut sorted);
         } else {
@@ -52,7 +53,7 @@ pub(crate) fn merge_blocks(
     Ok(())
 }
 
-/// Copies `entries` to `kept`, without those that do not survive `resolve`.
+/// Copies `entries` to `kept`, except those that do not survive `resolve`.
 fn resolve_shared(
     entries: &[HashRow],
     kept: &mut Vec<HashRow>,
@@ -74,19 +75,19 @@ fn resolve_shared(
     Ok(())
 }
 
-/// How large runs may grow beside one another.
+/// How large runs may grow relative to one another.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sizes {
-    /// How many times larger than the next newer one a run has to be, to be left alone.
+    /// A run is left alone if it is more than this many times larger than all newer ones together.
     pub ratio: u64,
-    /// Most runs that are left.
+    /// Most runs that remain.
     pub max_runs: usize,
-    /// Most keys that come into one run.
+    /// Most keys of a merged run.
     pub most_keys: u64,
 }
 
-/// How many of the newest runs the next run, of `fresh` keys before, takes in. `runs` are sizes from new to old. Each key is
-/// rewritten O(log n) times in all, as every time it comes into a run that is larger by a factor.
+/// How many of the newest runs to merge with `fresh` keys. `runs` are sizes from new to old. Each key is rewritten
+/// O(log n) times in total, since each merge moves it to a run that is larger by a factor.
 pub(crate) fn plan_merge(runs: &[u64], fresh: u64, sizes: Sizes) -> usize {
     let mut size = fresh;
     let mut absorbed = 0;

@@ -1,8 +1,8 @@
 //! The index: a bounded table in memory, and immutable runs on disk.
 //!
-//! [`entries`] holds what is newer than the newest run. [`run`] finds rows in a file of 64-byte buckets that
-//! [`build`] writes from the segments' sorted hash [`block`]s, which [`merge`] merges and [`sort`] sorts.
-//! [`keys_fst`] keeps keys in order. This room knows no segments: rows are numbers to it.
+//! [`entries`] holds what is newer than the newest run. [`run`] finds rows in a file of 64-byte buckets that [`build`]
+//! writes from the segments' sorted hash [`block`]s, which [`merge`] merges and [`sort`] sorts. [`keys_fst`] keeps keys
+//! in order. This module does not know segments: a row is a number.
 
 pub(crate) mod block;
 pub(crate) mod build;

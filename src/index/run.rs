@@ -1,7 +1,7 @@
-//! An immutable run: from a hash to rows, one cache line a probe.
+//! An immutable run: finds rows by hash, with one cache line a probe.
 //!
-//! The idea of buckets with short tags that live in the file as they are probed is that of sparkey's hash file and
-//! of SwissTable groups; that an index names what it covers and is refused on a mismatch is sparkey's.
+//! Buckets of short tags that are probed as they lie in the file come from sparkey's hash file and from SwissTable
+//! groups. Sparkey's index also names what it covers, and is refused on a mismatch.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,15 +26,15 @@ pub(crate) struct Run {
     page_crcs: Bytes,
     covered: Vec<Covered>,
     max_timestamp: u64,
-    /// A bit for each page whose checksum was compared.
+    /// One bit for each page whose checksum was compared.
     verified: Box<[AtomicU64]>,
-    /// How many pages have no such bit.
+    /// How many pages lack this bit.
     unverified: AtomicU64,
 }
 
 impl Run {
-    /// Opens the run that `bytes` are, without touching its buckets. O(segments covered), and O(pages / 64) for the
-    /// memory of what was verified.
+    /// Opens the run in `bytes`, without touching its buckets. O(segments covered), and O(pages / 64) for the bits of
+    /// verified pages.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if anything but the buckets is damaged, [`Error::NewerFormat`] for a newer version.
@@ -44,7 +44,7 @@ impl Run {
         }
         let footer_offset = bytes.len().saturating_sub(FOOTER_LEN_BYTES);
         let footer = Footer::decode(bytes.get(footer_offset..).unwrap_or(&[]), &path, footer_offset as u64)?;
-        // The footer's numbers were found to add up to the file's length.
+        // The footer's numbers are known to match the file's length.
         let (pages_at, covered_at) = (footer.pages_offset as usize, footer.covered_offset as usize);
         let page_crcs = bytes.slice(pages_at..covered_at);
         let list = bytes.slice(covered_at..footer_offset);
@@ -77,12 +77,12 @@ impl Run {
         })
     }
 
-    /// All that lookups read.
+    /// All bytes that lookups read.
     pub(crate) fn bucket_area(&self) -> &[u8] {
         &self.buckets
     }
 
-    /// Asks for the home bucket of `hash`.
+    /// Prefetches the home bucket of `hash`.
     #[inline]
     pub(crate) fn prefetch(&self, hash: u64) {
         prefetch_read(&self.buckets, home(hash, self.footer.buckets) as usize * BUCKET_LEN_BYTES);
@@ -94,11 +94,10 @@ impl Run {
         self.buckets.get(start..start + BUCKET_LEN_BYTES)
     }
 
-    /// Calls `found` with every row whose tag is that of `hash`: the caller compares keys. Expected O(1).
+    /// Calls `found` with every row whose tag is that of `hash`; the caller compares keys. Expected O(1).
     ///
     /// # Errors
-    /// [`Error::Corrupt`] if a page of buckets is damaged: its rows may be anywhere, so that nothing is known of the
-    /// hash.
+    /// [`Error::Corrupt`] if a page of buckets is damaged: nothing is then known of the hash.
     #[inline]
     pub(crate) fn find(&self, hash: u64, found: &mut impl FnMut(u64)) -> Result<()> {
         let mut found = |row| {
@@ -112,15 +111,16 @@ impl Run {
         }
     }
 
-    /// [`Run::find`] in the home bucket, but that `found` gets [`EMPTY`] as well. Unless it returns 0, [`Run::find_spilled`]
-    /// has to follow, and what that reads first was asked for: of full buckets, which every other key has, it is the next.
+    /// As [`Run::find`], but only in the home bucket, and `found` gets [`EMPTY`] as well. Unless it returns 0, the
+    /// caller must call [`Run::find_spilled`], whose first bucket is prefetched: about half of the home buckets are
+    /// full.
     ///
     /// # Errors
     /// As [`Run::find`].
     #[inline]
     pub(crate) fn find_at_home(&self, hash: u64, found: &mut impl FnMut(u64)) -> Result<u64> {
         let home = home(hash, self.footer.buckets);
-        // Home buckets are there: behind them lie those for what spills.
+        // Every home bucket exists: spill buckets follow them.
         let Some(bucket) = self.bucket(home)? else { return Ok(0) };
         bucket.rows_of(tag(hash), found);
         let reach = bucket.overflow();
@@ -128,8 +128,8 @@ impl Run {
         Ok(reach)
     }
 
-    /// [`Run::find`] in the buckets that rows of the home bucket went on to, `reach` of them, but that `found` gets
-    /// [`EMPTY`] as well.
+    /// As [`Run::find`], but in the `reach` buckets that rows of the home bucket spilled to, and `found` gets [`EMPTY`]
+    /// as well.
     ///
     /// # Errors
     /// As [`Run::find`].
@@ -137,7 +137,7 @@ impl Run {
     pub(crate) fn find_spilled(&self, hash: u64, reach: u64, found: &mut impl FnMut(u64)) -> Result<()> {
         let (home, tag) = (home(hash, self.footer.buckets), tag(hash));
         let mut distance = 1;
-        // Behind the last spill bucket there is none.
+        // There is no bucket after the last spill bucket.
         while let Some(bucket) = self.bucket(home + distance)? {
             bucket.rows_of(tag, found);
             let last = if reach == FAR { !bucket.is_full() } else { distance >= reach };
@@ -154,14 +154,14 @@ impl Run {
         let Some(bytes) = self.buckets.as_chunks::<BUCKET_LEN_BYTES>().0.get(number as usize) else {
             return Ok(None);
         };
-        // Most runs were compared as a whole.
+        // Most runs were verified as a whole.
         if self.unverified.load(Ordering::Relaxed) > 0 {
             self.check_page(number / PAGE_BUCKETS)?;
         }
         Ok(Some(BucketView(bytes)))
     }
 
-    /// Compares the checksum of a page of buckets when it is first touched.
+    /// Compares the checksum of a page of buckets when it is first used.
     fn check_page(&self, page: u64) -> Result<()> {
         let bit = 1_u64 << (page % 64);
         match self.verified.get((page / 64) as usize) {

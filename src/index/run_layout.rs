@@ -1,4 +1,4 @@
-//! The bytes of a run, shared by its builder and its reader. `FORMAT.md` gives every one.
+//! The layout of a run, shared by its builder and its reader. `FORMAT.md` describes every byte.
 //!
 //! A bucket is one cache line of eight little-endian words: eleven tags of 10 bits, the overflow distance (6 bits),
 //! eleven rows of 36 bits, packed in this order from the lowest bit of the first word on.
@@ -11,9 +11,9 @@ use crate::names::SegmentId;
 
 /// Version of the run layout.
 pub(crate) const RUN_VERSION: u32 = 2;
-/// How a run begins.
+/// The magic at the start of a run.
 pub(crate) const MAGIC: &[u8; 8] = b"TCRUN\r\n\x01";
-/// How its footer begins.
+/// The magic at the start of the footer.
 const FOOTER_MAGIC: &[u8; 8] = b"TCRUNEND";
 /// Where buckets start: a page of its own, so that a bucket never straddles two cache lines.
 pub(crate) const BUCKETS_OFFSET: u64 = 4096;
@@ -21,9 +21,9 @@ pub(crate) const BUCKETS_OFFSET: u64 = 4096;
 pub(crate) const BUCKET_LEN_BYTES: usize = 64;
 /// Slots of a bucket.
 pub(crate) const SLOTS: usize = 11;
-/// A slot without a row, and the number of rows that a run can tell apart.
+/// A slot without a row; also the number of rows that a run can distinguish.
 pub(crate) const EMPTY: u64 = (1 << ROW_BITS) - 1;
-/// An overflow field of this says: probe on until a bucket that is not full.
+/// The overflow value that says: probe on until a bucket that is not full.
 pub(crate) const FAR: u64 = 63;
 /// Buckets that share a checksum: 4 KiB.
 pub(crate) const PAGE_BUCKETS: u64 = 64;
@@ -51,8 +51,8 @@ const ONES: u128 = {
 const TOPS: u128 = ONES << (TAG_BITS - 1);
 const BELOW_TOPS: u128 = TOPS - ONES;
 
-/// Of the row whose tag has its top bit at this place, or at 64 more: the byte from which on eight have all of it, and the
-/// first of its bits in them.
+/// For the slot whose tag has its top bit at this position, or 64 further: the first of eight bytes that contain its
+/// row, and the row's first bit in them.
 #[expect(clippy::indexing_slicing, reason = "in a constant, an index out of bounds does not compile")]
 const ROW_OF_BIT: [(u8, u8); 64] = {
     let mut places = [(0, 0); 64];
@@ -64,20 +64,20 @@ const ROW_OF_BIT: [(u8, u8); 64] = {
     places
 };
 
-/// The byte from which on eight have the at most 36 bits from bit `at` on, and the first of these bits in them.
+/// The first of eight bytes that contain the at most 36 bits from bit `at` on, and the first of these bits in them.
 const fn place_of(at: usize) -> (u8, u8) {
     const LAST: usize = BUCKET_LEN_BYTES - 8;
     let byte = if at / 8 < LAST { at / 8 } else { LAST };
     (byte as u8, (at - byte * 8) as u8)
 }
 
-/// The tag of a hash: its low bits, as the bucket is chosen by the high ones.
+/// The tag of a hash: its low bits, since the high ones choose the bucket.
 #[inline]
 pub(crate) const fn tag(hash: u64) -> u64 {
     hash & TAG_MASK
 }
 
-/// The home bucket of a hash among `buckets`: keeps the order of hashes.
+/// The home bucket of a hash among `buckets`. Preserves the order of hashes.
 #[inline]
 pub(crate) const fn home(hash: u64, buckets: u64) -> u64 {
     ((hash as u128 * buckets as u128) >> 64) as u64
@@ -97,7 +97,7 @@ impl Bucket {
         bytes
     }
 
-    /// A bucket of at most [`SLOTS`] (tag, row) pairs, whose rows at home went `reach` buckets on.
+    /// A bucket of at most [`SLOTS`] (tag, row) pairs, whose home rows reach `reach` buckets further.
     #[inline]
     pub(crate) fn packed(pairs: &[(u64, u64)], reach: u64) -> Self {
         let mut words = Words::default();
@@ -109,7 +109,7 @@ impl Bucket {
     }
 }
 
-/// Eight words that fill up from the lowest bit of the first on.
+/// Eight words, filled from the lowest bit of the first one on.
 #[derive(Default)]
 struct Words {
     words: [u64; 8],
@@ -144,22 +144,22 @@ impl BucketView<'_> {
         eight.map_or(0, |bytes| u64::from_le_bytes(*bytes)) >> (shift & 63) & ((1 << bits) - 1)
     }
 
-    /// The slots whose tag is `tag`: a bit each, which [`ROW_OF_BIT`] tells the row of. Empty slots have tags too.
+    /// One bit for each slot whose tag is `tag`; [`ROW_OF_BIT`] locates its row. Empty slots have tags too.
     ///
-    /// All eleven are compared at once within a register: of a lane that is zero, and of no other, adding all ones but
-    /// the top bit leaves the top bit clear (Hacker's Delight, 6-1).
+    /// All eleven tags are compared at once within a register: adding all ones but the top bit leaves the top bit clear
+    /// in a zero lane, and in no other (Hacker's Delight, 6-1).
     #[inline]
     fn matching(&self, tag: u64) -> u64 {
         let tags = self.0.first_chunk::<16>().map_or(0, |bytes| u128::from_le_bytes(*bytes));
         let differing = (tags ^ (ONES * u128::from(tag))) & (TOPS | BELOW_TOPS);
         let matching = !(((differing & BELOW_TOPS) + BELOW_TOPS) | differing) & TOPS;
-        // The top bits of the two halves are at different places.
+        // The top bits of the two halves are at different positions.
         matching as u64 | (matching >> 64) as u64
     }
 
-    /// Calls `found` with every row whose tag is `tag`, and with [`EMPTY`] besides: whether there is a row is more than the
-    /// processor can guess, and waits for the bucket would come after one another where it guessed wrong. So the first is
-    /// taken without a branch.
+    /// Calls `found` with every row whose tag is `tag`, and possibly with [`EMPTY`]. Whether there is a row is
+    /// unpredictable, and a misprediction would serialise the waits for buckets, so the first row is taken without a
+    /// branch.
     #[inline]
     pub(crate) fn rows_of(&self, tag: u64, found: &mut impl FnMut(u64)) {
         let mut slots = self.matching(tag);
@@ -180,7 +180,7 @@ impl BucketView<'_> {
         self.get(place_of(ROWS_AT + slot * ROW_BITS), ROW_BITS)
     }
 
-    /// How far the rows at home here went.
+    /// How many buckets further the rows at home here reach.
     #[inline]
     pub(crate) fn overflow(&self) -> u64 {
         self.get(place_of(OVERFLOW_AT), OVERFLOW_BITS)
@@ -199,7 +199,7 @@ pub(crate) struct Covered {
     pub lane: u16,
     pub sequence: u64,
     pub rows: u64,
-    /// What the segment is recognised by.
+    /// Identifies the segment.
     pub seal_crc: u32,
     pub first_timestamp: u64,
     pub last_timestamp: u64,
@@ -252,7 +252,7 @@ pub(crate) struct Footer {
     pub keys: u64,
     /// Home buckets.
     pub buckets: u64,
-    /// Buckets after them that only take what spills.
+    /// Buckets after them that only take spilled rows.
     pub spill_buckets: u64,
     pub live_keys: u64,
     pub known_fingerprint: u64,
@@ -399,7 +399,7 @@ mod tests {
         for _ in 0..2000 {
             let tags: [u64; SLOTS] = std::array::from_fn(|_| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                // Few different ones, and such that neighbours would carry into each other.
+                // A few different values, chosen so that a carry between neighbours would show.
                 [0, 1, 0x1FF, 0x200, 0x3FF, state >> 54][(state >> 33) as usize % 6]
             });
             let pairs: [(u64, u64); SLOTS] = std::array::from_fn(|slot| (tags[slot], slot as u64));

@@ -1,11 +1,10 @@
-//! Sorting by hash: hashes are uniform, so that a hash alone tells about where its pair belongs.
+//! Sorts by hash: hashes are uniform, so a hash tells about where its pair belongs.
 
-/// Pairs that share a bin, on average: few enough to be sorted by insertion, enough that the bins' counts stay in the
-/// cache.
+/// Average number of pairs in a bin: few enough for insertion sort, enough that the bins' counts stay in the cache.
 const PAIRS_A_BIN: usize = 4;
 
-/// Puts `pairs` in order into `sorted`, in place of what is there: by hash, then by what comes with it. Each pair is put
-/// into its bin of hashes, and bins are sorted. O(n) for uniform hashes, never worse than O(n log n).
+/// Sorts `pairs` into `sorted`, replacing its contents: by hash, then by the other value. Each pair is put into its bin
+/// of hashes, then bins are sorted. O(n) for uniform hashes, never worse than O(n log n).
 pub(crate) fn sort_by_hash<T: Copy + Ord + Default>(
     pairs: impl ExactSizeIterator<Item = (u64, T)> + Clone,
     sorted: &mut Vec<(u64, T)>,
@@ -19,7 +18,7 @@ pub(crate) fn sort_by_hash<T: Copy + Ord + Default>(
         sorted.extend(pairs);
         return sorted.sort_unstable();
     }
-    // The highest bits in which hashes differ number the bins.
+    // The highest bits in which hashes differ choose the bin.
     let shift = (u64::BITS - (high - low).leading_zeros()).saturating_sub(bins.ilog2());
     let bin = |hash: u64| ((hash - low) >> shift) as usize;
     let mut ends = vec![0_u32; bins];
@@ -33,7 +32,7 @@ pub(crate) fn sort_by_hash<T: Copy + Ord + Default>(
         before += std::mem::replace(count, before);
     }
     sorted.resize(len, (0, T::default()));
-    // Each bin's number is where its next pair goes; in the end, where the bin ends.
+    // Each bin's entry is where its next pair goes, and in the end where the bin ends.
     for pair in pairs {
         if let Some(next) = ends.get_mut(bin(pair.0))
             && let Some(place) = sorted.get_mut(*next as usize)

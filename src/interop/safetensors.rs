@@ -10,7 +10,7 @@ impl TryFrom<Theirs> for Dtype {
     type Error = Error;
 
     fn try_from(dtype: Theirs) -> Result<Self> {
-        // Their names are ours: the format's.
+        // Both crates use the names of the format.
         let name = dtype.to_string();
         Self::from_name(&name).ok_or_else(|| Error::invalid(format!("the safetensors dtype {name} is not known")))
     }

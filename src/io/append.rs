@@ -1,4 +1,4 @@
-//! A file of the file system that grows at its end.
+//! A file of the file system that is appended to.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IoSlice, Seek, SeekFrom, Write};
@@ -10,10 +10,9 @@ use crate::error::{Error, Result};
 
 /// Most parts that one `writev` takes (Linux `IOV_MAX`).
 const PARTS_A_WRITE: usize = 1024;
-/// Appended since the last sync, from which on pages are filled: a sync that comes after all writes a quarter more at
-/// most.
+/// Pages are filled once this much was appended since the last sync: a sync then writes at most a quarter more.
 const WORTH_FILLING: u64 = 4 * LARGE_PAGE_BYTES;
-/// What pages are filled with, a piece at a time.
+/// Zeros to fill pages with, piece by piece.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// The first `len_bytes` of `parts`.
@@ -27,7 +26,7 @@ fn front<'a>(parts: &'a [IoSlice<'a>], len_bytes: usize) -> Vec<IoSlice<'a>> {
     taken.collect()
 }
 
-/// Has the system begin to write these bytes to disk, and does not wait.
+/// Makes the system begin to write these bytes to disk, and does not wait.
 #[cfg(all(target_os = "linux", not(miri)))]
 #[expect(unsafe_code, reason = "the libraries have no sync_file_range; measured in benches/writes.rs")]
 fn start_writing(file: &File, offset: u64, len_bytes: u64) {
@@ -41,7 +40,7 @@ fn start_writing(file: &File, offset: u64, len_bytes: u64) {
 #[cfg(not(all(target_os = "linux", not(miri))))]
 fn start_writing(_file: &File, _offset: u64, _len_bytes: u64) {}
 
-/// Open for appending; the file's cursor stays at the end of what was appended.
+/// A file open for appending. The cursor stays at the end of what was appended.
 #[derive(Debug)]
 pub(super) struct DiskAppend {
     file: File,
@@ -49,7 +48,7 @@ pub(super) struct DiskAppend {
     len_bytes: u64,
     /// Bytes up to the last sync.
     synced_len_bytes: u64,
-    /// Whether the disk is given its work piece by piece, as it is appended.
+    /// Whether data are handed to the disk piece by piece while they are appended.
     writes_early: bool,
     fills_pages: bool,
     /// Where the zeros end.
@@ -60,7 +59,7 @@ pub(super) struct DiskAppend {
 }
 
 impl DiskAppend {
-    /// Goes on with `file`, at `path`, whose cursor is at its end, `len_bytes` from its start.
+    /// Continues with `file`, at `path`, whose cursor is at its end, `len_bytes` from its start.
     pub(super) fn new(file: File, path: PathBuf, len_bytes: u64) -> Self {
         Self {
             file,
@@ -81,8 +80,8 @@ impl DiskAppend {
         run(self).map_err(|e| self.failed.insert(Error::io(action, &self.path, e)).clone())
     }
 
-    /// Zeros for the rest of the large page in which an append ends at `end`. The page cache keeps bytes in pages as large
-    /// as the write that is the first to come to them: so the next batch begins in a page that is large already.
+    /// Zeros for the rest of the large page in which an append ends at `end`. The page cache uses pages as large as the
+    /// first write to them, so the next batch then begins in a large page.
     fn filling(&self, end: u64) -> Vec<IoSlice<'static>> {
         let worth_it = end - self.synced_len_bytes >= WORTH_FILLING && end > self.filled_len_bytes;
         if !self.fills_pages || self.writes_early || !worth_it {
@@ -97,7 +96,7 @@ impl DiskAppend {
         pieces.collect()
     }
 
-    /// All of `parts`, in as many writes as the system makes of it. O(parts) + O(bytes).
+    /// Writes all of `parts`, in as many system calls as needed. O(parts) + O(bytes).
     fn write_parts(&mut self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         let end = self.len_bytes + parts.iter().map(|part| part.len() as u64).sum::<u64>();
         // Empty parts would make a write of nothing look like a full disk.
@@ -106,7 +105,7 @@ impl DiskAppend {
         let mut rest = owned.as_mut_slice();
         while !rest.is_empty() {
             let piece;
-            // Pieces that the page cache keeps as one page.
+            // A piece is one large page of the page cache.
             let next = if self.writes_early {
                 piece = front(rest, (LARGE_PAGE_BYTES - self.len_bytes % LARGE_PAGE_BYTES) as usize);
                 &piece
@@ -115,7 +114,7 @@ impl DiskAppend {
             };
             match self.file.write_vectored(next.get(..PARTS_A_WRITE).unwrap_or(next)) {
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                // Zeros for which there is no room are not needed, and others may need the room that they took.
+                // If there is no room for the zeros, give their space back: others may need it.
                 Ok(0) | Err(_) if self.len_bytes >= end => {
                     self.fills_pages = false;
                     self.file.set_len(end)?;
@@ -124,7 +123,7 @@ impl DiskAppend {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     self.len_bytes += written as u64;
-                    // A piece that is whole is not written to again.
+                    // A complete piece is not written again.
                     if self.writes_early && self.len_bytes.is_multiple_of(LARGE_PAGE_BYTES) {
                         start_writing(&self.file, self.len_bytes - LARGE_PAGE_BYTES, LARGE_PAGE_BYTES);
                     }
@@ -204,7 +203,7 @@ mod tests {
         };
         let mut file = DiskAppend::new(File::create(&path).unwrap(), path.clone(), 0);
         file.fill_pages(true).unwrap();
-        // What follows the last sync is worth it from 8 MiB on.
+        // Pages are filled from 8 MiB after the last sync on.
         let ends = [(5, 5), (9 * MIB, 10 * MIB), (9 * MIB + 5, 10 * MIB), (10 * MIB, 10 * MIB), (13 * MIB, 14 * MIB)];
         ends.iter().for_each(|(end, len_bytes)| append_to(&mut file, *end, *len_bytes));
         file.sync(Durability::SyncData).unwrap();

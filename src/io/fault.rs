@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::{AppendFile, DirEntry, Durability, FileKind, LockGuard, ReadFile, Storage};
 use crate::error::{Error, Result};
 
-/// Passes everything on to another storage until its [`Faults`] say otherwise. Clones share them.
+/// Forwards everything to another storage until its [`Faults`] say otherwise. Clones share them.
 #[derive(Debug, Clone)]
 pub struct FaultStorage {
     inner: Arc<dyn Storage>,
@@ -34,8 +34,8 @@ struct State {
 }
 
 impl Faults {
-    /// The disk is full after `bytes` more: the append that does not fit writes what does (a torn write), then fails
-    /// with [`ErrorKind::StorageFull`].
+    /// The disk is full after `bytes` more: the append that does not fit writes the part that does (a torn write), then
+    /// fails with [`ErrorKind::StorageFull`].
     pub fn fail_after_bytes(&self, bytes: u64) {
         self.state.lock().bytes_left = Some(bytes);
     }
@@ -50,18 +50,19 @@ impl Faults {
         self.state.lock().fail_renames = fail;
     }
 
-    /// The files at `paths` may not be opened, as those of another user: [`ErrorKind::PermissionDenied`].
+    /// Opening the files at `paths` fails with [`ErrorKind::PermissionDenied`], as for another user's files.
     pub fn deny(&self, paths: impl IntoIterator<Item = impl Into<PathBuf>>) {
         self.state.lock().denied = paths.into_iter().map(Into::into).collect();
     }
 
-    /// `operations` more operations succeed, all further ones fail. What changes the storage counts: making folders,
-    /// creating, opening for append, appending, cutting zeros off, syncing, renaming, removing.
+    /// `operations` more operations succeed, all further ones fail. Operations that change the storage are counted:
+    /// making folders, creating, opening for append, appending, cutting zeros off, syncing, renaming, removing.
     pub fn fail_after_operations(&self, operations: u64) {
         self.state.lock().operations_left = Some(operations);
     }
 
-    /// Operations attempted so far, counted as for [`Self::fail_after_operations`]: run once, then fail at each.
+    /// Operations attempted so far, counted as for [`Self::fail_after_operations`]: a test runs once, then fails at
+    /// each.
     #[must_use]
     pub fn operations(&self) -> u64 {
         self.state.lock().operations
@@ -101,7 +102,7 @@ impl Faults {
         if denied { Err(ErrorKind::PermissionDenied) } else { Ok(()) }
     }
 
-    /// How many of `bytes` still fit; they are taken.
+    /// Takes as many of `bytes` as still fit; returns how many.
     fn take_bytes(&self, bytes: u64) -> u64 {
         let mut state = self.state.lock();
         let Some(left) = &mut state.bytes_left else { return bytes };

@@ -1,8 +1,8 @@
-//! Rights of a folder's group in what is made in it, so that users of one group can share a store.
+//! Gives the group of a folder rights in the files created in it, so that users of one group can share a store.
 //!
-//! The umask takes them away from new files although the folder gives them, and then one user's lock or segment stops
-//! another. So a file follows the folder it is made in: where the folder's group may write, and is the file's group too,
-//! it may read and write the file. A folder with the sticky bit, such as `/tmp`, protects its users from each other and
+//! The umask removes these rights from new files even if the folder grants them, and then one user's lock or segment
+//! blocks another user. So a file follows its folder: if the folder's group may write, and is also the file's group, it
+//! may read and write the file. A folder with the sticky bit, such as `/tmp`, protects its users from each other and
 //! gives no rights.
 
 use std::fs::{self, File};
@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Gives the group its rights in a file: always if it is `forced`, else as the file's folder has them.
+/// Gives the group its rights in a file: always if `forced`, otherwise as the file's folder does.
 pub(super) fn share_file(file: &File, path: &Path, forced: bool) -> Result<()> {
     let fail = |e| Error::io("set the permissions of", path, e);
     let folder = fs::metadata(folder_of(path)).map_err(fail)?;
@@ -21,7 +21,7 @@ pub(super) fn share_file(file: &File, path: &Path, forced: bool) -> Result<()> {
     }
 }
 
-/// The same for a folder: its group may list it and make files there, which belong to it.
+/// Gives the group its rights in a folder: it may list the folder and create files there, which belong to the group.
 pub(super) fn share_folder(full: &Path, forced: bool) -> Result<()> {
     let fail = |e| Error::io("set the permissions of", full, e);
     let folder = fs::metadata(folder_of(full)).map_err(fail)?;
@@ -32,7 +32,7 @@ pub(super) fn share_folder(full: &Path, forced: bool) -> Result<()> {
     }
 }
 
-/// Only the owner of a file changes its permissions: another user's file stays as it is.
+/// Ignores a denied change: only the owner may change a file's permissions, so another user's file stays as it is.
 pub(super) fn unless_denied(shared: Result<()>) -> Result<()> {
     match shared {
         Err(error) if error.is_denied() => Ok(()),
@@ -54,7 +54,7 @@ mod unix {
     const WRITE: u32 = 0o020;
     const STICKY: u32 = 0o1000;
 
-    /// The permissions with `rights`, if they are to be there and are not.
+    /// The permissions with `rights` added, if they are wanted and not there.
     pub(super) fn wanted(found: &Metadata, folder: &Metadata, rights: u32, forced: bool) -> Option<Permissions> {
         let follows = folder.mode() & (WRITE | STICKY) == WRITE && folder.gid() == found.gid();
         let mode = found.mode() & 0o7777;
@@ -69,7 +69,7 @@ mod unix {
     pub(super) const READ_AND_WRITE: u32 = 0;
     pub(super) const ALL_AND_SETGID: u32 = 0;
 
-    /// There are no groups.
+    /// This system has no groups.
     pub(super) fn wanted(_found: &Metadata, _folder: &Metadata, _rights: u32, _forced: bool) -> Option<Permissions> {
         None
     }
@@ -92,7 +92,7 @@ mod tests {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    /// Makes a store's folder and files in a folder of `mode`; returns the modes of folder, file and lock.
+    /// Creates a store's folder and files in a folder of `mode`; returns the modes of folder, file and lock.
     fn made(folder_mode: u32, forced: bool) -> [u32; 3] {
         let folder = tempfile::tempdir().unwrap();
         set_mode(folder.path(), folder_mode);
@@ -111,7 +111,7 @@ mod tests {
             let [folder, file, lock] = made(folder_mode, false);
             assert_eq!((folder & 0o2070, file & 0o060, lock & 0o060), (0o2070, 0o060, 0o060), "{folder_mode:o}");
         }
-        // A private folder gives no rights, nor does one in which users are kept apart.
+        // A private folder gives no rights, nor does one with the sticky bit.
         for folder_mode in [0o755, 0o700, 0o1777] {
             let plain = tempfile::tempdir().unwrap();
             fs::create_dir(plain.path().join("folder")).unwrap();

@@ -1,13 +1,13 @@
-//! Reading whole files into memory, in pages of 2 MiB where the system keeps files in such.
+//! Reads whole files into memory, in pages of 2 MiB if the system supports them.
 //!
-//! A lookup waits for the translation of addresses as long as for memory: of a store that lies in pages of 4 KiB, each
-//! key and each row is a page of its own. What was written in large pieces lies in large pages, but for the seams
-//! between them; what was read in row by row, or ahead of a reader, lies in small ones, and the kernel does not join
-//! them. Here they are dropped and read again, whole: a mapping that is advised `MADV_HUGEPAGE` reads 2 MiB a fault into
-//! one page, where the file system has large folios (tried on ext4 under Linux 6.18).
+//! A lookup waits for address translation as long as for memory: in a store that is cached in pages of 4 KiB, each key
+//! and each row needs a page of its own. Data written in large pieces are in large pages, except at the seams. Data
+//! read row by row, or by read-ahead, are in small ones, and the kernel does not join them. So small pages are dropped
+//! and read again as a whole: a mapping advised `MADV_HUGEPAGE` reads 2 MiB a fault into one page, if the file system
+//! has large folios (tried on ext4 under Linux 6.18).
 //!
-//! Which pages are small says `PAGEMAP_SCAN` (Linux 6.7); before that, those in memory stay as they are. As in
-//! [`super::residency`], bytes on the heap count as being in memory, and other systems than Linux do nothing.
+//! `PAGEMAP_SCAN` (Linux 6.7) tells which pages are small; before that, those in memory stay as they are. As in
+//! [`super::residency`], bytes on the heap count as being in memory, and systems other than Linux do nothing.
 
 use std::io;
 
@@ -15,14 +15,14 @@ use super::LARGE_PAGE_BYTES;
 use super::residency::Pages;
 
 const LARGE_BYTES: usize = LARGE_PAGE_BYTES as usize;
-/// So much is looked at, and read, at a time.
+/// Bytes that are examined and read at a time.
 const WINDOW_BYTES: usize = 16 * LARGE_BYTES;
 
-/// Preloads all of `bytes`, in large pages as far as they can be had, and returns how many bytes were read for it.
-/// Whole pages of 2 MiB of a file that lie in small ones are read again. O(bytes).
+/// Preloads all of `bytes`, in large pages if possible, and returns how many bytes were read for it. Whole 2 MiB pages
+/// of a file that are cached in small pages are read again. O(bytes).
 ///
 /// # Errors
-/// What the system says of a page that cannot be read.
+/// The system's error for a page that cannot be read.
 pub(crate) fn preload(bytes: &[u8]) -> io::Result<usize> {
     let [front, large, back] = Pages::of(bytes).split_at_multiples(LARGE_BYTES);
     let mut read_bytes = 0;
@@ -43,7 +43,7 @@ pub(crate) fn preload(bytes: &[u8]) -> io::Result<usize> {
 fn preload_window(window: Pages) -> io::Result<usize> {
     let mut read_bytes = 0;
     for page in window.pieces(LARGE_BYTES) {
-        // A page of which a part is there already would be filled up with small ones.
+        // A page that is partly in memory would be completed with small pages.
         match page.missing_bytes() {
             0 => continue,
             missing if missing < page.len_bytes() => system::drop_from_memory(page),
@@ -52,7 +52,7 @@ fn preload_window(window: Pages) -> io::Result<usize> {
         read_bytes += page.len_bytes();
     }
     window.wait()?;
-    // A large page may be mapped as small ones, if its place was used before it came.
+    // A large page may be mapped as small ones, if its range was touched before it was read.
     let small: Vec<Pages> = window.pieces(LARGE_BYTES).filter(|page| system::is_small(*page)).collect();
     small.iter().try_for_each(|page| {
         system::unmap(*page);
@@ -60,7 +60,7 @@ fn preload_window(window: Pages) -> io::Result<usize> {
     })?;
     for page in small.into_iter().filter(|page| system::is_small(*page)) {
         system::drop_from_memory(page);
-        // What other processes have mapped, or is not on the disk yet, stays.
+        // Pages that other processes have mapped, or that are not on disk yet, stay.
         read_bytes += page.missing_bytes();
         system::unmap(page);
         page.wait()?;
@@ -79,10 +79,10 @@ mod system {
     use super::Pages;
 
     fn advise(pages: Pages, advice: libc::c_int) {
-        // SAFETY: callers pass MADV_HUGEPAGE, MADV_PAGEOUT and MADV_DONTNEED. The first two do not change what any address
-        // holds nor whether it may be accessed: pages are kept in other units, or written back and read again when they
-        // are touched. So it is with the last where a file is mapped, as this library maps files (shared, for reading);
-        // `unmap` calls it for such pages only.
+        // SAFETY: callers pass MADV_HUGEPAGE, MADV_PAGEOUT and MADV_DONTNEED. The first two change neither what any
+        // address holds nor whether it may be accessed: pages change their size, or are written back and read again
+        // when they are touched. The same holds for the last one on mapped files, as this library maps them (shared,
+        // for reading); `unmap` calls it for such pages only.
         let _advice_only = unsafe { libc::madvise(without_provenance_mut(pages.start), pages.len_bytes(), advice) };
     }
 
@@ -94,8 +94,8 @@ mod system {
         advise(pages, libc::MADV_PAGEOUT);
     }
 
-    /// Has pages that [`is_small`] found to be of a file mapped anew when they are touched: the table of small pages at
-    /// their place goes (Linux 6.14).
+    /// Unmaps pages that [`is_small`] found to be of a file: the next touch maps them anew, without the table of small
+    /// pages (Linux 6.14).
     pub(super) fn unmap(pages: Pages) {
         advise(pages, libc::MADV_DONTNEED);
     }
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn all_is_preloaded_and_nothing_changes() {
         let (file, map) = map();
-        // In memory, in whatever pages; then not at all; then a single page of it.
+        // In memory, in any pages; not in memory; with a single page in memory.
         preload(&map).unwrap();
         for kept in [None, Some(LARGE_BYTES + 9000)] {
             rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
@@ -215,7 +215,7 @@ mod tests {
             assert!(!was_dropped || read_bytes > 0, "nothing was counted as read");
             assert!((0..LEN_BYTES - 4).step_by(4).all(|at| word(&map, at) == at as u32));
         }
-        // All is there, and as large as it can be, or is refused: nothing is read for ever.
+        // All is in memory, and in pages as large as possible, or refused: nothing is read again forever.
         let again = preload(&map).unwrap();
         assert!(again <= LEN_BYTES.next_multiple_of(4096), "{again}");
     }

@@ -1,4 +1,4 @@
-//! A lock on a file, as one process of several holds it.
+//! A lock on a file, which one of several processes holds.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ pub(super) struct DiskLock {
 }
 
 impl DiskLock {
-    /// Keeps the lock that this process has on `file`, at `path`, and whether it may write it.
+    /// Guards the lock that this process holds on `file`, at `path`; `is_writable`: whether it may write the file.
     pub(super) fn new(file: File, path: PathBuf, is_writable: bool) -> Self {
         Self { file, path, is_writable, process_id: std::process::id() }
     }
@@ -32,7 +32,7 @@ impl LockGuard for DiskLock {
     }
 }
 
-/// Whether `path` names `file`. Two system calls. Elsewhere than on Unix, whether it names any.
+/// Whether `path` names `file`. Two system calls. On systems other than Unix, whether `path` names any file.
 pub(super) fn is_named(file: &File, path: &Path) -> bool {
     #[cfg(unix)]
     {
@@ -50,7 +50,7 @@ pub(super) fn is_named(file: &File, path: &Path) -> bool {
 impl Drop for DiskLock {
     fn drop(&mut self) {
         if self.process_id == std::process::id() {
-            // Where it fails, closing the file releases the lock.
+            // If this fails, closing the file releases the lock.
             let _closed_next = self.file.unlock();
         }
     }

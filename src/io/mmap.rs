@@ -1,13 +1,12 @@
 //! Shared read-only maps of files that may still grow: the only unsafe code of the io layer.
 //!
-//! A map may reserve more address space than the file has bytes. Pages beyond the end of the file fault when they
-//! are touched, so a slice is only ever formed below a length that the file has been seen to have. Reserving costs
-//! address space, no memory, and lets an append-only segment be mapped once while it grows (the idea is LMDB's
-//! `mapsize`).
+//! A map may reserve more address space than the file has bytes. Pages beyond the end of the file fault when they are
+//! touched, so a slice is only ever formed below a length that the file has been seen to have. Reserving costs address
+//! space, no memory, and lets an append-only segment be mapped once while it grows (the idea is LMDB's `mapsize`).
 //!
 //! **What this cannot guard against**: a foreign program that truncates a mapped file. The next touch of a cut page
-//! raises SIGBUS. The library itself only unlinks published files, which leaves maps intact, and cuts zeros behind what
-//! was appended, which nobody asks for.
+//! raises SIGBUS. The library itself only unlinks published files, which leaves maps intact, and cuts zeros after the
+//! appended bytes, which no reader asks for.
 #![expect(unsafe_code, reason = "a slice of mapped memory cannot be formed without it")]
 
 use std::fs::{File, OpenOptions};
@@ -21,9 +20,9 @@ use bytes::Bytes;
 use memmap2::{MmapOptions, MmapRaw};
 use parking_lot::RwLock;
 
-/// Files up to this size are read into memory where many maps are in use already.
+/// Files up to this size are read into memory if many maps are in use.
 const SMALL_LEN_BYTES: usize = 64 << 10;
-/// What Linux allows a process by default (`vm.max_map_count`).
+/// The number of maps that Linux allows a process by default (`vm.max_map_count`).
 const DEFAULT_MAX_MAPS: usize = 65_530;
 
 /// Maps of this process that this module made.
@@ -38,7 +37,7 @@ fn max_maps() -> usize {
     })
 }
 
-/// Whether so few maps are in use that a file that is opened gets one before anybody asks for its bytes.
+/// Whether so few maps are in use that a file is mapped when it is opened, before its bytes are asked for.
 fn maps_are_few() -> bool {
     MAPS.load(Ordering::Relaxed) < max_maps() / 8
 }
@@ -48,10 +47,10 @@ fn maps_are_left() -> bool {
     MAPS.load(Ordering::Relaxed) < max_maps() / 2
 }
 
-/// Opens the regular file at `path` for reading. Anything else is an error, and opening it waits for nobody.
+/// Opens the regular file at `path` for reading. Fails for anything else; never blocks.
 ///
 /// # Errors
-/// The system's word; [`io::ErrorKind::InvalidInput`] for what is neither a file nor a folder.
+/// The system's error; [`io::ErrorKind::InvalidInput`] for what is neither a file nor a folder.
 pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
     let non_blocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
     let file = OpenOptions::new().read(true).custom_flags(non_blocking).open(path)?;
@@ -73,7 +72,7 @@ impl Counted {
     fn new(file: &File, len_bytes: usize) -> Option<Self> {
         let map = MmapOptions::new().len(len_bytes).map_raw_read_only(file).ok()?;
         MAPS.fetch_add(1, Ordering::Relaxed);
-        // By itself a fault reads all around it, megabytes where the disk is set to read that far ahead, for a row that
+        // By default a fault reads all around it (megabytes, if the disk is set to read that far ahead), for a row that
         // is found by its hash. A sequential reader calls `residency::read_ahead`. Advice only: it may be refused.
         #[cfg(unix)]
         let _advice_only = map.advise(memmap2::Advice::Random);
@@ -87,7 +86,7 @@ impl Drop for Counted {
     }
 }
 
-/// Where the bytes of a file are had without a system call.
+/// Where the bytes of a file are accessible without a system call.
 #[derive(Debug)]
 enum Held {
     Map(Counted),
@@ -97,13 +96,13 @@ enum Held {
     Nowhere,
 }
 
-/// A file, mapped as far as its capacity, that hands out bytes below the length it was seen to have.
+/// A file, mapped up to its capacity, that hands out bytes below the length it is known to have.
 ///
-/// One that is not expected to grow is mapped when bytes of it are first asked for, and has no descriptor from then on:
-/// thousands of open segments would otherwise run into the limit on open files. Until then it can be read by `pread`,
-/// which for a look at its ends takes less time than faults do, and leaves nothing to unmap. The number of maps has a
-/// limit too: from many files on, small ones are read into memory when bytes of them are first asked for, and beyond
-/// half of what the system allows nothing more is mapped. Those files are opened again by their path.
+/// A file that is not expected to grow is mapped when its bytes are first asked for, and has no descriptor from then
+/// on: thousands of open segments would otherwise exceed the limit on open files. Until then it is read by `pread`,
+/// which for a look at its ends takes less time than faults do, and leaves nothing to unmap. The number of maps is
+/// limited too: if many files are open, small ones are read into memory when they are first asked for, and beyond half
+/// of the system's limit nothing more is mapped. Those files are opened again by their path.
 #[derive(Debug)]
 pub(crate) struct GrowingMap {
     held: OnceLock<Held>,
@@ -116,11 +115,12 @@ pub(crate) struct GrowingMap {
 }
 
 impl GrowingMap {
-    /// Maps `file`, which was opened at `path`, up to the greater of its length and `capacity_bytes`; `capacity_bytes` 0
-    /// freezes its length.
+    /// Maps `file`, which was opened at `path`, up to the greater of its length and `capacity_bytes`; `capacity_bytes`
+    /// 0 freezes its length.
     ///
     /// # Errors
-    /// The system's word if the length cannot be read, or it is a folder. A refused map is no error: reads are copies then.
+    /// The system's error if the length cannot be read, or it is a folder. A refused map is no error: reads are copies
+    /// then.
     pub(crate) fn new(file: File, path: PathBuf, capacity_bytes: u64) -> io::Result<Self> {
         let metadata = file.metadata()?;
         if metadata.is_dir() {
@@ -146,7 +146,8 @@ impl GrowingMap {
         &self.path
     }
 
-    /// Where its bytes are held, as the first call decides; `None` if the file cannot be opened again for it.
+    /// Where the file's bytes are held, which the first call decides; `None` if the file cannot be opened again for
+    /// that.
     fn hold(&self) -> Option<&Held> {
         if let Some(held) = self.held.get() {
             return Some(held);
@@ -176,7 +177,7 @@ impl GrowingMap {
         wanted.and_then(|file| Counted::new(file, self.reserved_bytes)).map_or(Held::Nowhere, Held::Map)
     }
 
-    /// The file once more, whose descriptor was given up. It has the length that it had: another file of its name has
+    /// Opens the file again, whose descriptor was closed. It must have the same length; another file of its name has
     /// other checksums.
     fn open_again(&self) -> io::Result<File> {
         let file = open_regular(&self.path)?;
@@ -186,7 +187,7 @@ impl GrowingMap {
         Ok(file)
     }
 
-    /// Gives up the descriptor: the file will not grow any more. What is held of it by then stays as it is.
+    /// Closes the descriptor: the file will not grow any more. Bytes that are held by then stay as they are.
     pub(crate) fn settle(&self) {
         if self.is_frozen {
             if maps_are_few() {
@@ -198,7 +199,7 @@ impl GrowingMap {
         self.file.write().take();
     }
 
-    /// Whether the file's length was fixed when it was opened, and it is mapped: copies of it save nothing.
+    /// Whether the file's length was fixed when it was opened, and it is mapped: then copying it saves nothing.
     pub(crate) fn is_settled(&self) -> bool {
         self.is_frozen && matches!(self.held.get(), Some(Held::Map(_) | Held::Heap(_)))
     }
@@ -215,8 +216,8 @@ impl GrowingMap {
         Ok(len_bytes)
     }
 
-    /// The bytes at `offset`, without a copy and without a system call. `None` if they do not lie below both the last
-    /// seen length and the end of what is held.
+    /// The bytes at `offset`, zero-copy and without a system call. `None` if they do not lie below both the last seen
+    /// length and the end of what is held.
     pub(crate) fn bytes(self: &Arc<Self>, offset: u64, len_bytes: usize) -> Option<Bytes> {
         let end = offset.checked_add(u64::try_from(len_bytes).ok()?)?;
         if end > self.seen_len_bytes.load(Ordering::Acquire) {
@@ -248,7 +249,7 @@ impl GrowingMap {
     }
 }
 
-/// Keeps the map alive for as long as bytes of it are. Made by [`GrowingMap::bytes`] only, which checks the range.
+/// Keeps the map alive as long as bytes of it. Only [`GrowingMap::bytes`] makes it, after checking the range.
 struct MappedRange {
     map: Arc<GrowingMap>,
     offset: usize,
@@ -261,9 +262,9 @@ impl AsRef<[u8]> for MappedRange {
         // SAFETY: `GrowingMap::bytes` is the only maker of this type and checked that `offset + len_bytes` is neither
         // beyond the end of the map nor beyond a length the file was seen to have. So the range is mapped, and its
         // pages are backed by the file. The pointer is not null and u8 needs no alignment. The map lives as long as
-        // `self`, since `self` holds an `Arc` of its owner and nothing unmaps earlier. The bytes do not change: by
-        // the contract in io/mod.rs what was appended is not written again, is cut only before anything maps it, and
-        // nothing else is asked for (see the module's docs for foreign programs). memmap2 refuses maps longer than
+        // `self`, since `self` holds an `Arc` of its owner and nothing unmaps earlier. The bytes do not change: by the
+        // contract in io/mod.rs, appended bytes are not written again and are cut only before anything maps them, and
+        // no other bytes are asked for (see the module's docs for foreign programs). memmap2 refuses maps longer than
         // isize::MAX.
         unsafe { std::slice::from_raw_parts(map.as_ptr().add(self.offset), self.len_bytes) }
     }
@@ -333,7 +334,7 @@ mod tests {
             assert_eq!(map.bytes(1, 3).unwrap(), &b"bcd"[..]);
             assert_eq!(map.len_bytes().unwrap(), 6);
         }
-        // Without a map, it is opened by its path for each read, and must be the same length.
+        // Without a map, each read opens the file by its path, and its length must be unchanged.
         let map = GrowingMap::new(File::open(&path).unwrap(), path.clone(), 0).unwrap();
         map.held.set(Held::Nowhere).unwrap();
         map.settle();

@@ -21,7 +21,7 @@ use bytes::Bytes;
 
 use crate::error::Result;
 
-/// A large page of the page cache.
+/// The size of a large page of the page cache.
 pub const LARGE_PAGE_BYTES: u64 = 2 << 20;
 
 /// How durable bytes are when a call returns.
@@ -37,13 +37,13 @@ pub enum Durability {
     SyncAll,
 }
 
-/// What a name stands for.
+/// The kind of a name in a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FileKind {
     /// A regular file.
     File,
-    /// A symbolic link to a regular file. It is read as the file is, and never written to, locked or cut.
+    /// A symbolic link to a regular file. It is read like the file, but never written to, locked or cut.
     Link,
     /// A folder, or a link to one.
     Folder,
@@ -58,7 +58,7 @@ impl FileKind {
         matches!(self, Self::File | Self::Link)
     }
 
-    /// What it is called in messages.
+    /// The kind's name in messages.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -75,7 +75,7 @@ impl FileKind {
 pub struct DirEntry {
     /// The name, without its folder.
     pub name: String,
-    /// What it stands for.
+    /// Its kind.
     pub kind: FileKind,
 }
 
@@ -83,17 +83,18 @@ pub struct DirEntry {
 /// injector or a simulated disk can stand in for a real one. The contract:
 ///
 /// - **Paths** are relative to the storage's root. `/`-separated, no `..`.
-/// - **A published file is write-once.** A file is created, appended to, synced and renamed; it is never truncated
-///   or rewritten in place afterwards, only unlinked. [`Storage::open_append`] cuts the torn tail of a file nobody has
-///   published, before anything maps it; [`AppendFile::fill_pages`], the zeros that it put behind the end of its own.
+/// - **A published file is write-once.** A file is created, appended to, synced and renamed; it is never truncated or
+///   rewritten in place afterwards, only unlinked. There are two exceptions: [`Storage::open_append`] cuts the torn
+///   tail of an unpublished file before anything maps it, and [`AppendFile::fill_pages`] cuts the zeros that it wrote
+///   after the end of the file.
 /// - **Durability**: bytes survive power loss after [`AppendFile::sync`] with at least [`Durability::SyncData`]; a
 ///   created, renamed or removed *name* survives after [`Storage::sync_dir`] of its folder.
 /// - **Bytes handed out stay valid and unchanged**, if they had been appended, for as long as their [`Bytes`] lives,
 ///   whatever happens to the name.
-/// - **After a failed append or sync the file is finished**: the engine never retries on it, since the kernel may
-///   have marked the lost pages clean.
+/// - **After a failed append or sync the file is finished**: the engine never retries on it, since the kernel may have
+///   marked the lost pages clean.
 pub trait Storage: Send + Sync + Debug {
-    /// Makes the folder at `path` and its parents; no error if it is there. `""` is the root itself.
+    /// Creates the folder at `path` and its parents; no error if it exists. `""` is the root itself.
     fn create_dir(&self, path: &Path) -> Result<()>;
     /// The names in the folder at `path`, sorted. A missing folder is an IO error of kind `NotFound`.
     fn list(&self, path: &Path) -> Result<Vec<DirEntry>>;
@@ -103,11 +104,11 @@ pub trait Storage: Send + Sync + Debug {
     fn create(&self, path: &Path) -> Result<Box<dyn AppendFile>>;
     /// Opens an unpublished file for appending after its first `len_bytes`, cutting what follows.
     fn open_append(&self, path: &Path, len_bytes: u64) -> Result<Box<dyn AppendFile>>;
-    /// Opens a file for reading. At least `capacity_bytes` can be read as the file grows
-    /// (0: no more than what is there now). A folder is an IO error of kind `IsADirectory`, anything else that is no
-    /// file one of kind `InvalidInput`; neither is waited for.
+    /// Opens a file for reading. If it grows, at least `capacity_bytes` can be read (0: only what is there now). A
+    /// folder is an IO error of kind `IsADirectory`, anything else that is not a file one of kind `InvalidInput`;
+    /// opening them never blocks.
     fn open(&self, path: &Path, capacity_bytes: u64) -> Result<Arc<dyn ReadFile>>;
-    /// What `path` stands for, links followed as [`FileKind`] says; `None` if nothing is there.
+    /// The kind of `path`; links are followed as [`FileKind`] says. `None` if nothing is there.
     fn kind(&self, path: &Path) -> Result<Option<FileKind>> {
         let entries = match self.list(path.parent().unwrap_or(Path::new(""))) {
             Err(error) if error.is_not_found() => return Ok(None),
@@ -116,7 +117,7 @@ pub trait Storage: Send + Sync + Debug {
         let found = entries.into_iter().find(|entry| path.file_name().is_some_and(|name| *name == *entry.name));
         Ok(found.map(|entry| entry.kind))
     }
-    /// When a name in the folder at `path` was last made, renamed or removed; `None` where that is not known.
+    /// When a name in the folder at `path` was last created, renamed or removed; `None` if that is not known.
     fn changed(&self, path: &Path) -> Result<Option<std::time::SystemTime>> {
         let _unknown = path;
         Ok(None)
@@ -130,29 +131,30 @@ pub trait Storage: Send + Sync + Debug {
     /// Takes the exclusive lock on the file at `path` (created when missing), or returns `None` if it is held.
     /// Dropping the guard, or the end of the process, releases it.
     fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>>;
-    /// The network file system that this lies on, if it does.
+    /// The name of the network file system that the storage lies on, if it does.
     fn network(&self) -> Result<Option<&'static str>> {
         Ok(None)
     }
-    /// The place, for error messages.
+    /// The full path, for error messages.
     fn describe(&self, path: &Path) -> std::path::PathBuf;
 }
 
 /// A file that grows at its end.
 pub trait AppendFile: Send + Debug {
-    /// Appends all `parts` in order (vectored: nothing is copied together first).
+    /// Appends all `parts` in order (vectored: they are not joined in memory first).
     fn append(&mut self, parts: &[IoSlice<'_>]) -> Result<()>;
-    /// Says whether what is appended from now on will be synced soon: it may then be written to disk while more of it
-    /// is appended, instead of by the sync alone.
+    /// Announces whether data appended from now on will be synced soon. Then they may be written to disk while more are
+    /// appended, instead of only by the sync.
     fn write_early(&mut self, _early: bool) {}
-    /// Says whether much will be appended that is read at random. Then the file may be longer than what was appended, by
-    /// zeros up to a multiple of [`LARGE_PAGE_BYTES`] that later bytes replace, so that the system keeps it in large pages.
-    /// `false` cuts those that are left: to be called when all is appended, before the file is published.
+    /// Announces whether much data will be appended that is read at random. Then the file may be longer than what was
+    /// appended: zeros fill it up to a multiple of [`LARGE_PAGE_BYTES`], and later bytes replace them, so that the
+    /// system keeps it in large pages. `false` cuts the zeros that are left; call it after the last append, before the
+    /// file is published.
     fn fill_pages(&mut self, _fill: bool) -> Result<()> {
         Ok(())
     }
-    /// Whether the file still has the name under which it was opened: what is appended to one that was unlinked, or moved
-    /// with its folder, is found by nobody who opens that name.
+    /// Whether the file still has the name under which it was opened. If it was unlinked, or moved with its folder,
+    /// nobody who opens that name finds what is appended.
     fn is_in_place(&self) -> bool {
         true
     }
@@ -166,26 +168,26 @@ pub trait AppendFile: Send + Debug {
 pub trait ReadFile: Send + Sync + Debug {
     /// Bytes in the file now.
     fn len_bytes(&self) -> Result<u64>;
-    /// `len_bytes` bytes from `offset`, without a copy where the storage allows it. Asking beyond the end of the
-    /// file is an error, never a fault. To be asked for what is known to have been appended only: what lies behind that
-    /// in a file that is being written may change, or be cut ([`AppendFile::fill_pages`]).
+    /// `len_bytes` bytes from `offset`, zero-copy if the storage allows it. A range beyond the end of the file is an
+    /// error, never a fault. Ask only for bytes that are known to have been appended: in a file that is being written,
+    /// later bytes may change or be cut ([`AppendFile::fill_pages`]).
     fn bytes(&self, offset: u64, len_bytes: usize) -> Result<Bytes>;
-    /// A copy of `len_bytes` bytes from `offset`: for bytes that nobody has committed yet, which the writer or its
-    /// successor may replace or cut off while they are being looked at.
+    /// A copy of `len_bytes` bytes from `offset`: for bytes that are not committed yet, which the writer or its
+    /// successor may replace or cut off during the read.
     fn copy(&self, offset: u64, len_bytes: usize) -> Result<Bytes>;
-    /// Says that the file has all its bytes: what was opened to grow grows no more. It can be read as before, but keeps
-    /// no descriptor.
+    /// Announces that the file is complete and will not grow. It can be read as before, but keeps no descriptor.
     fn settle(&self) {}
 }
 
 /// Holds a lock until it is dropped.
 pub trait LockGuard: Send + Sync + Debug {
-    /// Whether this user may write the file, and so what its lock guards. One that may be read only can be locked all the
-    /// same.
+    /// Whether this user may write the lock file, and so what it guards. A file that this user may only read can be
+    /// locked too.
     fn is_writable(&self) -> bool {
         true
     }
-    /// Whether the lock file still has its name: if not, the folder was moved or removed, or another one is in its place.
+    /// Whether the lock file still has its name: if not, the folder was moved or removed, or another file took its
+    /// place.
     fn is_in_place(&self) -> bool {
         true
     }

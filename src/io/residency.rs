@@ -2,14 +2,14 @@
 //!
 //! A page fault reads one place and waits for it, so rows that lie on disk and are faulted one by one take the disk's
 //! latency each. `madvise(MADV_WILLNEED)` starts a read and does not wait: given all ranges of a batch first, the disk
-//! works on them together. It needs no descriptor (sealed segments keep none) and fills the page cache, so that the
+//! works on them concurrently. It needs no descriptor (sealed segments keep none) and fills the page cache, so that the
 //! next epoch finds the rows there. io_uring was measured against it and was no faster: see `reports/tuning.md`.
 //!
-//! `MADV_POPULATE_READ` then waits for the pages and maps them. Where a page cannot be read it returns an error, and
-//! the touch that would have raised SIGBUS is never made.
+//! `MADV_POPULATE_READ` then waits for the pages and maps them. If a page cannot be read, it returns an error, so the
+//! touch that would have raised SIGBUS never happens.
 //!
-//! Everything here takes slices, which are mapped as long as they live, wherever they are: asking about bytes on the
-//! heap finds them in memory. On systems other than Linux everything counts as being in memory.
+//! All functions take slices, which stay mapped as long as they live. Bytes on the heap count as being in memory, and
+//! so does everything on systems other than Linux.
 
 use std::io;
 
@@ -17,7 +17,7 @@ use std::io;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted<'a> {
     pub bytes: &'a [u8],
-    /// Whose they are: the caller's number, for errors.
+    /// The caller's number for the bytes, for errors.
     pub position: usize,
 }
 
@@ -29,8 +29,8 @@ pub(crate) fn is_resident(bytes: &[u8]) -> bool {
     !missing
 }
 
-/// Prefaults what of `wanted` is not in memory, all of it at once, and returns how many pages that were; sorts `wanted`
-/// by address. O(ranges log ranges), and two system calls a range that is missing.
+/// Prefaults the parts of `wanted` that are not in memory, all at once, and returns their number of pages. Sorts
+/// `wanted` by address. O(ranges log ranges), and two system calls a range that is missing.
 ///
 /// # Errors
 /// The position of bytes that cannot be read, and why.
@@ -48,10 +48,10 @@ pub(crate) fn prefault(wanted: &mut [Wanted<'_>]) -> Result<usize, (usize, io::E
             late.push(near);
         }
     }
-    // Only now: waiting for the first range before the last is asked for would make the reads wait for each other.
+    // Not earlier: waiting for the first range before the last is asked for would serialise the reads.
     for near in late {
         if Pages::around(near).wait().is_err() {
-            // One of them it is.
+            // One of these failed.
             for wanted in near {
                 Pages::of(wanted.bytes).wait().map_err(|error| (wanted.position, error))?;
             }
@@ -60,24 +60,24 @@ pub(crate) fn prefault(wanted: &mut [Wanted<'_>]) -> Result<usize, (usize, io::E
     Ok(missing_pages)
 }
 
-/// Starts to read what of `bytes` is not in memory, and does not wait: for bytes that are read from front to back. Maps
-/// of files are advised against reading ahead by themselves, see [`super::mmap`].
+/// Starts to read the parts of `bytes` that are not in memory, and does not wait: for sequential reads. Maps of files
+/// are advised against reading ahead by themselves, see [`super::mmap`].
 pub(crate) fn read_ahead(bytes: &[u8]) {
     let pages = Pages::of(bytes);
-    // One page is read by the first touch.
+    // The first touch reads a single page.
     if pages.len_bytes() > PAGE_BYTES {
         pages.each_missing(&mut Pages::start_reading);
     }
 }
 
-/// The unit of residency. A system with larger pages refuses to tell about parts of one, and is believed to have all.
+/// The unit of residency. A system with larger pages refuses to tell about parts of one; everything then counts as
+/// being in memory.
 const PAGE_BYTES: usize = 4096;
-/// Ranges that lie this close are asked about and read as one: reading 16 KiB more takes a disk less time than one more
-/// request.
+/// Ranges this close are checked and read as one: for a disk, 16 KiB more take less time than one more request.
 const NEAR_BYTES: usize = 4 * PAGE_BYTES;
 /// Pages that one `mincore` tells about.
 const PAGES_A_CALL: usize = 512;
-/// Bytes that one `MADV_WILLNEED` surely reads: the kernel cuts longer ones to the device's read-ahead, 128 KiB by
+/// Bytes that one `MADV_WILLNEED` reads for certain: the kernel cuts longer ones to the device's read-ahead, 128 KiB by
 /// default.
 const READ_BYTES: usize = 128 << 10;
 
@@ -92,7 +92,8 @@ impl Pages {
     pub(super) fn of(bytes: &[u8]) -> Self {
         let address = bytes.as_ptr().addr();
         let start = address - address % PAGE_BYTES;
-        // Empty bytes lie in no page, but where they are: their neighbours by address must not reach to 0.
+        // Empty bytes lie in no page, but keep their address: a range around them and their neighbours must not reach
+        // to 0.
         let end = if bytes.is_empty() { start } else { address.saturating_add(bytes.len()) };
         Self { start, end: end.next_multiple_of(PAGE_BYTES) }
     }
@@ -114,7 +115,7 @@ impl Pages {
         Self { start: self.start.min(next.start), end: self.end.max(next.end) }
     }
 
-    /// What lies before, between and behind the first and the last multiple of `len_bytes`.
+    /// The parts before, between and after the first and the last multiple of `len_bytes`.
     pub(super) fn split_at_multiples(self, len_bytes: usize) -> [Self; 3] {
         let first = self.start.next_multiple_of(len_bytes).min(self.end);
         let last = (self.end - self.end % len_bytes).max(first);
@@ -128,7 +129,7 @@ impl Pages {
             .map(move |start| Self { start, end: start.saturating_add(len_bytes).min(self.end) })
     }
 
-    /// Calls `missing` with each run of pages that are not in memory; runs that lie near each other come as one.
+    /// Calls `missing` with each run of pages that are not in memory; runs that lie near each other are joined.
     pub(super) fn each_missing(self, missing: &mut impl FnMut(Self)) {
         let mut run: Option<Self> = None;
         for piece in self.pieces(PAGES_A_CALL * PAGE_BYTES) {
@@ -150,14 +151,14 @@ impl Pages {
         run.into_iter().for_each(missing);
     }
 
-    /// Bytes of the pages that are not in memory, and of those between them that lie near.
+    /// Bytes of the pages that are not in memory, and of the pages between them that are joined to them.
     pub(super) fn missing_bytes(self) -> usize {
         let mut missing_bytes = 0;
         self.each_missing(&mut |missing| missing_bytes += missing.len_bytes());
         missing_bytes
     }
 
-    /// Asks the system to read the pages, and does not wait.
+    /// Starts to read the pages, and does not wait.
     pub(super) fn start_reading(self) {
         self.pieces(READ_BYTES).for_each(system::start_reading);
     }
@@ -176,11 +177,11 @@ mod system {
 
     use super::{PAGES_A_CALL, Pages};
 
-    /// Sets the lowest bit of the flag of each page that is in memory. None is set if the pages span a hole between two
-    /// maps; all are where the system refuses to say.
+    /// Sets the lowest bit of the flag of each page that is in memory: of none if the pages span a hole between two
+    /// maps, of all if the system refuses to tell.
     pub(super) fn resident(pages: Pages, flags: &mut [u8; PAGES_A_CALL]) {
         debug_assert!(pages.len_bytes() <= PAGES_A_CALL * super::PAGE_BYTES);
-        // SAFETY: mincore reads no memory at the address, mapped or not (it fails with ENOMEM where nothing is mapped),
+        // SAFETY: mincore reads no memory at the address, mapped or not (it fails with ENOMEM if nothing is mapped),
         // and writes one byte a page of the range to `flags`, which has room for PAGES_A_CALL: `pieces` made the range.
         let refused =
             unsafe { libc::mincore(without_provenance_mut(pages.start), pages.len_bytes(), flags.as_mut_ptr()) } != 0;
@@ -199,7 +200,7 @@ mod system {
     }
 
     pub(super) fn start_reading(pages: Pages) {
-        // Nothing is lost where it fails: the pages are waited for below, or faulted.
+        // A failure costs nothing: the pages are waited for below, or faulted.
         let _advice_only = advise(pages, libc::MADV_WILLNEED);
     }
 
@@ -209,7 +210,7 @@ mod system {
                 Err(io::Error::other("a page cannot be read: the disk failed, or the file was cut short"))
             }
             Err(error) if error.raw_os_error() == Some(libc::EIO) => Err(error),
-            // Before Linux 5.14 there is no such advice (EINVAL): the first touch waits then.
+            // Linux before 5.14 has no such advice (EINVAL): the first touch waits then.
             _ => Ok(()),
         }
     }

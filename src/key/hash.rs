@@ -1,11 +1,11 @@
-//! The hash of a key, and what it starts from.
+//! The hash of a key, and its seed.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::one::KeyRef;
 
-/// What the key hashes of a store start from: random, so that nobody can choose keys that all fall into one place of its
-/// index. In JSON 16 hexadecimal digits, since many programs read numbers as floats.
+/// The seed of a store's key hashes. It is random, so that nobody can choose keys that all fall into one place of the
+/// index. In JSON it has 16 hexadecimal digits, since many programs read numbers as floats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub(crate) struct HashSeed(pub u64);
@@ -21,12 +21,12 @@ impl TryFrom<String> for HashSeed {
 
     fn try_from(text: String) -> std::result::Result<Self, String> {
         let seed = u64::from_str_radix(&text, 16).ok().map(Self);
-        // Only the one spelling counts.
+        // Only one spelling is valid.
         seed.filter(|seed| String::from(*seed) == text).ok_or_else(|| format!("{text:?} is no hash seed"))
     }
 }
 
-/// The key hash of a store: xxh3-64 with a seed, of which a test may keep the top bits only, to make collisions common.
+/// The key hash of a store: xxh3-64 with a seed. Tests may keep only the top bits, to make collisions common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct KeyHasher {
     seed: u64,
@@ -35,7 +35,7 @@ pub(crate) struct KeyHasher {
 }
 
 impl KeyHasher {
-    /// The hasher with this code and seed, if there is one.
+    /// The hasher with this code and seed; `None` if the code is unknown.
     pub(crate) const fn new(id: u8, seed: u64) -> Option<Self> {
         if id < 64 { Some(Self { seed, id }) } else { None }
     }

@@ -7,7 +7,7 @@ use crate::error::{Error, ItemError, Result};
 
 /// The keys of one call: any slice of strings, integers, byte strings, [`Key`]s or [`KeyRef`]s. Nothing is copied.
 ///
-/// Integers are keys of kind [`KeyKind::U64`], whatever their type. A call with a negative one is refused.
+/// Integers are keys of kind [`KeyKind::U64`], whatever their type. A call with a negative one fails.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Keys<'a> {
@@ -68,7 +68,7 @@ impl<'a> Keys<'a> {
         self.len() == 0
     }
 
-    /// The key at `position`, or `None` past the end. A negative integer gives its bits; every call refuses it.
+    /// The key at `position`, or `None` past the end. A negative integer returns its bits; every call fails on it.
     #[must_use]
     pub fn get(&self, position: usize) -> Option<KeyRef<'a>> {
         Some(match *self {
@@ -94,11 +94,11 @@ impl<'a> Keys<'a> {
         })
     }
 
-    /// The integers, if all are, of keys that were checked.
+    /// The integers of keys that were checked, if all keys are integers.
     pub(crate) fn integers(self) -> Option<&'a [u64]> {
         match self {
             Self::U64(keys) => Some(keys),
-            // None is negative.
+            // None is negative: the keys were checked.
             Self::I64(keys) => Some(bytemuck::cast_slice(keys)),
             _ => None,
         }
@@ -110,7 +110,7 @@ impl<'a> Keys<'a> {
         (0..self.len()).map(move |position| self.get(position).unwrap_or(KeyRef::U64(0)))
     }
 
-    /// `error` as that of the item at `position`.
+    /// `error`, as the error of the item at `position`.
     #[cold]
     pub(crate) fn item_error(self, position: usize, error: Error) -> Error {
         let key = match self {
@@ -121,7 +121,8 @@ impl<'a> Keys<'a> {
         Error::Item(Box::new(ItemError { position, key: key.unwrap_or_default(), error }))
     }
 
-    /// The one kind of all keys, which is that of the store, if it has keys; `None` for an empty call.
+    /// Checks that all keys are of one kind, and of that of the store if it has keys; returns the kind, or `None` for
+    /// an empty call.
     ///
     /// # Errors
     /// [`Error::Item`], with [`Error::KeyKind`] if a key is of another kind, [`Error::TooLarge`] if it is longer than

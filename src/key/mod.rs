@@ -1,7 +1,7 @@
 //! Keys: strings, 64-bit integers or byte strings; one kind a store.
 //!
-//! A key's *canonical bytes* are its UTF-8, its eight little-endian bytes, or itself. They are what is hashed
-//! ([xxh3-64](https://github.com/Cyan4973/xxHash)), compared and checksummed. The hash only proposes a row; the
+//! A key's *canonical bytes* are its UTF-8, its eight little-endian bytes, or itself. They are hashed
+//! ([xxh3-64](https://github.com/Cyan4973/xxHash)), compared and checksummed. The hash selects candidate rows; the
 //! canonical bytes are compared before a value is returned.
 
 mod hash;

@@ -1,4 +1,4 @@
-//! One key: its kind, owned and borrowed forms, and what calls take as one.
+//! One key: its kind, its owned and borrowed forms, and the trait of key arguments.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -42,7 +42,7 @@ impl KeyKind {
         }
     }
 
-    /// The key that has these canonical bytes, or `None` if they are none of this kind.
+    /// The key with these canonical bytes, or `None` if no key of this kind has them.
     pub(crate) fn decode(self, bytes: &[u8]) -> Option<Key> {
         match self {
             Self::Str => std::str::from_utf8(bytes).ok().map(|text| Key::Str(text.to_owned())),
@@ -51,7 +51,7 @@ impl KeyKind {
         }
     }
 
-    /// [`Error::KeyKind`] unless `found` is this kind.
+    /// Fails with [`Error::KeyKind`] unless `found` is this kind.
     pub(crate) fn expect(self, found: Self) -> Result<()> {
         if self == found { Ok(()) } else { Err(Error::KeyKind { expected: self.name(), found: found.name() }) }
     }
@@ -111,7 +111,7 @@ macro_rules! key_conversions {
     ($($type:ty => $variant:ident),* $(,)?) => {
         $(
             impl From<$type> for Key { fn from(key: $type) -> Self { Self::$variant(key) } }
-            /// The key itself comes back as the error if it is of another kind.
+            /// A key of another kind is returned as the error.
             impl TryFrom<Key> for $type {
                 type Error = Key;
 
@@ -175,7 +175,7 @@ impl KeyRef<'_> {
         }
     }
 
-    /// A key of its own.
+    /// An owned key.
     #[must_use]
     pub fn to_key(&self) -> Key {
         match *self {
@@ -212,7 +212,7 @@ impl KeyRef<'_> {
     }
 }
 
-/// What calls take as one key: strings, integers and byte strings, owned or borrowed.
+/// A key argument: a string, an integer or a byte string, owned or borrowed.
 ///
 /// Integers are keys of kind [`KeyKind::U64`], whatever their type. A negative one is refused.
 pub trait AsKey {

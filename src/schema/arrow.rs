@@ -1,4 +1,4 @@
-//! The one mapping from row structures to Arrow schemas.
+//! The mapping from row structures to Arrow schemas.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::key::KeyKind;
 
-/// Where the JSON header lies in the Arrow schema's metadata.
+/// The key of the JSON header in the Arrow schema's metadata.
 pub(crate) const METADATA_KEY: &str = "tensorcask";
 
 /// The Arrow schema of a segment: `key`, `row_crc32`, and one column a leaf.
@@ -97,8 +97,8 @@ fn tensor_type(dtype: Dtype, shape: &Dims, codec: Codec) -> (DataType, HashMap<S
     let data_type = match shape {
         Dims::Fixed(dims) if codec == Codec::None => {
             let elements = dtype.tensor_len_bytes(dims).unwrap_or(0) / dtype.unit_len_bytes();
-            // Written by hand: pyarrow refuses the nulls that arrow-rs's canonical type puts there. A tensor of no
-            // dimensions or of packed elements is a plain list: readers of the extension expect neither.
+            // Written by hand: pyarrow refuses the nulls that arrow-rs's canonical type writes there. A tensor without
+            // dimensions, or of packed elements, is a plain list: readers of the extension expect neither.
             if !dims.is_empty() && dtype.bits() >= 8 {
                 metadata.insert("ARROW:extension:name".into(), "arrow.fixed_shape_tensor".into());
                 metadata.insert(
@@ -112,8 +112,8 @@ fn tensor_type(dtype: Dtype, shape: &Dims, codec: Codec) -> (DataType, HashMap<S
         Dims::Fixed(_) => DataType::Binary,
         Dims::Variable { rank } => {
             let data = if codec == Codec::None {
-                // The extension wants as many elements as the product of the row's shape: the parts of complex numbers
-                // and packed elements are not that many.
+                // The extension requires as many elements as the product of the row's shape. Complex numbers and packed
+                // elements do not have that many.
                 if dtype != Dtype::C64 && dtype.bits() >= 8 {
                     metadata.insert("ARROW:extension:name".into(), "arrow.variable_shape_tensor".into());
                     metadata.insert("ARROW:extension:metadata".into(), "{}".into());

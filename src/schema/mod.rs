@@ -1,7 +1,7 @@
-//! The structure of a segment's rows, and its one mapping to Arrow.
+//! The structure of a segment's rows, and its mapping to Arrow.
 //!
 //! A row is a key, a checksum and the *leaves* of a value tree, one Arrow column a leaf. The tree itself is the same
-//! for all rows of a segment and lies as JSON in the Arrow schema's metadata under [`METADATA_KEY`].
+//! for all rows of a segment and is stored as JSON in the Arrow schema's metadata under [`METADATA_KEY`].
 
 mod arrow;
 mod derive;

@@ -1,4 +1,4 @@
-//! The tree of a row's value, and what a segment's header says of it.
+//! The tree of a row's value, and the header of a segment.
 
 use std::collections::HashSet;
 
@@ -20,7 +20,7 @@ pub const MAX_RANK: usize = 32;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Node {
-    /// The leaf with this number; leaves are numbered in the order in which a walk meets them.
+    /// The leaf with this number; leaves are numbered in the order of a walk.
     Leaf(usize),
     Null,
     Map(Vec<(String, Node)>),
@@ -43,10 +43,10 @@ pub(crate) enum Dims {
 #[serde(tag = "type", rename_all = "lowercase")]
 pub(crate) enum LeafKind {
     Tensor {
-        /// As stored.
+        /// The dtype as stored.
         dtype: Dtype,
         shape: Dims,
-        /// As it was put, where it was down-cast.
+        /// The dtype as put, if it was down-cast.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         source_dtype: Option<Dtype>,
         #[serde(default)]
@@ -89,7 +89,7 @@ impl LeafKind {
     }
 }
 
-/// Whether rows hold values, or say that their keys were deleted.
+/// Whether rows hold values or are tombstones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum RowKind {
@@ -106,7 +106,7 @@ pub(crate) struct RowSchema {
     pub leaves: Vec<LeafKind>,
 }
 
-/// What the JSON in a segment's schema says.
+/// The JSON header in a segment's schema.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Header {
     /// Format version.
@@ -120,7 +120,7 @@ pub(crate) struct Header {
     /// From version 2 on; before that, hashes have the seed 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash_seed: Option<HashSeed>,
-    /// Whether compaction wrote it: it has every row of the segments that it replaces that still counted.
+    /// Whether compaction wrote it: it then has every live row of the segments that it replaces.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub compacted: bool,
     #[serde(flatten)]
@@ -135,7 +135,7 @@ impl Header {
 }
 
 impl RowSchema {
-    /// Rows that say that their keys were deleted.
+    /// The structure of tombstones.
     pub(crate) fn tombstones(key: KeyKind) -> Self {
         Self { key, rows: RowKind::Tombstones, tree: Node::Null, leaves: Vec::new() }
     }
@@ -169,7 +169,7 @@ impl RowSchema {
         schema
     }
 
-    /// Checks a schema that came from disk: everything later code relies on.
+    /// Checks everything that later code relies on, in a schema from disk.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.leaves.len() > MAX_LEAVES {
             return Err(format!("a row has {} leaves, more than {MAX_LEAVES}", self.leaves.len()));
@@ -215,7 +215,7 @@ fn check_node(node: &Node, depth: usize, next: &mut usize) -> Result<(), String>
             *next += 1;
             Ok(())
         }
-        Node::Leaf(leaf) => Err(format!("leaf {leaf} stands where leaf {next} was expected")),
+        Node::Leaf(leaf) => Err(format!("leaf {leaf} found where leaf {next} was expected")),
         Node::Map(items) => {
             let mut names = HashSet::new();
             for (name, item) in items {
@@ -246,7 +246,7 @@ fn assemble_node(node: &Node, leaf: &mut dyn FnMut(usize) -> Result<Value>) -> R
     })
 }
 
-/// The limit of the format that a value is over.
+/// The error of a value that exceeds a limit of the format.
 pub(crate) fn too_large(what: &str, found: usize, limit: usize) -> Error {
     Error::TooLarge { what: what.into(), found: found as u64, limit: limit as u64 }
 }

@@ -1,7 +1,7 @@
-//! A committed batch: parsed strictly from its message, and its rows checked as they are read.
+//! A committed batch: parsed strictly from its message, with rows checked as they are read.
 //!
-//! arrow-rs's reader is not used: it trusts what it reads. Here every count and offset is compared with the plan of
-//! the segment's structure and with the bytes that are there, before anything is touched.
+//! arrow-rs's reader is not used, because it trusts its input. Here every count and offset is compared with the plan of
+//! the segment's structure and with the bytes that are there, before anything is accessed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::schema::{RowSchema, Storage};
 pub enum Verify {
     /// On every read.
     Always,
-    /// When a row is first read through a handle (one bit a row remembers).
+    /// When a row is first read through a handle (tracked in one bit a row).
     #[default]
     FirstRead,
     /// Not at all. Bounds are still checked.
@@ -37,7 +37,7 @@ pub enum Verify {
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub columns: Columns,
-    /// A bit a row whose checksum was compared.
+    /// One bit for each row whose checksum was compared.
     verified: Box<[AtomicU64]>,
     /// Rows without that bit.
     unverified_rows: AtomicU32,
@@ -93,7 +93,7 @@ impl Batch {
         Self::parse_parts(path, schema, frame, message)
     }
 
-    /// Parses a batch whose structure checksum does not match: its rows count where their own checksums do.
+    /// Parses a batch whose structure checksum does not match. Its rows are valid if their own checksums match.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if its layout cannot be understood.
@@ -122,7 +122,7 @@ impl Batch {
         Ok(Self { columns, verified, unverified_rows, frame, path: Arc::clone(path), crcs })
     }
 
-    /// The damage of `row`, for messages.
+    /// The error of damage in `row`.
     pub(crate) fn corrupt(&self, row: usize, what: &str) -> Error {
         Error::corrupt(
             &*self.path,
@@ -161,7 +161,7 @@ impl Batch {
         }
     }
 
-    /// Takes over which rows of `same`, the same batch in the same bytes, were compared with their checksums.
+    /// Takes over from `same`, the same batch in the same bytes, which rows were compared with their checksums.
     pub(crate) fn trust(&self, same: &Self) {
         for (word, known) in self.verified.iter().zip(&same.verified) {
             let known = known.load(Ordering::Relaxed);
@@ -181,7 +181,7 @@ impl Batch {
         &self.path
     }
 
-    /// Whether [`Batch::check_row`] has nothing to compare any more.
+    /// Whether [`Batch::check_row`] has nothing left to compare.
     #[inline]
     pub(crate) fn is_checked(&self, row: usize, verify: Verify) -> bool {
         match verify {

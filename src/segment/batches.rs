@@ -1,11 +1,11 @@
-//! The batches of a sealed segment: where they are, and those that were parsed.
+//! The batches of a sealed segment: their places, and those that were parsed.
 
 use std::sync::OnceLock;
 
 use super::damaged::Parsed;
 use super::layout::{Frame, Seal};
 
-/// The batches of a segment, in order. Of a damaged one, rows between them may be in none.
+/// The batches of a segment, in order. In a damaged segment, rows between them may be in no batch.
 #[derive(Debug)]
 pub(crate) struct Batches {
     frames: Vec<Frame>,
@@ -14,8 +14,8 @@ pub(crate) struct Batches {
 }
 
 impl Batches {
-    /// Batches with these frames, without those that do not follow one before, are not of a segment with this seal, or reach
-    /// beyond the end of its file. O(batches).
+    /// Batches with these frames, except frames that do not follow the one before, do not match the seal, or reach
+    /// beyond the end of the file. O(batches).
     pub(crate) fn new(mut frames: Vec<Frame>, seal: &Seal, len_bytes: u64) -> Self {
         let mut end_row = 0_u64;
         frames.retain(|frame| {
@@ -37,16 +37,16 @@ impl Batches {
         &self.frames
     }
 
-    /// The place of batch `number` and of its damage; `None` if there is no such batch.
+    /// The place for batch `number` once it is parsed; `None` if there is no such batch.
     #[inline]
     pub(crate) fn parsed(&self, number: usize) -> Option<&OnceLock<Parsed>> {
         self.parsed.get(number)
     }
 
-    /// The batch and the row in it that `row` of the segment is; `None` if it is in none.
+    /// The batch of `row` of the segment, and the row in it; `None` if it is in no batch.
     #[inline]
     pub(crate) fn locate(&self, row: u32) -> Option<(usize, usize)> {
-        // Batches mostly have as many rows as the first.
+        // Most batches have as many rows as the first.
         let guess = self.frames.first().map_or(0, |first| row / first.rows.max(1)) as usize;
         let starts_after = |number: usize| self.first_rows.get(number).is_none_or(|first| *first > row);
         let number = if !starts_after(guess) && starts_after(guess + 1) {

@@ -1,4 +1,4 @@
-//! Whether a segment file whose front cannot be read is one that its writer had just begun to make: then nothing was
+//! Recognises a segment file that its writer had only begun to create: its front cannot be read, and nothing was
 //! committed to it.
 
 use super::layout::{ARROW_MAGIC, FRAME_LEN_BYTES, Frame};
@@ -6,8 +6,8 @@ use super::scan::find_frames;
 use crate::error::Result;
 use crate::io::ReadFile;
 
-/// Bytes up to the last that is not zero, if the file holds no more than the front of the segment of `seed`, in part or
-/// with holes of a power failure; `None` if there is anything else in it. O(bytes).
+/// Bytes up to the last nonzero one, if the file holds nothing but the front of the segment of `seed`, in part or with
+/// holes from a power failure; `None` if it holds anything else. O(bytes).
 ///
 /// # Errors
 /// Only if the file cannot be read.

@@ -49,7 +49,7 @@ impl KeyBuilder {
         Ok(())
     }
 
-    /// Adds integer keys, which lie in memory as their canonical bytes do.
+    /// Adds integer keys, whose bytes in memory are their canonical bytes.
     pub(crate) fn push_integers(&mut self, keys: &[u64]) -> Result<()> {
         if cfg!(target_endian = "little")
             && let Self::U64(data) = self
@@ -275,7 +275,8 @@ pub(crate) fn without_data(schema: Arc<RowSchema>, keys: KeyColumn, rows: usize)
     }
 }
 
-/// Adds the data to what [`without_data`] returned: a copy of `values`, which are of dtype `source`. No work a row.
+/// Adds the data to what [`without_data`] returned: a copy of `values`, which are of dtype `source`. No work for each
+/// row.
 ///
 /// # Errors
 /// [`Error::Invalid`] if they cannot be converted to the stored dtype.

@@ -14,7 +14,7 @@ use crate::schema::RowSchema;
 pub(crate) enum KeyColumn {
     /// Eight little-endian bytes a row.
     U64(Bytes),
-    /// Arrow offsets (`i32`, one more than rows) and the bytes they cut.
+    /// Arrow offsets (`i32`, one more than rows) and the key bytes.
     Variable { offsets: Bytes, data: Bytes },
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Columns {
     pub leaves: Vec<LeafColumn>,
 }
 
-/// Rows to be written: columns, of whose one leaf the data may still be in the caller's memory.
+/// Rows to be written, as columns. The data of their one leaf may still be in the caller's memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchPart<'a> {
     pub columns: &'a Columns,
@@ -52,7 +52,7 @@ impl<'a> From<&'a Columns> for BatchPart<'a> {
 }
 
 impl<'a> BatchPart<'a> {
-    /// Columns of one leaf of fixed width, without its data, which are `values`.
+    /// Columns without the data of their one leaf of fixed width, which are `values`.
     pub(crate) fn zero_copy(columns: &'a Columns, values: &'a [u8]) -> Self {
         Self { columns, borrowed: Some(values) }
     }
@@ -79,7 +79,7 @@ impl<'a> BatchPart<'a> {
             });
         };
         let data = self.data(0)?;
-        // Integers are all as long: the checksum of that is the same for all rows.
+        // All integers have the same length: its checksum is shared by all rows.
         let length = |key: &[u8]| u32::try_from(key.len()).ok().map(u32::to_le_bytes);
         let integers = matches!(columns.keys, KeyColumn::U64(_)).then(|| length(&[0; 8])).flatten();
         let integers = integers.map(|length| crc32_start(crc32_from(seed, &[&length])));
@@ -101,7 +101,7 @@ impl<'a> BatchPart<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum LeafBytes<'a> {
     Bit(bool),
-    /// The bytes' place in the column, so that a value may share the column's memory, and the row's dimensions.
+    /// The bytes' position in the column, so that a value can share the column's memory, and the row's dimensions.
     Bytes {
         column: &'a Bytes,
         start: usize,
@@ -152,7 +152,7 @@ impl KeyColumn {
         }
     }
 
-    /// Asks for what says where the key in `row` is: the key itself, where all are of one length.
+    /// Prefetches the offset of the key in `row`, or the key itself if all have one length.
     #[inline]
     pub(crate) fn prefetch(&self, row: usize) {
         match self {
@@ -161,7 +161,7 @@ impl KeyColumn {
         }
     }
 
-    /// Asks for the key in `row` if that was not what [`KeyColumn::prefetch`] asked for.
+    /// Prefetches the key in `row`, if [`KeyColumn::prefetch`] prefetched its offset.
     #[inline]
     pub(crate) fn prefetch_variable(&self, row: usize) {
         if let Self::Variable { offsets, data } = self
@@ -173,7 +173,7 @@ impl KeyColumn {
 }
 
 impl LeafColumn {
-    /// Asks for the first cache lines of `row`.
+    /// Prefetches the first cache lines of `row`.
     #[inline]
     pub(crate) fn prefetch(&self, row: usize) {
         if let Self::Fixed { width, data } = self {
@@ -241,9 +241,9 @@ impl Columns {
         (*stored == width).then_some((&self.schema, data.get(start..start.checked_add(width)?)?))
     }
 
-    /// The row checksum: CRC-32 seeded with the segment's identity, over the key's length (`u32`) and bytes, then
-    /// each leaf: a byte 0 or 1 for a boolean; the bytes alone where all rows have as many; else the dimensions
-    /// (`i32` each), the length (`u64`) and the bytes. O(bytes of the row).
+    /// The row checksum: CRC-32 seeded with the segment's identity, over the key's length (`u32`) and bytes, then each
+    /// leaf: a byte 0 or 1 for a boolean; the bytes alone if all rows have the same number; else the dimensions (`i32`
+    /// each), the length (`u64`) and the bytes. O(bytes of the row).
     pub(crate) fn row_crc(&self, seed: u32, row: usize) -> Option<u32> {
         let key = self.key(row)?;
         let key_len = u32::try_from(key.len()).ok()?.to_le_bytes();

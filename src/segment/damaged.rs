@@ -1,5 +1,6 @@
-//! A batch whose structure is damaged: one bit of a key, of a row checksum or of an offset makes the checksum of the whole
-//! structure wrong. Each row has a checksum of its own over its key and its values, which tells what is still right.
+//! A batch whose structure is damaged: one wrong bit of a key, of a row checksum or of an offset makes the checksum of
+//! the whole structure wrong. Each row has a checksum of its own over its key and its values, which tells whether it is
+//! intact.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,13 +17,13 @@ use crate::schema::RowSchema;
 /// Bytes of an integer key.
 const INTEGER_LEN_BYTES: usize = 8;
 
-/// A batch, or what is left of one whose structure is damaged: either is found out once.
+/// A batch, or the remains of one whose structure is damaged. Either is found out once.
 pub(crate) type Parsed = Result<Arc<Batch>, Box<Damaged>>;
 
-/// Parses the message that `frame` describes: [`Batch::parse`], or what is left of the batch.
+/// Parses the message that `frame` describes: [`Batch::parse`], or the remains of the batch.
 ///
 /// # Errors
-/// Those of reading. Damage is an answer.
+/// IO errors. Damage is not an error.
 pub(crate) fn parse(path: &Arc<Path>, schema: &Arc<RowSchema>, frame: Frame, message: &Bytes) -> Result<Parsed> {
     match Batch::parse(path, schema, frame, message, true) {
         Ok(batch) => Ok(Ok(Arc::new(batch))),
@@ -37,18 +38,18 @@ pub(crate) fn parse(path: &Arc<Path>, schema: &Arc<RowSchema>, frame: Frame, mes
     }
 }
 
-/// What is left of a damaged batch. It is found out once, in O(bytes of the batch), and kept.
+/// The remains of a damaged batch. They are found in O(bytes of the batch), once, and kept.
 #[derive(Debug)]
 pub(crate) struct Damaged {
     error: Error,
-    /// The batch as its bytes have it, and for each row whether it matches its checksum.
+    /// The batch as its bytes say, and for each row whether it matches its checksum.
     rest: Option<(Arc<Batch>, Box<[bool]>)>,
-    /// The bytes in the place of integer keys.
+    /// The bytes at the place of integer keys.
     integers: Bytes,
 }
 
 impl Damaged {
-    /// The batch that `error` is the damage of; `batch`, if its layout could be understood.
+    /// The remains of a batch that `error` describes; `batch`, if its layout could be understood.
     pub(super) fn new(error: Error, batch: Option<Batch>) -> Self {
         let rest = batch.map(|batch| {
             let readable = readable_rows(&batch);
@@ -84,7 +85,7 @@ impl Damaged {
         }
     }
 
-    /// What the bytes of the batch have for the key of `row`. Nothing vouches for it.
+    /// The bytes at the place of the key of `row`, which may be wrong.
     pub(crate) fn unchecked_key(&self, row: usize) -> Option<&[u8]> {
         let start = row.checked_mul(INTEGER_LEN_BYTES)?;
         let integer = || self.integers.get(start..start.checked_add(INTEGER_LEN_BYTES)?);
@@ -92,7 +93,7 @@ impl Damaged {
     }
 }
 
-/// Where integer keys lie whatever the metadata says: they are the first bytes of a body.
+/// Integer keys are the first bytes of a body, whatever the metadata says.
 fn integers(schema: &RowSchema, frame: &Frame, message: &Bytes) -> Bytes {
     let start = frame.metadata_len_bytes as usize;
     let end = (frame.rows as usize).checked_mul(INTEGER_LEN_BYTES).and_then(|len| len.checked_add(start));
@@ -102,7 +103,8 @@ fn integers(schema: &RowSchema, frame: &Frame, message: &Bytes) -> Bytes {
     }
 }
 
-/// Which rows match their checksums. Damaged offsets may make rows overlap: the bytes that are looked at are bounded.
+/// Which rows match their checksums. Damaged offsets may make rows overlap, so the number of bytes that are read is
+/// bounded.
 fn readable_rows(batch: &Batch) -> Box<[bool]> {
     const MOST_PASSES: usize = 4;
     let columns = &batch.columns;

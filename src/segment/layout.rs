@@ -1,4 +1,4 @@
-//! The fixed-size records of a segment: the commit frame after each message, and the seal. `FORMAT.md` gives every
+//! The fixed-size records of a segment: the commit frame after each message, and the seal. `FORMAT.md` describes every
 //! byte.
 
 use std::path::Path;
@@ -7,14 +7,14 @@ use crate::checksum::crc32;
 use crate::error::{Error, Result};
 use crate::names::SegmentId;
 
-/// The format version of new stores, and the newest that this library reads. A store keeps the version it began with, so
-/// that programs that could read it still can.
+/// The format version of new stores, and the newest that this library reads. A store keeps the version with which it
+/// was created, so that older programs can still read it.
 pub(crate) const FORMAT_VERSION: u32 = 2;
 /// The first version whose key hashes have a seed.
 pub(crate) const SEEDED_VERSION: u32 = 2;
-/// How every Arrow IPC file begins, padded to eight bytes.
+/// The start of every Arrow IPC file, padded to eight bytes.
 pub(crate) const ARROW_MAGIC: &[u8; 8] = b"ARROW1\0\0";
-/// How every Arrow IPC file ends.
+/// The end of every Arrow IPC file.
 pub(crate) const ARROW_TRAILER: &[u8; 6] = b"ARROW1";
 /// Bytes of the trailer: the footer's length and the magic.
 pub(crate) const TRAILER_LEN_BYTES: u64 = 10;
@@ -29,9 +29,9 @@ pub(crate) const FRAME_LEN_BYTES: usize = 96;
 const SEAL_MAGIC: &[u8; 8] = b"TCSEAL\r\n";
 /// Bytes of a seal.
 pub(crate) const SEAL_LEN_BYTES: usize = 256;
-/// Bytes of the index block for a row.
+/// Bytes a row in the index block.
 const INDEX_ROW_LEN_BYTES: u64 = 12;
-/// Stamps are below this: no clock comes near it, and later timestamps can be counted on from any that is read.
+/// Timestamps are below this. No clock comes near it, so there are always later timestamps than one that is read.
 const MAX_TIMESTAMP: u64 = 1 << 62;
 
 /// Writes little-endian fields one after another.
@@ -86,7 +86,7 @@ fn checks_out(record: &[u8]) -> bool {
     record.split_last_chunk::<4>().is_some_and(|(rest, crc)| crc32(rest) == u32::from_le_bytes(*crc))
 }
 
-/// What a commit frame says of the message before it.
+/// A commit frame, which describes the message before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Frame {
     /// [`crate::checksum::segment_seed`].
@@ -97,8 +97,8 @@ pub(crate) struct Frame {
     pub first_row: u64,
     /// When the batch was committed: microseconds since 1970, never less than any timestamp before it in the lane.
     pub timestamp: u64,
-    /// Batches of the lane with a timestamp up to this were on disk when this frame was written: the newest such
-    /// timestamp of the segment.
+    /// The newest timestamp in this segment that was durable when this frame was written: batches of the lane up to it
+    /// were on disk.
     pub durable_timestamp: u64,
     /// Where the message starts in the file.
     pub offset: u64,
@@ -137,7 +137,7 @@ impl Frame {
         if checks_out(record) { Self::decode_checked(record) } else { None }
     }
 
-    /// The same of a record that lies in bytes whose checksum was compared.
+    /// As [`Frame::decode`], for a record in bytes whose checksum was compared.
     pub(crate) fn decode_checked(record: &[u8]) -> Option<Self> {
         if record.len() != FRAME_LEN_BYTES || !record.starts_with(FRAME_MAGIC) {
             return None;
@@ -179,13 +179,13 @@ impl Frame {
         self.frame_offset() + FRAME_LEN_BYTES as u64
     }
 
-    /// How frames begin, for searches.
+    /// The magic of frames, for searches.
     pub(crate) const fn magic() -> &'static [u8; 8] {
         FRAME_MAGIC
     }
 }
 
-/// Where a part of a segment lies, and its checksum. No part: all zero.
+/// The place of a part of a segment, and its checksum; all zero if there is no such part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Part {
     pub offset: u64,
@@ -200,7 +200,7 @@ impl Part {
     }
 }
 
-/// The last word on a segment: what it is and where its parts lie.
+/// The seal: what a segment is, and where its parts lie.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Seal {
     /// Format version.
@@ -216,7 +216,7 @@ pub(crate) struct Seal {
     pub tombstones: u64,
     /// The schema message.
     pub schema: Part,
-    /// All commit frames of batches again, in order.
+    /// A copy of all commit frames of batches, in order.
     pub frames: Part,
     /// Sorted (hash, row) pairs.
     pub index: Part,
@@ -228,7 +228,7 @@ pub(crate) struct Seal {
     pub footer: Part,
     /// [`crate::checksum::segment_seed`].
     pub seed: u32,
-    /// CRC-32 of the record: what an index run remembers a segment by.
+    /// CRC-32 of the record, by which an index run identifies a segment.
     pub crc: u32,
 }
 
@@ -276,7 +276,8 @@ impl Seal {
         }
         let mut take = Take(record.get(SEAL_MAGIC.len()..).unwrap_or(&[]));
         let version = take.u32();
-        // Size and checksum are the same in every version, so that a flipped bit in the number is not taken for one.
+        // Size and checksum are the same in every version. Check them first, so that a flipped bit in the version is
+        // not taken for another version.
         if record.len() != SEAL_LEN_BYTES || !checks_out(record) {
             return Err(corrupt("the seal's checksum does not match its bytes".into()));
         }
@@ -315,7 +316,7 @@ impl Seal {
         Ok(seal)
     }
 
-    /// Counts are bounded by the bytes that back them, so that nothing is allocated for a count alone.
+    /// Checks counts against the bytes that back them, so that nothing is allocated for a count alone.
     fn check_counts(&self) -> Result<(), String> {
         if self.index.len_bytes != self.rows * INDEX_ROW_LEN_BYTES {
             return Err(format!("{} rows do not have an index block of {} bytes", self.rows, self.index.len_bytes));

@@ -25,9 +25,9 @@ use crate::schema::{RowSchema, Storage};
 /// Buffers start on multiples of this, the most that arrow-rs asks for.
 const ALIGNMENT: usize = 64;
 const ZEROS: &[u8] = &[0; ALIGNMENT];
-/// Values start on a page, so that a row touches as few pages as it can.
+/// Values start on a page, so that a row touches as few pages as possible.
 const PAGE: usize = 4096;
-/// From this many bytes of values on: below, the padding would cost more than it buys.
+/// Smallest size of values that start on a page: below it, padding would cost more than it gains.
 const PAGE_ALIGN_FROM: usize = 8 * PAGE;
 
 /// Wraps a flatbuffer as an encapsulated message's metadata that ends on a multiple of [`ALIGNMENT`] in the file.
@@ -110,7 +110,7 @@ pub(crate) struct EncodedBatch<'a> {
     pub head: Vec<u8>,
     /// The values and the padding between them.
     pub values: Vec<Cow<'a, [u8]>>,
-    /// What the commit frame will say; timestamps are the caller's.
+    /// The commit frame; the caller sets the timestamps.
     pub frame: Frame,
 }
 
@@ -140,7 +140,7 @@ pub(crate) fn encode_batch<'a>(
     let nodes: Vec<FieldNode> =
         plan.nodes.iter().map(|node| FieldNode::new(node_len(*node, rows, parts) as i64, 0)).collect();
 
-    // The flatbuffer's size does not depend on the numbers in it: a first one tells where the body starts.
+    // The flatbuffer's size does not depend on the numbers in it: a draft tells where the body starts.
     let draft = batch_flatbuffer(rows, &nodes, &vec![Buffer::new(1, 1); plan.buffers.len()], 1);
     let metadata_len = encapsulate(&draft, offset)?.len();
     let body_start = offset as usize + metadata_len;
@@ -230,7 +230,7 @@ fn inconsistent() -> Error {
     Error::invalid("rows of different structures were put in one batch")
 }
 
-/// Joins `i32` offsets, each part's counted on from the last.
+/// Joins `i32` offsets; those of each part continue from the last.
 fn join_offsets<'a>(parts: impl Iterator<Item = Option<(&'a Bytes, usize)>>, rows: usize) -> Result<Vec<u8>> {
     let mut joined = Vec::with_capacity((rows + 1) * 4);
     joined.extend_from_slice(&0_i32.to_le_bytes());
@@ -287,7 +287,7 @@ fn structure_buffer(role: Role, parts: &[BatchPart<'_>], seed: u32, rows: usize)
     Ok(buffer)
 }
 
-/// The bytes of a leaf in all parts, not copied; bits of several parts have to be packed anew.
+/// The bytes of a leaf in all parts, zero-copy; bits of several parts have to be packed again.
 fn value_pieces<'a>(role: Role, parts: &[BatchPart<'a>], rows: usize) -> Result<Vec<Cow<'a, [u8]>>> {
     let Role::LeafData(leaf) = role else { return Ok(Vec::new()) };
     let first = parts.first().and_then(|part| part.columns.leaves.get(leaf));

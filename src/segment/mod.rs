@@ -1,8 +1,8 @@
-//! Segments: the Arrow IPC files that hold keys and values, and are the only truth.
+//! Segments: the Arrow IPC files that hold keys and values, and are the only source of truth.
 //!
 //! `FORMAT.md` describes every byte. A segment is written by [`writer::SegmentWriter`] (active, append-only), sealed,
-//! and read by [`reader::Segment`]; [`scan`] finds the committed prefix of an active one. This room knows no index:
-//! index blocks pass through it as bytes.
+//! and read by [`reader::Segment`]; [`scan`] finds the committed prefix of an active one. This module does not know the
+//! index: index blocks are opaque bytes.
 
 pub(crate) mod batch;
 pub(crate) mod batches;

@@ -5,18 +5,18 @@ use crate::codec::Codec;
 use crate::key::KeyKind;
 use crate::schema::{LeafKind, RowSchema, Storage, stored_elements};
 
-/// How long a node is.
+/// The length of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NodeRole {
-    /// As many as rows.
+    /// The number of rows.
     Rows,
     /// A fixed number of elements a row.
     Times(usize),
-    /// As many as leaf `.0` has elements in all rows.
+    /// The number of elements of leaf `.0` in all rows.
     Elements(usize),
 }
 
-/// What a buffer holds.
+/// The contents of a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     /// No nulls, so always empty.
@@ -32,7 +32,7 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    /// Values lie at the end of a message's body, behind everything that its structure checksum covers.
+    /// Values lie at the end of a message's body, after everything that its structure checksum covers.
     pub(crate) fn is_value(self) -> bool {
         matches!(self, Self::LeafData(_))
     }

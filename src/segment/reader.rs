@@ -1,5 +1,5 @@
-//! A sealed segment, opened from its two ends in O(1): no values, no index, and no table of its batches until one is
-//! asked for.
+//! A sealed segment, opened from its two ends in O(1): opening reads no values, no index, and no table of batches until
+//! one is needed.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,7 @@ use crate::io::{ReadFile, Storage};
 use crate::names::SegmentId;
 use crate::schema::RowSchema;
 
-/// A file whose first and last bytes were read: all that opening a segment looks at.
+/// A file whose first and last bytes were read: all that opening a segment needs.
 #[derive(Debug)]
 struct Ends {
     file: Arc<dyn ReadFile>,
@@ -31,7 +31,7 @@ struct Ends {
 }
 
 impl Ends {
-    /// Bytes at each end: the header of a schema of a few leaves; the seal, and before it the list of replaced segments.
+    /// Bytes at each end: the header of a schema of a few leaves; the seal and the list of replaced segments.
     const LEN_BYTES: u64 = 8192;
 
     fn read(file: &Arc<dyn ReadFile>) -> Result<Self> {
@@ -74,14 +74,14 @@ pub(crate) struct Segment {
     pub front: Front,
     pub replaces: Vec<SegmentId>,
     pub len_bytes: u64,
-    /// Why the front is not read from where it stands first, but from the Arrow footer.
+    /// Why the front was read from the Arrow footer and not from its own place.
     front_damage: Option<Error>,
-    /// Whether damage was found in it, and nobody asked yet.
+    /// Whether damage was found in it since this was last asked.
     damaged: AtomicBool,
     described: Arc<Path>,
     file: Arc<dyn ReadFile>,
     batches: OnceLock<Batches>,
-    /// The key hash of each row, as far as it is known: filled where rows cannot be read.
+    /// The key hash of each row, as far as known; filled if rows cannot be read.
     pub row_hashes: OnceLock<Box<[Option<u64>]>>,
 }
 
@@ -120,7 +120,7 @@ impl Segment {
         segment.check_front()?;
         segment.read_replaces()?;
         segment.file = file;
-        // From here on it holds no descriptor.
+        // From here on, the segment holds no descriptor.
         segment.file.settle();
         Ok(segment)
     }
@@ -135,8 +135,8 @@ impl Segment {
         &self.described
     }
 
-    /// What is wrong with its front, of which the Arrow footer has a copy that serves: no row is lost, but the next damage
-    /// may cost all of them.
+    /// The damage of its front, if the copy in the Arrow footer is used instead: no row is lost, but further damage may
+    /// cost all of them.
     pub(crate) fn front_damage(&self) -> Option<&Error> {
         self.front_damage.as_ref()
     }
@@ -166,13 +166,13 @@ impl Segment {
         if same { Ok(()) } else { Err(self.corrupt(0, "the header and the seal disagree")) }
     }
 
-    /// A part of the file whose checksum matches.
+    /// A part of the file. Compares its checksum.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if it does not, [`Error::Io`] if it cannot be read.
     fn part(&self, part: Part, name: &str) -> Result<Bytes> {
         let bytes = self.file.bytes(part.offset, part.len_bytes as usize)?;
-        // The file may have been cut since it was mapped: what cannot be read is an error, and no signal.
+        // The file may have been cut since it was mapped: an unreadable page must be an error, not a signal.
         prefault(&mut [Wanted { bytes: &bytes, position: 0 }])
             .map_err(|(_, error)| Error::io("read", &*self.described, error))?;
         if crc32(&bytes) == part.crc {
@@ -183,8 +183,8 @@ impl Segment {
         }
     }
 
-    /// Its batches. O(batches) when they are first asked for, O(1) after that. Where the frame table is damaged, what
-    /// the frames behind the batches tell.
+    /// Its batches. O(batches) at the first call, O(1) after that. If the frame table is damaged, the frames after the
+    /// batches are used.
     ///
     /// # Errors
     /// [`Error::Io`] if they cannot be read.
@@ -212,15 +212,12 @@ impl Segment {
         Ok(self.batches.get_or_init(|| batches))
     }
 
-    /// Why a row that is in no batch cannot be read.
+    /// The error of a row that is in no batch.
     pub(crate) fn lost(&self) -> Error {
-        self.corrupt(
-            self.seal.frames.offset,
-            "neither the frame table nor a frame behind a batch tells where the row is",
-        )
+        self.corrupt(self.seal.frames.offset, "neither the frame table nor a frame after a batch locates the row")
     }
 
-    /// The batch and the row in it that `row` is; `None` past the end.
+    /// The batch of `row`, and the row in it; `None` past the end.
     ///
     /// # Errors
     /// As [`Segment::batches`]; [`Error::Corrupt`] if damage hides where the row is.
@@ -247,7 +244,7 @@ impl Segment {
         self.seal.rows as u32
     }
 
-    /// Batch number `number`, parsed when it is first asked for. O(1) after that, also where it is damaged.
+    /// Batch number `number`, parsed at the first call. O(1) after that, also if it is damaged.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if it is damaged.
@@ -259,8 +256,8 @@ impl Segment {
         }
     }
 
-    /// Batch number `number` for row `within` of it: as [`Segment::batch`], but where the batch is damaged, those of its
-    /// rows that match their own checksums are there.
+    /// Batch number `number` for row `within` of it: as [`Segment::batch`], but in a damaged batch, the rows that match
+    /// their own checksums can be read.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the row cannot be read.
@@ -271,7 +268,7 @@ impl Segment {
         }
     }
 
-    /// Batch number `number`, or what is left of it.
+    /// Batch number `number`, or its remains.
     ///
     /// # Errors
     /// As [`Segment::batches`]; [`Error::Corrupt`] if nothing tells where it lies.
@@ -286,7 +283,7 @@ impl Segment {
         }
     }
 
-    /// The same, from the bytes that are in the file now.
+    /// As [`Segment::parsed`], from the bytes that are in the file now.
     pub(crate) fn parse_anew(&self, number: usize) -> Result<Parsed> {
         let frame = *self.batches()?.frames().get(number).ok_or_else(|| self.lost())?;
         let message = match self.file.bytes(frame.offset, frame.message_len_bytes() as usize) {
@@ -297,14 +294,14 @@ impl Segment {
         damaged::parse(&self.described, &self.front.schema, frame, &message)
     }
 
-    /// The frame of the batch that `row` is in, if any tells of it.
+    /// The frame of the batch of `row`, if there is one.
     pub(crate) fn frame_of(&self, row: u32) -> Option<&Frame> {
         let batches = self.batches().ok()?;
         let (number, _) = batches.locate(row)?;
         batches.frames().get(number)
     }
 
-    /// Whether [`Segment::batch`] was asked for batch `number` before.
+    /// Whether batch `number` was parsed before.
     pub(crate) fn is_parsed(&self, number: usize) -> bool {
         let batches = self.batches.get();
         batches.and_then(|batches| batches.parsed(number)).is_some_and(|slot| slot.get().is_some())
@@ -319,7 +316,8 @@ impl Segment {
         self.file.bytes(frame.offset, frame.structure_len_bytes as usize)
     }
 
-    /// The bytes of all batches, without what only merges and scans read, and without touching them where they are mapped.
+    /// The bytes of all batches, except those that only merges and scans read, without touching them if they are
+    /// mapped.
     ///
     /// # Errors
     /// As [`Segment::batches`]; [`Error::Corrupt`] if they lie beyond the end of the file.
@@ -334,7 +332,7 @@ impl Segment {
         Ok(slot.get_or_init(|| parsed))
     }
 
-    /// Checks again what opening read, and what reading does not need: the frames behind the messages, and the end of the
+    /// Checks again what opening read, and what reads do not need: the frames after the messages, and the end of the
     /// stream. O(batches).
     pub(crate) fn check_structure(&self) -> Vec<Error> {
         let mut checks = vec![
@@ -350,7 +348,7 @@ impl Segment {
             Err(error) => Err(error),
         };
         let mut end = self.front.frame.end_offset();
-        // Without them, a read of the batches returns the error.
+        // If they cannot be read, a read of the batches returns the error.
         let frames = self.batches().map_or(&[][..], Batches::frames);
         for (number, frame) in frames.iter().enumerate() {
             checks.push(in_place(frame.frame_offset(), &frame.encode(), &format!("the frame of batch {number}")));

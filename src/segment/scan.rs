@@ -1,8 +1,8 @@
-//! What a segment file says of itself, read from the front: the header, and the committed prefix of its batches.
+//! Reads a segment file from the front: the header, and the committed prefix of its batches.
 //!
 //! As in leveldb's log reader, a torn tail is the normal end of a file whose writer was killed, or whose machine lost
-//! power: then with holes, and with whole batches behind them. A bad batch that is known to have been on disk is
-//! damage.
+//! power; in the latter case it may have holes, and whole batches after them. A bad batch that is known to have been on
+//! disk is damage.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(crate) struct Front {
     pub frame: Frame,
 }
 
-/// What follows the committed prefix.
+/// The bytes after the committed prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Rest {
     /// Nothing.
@@ -50,7 +50,7 @@ pub(crate) struct Prefix {
     pub frames: Vec<Frame>,
     /// Where the next message would start.
     pub end_offset: u64,
-    /// Bytes of the file that were looked at.
+    /// Bytes of the file that were examined.
     pub len_bytes: u64,
     pub rest: Rest,
 }
@@ -137,8 +137,8 @@ pub(crate) fn read_any_front(path: &Path, file: &dyn ReadFile) -> Result<Front> 
     Ok(Front { header, schema, seed, frame })
 }
 
-/// The front as the Arrow footer repeats it: for a sealed segment whose own front is damaged. `seal` was checked, and
-/// `footer` against it.
+/// The front from its copy in the Arrow footer: for a sealed segment whose own front is damaged. `seal` was checked,
+/// and `footer` against it.
 ///
 /// # Errors
 /// [`Error::Corrupt`] if the footer has no header, or that of another segment; [`Error::NewerFormat`].
@@ -175,7 +175,7 @@ fn parse_header(path: &Path, json: &str) -> Result<Header> {
         format: u32,
     }
     let corrupt = |what: String| Error::corrupt(path, HEADER_OFFSET, what);
-    // A newer header may be of another form, but for this.
+    // A newer header may have another form, except for this field.
     let parsed = serde_json::from_str::<Header>(json);
     let format = match &parsed {
         Ok(header) => header.format,
@@ -195,8 +195,8 @@ fn parse_header(path: &Path, json: &str) -> Result<Header> {
     Ok(header)
 }
 
-/// Walks the batches of a segment from `offset` on, where the next message would start, with `first_row` rows before
-/// it. O(batches), and O(structure bytes) for their checksums; values are not read.
+/// Walks the batches of a segment from `offset`, where the next message would start. `first_row` rows precede it.
+/// O(batches), and O(structure bytes) for their checksums; values are not read.
 ///
 /// # Errors
 /// Only if the file cannot be read.
@@ -252,9 +252,9 @@ fn next_frame(file: &dyn ReadFile, seed: u32, offset: u64, first_row: u64, end: 
     Ok(Ok(frame))
 }
 
-/// The committed prefix of a whole active segment after a crash: walked, searched for frames behind its end, and, of
-/// batches that were not known to be on disk, checked row by row, so that a hole that power loss left in the
-/// values cuts the tail instead of serving damaged rows. `synced`: how many bytes were on disk, if it is known.
+/// The committed prefix of a whole active segment after a crash. Walks the segment, searches for frames after its end,
+/// and checks row by row the batches that are not known to have been on disk: a hole that power loss left in the values
+/// then cuts the tail instead of being served. `synced`: how many bytes were on disk, if known.
 ///
 /// # Errors
 /// Only if the file cannot be read.
@@ -284,11 +284,11 @@ pub(crate) fn recover(path: &Arc<Path>, file: &dyn ReadFile, front: &Front, sync
     Ok(prefix)
 }
 
-/// Whether what follows `prefix`, whose last batch is of `timestamp`, is damage, and the frames that lie there, in order;
-/// `None` if it is a torn tail. O(bytes behind the prefix).
+/// The frames after `prefix`, whose last batch has `timestamp`, in order, if what follows it is damage; `None` if it is
+/// a torn tail. O(bytes after the prefix).
 ///
-/// It is damage if something that was on disk is missing: a sync record says so, or a later frame of the segment. Without
-/// a sync log nothing rules out that a batch with a whole one behind it was synced.
+/// It is damage if something that was on disk is missing, according to a sync record or a later frame of the segment.
+/// Without a sync log, a batch that a whole one follows counts as synced.
 fn lost(
     file: &dyn ReadFile,
     seed: u32,
@@ -310,7 +310,7 @@ fn lost(
     Ok(damage.then_some(found))
 }
 
-/// Bytes of the torn tail that follows `prefix`: without the zeros that a page was filled with ([`AppendFile::fill_pages`]).
+/// Bytes of the torn tail after `prefix`, without the zeros that fill a page ([`AppendFile::fill_pages`]).
 ///
 /// # Errors
 /// Only if the file cannot be read.
@@ -325,19 +325,19 @@ pub(crate) fn torn_bytes(file: &dyn ReadFile, prefix: &Prefix) -> Result<u64> {
     Ok(tail.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1))
 }
 
-/// What follows the point at which a walk of another writer's segment stopped.
+/// The bytes after the point at which a walk of another writer's segment stopped.
 #[derive(Debug)]
 pub(crate) enum Ahead {
-    /// A torn tail, or a batch that is not written to its end.
+    /// A torn tail, or a batch that is still being written.
     Nothing,
-    /// The batch that was not whole is so by now.
+    /// The batch that was incomplete is complete now.
     More,
-    /// Damage, and these frames behind it.
+    /// Damage, with these frames after it.
     Damage(Vec<Frame>),
 }
 
-/// Looks behind `prefix`, which ended before row `rows` with a batch of `timestamp`, while a writer may be appending.
-/// `synced` as for [`recover`]. O(bytes behind the end).
+/// Examines what follows `prefix`, which ended before row `rows` with a batch of `timestamp`, while a writer may be
+/// appending. `synced` as for [`recover`]. O(bytes after the end).
 ///
 /// # Errors
 /// Only if the file cannot be read.
@@ -349,14 +349,14 @@ pub(crate) fn look_ahead(
     synced: Option<u64>,
 ) -> Result<Ahead> {
     let Some(frames) = lost(file, seed, prefix, timestamp, synced)? else { return Ok(Ahead::Nothing) };
-    // Batches are appended, and synced, one after another: now that a later one was seen, this one is whole, or it is
+    // Batches are appended and synced one after another. Since a later one was seen, this one is complete, or it is
     // damaged.
     let again = next_frame(file, seed, prefix.end_offset, rows, file.len_bytes()?)?;
     Ok(if again.is_ok() { Ahead::More } else { Ahead::Damage(frames) })
 }
 
-/// All frames of this segment whose batches' structure is whole, wherever they lie between `from` and `end`: for what is
-/// left of a damaged file. O(bytes).
+/// All frames of this segment between `from` and `end` whose batches have an intact structure: for the remains of a
+/// damaged file. O(bytes).
 ///
 /// # Errors
 /// Only if the file cannot be read.
@@ -370,8 +370,8 @@ pub(crate) fn salvage(file: &dyn ReadFile, seed: u32, from: u64, end: u64) -> Re
     Ok(whole)
 }
 
-/// How many rows of this segment frames between `from` and `end` tell of, also where their batches are damaged; `None`
-/// if there is no frame. O(bytes).
+/// The number of rows of this segment, according to the frames between `from` and `end`, whose batches may be damaged;
+/// `None` if there is no frame. O(bytes).
 ///
 /// # Errors
 /// Only if the file cannot be read.
@@ -389,14 +389,14 @@ pub(crate) fn frames_in_place(file: &dyn ReadFile, seed: u32, from: u64, end: u6
     Ok(frames.filter(|frame| frame.seed == seed && frame.rows > 0).collect())
 }
 
-/// All frames of any segment that lie behind the messages they tell of, between `from` and `end`. O(bytes).
+/// All frames of any segment between `from` and `end` that directly follow their messages. O(bytes).
 ///
 /// # Errors
 /// Only if the file cannot be read.
 pub(crate) fn find_frames(file: &dyn ReadFile, from: u64, end: u64) -> Result<Vec<Frame>> {
     const WINDOW: u64 = 8 << 20;
     let mut found = Vec::new();
-    // Everything is aligned to eight bytes.
+    // Frames are aligned to eight bytes.
     let mut at = from.next_multiple_of(8);
     while at + FRAME_LEN_BYTES as u64 <= end {
         let len = (end - at).min(WINDOW);

@@ -21,12 +21,12 @@ use crate::key::HashSeed;
 use crate::names::{self, SegmentId};
 use crate::schema::{Header, RowSchema, arrow_schema};
 
-/// What all segments of a store have in common.
+/// The identity that all segments of a store share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct StoreIdentity {
     pub store: uuid::Uuid,
     pub hash_id: u8,
-    /// What key hashes start from.
+    /// The seed of key hashes.
     pub hash_seed: u64,
     /// Format version.
     pub format: u32,
@@ -37,26 +37,26 @@ impl StoreIdentity {
     pub(crate) fn new(hash_id: u8, hash_seed: Option<u64>) -> Self {
         let random = || {
             let (high, low) = uuid::Uuid::new_v4().as_u64_pair();
-            // The bits of a UUID that are not random do not meet.
+            // The constant bits of a UUID do not overlap after the rotation.
             high ^ low.rotate_left(32)
         };
         let hash_seed = hash_seed.unwrap_or_else(random);
         Self { store: uuid::Uuid::new_v4(), hash_id, hash_seed, format: FORMAT_VERSION }
     }
 
-    /// The store that a segment with this header is of.
+    /// The store of a segment with this header.
     pub(crate) fn of(header: &Header) -> Self {
         let hash_seed = header.hash_seed.map_or(0, |seed| seed.0);
         Self { store: header.store, hash_id: header.hash, hash_seed, format: header.format }
     }
 
-    /// The seed as files say it: those of version 1 do not.
+    /// The seed as files record it; those of version 1 do not.
     pub(crate) fn recorded_seed(&self) -> Option<HashSeed> {
         (self.format >= SEEDED_VERSION).then_some(HashSeed(self.hash_seed))
     }
 }
 
-/// What a seal carries beside the batches; index blocks pass through this room as bytes.
+/// The contents of a seal; index blocks are opaque bytes here.
 #[derive(Debug, Default)]
 pub(crate) struct SealParts {
     pub index: Vec<u8>,
@@ -66,26 +66,26 @@ pub(crate) struct SealParts {
 
 const ZEROS: &[u8] = &[0; 8];
 
-/// What a seal puts behind the batches, without copying it together.
+/// The parts that a seal writes after the batches, without joining them in memory.
 struct Tail<'a> {
     pieces: Vec<&'a [u8]>,
     end_offset: u64,
 }
 
 impl<'a> Tail<'a> {
-    /// The end of the stream at `offset`, on a multiple of 8 as every message's end.
+    /// The end of the stream at `offset`, padded to a multiple of 8 as the end of every message.
     fn new(offset: u64) -> Self {
         Self { pieces: vec![&END_OF_STREAM], end_offset: offset + END_OF_STREAM.len() as u64 }
     }
 
-    /// Goes on at the next multiple of 8.
+    /// Pads to the next multiple of 8.
     fn align(&mut self) {
         let padding = (self.end_offset.next_multiple_of(8) - self.end_offset) as usize;
         self.pieces.push(ZEROS.get(..padding).unwrap_or(&[]));
         self.end_offset += padding as u64;
     }
 
-    /// Adds a part; nothing is absent.
+    /// Adds a part; empty bytes are an absent part.
     fn add(&mut self, bytes: &'a [u8]) -> Part {
         self.align();
         let part = Part::of(self.end_offset, bytes);
@@ -95,7 +95,7 @@ impl<'a> Tail<'a> {
     }
 }
 
-/// The writer of an active segment. After an error it must be dropped: the file is finished.
+/// The writer of an active segment. After an error it must be dropped: nothing more may be written to the file.
 #[derive(Debug)]
 pub(crate) struct SegmentWriter {
     storage: Arc<dyn Storage>,
@@ -103,7 +103,7 @@ pub(crate) struct SegmentWriter {
     schema: Arc<RowSchema>,
     arrow: Schema,
     seed: u32,
-    /// Relative to the storage's root; what it will be called when sealed.
+    /// Its sealed path, relative to the storage's root.
     path: Arc<Path>,
     sealed_path: std::path::PathBuf,
     described: Arc<Path>,
@@ -117,7 +117,7 @@ pub(crate) struct SegmentWriter {
 
 impl SegmentWriter {
     /// Creates segment `id` as `path`. It takes at most `capacity_bytes` before it must be sealed. `compacted`: whether
-    /// it will have the rows of others that it replaces.
+    /// it will have the rows of other segments, which it replaces.
     pub(crate) fn create(
         storage: &Arc<dyn Storage>,
         identity: StoreIdentity,
@@ -170,7 +170,7 @@ impl SegmentWriter {
         })
     }
 
-    /// Goes on with an active segment whose committed prefix is `prefix`, cutting what follows it.
+    /// Continues an active segment whose committed prefix is `prefix`; cuts what follows it.
     pub(crate) fn resume(
         storage: &Arc<dyn Storage>,
         front: &Front,
@@ -231,7 +231,7 @@ impl SegmentWriter {
         Batch::parse(&self.described, &self.schema, frame, &message, false)
     }
 
-    /// Whether `len_bytes` of rows more fit. The margin is for metadata, frames and padding.
+    /// Whether `len_bytes` more of rows fit. The margin is for metadata, frames and padding.
     pub(crate) fn has_room(&self, rows: usize, len_bytes: usize) -> bool {
         let margin = 64 * 1024 + rows as u64 * 16;
         self.rows + rows as u64 <= u64::from(u32::MAX)
@@ -329,12 +329,12 @@ impl SegmentWriter {
         self.file.fill_pages(false)?;
         self.file.sync(durability)?;
         if self.storage.kind(&self.sealed_path)?.is_some() {
-            // Renaming would take its place.
+            // The rename would replace it.
             let taken = std::io::ErrorKind::AlreadyExists.into();
             return Err(Error::io("seal a segment as", self.storage.describe(&self.sealed_path), taken));
         }
         self.storage.rename(&self.path, &self.sealed_path)?;
-        // Values that were read share its map; the descriptor is of no use any more.
+        // Values that were read share its map; the descriptor is no longer needed.
         self.reader.settle();
         if durability > Durability::Buffered {
             self.storage.sync_dir(Path::new(names::SEGMENTS))?;
@@ -342,7 +342,7 @@ impl SegmentWriter {
         Ok(seal)
     }
 
-    /// Bytes that a segment needs beside its batches.
+    /// Bytes of a segment besides its batches.
     pub(crate) const fn overhead_bytes() -> u64 {
         (FRAME_LEN_BYTES + SEAL_LEN_BYTES) as u64 + 128 * 1024
     }

@@ -1,9 +1,9 @@
-//! The locks, atomics and threads of the index and the engine, by names that the model checks can exchange.
+//! The locks, atomics and threads of the index and the engine, under names that model checks can redirect.
 //!
-//! They are those of `parking_lot`, `arc_swap` and `std`, and nothing else. Only in unit tests that are built with the
-//! private feature `model` they are those of `sync/model.rs`: a scheduler chooses at each of their operations which
-//! thread goes on, and the checks in `engine::model` run the engine under many of its choices. What stays with `std`
-//! and `parking_lot` there (`OnceLock`, the locks of `io`) is held for no such operation.
+//! Normally they are the types of `parking_lot`, `arc_swap` and `std`. In unit tests that are built with the private
+//! feature `model`, they come from `sync/model.rs`: at each of their operations a scheduler chooses which thread
+//! continues, and the checks in `engine::model` run the engine under many such schedules. Types that stay with `std`
+//! and `parking_lot` there (`OnceLock`, the locks of `io`) are not held across such an operation.
 
 #[cfg(test)]
 #[cfg(feature = "model")]

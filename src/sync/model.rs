@@ -1,6 +1,7 @@
-//! The same names over `shuttle`, which runs all threads of a check on one and switches at these operations.
+//! The same names over `shuttle`, which runs all threads of a check on one and switches between them at these
+//! operations.
 //!
-//! Every atomic operation is sequentially consistent here, so that memory orders are not checked.
+//! Every atomic operation is sequentially consistent here, so memory orders are not checked.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -54,7 +55,7 @@ impl<T> DerefMut for MutexGuard<'_, T> {
 #[derive(Debug, Default)]
 pub(crate) struct Condvar(sync::Condvar);
 
-/// Whether a wait was as long as it may be.
+/// Whether a wait timed out.
 pub(crate) struct Waited(bool);
 
 impl Waited {
@@ -80,8 +81,8 @@ impl Condvar {
         guard.guard = guard.guard.take().map(|held| self.0.wait(held).unwrap());
     }
 
-    /// There is no time: the wait is over at once, or not before a notification, as chance has it. So a notification
-    /// that is missing is found, although in real time the end of the wait might hide that.
+    /// There is no time: the wait ends at once, or not before a notification, at random. So a missing notification is
+    /// found, although in real time the timeout might hide it.
     pub(crate) fn wait_for<T>(&self, guard: &mut MutexGuard<'_, T>, _: Duration) -> Waited {
         let timed_out = shuttle::rand::thread_rng().gen_ratio(1, 4);
         if timed_out {
@@ -99,7 +100,7 @@ impl Condvar {
     }
 }
 
-/// Who writes, or may come to, holds `upgrade` first.
+/// Writers, and readers that may become writers, hold `upgrade` first.
 #[derive(Debug, Default)]
 pub(crate) struct RwLock<T> {
     upgrade: sync::Mutex<()>,
@@ -169,7 +170,7 @@ impl<T> DerefMut for RwLockWriteGuard<'_, T> {
     }
 }
 
-/// The real one, each operation of which is an operation of `turn` as well.
+/// The real type; each of its operations is also an operation of `turn`.
 #[derive(Debug, Default)]
 pub(crate) struct ArcSwap<T> {
     swap: arc_swap::ArcSwap<T>,
@@ -191,7 +192,7 @@ impl<T> ArcSwap<T> {
         self.swap.load_full()
     }
 
-    /// As the real one, with a turn before what it exchanges.
+    /// As the real one, with a turn before the exchange.
     pub(crate) fn rcu(&self, next: impl Fn(&Arc<T>) -> T) {
         let mut current = self.load_full();
         loop {
@@ -206,7 +207,7 @@ impl<T> ArcSwap<T> {
     }
 }
 
-/// Lets the others go on.
+/// Yields to the other threads.
 pub(crate) fn sleep(_: Duration) {
     thread::yield_now();
 }

@@ -9,11 +9,11 @@ use crate::tensor::{Tensor, TensorView};
 /// Deepest nesting of a value tree. JSON of a tree this deep stays within what strict parsers accept.
 pub const MAX_DEPTH: usize = 32;
 
-/// An owned value. What goes in comes out, bit for bit.
+/// An owned value. Stored values are returned bit for bit.
 ///
-/// A value may be nested as deep as memory allows, and is cloned, compared, printed and dropped without a stack that
-/// grows with it; a store takes up to [`MAX_DEPTH`] levels. Since it is dropped in a way of its own, its parts
-/// are not moved out by a pattern: [`Value::into_tensor`], [`Value::into_map`] and [`Value::into_items`] do that.
+/// A value may be nested as deep as memory allows: cloning, comparing, printing and dropping it do not recurse. A store
+/// accepts up to [`MAX_DEPTH`] levels. Since it implements `Drop`, patterns cannot move its parts out; use
+/// [`Value::into_tensor`], [`Value::into_map`] and [`Value::into_items`] for that.
 #[derive(Default)]
 pub enum Value {
     /// A tensor.
@@ -39,7 +39,7 @@ pub enum Value {
     Tuple(Vec<Value>),
 }
 
-/// A borrowed value: what `put` takes, so that nothing has to be copied before it is encoded. As [`Value`], it may be
+/// A borrowed value, which `put` takes, so that nothing is copied before it is encoded. Like [`Value`], it may be
 /// nested to any depth.
 #[derive(Default)]
 pub enum ValueView<'a> {
@@ -58,7 +58,7 @@ pub enum ValueView<'a> {
     Str(&'a str),
     /// A byte string.
     Bytes(&'a [u8]),
-    /// Named values, in order; a name may stand once.
+    /// Named values, in order; each name occurs once.
     Map(Vec<(&'a str, ValueView<'a>)>),
     /// A list.
     List(Vec<ValueView<'a>>),
@@ -67,8 +67,8 @@ pub enum ValueView<'a> {
 }
 
 impl Value {
-    /// A borrowed view. O(nodes of the tree), no tensor bytes are copied. What is nested deeper than a store takes is
-    /// left out below the first level that is too deep: no store takes the view either.
+    /// A borrowed view. O(nodes of the tree), no tensor bytes are copied. A value nested deeper than a store accepts is
+    /// cut after the first level that is too deep: no store accepts the view either.
     #[must_use]
     pub fn view(&self) -> ValueView<'_> {
         self.view_at(0)
@@ -107,7 +107,7 @@ impl Value {
     #[must_use]
     pub fn into_tensor(self) -> Option<Tensor> {
         match &self {
-            // Its bytes are shared.
+            // The copy shares its bytes.
             Self::Tensor(tensor) => Some(tensor.clone()),
             _ => None,
         }
@@ -195,7 +195,7 @@ impl Value {
         }
     }
 
-    /// Whether there is no value.
+    /// Whether the value is [`Value::Null`].
     #[must_use]
     pub fn is_null(&self) -> bool {
         matches!(self, Self::Null)
@@ -232,10 +232,10 @@ impl ValueView<'_> {
     }
 }
 
-/// What indexing gives where there is nothing.
+/// The result of indexing if there is no such value.
 static NULL: Value = Value::Null;
 
-/// The value under a name, or [`Value::Null`] if this is no map or has no such name.
+/// The value under a name, or [`Value::Null`] if this is not a map or has no such name.
 impl std::ops::Index<&str> for Value {
     type Output = Self;
 
@@ -244,7 +244,7 @@ impl std::ops::Index<&str> for Value {
     }
 }
 
-/// The item at a position, or [`Value::Null`] if this is no list or tuple, or a shorter one.
+/// The item at a position, or [`Value::Null`] if this is not a list or tuple, or is shorter.
 impl std::ops::Index<usize> for Value {
     type Output = Self;
 
@@ -257,7 +257,7 @@ macro_rules! value_conversions {
     ($($type:ty => |$from:ident| $value:expr, |$to:ident| $back:expr);* $(;)?) => {
         $(
             impl From<$type> for Value { fn from($from: $type) -> Self { $value } }
-            /// The value itself comes back as the error if it is another one.
+            /// A value of another kind is returned as the error.
             impl TryFrom<Value> for $type {
                 type Error = Value;
 
@@ -320,7 +320,7 @@ impl<'a> From<&'a Tensor> for ValueView<'a> {
     }
 }
 
-/// What can be put as a value.
+/// A type that can be put as a value.
 pub trait AsValue {
     /// The borrowed value.
     fn as_value(&self) -> ValueView<'_>;

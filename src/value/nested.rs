@@ -1,4 +1,4 @@
-//! What is done to a whole tree of values, however deep it is: without recursion, which would overflow the stack.
+//! Operations on whole trees of values of any depth, without recursion, which would overflow the stack.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ const SHOWN_DEPTH: usize = 2 * MAX_DEPTH;
 macro_rules! nested {
     ($type:ident $(<$life:lifetime>)?, $name:ty) => {
         impl$(<$life>)? $type$(<$life>)? {
-            /// Whether it holds values.
+            /// Whether it contains values.
             fn holds_any(&self) -> bool {
                 match self {
                     Self::Map(items) => !items.is_empty(),
@@ -19,7 +19,7 @@ macro_rules! nested {
                 }
             }
 
-            /// Whether any value in it holds values itself.
+            /// Whether any value in it contains values.
             fn is_deep(&self) -> bool {
                 match self {
                     Self::Map(items) => items.iter().any(|(_, item)| item.holds_any()),
@@ -37,7 +37,7 @@ macro_rules! nested {
                 }
             }
 
-            /// The value itself without the values in it, for which there is room.
+            /// The value itself without the values in it, with room for them.
             fn shell(&self) -> Self {
                 match self {
                     Self::Map(items) => Self::Map(Vec::with_capacity(items.len())),
@@ -71,7 +71,7 @@ macro_rules! nested {
                 }
             }
 
-            /// Whether both are alike, but for the values in them, of which there are as many.
+            /// Whether both are equal except for the values in them, and have as many of them.
             fn is_alike(&self, other: &Self) -> bool {
                 match (self, other) {
                     (Self::Map(a), Self::Map(b)) => a.len() == b.len(),
@@ -120,7 +120,7 @@ macro_rules! nested {
 
         impl$(<$life>)? Drop for $type$(<$life>)? {
             fn drop(&mut self) {
-                // What is flat is dropped part by part as anything else.
+                // A flat value is dropped part by part, like any other type.
                 if !self.is_deep() {
                     return;
                 }
@@ -137,7 +137,7 @@ macro_rules! nested {
                 if !self.holds_any() {
                     return self.shell();
                 }
-                // Values that are not whole yet, with the name that each has and how many values in it were copied.
+                // Incomplete copies: each with its name, its original, and how many of its values were copied.
                 let mut open = vec![(None, self, self.shell(), 0)];
                 loop {
                     let Some((name, from, mut copy, done)) = open.pop() else { return Self::Null };

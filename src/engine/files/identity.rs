@@ -1,4 +1,4 @@
-//! What a store is called, how it hashes, and which kind its keys are: `store.json`, which segments can stand in for.
+//! `store.json`: the store's id, its key hash and the kind of its keys. The segments repeat all of it.
 
 use std::path::Path;
 
@@ -19,10 +19,10 @@ struct IdentityFile {
     hash: u8,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hash_seed: Option<HashSeed>,
-    /// Fixed by the first write, before any segment says it.
+    /// Fixed by the first write, before any segment records it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<KeyKind>,
-    /// Of what every version has, so that a newer one is distinguished from a damaged one.
+    /// Over the fields of every version, so that a newer version is distinguished from a damaged file.
     crc32: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     seed_crc32: Option<u32>,
@@ -39,7 +39,7 @@ impl IdentityFile {
         Self { crc32, seed_crc32, key_crc32, ..file }
     }
 
-    /// Of what every version has, of the seed, and of the kind of keys.
+    /// The checksums of the fields of every version, of the seed, and of the kind of keys.
     fn checksums(&self) -> (u32, Option<u32>, Option<u32>) {
         let of_member = |text: &str| crc32(format!("{} {text}", self.store).as_bytes());
         (
@@ -50,7 +50,7 @@ impl IdentityFile {
     }
 }
 
-/// What `store.json` holds.
+/// The outcome of reading `store.json`.
 #[derive(Debug, Clone)]
 pub(crate) enum Recorded {
     /// There is no such file.
@@ -89,7 +89,7 @@ pub(crate) fn read(storage: &dyn Storage) -> Result<Recorded> {
     Ok(Recorded::Identity(identity, found.key))
 }
 
-/// Writes `store.json`, in the place of a former one.
+/// Writes `store.json`, replacing a former one.
 ///
 /// # Errors
 /// IO errors; the former file is then still there.

@@ -12,18 +12,18 @@ use crate::names::{self, SegmentId, SegmentName};
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     pub sealed: Vec<SegmentId>,
-    /// Without those that a sealed file of the same number makes copies: sealing renames.
+    /// Active segments without a sealed file of the same number.
     pub active: Vec<SegmentId>,
     pub temporary: Vec<SegmentId>,
-    /// Active files beside a sealed one of their number.
+    /// Active files with a sealed file of the same number. Sealing renames, so these are copies.
     pub copies: Vec<SegmentId>,
-    /// What has a segment's name and is no file of a writer's: folders, pipes, links that are not to be written
+    /// Entries with a segment's name that no writer makes: folders, pipes, and links, which must not be written
     /// through.
     pub not_files: Vec<(SegmentId, String)>,
 }
 
 impl Listing {
-    /// All numbers that files have.
+    /// The ids of all files except copies.
     pub(crate) fn ids(&self) -> impl Iterator<Item = SegmentId> {
         let not_files = self.not_files.iter().map(|(id, _)| *id);
         self.sealed.iter().chain(&self.active).chain(&self.temporary).copied().chain(not_files)
@@ -53,15 +53,15 @@ pub(crate) fn list(storage: &dyn Storage) -> Result<Listing> {
     Ok(listing)
 }
 
-/// What has the name of a file of the store and is no file that a writer of it made, and what it is: names of segments
-/// (as in `listing`), runs, locks and sync logs, and `store.json`.
+/// Entries that have the name of a file of the store but that no writer of it made, and what each is: segments (as in
+/// `listing`), runs, locks, sync logs and `store.json`.
 ///
 /// # Errors
 /// IO errors.
 pub(crate) fn not_files(storage: &dyn Storage, listing: &Listing) -> Result<Vec<(PathBuf, String)>> {
     let mut found: Vec<(PathBuf, String)> = Vec::new();
     for (_, name) in &listing.not_files {
-        found.push((Path::new(names::SEGMENTS).join(name), "it is no file that a writer of this store made".into()));
+        found.push((Path::new(names::SEGMENTS).join(name), "it is not a file that a writer of this store made".into()));
     }
     let runs =
         list_if_exists(storage, names::RUNS)?.into_iter().filter(|entry| names::parse_run(&entry.name).is_some());

@@ -1,8 +1,8 @@
-//! The files in a store's folder other than segments and runs. Knows storages, and no open store.
+//! The files in a store's folder other than segments and runs. It depends on the storage only, not on an open store.
 //!
 //! [`identity`] is `store.json`; [`locks`] are one per lane, and one for opening; [`sync_log`] says how much of each
-//! active segment is durable; [`quarantine`] keeps what was moved away, with notes; [`listing`] lists names;
-//! [`row_maps`] say where the rows of replaced segments are; [`replace`] replaces files in one step.
+//! active segment is durable; [`quarantine`] keeps files that were moved away, with notes; [`listing`] lists names;
+//! [`row_maps`] map the rows of replaced segments to their new places; [`replace`] replaces files atomically.
 
 pub(crate) mod identity;
 pub(crate) mod listing;

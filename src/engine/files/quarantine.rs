@@ -1,5 +1,5 @@
-//! The quarantine folder: files that opening moved away, and notes on what is wrong, which tell it at every opening
-//! until somebody acknowledges it or empties the folder. Nothing in there is ever deleted by the store.
+//! The quarantine folder: files that opening moved away, and notes on them. Every opening reports the notes until they
+//! are acknowledged or the folder is emptied. The store never deletes anything in it.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,18 @@ use crate::error::{Error, Result};
 use crate::io::{Durability, Storage};
 use crate::names::{self, QuarantineName, SegmentId};
 
-/// A note, as JSON beside the file that it is on.
+/// A note, as JSON beside the file that it describes.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 struct Note {
-    /// Where the file was, or is, or should be, relative to the store's folder.
+    /// Where the file was, is, or should be, relative to the store's folder.
     path: PathBuf,
     why: String,
     #[serde(default)]
     rows_saved: u64,
-    /// `None` if it is not known.
+    /// `None` if unknown.
     #[serde(default)]
     rows_lost: Option<u64>,
-    /// How many segments are missing from this one on.
+    /// The number of consecutive missing segments, starting with this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     segments: Option<u64>,
     #[serde(default)]
@@ -52,18 +52,18 @@ impl Note {
     }
 }
 
-/// Segments that are missing: consecutive numbers of a lane.
+/// Missing segments: consecutive numbers of a lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MissingIds {
     pub first: SegmentId,
-    /// The number of the last.
+    /// The last number.
     pub last: u64,
     pub rows: Option<u64>,
     pub why: String,
 }
 
 impl MissingIds {
-    /// As it is reported.
+    /// The segments as a report lists them.
     pub(crate) fn describe(&self, storage: &dyn Storage) -> Missing {
         Missing {
             path: storage.describe(&names::sealed(self.first)),
@@ -73,30 +73,30 @@ impl MissingIds {
         }
     }
 
-    /// Whether `id` is one of them.
+    /// Whether `id` is one of these segments.
     pub(crate) fn contains(&self, id: SegmentId) -> bool {
         id.lane == self.first.lane && (self.first.sequence..=self.last).contains(&id.sequence)
     }
 }
 
-/// What the quarantine folder tells.
+/// The contents of the quarantine folder.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
-    /// Files that were moved there and not acknowledged.
+    /// Files that were moved there and are not acknowledged.
     pub files: Vec<Quarantined>,
-    /// Segments that were found missing, and the loss of which was not acknowledged. They may be back.
+    /// Segments found missing whose loss is not acknowledged. They may be back.
     pub missing: Vec<MissingIds>,
-    /// The same, acknowledged.
+    /// Segments found missing whose loss is acknowledged.
     pub missing_acknowledged: Vec<MissingIds>,
-    /// Names of segment files that stay where they are, with acknowledgement.
+    /// Names of segment files left in place whose damage is acknowledged.
     pub left_acknowledged: HashSet<PathBuf>,
-    /// The segments whose files are there, or were until somebody removed them.
+    /// Segments whose files are in quarantine, or were until somebody removed them.
     pub segments: Vec<SegmentId>,
-    /// How many files there are, notes not counted.
+    /// The number of files, without notes.
     pub file_count: usize,
 }
 
-/// Reads the quarantine folder. A folder that is not there has no notes. O(files in it).
+/// Reads the quarantine folder. A missing folder has no notes. O(files in it).
 ///
 /// # Errors
 /// IO errors.
@@ -149,8 +149,8 @@ impl Told {
     }
 }
 
-/// Moves the file at `path` to quarantine, under a name that is free there, with a note: the note first, so that a
-/// crash in between leaves the file where it was.
+/// Moves the file at `path` to quarantine, under a free name, with a note. The note is written first, so that a crash
+/// in between leaves the file where it was.
 ///
 /// # Errors
 /// IO errors.
@@ -173,7 +173,7 @@ pub(crate) fn move_away(
     Ok(note.quarantined(storage, Some(storage.describe(&target))))
 }
 
-/// Writes a note on segments that are missing.
+/// Writes a note on missing segments.
 ///
 /// # Errors
 /// IO errors.
@@ -194,8 +194,8 @@ pub(crate) fn note_missing(
     note.write(storage, &names::missing_note(missing.first), durability)
 }
 
-/// Acknowledges everything that the folder tells, and the files `left` where they are. Returns how many things that
-/// were.
+/// Acknowledges everything that the folder reports, and the files `left` in place. Returns how many things were
+/// acknowledged.
 ///
 /// # Errors
 /// IO errors.

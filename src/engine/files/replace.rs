@@ -1,5 +1,5 @@
-//! Files of the store's own: opened or listed if they are there, replaced in one step. What lies in their way and is no
-//! file is moved to quarantine, never removed.
+//! Opens, lists and replaces files of the store's own; replacing is atomic. An entry in the way that is not a file is
+//! moved to quarantine, never removed.
 
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::io::{DirEntry, Durability, FileKind, ReadFile, Storage};
 use crate::names;
 
-/// A name in quarantine that is free, for what is called as `path` is.
+/// A free name in quarantine for the file name of `path`.
 ///
 /// # Errors
 /// IO errors.
@@ -18,13 +18,13 @@ pub(crate) fn free_place(storage: &dyn Storage, path: &Path) -> Result<PathBuf> 
     let taken = storage.list(Path::new(names::QUARANTINE))?;
     let is_taken = |path: &Path| taken.iter().any(|entry| path.file_name().is_some_and(|name| *name == *entry.name));
     let mut places = (0..=u32::MAX).map(|attempt| names::quarantined(&name, attempt));
-    // Nor may an older note lie there.
+    // The name of its note must be free too.
     let free = places.find(|target| !is_taken(target) && !is_taken(&names::note(target)));
     free.ok_or_else(|| Error::invalid(format!("the quarantine folder is full of files called {name}")))
 }
 
-/// Moves what lies at `path` to quarantine if it is no regular file; returns where it is then. A file of the store's
-/// own is about to take its place.
+/// Moves the entry at `path` to quarantine if it is not a regular file, and returns its new path. The caller is about
+/// to write a file of the store in its place.
 ///
 /// # Errors
 /// IO errors.
@@ -38,8 +38,7 @@ pub(crate) fn set_aside_unless_file(storage: &dyn Storage, path: &Path) -> Resul
     Ok(Some(target))
 }
 
-/// Makes the name `path` of a temporary file free: removes the file that an earlier writer left there, sets aside
-/// anything else.
+/// Frees the temporary name `path`: removes a file that an earlier writer left there, and quarantines anything else.
 ///
 /// # Errors
 /// IO errors.
@@ -51,7 +50,7 @@ pub(crate) fn clear(storage: &dyn Storage, path: &Path) -> Result<()> {
     }
 }
 
-/// Lists a folder; one that is not there has nothing in it.
+/// Lists a folder; a missing folder is empty.
 ///
 /// # Errors
 /// IO errors.
@@ -73,7 +72,7 @@ pub(crate) fn open_if_exists(storage: &dyn Storage, path: &Path) -> Result<Optio
     }
 }
 
-/// Puts a file of these bytes at `path`, in the place of a former one, in one step.
+/// Writes `bytes` to `path` atomically, replacing a former file.
 ///
 /// # Errors
 /// IO errors; the former file is then still there.

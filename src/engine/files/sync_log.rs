@@ -1,13 +1,12 @@
-//! The sync log of a lane: how much of each of its active segments is known to be on the disk (the durable watermark).
+//! The sync log of a lane: how much of each of its active segments is known to be on disk (the durable watermark).
 //!
-//! A frame says what was durable when it was written, so nothing in a segment says that its newest batches were synced.
-//! After a power failure that matters: a hole in a batch that was never synced is a torn tail, the same bytes in one
-//! that was synced are damage. A record is appended right after a sync returns, and is itself not synced: if it gets
-//! lost, no row is lost, and the batches that it would have told of are checked like a torn tail.
+//! A frame says what was durable when it was written, so nothing in a segment says whether its newest batches were
+//! synced. That matters after a power failure: a hole in a batch that was never synced is a torn tail, but the same
+//! hole in a synced batch is damage. A record is appended right after a sync returns and is not synced itself. If it is
+//! lost, no row is lost: the batches that it covered are checked like a torn tail.
 //!
-//! The same file says which segment numbers are *void*: given out, and without a file since, because opening removed a
-//! segment to which nothing was committed, or moved one away. So a number that is missing without such a record is a
-//! segment that was lost.
+//! The log also records which segment numbers are *void*: given out, but without a file, because opening removed an
+//! empty segment or moved one away. A number that is missing without such a record is a lost segment.
 
 use std::io::IoSlice;
 use std::path::Path;
@@ -19,9 +18,9 @@ use crate::io::{AppendFile, Durability, FileKind, ReadFile, Storage};
 use crate::names::{self, SegmentId};
 
 const RECORD_LEN_BYTES: usize = 24;
-/// From this many records more on, the file is written anew.
+/// The file is rewritten once it has this many records.
 const MOST_RECORDS: usize = 4096;
-/// In the place of a length: the number is void.
+/// Marks a void number, in the place of a length.
 const VOID: u64 = u64::MAX;
 
 /// The first `len_bytes` bytes of a segment were durable.
@@ -29,17 +28,17 @@ const VOID: u64 = u64::MAX;
 pub(crate) struct SyncRecord {
     pub sequence: u64,
     pub len_bytes: u64,
-    /// [`crate::checksum::segment_seed`]: a number that was used twice, or another store's file, has no record here.
+    /// [`crate::checksum::segment_seed`]: a number that was used twice, or another store's file, matches no record.
     pub seed: u32,
 }
 
 impl SyncRecord {
-    /// Says that the number of segment `id` of `store` is void.
+    /// The record that the number of segment `id` of `store` is void.
     pub(crate) fn void(store: &uuid::Uuid, id: SegmentId) -> Self {
         Self { sequence: id.sequence, len_bytes: VOID, seed: segment_seed(store.as_bytes(), id) }
     }
 
-    /// Whether it says so.
+    /// Whether the record declares its number void.
     pub(crate) fn is_void(&self) -> bool {
         self.len_bytes == VOID
     }
@@ -66,8 +65,8 @@ impl SyncRecord {
     }
 }
 
-/// How many bytes of the active segment `id` were durable; `None` if its lane has no log, or none that this
-/// user may read, so that any might have been.
+/// How many bytes of the active segment `id` were durable. `None` if its lane has no log, or none that this user may
+/// read: then any of them may have been durable.
 ///
 /// # Errors
 /// IO errors.
@@ -88,8 +87,7 @@ fn decode_all(file: &dyn ReadFile) -> Result<Vec<SyncRecord>> {
     Ok(bytes.chunks(RECORD_LEN_BYTES).filter_map(SyncRecord::decode).collect())
 }
 
-/// What the sync logs of all lanes say of segments, whichever lane they lie in: a lane notes also the segments of
-/// others that it moved away.
+/// The sync logs of all lanes. A lane's log may also name segments of other lanes that it moved away.
 #[derive(Debug, Default)]
 pub(crate) struct SyncLogs {
     records: Vec<SyncRecord>,
@@ -113,7 +111,7 @@ impl SyncLogs {
                     all.lanes.push(lane);
                 }
                 Err(error) if error.is_denied() => all.unreadable.push(lane),
-                // Written anew meanwhile, or no file of ours.
+                // Rewritten meanwhile, or not a file of ours.
                 Err(Error::Io { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -121,7 +119,7 @@ impl SyncLogs {
         Ok(all)
     }
 
-    /// The segments of `store` that records name, in `lanes` or lanes that have logs, and whether each number is
+    /// The segments of `store` that the records name, of `lanes` and of all lanes with logs, and whether each number is
     /// void.
     pub(crate) fn segments(&self, store: &uuid::Uuid, lanes: impl Iterator<Item = u16>) -> Vec<(SegmentId, bool)> {
         let mut lanes: Vec<u16> = lanes.chain(self.lanes.iter().copied()).collect();
@@ -136,7 +134,8 @@ impl SyncLogs {
         found
     }
 
-    /// The record of the newest segment of lane `lane` of `store`, behind which no number tells that it is missing.
+    /// The record of the newest segment of lane `lane` of `store`. No later number would show that this segment is
+    /// missing.
     ///
     /// # Errors
     /// IO errors.
@@ -147,7 +146,7 @@ impl SyncLogs {
         Ok(own.max_by_key(|record| (record.sequence, record.len_bytes)))
     }
 
-    /// The void numbers that lane `lane` has noted.
+    /// The void numbers in the log of lane `lane`.
     ///
     /// # Errors
     /// IO errors.
@@ -161,13 +160,12 @@ impl SyncLogs {
 #[derive(Debug)]
 pub(crate) struct SyncLog {
     file: Box<dyn AppendFile>,
-    /// Records since the file was written anew.
+    /// Records since the file was last rewritten.
     records: usize,
 }
 
 impl SyncLog {
-    /// Reopens the file as it is, if there is one: for a lane without active segments, of which all records are
-    /// stale.
+    /// Reopens the file as it is, if there is one: for a lane without active segments, whose records are all stale.
     ///
     /// # Errors
     /// IO errors.
@@ -182,7 +180,7 @@ impl SyncLog {
         Ok(Some(Self { file, records: records as usize }))
     }
 
-    /// Writes the file anew with `records` and nothing else.
+    /// Rewrites the file with `records` only.
     ///
     /// # Errors
     /// IO errors; the former file is then still there.
@@ -207,7 +205,7 @@ impl SyncLog {
         Ok(written)
     }
 
-    /// Whether it is time to write the file anew.
+    /// Whether the file should be rewritten.
     pub(crate) fn is_full(&self) -> bool {
         self.records >= MOST_RECORDS
     }

@@ -1,6 +1,8 @@
-//! From keys to their newest rows, tombstones included. The hash proposes; the key's bytes decide. Expected O(1) a key.
+//! Finds the newest rows of keys, tombstones included. The hash selects candidates, then the key's bytes are compared.
+//! Expected O(1) a key.
 //!
-//! The memtable is read before the version, since rows move from the first to the second. One key is a batch of one.
+//! The memtable is read before the version, since rows move from the memtable to the version. One key is a batch of
+//! one.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,14 +18,14 @@ use crate::engine::state::versions::Version;
 use crate::error::{Error, Result};
 use crate::index::entries::Entry;
 
-/// Whether anything in the index has this hash (or, in a run, its tag).
+/// Whether the memtable has this hash, or a run its tag.
 pub(crate) fn may_hold(state: &State, hash: u64) -> bool {
     let mut any = false;
     state.memtable().find(hash, &mut |_| any = true);
     any || in_runs(state.versions().load().runs(), hash)
 }
 
-/// Whether a run has the tag of `hash`. A damaged one may hold anything.
+/// Whether a run has the tag of `hash`. A damaged run may have any.
 pub(crate) fn in_runs(runs: &[Arc<LoadedRun>], hash: u64) -> bool {
     let mut any = false;
     runs.iter().any(|loaded| loaded.run().find(hash, &mut |_| any = true).is_err() || any)
@@ -36,8 +38,8 @@ enum Scope {
     Runs,
 }
 
-/// Calls `use_rows` with the newest rows of `queries`. They are borrowed from the version that they were found in, which
-/// is why they are passed and not returned.
+/// Calls `use_rows` with the newest rows of `queries`. The rows borrow from the version in which they were found, so
+/// they cannot be returned.
 pub(crate) fn find<T>(state: &State, queries: &[Query<'_>], use_rows: impl FnOnce(Located<'_>) -> T) -> T {
     Finder::new(queries.len()).find_in(state, Scope::Everything, queries, use_rows)
 }
@@ -45,14 +47,14 @@ pub(crate) fn find<T>(state: &State, queries: &[Query<'_>], use_rows: impl FnOnc
 /// A run that could not be replaced, and why.
 type Failed = Option<(PathBuf, Error)>;
 
-/// Has a damaged run replaced, which is never served from: its rows are in the segments.
+/// Replaces a damaged run, which is never served from, by one built from its segments.
 #[cold]
 fn replace(state: &State, damaged: &LoadedRun) -> Failed {
     let path = damaged.run().path();
     replace_damaged_run(state, path).err().map(|error| (path.to_path_buf(), error))
 }
 
-/// The rows behind a damaged run may be whole: the error of their keys is why the run could not be replaced.
+/// The error to report for a key in a damaged run: why the run could not be replaced, since its rows may be intact.
 fn cause(error: Error, failed: &Failed) -> Error {
     match failed {
         Some((path, cause)) if error.path() == Some(path) => cause.clone(),
@@ -60,23 +62,23 @@ fn cause(error: Error, failed: &Failed) -> Error {
     }
 }
 
-/// Looks keys up. Keeps its buffers, for many lookups of few keys.
+/// Looks keys up. Reuses its buffers between lookups of few keys.
 #[derive(Debug)]
 pub(crate) struct Finder {
     entries: Vec<(usize, Entry)>,
     sources: Vec<Option<Source>>,
     stages: Stages,
-    /// Positions of keys, and rows of them that cannot be read.
+    /// Positions of keys, each with a row that may be the key's but cannot be read.
     unread: Vec<(usize, Unread)>,
 }
 
 impl Finder {
-    /// With room for batches of `keys`; it grows where they are more, and takes no memory for 0.
+    /// Reserves buffers for batches of `keys`. They grow for larger batches; 0 allocates nothing.
     pub(crate) fn new(keys: usize) -> Self {
         Self { entries: Vec::new(), sources: Vec::new(), stages: Stages::new(keys), unread: Vec::new() }
     }
 
-    /// As [`find`], without a look at the memtable.
+    /// As [`find`], but without the memtable.
     pub(crate) fn find_merged<T>(
         &mut self,
         state: &State,
@@ -118,7 +120,7 @@ impl Finder {
     /// Calls `use_row` with the newest row of a key.
     ///
     /// # Errors
-    /// Passes [`Error::Corrupt`] on if a row that may be the key's cannot be read, and none that is newer was found.
+    /// Passes [`Error::Corrupt`] on if a row that may be the key's cannot be read and no newer row was found.
     pub(crate) fn find_one<T>(
         &mut self,
         state: &State,
@@ -145,7 +147,7 @@ impl Finder {
         }
     }
 
-    /// The newest rows that the memtable has go to `rows`; `newest` is called with the entry of each.
+    /// Fills `rows` with the newest rows in the memtable; calls `newest` with the entry of each.
     #[inline]
     fn look_in_memtable(
         &mut self,
@@ -172,7 +174,7 @@ impl Finder {
             self.look_again(state, queries);
         }
         for ((position, entry), source) in self.entries.iter().zip(self.sources.drain(..)) {
-            // The version that is loaded next has the rows of a batch that was merged into a run.
+            // The batch was merged into a run, which the version that is loaded next has.
             let Some(source) = source else { continue };
             let (Some(query), Some(row)) = (queries.get(*position), rows.get_mut(*position)) else { continue };
             match source.row(entry.batch, entry.row) {
@@ -188,8 +190,8 @@ impl Finder {
         }
     }
 
-    /// Looks the keys up again whose batches are gone: where compaction replaced a segment, their entries point to
-    /// another batch now.
+    /// Looks up again the keys whose batches are gone: if compaction replaced a segment, their entries now point to
+    /// another batch.
     #[cold]
     fn look_again(&mut self, state: &State, queries: &[Query<'_>]) {
         let gone = self.entries.iter().zip(&self.sources).filter(|(_, source)| source.is_none());
@@ -205,8 +207,8 @@ impl Finder {
         self.sources.extend(new);
     }
 
-    /// Newer rows that the runs have go to `rows`, in stages over groups of keys so that waits for memory overlap.
-    /// Returns a run that is damaged, if any is: nothing is known then of the keys whose buckets are damaged.
+    /// Fills `rows` with newer rows from the runs, in stages over groups of keys so that memory accesses overlap.
+    /// Returns a damaged run, if there is one: nothing is known then of the keys in its damaged buckets.
     #[inline]
     fn look_in_runs<'v>(
         &mut self,
@@ -223,14 +225,14 @@ impl Finder {
         damaged
     }
 
-    /// Takes out the rows than which an unreadable row of the key may be newer; returns why that cannot be read, in the
-    /// order of positions.
+    /// Removes each row that an unreadable row of its key may supersede. Returns the errors of these unreadable rows,
+    /// in order of position.
     fn settle(&mut self, rows: &mut [Option<Row<'_>>]) -> Vec<(usize, Error)> {
         let mut errors: Vec<(usize, Error)> = Vec::new();
         if self.unread.is_empty() {
             return errors;
         }
-        // The newest of each key first.
+        // Newest first for each key.
         self.unread.sort_by(|a, b| (a.0, b.1.version).cmp(&(b.0, a.1.version)));
         self.unread.dedup_by_key(|(position, _)| *position);
         for (position, unread) in self.unread.drain(..) {

@@ -1,5 +1,6 @@
-//! From keys to rows: [`query`] is what is looked up and found, [`find`] looks it up, in [`stages`] in the runs;
-//! [`prefault`] reads in what a batch will touch; [`unread`] knows of rows that damage keeps from being read.
+//! From keys to rows. [`query`] defines queries and results; [`find`] looks up keys in the memtable, then in the runs,
+//! in [`stages`]; [`prefault`] reads the pages that a batch will touch; [`unread`] handles rows that damage makes
+//! unreadable.
 
 pub(crate) mod find;
 pub(crate) mod prefault;

@@ -1,10 +1,10 @@
-//! Reading in what a batch will touch, where it lies on disk, before it is touched.
+//! Prefaults the pages on disk that a batch will touch.
 //!
-//! What a batch touches (buckets, then keys, then rows) is known before it is touched, and how much of that is in
-//! memory can be measured. So what is missing is asked for at once, and waited for once, not faulted row by row. Asking
-//! costs a system call a row, which a batch in memory must not pay: a few rows of large batches, and of some small ones, are
-//! looked at instead, and if one of them is missing, the next batches are looked at whole. Until then, small batches of
-//! a store that went cold fault.
+//! A lookup knows which buckets, then keys, then rows a batch will touch, and it can measure which of them are in
+//! memory. So it requests all missing pages at once and waits once, instead of faulting row by row. Measuring costs a
+//! system call a row, which a batch in memory must not pay. So only a few rows of large batches, and of some small
+//! ones, are sampled. If a sampled row is not in memory, the next batches are measured completely. Until then, small
+//! batches of a store that was evicted from memory fault row by row.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ use crate::segment::batch::{Batch, Verify};
 use crate::segment::columns::{KeyColumn, LeafColumn};
 use crate::segment::reader::Segment;
 
-/// Reads in what a lookup of `queries` touches: buckets, the tables of batches that were not parsed yet, and keys.
+/// Prefaults what a lookup of `queries` touches: buckets, the tables of batches that are not parsed yet, and keys.
 ///
 /// # Errors
 /// [`crate::Error::Io`] if some of it cannot be read.
@@ -48,7 +48,7 @@ pub(crate) fn prefault_index(state: &State, queries: &[Query<'_>]) -> Result<()>
     watch.prefault(keys().map(|key| key.and_then(|(column, row)| column.get(row))), path)
 }
 
-/// Parsing a batch for the first time reads its keys, row checksums and offsets.
+/// Prefaults what the first parse of a batch reads: keys, row checksums and offsets.
 fn prefault_tables(state: &State, places: &[Place<'_>]) -> Result<()> {
     let mut unread: Vec<(&Segment, usize)> = places
         .iter()
@@ -57,7 +57,7 @@ fn prefault_tables(state: &State, places: &[Place<'_>]) -> Result<()> {
         .collect();
     unread.sort_unstable_by_key(|(segment, number)| (segment.id, *number));
     unread.dedup_by_key(|(segment, number)| (segment.id, *number));
-    // What lies beyond the end of its file is for parsing to report.
+    // Parsing reports a table that lies beyond the end of its file.
     let table = |(segment, number): &(&Segment, usize)| match segment.structure_bytes(*number) {
         Err(error) if !error.is_corrupt() => Err(error),
         bytes => Ok(bytes.unwrap_or_default()),
@@ -67,7 +67,7 @@ fn prefault_tables(state: &State, places: &[Place<'_>]) -> Result<()> {
     state.residency().keys().prefault(tables.iter().map(|bytes| Some(&**bytes)), path)
 }
 
-/// Reads in the rows that were located: what says where their values are, then values and row checksums.
+/// Prefaults located rows: first the offsets of their values, then values and row checksums.
 ///
 /// # Errors
 /// [`crate::Error::Io`] if some of it cannot be read.
@@ -79,7 +79,7 @@ pub(crate) fn prefault_rows(state: &State, queries: &[Query<'_>], rows: &[Option
     }
     let verify = state.options().verify;
     let found: Vec<&Row<'_>> = rows.iter().flatten().collect();
-    // Rows of one length tell where they are; others have to be asked first.
+    // Rows of variable length are located by their offsets, so those are read first.
     prefault_each(state, &found, |row| offsets(row))?;
     prefault_each(state, &found, |row| crc(row, verify).into_iter().chain(values(row)))
 }
@@ -98,22 +98,22 @@ fn salt(queries: &[Query<'_>]) -> u64 {
     queries.first().map_or(0, |query| query.hash)
 }
 
-/// Where a key that a run proposes is.
+/// The place of a candidate key from a run.
 struct Place<'a> {
     segment: &'a Segment,
-    /// Of the batch in the segment.
+    /// The batch's number in the segment.
     number: usize,
     within: usize,
 }
 
 impl<'a> Place<'a> {
-    /// `None` if it is damaged, which locating reports.
+    /// `None` if it is damaged; the lookup reports that.
     fn batch(&self) -> Option<&'a Batch> {
         self.segment.batch(self.number).ok().map(|batch| &**batch)
     }
 }
 
-/// The places of the rows whose tags match. What is damaged has none: locating reports it.
+/// The places of the rows whose tags match, without damaged ones: the lookup reports those.
 fn places<'a>(loaded: &'a LoadedRun, queries: &[Query<'_>]) -> Vec<Place<'a>> {
     let mut places = Vec::with_capacity(queries.len());
     for query in queries {
@@ -131,7 +131,7 @@ fn bucket_is_resident(loaded: &LoadedRun, query: &Query<'_>) -> bool {
     loaded.run().bucket_bytes(query.hash).is_none_or(is_resident)
 }
 
-/// Whether comparing the keys that the run proposes for `query` touches nothing that is not in memory.
+/// Whether the candidate keys of `query` can be compared without touching a page that is not in memory.
 fn key_is_resident(loaded: &LoadedRun, query: &Query<'_>) -> bool {
     let in_memory = |bytes: Option<&[u8]>| bytes.is_none_or(is_resident);
     places(loaded, std::slice::from_ref(query)).iter().all(|place| {
@@ -143,7 +143,7 @@ fn key_is_resident(loaded: &LoadedRun, query: &Query<'_>) -> bool {
     })
 }
 
-/// What tells where a key lies, for keys of several lengths.
+/// The offsets of a key of variable length.
 fn key_offsets(column: &KeyColumn, row: usize) -> Option<&[u8]> {
     match column {
         KeyColumn::U64(_) => None,
@@ -165,7 +165,7 @@ fn crc<'a>(row: &'a Row<'_>, verify: Verify) -> Option<&'a [u8]> {
     }
 }
 
-/// What tells where the row's values lie, for values of several lengths.
+/// The offsets of the row's values of variable length.
 fn offsets<'a>(row: &'a Row<'_>) -> impl Iterator<Item = &'a [u8]> {
     let of_leaf = |leaf: &'a LeafColumn| match leaf {
         LeafColumn::Variable { offsets, dims, rank, .. } => {

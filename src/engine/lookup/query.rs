@@ -1,4 +1,4 @@
-//! What is looked up, and what is found.
+//! Queries, and their results.
 
 use crate::engine::rows::row::{BatchId, Row};
 use crate::error::Error;
@@ -37,7 +37,7 @@ impl<'v> Located<'v> {
         open.iter().enumerate().filter(|(_, open)| **open).map(|(at, _)| at).collect()
     }
 
-    /// Takes in what was found for the keys at `positions`.
+    /// Merges the results for the keys at `positions`.
     pub(crate) fn add(&mut self, positions: &[usize], found: Located<'v>) {
         for (at, row) in positions.iter().zip(found.rows) {
             if let Some(place) = self.rows.get_mut(*at) {
@@ -48,7 +48,7 @@ impl<'v> Located<'v> {
         self.errors.extend(errors.filter_map(|(at, error)| Some((*positions.get(at)?, error))));
     }
 
-    /// Deleted keys have no row.
+    /// Removes tombstones: deleted keys have no row.
     pub(crate) fn forget_deleted(&mut self) {
         for row in &mut self.rows {
             if row.as_ref().is_some_and(Row::is_tombstone) {

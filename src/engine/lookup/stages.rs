@@ -1,4 +1,4 @@
-//! A batch of keys through the index runs, in stages.
+//! Looks up a batch of keys in the index runs, in stages.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use crate::error::Error;
 use crate::index::run_layout::EMPTY;
 use crate::key::KeyRef;
 
-/// Keys that go through the stages of a lookup together: enough for their waits for memory to overlap, and few enough
-/// for what was prefetched to be there still when its stage comes.
+/// Keys that pass the stages of a lookup together: enough for memory accesses to overlap, and few enough that
+/// prefetched lines are still cached at the next stage.
 pub(crate) const GROUP: usize = 128;
 
-/// A list to which items are added that may not count: without a branch, as nobody guesses which do.
+/// A list with conditional additions that do not branch, since the condition is unpredictable.
 #[derive(Debug)]
 struct Counted<T> {
     items: Vec<T>,
@@ -42,11 +42,11 @@ impl<T: Copy + Default> Counted<T> {
     }
 }
 
-/// The stages of a lookup in runs, and what passes from one to the next with the position in the group. Each stage
-/// prefetches what the next one reads.
+/// The stages of a lookup in runs, and the items that pass from one to the next, each with its position in the group.
+/// Each stage prefetches what the next one reads.
 #[derive(Debug)]
 pub(crate) struct Stages {
-    /// Hashes whose home buckets are full, and how many buckets their rows went on.
+    /// Hashes whose home buckets are full, and how many buckets further their rows reach.
     spilled: Counted<(u32, u64, u64)>,
     run_rows: Counted<(u32, u64)>,
     places: Vec<(u32, BatchRow)>,
@@ -56,7 +56,7 @@ impl Stages {
     /// For batches of `keys`.
     pub(crate) fn new(keys: usize) -> Self {
         let group = keys.min(GROUP);
-        // Few tags match without their keys.
+        // Few tags match although the keys differ.
         let room = group + group / 4;
         Self {
             spilled: Counted::with_room(group),
@@ -65,8 +65,8 @@ impl Stages {
         }
     }
 
-    /// Puts the newest rows of a group of keys into `newest`, and rows that cannot be read into `unread`; the group
-    /// begins at position `first` of the batch. Returns a run that is damaged.
+    /// Puts the newest rows of a group of keys into `newest`, and rows that cannot be read into `unread`. The group
+    /// begins at position `first` of the batch. Returns a damaged run, if there is one.
     pub(crate) fn look<'v>(
         &mut self,
         state: &State,
@@ -106,10 +106,10 @@ impl Stages {
             locator.prefetch(run_row);
             self.run_rows.add((position, run_row), run_row != EMPTY);
         };
-        // Any row may be in a page of buckets that is damaged.
+        // A damaged page of buckets may hold any row.
         let mut failed = |position: u32, error| unread.push((first + position as usize, Unread::any(error)));
         for (position, (query, newest)) in (0_u32..).zip(queries.iter().zip(newest)) {
-            // What was found is newer than all that this run holds.
+            // The row that was found is newer than all rows of this run.
             if newest.as_ref().is_some_and(|row| row.version().timestamp > loaded.run().max_timestamp()) {
                 continue;
             }
@@ -148,7 +148,7 @@ impl Stages {
                 batch.prefetch_key(place.row as usize);
             }
         }
-        // Keys of several lengths are found in two steps.
+        // Keys of variable length are found in two steps.
         if !matches!(queries.first(), Some(Query { key: KeyRef::U64(_), .. })) {
             for (batch, place) in batches() {
                 if let Ok(batch) = batch {
@@ -188,8 +188,8 @@ impl Stages {
     }
 }
 
-/// Takes in the row at `place`, whose batch is damaged for `error`, if it is one of the key; returns it if it may be
-/// and cannot be read.
+/// Reads the row at `place`, whose batch is damaged by `error`, into `newest` if it can be read, has the key, and is
+/// newer. Returns it if it may have the key and cannot be read.
 #[cold]
 fn read_damaged(
     state: &State,
@@ -201,7 +201,7 @@ fn read_damaged(
 ) -> Option<Unread> {
     let locator = loaded.locator();
     let found = locator.run_row(place).and_then(|run_row| locator.segment_row(loaded.segments(), run_row));
-    // Without a segment nothing of this run can be believed.
+    // Without a segment, nothing in this run can be trusted.
     let Some((segment, row)) = found else { return Some(Unread::any(error)) };
     match Row::of_segment(segment, row) {
         Ok(Some(row)) => {

@@ -1,7 +1,7 @@
-//! Rows that damage keeps from being read: what they may be the rows of, and what makes them count no more.
+//! Rows that cannot be read because of damage: which keys they may have, and when they no longer matter.
 //!
-//! A row that cannot be read may be the newest of any key with its hash, so neither a miss nor an older row is true
-//! beside it. A newer row is: commit timestamps say how new an unreadable row can be at the most.
+//! An unreadable row may be the newest of any key with its hash, so neither a miss nor an older row is a correct
+//! answer. A newer row is: commit timestamps bound how new an unreadable row can be.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
@@ -19,13 +19,13 @@ use crate::segment::reader::Segment;
 /// A row that cannot be read.
 #[derive(Debug)]
 pub(crate) struct Unread {
-    /// How new it is, or can be.
+    /// How new it is, or can be at most.
     pub version: RowVersion,
     pub error: Error,
 }
 
 impl Unread {
-    /// Any row, the newest there can be included.
+    /// Stands for any row, even the newest.
     pub(crate) fn any(error: Error) -> Self {
         Self { version: RowVersion::NEWEST, error }
     }
@@ -36,8 +36,8 @@ impl Unread {
     }
 }
 
-/// The key hash of a row that cannot be read, where the index block or the ordered keys tell it. O(1), but O(rows) the
-/// first time.
+/// The key hash of an unreadable row, if the index block or the ordered keys have it. O(rows) at the first call, O(1)
+/// after that.
 pub(crate) fn row_hash(state: &State, segment: &Segment, row: u32) -> Option<u64> {
     let hashes = segment.row_hashes.get_or_init(|| row_hashes(state, segment).unwrap_or_default().into());
     hashes.get(row as usize).copied().flatten()
@@ -67,13 +67,13 @@ fn row_hashes(state: &State, segment: &Segment) -> Option<Vec<Option<u64>>> {
     Some(hashes)
 }
 
-/// Whether a row that cannot be read may be of a key with this hash.
+/// Whether an unreadable row may have a key with this hash.
 pub(crate) fn may_be(state: &State, segment: &Segment, row: u32, hash: u64) -> bool {
     row_hash(state, segment, row).is_none_or(|known| known == hash)
 }
 
-/// Whether row `row` of `segment`, which cannot be read, does not count any more: a row with its hash is newer, and
-/// can be read. (A hash of which tests keep a few bits tells nothing.)
+/// Whether `row` of `segment`, which cannot be read, no longer matters: a newer row with its hash can be read. Always
+/// false if tests keep only a few bits of the hash.
 pub(crate) fn is_superseded(state: &State, segment: &Segment, row: u32) -> bool {
     let Some(hash) = row_hash(state, segment, row).filter(|_| state.hasher().is_whole()) else { return false };
     let version = RowVersion::of_segment(segment, row);
@@ -99,10 +99,10 @@ pub(crate) fn is_superseded(state: &State, segment: &Segment, row: u32) -> bool 
     in_memtable || state.versions().load().runs().iter().any(in_run)
 }
 
-/// The keys of some rows of `segment` that cannot be read, as far as anything tells them: the ordered keys, or bytes in
-/// their place that have their hash, or had it before one of them was changed. O(keys of the segment).
+/// The known keys of `rows` of `segment`, which cannot be read: from the ordered keys, or from the key's bytes if they
+/// match the row's hash, possibly after one byte is changed. O(keys of the segment).
 pub(crate) fn keys_of_unread(state: &State, segment: &Segment, rows: &[u32]) -> Vec<Key> {
-    /// Rows of which changed bytes are tried: each takes some microseconds.
+    /// Rows whose key is tried with one byte changed, which takes some microseconds each.
     const MOST_MENDED: usize = 1 << 14;
     let kind = segment.schema().key;
     let mut keys: BTreeMap<u32, Key> = BTreeMap::new();
@@ -127,10 +127,10 @@ pub(crate) fn keys_of_unread(state: &State, segment: &Segment, rows: &[u32]) -> 
     keys.into_values().collect()
 }
 
-/// The bytes in the place of a key, if they have the row's hash, or have it with one of them changed, which is one of
-/// the `tries`.
+/// The bytes of an unreadable row's key, if they match the row's hash, possibly after one byte is changed. Trying to
+/// change bytes takes one of `tries`.
 fn mended_key(state: &State, segment: &Segment, row: u32, tries: &mut usize) -> Option<Vec<u8>> {
-    /// Bytes of a key that are tried: integers, and short names.
+    /// Key bytes that are tried: integers and short names.
     const MOST_BYTES: usize = 16;
     let hash = row_hash(state, segment, row).filter(|_| state.hasher().is_whole())?;
     let (number, within) = segment.locate(row).ok().flatten()?;
@@ -153,7 +153,7 @@ fn mended_key(state: &State, segment: &Segment, row: u32, tries: &mut usize) -> 
     None
 }
 
-/// Whether row `row` of a source cannot be read and does not count any more.
+/// Whether row `row` of a source cannot be read and no longer matters.
 pub(crate) fn is_superseded_in(state: &State, source: &Source, row: u32) -> bool {
     matches!(source, Source::Sealed(segment) if is_superseded(state, segment, row))
 }

@@ -1,8 +1,8 @@
-//! Memtable and version: rows are found while they move from the one to the other.
+//! Memtable and version: lookups find rows while they move from the memtable to the version.
 //!
-//! Seen to fail where the memtable is pruned before the run is published, the version is loaded before the memtable is
-//! read, two changes of the version overwrite each other, a shard is free between what pruning reads and writes, or a
-//! lookup does not look again where a batch is gone.
+//! Mutations that these checks detect: pruning the memtable before the run is published; loading the version before the
+//! memtable is read; losing one of two concurrent changes of the version; unlocking a shard between the read and the
+//! write of pruning; not looking up again when a batch is gone.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ use crate::value::Value;
 /// The second key is put twice.
 const PUTS: [u64; 3] = [1, 2, 2];
 
-/// A store of two segments: of the first two puts, and of the third.
+/// A store of two segments: one with the first two puts, one with the third.
 fn two_segments() -> MemoryStorage {
     let storage = MemoryStorage::new();
     for puts in [&PUTS[..2], &PUTS[2..]] {
@@ -44,7 +44,7 @@ fn two_segments() -> MemoryStorage {
     storage
 }
 
-/// Both keys are found, and of the second the row that was put last.
+/// Checks that both keys are found, and the newer row of the second.
 fn look_up(state: &State) {
     let query = |key| Query { key: KeyRef::U64(key), hash: state.hasher().hash_key(KeyRef::U64(key)) };
     find(state, &[1, 2].map(query), |located| {
@@ -92,7 +92,7 @@ fn segments_of(storage: &MemoryStorage) -> BTreeMap<PathBuf, Bytes> {
 #[test]
 fn rows_are_found_while_compaction_replaces_their_segments() {
     for (in_run, publishing, schedules) in [(false, false, 1200), (true, false, 100), (false, true, 100)] {
-        // Made once: the schedules are to differ in what happens when a reader sees it.
+        // Made once: the schedules should differ only in what happens while a reader looks.
         let compacted = Arc::new(OnceLock::new());
         check(schedules, move || {
             let (storage, compacted) = compacted.get_or_init(|| {
@@ -115,7 +115,7 @@ fn rows_are_found_while_compaction_replaces_their_segments() {
                 let state = Arc::clone(&state);
                 thread::spawn(move || (0..2).for_each(|_| look_up(&state)))
             };
-            // A run of the segments as they were, which is finished at any time.
+            // A run of the segments before compaction, which may be finished at any time.
             let publisher = publishing.then(|| {
                 let state = Arc::clone(&state);
                 thread::spawn(move || drop(publish(&state, &segments, &[])))

@@ -1,6 +1,7 @@
-//! Model checks: the engine's own code under many schedules of its threads, which `shuttle` chooses.
+//! Model checks: run the engine's own code under many schedules of its threads, which `shuttle` chooses.
 //!
-//! `cargo test -p tensorcask --features model --lib engine::model`. [`crate::sync`] says what is exchanged for that.
+//! `cargo test -p tensorcask --features model --lib engine::model`. [`crate::sync`] describes the types that they
+//! replace.
 
 mod memtable;
 mod queue;
@@ -10,13 +11,13 @@ mod value_cache;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner};
 
-/// The same schedules at each run; others with the environment variable `SHUTTLE_RANDOM_SEED`.
+/// Every run checks the same schedules; set the environment variable `SHUTTLE_RANDOM_SEED` for others.
 const SEED: u64 = 0x7EA5_0CA5;
-/// So many times at the most, in unlikely places, another thread goes on (Burckhardt et al., ASPLOS 2010).
+/// Most preemptions of a schedule, at unlikely points (Burckhardt et al., ASPLOS 2010).
 const PREEMPTIONS: usize = 3;
 
 /// Runs `run` under `schedules` schedules that are random at each step, and as many with few preemptions. Fails if one
-/// of them panics or comes to a deadlock.
+/// of them panics or deadlocks.
 fn check(schedules: usize, run: impl Fn() + Send + Sync + Clone + 'static) {
     let mut config = Config::new();
     config.stack_size = 1 << 20;

@@ -1,8 +1,9 @@
 //! The queue: back-pressure, barriers, failure and close.
 //!
-//! Seen to fail where a notification is forgotten or reaches one thread of several (a push, a commit, room that is
-//! given back, close), the writer waits after a timeout without another look, a put waits for room and the writer for
-//! more rows, a barrier is reached too early or at too high a level, or a push passes a queue that is closed.
+//! Mutations that these checks detect: a notification that is missing or reaches only one of several threads (push,
+//! commit, released bytes, close); a writer that waits after a timeout without checking again; a put that waits for
+//! room while the writer waits for more rows; a barrier that is reached too early or at too high a level; a push into a
+//! closed queue.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,22 +24,22 @@ use crate::value::Value;
 /// Bytes of a batch of one row.
 const BATCH: usize = 100;
 
-/// A queue, and what stands for the lane.
+/// A queue, and a stand-in for the lane.
 struct Shared {
     queue: Queue,
     lane: Mutex<Lane>,
     wrote: Condvar,
     batch: Arc<PendingBatch>,
-    /// What the queue took.
+    /// The batches that the queue accepted.
     taken: parking_lot::Mutex<BTreeSet<BatchId>>,
 }
 
 #[derive(Default)]
 struct Lane {
     written: Vec<BatchId>,
-    /// How many of them were written as durably as this, by durability level.
+    /// How many of them were written at each durability level.
     synced: [usize; 3],
-    /// Nothing can be written.
+    /// Every write fails.
     full: bool,
 }
 
@@ -103,8 +104,8 @@ impl Shared {
     }
 }
 
-/// Runs `puts` beside a writer on threads of their own, and `meanwhile` on this one; closes, and returns what was
-/// written.
+/// Runs `puts` concurrently with a writer, on threads of their own, and `meanwhile` on this one. Closes the queue, and
+/// returns what was written.
 fn run(shared: &Arc<Shared>, puts: [fn(&Shared); 2], meanwhile: fn(&Shared)) -> Vec<BatchId> {
     let spawn = |work: fn(&Shared)| {
         let shared = Arc::clone(shared);
@@ -130,7 +131,7 @@ fn one_row() -> Arc<PendingBatch> {
 fn a_flush_returns_when_what_was_put_before_it_is_written_as_durably() {
     let batch = one_row();
     check(800, move || {
-        // The writer thread does nothing of its own accord.
+        // The writer thread does nothing unasked.
         let shared = Shared::new(100, &batch);
         let put = |shared: &Shared| {
             for (id, durability) in [(0, Durability::SyncAll), (1, Durability::Buffered)] {
@@ -148,7 +149,7 @@ fn a_flush_returns_when_what_was_put_before_it_is_written_as_durably() {
     });
 }
 
-/// Puts, and waits for the writer without asking for anything.
+/// Puts, then waits for the writer without asking for a barrier.
 fn put_and_wait<const ID: BatchId>(shared: &Shared) {
     shared.put(ID).unwrap();
     let mut lane = shared.lane.lock();
@@ -172,7 +173,7 @@ fn the_writer_starts_when_there_is_enough_or_it_is_time() {
 #[test]
 fn a_put_that_waits_for_room_gets_it() {
     let batch = one_row();
-    // The writer starts with each batch, or not before there is no room for one.
+    // The writer starts at each batch, or only when there is no room for another.
     for flush_rows in [1, 100] {
         let batch = Arc::clone(&batch);
         check(400, move || {
@@ -180,7 +181,7 @@ fn a_put_that_waits_for_room_gets_it() {
             let put = |shared: &Shared| (0..3).for_each(|id| shared.put(id).unwrap());
             let other = |shared: &Shared| {
                 (10..13).for_each(|id| shared.put(id).unwrap());
-                // As a put that fails behind this.
+                // As a put that reserves and then fails.
                 assert!(shared.queue.reserve(2 * BATCH, true).unwrap());
                 shared.queue.release(2 * BATCH);
             };
@@ -191,7 +192,7 @@ fn a_put_that_waits_for_room_gets_it() {
     }
 }
 
-/// Puts and flushes; ends early with the first error, which is returned.
+/// Puts and flushes; returns the first error.
 fn put_and_flush(shared: &Shared, first: BatchId) -> Result<()> {
     (first..first + 3).try_for_each(|id| shared.put(id))?;
     shared.flush(Durability::SyncData)?;
@@ -222,7 +223,7 @@ fn closing_ends_what_waits_and_loses_no_batch_that_was_taken() {
 #[test]
 fn the_failure_of_the_writer_ends_what_waits() {
     let batch = one_row();
-    // Found by the writer, or told by somebody else.
+    // The writer finds the failure, or another thread reports it.
     let causes: [fn(&Shared); 2] =
         [|shared| shared.lane.lock().full = true, |shared| shared.queue.fail(Error::invalid("full"))];
     for cause in causes {

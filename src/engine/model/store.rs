@@ -1,8 +1,8 @@
-//! A whole store in memory: puts, gets and flushes beside its writer, sealing and merging threads.
+//! A whole store in memory: puts, gets and flushes, concurrent with its writer, sealing and merging threads.
 //!
-//! Seen to fail, beside what the other checks find, where a flush that finds the lane held wakes nobody, the queue is
-//! drained before the lane is locked, the memtable is cleared while rows enter, or a batch is pushed before its thread
-//! may enter the rows; and, as everywhere in debug builds, where locks are taken out of order.
+//! Mutations that these checks detect, in addition to those of the others: a flush that finds the lane held and wakes
+//! no thread; draining the queue before the lane is locked; clearing the memtable while rows are inserted; pushing a
+//! batch before its thread may insert the rows; and, as in all debug builds, acquiring locks out of order.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -19,7 +19,7 @@ use crate::io::memory::MemoryStorage;
 use crate::io::{Durability, Storage};
 use crate::value::Value;
 
-/// A key that is put again and again, with values that count up.
+/// A key that is overwritten repeatedly, with increasing values.
 struct Counter {
     store: Store,
     key: u64,
@@ -35,7 +35,7 @@ impl Counter {
         self.get();
     }
 
-    /// The value is that of the last put that returned, or newer.
+    /// Checks that the value is that of the last put that returned, or newer.
     fn get(&self) {
         let least = self.put.load(Ordering::Relaxed);
         let found = self.store.get(self.key).unwrap().and_then(|value| value.as_int());
@@ -47,7 +47,7 @@ pub(super) fn open(storage: &MemoryStorage, options: Options) -> Store {
     open_on(Arc::new(storage.clone()), options)
 }
 
-/// Opens a store whose time stands still.
+/// Opens a store whose clock stands still.
 fn open_on(storage: Arc<dyn Storage>, options: Options) -> Store {
     let never = Duration::from_secs(3600);
     let options = options.clock(|| 1).hash_seed(1).refresh_interval(never).flush_interval(never);
@@ -133,7 +133,7 @@ fn rows_are_written_in_the_order_of_puts_whichever_thread_writes() {
         let storage = MemoryStorage::new();
         let store = open(&storage, Options::new().flush_every(1, 1 << 20));
         (1..=3).for_each(|value| store.put(1_u64, Value::Int(value)).unwrap());
-        // This thread may write what the writer thread has not begun.
+        // This thread may write the batches that the writer thread has not begun.
         store.flush_with(Durability::Buffered).unwrap();
         store.close().unwrap();
         assert_eq!(open(&storage, Options::new()).get(1_u64).unwrap(), Some(Value::Int(3)));

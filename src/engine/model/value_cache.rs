@@ -1,7 +1,7 @@
-//! The value cache: it serves no value that a put has superseded, and its bound holds.
+//! The value cache: it serves no value that a put has superseded, and stays within its bound.
 //!
-//! Seen to fail where the epoch is loaded after the lookup, not compared, or compared before the shard is locked, where
-//! a put supersedes before its rows have entered, and where room is made after an entry went in.
+//! Mutations that these checks detect: loading the epoch after the lookup; not comparing it; comparing it before the
+//! shard is locked; a put that supersedes before its rows are inserted; making room after an entry was inserted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +24,7 @@ use crate::value::Value;
 
 const KEY: u64 = 1;
 
-/// A store without a writer. The values of its one key are their numbers.
+/// A store without a writer. The n-th put of its one key has the value n.
 struct Shared {
     state: State,
     /// How many puts have returned.
@@ -77,7 +77,7 @@ fn a_value_that_was_superseded_does_not_stay() {
     });
 }
 
-/// Room for two values of three.
+/// Room for two of three values.
 const BYTES: usize = 512;
 
 fn check_bound(cache: &ValueCache) {

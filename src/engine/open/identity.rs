@@ -1,4 +1,4 @@
-//! What the store is called, by `store.json`, or by its segments.
+//! Finds the store's identity: in `store.json`, or in its segments.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,8 +13,9 @@ use crate::names::{self, SegmentId};
 use crate::segment::scan::read_front;
 use crate::segment::writer::StoreIdentity;
 
-/// The identity of the store: what `store.json` says; without it, what most sealed segments say (of as many, the first
-/// by name), or else the first active one, or the first damaged one that still says it. `None` if there is no store.
+/// The identity of the store: that of `store.json`; without it, that of most sealed segments (in a tie, the first by
+/// name); else that of the first active segment, or of the first damaged one that still has it. `None` if there is no
+/// store.
 pub(crate) fn find_identity(
     storage: &dyn Storage,
     recorded: &Recorded,
@@ -45,8 +46,8 @@ pub(crate) fn find_identity(
     })
 }
 
-/// Sees to it that `store.json` names the store. A damaged one is set aside. Where it names another store than all the
-/// segments, it is the file that was exchanged: then nothing is written.
+/// Ensures that `store.json` names the store. A damaged one is set aside. If it names another store than all segments
+/// do, the file was exchanged, and nothing is written.
 pub(crate) fn settle_identity(state: &State, recorded: &Recorded, inventory: &Inventory) -> Result<()> {
     let (storage, durability, named) = (state.storage(), state.options().durability, state.identity().recorded());
     match recorded {

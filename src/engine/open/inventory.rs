@@ -1,5 +1,5 @@
-//! What lies in the segments folder: of this store or of another, whole or damaged, counted or replaced. Looks, and
-//! changes nothing.
+//! Classifies the files in the segments folder: of this store or another, whole or damaged, current or replaced.
+//! Changes nothing.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::segment::begun::begun_bytes;
 use crate::segment::reader::Segment;
 use crate::segment::scan::{read_any_front, walk};
 
-/// Sealed segments of any store, and the files that are damaged, or that this user may not read.
+/// Sealed segments of any store, and files that are damaged or that this user may not read.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
     pub segments: Vec<Arc<Segment>>,
@@ -24,12 +24,12 @@ pub(crate) struct Loaded {
     pub unreadable: Vec<(SegmentId, Error)>,
 }
 
-/// Opens segments, many of them on a few threads.
+/// Opens segments; uses a few threads for many of them.
 ///
 /// # Errors
 /// [`Error::NewerFormat`], IO errors.
 pub(crate) fn load(storage: &dyn Storage, sealed: &[SegmentId]) -> Result<Loaded> {
-    /// Segments that take longer to open than a thread to start.
+    /// Segments that take longer to open than a thread takes to start.
     const WORTH_A_THREAD: usize = 32;
     let opened = in_shares(sealed, WORTH_A_THREAD, |id| (*id, Segment::open(storage, &names::sealed(*id), *id)));
     let mut loaded = Loaded::default();
@@ -45,32 +45,32 @@ pub(crate) fn load(storage: &dyn Storage, sealed: &[SegmentId]) -> Result<Loaded
     Ok(loaded)
 }
 
-/// Segment files, by what is to be done with them.
+/// Segment files, by how opening handles them.
 #[derive(Debug, Default)]
 pub(crate) struct Inventory {
-    /// Sealed segments that count.
+    /// Sealed segments in use.
     pub segments: Vec<Arc<Segment>>,
-    /// Sealed segments that are whole, and that others of this store replace.
+    /// Whole sealed segments that others of this store replace.
     pub replaced: Vec<Arc<Segment>>,
-    /// What the lists of replaced segments name.
+    /// The ids in the lists of replaced segments.
     pub replaced_ids: HashSet<SegmentId>,
-    /// Sealed files that are damaged; those among them that are replaced.
+    /// Damaged sealed files, not replaced and replaced.
     pub damaged: Vec<(SegmentId, Error)>,
     pub damaged_replaced: Vec<(SegmentId, Error)>,
-    /// Sealed files that this user may not read. They are whole for others, so they stay where they are.
+    /// Sealed files that this user may not read. Other users can, so they stay where they are.
     pub unreadable: Vec<(SegmentId, Error)>,
     /// Files of another store, or of another kind of keys.
     pub foreign: Vec<(SegmentId, Error)>,
     /// Active files of this store.
     pub active: BTreeSet<SegmentId>,
-    /// Those among them whose sealed names files have that are damaged, or another store's.
+    /// Active files whose sealed name is taken by a damaged file, or by one of another store.
     pub hidden: BTreeSet<SegmentId>,
-    /// Files that are called as unfinished repairs are, and are none, and what each is.
+    /// Files named like unfinished repairs that are none, and what each is.
     pub strays: Vec<(SegmentId, String)>,
 }
 
 impl Inventory {
-    /// Sorts out what was found. Only a segment of this store replaces others.
+    /// Classifies the files that were found. Only a segment of this store replaces others.
     ///
     /// # Errors
     /// IO errors.
@@ -105,8 +105,8 @@ impl Inventory {
         Ok(found)
     }
 
-    /// Looks at an active file beside a sealed one of its number. A folder that is copied while its writer seals has
-    /// both: then the sealed one holds all that the active one does.
+    /// Classifies an active file with a sealed one of its number. Copying a folder while its writer seals leaves both;
+    /// the sealed file then has all rows of the active one.
     fn take_copy(&mut self, state: &State, id: SegmentId) -> Result<()> {
         match active_belongs(state, id) {
             Ok(true) => {}
@@ -141,26 +141,26 @@ impl Inventory {
         Ok(())
     }
 
-    /// Whether there are segments, and all of them are another store's: then it is `store.json` that was exchanged.
+    /// Whether there are segments and all of them are another store's: then `store.json` was exchanged.
     pub(crate) fn is_all_foreign(&self) -> bool {
         let own =
             self.segments.len() + self.replaced.len() + self.damaged.len() + self.unreadable.len() + self.active.len();
         own == 0 && !self.foreign.is_empty()
     }
 
-    /// Segments of this store that are there.
+    /// The segments of this store.
     pub(crate) fn own(&self) -> impl Iterator<Item = SegmentId> {
         let sealed = self.segments.iter().chain(&self.replaced).map(|segment| segment.id);
         sealed.chain(self.active.iter().copied())
     }
 }
 
-/// What is called as the unfinished repair `id` is and holds more than a repair that was stopped can: its rows are
-/// those of a file that is there still, and no record of the sync log names it. `None` for such a repair.
+/// Describes the file named like the unfinished repair `id` if it holds more than an interrupted repair can. `None` if
+/// it is such a repair: its rows are those of a file that still exists, and no sync record names it.
 fn stray(state: &State, listing: &Listing, id: SegmentId) -> Result<Option<String>> {
     let path = names::temporary_segment(id);
     let file = match state.storage().open(&path, 0) {
-        // Finished since it was listed.
+        // Finished since the listing.
         Err(error) if error.is_not_found() || error.is_denied() => return Ok(None),
         file => file?,
     };
@@ -179,15 +179,15 @@ fn stray(state: &State, listing: &Listing, id: SegmentId) -> Result<Option<Strin
     Ok(whole.then(|| "it is a whole segment under the name of an unfinished repair".into()))
 }
 
-/// Whether the front of an active file says that it is of this store; `false` if it cannot, or may not, be read.
+/// Whether the front of an active file names this store; `false` if the front cannot or may not be read.
 ///
 /// # Errors
-/// [`Error::Corrupt`] if it says that it is of another.
+/// [`Error::Corrupt`] if it names another store.
 fn active_belongs(state: &State, id: SegmentId) -> Result<bool> {
     let path = names::active(id);
     let file = match state.storage().open(&path, 0) {
         Ok(file) => file,
-        // Sealed or removed since it was listed.
+        // Sealed or removed since the listing.
         Err(error) if error.is_not_found() || error.is_denied() => return Ok(false),
         Err(error) => return Err(error),
     };

@@ -1,4 +1,4 @@
-//! What is on disk: looked at, sorted out, and judged. Changes nothing.
+//! Examines and classifies what is on disk. Changes nothing.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::names::{self, SegmentId};
 use crate::segment::reader::Segment;
 use crate::segment::writer::StoreIdentity;
 
-/// What is on disk, looked at and sorted out.
+/// The examined and classified contents of the store's folder.
 pub(crate) struct Found {
     pub state: State,
     pub recorded: Recorded,
@@ -32,14 +32,14 @@ pub(crate) struct Found {
     pub numbers: Numbers,
 }
 
-/// Looks at everything and changes nothing. `invent` makes the identity of a store that is not there yet.
+/// Examines everything and changes nothing. `invent` makes the identity of a store that does not exist yet.
 pub(crate) fn look(
     storage: Arc<dyn Storage>,
     options: Options,
     read_only: bool,
     invent: impl FnOnce(&Options) -> Option<StoreIdentity>,
 ) -> Result<Found> {
-    // Before the segments: what a run covers was sealed before the run was made.
+    // Read runs before segments: the segments that a run covers were sealed before the run was made.
     let runs = Runs::read(&*storage)?;
     let listing = list(&*storage).map_err(|error| match identity::read(&*storage) {
         Ok(Recorded::Absent) if error.is_not_found() => no_store(&*storage),
@@ -47,7 +47,7 @@ pub(crate) fn look(
     })?;
     let loaded = load(&*storage, &listing.sealed)?;
     let recorded = match identity::read(&*storage) {
-        // A reader takes what segments say. A writer would put another file in its place.
+        // A reader uses the identity in the segments. A writer would replace the file.
         Err(error) if read_only && error.is_denied() => Recorded::Damaged(error),
         recorded => recorded?,
     };
@@ -61,8 +61,8 @@ pub(crate) fn look(
 }
 
 impl Found {
-    /// What [`Recovery::Strict`] refuses: damage that is seen without a walk of active segments, and files that are
-    /// left out or missing.
+    /// Fails on damage that [`Recovery::Strict`] refuses: damage that shows without walking active segments, and files
+    /// that are left out or missing.
     pub(crate) fn refuse(&self) -> Result<()> {
         if self.state.options().recovery != Recovery::Strict {
             return Ok(());
@@ -82,14 +82,14 @@ impl Found {
         }
         if let Some((_, name)) = self.listing.not_files.first() {
             let path = self.state.storage().describe(&Path::new(names::SEGMENTS).join(name));
-            return Err(Error::corrupt(path, 0, "it is no file that a writer of this store made"));
+            return Err(Error::corrupt(path, 0, "it is not a file that a writer of this store made"));
         }
         let known = findings(&self.state)?.missing;
         let new = self.missing.iter().map(|missing| missing.describe(self.state.storage()));
         known.into_iter().chain(new).next().map_or(Ok(()), |missing| Err(missing.error()))
     }
 
-    /// Active segments of `lane`, whose writer is gone, and what they turned out to be.
+    /// The active segments that the former writer of `lane` left, each with its state.
     pub(crate) fn judge(&self, lane: u16) -> Result<Vec<(SegmentId, Judged)>> {
         let foreign: HashSet<SegmentId> = self.inventory.foreign.iter().map(|(id, _)| *id).collect();
         let own = self.listing.active.iter().filter(|id| !foreign.contains(id)).chain(&self.inventory.hidden);
@@ -104,7 +104,7 @@ impl Found {
         Ok(judged)
     }
 
-    /// Publishes the segments, and notes the files that are left where they are.
+    /// Publishes the segments, and notes the files that are left in place.
     pub(crate) fn publish(&self) {
         self.state.registry().lock().replace(self.inventory.replaced_ids.iter().copied());
         let state = &self.state;
@@ -118,13 +118,13 @@ impl Found {
             state.clock().saw(segment.seal.last_timestamp);
         }
         drop(known);
-        // A writer is about to write anew those whose front is damaged.
+        // A writer is about to rewrite segments whose front is damaged.
         let served = |segment: &&Arc<Segment>| state.access().is_read_only() || segment.front_damage().is_none();
         state.versions().add_segments(self.inventory.segments.iter().filter(served));
     }
 }
 
-/// Refuses a folder in which no store was ever written.
+/// Fails if no store was ever written in the folder.
 ///
 /// # Errors
 /// [`Error::Io`] of kind `NotFound`.

@@ -1,6 +1,5 @@
-//! Sealed segments that should be there and are not. There is no manifest, but much names a segment: index runs that
-//! cover it, records that say it was synced, and the numbers of a lane, which count up without gaps but for those that
-//! are known to be void.
+//! Finds sealed segments that are missing. There is no manifest, but segments are also named elsewhere: by index runs
+//! that cover them, by sync records, and by the numbers of a lane, which have no gaps except void numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,17 +12,17 @@ use crate::engine::write::numbers::FreeNumbers;
 use crate::error::Result;
 use crate::names::SegmentId;
 
-/// Intervals of numbers of a lane, ends included.
+/// Intervals of a lane's numbers, ends included.
 type Intervals = Vec<(u64, u64)>;
 
-/// What is known of the numbers that lanes have given out.
+/// The numbers that lanes have given out, as far as known.
 #[derive(Debug, Default)]
 pub(crate) struct Numbers {
-    /// Numbers of which it is known where their segments are, or that they are nowhere.
+    /// Numbers whose segments are accounted for: found, or known not to exist.
     explained: BTreeMap<u16, Intervals>,
-    /// Segments that were synced, as sync logs say.
+    /// Segments that sync logs record as synced.
     synced: Vec<SegmentId>,
-    /// Lanes whose sync logs may not be read: which of their numbers are void is not known.
+    /// Lanes whose sync logs this user may not read: their void numbers are unknown.
     unknown: Vec<u16>,
 }
 
@@ -57,7 +56,7 @@ impl Numbers {
         before.and_then(|before| intervals.get(before)).is_some_and(|(_, last)| *last >= id.sequence)
     }
 
-    /// The numbers from 1 to `newest` of `lane` that nothing explains.
+    /// The numbers from 1 to `newest` of `lane` that are not accounted for.
     fn gaps(&self, lane: u16, newest: u64) -> Intervals {
         let mut gaps = Vec::new();
         let mut next = 1_u64;
@@ -77,7 +76,7 @@ impl Numbers {
     }
 }
 
-/// The same numbers, in order, in as few intervals as can be.
+/// Sorts and joins intervals.
 fn joined(mut intervals: Intervals) -> Intervals {
     intervals.sort_unstable();
     let mut joined: Intervals = Vec::with_capacity(intervals.len());
@@ -90,8 +89,8 @@ fn joined(mut intervals: Intervals) -> Intervals {
     joined
 }
 
-/// Segments that should be there and are not. `covered`: segments that index runs of this store name, with their rows.
-/// What other processes do meanwhile is distinguished from loss by a second look. O(segments · log segments).
+/// Sealed segments that are missing. `covered`: the segments, with their rows, that index runs of this store name. A
+/// second look distinguishes loss from concurrent changes by other processes. O(segments · log segments).
 ///
 /// # Errors
 /// IO errors.
@@ -125,13 +124,13 @@ fn find(found: &Inventory, covered: &[(SegmentId, u64)], numbers: &Numbers) -> V
     rows_of.retain(|id, _| !numbers.is_explained(*id));
     for (lane, newest) in newest {
         if numbers.unknown.contains(&lane) {
-            // A gap tells nothing there, but a run does.
+            // If the log cannot be read, a gap proves nothing, but a run does.
             let of_lane = rows_of.range(SegmentId { lane, sequence: 0 }..=SegmentId { lane, sequence: u64::MAX });
             of_lane.for_each(|(id, rows)| add(*id, id.sequence, Some(*rows), "an index run covers it"));
             continue;
         }
         for (mut first, last) in numbers.gaps(lane, newest) {
-            // Those that a run covers are told one by one, with their rows.
+            // Segments that a run covers are reported one by one, with their rows.
             let within = rows_of.range(SegmentId { lane, sequence: first }..=SegmentId { lane, sequence: last });
             for (id, rows) in within {
                 if first < id.sequence {
@@ -151,7 +150,7 @@ fn find(found: &Inventory, covered: &[(SegmentId, u64)], numbers: &Numbers) -> V
 
 const GAP: &str = "its lane has written later segments, and nothing says that this one was removed";
 
-/// The numbers of `lane` behind all that segments of this store, runs and sync logs name.
+/// The numbers of `lane` after all that segments of this store, runs and sync logs name.
 pub(crate) fn free_numbers(
     numbers: &Numbers,
     lane: u16,
@@ -162,7 +161,7 @@ pub(crate) fn free_numbers(
     let own: BTreeSet<SegmentId> = found.own().collect();
     let known = own.iter().copied().chain(covered.iter().map(|(id, _)| *id)).chain(numbers.synced.iter().copied());
     let of_lane = |id: &SegmentId| id.lane == lane;
-    // A number beyond that was given by somebody else, and must not use up those before it.
+    // A larger number is not ours, and must not use up the numbers before it.
     let known = known.filter(of_lane).filter(|id| id.sequence < SegmentId::MOST_SEQUENCE);
     let next = known.map(|id| id.sequence).max().unwrap_or(0) + 1;
     let strangers = listing.ids().chain(listing.copies.iter().copied()).filter(of_lane).filter(|id| !own.contains(id));

@@ -1,10 +1,8 @@
-//! Opening: what is on disk is looked at, recovered, and published. There is no manifest to read; the sealed footers
-//! and the commit frames say everything. Opening moves files and unlinks none but those that this store derives or that
-//! hold nothing.
+//! Opening examines what is on disk, recovers it, and publishes it. There is no manifest: the sealed footers and the
+//! commit frames hold all metadata. Opening moves files; it unlinks only derived files and files without rows.
 //!
-//! [`look`] finds out what there is ([`inventory`], [`identity`], [`missing`], [`index_runs`], [`moved_rows`]) and changes
-//! nothing;
-//! then [`set_aside`], [`salvage`] and [`recover`] act, in an order in which a crash loses nothing.
+//! [`look`] examines the folder ([`inventory`], [`identity`], [`missing`], [`index_runs`], [`moved_rows`]) and changes
+//! nothing; then [`set_aside`], [`salvage`] and [`recover`] act, in an order in which a crash loses nothing.
 
 pub(crate) mod identity;
 pub(crate) mod index_runs;
@@ -43,10 +41,10 @@ use crate::io::{Durability, LockGuard, Storage};
 use crate::names::{self, SegmentId};
 use crate::segment::writer::StoreIdentity;
 
-/// A clock that is behind what it sees by more is worth a word.
+/// A clock that is further behind the store's timestamps is reported.
 const MOST_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
-/// Opens for reading: nothing is locked, and nothing changed.
+/// Opens for reading. Locks nothing and changes nothing.
 pub(crate) fn open_reader(storage: Arc<dyn Storage>, options: Options) -> Result<(Arc<State>, OpenReport)> {
     let start = Instant::now();
     let mut report = OpenReport::default();
@@ -66,7 +64,7 @@ pub(crate) fn open_reader(storage: Arc<dyn Storage>, options: Options) -> Result
     Ok((Arc::new(state), report))
 }
 
-/// Opens for writing: takes a lane, recovers it, and cleans up what was left half done.
+/// Opens for writing: acquires a lane, recovers it, and cleans up unfinished work.
 pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result<(Arc<State>, Lane, OpenReport)> {
     let start = Instant::now();
     let mut report = OpenReport::default();
@@ -103,7 +101,7 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
     Ok((Arc::new(state), lane, report))
 }
 
-/// The identity of a store that is not there yet.
+/// The identity of a store that does not exist yet.
 fn invent(options: &Options) -> Option<StoreIdentity> {
     Some(StoreIdentity::new(options.hash_bits, options.hash_seed))
 }
@@ -120,7 +118,7 @@ fn check_before_anything_is_made(storage: &Arc<dyn Storage>, options: &Options) 
     }
 }
 
-/// Notes the damage that a reader leaves where it is.
+/// Notes the damage that a reader leaves in place.
 fn note_what_stays(found: &Found) {
     let mut known = found.state.registry().lock();
     for segment in &found.inventory.segments {
@@ -133,7 +131,7 @@ fn note_what_stays(found: &Found) {
     }
 }
 
-/// Serves what can be read of damaged segments, for a reader, and leaves out those that others replace.
+/// For a reader: serves the readable rows of damaged segments, except segments that others replace.
 fn serve_damaged(state: &State, inventory: Inventory) -> Result<()> {
     let mut known = state.registry().lock();
     inventory.damaged_replaced.iter().for_each(|(id, _)| known.bad(*id));
@@ -148,13 +146,13 @@ fn own_files(listing: &Listing, inventory: &Inventory, lane: u16) -> Vec<Segment
     listing.active.iter().chain(&inventory.hidden).filter(|id| id.lane == lane).copied().collect()
 }
 
-/// Removes files that hold nothing. Only when the sync log says that their numbers are void.
+/// Removes files without rows. Call it only after the sync log has recorded their numbers as void.
 fn remove_empty(state: &State, empty: &[PathBuf]) -> Result<()> {
     empty.iter().try_for_each(|path| state.storage().remove(path))
 }
 
-/// With [`Recovery::Strict`], looks at a store that is there before anything is made in its folder: so that what is
-/// refused leaves nothing behind, not even a lock file.
+/// With [`Recovery::Strict`], examines an existing store before anything is created in its folder, so that a refused
+/// open leaves nothing behind, not even a lock file.
 fn refuse_damage(storage: &Arc<dyn Storage>, options: &Options) -> Result<()> {
     if options.recovery != Recovery::Strict {
         return Ok(());
@@ -168,7 +166,7 @@ fn refuse_damage(storage: &Arc<dyn Storage>, options: &Options) -> Result<()> {
     found.refuse()?;
     found.publish();
     if let LaneChoice::Number(number) = options.lane {
-        // The lane's own segments are judged more closely than those that others may be writing.
+        // The lane's own segments are checked more closely than those that others may be writing.
         found.judge(number)?;
         let mut known = found.state.registry().lock();
         found.listing.active.iter().filter(|id| id.lane == number).for_each(|id| known.own(*id));

@@ -1,4 +1,4 @@
-//! Taking over the active segments that a lane's former writer left.
+//! Takes over the active segments that a lane's former writer left.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use crate::segment::begun::begun_bytes;
 use crate::segment::scan::{self, Front, Prefix, Rest, read_front};
 use crate::segment::writer::SegmentWriter;
 
-/// What an active segment of this lane, whose writer is gone, turned out to be.
+/// The state of an active segment of this lane whose writer is gone.
 #[derive(Debug)]
 pub(crate) enum Judged {
-    /// It can be appended to behind its committed prefix.
+    /// It can be appended to after its committed prefix.
     Resumable(Box<Resumable>),
     /// Nothing was committed to it.
     Empty { torn_bytes: u64, has_front: bool },
@@ -31,8 +31,8 @@ pub(crate) enum Judged {
 }
 
 impl Judged {
-    /// The same, if nothing stands before segment `id`; damage, if its number was given to another file as well: then
-    /// its rows need a new one.
+    /// `self`, unless another file has the sealed name of segment `id`: then the result is damage, and the rows need a
+    /// new number.
     pub(crate) fn behind(self, state: &State, found: &Inventory, id: SegmentId) -> Self {
         if !found.hidden.contains(&id) || matches!(self, Self::Damaged(_)) {
             return self;
@@ -41,7 +41,7 @@ impl Judged {
         Self::Damaged(Error::corrupt(path, 0, "another file has the sealed name of its number"))
     }
 
-    /// The damage, if it is that.
+    /// The damage, if there is any.
     pub(crate) fn damage(&self) -> Option<&Error> {
         match self {
             Self::Damaged(error) => Some(error),
@@ -60,7 +60,7 @@ pub(crate) struct Resumable {
     described: Arc<Path>,
 }
 
-/// Looks at an active segment of this lane, which is not of another store, and changes nothing.
+/// Examines an active segment of this lane, which is not of another store. Changes nothing.
 ///
 /// # Errors
 /// [`Error::NewerFormat`], IO errors.
@@ -86,7 +86,8 @@ pub(crate) fn judge(state: &State, id: SegmentId) -> Result<Judged> {
     Ok(Judged::Resumable(Box::new(Resumable { front, prefix, synced, torn_bytes, described })))
 }
 
-/// A file whose front cannot be read: its writer was killed while it made it, or it is damaged, or no file of a store.
+/// The state of a file whose front cannot be read: its writer was killed while creating it, or it is damaged, or not a
+/// file of a store.
 fn without_front(file: &dyn ReadFile, seed: u32, synced: Option<u64>, error: Error) -> Result<Judged> {
     if synced.is_some_and(|synced| synced > 0) {
         return Ok(Judged::Damaged(error));
@@ -97,7 +98,7 @@ fn without_front(file: &dyn ReadFile, seed: u32, synced: Option<u64>, error: Err
     })
 }
 
-/// Does with an active segment what was judged. Files that hold nothing are added to `empty`: they are removed once the
+/// Handles an active segment according to its state. Files without rows are added to `empty`; they are removed once the
 /// lane has noted that their numbers are void.
 ///
 /// # Errors
@@ -112,7 +113,7 @@ pub(crate) fn recover_active(
     let path = names::active(id);
     match judged {
         Judged::Damaged(error) => match salvage::quarantine(state, lane, id, &path, &error)? {
-            // Everything else that is sealed is indexed by now.
+            // All other sealed segments are indexed by now.
             Some(saved) => admit_segment(state, &saved),
             None => Ok(()),
         },

@@ -1,4 +1,4 @@
-//! Damaged segments: what is whole of them is copied to a new segment, the file is moved away, nothing is deleted.
+//! Damaged segments: copies their intact rows to a new segment and moves the file away. Nothing is deleted.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,9 +18,9 @@ use crate::segment::reader::Segment;
 use crate::segment::scan::{Front, frames_in_place, read_front};
 use crate::segment::writer::SegmentWriter;
 
-/// Copies the whole rows of the damaged file at `path` to a new segment that replaces it, then moves the file to
-/// quarantine. In this order: a crash in between leaves the file where it was, replaced. Returns the new segment, which
-/// is published, but not indexed.
+/// Copies the intact rows of the damaged file at `path` to a new segment that replaces it, then moves the file to
+/// quarantine. In this order, a crash in between leaves the file where it was, replaced. Returns the new segment, which
+/// is published but not indexed.
 ///
 /// # Errors
 /// IO errors.
@@ -34,7 +34,7 @@ pub(crate) fn quarantine(
     set_aside(state, lane, id, path, &error.to_string(), false)
 }
 
-/// The same, with a note that is `acknowledged` already if nothing is lost that anybody has to know of.
+/// As [`quarantine`], with a note that is `acknowledged` from the start if no loss has to be reported.
 ///
 /// # Errors
 /// IO errors.
@@ -54,10 +54,10 @@ pub(crate) fn set_aside(
     Ok(saved)
 }
 
-/// What can be read of a damaged file.
+/// The readable parts of a damaged file.
 struct Remains {
     front: Option<Front>,
-    /// Of its batches, in order, from wherever one is whole: behind the batch, or in the frame table.
+    /// The frames of its batches, in order, each from an intact copy: after the batch or in the frame table.
     frames: Vec<Frame>,
     /// How many rows it had.
     rows: Option<u64>,
@@ -78,13 +78,13 @@ fn remains(state: &State, id: SegmentId, path: &Path) -> Result<Remains> {
         return Ok(Remains { front, frames, rows: Some(segment.seal.rows), replaces: segment.replaces });
     }
     let rows = frames.iter().map(|frame| frame.first_row.saturating_add(u64::from(frame.rows))).max();
-    // Without its structure no row of it can be understood.
+    // Without the schema, no row can be decoded.
     let front = read_front(&described, &*file, id).ok();
     let front = front.filter(|front| state.identity().check_belongs(front, &described).is_ok());
     Ok(Remains { front, frames, rows, replaces: Vec::new() })
 }
 
-/// The rows of a file whose checksums match, with the commit timestamps of their batches, in order.
+/// The rows whose checksums match, with the commit timestamps of their batches, in order.
 fn whole_rows(state: &State, front: &Front, frames: &[Frame], path: &Path) -> Result<Vec<(u64, Columns)>> {
     let described: Arc<Path> = state.storage().describe(path).into();
     let file = state.storage().open(path, 0)?;
@@ -106,12 +106,12 @@ fn whole_rows(state: &State, front: &Front, frames: &[Frame], path: &Path) -> Re
             whole.push((frame.timestamp, columns));
         }
     }
-    // As in any segment: bytes that were changed with their checksums may say otherwise.
+    // Timestamps ascend in every segment, but forged frames may violate that.
     whole.sort_by_key(|(timestamp, _)| *timestamp);
     Ok(whole)
 }
 
-/// Returns the segment with what could be saved, if anything could, and how many rows are lost, if anything tells.
+/// Returns the segment with the saved rows, if there are any, and the number of lost rows, if known.
 fn save_rows(
     state: &State,
     lane: &mut Lane,

@@ -1,4 +1,4 @@
-//! From rows to the caller's buffer.
+//! Copies rows into the caller's buffer.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::prefetch::{lines_at_start, prefetch_lines};
 use crate::schema::{LeafKind, RowSchema};
 use crate::value::Value;
 
-/// Copies the rows of `keys` into `out`, one after another; rows that are missing leave their place as it was.
+/// Copies the rows of `keys` into `out`, one after another; the places of missing rows are left unchanged.
 pub(crate) fn get_batch_into(
     state: &State,
     keys: Keys<'_>,
@@ -37,7 +37,7 @@ pub(crate) fn get_batch_into(
     }
     let (dtype, shape) = (target.dtype, target.shape);
     let whole = Part { first: 0, queries: &queries, out: &mut *target.out, found };
-    // What lies on disk is prefaulted for the whole batch at once: the disk is slower than any copy.
+    // Pages on disk are prefaulted for the whole batch at once: the disk is slower than any copy.
     let threads = if state.residency().is_suspected() { 1 } else { state.options().read_threads };
     let copy = |part: Part<'_, '_>| {
         with_rows(state, part.queries, |located| {
@@ -55,7 +55,7 @@ pub(crate) fn get_batch_into(
     damaged_rows(damaged).map_or(Ok(hits), Err)
 }
 
-/// Copies what was located into its part of the buffer, asking for rows ahead of the copy.
+/// Copies located rows into their part of the buffer, prefetching ahead of the copy.
 fn copy_rows(
     state: &State,
     located: Located<'_>,
@@ -69,8 +69,8 @@ fn copy_rows(
         return Err(at_fault(damaged.swap_remove(at)));
     }
     let mut copier = Copier { options: state.options(), decoder: Decoder::new(), fitting: None, dtype, shape };
-    // First where the bytes of each row are, while what tells so is still in the processor's caches; then nothing but
-    // copying, each row prefetched while others are copied.
+    // First find the bytes of every row, while the data needed for that are in the processor's caches. Then only copy,
+    // prefetching rows while others are copied.
     let plain: Vec<Option<&[u8]>> = rows.iter().map(|row| copier.plain(row.as_ref()?, width)).collect();
     let mut hits = copy_plain(&plain, width, &mut *part.out, &mut *part.found);
     let not_plain = rows.iter().zip(&plain).enumerate().filter(|(_, (_, plain))| plain.is_none());
@@ -124,14 +124,14 @@ fn get_batch_into_cached(
     damaged_rows(damaged).map_or(Ok(hits), Err)
 }
 
-/// The error of these rows, each an [`Error::Item`], if there are any.
+/// The error for these rows, each an [`Error::Item`]; `None` if there are none.
 fn damaged_rows(rows: Vec<Error>) -> Option<Error> {
     let items = |error| if let Error::Item(item) = error { Some(*item) } else { None };
     let rows: Vec<ItemError> = rows.into_iter().filter_map(items).collect();
     (!rows.is_empty()).then_some(Error::DamagedRows { rows })
 }
 
-/// Copies the rows whose bytes are known, of `width` bytes each, asking for each while others are copied. Returns how
+/// Copies the rows whose bytes are known, `width` bytes each, prefetching rows while others are copied. Returns how
 /// many.
 fn copy_plain(rows: &[Option<&[u8]>], width: usize, out: &mut [u8], found: &mut [bool]) -> usize {
     let (ahead, lines) = (rows_ahead(width), lines_at_start(width));
@@ -210,7 +210,7 @@ struct Copied {
     damaged: Vec<Error>,
 }
 
-/// Copies rows of one dtype and shape, remembering the structure that was found to fit.
+/// Copies rows of one dtype and shape; remembers the last structure that fits.
 struct Copier<'a> {
     options: &'a Options,
     decoder: Decoder,
@@ -220,14 +220,14 @@ struct Copier<'a> {
 }
 
 impl Copier<'_> {
-    /// The stored bytes of a row, if they are what is asked for: one unpacked tensor of its dtype and shape.
+    /// The stored bytes of a row, if it is one unpacked tensor of the requested dtype and shape.
     #[inline(always)]
     fn stored<'r>(&mut self, row: &'r Row<'_>, width: usize) -> Option<&'r [u8]> {
         let (schema, bytes) = row.fixed(width)?;
         self.fits(schema).then_some(bytes)
     }
 
-    /// The same of a row that needs no check any more, and has bytes at all.
+    /// As `stored`, for a non-empty row that needs no more checks.
     #[inline(always)]
     fn plain<'r>(&mut self, row: &'r Row<'_>, width: usize) -> Option<&'r [u8]> {
         self.stored(row, width).filter(|bytes| !bytes.is_empty() && row.is_checked(self.options.verify))

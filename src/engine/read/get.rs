@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::key::Keys;
 use crate::value::Value;
 
-/// Values of `keys`, each with its own fate.
+/// The values of `keys`, each with its own result.
 pub(crate) fn get_batch(state: &State, keys: Keys<'_>) -> Result<Vec<Lookup>> {
     let Some(queries) = queries(state, keys)? else {
         state.metrics().read(0, keys.len(), 0);

@@ -1,9 +1,8 @@
-//! What readers do with rows. Never imports `write`.
+//! Reads rows. Never imports `write`.
 //!
-//! [`rows`] finds the newest rows of a batch of keys; [`get`] turns them into values, [`copy`] into bytes of the
-//! caller's buffer, on several threads ([`parallel`]). [`scan`] lists all keys and values, [`range`] keys
-//! in order; [`preload`], [`stats`] and [`verify`] are
-//! about the whole store.
+//! [`rows`] finds the newest rows of a batch of keys; [`get`] turns them into values, [`copy`] copies them into the
+//! caller's buffer, on several threads ([`parallel`]). [`scan`] lists all keys and values, [`range`] keys in order;
+//! [`preload`], [`stats`] and [`verify`] work on the whole store.
 
 pub(crate) mod copy;
 pub(crate) mod get;

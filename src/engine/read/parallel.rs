@@ -1,8 +1,8 @@
-//! Splitting the work of a large batch over threads.
+//! Splits the work of a large batch over threads.
 //!
-//! One core does not take all the memory bandwidth there is, and a batch of thousands of rows takes long enough that
-//! starting threads for it (tens of microseconds each) pays. Threads that end with the call keep no state and need no
-//! pool, and may borrow the caller's buffer.
+//! One core does not use all the memory bandwidth, and a batch of thousands of rows takes long enough that starting
+//! threads for it (tens of microseconds each) pays. Threads that end with the call keep no state, need no pool, and may
+//! borrow the caller's buffer.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -12,13 +12,13 @@ use parking_lot::Mutex;
 use crate::engine::lookup::query::Query;
 use crate::error::Result;
 
-/// Batches below this are copied before a thread for them has started.
+/// Smaller batches are copied before a thread for them would have started.
 const SPLIT_BYTES: usize = 8 << 20;
-/// Bytes of a part: several a thread, so that one that starts late leaves its parts to the others.
+/// Bytes of a part. There are several parts a thread, so that others can copy those of a thread that starts late.
 const PART_BYTES: usize = 1 << 20;
-/// Some of the rows of a batch, one after another.
+/// Consecutive rows of a batch.
 pub(crate) struct Part<'p, 'k> {
-    /// Position of the first of them in the batch.
+    /// Position of the first row in the batch.
     pub first: usize,
     pub queries: &'p [Query<'k>],
     pub out: &'p mut [u8],
@@ -26,7 +26,7 @@ pub(crate) struct Part<'p, 'k> {
 }
 
 impl<'p, 'k> Part<'p, 'k> {
-    /// The threads that are worth their start.
+    /// The number of threads that are worth their start.
     fn threads(&self, most: usize) -> usize {
         if self.out.len() < SPLIT_BYTES { 1 } else { most.min(self.out.len() / PART_BYTES) }
     }
@@ -42,8 +42,8 @@ impl<'p, 'k> Part<'p, 'k> {
     }
 }
 
-/// Runs `copy` over all of `whole`, whose rows have `width` bytes, on at most `threads` threads, the caller's among
-/// them. The answers are in the order of the rows.
+/// Runs `copy` over `whole`, whose rows have `width` bytes, on at most `threads` threads, including the caller's. The
+/// results are in the order of the rows.
 pub(crate) fn in_parts<T: Send>(
     threads: usize,
     width: usize,
@@ -67,7 +67,7 @@ pub(crate) fn in_parts<T: Send>(
     };
     thread::scope(|scope| {
         for _ in 1..threads {
-            // Where no thread can be started the caller's does all of it.
+            // If no thread can be started, the caller's copies everything.
             let _started = thread::Builder::new().name("tensorcask-read".into()).spawn_scoped(scope, work);
         }
         work();
@@ -83,7 +83,7 @@ mod tests {
 
     const WIDTH: usize = 1000;
 
-    /// The answers for `rows` rows: the positions of each part, after writing them into the parts' places.
+    /// Splits `rows` rows: each part writes its positions into its places and returns them.
     fn positions(threads: usize, rows: usize, fail_at: Option<usize>) -> (Vec<Result<Vec<usize>>>, Vec<u8>) {
         let queries: Vec<_> = (0..rows).map(|row| Query { key: KeyRef::U64(row as u64), hash: row as u64 }).collect();
         let (mut out, mut found) = (vec![0; rows * WIDTH], vec![false; rows]);

@@ -1,11 +1,11 @@
-//! Reading a store into memory before it is read from.
+//! Preloads a store into memory.
 
 use crate::engine::report::Preloaded;
 use crate::engine::state::State;
 use crate::error::{Error, Result};
 use crate::io::large_pages;
 
-/// Reads in runs, then sealed segments from the oldest on, as far as `limit_bytes` go.
+/// Reads runs into memory, then sealed segments from the oldest on, up to `limit_bytes`.
 pub(crate) fn preload(state: &State, limit_bytes: u64) -> Result<Preloaded> {
     state.check_fork()?;
     let version = state.versions().load();
@@ -28,7 +28,7 @@ pub(crate) fn preload(state: &State, limit_bytes: u64) -> Result<Preloaded> {
 }
 
 impl Preloaded {
-    /// The part of `bytes` that the limit has room for; counts the rest as left.
+    /// The part of `bytes` that fits the limit; counts the rest as left.
     fn take<'a>(&mut self, bytes: &'a [u8], limit_bytes: u64) -> &'a [u8] {
         let room = limit_bytes.saturating_sub(self.index_bytes + self.segment_bytes);
         let (kept, left) = bytes.split_at(usize::try_from(room).unwrap_or(usize::MAX).min(bytes.len()));

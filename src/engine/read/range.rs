@@ -1,4 +1,4 @@
-//! Keys in order: those that start with a prefix, and those between two ends.
+//! Keys in order: those that start with a prefix, and those between two bounds.
 
 use std::collections::BTreeSet;
 use std::ops::{Bound, ControlFlow, RangeBounds};
@@ -16,19 +16,19 @@ use crate::error::{Error, Result};
 use crate::index::keys_fst::KeysFst;
 use crate::key::{AsKey, Key, KeyKind, KeyRef};
 
-/// Keys of the first chunk. Each chunk is a pass over all rows that lie in no order, so that each is twice as large.
+/// Keys of the first chunk. Each chunk is a pass over all unordered rows, so the chunk size doubles.
 const FIRST_CHUNK: usize = 1024;
 
 /// An iterator over keys in order; see [`crate::Reader::range`].
 #[derive(Debug)]
 pub struct Range {
     state: Arc<State>,
-    /// What is left; `None` at the end.
+    /// The remaining range; `None` at the end.
     bounds: Option<Bounds>,
     chunk: std::vec::IntoIter<Key>,
     /// Keys of the next chunk.
     most: usize,
-    /// An error that was not given out yet.
+    /// An error that was not returned yet.
     failed: Option<Error>,
 }
 
@@ -51,7 +51,7 @@ impl Range {
         Self { state, bounds, chunk: Vec::new().into_iter(), most: FIRST_CHUNK, failed }
     }
 
-    /// The next keys. Segments keep integers in no order, so that all keys between two integers are one chunk.
+    /// Reads the next keys. Segments keep integers in no order, so all keys between two integers are one chunk.
     fn read_chunk(&mut self) -> Result<Option<Key>> {
         let Some(bounds) = self.bounds.take() else { return Ok(None) };
         self.state.check_fork()?;
@@ -81,10 +81,10 @@ impl Iterator for Range {
     }
 }
 
-/// Two ends, by canonical bytes: of integers in big-endian order, which is that of numbers.
+/// Two bounds, as canonical bytes; integers are big-endian, so that byte order is numeric order.
 #[derive(Debug)]
 struct Bounds {
-    /// Of the ends; `None` if there are none.
+    /// The kind of the bounds; `None` if there are none.
     kind: Option<KeyKind>,
     from: Bound<Vec<u8>>,
     to: Bound<Vec<u8>>,
@@ -96,7 +96,8 @@ impl Bounds {
             return Err(Error::invalid("integer keys have no prefixes: use range"));
         }
         let from = prefix.with_bytes(<[u8]>::to_vec);
-        // The first bytes that are above all that start with the prefix: its last byte below 0xFF, counted up.
+        // The smallest bytes above all that start with the prefix: cut after the last byte below 0xFF, and increment
+        // it.
         let mut after = from.clone();
         while after.last() == Some(&0xFF) {
             after.pop();
@@ -133,7 +134,7 @@ impl Bounds {
         Ok(Self { kind, from, to })
     }
 
-    /// `None` if no key of the store can be within.
+    /// `None` if no key of the store can be within the bounds.
     fn check(self, state: &State) -> Result<Option<Self>> {
         state.check_fork()?;
         refresh_if_due(state)?;
@@ -159,8 +160,8 @@ impl Bounds {
     }
 }
 
-/// The first `most` live keys within `bounds`, in order. Of sealed segments of strings or bytes O(keys), through their
-/// FSTs; of all else O(rows).
+/// The first `most` live keys within `bounds`, in order. O(keys) for sealed segments of strings or bytes, through their
+/// FSTs; O(rows) for all else.
 fn keys_within(state: &State, bounds: &Bounds, most: usize) -> Result<Vec<Key>> {
     let mut found = Smallest { keys: BTreeSet::new(), most, finder: Finder::new(1) };
     for (number, batch) in all_sources(state) {
@@ -179,7 +180,7 @@ fn keys_within(state: &State, bounds: &Bounds, most: usize) -> Result<Vec<Key>> 
     Ok(found.keys.into_iter().collect())
 }
 
-/// The smallest keys of those that were met.
+/// The smallest keys found so far.
 struct Smallest {
     keys: BTreeSet<Key>,
     most: usize,
@@ -200,8 +201,8 @@ impl Smallest {
         last.is_some_and(|last| last.as_ref().with_bytes(|last| key > last))
     }
 
-    /// Adds the keys of a sealed segment, in order. Returns `false` if its FST names another key's row: what it said may
-    /// not lead the iteration back, nor end it.
+    /// Adds the keys of a sealed segment, in order. Returns `false` if its FST names a row of another key: such an FST
+    /// must neither reverse the iteration nor end it.
     fn add_ordered(
         &mut self,
         state: &State,
@@ -232,7 +233,7 @@ impl Smallest {
     fn add_unordered(&mut self, state: &State, bounds: &Bounds, number: BatchId, batch: &MemBatch) -> Result<()> {
         for row in 0..batch.rows {
             let found = batch.source.row(number, row);
-            // Of what cannot be read nothing says that it lies outside.
+            // Rows that cannot be read may lie inside.
             let is_outside = |found: &Option<Row<'_>>| {
                 let key = found.as_ref().and_then(Row::key);
                 key.is_none_or(|key| {

@@ -8,12 +8,12 @@ use crate::engine::state::State;
 use crate::error::Result;
 use crate::key::{KeyRef, Keys};
 
-/// Calls `use_rows` with the newest rows of `queries`; looks once for what other writers committed if some are missing.
-/// Deleted keys have no row. Rows are borrowed from the version, which is why they are passed and not returned.
+/// Calls `use_rows` with the newest rows of `queries`. If some are missing, it looks once for what other writers
+/// committed. Deleted keys have no row. Rows borrow from the version, so they cannot be returned.
 pub(crate) fn with_rows<T>(state: &State, queries: &[Query<'_>], use_rows: impl FnOnce(Located<'_>) -> T) -> Result<T> {
     prefault_index(state, queries)?;
     find(state, queries, |mut located| {
-        // What was deleted may have been put again by another writer.
+        // Another writer may have put a deleted key again.
         located.forget_deleted();
         if located.rows.iter().all(Option::is_some) || !refresh_if_due(state)? {
             return Ok(use_rows(located));
@@ -44,7 +44,7 @@ pub(crate) fn queries<'k>(state: &State, keys: Keys<'k>) -> Result<Option<Vec<Qu
     }
     let query = |key| Query { key, hash: state.hasher().hash_key(key) };
     Ok(Some(match keys.integers() {
-        // Without a look at the kind of each.
+        // Skips the check of each key's kind.
         Some(integers) => integers.iter().map(|integer| query(KeyRef::U64(*integer))).collect(),
         None => keys.iter().map(query).collect(),
     }))

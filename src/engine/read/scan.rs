@@ -1,4 +1,4 @@
-//! All rows that count, in the order in which they are stored: keys alone, or with their values.
+//! All live rows, in storage order: keys alone, or with their values.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::key::{Key, KeyRef};
 use crate::value::Value;
 
-/// Row `row` of a source and its key, if it is the newest row of that key and no tombstone.
+/// Row `row` of a source and its key, if it is the newest row of that key and not a tombstone.
 pub(crate) fn live_row(
     state: &State,
     finder: &mut Finder,
@@ -26,7 +26,7 @@ pub(crate) fn live_row(
     let found = match batch.source.row(number, row) {
         Ok(Some(found)) => found,
         Ok(None) => return Ok(None),
-        // Its key is listed where its newer row is.
+        // The key is listed at its newer row.
         Err(_) if is_superseded_in(state, &batch.source, row) => return Ok(None),
         Err(error) => return Err(error),
     };
@@ -48,7 +48,7 @@ struct LiveRows {
     finder: Finder,
     sources: std::vec::IntoIter<(BatchId, MemBatch)>,
     current: Option<(BatchId, MemBatch, u32)>,
-    /// Why there is nothing to iterate over, until it was said.
+    /// Why the store cannot be iterated over, until the error is returned.
     forked: Option<Error>,
 }
 

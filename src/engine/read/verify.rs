@@ -1,4 +1,4 @@
-//! Reading and checking everything.
+//! Reads and checks everything.
 
 use std::ops::{Bound, ControlFlow};
 use std::path::Path;
@@ -63,15 +63,15 @@ pub(crate) fn verify(state: &State, progress: &mut dyn FnMut(u64, u64)) -> Resul
     for loaded in version.runs().iter().filter(|run| run.name().is_some()) {
         report.files += 1;
         if let Err(error) = loaded.run().verify_all() {
-            report.add(loaded.run().path(), format!("{error} (it will be built anew)"), 0);
+            report.add(loaded.run().path(), format!("{error} (it will be rebuilt)"), 0);
         }
     }
     report.list_once();
     Ok(report)
 }
 
-/// Compares the checksums of all rows of a batch whose structure is whole. Rows whose keys have newer rows do not
-/// count.
+/// Compares the checksums of all rows of a batch whose structure is intact. Rows whose keys have newer rows are
+/// ignored.
 fn verify_batch(state: &State, batch: &Arc<Batch>, lane: u16, report: &mut VerifyReport) {
     report.rows += batch.columns.rows as u64;
     let mut damaged = batch.damaged_rows();
@@ -88,7 +88,7 @@ fn verify_batch(state: &State, batch: &Arc<Batch>, lane: u16, report: &mut Verif
     }
 }
 
-/// Whether the row of `key` that is read is newer than `version`.
+/// Whether the current row of `key` is newer than `version`.
 fn has_newer(state: &State, key: &[u8], version: RowVersion) -> bool {
     let query = Query { key: KeyRef::Bytes(key), hash: state.hasher().hash(key) };
     Finder::new(1).find_one(state, query, |newest| {
@@ -96,7 +96,7 @@ fn has_newer(state: &State, key: &[u8], version: RowVersion) -> bool {
     })
 }
 
-/// Reports the rows of `segment` that cannot be read for `error`, but those of keys that have newer rows.
+/// Reports the rows of `segment` that cannot be read because of `error`, except rows whose keys have newer rows.
 fn report_unread(state: &State, segment: &Segment, mut rows: Vec<u32>, error: &Error, report: &mut VerifyReport) {
     rows.retain(|row| !is_superseded(state, segment, *row));
     if !rows.is_empty() {
@@ -160,7 +160,8 @@ pub(crate) fn verify_segment(
     Ok(())
 }
 
-/// Compares the index block and the ordered keys with `pairs`, the hashes and rows of all keys (if `whole`).
+/// Checks the index block and the ordered keys. `pairs` are hashes and rows of keys; if `whole`, they are complete and
+/// the index block is compared with them.
 fn verify_index(segment: &Segment, mut pairs: Vec<(u64, u32)>, whole: bool, report: &mut VerifyReport) {
     let path = segment.described();
     pairs.sort_unstable();

@@ -1,4 +1,4 @@
-//! The cached batch descriptor: what lookups read of a batch.
+//! The cached batch descriptor: the fields of a batch that lookups read.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,18 +11,18 @@ use crate::schema::RowSchema;
 use crate::segment::batch::{Batch, Verify};
 use crate::segment::columns::{KeyColumn, LeafColumn};
 
-/// A sealed batch, and of it what hits of the common kind read (integer keys, one tensor of fixed size a row) without a
-/// pointer to follow: a gather of large rows leaves nothing in the near caches, so each line that a hit touches counts.
+/// A sealed batch, with the fields that common hits read (integer keys, one tensor of fixed size a row) stored inline.
+/// A gather of large rows evicts the near caches, so each line that a hit touches counts.
 #[derive(Debug)]
 pub(crate) struct CachedBatch {
-    /// Integer keys; empty if keys are of another kind.
+    /// Integer keys; empty for keys of another kind.
     keys: Bytes,
-    /// The rows of the only leaf; empty if there are more, or its rows are not of one length.
+    /// The values of the only leaf; empty if there are several leaves, or rows differ in length.
     values: Bytes,
     /// Bytes of a row of `values`.
     width: Option<u32>,
     pub lane: u16,
-    /// Whether the checksums of all rows are known to have been compared.
+    /// Whether the checksums of all rows have been compared.
     verified: AtomicBool,
     schema: Arc<RowSchema>,
     pub batch: Arc<Batch>,
@@ -51,7 +51,7 @@ impl CachedBatch {
         }
     }
 
-    /// Prefetches the key of `row`, or for what says where it is.
+    /// Prefetches the key of `row`, or its offset.
     #[inline]
     pub(crate) fn prefetch_key(&self, row: usize) {
         if self.keys.is_empty() {
@@ -69,7 +69,7 @@ impl CachedBatch {
         }
     }
 
-    /// Whether `key` stands in `row`.
+    /// Whether `row` has this key.
     #[inline]
     pub(crate) fn holds(&self, row: usize, key: KeyRef<'_>) -> bool {
         if let KeyRef::U64(number) = key {
@@ -79,7 +79,7 @@ impl CachedBatch {
         key.with_bytes(|bytes| self.batch.columns.key(row) == Some(bytes))
     }
 
-    /// The structure of the rows, and the stored bytes of `row`, if rows are one tensor of `width` bytes.
+    /// The structure of the rows and the stored bytes of `row`, if rows are one tensor of `width` bytes.
     #[inline]
     pub(crate) fn fixed_row(&self, row: usize, width: usize) -> Option<(&Arc<RowSchema>, &[u8])> {
         if self.width.is_none_or(|stored| stored as usize != width) {
@@ -89,13 +89,13 @@ impl CachedBatch {
         Some((&self.schema, self.values.get(start..start.checked_add(width)?)?))
     }
 
-    /// Whether the rows say that their keys were deleted.
+    /// Whether the rows are tombstones.
     #[inline]
     pub(crate) fn is_tombstones(&self) -> bool {
         self.width.is_none() && self.schema.is_tombstones()
     }
 
-    /// As [`Batch::is_checked`], which is not asked once all rows were checked.
+    /// As [`Batch::is_checked`], which is not called once all rows were checked.
     #[inline]
     pub(crate) fn is_checked(&self, row: usize, verify: Verify) -> bool {
         if verify != Verify::FirstRead || self.verified.load(Ordering::Relaxed) {

@@ -15,7 +15,7 @@ use crate::segment::columns::{LeafBytes, offset_at};
 use crate::tensor::Tensor;
 use crate::value::Value;
 
-/// The shape of a tensor leaf in one row, and the bytes it takes decoded: bounded before anything is allocated.
+/// The shape of a tensor leaf in one row, and its decoded size in bytes, which is bounded before anything is allocated.
 fn shape_of<'s>(
     row: &Row<'_>,
     dtype: Dtype,
@@ -76,7 +76,8 @@ fn tensor_of(
     }
 }
 
-/// The value in `row`, whose checksum was compared. Unpacked tensors share the segment's memory.
+/// The value in `row`. The caller has compared its checksum. Unpacked tensors are zero-copy: they share the segment's
+/// memory.
 pub(crate) fn value_of(options: &Options, row: &Row<'_>, decoder: &mut Decoder) -> Result<Value> {
     let columns = row.columns();
     let schema = &columns.schema;

@@ -1,9 +1,9 @@
 //! From a row of a run to its batch, in a few steps that do not grow with the store.
 //!
-//! A run numbers the rows of its segments one after another. A lookup needs the batch that a number falls in; searching
-//! segments and then batches costs branches that the processor cannot guess. Here all batches of a run stand in one
-//! table, and numbers are cut into equal cells that say where in which batch they begin, and where in them the next
-//! batch does: but for very small batches among large ones, one look at one cache line.
+//! A run numbers the rows of its segments consecutively. A lookup needs the batch of a row number, but a search over
+//! segments and then batches costs branches that the processor mispredicts. Instead, one table holds all batches of a
+//! run, and row numbers are divided into equal cells. A cell says in which batch and row it begins, and where in the
+//! cell the next batch begins. Except for very small batches among large ones, a lookup reads one cache line.
 
 use std::hint::select_unpredictable;
 use std::sync::{Arc, OnceLock};
@@ -15,11 +15,11 @@ use crate::prefetch::{prefetch_read, prefetch_ref};
 use crate::segment::batches::Batches;
 use crate::segment::reader::Segment;
 
-/// How many cells stand for one batch, at least: batches down to the same part of the mean size need one look.
+/// Fewest cells a batch: batches down to the same fraction of the mean size need one look.
 const CELLS_PER_BATCH: usize = 2;
 
-/// A batch of a run, by its segment's position in the run and its number in the segment; with what lookups read of it
-/// once it was parsed.
+/// A batch of a run: its segment's position in the run, its number in the segment, and, once it is parsed, its cached
+/// descriptor.
 #[derive(Debug)]
 #[repr(C, align(128))]
 struct Place {
@@ -30,7 +30,7 @@ struct Place {
 
 const _: () = assert!(size_of::<Place>() == 128, "a place is two cache lines");
 
-/// Where a row is: the position of its batch in the locator, and the row in the batch.
+/// The place of a row: the position of its batch in the locator, and the row in the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BatchRow {
     batch: u32,
@@ -42,32 +42,32 @@ pub(crate) struct BatchRow {
 #[derive(Debug)]
 pub(crate) struct RowLocator {
     places: Box<[Place]>,
-    /// Run row of the first row of each batch, and the end of rows.
+    /// The run row at which each batch begins, and the end of rows.
     starts: Box<[u64]>,
-    /// Run row of the first row of each segment.
+    /// The run row at which each segment begins.
     segment_starts: Box<[u64]>,
-    /// For each 2^`shift` rows, where they are.
+    /// One cell for each 2^`shift` rows.
     cells: Box<[Cell]>,
     last_cell: u64,
     shift: u32,
 }
 
-/// Where neighbouring rows of a run are.
+/// The batches of consecutive rows of a run.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(16))]
 struct Cell {
-    /// The batch of the first of them, and which of the batch's rows it is.
+    /// The batch of the first row, and that row in the batch.
     first: BatchRow,
-    /// How many of them lie in that batch.
+    /// How many rows lie in that batch.
     in_first: u32,
-    /// How many lie in that and the next one.
+    /// How many rows lie in that batch and the next one.
     in_both: u32,
 }
 
 impl RowLocator {
     /// The locator of the rows of `segments`, which are numbered from `segment_starts` on (ascending). O(batches).
     pub(crate) fn new(segments: &[Arc<Segment>], segment_starts: &[u64]) -> Self {
-        /// Segments whose tables take longer to read than a thread to start.
+        /// Segments whose tables take longer to read than a thread takes to start.
         const WORTH_A_THREAD: usize = 32;
         let read = in_shares(segments, WORTH_A_THREAD, |segment| segment.batches().map_or(&[][..], Batches::frames));
         let batches = read.iter().map(|frames| frames.len()).sum();
@@ -110,7 +110,7 @@ impl RowLocator {
             while at + 1 < places.len() && start_of(at + 1) <= first_row {
                 at += 1;
             }
-            // Behind the last row nothing is: a cell has no room for what is asked there.
+            // Counts stop at the end of rows, so that later rows are in no batch.
             let room = |end: u64| end.saturating_sub(first_row).min(1 << shift) as u32;
             Cell {
                 first: BatchRow { batch: at as u32, row: (first_row - start_of(at)) as u32 },
@@ -124,9 +124,8 @@ impl RowLocator {
         Self { cells, last_cell, segment_starts, starts: starts.into(), places: places.into(), shift }
     }
 
-    /// Makes the cached descriptors of all batches that were parsed before, or whose segments are `wanted`, so that the
-    /// lookups that come first do not. Damage is theirs to report. O(batches), and O(keys) of those that are parsed for
-    /// it.
+    /// Caches the descriptors of all batches that are parsed already, or whose segments are `wanted`, so that the first
+    /// lookups do not have to. Lookups report damage. O(batches), and O(keys) of the batches that are parsed here.
     pub(crate) fn cache_batches(&self, segments: &[Arc<Segment>], wanted: impl Fn(&Segment) -> bool) {
         for place in &self.places {
             let segment = segments.get(place.segment as usize);
@@ -136,7 +135,7 @@ impl RowLocator {
         }
     }
 
-    /// Prefetches what [`RowLocator::place`] reads; for anything, past the end.
+    /// Prefetches what [`RowLocator::place`] reads. Past the end, it prefetches the last cell.
     #[inline]
     pub(crate) fn prefetch(&self, run_row: u64) {
         prefetch_read(&self.cells, (run_row >> self.shift).min(self.last_cell) as usize);
@@ -147,8 +146,8 @@ impl RowLocator {
         self.cells.get(usize::try_from(run_row >> self.shift).ok()?)
     }
 
-    /// Where `run_row` is: past the end, in no batch. Prefetches what [`RowLocator::cached_batch`] reads. O(1), but
-    /// O(log batches) in cells of more than two batches.
+    /// The place of `run_row`; past the end, it is in no batch. Prefetches what [`RowLocator::cached_batch`] reads.
+    /// O(1), but O(log batches) in cells of more than two batches.
     #[inline]
     pub(crate) fn place(&self, run_row: u64) -> BatchRow {
         let within = (run_row & ((1 << self.shift) - 1)) as u32;
@@ -170,19 +169,20 @@ impl RowLocator {
     #[cold]
     fn search(&self, run_row: u64) -> BatchRow {
         let batch = self.starts.partition_point(|start| *start <= run_row).saturating_sub(1);
-        // The last of the starts is the end: no batch begins there.
+        // The last start is the end of rows: no batch begins there.
         let row = run_row - self.starts.get(batch).copied().unwrap_or(run_row);
         BatchRow { batch: batch as u32, row: row as u32 }
     }
 
-    /// The segment's position in the run, the batch's number in it, and the row in that, of `run_row`: without parsing.
+    /// For `run_row`: its segment's position in the run, its batch's number in the segment, and its row in the batch.
+    /// Parses nothing.
     pub(crate) fn source(&self, run_row: u64) -> Option<(usize, usize, usize)> {
         let place = self.place(run_row);
         let batch = self.places.get(place.batch as usize)?;
         Some((batch.segment as usize, batch.number as usize, place.row as usize))
     }
 
-    /// The segment that `run_row` is in, and its row there, whether a batch of it can be read or not. O(log segments).
+    /// The segment of `run_row` and its row there, whether or not its batch can be read. O(log segments).
     pub(crate) fn segment_row<'a>(
         &self,
         segments: &'a [Arc<Segment>],
@@ -215,8 +215,7 @@ impl RowLocator {
 }
 
 impl Place {
-    /// In the place of a batch's number, for rows that are in no batch: none has this number, which a lookup of those
-    /// rows reports.
+    /// The batch number of rows that are in no batch. No batch has it, so a lookup of such a row reports an error.
     const LOST: u32 = u32::MAX;
 
     #[cold]

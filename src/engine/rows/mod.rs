@@ -1,4 +1,4 @@
-//! A row, where its bytes are, and what they say. Imports segments only.
+//! Rows: where their bytes are, and how they are decoded. Imports segments only.
 
 pub(crate) mod cached_batch;
 pub(crate) mod decode;

@@ -1,15 +1,15 @@
-//! The keys of a sealed segment in order, where it has them.
+//! The ordered keys of a sealed segment, if it has them.
 
 use crate::error::Result;
 use crate::index::keys_fst::KeysFst;
 use crate::segment::reader::Segment;
 
-/// The ordered keys of a segment, if it has them and they are whole.
+/// The ordered keys of a segment, if it has them and they are intact.
 pub(crate) fn ordered_keys(segment: &Segment) -> Option<KeysFst> {
     ordered_keys_of(segment).ok().flatten().map(|(_, fst)| fst)
 }
 
-/// The ordered keys of a segment and where they lie, if it has them.
+/// The ordered keys of a segment and their offset, if it has them.
 ///
 /// # Errors
 /// [`crate::Error::Corrupt`] if they are damaged.

@@ -1,4 +1,4 @@
-//! Rows wherever they are: waiting in memory, committed to an active segment, or sealed.
+//! Rows, wherever they are: waiting in memory, committed to an active segment, or sealed.
 
 use std::sync::{Arc, OnceLock};
 
@@ -10,10 +10,10 @@ use crate::segment::batch::{Batch, Verify};
 use crate::segment::columns::Columns;
 use crate::segment::reader::Segment;
 
-/// The number of a batch of rows that entries of the memtable point to.
+/// The id of a batch of rows, to which entries of the memtable point.
 pub(crate) type BatchId = u32;
 
-/// A batch that waits to be written, and the id that its rows are found by.
+/// A batch that waits to be written, and its id.
 pub(crate) type QueuedBatch = (BatchId, Arc<PendingBatch>);
 
 /// Rows that wait to be written. They can be read at once.
@@ -22,7 +22,7 @@ pub(crate) struct PendingBatch {
     pub columns: Columns,
     pub hashes: Vec<u64>,
     pub len_bytes: usize,
-    /// Where the rows are once they were written, for readers that found them before.
+    /// Where the rows are once they are written, for readers that found them before.
     pub written: OnceLock<Source>,
 }
 
@@ -47,8 +47,8 @@ pub(crate) struct RowVersion {
     pub order: u64,
 }
 
-/// A row's batch: kept alive, or borrowed from the version that it was found in (counting owners would cost a write to
-/// memory that all readers share, for every row). Beside it the batch id, or the lane: with them it says how new a row
+/// A row's batch: kept alive, or borrowed from the version in which the row was found (a reference count would be a
+/// write to memory that all readers share, for every row). The batch id, or the lane, is needed to tell how new the row
 /// is.
 #[derive(Debug, Clone)]
 pub(crate) enum Holder<'v> {
@@ -68,7 +68,7 @@ impl RowVersion {
     /// Newer than every row.
     pub(crate) const NEWEST: Self = Self { timestamp: u64::MAX, lane: u16::MAX, order: u64::MAX };
 
-    /// How new row `row` of `segment` is; where no frame tells, how new it can be.
+    /// The version of row `row` of `segment`; if no frame tells it, its upper bound.
     pub(crate) fn of_segment(segment: &Segment, row: u32) -> Self {
         let timestamp = segment.frame_of(row).map_or(segment.seal.last_timestamp, |frame| frame.timestamp);
         Self { timestamp, lane: segment.id.lane, order: u64::from(row) }
@@ -109,7 +109,7 @@ impl Row<'_> {
         RowVersion { timestamp: batch.frame.timestamp, lane, order: batch.frame.first_row + self.row as u64 }
     }
 
-    /// Whether it is newer than `other`, if there is one.
+    /// Whether it is newer than `other`; true if there is none.
     #[inline]
     pub(crate) fn is_newer(&self, other: Option<&Row<'_>>) -> bool {
         other.is_none_or(|other| self.version() > other.version())
@@ -120,8 +120,7 @@ impl Row<'_> {
         matches!(self.holder, Holder::Pending(..))
     }
 
-    /// Whether `other`, which was found later and is as new as it gets, is this row: rows that wait change their
-    /// version when they are written.
+    /// Whether `other`, which was found later, is this row. A waiting row gets another version when it is written.
     pub(crate) fn is_still(&self, other: &Row<'_>) -> Result<bool> {
         let version = other.version();
         if self.version() == version {
@@ -146,7 +145,7 @@ impl Row<'_> {
         }
     }
 
-    /// Whether the row says that its key was deleted.
+    /// Whether the row is a tombstone.
     #[inline]
     pub(crate) fn is_tombstone(&self) -> bool {
         match &self.holder {
@@ -166,7 +165,7 @@ impl Row<'_> {
         }
     }
 
-    /// Whether [`Row::check`] has nothing to compare any more.
+    /// Whether [`Row::check`] has nothing left to compare.
     #[inline]
     pub(crate) fn is_checked(&self, verify: Verify) -> bool {
         match &self.holder {
@@ -176,7 +175,7 @@ impl Row<'_> {
         }
     }
 
-    /// Compares the row's checksum, as the policy wants; rows in memory have none.
+    /// Compares the row's checksum, as the policy requires; rows in memory have none.
     #[inline]
     pub(crate) fn check(&self, verify: Verify) -> Result<()> {
         match &self.holder {
@@ -188,7 +187,8 @@ impl Row<'_> {
 }
 
 impl Row<'static> {
-    /// The row of a sealed segment, if there is one. Of a damaged batch, rows that match their own checksums are there.
+    /// The row of a sealed segment, if there is one. In a damaged batch, rows that match their own checksums can be
+    /// read.
     pub(crate) fn of_segment(segment: &Segment, row: u32) -> Result<Option<Self>> {
         let Some((number, within)) = segment.locate(row)? else { return Ok(None) };
         let batch = segment.batch_of_row(number, within)?;
@@ -197,7 +197,7 @@ impl Row<'static> {
 }
 
 impl Source {
-    /// The segment that the rows are in, if they are in one.
+    /// The segment of the rows, if they are in one.
     pub(crate) fn segment(&self) -> Option<SegmentId> {
         match self {
             Self::Pending(_) => None,
@@ -206,7 +206,7 @@ impl Source {
         }
     }
 
-    /// The segment that the rows are in, and the number there of the first of them.
+    /// The segment of the rows, and the number of the first row there.
     pub(crate) fn first_row(&self) -> Option<(SegmentId, u64)> {
         match self {
             Self::Pending(_) => None,
@@ -215,7 +215,7 @@ impl Source {
         }
     }
 
-    /// Whether the rows say that their keys were deleted.
+    /// Whether the rows are tombstones.
     pub(crate) fn is_tombstones(&self) -> bool {
         match self {
             Self::Pending(pending) => pending.columns.schema.is_tombstones(),
@@ -224,7 +224,7 @@ impl Source {
         }
     }
 
-    /// Where the rows are by now, if they have been written since this was said.
+    /// The current place of the rows: they may have been written since.
     pub(crate) fn now(self) -> Self {
         match &self {
             Self::Pending(pending) => pending.written.get().cloned().unwrap_or(self),
@@ -232,7 +232,7 @@ impl Source {
         }
     }
 
-    /// How new row `row` is, or, where it cannot be read, can be.
+    /// The version of row `row`; its upper bound if the row cannot be read.
     pub(crate) fn version(&self, row: u32) -> RowVersion {
         match self {
             Self::Pending(_) => RowVersion::NEWEST,

@@ -1,11 +1,11 @@
-//! Where the rows of a replaced segment are now.
+//! Maps the rows of a replaced segment to their new places.
 
 use bytes::Bytes;
 
-/// In the place of a row that is nowhere any more: it did not count.
+/// Marks a row that compaction dropped.
 const GONE: u32 = u32::MAX;
 
-/// For each row of a segment, its row in the segment that replaces it, or that it is gone. 4 bytes a row.
+/// For each row of a segment: its row in the segment that replaces it, or that it is gone. 4 bytes a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RowMap {
     rows: Bytes,
@@ -17,7 +17,7 @@ impl RowMap {
         RowMapBuilder { map: vec![GONE.to_le_bytes(); rows as usize] }
     }
 
-    /// The map whose bytes these are.
+    /// The map in these bytes.
     pub(crate) fn from_bytes(rows: Bytes) -> Self {
         Self { rows }
     }
@@ -27,19 +27,19 @@ impl RowMap {
         &self.rows
     }
 
-    /// Where `row` is, if it is anywhere. O(1).
+    /// The new row of `row`; `None` if it is gone. O(1).
     #[inline]
     pub(crate) fn get(&self, row: u32) -> Option<u32> {
         let rows = self.rows.as_chunks::<4>().0;
         rows.get(row as usize).map(|row| u32::from_le_bytes(*row)).filter(|row| *row != GONE)
     }
 
-    /// How many rows are somewhere. O(rows).
+    /// The number of rows that are not gone. O(rows).
     pub(crate) fn rows_there(&self) -> u64 {
         self.rows.as_chunks::<4>().0.iter().filter(|row| u32::from_le_bytes(**row) != GONE).count() as u64
     }
 
-    /// The map through this one, then through `next`. O(rows).
+    /// Composes this map with `next`. O(rows).
     pub(crate) fn then(&self, next: &Self) -> Self {
         let rows = (self.rows.len() / 4) as u32;
         let mut builder = Self::builder(rows);
@@ -52,14 +52,14 @@ impl RowMap {
     }
 }
 
-/// A map that is being made.
+/// A map under construction.
 #[derive(Debug)]
 pub(crate) struct RowMapBuilder {
     map: Vec<[u8; 4]>,
 }
 
 impl RowMapBuilder {
-    /// Row `from` is row `to` now.
+    /// Maps row `from` to row `to`.
     pub(crate) fn set(&mut self, from: u32, to: u32) {
         if let Some(place) = self.map.get_mut(from as usize) {
             *place = to.to_le_bytes();

@@ -1,4 +1,4 @@
-//! Building a run: from the sorted hashes of sealed segments to one file that finds their rows.
+//! Builds a run: one file that finds the rows of sealed segments by their sorted hashes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::io::Storage;
 use crate::names::SegmentId;
 use crate::segment::reader::Segment;
 
-/// Says in a run that the number of live keys was not known.
+/// Recorded in a run if the number of live keys is unknown.
 const LIVE_UNKNOWN: u64 = u64::MAX;
 
 fn covered(segment: &Segment) -> Covered {
@@ -34,7 +34,7 @@ fn covered(segment: &Segment) -> Covered {
     }
 }
 
-/// What a set of segments is recognised by.
+/// Identifies a set of segments.
 fn fingerprint_of(mut ids: Vec<(SegmentId, u32)>) -> u64 {
     ids.sort_unstable();
     let mut bytes = Vec::with_capacity(ids.len() * 14);
@@ -50,14 +50,14 @@ fn ids(run: &Run) -> impl Iterator<Item = (SegmentId, u32)> {
     run.covered().iter().map(|covered| (covered.id(), covered.seal_crc))
 }
 
-/// The same, of a run over `segments` beside `others`.
+/// The fingerprint of a run over `segments` together with `others`.
 pub(crate) fn fingerprint<'a>(segments: &[Arc<Segment>], others: impl Iterator<Item = &'a Run>) -> u64 {
     let of_segments = segments.iter().map(|segment| (segment.id, segment.seal.crc));
     fingerprint_of(of_segments.chain(others.flat_map(ids)).collect())
 }
 
-/// Builds a run over `segments` into `sink`. `live`: what the whole store's count will be, if known; a run that covers
-/// everything knows by itself.
+/// Builds a run over `segments` into `sink`. `live`: the live keys of the whole store afterwards, if known; a run that
+/// covers everything counts them itself.
 pub(crate) fn build(
     state: &State,
     segments: &[Arc<Segment>],
@@ -91,7 +91,7 @@ pub(crate) fn build(
     builder.finish(live)
 }
 
-/// A run over `segments` that lives in memory: for readers, and in place of a damaged one.
+/// A run over `segments` in memory: for readers, and to replace a damaged run.
 pub(crate) fn memory_run(state: &State, segments: Vec<Arc<Segment>>, covers_all: bool) -> Result<LoadedRun> {
     let mut bytes = Vec::new();
     let known = fingerprint(&segments, std::iter::empty());
@@ -103,8 +103,8 @@ pub(crate) fn memory_run(state: &State, segments: Vec<Arc<Segment>>, covers_all:
     Ok(LoadedRun::new(run, None, segments))
 }
 
-/// The count of live keys that `run` remembers, if the state it knew is that of `runs`. Compaction changes no count, so
-/// a segment that was replaced stands for those that replace it.
+/// The count of live keys that `run` records, if it holds for the state of `runs`. Compaction changes no count, so a
+/// replaced segment stands for its replacements.
 pub(crate) fn remembered_live<'a>(run: &Run, runs: impl Iterator<Item = &'a Run>) -> Option<u64> {
     let mut rows = 0_u64;
     let runs = runs.inspect(|run| rows = run.covered().iter().fold(rows, |rows, of| rows.saturating_add(of.rows)));

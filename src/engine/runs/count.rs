@@ -1,4 +1,4 @@
-//! Counting the live keys, after a crash that left several runs behind.
+//! Counts the live keys after a crash that left several runs.
 
 use crate::engine::rows::row::Source;
 use crate::engine::runs::hashes::hash_block;
@@ -14,7 +14,7 @@ pub(crate) fn len(state: &State) -> Result<u64> {
     match state.live().get() {
         Some(keys) => Ok(keys),
         None => {
-            // No refresh counts rows that are seen here as well.
+            // Keeps a refresh from also counting the rows that are seen here.
             let _known = state.registry().lock();
             let _inserting = state.memtable().lock_inserts();
             let keys = count(state)?;
@@ -24,7 +24,7 @@ pub(crate) fn len(state: &State) -> Result<u64> {
     }
 }
 
-/// Counts the keys whose newest row is a value: a merge of everything there is, into nothing.
+/// Counts the keys whose newest row is a value: a merge of all sources, without output.
 fn count(state: &State) -> Result<u64> {
     let mut sources = Sources::new(state);
     let mut blocks = Vec::new();

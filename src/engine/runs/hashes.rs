@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::index::block::{self, HashBlock};
 use crate::segment::reader::Segment;
 
-/// The sorted hashes of a segment: its index block, or, if that is damaged, computed anew from the keys.
+/// The sorted hashes of a segment: its index block, or, if that is damaged, hashes computed from the keys.
 pub(crate) fn hash_block(state: &State, segment: &Segment) -> Result<HashBlock> {
     if let Some(block) = whole_block(segment) {
         return Ok(block);
@@ -24,7 +24,7 @@ pub(crate) fn hash_block(state: &State, segment: &Segment) -> Result<HashBlock> 
             }
         }
     }
-    // Rows that cannot be read have no keys any more, unless the ordered keys have them.
+    // Unreadable rows have no keys, unless the ordered keys have them.
     if !unread.is_empty()
         && let Some(fst) = ordered_keys(segment)
     {
@@ -40,19 +40,19 @@ pub(crate) fn hash_block(state: &State, segment: &Segment) -> Result<HashBlock> 
         .map_err(|what| Error::corrupt(&**segment.described(), 0, what))
 }
 
-/// The index block of `segment`, if it is whole and has all its rows.
+/// The index block of `segment`, if it is intact and has all its rows.
 pub(crate) fn whole_block(segment: &Segment) -> Option<HashBlock> {
     let block = HashBlock::parse(segment.index_block().ok()?).ok()?;
     (block.len() == segment.rows() as usize).then_some(block)
 }
 
-/// An empty list with room for the hash and the number of each row.
+/// An empty list with capacity for the hash and the number of each row.
 ///
 /// # Errors
 /// [`Error::Io`] of kind `OutOfMemory`.
 pub(crate) fn room_for_hashes(segment: &Segment) -> Result<Vec<(u64, u32)>> {
     let mut pairs = Vec::new();
-    // The seal's count is bounded by the length of its index block.
+    // The length of the index block bounds the seal's count.
     pairs.try_reserve_exact(segment.rows() as usize).map_err(|_| {
         let what = format!("{} rows do not fit into memory", segment.rows());
         Error::io("hash the keys of", &**segment.described(), std::io::Error::new(ErrorKind::OutOfMemory, what))

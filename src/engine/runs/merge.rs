@@ -1,4 +1,4 @@
-//! Merging: sealed segments that no run covers, and runs, into one new run on disk.
+//! Merges sealed segments that no run covers, and runs, into one new run on disk.
 
 use std::collections::HashSet;
 use std::io::IoSlice;
@@ -16,15 +16,14 @@ use crate::io::{AppendFile, Durability};
 use crate::names::{self, SegmentId};
 use crate::segment::reader::Segment;
 
-/// Merges all sealed segments that no run covers (but in a long merge), and runs as `purpose` says, into one new run of
-/// `lane`. If nothing but sealed segments exists, the count of live keys is written down. Returns whether there was
-/// anything to merge. O(rows merged), sequential.
+/// Merges all sealed segments that no run covers (except in a long merge), and runs as `purpose` requires, into one new
+/// run of `lane`. If all rows are sealed, the run records the count of live keys. Returns whether there was anything to
+/// merge. O(rows merged), sequential.
 ///
 /// # Errors
-/// IO errors. The store is as before then: runs are derived, and nothing depends on one that was not published.
+/// IO errors. The store is then unchanged: runs are derived, and nothing depends on an unpublished one.
 pub(crate) fn merge_runs(state: &State, lane: u16, merges: &Merges, purpose: Purpose) -> Result<bool> {
-    // While rows are put, the count holds for no state that is sealed, and looking at all batches would keep puts
-    // waiting.
+    // While rows are put, the count does not match the sealed segments, and reading all batches would block puts.
     let waited_for = matches!(purpose, Purpose::Rest | Purpose::One);
     let (version, live) = if waited_for { counted_version(state) } else { (settled_version(state), None) };
     let fresh = if purpose == Purpose::Long { Vec::new() } else { version.uncovered() };
@@ -52,22 +51,22 @@ pub(crate) fn merge_runs(state: &State, lane: u16, merges: &Merges, purpose: Pur
     let path = names::run(id);
     state.storage().rename(&temporary, &path)?;
     let run = open_run(state.storage(), &path)?;
-    // It is read back here, and not by the puts and gets that would come first to each of its pages.
+    // Read back here, so that the first puts and gets that touch a page do not have to.
     run.verify_all()?;
     let run = LoadedRun::new(run, Some(id), segments);
-    // A handle that only writes needs no cached descriptors, and they take memory.
+    // A write-only handle needs no cached descriptors, and they take memory.
     if state.metrics().any_hits() {
         let absorbed: HashSet<_> = absorbed.iter().flat_map(|run| run.segments()).map(|segment| segment.id).collect();
         run.locator().cache_batches(run.segments(), |segment| !absorbed.contains(&segment.id));
     }
-    // A put may still be entering rows of the run into the memtable. Once it is done it cannot take them for older
-    // ones.
+    // A put may still be inserting rows of the run into the memtable. Once it is done, it cannot take them for older
+    // rows.
     drop(state.memtable().lock_inserts());
     publish_run(state, &Arc::new(run), absorbed);
     if state.options().durability > Durability::Buffered {
         state.storage().sync_dir(Path::new(names::RUNS))?;
     }
-    // Only this lane's files are this lane's to remove; others' are found stale and ignored.
+    // A lane removes only its own files; those of other lanes are found stale and ignored.
     for name in absorbed.iter().filter_map(|run| run.name()).filter(|name| name.lane == lane) {
         state.storage().remove(&names::run(name))?;
     }
@@ -75,15 +74,15 @@ pub(crate) fn merge_runs(state: &State, lane: u16, merges: &Merges, purpose: Pur
     Ok(true)
 }
 
-/// The version, of which no segment's rows are still entering the memtable.
+/// The version, while no segment's rows are partly inserted into the memtable.
 fn settled_version(state: &State) -> Arc<Version> {
     let _known = state.registry().lock();
     state.versions().load_full()
 }
 
-/// The version, and the count of live keys if it is that of the version: nothing waits, and no segment is active.
+/// The version, and the count of live keys if it holds for the version: no batch waits, and no segment is active.
 fn counted_version(state: &State) -> (Arc<Version>, Option<u64>) {
-    // No refresh and no put changes either meanwhile.
+    // Meanwhile, no refresh and no put changes either.
     let _known = state.registry().lock();
     let _inserting = state.memtable().lock_inserts();
     let version = state.versions().load_full();
@@ -98,7 +97,7 @@ fn counted_version(state: &State) -> (Arc<Version>, Option<u64>) {
 
 /// A new file for a run, under its temporary name.
 fn create_run(state: &State, lane: u16) -> Result<(SegmentId, PathBuf, Box<dyn AppendFile>)> {
-    // Two merges at once do not take the same number.
+    // Two concurrent merges must not take the same number.
     let _known = state.registry().lock();
     let entries = state.storage().list(Path::new(names::RUNS))?;
     let taken = entries

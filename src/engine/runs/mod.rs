@@ -1,4 +1,4 @@
-//! Index runs: which are merged, how they are built, and how they take the place of others.
+//! Index runs: which are merged, how they are built, and how they replace others.
 
 pub(crate) mod build;
 pub(crate) mod count;

@@ -1,5 +1,5 @@
-//! Merges that run concurrently: short ones, which keep the memtable within its bound and which puts may have to
-//! wait for, and a long one, which merges large runs and takes as long as it takes.
+//! Plans merges, which run concurrently: short ones, which keep the memtable within its bound and which puts may wait
+//! for, and a long one, which merges large runs and which no put waits for.
 
 use std::sync::Arc;
 
@@ -8,15 +8,15 @@ use crate::engine::state::State;
 use crate::engine::state::loaded_run::LoadedRun;
 use crate::index::merge::{Sizes, plan_merge};
 
-/// Keys that a short merge takes in at most, in bounds of the memtable: while it runs, puts fill at most one.
+/// Most keys of a short merge, in multiples of the memtable's bound: while it runs, puts fill at most one bound.
 const SHORT_MEMTABLES: u64 = 8;
-/// Most runs that a lookup has to probe while rows are put, but for those that come while a long merge runs.
+/// Most runs that a lookup probes while rows are put, except those added during a long merge.
 const MAX_RUNS: usize = 8;
-/// Most runs that closing leaves: readers pay for each run with every key from then on.
+/// Most runs after closing: from then on, readers probe each run for every key.
 pub(crate) const MAX_RUNS_AT_REST: usize = 3;
 const AT_REST: Sizes = Sizes { ratio: 8, max_runs: MAX_RUNS_AT_REST, most_keys: u64::MAX };
 
-/// The runs that merges are taking in: no two merges take in the same.
+/// The runs that are being merged: no two merges share one.
 #[derive(Debug)]
 pub(crate) struct Merges {
     claimed: RankedMutex<Vec<Arc<LoadedRun>>>,
@@ -28,7 +28,7 @@ impl Default for Merges {
     }
 }
 
-/// Runs that one merge takes in, until it is dropped.
+/// Runs claimed by one merge, until the claim is dropped.
 #[derive(Debug)]
 pub(crate) struct Claim<'a> {
     merges: &'a Merges,
@@ -42,12 +42,12 @@ impl Claim<'_> {
     }
 }
 
-/// What a merge is for.
+/// The purpose of a merge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     /// Puts may wait for it.
     Short,
-    /// Nobody waits for it, and it takes in runs only.
+    /// Nobody waits for it, and it merges only runs.
     Long,
     /// The caller wants few runs, and waits.
     Rest,
@@ -56,8 +56,8 @@ pub(crate) enum Purpose {
 }
 
 impl Merges {
-    /// Claims the runs that a merge of `fresh_rows` of segments without a run is to take in: none if that is enough
-    /// of a run by itself.
+    /// Claims the runs to merge with `fresh_rows` rows of segments without a run: none if these rows alone make a large
+    /// enough run.
     pub(crate) fn claim(&self, state: &State, fresh_rows: u64, purpose: Purpose) -> Claim<'_> {
         let mut claimed = self.claimed.lock();
         let version = state.versions().load_full();
@@ -68,8 +68,8 @@ impl Merges {
         let free: Vec<Arc<LoadedRun>> = version.runs().iter().skip(busy).take_while(is_free).cloned().collect();
         let sizes: Vec<u64> = free.iter().map(|run| run.run().keys()).collect();
         let planned = plan(&sizes, fresh_rows, purpose, state.memtable_bound());
-        // Runs in memory only are always rewritten: they exist because a file is missing. So are, where the caller wants
-        // one run, those that find rows by way of segments that were replaced.
+        // Always merge in-memory runs: they exist because a file is missing. If the caller wants one run, also merge
+        // those that find rows through replaced segments.
         let is_volatile =
             |run: &Arc<LoadedRun>| run.name().is_none() || purpose == Purpose::One && run.has_moved_rows();
         let volatile = free.iter().rposition(is_volatile).map_or(0, |last| last + 1);
@@ -79,7 +79,7 @@ impl Merges {
     }
 }
 
-/// How many of the newest runs a merge takes in with `fresh_rows`; `sizes` are those of runs, from new to old.
+/// How many of the newest runs to merge with `fresh_rows`; `sizes` are those of runs, from new to old.
 fn plan(sizes: &[u64], fresh_rows: u64, purpose: Purpose, memtable_bound: usize) -> usize {
     let limits = match purpose {
         Purpose::Short => {
@@ -91,7 +91,7 @@ fn plan(sizes: &[u64], fresh_rows: u64, purpose: Purpose, memtable_bound: usize)
         Purpose::One => Sizes { ratio: u64::MAX, max_runs: 1, most_keys: u64::MAX },
     };
     match sizes.split_first() {
-        // The newest run stands for what is fresh: alone, there is nothing to merge.
+        // The newest run takes the place of fresh rows. Alone, it leaves nothing to merge.
         Some((newest, older)) if fresh_rows == 0 => match plan_merge(older, *newest, limits) {
             0 => 0,
             more => more + 1,
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn merges_take_in_what_their_purpose_says() {
         let of = |purpose, sizes: &[u64], fresh| plan(sizes, fresh, purpose, 100);
-        // Up to the first run that is larger than all newer ones, and not beyond eight bounds of the memtable.
+        // Up to the first run that is larger than all newer ones, and at most eight bounds of the memtable.
         assert_eq!(of(Purpose::Short, &[50, 120, 1000], 100), 2);
         assert_eq!(of(Purpose::Short, &[50, 120, 600], 100), 2);
         assert_eq!(of(Purpose::Long, &[50, 120, 200], 100), 3);

@@ -9,13 +9,13 @@ use crate::engine::state::batches::MemBatch;
 use crate::error::Result;
 use crate::index::merge::HashRow;
 
-/// Everything that has rows now, once: sealed segments, and batches of rows that are in none.
+/// All current rows, each once: sealed segments, and batches of rows that are in none.
 pub(crate) fn all_sources(state: &State) -> Vec<(BatchId, MemBatch)> {
-    // Batches first: rows move from batches to the version.
+    // Read batches first: rows move from batches to the version.
     let batches = state.memtable().sorted();
     let version = state.versions().load();
-    // What has been written meanwhile may be in the version, and is no newer than what is there. Newest first: what was
-    // put before it has been written then.
+    // A batch may have been written meanwhile, and be in the version. Newest first: once a batch is found written,
+    // those put before it have been written too.
     let batches =
         batches.into_iter().rev().map(|(number, batch)| (number, MemBatch { source: batch.source.now(), ..batch }));
     let mut all: Vec<(BatchId, MemBatch)> = version
@@ -37,12 +37,12 @@ pub(crate) struct Sources {
     batches: Vec<(BatchId, MemBatch)>,
     starts: Vec<u64>,
     end: u64,
-    /// The rows that say that their keys were deleted, in order: sources hold nothing else, or none.
+    /// The tombstones, in order: a source has only tombstones, or none.
     tombstones: Vec<Range<u64>>,
 }
 
 impl Sources {
-    /// No rows of the store yet.
+    /// Starts without rows.
     pub(crate) fn new(state: &State) -> Self {
         let hash_is_key = state.hasher().is_whole();
         Self { hash_is_key, batches: Vec::new(), starts: Vec::new(), end: 0, tombstones: Vec::new() }
@@ -78,7 +78,7 @@ impl Sources {
         }
     }
 
-    /// How many of `entries` do not say that their key was deleted. O(entries · log tombstone sources).
+    /// How many of `entries` are not tombstones. O(entries · log tombstone sources).
     pub(crate) fn count_values(&self, entries: &[HashRow]) -> u64 {
         if self.tombstones.is_empty() {
             return entries.len() as u64;
@@ -90,8 +90,8 @@ impl Sources {
         entries.iter().filter(|(_, row)| is_value(*row)).count() as u64
     }
 
-    /// Of rows that share a hash, keeps the newest of each key. A row that cannot be read stays, unless a newer one
-    /// with its hash can be: its lookup must report the damage, as long as it may hide something.
+    /// Keeps the newest row of each key among rows that share a hash. An unreadable row stays unless a newer row with
+    /// its hash can be read: while it may hide something, its lookup must report the damage.
     pub(crate) fn keep_newest(&self, rows: &mut Vec<u64>) -> Result<()> {
         let mut newest: Vec<(Row<'static>, u64)> = Vec::with_capacity(rows.len());
         let mut unread: Vec<(RowVersion, u64)> = Vec::new();
@@ -109,7 +109,7 @@ impl Sources {
             }
         }
         if self.hash_is_key && !unread.is_empty() {
-            // All are rows of one key: the newest is left, and what is no older than one that cannot be read.
+            // All rows are of one key: the newest stays, readable or not.
             unread.sort_unstable();
             unread.drain(..unread.len() - 1);
             unread.retain(|(version, _)| newest.iter().all(|(row, _)| row.version() < *version));

@@ -1,15 +1,15 @@
-//! Whether a handle may write, or do anything at all.
+//! Whether a handle may be used, and whether it may write.
 
 use std::sync::OnceLock;
 
 use crate::engine::threads;
 use crate::error::{Error, Result};
 
-/// What a handle may do.
+/// The rights of a handle.
 #[derive(Debug)]
 pub(crate) struct Access {
     read_only: bool,
-    /// Why nothing may be written, although the store was opened for writing.
+    /// Why puts fail although the store was opened for writing.
     refusal: OnceLock<Error>,
     /// How many forks lay between the first process and this one when the store was opened.
     forks: u32,
@@ -25,7 +25,7 @@ impl Access {
         self.read_only
     }
 
-    /// Has every put refused with `error`.
+    /// Makes every put fail with `error`.
     pub(crate) fn refuse_writes(&self, error: Error) {
         self.refusal.get_or_init(|| error);
     }
@@ -33,13 +33,13 @@ impl Access {
     /// Fails if puts are refused.
     ///
     /// # Errors
-    /// Why they are.
+    /// The error with which they are refused.
     pub(crate) fn check_writes(&self) -> Result<()> {
         self.refusal.get().map_or(Ok(()), |error| Err(error.clone()))
     }
 
-    /// Fails in a child that was forked since the store was opened: at that moment other threads may have held any
-    /// lock, and in the child they never let go of it. Costs one load.
+    /// Fails in a child that was forked since the store was opened: other threads may have held any lock at the fork,
+    /// and the child's copies of these locks are never released. Costs one load.
     #[inline]
     pub(crate) fn check_fork(&self) -> Result<()> {
         if threads::forks() == self.forks { Ok(()) } else { Err(Error::Forked) }

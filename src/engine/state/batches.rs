@@ -20,11 +20,11 @@ pub(crate) struct MemBatch {
 pub(crate) struct Batches {
     batches: HashMap<BatchId, MemBatch, BuildHasherDefault<BatchIdHasher>>,
     next: BatchId,
-    /// The batches whose rows are in each segment that is not sealed yet.
+    /// The batches of each segment that is not sealed yet.
     unsealed: HashMap<SegmentId, Vec<BatchId>>,
 }
 
-/// Batch ids count up, so they need no mixing beyond spreading over the table's tag bits.
+/// Batch ids are consecutive, so they need no mixing beyond spreading over the table's tag bits.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct BatchIdHasher(u64);
 
@@ -43,7 +43,7 @@ impl std::hash::Hasher for BatchIdHasher {
 }
 
 impl Batches {
-    /// A new batch id, or `None` when 2^32 were used up. Entries that point to it are of no row until it is
+    /// A new batch id, or `None` if 2^32 are used up. Entries that point to it have no row until it is
     /// [filled](Batches::fill).
     pub(crate) fn reserve(&mut self) -> Option<BatchId> {
         let id = self.next;
@@ -51,7 +51,7 @@ impl Batches {
         Some(id)
     }
 
-    /// Says where the rows of a new batch are.
+    /// Sets the place of the rows of a new batch.
     pub(crate) fn fill(&mut self, id: BatchId, source: Source, rows: u32) {
         self.note(id, &source);
         let former = self.batches.insert(id, MemBatch { source, rows });
@@ -63,7 +63,7 @@ impl Batches {
         self.batches.keys().copied()
     }
 
-    /// The ids of the batches whose rows are where `chosen` says. O(batches); puts wait meanwhile.
+    /// The ids of the batches whose source is `chosen`. O(batches); puts wait meanwhile.
     pub(crate) fn ids_of(&self, chosen: impl Fn(&Source) -> bool) -> impl Iterator<Item = BatchId> {
         self.batches.iter().filter(move |(_, batch)| chosen(&batch.source)).map(|(id, _)| *id)
     }
@@ -74,7 +74,7 @@ impl Batches {
         self.batches.get(&id)
     }
 
-    /// Says where the rows of batch `id` are now.
+    /// Sets the new place of the rows of batch `id`.
     pub(crate) fn moved(&mut self, id: BatchId, source: Source) {
         self.note(id, &source);
         let batch = self.batches.get_mut(&id);
@@ -90,13 +90,13 @@ impl Batches {
         }
     }
 
-    /// Says that segment `segment` is sealed, and that `sealed` are its batches: rows that were in the growing file are
-    /// in the sealed one. Returns what pointed to the growing file, to be dropped when nobody waits. O(batches of the
-    /// segment).
+    /// Marks segment `segment` as sealed, with the batches `sealed`: its batches now point to the sealed file instead
+    /// of the growing one. Returns the former sources, which the caller drops after releasing the lock. O(batches of
+    /// the segment).
     pub(crate) fn sealed(&mut self, segment: SegmentId, sealed: &[Arc<Batch>]) -> Vec<Source> {
         let mut before = Vec::new();
         for id in self.unsealed.remove(&segment).unwrap_or_default() {
-            // It may be covered by a run, and gone.
+            // A run may cover the batch, which is then gone.
             let Some(MemBatch { source, .. }) = self.batches.get_mut(&id) else { continue };
             let Source::Committed { segment: found, batch: old, first } = &*source else { continue };
             let place = sealed.binary_search_by_key(&old.frame.first_row, |batch| batch.frame.first_row);
@@ -110,7 +110,7 @@ impl Batches {
         before
     }
 
-    /// Takes out the batches that are `gone`.
+    /// Removes the batches that are `gone`, and returns them.
     pub(crate) fn remove(&mut self, gone: impl Fn(BatchId) -> bool) -> Vec<MemBatch> {
         self.batches.extract_if(|id, _| gone(*id)).map(|(_, batch)| batch).collect()
     }

@@ -1,8 +1,8 @@
-//! A cache in memory, bounded in bytes, that knows no storage.
+//! A cache in memory, bounded in bytes, which does not depend on any storage.
 //!
-//! The bound counts every entry's key, value and a fixed overhead, and holds at every moment: room is made before an
-//! entry goes in. All operations are O(1). Entries lie in shards by hash, each behind its own lock; a small capacity
-//! is not split, so that a value is refused only when it really is large.
+//! The bound counts every entry's key, value and a fixed overhead, and always holds: room is made before an entry is
+//! inserted. All operations are O(1). Entries lie in shards by hash, each with its own lock; a small capacity is not
+//! split, so that only large values are refused.
 
 use std::fmt;
 
@@ -15,11 +15,11 @@ use crate::sync::Mutex;
 
 /// Bytes an entry is counted for beyond its key and value: slot, links, hash table share, allocator headers.
 pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 128;
-/// A shard is at least this large, where there is more than one.
+/// Smallest size of a shard, if there are several.
 const SHARD_BYTES: usize = 16 << 20;
 const MOST_SHARDS: usize = 16;
 
-/// What a value takes in memory.
+/// The memory that a value takes.
 pub(crate) trait Weigh {
     /// Bytes beyond the value's own fixed size (what it points to). It must not change while the value is cached.
     fn weight_bytes(&self) -> usize;
@@ -145,8 +145,7 @@ impl<V: Clone> Shard<V> {
     }
 }
 
-/// The cache. Keys are compared exactly; `hash` is the key's hash, as everywhere in the store, and must be the same
-/// for the same key.
+/// The cache. Keys are compared exactly; `hash` is the store's hash of the key.
 pub(crate) struct ByteCache<V> {
     shards: Box<[Mutex<Shard<V>>]>,
 }
@@ -169,14 +168,14 @@ impl<V: Clone + Weigh> ByteCache<V> {
         self.shard(hash)?.lock().get(hash, key)
     }
 
-    /// Puts `value` under `key` in the place of its former value; says whether it was taken. The former value is
-    /// gone in any case: one that was overwritten must not be found again. A value heavier than a shard (the whole
-    /// capacity, below 32 MiB) is refused and evicts nothing.
+    /// Inserts `value` under `key` and returns whether it was accepted. The former value is removed in any case: an
+    /// overwritten value must not be found again. A value heavier than a shard (the whole capacity, below 32 MiB) is
+    /// refused and evicts nothing.
     pub(crate) fn insert(&self, hash: u64, key: &[u8], value: V) -> bool {
         self.insert_if(hash, key, value, || true)
     }
 
-    /// The same, if `still` says so when nobody else can change the key's value any more.
+    /// As `insert`, if `still` returns true while no other thread can change the key's value.
     pub(crate) fn insert_if(&self, hash: u64, key: &[u8], value: V, still: impl FnOnce() -> bool) -> bool {
         let weight_bytes = value.weight_bytes().saturating_add(key.len()).saturating_add(ENTRY_OVERHEAD_BYTES);
         self.shard(hash).is_some_and(|shard| {
@@ -185,7 +184,7 @@ impl<V: Clone + Weigh> ByteCache<V> {
         })
     }
 
-    /// Drops the value of `key`; says whether there was one.
+    /// Removes the value of `key`; returns whether there was one.
     pub(crate) fn remove(&self, hash: u64, key: &[u8]) -> bool {
         let taken = self.shard(hash).and_then(|shard| {
             let mut shard = shard.lock();
@@ -194,7 +193,7 @@ impl<V: Clone + Weigh> ByteCache<V> {
         taken.is_some()
     }
 
-    /// Drops all values and their memory; the counters go on.
+    /// Drops all values and frees their memory; keeps the counters.
     pub(crate) fn clear(&self) {
         self.shards.iter().for_each(|shard| shard.lock().clear());
     }
@@ -360,7 +359,7 @@ mod tests {
             let policy = if stop { ValueCachePolicy::StopWhenFull } else { ValueCachePolicy::Lru };
             let (cache, mut model) = (ByteCache::new(capacity, policy), Model::default());
             for (id, (operation, key, weight)) in operations.into_iter().enumerate() {
-                // Few bits of hash: collisions.
+                // A hash of few bits causes collisions.
                 let hash = u64::from(key) & ((1 << hash_bits) - 1);
                 match operation {
                     0..8 => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// The newest commit timestamp that was seen, in any lane, and this machine's clock.
+/// The newest commit timestamp seen in any lane, and this machine's clock.
 #[derive(Debug)]
 pub(crate) struct Clock {
     newest: AtomicU64,
@@ -18,7 +18,7 @@ impl Clock {
         Self { newest: AtomicU64::new(0), now }
     }
 
-    /// Notes a commit timestamp that was seen, so that this handle's own are later.
+    /// Notes a commit timestamp, so that this handle's next ones are later.
     pub(crate) fn saw(&self, timestamp: u64) {
         self.newest.fetch_max(timestamp, Ordering::Relaxed);
     }
@@ -28,11 +28,11 @@ impl Clock {
         self.newest.load(Ordering::Relaxed)
     }
 
-    /// A timestamp that is later than `last` and than every one seen: the machine's time, or one more than the newest,
-    /// so that rows of several lanes have one order.
+    /// A timestamp later than `last` and than every timestamp seen: the machine's time, or one more than the newest. So
+    /// the rows of several lanes have one order.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] behind the last timestamp there is, which only a damaged clock or a forged file comes to.
+    /// [`Error::TooLarge`] if timestamps are used up, which only a damaged clock or a forged file causes.
     pub(crate) fn next(&self, last: u64) -> Result<u64> {
         let newest = last.max(self.newest());
         let next = newest.checked_add(1).ok_or_else(|| Error::TooLarge {
@@ -43,7 +43,7 @@ impl Clock {
         Ok(next.max((self.now)()))
     }
 
-    /// How far this machine's clock is behind the newest row that was seen.
+    /// How far this machine's clock is behind the newest timestamp seen.
     pub(crate) fn behind(&self) -> Duration {
         Duration::from_micros(self.newest().saturating_sub((self.now)()))
     }

@@ -1,4 +1,4 @@
-//! Which entry of a full cache goes.
+//! Chooses the entry that a full cache evicts.
 
 /// Where an entry lies in its shard.
 pub(crate) type Slot = u32;
@@ -22,7 +22,7 @@ impl Lru {
         self.links.get_mut(slot as usize)
     }
 
-    /// The field that points at the older neighbour of `newer`: the list's own end if there is no `newer`.
+    /// Sets the older neighbour of `newer`; without `newer`, the newest entry of the list.
     fn set_older_of(&mut self, newer: Option<Slot>, older: Option<Slot>) {
         match newer {
             None => self.newest = older,
@@ -47,7 +47,7 @@ impl Lru {
 }
 
 impl Lru {
-    /// A new entry lies in `slot`.
+    /// Notes a new entry in `slot`.
     pub(crate) fn inserted(&mut self, slot: Slot) {
         if self.links.len() <= slot as usize {
             self.links.resize(slot as usize + 1, Link::default());
@@ -60,7 +60,7 @@ impl Lru {
         self.newest = Some(slot);
     }
 
-    /// The entry in `slot` was found by a lookup.
+    /// Notes that a lookup found the entry in `slot`.
     pub(crate) fn hit(&mut self, slot: Slot) {
         if self.newest != Some(slot) {
             self.removed(slot);
@@ -68,7 +68,7 @@ impl Lru {
         }
     }
 
-    /// The entry in `slot` is gone: evicted, replaced or removed.
+    /// Notes that the entry in `slot` is gone: evicted, replaced or removed.
     pub(crate) fn removed(&mut self, slot: Slot) {
         let Some(Link { newer, older }) = self.link(slot).map(std::mem::take) else { return };
         self.set_older_of(newer, older);
@@ -80,7 +80,7 @@ impl Lru {
         self.oldest
     }
 
-    /// All entries are gone.
+    /// Notes that all entries are gone.
     pub(crate) fn cleared(&mut self) {
         *self = Self::default();
     }

@@ -1,4 +1,4 @@
-//! What every file of the store has in common: its identity, the hash of its keys, and their kind.
+//! The identity that all files of a store share: its id, the hash of its keys, and their kind.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -27,7 +27,7 @@ impl Identity {
         Ok(Self { recorded, hasher, key_kind: OnceLock::new() })
     }
 
-    /// As `store.json` and segment headers have it.
+    /// The identity as `store.json` and segment headers record it.
     pub(crate) fn recorded(&self) -> StoreIdentity {
         self.recorded
     }
@@ -56,7 +56,7 @@ impl Identity {
         self.key_kind.get_or_init(|| kind).expect(kind)
     }
 
-    /// A segment is of this store only if it has its identity and its kind of keys.
+    /// Checks that a segment belongs to this store: that it has its identity and its kind of keys.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if it has another.
@@ -72,7 +72,7 @@ impl Identity {
         self.fix_key_kind(header.schema.key).map_err(|error| Error::corrupt(path, 0, error.to_string()))
     }
 
-    /// As [`Identity::check_belongs`], and it is segment `id`.
+    /// As [`Identity::check_belongs`], and checks that it is segment `id`.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if it is not.

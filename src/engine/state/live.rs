@@ -1,5 +1,5 @@
-//! How many keys are alive. Kept exact by every put and delete; after a crash that left several runs behind it is
-//! not known, and counted when somebody asks.
+//! The number of live keys. Every put and delete keeps it exact. After a crash that left several runs it is unknown,
+//! and counted on demand.
 
 use crate::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
@@ -17,7 +17,7 @@ impl Default for LiveCount {
 }
 
 impl LiveCount {
-    /// Counts keys that came (or went).
+    /// Adds `keys` to the count; negative if keys were deleted.
     pub(crate) fn add(&self, keys: i64) {
         self.count.fetch_add(keys, Ordering::Relaxed);
     }

@@ -1,7 +1,7 @@
 //! The memtable: the index of rows that no run covers yet, and the batches that its entries point to.
 //!
 //! An entry is (hash, batch id, row). A batch keeps its id while its rows move from the queue to an active segment and
-//! to the sealed one, so entries are never touched for that.
+//! to the sealed one, so its entries do not change.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasherDefault;
@@ -23,18 +23,18 @@ use crate::sync::RwLockReadGuard;
 pub(crate) struct Memtable {
     entries: EntryTable,
     batches: RankedRwLock<Batches>,
-    /// Held while rows enter, so that each row is weighed against the newest of its key. Reads never take it.
+    /// Held while rows are inserted, so that each row is compared with the newest of its key. Reads never acquire it.
     inserts: RankedMutex<()>,
 }
 
-/// The right to enter rows.
+/// The right to insert rows.
 #[derive(Debug)]
 pub(crate) struct Inserting<'a> {
     _guard: RankedGuard<'a, ()>,
 }
 
 impl Memtable {
-    /// An empty one, for about `keys` keys.
+    /// An empty memtable, for about `keys` keys.
     pub(crate) fn new(keys: usize) -> Self {
         Self {
             entries: EntryTable::new(keys),
@@ -43,12 +43,12 @@ impl Memtable {
         }
     }
 
-    /// Serialises the entry of rows.
+    /// Acquires the right to insert rows.
     pub(crate) fn lock_inserts(&self) -> Inserting<'_> {
         Inserting { _guard: self.inserts.lock() }
     }
 
-    /// Entries.
+    /// The number of entries.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
@@ -75,28 +75,28 @@ impl Memtable {
         self.entries.make_room(keys);
     }
 
-    /// Calls `found` with every entry of `hash`; it must be short. O(1).
+    /// Calls `found`, which must be short, with every entry of `hash`. O(1).
     #[inline]
     pub(crate) fn find(&self, hash: u64, found: &mut impl FnMut(Entry)) {
         self.entries.find(hash, found);
     }
 
-    /// Enters rows `0..` of a batch, except those whose hashes are there: these are returned, in order.
+    /// Inserts rows `0..` of a batch, except those whose hashes are there: returns these, in order.
     pub(crate) fn insert_new(&self, _: &Inserting<'_>, hashes: &[u64], batch: BatchId) -> Vec<u32> {
         self.entries.insert_new(hashes, batch)
     }
 
-    /// Enters a row in addition to whatever is there.
+    /// Inserts an entry in addition to existing ones.
     pub(crate) fn insert(&self, _: &Inserting<'_>, hash: u64, (batch, row): (BatchId, u32)) {
         self.entries.insert(hash, batch, row);
     }
 
-    /// Enters a row in the place of an older one; returns whether that was there.
+    /// Replaces an older entry; returns whether it was there.
     pub(crate) fn replace(&self, _: &Inserting<'_>, hash: u64, old: (BatchId, u32), new: (BatchId, u32)) -> bool {
         self.entries.replace(hash, old, new)
     }
 
-    /// The batches, to look up several.
+    /// The batches, for looking up several.
     #[inline]
     pub(crate) fn batches(&self) -> Ranked<RwLockReadGuard<'_, Batches>> {
         self.batches.read()
@@ -125,7 +125,7 @@ impl Memtable {
         Ok(id)
     }
 
-    /// The id of a batch whose rows are somewhere later: until then its entries are of no row.
+    /// Reserves the id of a batch that is filled later. Until then its entries have no row.
     ///
     /// # Errors
     /// As [`Memtable::add_batch`].
@@ -135,40 +135,40 @@ impl Memtable {
         })
     }
 
-    /// Says where the rows of a reserved batch are.
+    /// Sets the place of the rows of a reserved batch.
     pub(crate) fn fill_batch(&self, id: BatchId, source: Source, rows: u32) {
         self.batches.write().fill(id, source, rows);
     }
 
-    /// Takes out a batch of which no row has entered.
+    /// Removes a batch without entries.
     pub(crate) fn remove_batch(&self, id: BatchId) {
         self.batches.write().remove(|other| other == id);
     }
 
-    /// Takes out the entries of a reserved batch whose rows are nowhere.
+    /// Removes a reserved batch that will not be filled, and its entries.
     pub(crate) fn abandon(&self, _: &Inserting<'_>, id: BatchId) {
         self.entries.prune(|entry| entry.batch != id);
     }
 
-    /// Says where the rows of batches are now, of all at once.
+    /// Sets the new places of several batches at once.
     pub(crate) fn moved(&self, batches: impl Iterator<Item = (BatchId, Source)>) {
         let mut all = self.batches.write();
         batches.for_each(|(id, source)| all.moved(id, source));
     }
 
-    /// Has the batches of `segment`, which was active, point to the sealed file: then nothing but readers holds the
-    /// file as it was while it grew. A batch that cannot be read stays where it was.
+    /// Points the batches of `segment`, which was active, to the sealed file, so that only readers still hold the
+    /// growing file. A batch that cannot be read keeps its place.
     pub(crate) fn segment_sealed(&self, segment: &Segment) {
         let batches = segment.batches().map_or(0, |batches| batches.frames().len());
         let batches: Vec<Arc<Batch>> =
             (0..batches).filter_map(|number| segment.batch(number).ok().map(Arc::clone)).collect();
         let before = self.batches.write().sealed(segment.id, &batches);
-        // Behind the lock: with the last batch goes the map, which takes milliseconds.
+        // Dropped after the lock is released: dropping the last batch unmaps the file, which takes milliseconds.
         drop(before);
     }
 
-    /// Has the rows of replaced segments, whose maps `map` knows, point to where they are now, in `segment`. Their
-    /// batches are gone then; a lookup that comes to one looks again.
+    /// Points the rows of replaced segments, whose maps `map` has, to their new places in `segment`. Their batches are
+    /// removed; a lookup that misses one looks up again.
     ///
     /// # Errors
     /// As [`Memtable::add_batch`].
@@ -198,16 +198,16 @@ impl Memtable {
         Ok(())
     }
 
-    /// Drops the rows of `segments`, which a published run has, or which are gone.
+    /// Drops the rows of `segments`, which are in a published run or gone.
     pub(crate) fn drop_segments(&self, segments: &dyn Fn(SegmentId) -> bool) {
         let dropped = |source: &Source| source.segment().is_some_and(segments);
-        // Asked for each entry, while puts wait for its shard.
+        // A set, since it is searched for each entry while puts wait for its shard.
         let gone: HashSet<BatchId, BuildHasherDefault<BatchIdHasher>> = self.batches.read().ids_of(dropped).collect();
         if gone.is_empty() {
             return;
         }
-        // Where no batch is left, no entry is. The thread that enters rows may be the one that publishes, so the lock
-        // is not waited for.
+        // If no batch is left, no entry is. The thread that publishes may be the one that inserts rows, so it only
+        // tries the lock.
         let cleared = self.inserts.try_lock().is_some_and(|_inserting| {
             let all = self.batches.read().ids().all(|id| gone.contains(&id));
             if all {
@@ -219,7 +219,7 @@ impl Memtable {
             self.entries.prune(|entry| !gone.contains(&entry.batch));
         }
         let removed = self.batches.write().remove(|id| gone.contains(&id));
-        // Behind the lock: with the last batch of a segment goes its map, which takes milliseconds.
+        // Dropped after the lock is released: dropping the last batch of a segment unmaps it, which takes milliseconds.
         drop(removed);
     }
 }

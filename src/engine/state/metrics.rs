@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::engine::report::Stats;
 
-/// The counters. Each is exact by itself; together they are of no one moment.
+/// The counters. Each is exact; together they are not a consistent snapshot.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     hits: AtomicU64,
@@ -51,12 +51,12 @@ impl Metrics {
         add(&self.runs_built, 1);
     }
 
-    /// Counts a look at what other writers committed.
+    /// Counts a refresh.
     pub(crate) fn refreshed(&self) {
         add(&self.refreshes, 1);
     }
 
-    /// Whether anything was read and there.
+    /// Whether any key was read and found.
     pub(crate) fn any_hits(&self) -> bool {
         self.hits.load(Ordering::Relaxed) > 0
     }

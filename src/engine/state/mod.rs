@@ -1,16 +1,16 @@
-//! What all users of an open store share, by owner. Every owner keeps its fields to itself, and imports nothing but
-//! rows and files.
+//! The state that all users of an open store share, divided by owner. The fields of each owner are private, and it
+//! imports only rows and files.
 //!
-//! | owner | what it has | changed by |
+//! | owner | contents | changed by |
 //! | --- | --- | --- |
-//! | [`versions`] ([`loaded_run`], [`replaced`]) | the published index runs and sealed segments | sealing, compaction, following, publishing runs, opening |
-//! | [`memtable`] | the index of rows that no run covers ([`batches`]: where they are) | `admit`, commits, publishing runs |
-//! | [`value_cache`] ([`byte_cache`], [`eviction`]) | decoded values, and their epoch | `admit` (supersede), reads (keep) |
+//! | [`versions`] ([`loaded_run`], [`replaced`]) | runs and segments | seals, merges, compaction, following, opening |
+//! | [`memtable`] | index of rows that no run covers ([`batches`]: their places) | `admit`, commits, runs |
+//! | [`value_cache`] ([`byte_cache`], [`eviction`]) | decoded values, their epoch | `admit` (supersede), reads |
 //! | [`registry`] | segment files: own, followed, damaged, foreign, missing | lanes, opening, following |
 //! | [`live`] | how many keys are alive | `admit`, counting, opening |
 //! | [`clock`] | the newest commit timestamp | commits, following |
-//! | [`metrics`], [`residency`] | counters; how much was in memory lately | everything |
-//! | [`identity`], [`access`] | what the store is called; who may do what | opening, the first put |
+//! | [`metrics`], [`residency`] | counters; how much of the reads was in memory lately | everything |
+//! | [`identity`], [`access`] | the store's identity; what a handle may do | opening, the first put |
 
 pub(crate) mod access;
 pub(crate) mod batches;
@@ -94,7 +94,7 @@ impl State {
     }
 
     /// How many keys the memtable may hold before they are merged. Each merge seals a segment, and opening takes
-    /// O(segments): a store of many keys takes up to four times as many at once as the options say.
+    /// O(segments), so a store of many keys uses up to four times the bound of the options.
     pub(crate) fn memtable_bound(&self) -> usize {
         const MOST: usize = 4;
         const RUN_KEYS_PER_MEMTABLE_KEY: u64 = 64;

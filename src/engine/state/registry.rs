@@ -1,5 +1,5 @@
-//! What is known of the segments folder that the published version does not say: files that are followed, left where
-//! they are, or missing.
+//! The known contents of the segments folder beyond the published version: files that are followed, left in place, or
+//! missing.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -27,22 +27,21 @@ pub(crate) struct Followed {
     pub rows: u64,
     /// Commit timestamp of the last batch.
     pub timestamp: u64,
-    /// Length of the file, and how much of it was known to be synced, at the last search behind `end_offset` that found
-    /// nothing.
+    /// Length of the file, and of its synced part if known, at the last search after `end_offset` that found nothing.
     pub searched: Option<(u64, Option<u64>)>,
-    /// Whether it was ever searched there.
+    /// Whether the file was ever searched there.
     pub looked: bool,
-    /// Where batches of it were last left out.
+    /// The offset at which damaged batches were last left out.
     pub damaged_at: Option<u64>,
 }
 
-/// The registry of segment files, and of the looks that were taken at them.
+/// The registry of segment files, and of refreshes.
 #[derive(Debug)]
 pub(crate) struct Registry {
     /// Held during a refresh, and while a file gets its number.
     known: RankedMutex<Known>,
     refreshed: RankedMutex<Instant>,
-    /// Why the last refresh did not take in everything.
+    /// Why the last refresh was incomplete.
     failed: ArcSwapOption<Error>,
 }
 
@@ -57,17 +56,18 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// What is known. Held across IO by a refresh and by opening.
+    /// Locks the registry. A refresh and opening hold it across IO.
     pub(crate) fn lock(&self) -> RankedGuard<'_, Known> {
         self.known.lock()
     }
 
-    /// The same, if nobody has it.
+    /// As `lock`, if no other thread holds it.
     pub(crate) fn try_lock(&self) -> Option<RankedGuard<'_, Known>> {
         self.known.try_lock()
     }
 
-    /// Whether the last refresh is at least `interval` ago. Then the caller makes one: for others, none is due.
+    /// Whether the last refresh is at least `interval` ago. If so, the caller must refresh; other callers are told that
+    /// none is due.
     pub(crate) fn refresh_is_due(&self, interval: Duration) -> bool {
         self.refreshed.try_lock().is_some_and(|mut last| {
             let due = last.elapsed() >= interval;
@@ -88,10 +88,10 @@ impl Registry {
         self.failed.store(result.as_ref().err().cloned().map(Arc::new));
     }
 
-    /// Fails if the last refresh did: what could not be looked at may hold a key that is missing.
+    /// Fails if the last refresh failed: a missing key may be in a file that was not read.
     ///
     /// # Errors
-    /// Why it did.
+    /// The error of that refresh.
     pub(crate) fn check_refreshed(&self) -> Result<()> {
         match &*self.failed.load() {
             Some(error) => Err(Error::clone(error)),
@@ -100,45 +100,45 @@ impl Registry {
     }
 }
 
-/// What is known of the segments folder that the published version does not say.
+/// The known contents of the segments folder beyond the published version.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
-    /// Segments that this handle writes or has written; it publishes them itself.
+    /// Segments that this handle writes or has written, and publishes itself.
     own: HashSet<SegmentId>,
     followed: HashMap<SegmentId, Followed>,
-    /// Active segments without a whole front, and how long they were when nothing was found in them.
+    /// Active segments without a complete front, and their length when that was found.
     begun: HashMap<SegmentId, u64>,
-    /// Files that are damaged, or another store's, so that they are not tried again at every miss.
+    /// Files that are damaged or another store's, so that a miss does not try them again.
     bad: HashSet<SegmentId>,
-    /// Segments that others replace, whether their files are gone yet or not.
+    /// Segments that others replace, whether or not their files are gone.
     replaced: HashSet<SegmentId>,
-    /// Active segments whose numbers files have that are damaged, or another store's.
+    /// Active segments whose sealed name is taken by a file that is damaged or another store's.
     hidden: HashSet<SegmentId>,
-    /// What was left where it is although it is damaged.
+    /// Damaged files that were left in place.
     damage: Vec<Quarantined>,
-    /// Files that were left where they are because they are another store's.
+    /// Files of another store that were left in place.
     foreign: Vec<Quarantined>,
     /// Segments that opening found missing.
     missing: Vec<MissingIds>,
-    /// When the folder had changed last, as it was listed last; `None` where that is not known for sure.
+    /// The change time of the folder at its last listing; `None` if it is not certain.
     listed: Option<SystemTime>,
-    /// When the folder of locks had changed last, as no other lane had a lock in it; `None` where that is not known.
+    /// The change time of the folder of locks, when no other lane had a lock in it; `None` if unknown.
     alone: Option<SystemTime>,
 }
 
-/// Damage that stays where it is.
+/// The report of damage that stays in place.
 pub(crate) fn left_in_place(error: &Error, rows_saved: u64, rows_lost: Option<u64>) -> Quarantined {
     let path = error.path().unwrap_or(Path::new("")).to_path_buf();
     Quarantined { path, moved_to: None, why: error.to_string(), rows_saved, rows_lost }
 }
 
 impl Followed {
-    /// Whether anything but zeros follows the last batch that was taken in.
+    /// Whether anything but zeros follows the last batch that was read.
     pub(crate) fn has_begun_more(&self) -> bool {
         self.file.copy(self.end_offset, 8).is_ok_and(|bytes| bytes.iter().any(|byte| *byte != 0))
     }
 
-    /// Goes on behind a batch.
+    /// Advances past a batch.
     pub(crate) fn passed(&mut self, frame: Frame) {
         self.end_offset = frame.end_offset();
         self.rows = frame.first_row + u64::from(frame.rows);
@@ -146,7 +146,7 @@ impl Followed {
         self.searched = None;
     }
 
-    /// Notes that what lies behind the last batch was searched.
+    /// Notes that the bytes after the last batch were searched.
     pub(crate) fn looked(&mut self, prefix: &Prefix, synced: Option<u64>) {
         self.searched = Some((prefix.len_bytes, synced));
         self.looked = true;
@@ -179,12 +179,12 @@ impl Known {
         self.followed.contains_key(&id)
     }
 
-    /// Whether a bad file stands before the active segment `id`.
+    /// Whether the sealed name of the active segment `id` is taken by a bad file.
     pub(crate) fn is_hidden(&self, id: SegmentId) -> bool {
         self.hidden.contains(&id)
     }
 
-    /// Takes out an active segment of another writer, to look at it: to be [followed](Known::follow) again.
+    /// Takes out an active segment of another writer, to examine it; the caller must [follow](Known::follow) it again.
     pub(crate) fn take_followed(&mut self, id: SegmentId) -> Option<Followed> {
         self.followed.remove(&id)
     }
@@ -199,32 +199,32 @@ impl Known {
         self.followed.values()
     }
 
-    /// Whether nothing was found in the active segment `id`, which was `len_bytes` long then.
+    /// Whether the active segment `id` was found empty when it was `len_bytes` long.
     pub(crate) fn has_only_begun(&self, id: SegmentId, len_bytes: u64) -> bool {
         self.begun.get(&id) == Some(&len_bytes)
     }
 
-    /// Notes that nothing is in the active segment `id`, which is `len_bytes` long.
+    /// Notes that the active segment `id`, which is `len_bytes` long, is empty.
     pub(crate) fn note_begun(&mut self, id: SegmentId, len_bytes: u64) {
         self.begun.insert(id, len_bytes);
     }
 
-    /// Notes when the folder had changed as it is listed now; `None` where that is not known for sure.
+    /// Notes the change time of the folder at this listing; `None` if it is not certain.
     pub(crate) fn note_listed(&mut self, changed: Option<SystemTime>) {
         self.listed = changed;
     }
 
-    /// Whether the folder is as it was listed last, by when it `changed`.
+    /// Whether the folder is unchanged since the last listing, by its change time.
     pub(crate) fn is_as_listed(&self, changed: impl FnOnce() -> Option<SystemTime>) -> bool {
         self.listed.is_some() && changed() == self.listed
     }
 
-    /// When the folder of locks had changed as no other lane had a lock in it.
+    /// The change time of the folder of locks when no other lane had a lock in it.
     pub(crate) fn alone_since(&self) -> Option<SystemTime> {
         self.alone
     }
 
-    /// Notes it; `None` where another lane has, or it is not known.
+    /// Sets that time; `None` if another lane has a lock, or it is unknown.
     pub(crate) fn note_alone(&mut self, changed: Option<SystemTime>) {
         self.alone = changed;
     }
@@ -244,7 +244,7 @@ impl Known {
         self.bad.insert(id);
     }
 
-    /// Notes an active segment that a bad file with the sealed name of its number stands before.
+    /// Notes an active segment whose sealed name is taken by a bad file.
     pub(crate) fn follow_hidden(&mut self, id: SegmentId) {
         self.hidden.insert(id);
     }
@@ -254,19 +254,19 @@ impl Known {
         self.bad.len() + self.followed.values().filter(|followed| followed.damaged_at.is_some()).count()
     }
 
-    /// Notes damage that stays where it is, with the rows that are served all the same, and those that are lost.
+    /// Notes damage that stays in place, with the number of rows still served and of rows lost.
     pub(crate) fn leave(&mut self, error: &Error, rows_saved: u64, rows_lost: Option<u64>) {
         self.damage.push(left_in_place(error, rows_saved, rows_lost));
     }
 
-    /// Notes that `id` is a segment of another store. Nothing tells whether it is the file that is in the wrong place,
-    /// or `store.json`, so nobody knows whether rows are lost.
+    /// Notes that `id` is a segment of another store. Either this file or `store.json` may be in the wrong place, so it
+    /// is unknown whether rows are lost.
     pub(crate) fn leave_foreign(&mut self, id: SegmentId, error: &Error) {
         self.bad.insert(id);
         self.foreign.push(left_in_place(error, 0, None));
     }
 
-    /// Notes what has the name of a file of the store and is none.
+    /// Notes an entry that has the name of a file of the store and is none.
     pub(crate) fn leave_not_file(&mut self, path: PathBuf, why: String) {
         self.foreign.push(Quarantined { path, moved_to: None, why, rows_saved: 0, rows_lost: None });
     }
@@ -276,7 +276,7 @@ impl Known {
         self.missing.extend(missing);
     }
 
-    /// What was left where it is: damaged files, and those of another store.
+    /// All files left in place: damaged files, and those of another store.
     pub(crate) fn in_place(&self) -> Vec<Quarantined> {
         self.foreign.iter().chain(&self.damage).cloned().collect()
     }

@@ -1,4 +1,4 @@
-//! How much of what batches touch was in memory lately.
+//! Tracks how much of what batches touch was in memory lately.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::error::{Error, Result};
 use crate::io::residency::{self, Wanted};
 
-/// What a batch touches, stage by stage. Each is watched by itself: rows that are read in order from a disk, batch by
-/// batch, say nothing of an index that is in memory, and looking at each of its buckets would cost more than they do.
+/// One watch for each stage of a lookup. They are separate: rows that are read from a disk in order, batch by batch,
+/// say nothing about an index in memory, and checking all of its buckets would cost more than reading them.
 #[derive(Debug, Default)]
 pub(crate) struct Residency {
     buckets: Watch,
@@ -16,52 +16,53 @@ pub(crate) struct Residency {
 }
 
 impl Residency {
-    /// Of the buckets of index runs.
+    /// The watch on buckets of index runs.
     #[inline]
     pub(crate) fn buckets(&self) -> &Watch {
         &self.buckets
     }
 
-    /// Of keys, and what tells where they are.
+    /// The watch on keys and their offsets.
     #[inline]
     pub(crate) fn keys(&self) -> &Watch {
         &self.keys
     }
 
-    /// Of rows.
+    /// The watch on rows.
     #[inline]
     pub(crate) fn rows(&self) -> &Watch {
         &self.rows
     }
 
-    /// Pages that batches wanted, that were not in memory, and that were prefaulted together.
+    /// How many pages batches needed that were not in memory and were prefaulted.
     pub(crate) fn prefaulted_pages(&self) -> u64 {
         [&self.buckets, &self.keys, &self.rows].map(|watch| watch.prefaulted_pages.load(Ordering::Relaxed)).iter().sum()
     }
 
-    /// Whether something was missing lately.
+    /// Whether pages were missing lately.
     pub(crate) fn is_suspected(&self) -> bool {
         [&self.buckets, &self.keys, &self.rows].into_iter().any(Watch::is_suspected)
     }
 }
 
-/// Whether the next batches are looked at whole, and what was read in.
+/// Whether the next batches are checked completely, and how many pages were prefaulted.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    /// So many looks are still whole.
+    /// How many more checks are complete.
     suspicion: AtomicU32,
     prefaulted_pages: AtomicU64,
 }
 
-/// Looks that are whole after one that missed something.
+/// Complete checks after one that found a page missing.
 const SUSPICION: u32 = 16;
 /// The same for a store that was just opened.
 const FIRST_SUSPICION: u32 = 8;
-/// Rows for one look at a row of a store in memory: it takes two microseconds, and copying so many of 3 KB takes 350.
+/// Rows for each row that is sampled in a store in memory: a sample takes two microseconds, and copying this many rows
+/// of 3 KB takes 350.
 pub(crate) const ROWS_A_LOOK: usize = 1024;
-/// The index is a small part of a store and stays in memory longest.
+/// As [`ROWS_A_LOOK`], for the index, which is a small part of a store and stays in memory longest.
 pub(crate) const KEYS_A_LOOK: usize = 4096;
-/// A batch of so many has a look at each stage.
+/// A batch of this many keys is sampled at each stage.
 const LARGE_BATCH: usize = 1024;
 
 impl Default for Watch {
@@ -71,14 +72,14 @@ impl Default for Watch {
 }
 
 impl Watch {
-    /// Whether something was missing lately.
+    /// Whether pages were missing lately.
     #[inline]
     fn is_suspected(&self) -> bool {
         self.suspicion.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether a stage of a batch of `keys` is to be looked at whole: because something was missing lately, or because
-    /// it is at one of a few positions, chosen by `salt`, which differs from batch to batch.
+    /// Whether to check a stage of a batch of `keys` completely: pages were missing lately, or one is missing at a few
+    /// sampled positions. `salt` chooses them, and differs from batch to batch.
     pub(crate) fn suspects(
         &self,
         keys: usize,
@@ -89,7 +90,7 @@ impl Watch {
         if self.is_suspected() {
             return true;
         }
-        // The remainder decides whether a small batch is looked at, the rest where.
+        // The remainder decides whether a small batch is sampled, the quotient where.
         let (start, turn) = (salt as usize / keys_a_look, salt as usize % keys_a_look);
         if turn >= keys && keys < LARGE_BATCH {
             return false;
@@ -102,7 +103,7 @@ impl Watch {
         missing
     }
 
-    /// Reads in `ranges`; `path_of` says which file a range is in.
+    /// Prefaults `ranges`; `path_of` names the file of a range.
     pub(crate) fn prefault<'a, 'p>(
         &self,
         ranges: impl Iterator<Item = Option<&'a [u8]>>,

@@ -1,7 +1,7 @@
-//! The sealed segments of a version: a map that is cheap to copy with one more in it.
+//! The sealed segments of a version: a map that is cheap to copy with one segment more.
 //!
-//! Each seal publishes a new version. Copying a list of all segments for it would cost O(segments) a seal; here a copy
-//! shares all groups of neighbouring segments but the one that changes.
+//! Each seal publishes a new version. Copying a list of all segments would cost O(segments) a seal. Here a copy shares
+//! all groups of neighbouring segments except the one that changes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,13 +41,14 @@ impl Segments {
         self.get(id).is_some()
     }
 
-    /// Adds a segment, in place of another of its name. O(log segments), and O(segments / 128) for what copies share.
+    /// Adds a segment, replacing another of its name. O(log segments), and O(segments / 128) if groups are shared with
+    /// copies.
     pub(crate) fn insert(&mut self, id: SegmentId, segment: Arc<Segment>) {
         let group = self.groups.entry(group(id)).or_default();
         self.len += usize::from(Arc::make_mut(group).insert(id, segment).is_none());
     }
 
-    /// Takes a segment out, if it is there. As [`Segments::insert`].
+    /// Removes a segment, if it is there. As [`Segments::insert`].
     pub(crate) fn remove(&mut self, id: &SegmentId) {
         if let Some(group) = self.groups.get_mut(&group(*id)) {
             self.len -= usize::from(Arc::make_mut(group).remove(id).is_some());

@@ -1,4 +1,4 @@
-//! The value cache of a store: decoded values, and the epoch that keeps it from serving superseded ones.
+//! The value cache of a store: decoded values, and an epoch that prevents serving superseded ones.
 
 use bytes::Bytes;
 
@@ -10,9 +10,9 @@ use crate::value::Value;
 
 /// The value cache.
 ///
-/// A reader loads the epoch before it looks a key up, and keeps the value only if the epoch is still the same. A put
-/// counts the epoch up before it removes the old value. So either the reader sees the new epoch, or its value is there
-/// to be removed.
+/// A reader loads the epoch before it looks a key up, and caches the value only if the epoch is still the same. A put
+/// increments the epoch before it removes the old value. So either the reader sees the new epoch, or the put removes
+/// its value.
 #[derive(Debug)]
 pub(crate) struct ValueCache {
     cache: Option<ByteCache<Value>>,
@@ -38,7 +38,7 @@ impl ValueCache {
         self.is_on() && self.fill != ValueCacheFill::OnRead
     }
 
-    /// The epoch, to be loaded before a lookup.
+    /// The epoch, which must be loaded before a lookup.
     #[inline]
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::SeqCst)
@@ -58,14 +58,14 @@ impl ValueCache {
         cache.insert_if(hash, key, detached(value), || self.epoch() == epoch);
     }
 
-    /// Caches a value that was just put. The caller may enter rows.
+    /// Caches a value that was just put. The caller holds the right to insert rows.
     pub(crate) fn keep_put(&self, hash: u64, key: &[u8], value: &Value) {
         if let Some(cache) = &self.cache {
             cache.insert(hash, key, detached(value));
         }
     }
 
-    /// Drops the values of keys of which newer rows have entered.
+    /// Drops the values of keys whose newer rows were inserted.
     pub(crate) fn supersede<'k>(&self, keys: impl Iterator<Item = (u64, &'k [u8])>) {
         if let Some(cache) = &self.cache {
             self.epoch.fetch_add(1, Ordering::SeqCst);
@@ -75,7 +75,7 @@ impl ValueCache {
         }
     }
 
-    /// Drops everything, since a row has entered of which the key cannot be read.
+    /// Drops everything, since a row was inserted whose key cannot be read.
     pub(crate) fn supersede_all(&self) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
         self.clear();

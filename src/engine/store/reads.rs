@@ -1,4 +1,4 @@
-//! The reads of a [`Store`]: those of its [`Reader`], which it has as well.
+//! The reads of a [`Store`], which are those of [`Reader`].
 
 use std::ops::RangeBounds;
 
@@ -60,7 +60,7 @@ impl Store {
         self.reader().get_batch_into_bytes(keys, dtype, row_shape, out, found)
     }
 
-    /// Which of `keys` are there; see [`Reader::contains_batch`].
+    /// Which of `keys` exist; see [`Reader::contains_batch`].
     ///
     /// # Errors
     /// As [`Reader::contains_batch`].
@@ -68,7 +68,7 @@ impl Store {
         self.reader().contains_batch(keys)
     }
 
-    /// Whether `key` is there.
+    /// Whether `key` exists.
     ///
     /// # Errors
     /// As [`Reader::contains_batch`].
@@ -76,7 +76,7 @@ impl Store {
         self.reader().contains(key)
     }
 
-    /// How many keys there are; see [`Reader::len`].
+    /// The number of keys; see [`Reader::len`].
     ///
     /// # Errors
     /// As [`Reader::len`].
@@ -110,7 +110,7 @@ impl Store {
         self.reader().prefix(prefix)
     }
 
-    /// How many keys start with `prefix`; see [`Reader::count_prefix`].
+    /// The number of keys that start with `prefix`; see [`Reader::count_prefix`].
     ///
     /// # Errors
     /// As [`Reader::count_prefix`].
@@ -162,7 +162,7 @@ impl Store {
         self.reader().key_kind()
     }
 
-    /// What opening found.
+    /// The report of opening the store.
     #[must_use]
     pub fn open_report(&self) -> &OpenReport {
         self.reader().open_report()

@@ -1,4 +1,4 @@
-//! An active segment: what was written to it, and how it is sealed.
+//! An active segment: its batches, and how it is sealed.
 
 use std::sync::Arc;
 use std::thread;
@@ -16,7 +16,7 @@ use crate::segment::columns::BatchPart;
 use crate::segment::layout::Seal;
 use crate::segment::writer::{SealParts, SegmentWriter};
 
-/// Rows of a segment from which on its data are synced while its index is sorted.
+/// From this many rows on, a segment's data are synced while its index is sorted.
 const SYNCED_AHEAD: usize = 1 << 14;
 
 /// An active segment.
@@ -25,24 +25,24 @@ pub(crate) struct Active {
     writer: SegmentWriter,
     /// The hash of every row, in order, for the index block.
     hashes: Vec<u64>,
-    /// For the block of ordered keys.
+    /// Used for the block of ordered keys.
     batches: Vec<Arc<Batch>>,
     /// Whether anything was written since the last sync.
     dirty: bool,
     /// Commit timestamp of its newest durable batch.
     durable_timestamp: u64,
-    /// Durable bytes of it, if any batch is durable.
+    /// How many of its bytes are durable, if any batch is.
     synced_len_bytes: u64,
 }
 
 impl Active {
-    /// What `writer` writes: nothing of it is known to be durable.
+    /// An active segment that `writer` writes. Nothing of it is known to be durable.
     pub(crate) fn new(writer: SegmentWriter) -> Self {
         let (hashes, batches) = (Vec::new(), Vec::new());
         Self { writer, hashes, batches, dirty: true, durable_timestamp: 0, synced_len_bytes: 0 }
     }
 
-    /// The same with what the sync log of a former writer says.
+    /// Adds what the sync log of a former writer records.
     pub(crate) fn synced_before(mut self, len_bytes: Option<u64>) -> Self {
         self.synced_len_bytes = len_bytes.unwrap_or(0);
         self
@@ -70,12 +70,12 @@ impl Active {
         self.writer.schema()
     }
 
-    /// Whether rows of so many bytes fit.
+    /// Whether `rows` more rows of `len_bytes` in total fit.
     pub(crate) fn has_room(&self, rows: usize, len_bytes: usize) -> bool {
         self.writer.has_room(rows, len_bytes)
     }
 
-    /// Whether it has grown to its size.
+    /// Whether it has reached its full size.
     pub(crate) fn is_full(&self, options: &Options) -> bool {
         self.len_bytes() >= options.segment_bytes || self.rows() >= u64::from(options.segment_rows)
     }
@@ -85,7 +85,7 @@ impl Active {
         self.writer.is_in_place()
     }
 
-    /// Appends rows, whose hashes these are, as one batch.
+    /// Appends rows, with these hashes, as one batch.
     ///
     /// # Errors
     /// IO errors.
@@ -95,8 +95,8 @@ impl Active {
         timestamp: u64,
         hashes: impl Iterator<Item = u64>,
     ) -> Result<Arc<Batch>> {
-        // If the batch before was synced, this one will be, too. What is not synced is the system's to write, when and
-        // if it wants: a load would wait for the disk otherwise.
+        // If the previous batch was synced, this one will be too. Otherwise the system writes the data when it wants: a
+        // bulk load would wait for the disk.
         self.writer.write_early(!self.dirty);
         let batch = Arc::new(self.writer.append(parts, timestamp, self.durable_timestamp)?);
         self.dirty = true;
@@ -105,8 +105,7 @@ impl Active {
         Ok(batch)
     }
 
-    /// Syncs what was written since the last sync. [`Active::synced`] has to follow when its name is
-    /// durable.
+    /// Syncs what was written since the last sync. The caller must call [`Active::synced`] once its name is durable.
     ///
     /// # Errors
     /// IO errors.
@@ -114,23 +113,23 @@ impl Active {
         if self.dirty { self.writer.sync(durability) } else { Ok(()) }
     }
 
-    /// Notes that everything is durable; returns what the sync log is to say, if that is new.
+    /// Notes that everything is durable; returns the new record for the sync log, if there is one.
     pub(crate) fn synced(&mut self) -> Option<SyncRecord> {
         if !std::mem::take(&mut self.dirty) {
             return None;
         }
-        // A segment without batches is nothing to be missed.
+        // A segment without batches needs no record.
         self.durable_timestamp = self.batches.last()?.frame.timestamp;
         self.synced_len_bytes = self.len_bytes();
         self.sync_record()
     }
 
-    /// What the sync log says of it, if any of it is durable.
+    /// Its record for the sync log, if any of it is durable.
     pub(crate) fn sync_record(&self) -> Option<SyncRecord> {
         (self.synced_len_bytes > 0).then(|| self.record(self.synced_len_bytes))
     }
 
-    /// What the sync log is to say when it is sealed.
+    /// Its record for the sync log once it is sealed.
     pub(crate) fn sealed_record(&self) -> SyncRecord {
         self.record(self.len_bytes())
     }
@@ -139,7 +138,7 @@ impl Active {
         SyncRecord { sequence: self.id().sequence, len_bytes, seed: self.writer.seed() }
     }
 
-    /// Writes the index and the seal. `replaces` are the segments whose rows it has instead.
+    /// Writes the index and the seal. `replaces` are the segments that it replaces.
     ///
     /// # Errors
     /// IO errors.
@@ -147,13 +146,12 @@ impl Active {
         let durability = options.durability;
         let Self { mut writer, hashes, batches, dirty, .. } = self;
         let kind = writer.schema().key;
-        // What is written goes to disk while the index is sorted, so that only the index is left for the last
-        // sync.
+        // Data are synced while the index is sorted, so that the last sync only writes the index.
         let ahead = dirty && durability > Durability::Buffered && !options.synchronous && hashes.len() >= SYNCED_AHEAD;
         let (parts, synced) = thread::scope(|scope| {
             let file = &mut writer;
             let sync = move || file.sync(durability);
-            // Without a thread more, the last sync does it all.
+            // If no thread can be started, the last sync writes everything.
             let syncing = ahead.then(|| thread::Builder::new().spawn_scoped(scope, sync)).and_then(std::io::Result::ok);
             let keys = match kind {
                 KeyKind::U64 => Ok(None),

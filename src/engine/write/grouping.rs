@@ -1,4 +1,4 @@
-//! Which batches that wait are written as one.
+//! Decides which waiting batches are written as one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,22 +6,22 @@ use std::sync::Arc;
 use crate::engine::rows::row::QueuedBatch;
 use crate::schema::RowSchema;
 
-/// Cuts what waits into groups of one structure, in an order in which the newest row of every key comes last. Expected
-/// O(rows).
+/// Divides the waiting batches into groups of one structure, ordered so that the newest row of every key comes last.
+/// Expected O(rows).
 pub(crate) fn groups(waiting: &[QueuedBatch], most_bytes: usize) -> Vec<Vec<&QueuedBatch>> {
     let mixed = waiting.windows(2).any(|pair| match pair {
         [(_, a), (_, b)] => a.columns.schema != b.columns.schema,
         _ => false,
     });
     let mut groups: Vec<(Vec<&QueuedBatch>, usize)> = Vec::new();
-    // The newest group of each structure, of which there is one instance, and the newest group that holds each hash.
+    // The newest group of each structure (structures are interned), and the newest group with each hash.
     let mut newest: HashMap<*const RowSchema, usize> = HashMap::new();
     let mut holders: HashMap<u64, usize> = HashMap::new();
     for item in waiting {
         let (_, pending) = item;
         let structure = Arc::as_ptr(&pending.columns.schema);
         let held_later = |group: usize| pending.hashes.iter().any(|hash| holders.get(hash) > Some(&group));
-        // The newest group of the same structure, unless it is full, or a later group holds one of the keys.
+        // The newest group of the same structure, unless it is full or a later group has one of the keys.
         let same = newest.get(&structure).copied();
         let has_room =
             |group: usize| groups.get(group).is_some_and(|(_, len_bytes)| len_bytes + pending.len_bytes <= most_bytes);

@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::key::KeyKind;
 use crate::names;
 
-/// Fixes the kind of the store's keys with its first write, for all lanes: before any of them has committed a row,
-/// `store.json` is what they agree by.
+/// Fixes the kind of the store's keys at its first write, for all lanes: until one of them has committed a row, they
+/// agree on the kind through `store.json`.
 ///
 /// # Errors
 /// [`Error::KeyKind`] if it is another; IO errors.

@@ -1,4 +1,4 @@
-//! The writer's side of the files: one lane's active segments, one for each structure of rows.
+//! The writer's files: one lane's active segments, one for each structure of rows.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::segment::batch::Batch;
 use crate::segment::columns::BatchPart;
 use crate::segment::writer::SegmentWriter;
 
-/// Most active segments of a lane: a store of more structures than this seals the least recently used one.
+/// Most active segments of a lane. With more structures, the least recently used segment is sealed.
 const MAX_ACTIVE: usize = 8;
 
 /// One lane, held by its lock.
@@ -31,24 +31,24 @@ pub(crate) struct Lane {
     last_timestamp: u64,
     /// Least recently used first.
     actives: Vec<Active>,
-    /// Those that were active last.
+    /// The segments that are being sealed, or were sealed last.
     sealing: Option<Arc<Sealing>>,
-    /// Segments that were sealed, or are being sealed, without being synced.
+    /// Segments that were sealed, or are being sealed, without a sync.
     unsynced: Vec<SegmentId>,
-    /// Once the lane is open.
+    /// `None` until the lane is open.
     sync_log: Option<SyncLog>,
     /// The void numbers in its sync log.
     voids: Vec<SyncRecord>,
-    /// To be written to the sync log when the segments that are being sealed are.
+    /// Records to write to the sync log once the segments that are being sealed are sealed.
     sealed: Vec<SyncRecord>,
-    /// Whether a name was made in the segments folder since it was last synced.
+    /// Whether a file was created in the segments folder since it was last synced.
     names_dirty: bool,
-    /// Held for as long as the lane is.
+    /// Held as long as the lane.
     lock: Box<dyn LockGuard>,
 }
 
 impl Lane {
-    /// Lane `number`, which `lock` guards, with nothing active. `voids` are the numbers that its sync log calls void.
+    /// Lane `number`, which `lock` guards, with nothing active. `voids` are the void numbers in its sync log.
     pub(crate) fn new(number: u16, lock: Box<dyn LockGuard>, numbers: FreeNumbers, voids: Vec<SyncRecord>) -> Self {
         Self {
             number,
@@ -70,7 +70,7 @@ impl Lane {
         self.actives.push(active);
     }
 
-    /// Has the next commit timestamp be later than this one.
+    /// Makes the next commit timestamp later than this one.
     pub(crate) fn saw(&mut self, timestamp: u64) {
         self.last_timestamp = self.last_timestamp.max(timestamp);
     }
@@ -84,11 +84,11 @@ impl Lane {
         self.actives.iter().map(Active::schema)
     }
 
-    /// Writes what waits. Batches of one structure are joined, as long as no key of theirs was put with another
+    /// Writes the waiting batches. Batches of one structure are joined, unless one of their keys was put with another
     /// structure in between: the newest row of a key must be in the newest commit.
     ///
     /// # Errors
-    /// After an error the lane is finished.
+    /// After an error the lane must not be used.
     pub(crate) fn commit(&mut self, state: &Arc<State>, waiting: &[QueuedBatch]) -> Result<()> {
         self.check_seals()?;
         take_in_others(state, self.number);
@@ -112,22 +112,22 @@ impl Lane {
         self.seal_full(state)
     }
 
-    /// Sees to it that [`Lane::write`] of this batch makes no segment: making one waits for the registry, and a thread
-    /// that holds the registry may wait to enter rows.
+    /// Ensures that [`Lane::write`] of this batch creates no segment. Creating one waits for the registry, and a thread
+    /// that holds the registry may be waiting to insert rows.
     ///
     /// # Errors
-    /// After an error the lane is finished.
+    /// After an error the lane must not be used.
     pub(crate) fn make_room(&mut self, state: &Arc<State>, part: &BatchPart<'_>) -> Result<()> {
         self.check_seals()?;
         take_in_others(state, self.number);
         self.active_for(state, &part.columns.schema, part.columns.rows, part.len_bytes()).map(drop)
     }
 
-    /// Writes rows of one structure, whose hashes these are, as one batch. [`Lane::seal_full`] has to follow, when the
-    /// rows are where they are looked up.
+    /// Writes rows of one structure, with these hashes, as one batch. The caller must call [`Lane::seal_full`] once
+    /// lookups find the rows.
     ///
     /// # Errors
-    /// After an error the lane is finished.
+    /// After an error the lane must not be used.
     pub(crate) fn write(
         &mut self,
         state: &Arc<State>,
@@ -147,13 +147,13 @@ impl Lane {
         Ok((active.id(), batch))
     }
 
-    /// Seals the segment that was written last, if it has grown to its size.
+    /// Seals the segment that was written last, if it has reached its full size.
     pub(crate) fn seal_full(&mut self, state: &Arc<State>) -> Result<()> {
         let full = self.actives.last().is_some_and(|active| active.is_full(state.options()));
         if full { self.seal_last(state) } else { Ok(()) }
     }
 
-    /// The active segment for rows of `schema` with room for them, as the last (most recently used) one.
+    /// The active segment for rows of `schema` with room for them. It becomes the last (most recently used) one.
     fn active_for(
         &mut self,
         state: &Arc<State>,
@@ -161,7 +161,7 @@ impl Lane {
         rows: usize,
         len_bytes: usize,
     ) -> Result<&mut Active> {
-        // A writer that was killed while it sealed one segment leaves two of a structure.
+        // A writer that was killed while it sealed a segment leaves two of its structure.
         while let Some(position) = self.actives.iter().rposition(|active| active.schema() == schema) {
             let active = self.actives.remove(position);
             let room = active.has_room(rows, len_bytes);
@@ -191,7 +191,7 @@ impl Lane {
         Ok(Active::new(writer))
     }
 
-    /// The next segment's name, which is given out once.
+    /// The next segment's name; each is given out once.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if the lane has used up its numbers.
@@ -222,8 +222,8 @@ impl Lane {
         self.seal(state, last.into_iter().collect())
     }
 
-    /// Seals `actives` in the background. Waits for what is being sealed already, so that a disk that is slower than
-    /// the writer is felt.
+    /// Seals `actives` in the background. Waits for the segments that are being sealed already, which slows down a
+    /// writer that is faster than the disk.
     fn seal(&mut self, state: &Arc<State>, actives: Vec<Active>) -> Result<()> {
         if state.options().durability == Durability::Buffered {
             self.unsynced.extend(actives.iter().map(Active::id));
@@ -239,7 +239,7 @@ impl Lane {
         Ok(())
     }
 
-    /// Returns when no segment is being sealed.
+    /// Waits until no segment is being sealed.
     fn wait_for_seals(&mut self) -> Result<()> {
         let sealed = std::mem::take(&mut self.sealed);
         match self.sealing.take() {
@@ -252,25 +252,24 @@ impl Lane {
         self.sync_log.as_mut().map_or(Ok(()), |log| log.append(records))
     }
 
-    /// Fails if a segment that was being sealed could not be.
+    /// Fails if a segment could not be sealed in the background.
     ///
     /// # Errors
-    /// After an error the lane is finished.
+    /// After an error the lane must not be used.
     pub(crate) fn check_seals(&mut self) -> Result<()> {
         if self.sealing.as_ref().is_some_and(|sealing| sealing.is_finished()) { self.wait_for_seals() } else { Ok(()) }
     }
 
-    /// What stopped the lane, of which `later` is known: that its folder is gone, or a segment that could not be sealed
-    /// before.
+    /// The cause of the failure `later`: the folder is gone, or an earlier segment could not be sealed.
     pub(crate) fn first_failure(&mut self, state: &State, later: Error) -> Error {
         let earlier = self.wait_for_seals().err();
         self.check_in_place(state).err().or(earlier).unwrap_or(later)
     }
 
-    /// Begins to seal all active segments; returns what is to be waited for.
+    /// Begins to seal all active segments; returns what to wait for.
     ///
     /// # Errors
-    /// After an error the lane is finished.
+    /// After an error the lane must not be used.
     pub(crate) fn start_seals(&mut self, state: &Arc<State>) -> Result<Arc<Sealing>> {
         let actives = std::mem::take(&mut self.actives);
         self.seal(state, actives)?;
@@ -286,7 +285,7 @@ impl Lane {
     /// Seals all active segments that have rows.
     ///
     /// # Errors
-    /// After an error the lane is finished.
+    /// After an error the lane must not be used.
     pub(crate) fn seal_all(&mut self, state: &State) -> Result<()> {
         self.wait_for_seals()?;
         let actives = std::mem::take(&mut self.actives);
@@ -299,14 +298,13 @@ impl Lane {
         self.log(&sealed)
     }
 
-    /// Makes everything that was committed as durable as asked, and checks that it is where it will be looked for.
+    /// Makes everything that was committed as durable as asked, and checks that it is in place.
     pub(crate) fn sync(&mut self, state: &State, durability: Durability) -> Result<()> {
         self.sync_files(state, durability)?;
         self.check_in_place(state)
     }
 
-    /// Fails if the store's folder was moved or removed, or the active segments were: nobody would find what is
-    /// written.
+    /// Fails if the store's folder, or an active segment, was moved or removed: nobody would find what is written.
     ///
     /// # Errors
     /// [`Error::Io`] of kind `NotFound`.
@@ -332,7 +330,7 @@ impl Lane {
             let path = names::sealed(id);
             let synced = storage.len_bytes(&path).and_then(|len| storage.open_append(&path, len)?.sync(durability));
             match synced {
-                // Compaction replaced it, with a segment that is synced.
+                // Compaction replaced it by a segment that is synced.
                 Err(error) if error.is_not_found() && state.registry().lock().is_replaced(id) => {}
                 synced => synced?,
             }
@@ -340,7 +338,7 @@ impl Lane {
         }
         if self.names_dirty {
             if state.options().durability == Durability::Buffered {
-                // Opening did not.
+                // Opening did not sync it.
                 storage.sync_dir(Path::new(""))?;
             }
             storage.sync_dir(Path::new(names::SEGMENTS))?;
@@ -353,8 +351,8 @@ impl Lane {
         }
     }
 
-    /// Opens the sync log. A new one is synced, so it is only made where records have to be kept, numbers have become
-    /// void, or none is there.
+    /// Opens the sync log. Creating one syncs it, so one is only created if records have to be kept, numbers have
+    /// become void, or there is none.
     pub(crate) fn open_sync_log(&mut self, state: &State) -> Result<()> {
         let noted = SyncLogs::voids(state.storage(), self.number)?;
         if self.actives.is_empty() && noted.len() == self.voids.len() {
@@ -363,7 +361,7 @@ impl Lane {
         if self.sync_log.is_none() { self.rewrite_sync_log(state) } else { Ok(()) }
     }
 
-    /// Writes the sync log anew, without the records of segments that are active no more, but for the newest.
+    /// Rewrites the sync log with the records of active segments, the newest record, and the void numbers.
     fn rewrite_sync_log(&mut self, state: &State) -> Result<()> {
         let newest = SyncLogs::newest(state.storage(), state.identity().store(), self.number)?;
         let newest = newest.filter(|record| self.actives.iter().all(|active| active.id().sequence != record.sequence));
@@ -382,8 +380,8 @@ impl Drop for Lane {
     }
 }
 
-/// Records of segments that will have been synced when they are sealed: they tell of a lane's last ones, behind which
-/// no number tells that one is missing.
+/// Records of segments that will have been synced when they are sealed. They protect the last segments of a lane, whose
+/// loss leaves no gap in the numbers.
 fn sealed_records(state: &State, actives: &[Active]) -> Vec<SyncRecord> {
     let synced = actives.iter().filter(|_| state.options().durability > Durability::Buffered);
     synced.map(Active::sealed_record).collect()

@@ -1,4 +1,4 @@
-//! Merges of the index, and the threads that they run on.
+//! Merges of the index, and their threads.
 
 use std::fmt;
 use std::path::Path;
@@ -19,13 +19,13 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 /// What is done when the store is at rest, and after merges.
 type Upkeep = Box<dyn Fn() + Send + Sync>;
 
-/// Keeps the memtable near its bound, and runs few.
+/// Keeps the memtable near its bound, and the number of runs low.
 pub(crate) struct Merger {
     state: Arc<State>,
-    /// Says when the store closes, or its writer has failed.
+    /// Tells when the store closes, or its writer has failed.
     queue: Arc<Queue>,
     lane: u16,
-    /// Held by the one merge that takes in what no run covers: puts may wait for it.
+    /// Held by the one merge that covers segments without a run; puts may wait for it.
     merging: RankedMutex<()>,
     merges: Merges,
     /// The thread of that merge.
@@ -72,15 +72,15 @@ impl Merger {
         self.upkeep.get().into_iter().for_each(|upkeep| upkeep());
     }
 
-    /// Whether the memtable has grown to its bound.
+    /// Whether the memtable has reached its bound.
     pub(crate) fn memtable_is_full(&self) -> bool {
         self.state.memtable().len() >= self.state.memtable_bound()
     }
 
-    /// Keeps the memtable near its bound: at twice the bound, puts wait for the merge that runs. The writer thread does
-    /// not, so that what was put before can be flushed meanwhile. A small bound is not worth a wait for the disk.
+    /// At twice the memtable's bound, waits for the running merge. Only puts wait, not the writer thread, so that
+    /// earlier puts can be flushed meanwhile. A small bound is not worth a wait for the disk.
     pub(crate) fn hold_back_puts(&self) {
-        /// They take about 9 MiB. Small puts, one after another, are fewer while a merge is synced.
+        /// These keys take about 9 MiB. Sequential small puts add fewer while a merge is synced.
         const FREE_KEYS: usize = 1 << 18;
         let most_keys = || self.state.memtable_bound().saturating_mul(2).max(FREE_KEYS);
         if !self.state.options().synchronous && self.state.memtable().len() >= most_keys() {
@@ -88,7 +88,7 @@ impl Merger {
         }
     }
 
-    /// Merges now.
+    /// Merges on this thread.
     ///
     /// # Errors
     /// IO errors; the store stays as it was.
@@ -100,8 +100,8 @@ impl Merger {
         merge_runs(&self.state, self.lane, &self.merges, purpose).map(|_| ())
     }
 
-    /// Starts a merge in the background, unless one is running; `seal` begins to seal what is to be merged, and returns
-    /// what is to be waited for, or `None` if a merge is not worth it.
+    /// Starts a merge in the background, unless one is running. `seal` begins to seal the segments to merge, and
+    /// returns what to wait for, or `None` if a merge is not worth it.
     ///
     /// # Errors
     /// Those of `seal`.
@@ -121,7 +121,7 @@ impl Merger {
         *short = self.spawn("tensorcask-merge", move |merger| {
             // From here on puts may have to wait.
             let merging = merger.merging.lock();
-            // Why a segment could not be sealed, the lane reports.
+            // The lane reports why a segment could not be sealed.
             if seals.wait().is_err() {
                 return Ok(());
             }
@@ -144,7 +144,7 @@ impl Merger {
         }
     }
 
-    /// Merges large runs, until there are few or the store closes.
+    /// Merges large runs until few are left or the store closes.
     fn merge_long(&self) -> Result<()> {
         while self.queue.check().is_ok() && merge_runs(&self.state, self.lane, &self.merges, Purpose::Long)? {}
         self.keep_up();
@@ -175,7 +175,7 @@ impl Merger {
 
     /// Waits for the merges that run in the background.
     pub(crate) fn join(&self) {
-        // The short one may start the long one.
+        // The short merge may start the long one.
         for merger in [&self.short, &self.long] {
             let merger = merger.lock().take();
             merger.into_iter().for_each(|merger| self.join_merge(merger));
@@ -197,14 +197,14 @@ impl Merger {
     /// Reports the failure of a merge, once.
     ///
     /// # Errors
-    /// It.
+    /// That failure.
     pub(crate) fn check(&self) -> Result<()> {
         self.failure.lock().take().map_or(Ok(()), Err)
     }
 
-    /// What to merge for before closing: for one run, if the handle put a quarter of the rows or more, so that each row
-    /// put pays for few; else for few runs, because rows that no run covers are so many that indexing them at the next
-    /// open would be felt, because runs are too many, or because none of them says how many keys are alive.
+    /// The merge to run before closing. One run, if the handle put a quarter of the rows or more, so that few rows are
+    /// merged for each row put. Otherwise few runs, if rows without a run are too many to index at the next open, if
+    /// there are too many runs, or if no run records the number of live keys.
     pub(crate) fn purpose_at_close(&self) -> Option<Purpose> {
         const FEW_ROWS: u64 = 4096;
         const FEW_SEGMENTS: usize = 8;

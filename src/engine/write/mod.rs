@@ -2,7 +2,7 @@
 //!
 //! [`put`] makes rows readable and pushes them to the [`queue`]; the [`writer`] takes them to the [`lane`], which
 //! writes them to [`active`] segments ([`grouping`]: which batches are written as one) and has these [`seal`]ed; the
-//! [`merger`] merges what is sealed into runs.
+//! [`merger`] merges sealed segments into runs.
 
 pub(crate) mod active;
 pub(crate) mod grouping;

@@ -11,19 +11,19 @@ type Intervals = Vec<(u64, u64)>;
 #[derive(Debug, Default)]
 pub(crate) struct FreeNumbers {
     next: u64,
-    /// Numbers that files have, or had, or that segments replace.
+    /// Numbers that files have or had, and those of replaced segments.
     taken: Intervals,
-    /// Those among them of which nothing tells but a file that is not this store's, and may go as it came.
+    /// Taken numbers for which there is only a file that is not this store's, and that may disappear again.
     strangers: BTreeSet<u64>,
 }
 
 impl FreeNumbers {
-    /// Numbers from `next` on, without those that are `taken`; of `strangers` among them nothing tells but a file.
+    /// Numbers from `next` on, except those `taken`. `strangers` are taken numbers for which there is only a file.
     pub(crate) fn new(next: u64, taken: Intervals, strangers: BTreeSet<u64>) -> Self {
         Self { next, taken, strangers }
     }
 
-    /// The next number, and those of strangers that were passed over to get to it. `None` if there are no more.
+    /// The next number, and those of strangers that were skipped to reach it. `None` if numbers are used up.
     pub(crate) fn give_out(&mut self) -> Option<(u64, Vec<u64>)> {
         let mut passed = Vec::new();
         let before = self.taken.partition_point(|(first, _)| *first <= self.next).checked_sub(1);

@@ -1,4 +1,4 @@
-//! Putting rows: they are checked, made readable, and handed to the writer, or written from the caller's memory.
+//! Puts rows: checks them, makes them readable, and hands them to the writer, or writes them from the caller's memory.
 
 use std::sync::{Arc, OnceLock};
 
@@ -24,20 +24,21 @@ use crate::segment::build::MAX_COLUMN_LEN_BYTES;
 use crate::segment::columns::{BatchPart, Columns};
 use crate::value::ValueView;
 
-/// Bytes from which on rows may be written from the caller's memory. Fewer are gathered.
+/// Smallest size of rows that may be written from the caller's memory. Smaller ones are batched.
 const WORTH_ZERO_COPY: usize = 256 << 10;
 
-/// Rows that enter the index on a thread of their own: starting one takes as long as entering some thousands.
+/// From this many rows on, a thread of its own inserts into the index: starting one takes as long as inserting some
+/// thousands.
 const WORTH_A_THREAD: usize = 1 << 14;
 
-/// What puts of one handle share.
+/// The state that the puts of one handle share.
 #[derive(Debug)]
 pub(crate) struct Puts {
     state: Arc<State>,
     queue: Arc<Queue>,
     writer: Arc<Writer>,
     merger: Arc<Merger>,
-    /// For the values of rows that wait.
+    /// Holds the values of waiting rows.
     buffers: Arc<Buffers>,
     schemas: RankedMutex<Schemas>,
     /// A forked child must not write into its parent's segments.
@@ -45,7 +46,7 @@ pub(crate) struct Puts {
 }
 
 impl Puts {
-    /// Puts through `writer`; `schemas` are in use already.
+    /// Puts through `writer`; `schemas` are already in use.
     pub(crate) fn new(
         state: Arc<State>,
         queue: Arc<Queue>,
@@ -61,7 +62,7 @@ impl Puts {
     /// Checks that this handle may write `keys`; returns their kind, or `None` if there are none.
     ///
     /// # Errors
-    /// Why it may not.
+    /// The reason why it may not.
     pub(crate) fn begin(&self, keys: Keys<'_>) -> Result<Option<KeyKind>> {
         self.check_process()?;
         self.queue.check()?;
@@ -91,12 +92,12 @@ impl Puts {
         self.schemas.lock().intern(schema)
     }
 
-    /// Where values are copied that wait.
+    /// The buffers for the values of waiting rows.
     pub(crate) fn buffers(&self) -> &Arc<Buffers> {
         &self.buffers
     }
 
-    /// Fixes the kind of keys with the first put. A disk that does not take that stops the writer, as with any write.
+    /// Fixes the kind of keys at the first put. If that cannot be written, the writer stops, as after any failed write.
     fn claim_key_kind(&self, kind: KeyKind) -> Result<()> {
         claim_key_kind(&self.state, kind).or_else(|error| match &error {
             Error::Io { source, .. } if source.kind() != std::io::ErrorKind::TimedOut => {
@@ -122,12 +123,12 @@ impl Puts {
         }
         let pending = Arc::new(PendingBatch { columns, hashes, len_bytes, written: OnceLock::new() });
         let source = Source::Pending(Arc::clone(&pending));
-        // Held from the queue to the index: of two puts of one key, the one that is read is the one that is written
-        // last.
+        // Held from the queue to the index: of two puts of one key, lookups find the one that is written last.
         let inserting = state.memtable().lock_inserts();
         let added = state.memtable().add_batch(source.clone(), pending.columns.rows as u32);
         let id = added.inspect_err(|_| self.queue.release(len_bytes))?;
-        // The writer may begin while the rows enter the index: they are found by their batch id, wherever they are.
+        // The writer may begin while the rows are inserted into the index: lookups find them by batch id, wherever they
+        // are.
         let enough = self.queue.push((id, Arc::clone(&pending))).inspect_err(|_| {
             state.memtable().remove_batch(id);
             self.queue.release(len_bytes);
@@ -144,7 +145,7 @@ impl Puts {
         Ok(())
     }
 
-    /// Puts rows that have just entered into the value cache.
+    /// Caches the values of rows that were just inserted.
     fn cache_values(&self, pending: &Arc<PendingBatch>) {
         let mut decoder = Decoder::new();
         for (row, hash) in pending.hashes.iter().enumerate() {
@@ -155,10 +156,10 @@ impl Puts {
         }
     }
 
-    /// Writes rows from the caller's memory at once, if nothing waits before them and the caller is likely to wait for
-    /// that: it flushed what it put last, if anything, or wrote the rows before these, of the same call, in this way
-    /// (`continued`). Then a copy for the writer thread would gain nothing. Returns whether it did; `columns` lack the
-    /// data of their one leaf, which are `values`.
+    /// Writes rows zero-copy from the caller's memory, if nothing waits before them and the caller is likely to wait
+    /// for the write: it flushed its last put, if any, or wrote the previous rows of the same call in this way
+    /// (`continued`). Then a copy for the writer thread would gain nothing. Returns whether it wrote them. `columns`
+    /// lack the data of their one leaf, which are `values`.
     ///
     /// # Errors
     /// Those of writing, which stop the writer.
@@ -171,7 +172,7 @@ impl Puts {
         self.claim_key_kind(columns.schema.key)?;
         self.merger.hold_back_puts();
         let Some(mut guard) = self.writer.try_lane() else { return Ok(false) };
-        // The lane is held: what is put from now on is written later.
+        // The lane is held: later puts are written later.
         let (Some(lane), true) = (guard.as_mut(), self.queue.flushed(continued)?) else { return Ok(false) };
         let written = self.write_zero_copy(lane, columns, values).map_err(|error| lane.first_failure(state, error));
         drop(guard);
@@ -184,7 +185,7 @@ impl Puts {
         Ok(true)
     }
 
-    /// The rows enter the index while they are written: entries are of no row until the batch is filled.
+    /// Inserts the rows into the index while they are written: the entries have no row until the batch is filled.
     fn write_zero_copy(&self, lane: &mut Lane, columns: &Columns, values: &[u8]) -> Result<()> {
         let state = &self.state;
         let hashes = columns.hashes(state.hasher());
@@ -200,12 +201,12 @@ impl Puts {
         state.memtable().fill_batch(id, source.clone(), columns.rows as u32);
         admit_occupied(state, &inserting, &hashes, columns, (id, &source), occupied);
         drop(inserting);
-        // Only now: a run that had these rows already would make them look like rows that are put again.
+        // Not earlier: if a run already had these rows, they would look like rows that are put again.
         lane.seal_full(state)
     }
 }
 
-/// Fails if a value of so many bytes is larger than the options allow.
+/// Fails if a value of `len_bytes` is larger than the options allow.
 ///
 /// # Errors
 /// [`Error::TooLarge`].
@@ -218,7 +219,7 @@ pub(crate) fn check_len(options: &Options, len_bytes: usize) -> Result<()> {
     }
 }
 
-/// Fails if a part of a value is.
+/// Fails if a part of a value is larger than the options allow.
 ///
 /// # Errors
 /// As [`check_len`].

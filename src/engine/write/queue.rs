@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::io::Durability;
 use crate::sync::Condvar;
 
-/// After so long without work, the writer is at rest.
+/// After this long without work, the writer is at rest.
 const QUIET: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
@@ -24,13 +24,13 @@ struct Contents {
     /// Batches ever pushed, and how many of them were committed.
     pushed: u64,
     committed: u64,
-    /// The barrier that was asked for: up to which batch, how durably; and the one that was reached.
+    /// The durability level of the barrier that was asked for, if any.
     asked: Option<Durability>,
-    /// Up to which batch everything is written, by durability level.
+    /// For each durability level, up to which batch everything is written.
     reached: [u64; 3],
-    /// Whether a flush followed what was put last, or nothing was put yet.
+    /// Whether a flush followed the last put, or nothing was put yet.
     flushed: bool,
-    /// Whether the writer thread is to look at the state of the store, though nothing is to be written.
+    /// Whether the writer thread should check the state of the store, although nothing has to be written.
     look: bool,
     closing: bool,
     failed: Option<Error>,
@@ -50,7 +50,7 @@ pub(crate) struct Queue {
     buffer_bytes: usize,
 }
 
-/// What the writer is to do next.
+/// The writer's next work.
 #[derive(Debug)]
 pub(crate) struct Work {
     pub waiting: Vec<QueuedBatch>,
@@ -92,12 +92,12 @@ impl Queue {
         }
     }
 
-    /// Fails if the writer did, or the store is closed.
+    /// Fails if the writer has failed, or the store is closed.
     pub(crate) fn check(&self) -> Result<()> {
         self.contents.lock().check()
     }
 
-    /// Reserves `bytes` of the buffer; blocks while it is full. One batch larger than the buffer passes alone.
+    /// Reserves `bytes` of the buffer; blocks while it is full. A batch larger than the buffer is accepted alone.
     pub(crate) fn reserve(&self, bytes: usize, may_block: bool) -> Result<bool> {
         let mut contents = self.contents.lock();
         loop {
@@ -109,7 +109,7 @@ impl Queue {
             if !may_block {
                 return Ok(false);
             }
-            // The writer makes room, also of fewer rows than it otherwise starts for.
+            // The writer makes room, even if there are fewer rows than it normally starts for.
             contents.blocked += 1;
             self.work.notify_one();
             contents.wait(&self.done);
@@ -117,7 +117,7 @@ impl Queue {
         }
     }
 
-    /// Gives back what was reserved for a batch that is not pushed after all.
+    /// Releases the reservation of a batch that is not pushed.
     pub(crate) fn release(&self, bytes: usize) {
         let mut contents = self.contents.lock();
         contents.bytes = contents.bytes.saturating_sub(bytes);
@@ -128,7 +128,7 @@ impl Queue {
     /// Adds a batch whose bytes were reserved. Returns whether there is enough for the writer to start.
     ///
     /// # Errors
-    /// The writer failed, or the store is closed: since the bytes were reserved, nobody may be left to write them.
+    /// The writer failed or the store was closed after the bytes were reserved: nobody may be left to write them.
     pub(crate) fn push(&self, waiting: QueuedBatch) -> Result<bool> {
         let mut contents = self.contents.lock();
         contents.check()?;
@@ -138,7 +138,7 @@ impl Queue {
         contents.oldest.get_or_insert_with(Instant::now);
         contents.waiting.push(waiting);
         let enough = self.enough(&contents);
-        // The first batch starts the clock, so the writer has to learn of it too.
+        // The first batch starts the flush interval, so the writer must be notified too.
         if enough || contents.waiting.len() == 1 {
             self.work.notify_one();
         }
@@ -149,9 +149,8 @@ impl Queue {
         contents.rows >= self.flush_rows || contents.bytes >= self.flush_bytes
     }
 
-    /// Waits until there is something to do: rows that are enough, old enough or in the way of others, a barrier, or
-    /// the end.
-    /// Calls `quiet` when nothing was to be done for a while.
+    /// Waits until there is work: enough rows, rows that are old enough or that block puts, a barrier, or the close.
+    /// Calls `quiet` when there was no work for a while.
     pub(crate) fn wait_for_work(&self, quiet: impl Fn()) {
         let mut contents = self.contents.lock();
         let mut at_rest = false;
@@ -170,7 +169,7 @@ impl Queue {
                 Some(due) => contents.wait_until(&self.work, due),
                 None if at_rest => contents.wait(&self.work),
                 None => {
-                    // Whether it timed out or not, something may have come before the lock was taken again.
+                    // Whether or not the wait timed out, work may have come before the lock was acquired again.
                     at_rest = contents.wait_for(&self.work, QUIET);
                     if at_rest {
                         drop(contents);
@@ -182,7 +181,7 @@ impl Queue {
         }
     }
 
-    /// Takes what there is. The caller holds the lane, so that batches are written in the order in which they came.
+    /// Drains the queue. The caller holds the lane, so batches are written in the order in which they came.
     pub(crate) fn take_work(&self) -> Work {
         let mut contents = self.contents.lock();
         contents.rows = 0;
@@ -193,7 +192,7 @@ impl Queue {
         Work { waiting, barrier: contents.asked.take(), closing: contents.closing, bytes, up_to: contents.pushed }
     }
 
-    /// Reports that `work` was done, or why not.
+    /// Reports the result of `work`.
     pub(crate) fn finish(&self, work: &Work, result: Result<()>) {
         let mut contents = self.contents.lock();
         contents.bytes = contents.bytes.saturating_sub(work.bytes);
@@ -213,14 +212,14 @@ impl Queue {
         self.done.notify_all();
     }
 
-    /// Stops the writer: every later call says why.
+    /// Stops the writer: every later call returns the error.
     pub(crate) fn fail(&self, error: Error) {
         self.contents.lock().failed.get_or_insert(error);
         self.done.notify_all();
     }
 
-    /// Asks for a barrier behind everything that was pushed; returns what to wait for. The thread that writes next
-    /// reaches it.
+    /// Asks for a barrier after everything pushed so far; returns what to wait for. The thread that writes next reaches
+    /// it.
     pub(crate) fn ask(&self, durability: Durability) -> Result<u64> {
         let mut contents = self.contents.lock();
         contents.check()?;
@@ -229,14 +228,14 @@ impl Queue {
         Ok(contents.pushed)
     }
 
-    /// Whether a flush followed what was put last, if anything was (or is `expected` to), and all of it is written.
+    /// Whether a flush followed the last put (or is `expected` to), and everything that was pushed is written.
     pub(crate) fn flushed(&self, expected: bool) -> Result<bool> {
         let contents = self.contents.lock();
         contents.check()?;
         Ok((contents.flushed || expected) && contents.committed == contents.pushed)
     }
 
-    /// Counts a batch that was written without the queue: it is behind those that were pushed meanwhile.
+    /// Counts a batch that was written without the queue. It comes after those pushed meanwhile.
     pub(crate) fn wrote(&self) {
         let mut contents = self.contents.lock();
         if contents.committed == contents.pushed {
@@ -251,7 +250,7 @@ impl Queue {
         self.work.notify_one();
     }
 
-    /// Has the writer thread look after the store.
+    /// Makes the writer thread check the store.
     pub(crate) fn look(&self) {
         self.contents.lock().look = true;
         self.work.notify_one();
@@ -271,7 +270,7 @@ impl Queue {
         }
     }
 
-    /// No more puts; the writer finishes what waits.
+    /// Refuses further puts; the writer finishes what waits.
     pub(crate) fn close(&self) {
         self.contents.lock().closing = true;
         self.work.notify_all();

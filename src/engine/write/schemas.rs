@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::schema::RowSchema;
 
-/// Different shapes of one structure that get segments of their own; rows of further shapes share segments in which
-/// every row has its own shape.
+/// Shapes of one structure that get segments of their own. Rows of further shapes share segments in which every row has
+/// its own shape.
 const FIXED_SHAPES: usize = 4;
 
 /// Row structures in use.
@@ -18,7 +18,7 @@ pub(crate) struct Schemas {
 }
 
 impl Schemas {
-    /// The one instance of `schema`, or of its twin with variable shapes if there were too many shapes already.
+    /// The one instance of `schema`, or of its variant with variable shapes if it has had too many shapes.
     pub(crate) fn intern(&mut self, schema: RowSchema) -> Arc<RowSchema> {
         if let Some(known) = self.interned.get(&schema) {
             return Arc::clone(known);

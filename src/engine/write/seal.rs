@@ -1,8 +1,7 @@
-//! Segments that are sealed in the background.
+//! Seals segments in the background.
 //!
-//! Sealing syncs a whole segment: puts of what comes after, and flushes that promise no more than to
-//! have handed it to the system, need not wait for that. Until it is done, rows are found as they were before: by their
-//! batch ids.
+//! Sealing syncs a whole segment. Later puts, and flushes that promise no more than handing data to the system, need
+//! not wait for that. Until it is done, rows are found by their batch ids as before.
 
 use std::sync::Arc;
 
@@ -15,7 +14,7 @@ use crate::names::{self, SegmentId};
 use crate::segment::reader::Segment;
 use crate::sync::{JoinHandle, Mutex};
 
-/// Segments that are being sealed, or were; by default, none.
+/// Segments that are being sealed, or were; none by default.
 #[derive(Debug)]
 pub(crate) struct Sealing {
     progress: RankedMutex<Progress>,
@@ -42,10 +41,10 @@ impl Default for Sealing {
 }
 
 impl Sealing {
-    /// Begins to seal `actives` on a thread of its own. Where none can be started, they are sealed when this returns.
+    /// Begins to seal `actives` on a thread of its own. If none can be started, they are sealed when this returns.
     pub(crate) fn start(state: &Arc<State>, actives: Vec<Active>) -> Self {
         let rows = actives.iter().map(Active::rows).sum();
-        // The thread takes them, or the caller, if no thread could be started.
+        // Taken by the thread, or by the caller if no thread could be started.
         let work = Arc::new(Mutex::new(actives));
         let run = {
             let (state, work) = (Arc::clone(state), Arc::clone(&work));
@@ -58,10 +57,10 @@ impl Sealing {
         Self { progress: RankedMutex::new(Rank::Sealing, progress), rows, process_id: std::process::id() }
     }
 
-    /// Returns when the segments are sealed and published.
+    /// Waits until the segments are sealed and published.
     ///
     /// # Errors
-    /// What kept one from being sealed, at every call.
+    /// The error that kept a segment from being sealed. Every call returns it.
     pub(crate) fn wait(&self) -> Result<()> {
         // A forked child has no such thread.
         if self.process_id != std::process::id() {
@@ -83,7 +82,7 @@ impl Sealing {
         match self.progress.try_lock().as_deref() {
             Some(Progress::Running(thread)) => thread.is_finished(),
             Some(Progress::Done(_)) => true,
-            // Somebody waits.
+            // Another thread waits.
             None => false,
         }
     }
@@ -94,7 +93,7 @@ impl Sealing {
     }
 }
 
-/// Seals and publishes each. Their rows stay where the memtable finds them.
+/// Seals and publishes each segment. The memtable still finds their rows.
 pub(crate) fn seal_all(state: &State, actives: Vec<Active>) -> Result<()> {
     actives.into_iter().try_for_each(|active| {
         let segment = seal_and_publish(state, active, Vec::new())?;
@@ -103,7 +102,7 @@ pub(crate) fn seal_all(state: &State, actives: Vec<Active>) -> Result<()> {
     })
 }
 
-/// Seals and publishes one segment, which has the rows of those that it `replaces`.
+/// Seals and publishes one segment, which replaces the segments `replaces`.
 ///
 /// # Errors
 /// IO errors.

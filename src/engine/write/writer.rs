@@ -1,4 +1,5 @@
-//! The writer: what waits in the queue is written to the lane, by its thread or by a caller that finds the lane free.
+//! The writer: writes the queued batches to the lane, on its own thread or on that of a caller that finds the lane
+//! free.
 
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ pub(crate) struct Writer {
     /// `None` once the store is closed.
     lane: RankedMutex<Option<Lane>>,
     merger: Arc<Merger>,
-    /// Given back when the writer is at rest.
+    /// Freed when the writer is at rest.
     buffers: Arc<Buffers>,
 }
 
@@ -50,8 +51,8 @@ impl Writer {
         }
     }
 
-    /// Writes what waits; returns whether the store is closing. The lane lock is acquired before the queue is drained,
-    /// so batches are written in the order in which they were pushed, whichever thread writes them.
+    /// Writes the queued batches; returns whether the store is closing. The lane lock is acquired before the queue is
+    /// drained, so batches are written in the order in which they were pushed, whichever thread writes them.
     fn work_once(&self, lane: &mut Option<Lane>) -> bool {
         let work = self.queue.take_work();
         self.work_on(lane, &work);
@@ -64,16 +65,16 @@ impl Writer {
                 .commit(&self.state, &work.waiting)
                 .and_then(|()| work.barrier.map_or(Ok(()), |durability| lane.sync(&self.state, durability)))
                 .map_err(|error| lane.first_failure(&self.state, error)),
-            // Closed when all was written.
+            // The lane was closed after everything was written.
             None if work.waiting.is_empty() && work.barrier.is_none() => return,
-            // After a failure nothing is tried again on the same files.
+            // After a failure, nothing is retried on the same files.
             _ => Err(Error::Closed),
         };
         self.queue.finish(work, result);
     }
 
-    /// Has a barrier that was asked for reached: on this thread if the lane is free, since handing over to the writer
-    /// thread and back takes longer than a small write; else by the thread that holds the lane.
+    /// Makes sure that a barrier is reached: on this thread if the lane is free, since a handover to the writer thread
+    /// and back takes longer than a small write; else on the thread that holds the lane.
     pub(crate) fn reach_barrier(&self) {
         if self.state.options().synchronous {
             return self.step();
@@ -104,9 +105,8 @@ impl Writer {
         }
     }
 
-    /// Begins to seal the lane's active segments, since only what is sealed can go into a run; returns what is to be
-    /// waited for. `None` if a merge is not worth it: what fills the memtable may be rows that other lanes have not
-    /// sealed yet.
+    /// Begins to seal the lane's active segments, since only sealed segments can go into a run; returns what to wait
+    /// for. `None` if a merge is not worth it: the memtable may be full of rows that other lanes have not sealed yet.
     fn seal_for_merge(&self, lane: &mut Option<Lane>) -> Result<Option<Arc<Sealing>>> {
         let Some(lane) = lane else { return Ok(None) };
         lane.check_seals()?;
@@ -118,7 +118,7 @@ impl Writer {
         lane.start_seals(&self.state).map(Some)
     }
 
-    /// Starts a merge in the background when the memtable has grown to its bound, unless one is running.
+    /// Starts a merge in the background if the memtable has reached its bound, unless one is running.
     fn bound_memtable(&self) {
         self.state.memtable().make_room(self.state.memtable_bound());
         if !self.merger.memtable_is_full() || self.queue.failure().is_some() {
@@ -137,7 +137,7 @@ impl Writer {
         with(self.lane.lock().as_mut().ok_or(Error::Closed)?)
     }
 
-    /// The lane, if no other thread has it.
+    /// The lane, if no other thread holds it.
     pub(crate) fn try_lane(&self) -> Option<RankedGuard<'_, Option<Lane>>> {
         self.lane.try_lock()
     }
@@ -147,7 +147,7 @@ impl Writer {
         self.lane.lock().take()
     }
 
-    /// Whether the lane is still there.
+    /// Whether the lane is still open.
     pub(crate) fn is_open(&self) -> bool {
         self.lane.lock().is_some()
     }

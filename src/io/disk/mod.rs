@@ -23,13 +23,13 @@ pub struct DiskStorage {
 }
 
 impl DiskStorage {
-    /// The storage below `root`, which need not be there yet: `create_dir("")` makes it.
+    /// The storage below `root`, which need not exist yet: `create_dir("")` creates it.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into(), group_writable: false }
     }
 
-    /// Lets the folder's group write what is made from now on, whatever the umask is (see
+    /// Lets the folder's group write files that are created from now on, whatever the umask is (see
     /// [`crate::Options::group_writable`]).
     #[must_use]
     pub fn group_writable(mut self, group_writable: bool) -> Self {
@@ -37,9 +37,9 @@ impl DiskStorage {
         self
     }
 
-    /// The name of the network file system that the root (or its nearest ancestor that is there) lies on, or `None`
-    /// on a local one and where this cannot be told (anything but Linux). `mmap`, `flock` and `fsync` cannot be
-    /// relied on across machines there. FUSE counts as local: it is as often a local disk.
+    /// The name of the network file system of the root (or of its nearest existing ancestor); `None` on a local one,
+    /// and on systems other than Linux. There, `mmap`, `flock` and `fsync` are not reliable across machines. FUSE
+    /// counts as local, since it often is.
     ///
     /// # Errors
     /// [`Error::Io`] if the file system cannot be asked.
@@ -52,14 +52,15 @@ impl DiskStorage {
         Ok(self.root.join(relative(path)?))
     }
 
-    /// Makes the root, and its missing ancestors' names durable: nobody else can, as paths here start at the root.
+    /// Creates the root, and makes its missing ancestors' names durable: the engine cannot, since its paths start at
+    /// the root.
     fn create_root(&self) -> Result<()> {
         let missing: Vec<&Path> = self.root.ancestors().take_while(|ancestor| !non_empty(ancestor).exists()).collect();
         self.create_folders(&self.root)?;
         missing.iter().filter_map(|folder| folder.parent()).try_for_each(|parent| sync_folder(non_empty(parent)))
     }
 
-    /// Makes a folder and its missing ancestors, and shares those from the root on as far as they are to be.
+    /// Creates a folder and its missing ancestors; shares those from the root on with the group, if they should be.
     fn create_folders(&self, full: &Path) -> Result<()> {
         let missing: Vec<&Path> = full.ancestors().take_while(|ancestor| !non_empty(ancestor).exists()).collect();
         fs::create_dir_all(full).map_err(|e| Error::io("create the folder", full, e))?;
@@ -84,14 +85,14 @@ impl Storage for DiskStorage {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&full).map_err(fail)? {
             let entry = entry.map_err(fail)?;
-            // The folder itself tells the kind, without a look at each file.
+            // The directory entry has the kind, without a look at each file.
             let kind = match entry.file_type() {
                 Ok(found) => kind_of(&entry.path(), found),
-                // Another process unlinked it since.
+                // Another process has unlinked it.
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 Err(e) => return Err(Error::io("look at", entry.path(), e)),
             };
-            // A name that is not UTF-8 is none of ours; the lossy form does not parse.
+            // A name that is not UTF-8 is not ours; its lossy form does not parse.
             let name = entry.file_name().to_string_lossy().into_owned();
             entries.push(DirEntry { name, kind });
         }
@@ -173,7 +174,7 @@ impl Storage for DiskStorage {
         let path = self.resolve(path)?;
         let opened = open_own(OpenOptions::new().create(true).truncate(false).write(true), &path);
         let (opened, is_writable) = match opened {
-            // Another user's file: to lock it, it is enough to have it open.
+            // Another user's file: opening it is enough to lock it.
             Err(e) if e.kind() == ErrorKind::PermissionDenied => {
                 (open_own(OpenOptions::new().read(true), &path).map_err(|_| e), false)
             }
@@ -193,13 +194,13 @@ impl Storage for DiskStorage {
     }
 }
 
-/// What the name `path`, which itself is `found`, stands for.
+/// The kind of the name `path`, whose own type is `found`.
 fn kind_of(path: &Path, found: FileType) -> FileKind {
     if found.is_symlink() {
         return match fs::metadata(path) {
             Ok(target) if target.is_file() => FileKind::Link,
             Ok(target) if target.is_dir() => FileKind::Folder,
-            // It leads to nothing, in a circle, or to where nobody may look.
+            // A link to nothing, in a circle, or to where access is denied.
             _ => FileKind::Other,
         };
     }
@@ -210,8 +211,8 @@ fn kind_of(path: &Path, found: FileType) -> FileKind {
     }
 }
 
-/// Opens a regular file of the store's own for writing: no link is followed, so that nothing outside is changed, and
-/// nothing is waited for.
+/// Opens a regular file of the store for writing. Follows no link, so that nothing outside is changed, and never
+/// blocks.
 fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
     options.custom_flags(i32::try_from(flags.bits()).unwrap_or(0));
@@ -228,7 +229,7 @@ fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     })
 }
 
-/// The error of opening what is neither a file nor a folder: the system has many words for it.
+/// The error of opening what is neither a file nor a folder, which the system reports in many ways.
 fn explained(path: &Path, error: io::Error) -> io::Error {
     match fs::symlink_metadata(path).map(|found| kind_of(path, found.file_type())) {
         Ok(FileKind::Other) if error.kind() != ErrorKind::PermissionDenied => {
@@ -267,12 +268,12 @@ impl ReadFile for DiskRead {
         if offset.checked_add(len_bytes as u64).is_none_or(|end| end > found) {
             return Err(beyond_end(self.map.path(), offset, len_bytes, found));
         }
-        // A file that is not expected to grow is published, and nobody cuts it.
+        // A file that is not expected to grow is published, so nobody truncates it.
         if self.map.is_settled() {
             return self.bytes(offset, len_bytes);
         }
         match self.read(offset, len_bytes) {
-            // Another thread mapped it, and closed it, since.
+            // Meanwhile, another thread has mapped and closed it.
             Err(_) if self.map.is_settled() => self.bytes(offset, len_bytes),
             read => read,
         }
@@ -312,18 +313,18 @@ pub(super) fn relative(path: &Path) -> Result<PathBuf> {
     Ok(clean)
 }
 
-/// A read that the file cannot serve: the file is shorter than what points into it says.
+/// The error of a read beyond the end: the file is shorter than a reference into it.
 pub(super) fn beyond_end(path: &Path, offset: u64, len_bytes: usize, found: u64) -> Error {
     let end = u128::from(offset) + len_bytes as u128;
     Error::corrupt(path, offset, format!("expected at least {end} bytes in the file, found {found}"))
 }
 
-/// A file that lacks bytes which its opener knew to be committed.
+/// The error of a file that lacks bytes known to be committed.
 pub(super) fn shorter_than_kept(path: &Path, expected: u64, found: u64) -> Error {
     Error::corrupt(path, found, format!("expected at least {expected} bytes to append after, found {found}"))
 }
 
-/// The empty path, which is what `ancestors` ends with on a relative root, means the working directory.
+/// `ancestors` of a relative root end with the empty path, which means the working directory.
 fn non_empty(path: &Path) -> &Path {
     if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }
@@ -362,6 +363,6 @@ fn network_name(path: &Path) -> Result<Option<&'static str>> {
     })
 }
 
-/// The contract of `io/mod.rs`, run over every storage.
+/// Runs the contract of `io/mod.rs` over every storage.
 #[cfg(test)]
 mod tests;

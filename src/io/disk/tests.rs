@@ -68,7 +68,7 @@ fn what_is_written_early_is_the_same() {
         let content: Vec<u8> = (0..3 * LARGE_PAGE_BYTES as u32 / 2).flat_map(u32::to_le_bytes).collect();
         let mut file = storage.create(p("f")).unwrap();
         file.write_early(true);
-        // Less than a piece, to the end of one, over several at once, in many parts, and nothing.
+        // Less than a piece, to the end of one, several at once, in many parts, and nothing.
         let piece = LARGE_PAGE_BYTES as usize;
         let (mut at, ends) = (0, [10, piece, 3 * piece - 1, content.len() - 5000, content.len()]);
         for end in ends {
@@ -198,7 +198,7 @@ fn what_is_no_file_is_told_apart_and_not_waited_for() {
         match expected {
             File | Link => assert_eq!(opened.unwrap().bytes(0, 1).unwrap(), &b"x"[..]),
             Folder => assert_eq!(kind(opened), ErrorKind::IsADirectory),
-            // A link that leads to nothing is either.
+            // A link that leads to nothing may be either.
             Other => assert!(matches!(kind(opened), ErrorKind::InvalidInput | ErrorKind::NotFound)),
         }
         if expected != File {

@@ -1,4 +1,4 @@
-//! [`Storage`] in memory, which knows what a power failure would leave.
+//! [`Storage`] in memory that can simulate a power failure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,9 +15,9 @@ use crate::error::{Error, Result};
 
 /// A folder tree in memory, for stores that need not outlive the process and for tests. Clones share the tree.
 ///
-/// It keeps two books: what is there, and what [`MemoryStorage::power_loss`] would leave. The latter is the strictest
-/// reading of the contract: bytes that were not synced and names whose folder was not synced are gone. (A file moved
-/// between folders is under both names, or under none, while only one of the two folders is synced.)
+/// It tracks what is there, and what [`MemoryStorage::power_loss`] would leave. The latter follows the contract
+/// strictly: bytes that were not synced, and names whose folder was not synced, are gone. (A file moved between folders
+/// is under both names, or under none, while only one of the two folders is synced.)
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStorage {
     tree: Arc<Mutex<Tree>>,
@@ -36,7 +36,7 @@ enum Node {
     File(Arc<RwLock<Body>>),
 }
 
-/// A file: one chunk an append, so that a read within one append copies nothing.
+/// A file: one chunk an append, so that a read within one append is zero-copy.
 #[derive(Default)]
 struct Body {
     /// Non-empty chunks in order, each with its offset in the file.
@@ -46,7 +46,7 @@ struct Body {
     writers: usize,
 }
 
-/// Its length: the bytes are nobody's reading.
+/// Prints the length, not the bytes.
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes, {} synced", self.len_bytes, self.synced_len_bytes)
@@ -97,7 +97,8 @@ impl Body {
         self.synced_len_bytes = self.synced_len_bytes.min(self.len_bytes);
     }
 
-    /// One chunk from many, so that later reads copy nothing. Not while it is written: each open would copy it all.
+    /// Joins all chunks, so that later reads are zero-copy. Not while the file is being written: each open would copy
+    /// it all.
     fn coalesce(&mut self) {
         if self.writers == 0 && self.chunks.len() > 1 {
             self.chunks = vec![(0, self.all())];
@@ -106,12 +107,13 @@ impl Body {
 }
 
 impl Tree {
-    /// The folder that `path` lies in is there.
+    /// Checks that the folder of `path` exists.
     fn check_parent(&self, path: &Path) -> Result<(), ErrorKind> {
         path.parent().map_or(Ok(()), |parent| self.check_dir(parent))
     }
 
-    /// From the root down, as a file system looks: the first name that is missing or no folder says why not.
+    /// Checks a folder from the root down, as a file system does: the first name that is missing or not a folder gives
+    /// the error.
     fn check_dir(&self, path: &Path) -> Result<(), ErrorKind> {
         let mut folders: Vec<&Path> = path.ancestors().filter(|folder| !folder.as_os_str().is_empty()).collect();
         while let Some(folder) = folders.pop() {
@@ -195,14 +197,14 @@ impl MemoryStorage {
         Self::default()
     }
 
-    /// The tree that a power failure at this moment would leave: synced bytes under synced names. `self` goes on.
+    /// The tree that a power failure at this moment would leave: synced bytes under synced names. `self` is unchanged.
     #[must_use]
     pub fn power_loss(&self) -> Self {
         self.power_loss_keeping(|_, synced_len_bytes, _| synced_len_bytes)
     }
 
-    /// As [`Self::power_loss`], but `keep(path, synced_len_bytes, len_bytes)` says how many bytes of each file
-    /// survive: what was not synced may be on disk all the same. The answer is held between the two lengths.
+    /// As [`Self::power_loss`], but `keep(path, synced_len_bytes, len_bytes)` returns how many bytes of each file
+    /// survive, since unsynced bytes may be on disk too. Its result is clamped to the two lengths.
     #[must_use]
     pub fn power_loss_keeping(&self, mut keep: impl FnMut(&Path, u64, u64) -> u64) -> Self {
         let durable = self.tree.lock().durable.clone();
@@ -227,7 +229,7 @@ impl MemoryStorage {
         Self { tree: Arc::new(Mutex::new(left)) }
     }
 
-    /// Test help: flips the bits `xor` of the byte at `offset`. Bytes handed out before stay as they are.
+    /// Test help: flips the bits `xor` of the byte at `offset`. Bytes handed out before are unchanged.
     ///
     /// # Errors
     /// As [`Storage::open`]; [`Error::Corrupt`] beyond the end.
@@ -264,7 +266,7 @@ impl MemoryStorage {
     }
 
     /// Test help: puts a file of these bytes, and its folders, at `path`, as if they had always been there (durable).
-    /// Those who have the file of that name open keep the former one.
+    /// Readers that have the former file open keep it.
     ///
     /// # Errors
     /// [`Error::Io`] if a folder has the name, or a file has a folder's.
@@ -340,7 +342,7 @@ impl Storage for MemoryStorage {
         let body = self.with("open", path, |tree, path| tree.file(path))?;
         let mut open = body.write();
         open.coalesce();
-        // As on disk: who does not expect growth does not see it.
+        // As on disk: a reader that expects no growth sees none.
         let end = if capacity_bytes == 0 { open.len_bytes } else { u64::MAX };
         drop(open);
         Ok(Arc::new(MemoryRead { body, end, path: self.describe(path) }))
@@ -418,7 +420,7 @@ impl Drop for MemoryAppend {
 #[derive(Debug)]
 struct MemoryRead {
     body: Arc<RwLock<Body>>,
-    /// Nothing beyond it is seen.
+    /// Bytes after it are not visible.
     end: u64,
     path: PathBuf,
 }
@@ -437,7 +439,7 @@ impl ReadFile for MemoryRead {
     }
 
     fn copy(&self, offset: u64, len_bytes: usize) -> Result<Bytes> {
-        // Chunks are immutable: what was handed out stays as it is, whatever is cut.
+        // Chunks are immutable: bytes that were handed out stay valid even if the file is cut.
         self.bytes(offset, len_bytes)
     }
 }
