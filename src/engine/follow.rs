@@ -1,4 +1,4 @@
-//! Following other writers: new sealed segments, and new batches of active ones.
+//! Follows other writers: reads their new sealed segments, and new batches of their active segments.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -25,8 +25,8 @@ use crate::segment::reader::Segment;
 use crate::segment::scan::{Ahead, Rest, look_ahead, read_any_front, read_front, rows_told, salvage, walk};
 use crate::segment::writer::SegmentWriter;
 
-/// Whether a file failed to be read because it was cut while it was looked at: zeros by its writer, or a torn tail by
-/// its lane's next one.
+/// Whether a read failed because the file was truncated meanwhile: its writer cuts off zeros, and the lane's next
+/// writer cuts off a torn tail.
 fn was_cut(error: &Error) -> bool {
     match error {
         Error::Io { source, .. } => source.kind() == std::io::ErrorKind::UnexpectedEof,
@@ -34,11 +34,11 @@ fn was_cut(error: &Error) -> bool {
     }
 }
 
-/// Refreshes if the last time is long enough ago. Returns whether there was anything new.
+/// Refreshes if the last refresh is at least the refresh interval ago. Returns whether there was anything new.
 ///
 /// # Errors
-/// As [`refresh`]; that of the last refresh, if it is not due: what could not be looked at may hold the key
-/// that is missing.
+/// As [`refresh`]. If no refresh is due, the error of the last one: the missing key may be in a file that could not be
+/// read.
 pub(crate) fn refresh_if_due(state: &State) -> Result<bool> {
     state.check_fork()?;
     if state.registry().refresh_is_due(state.options().refresh_interval) {
@@ -47,7 +47,7 @@ pub(crate) fn refresh_if_due(state: &State) -> Result<bool> {
     state.registry().check_refreshed().map(|()| false)
 }
 
-/// Takes in what others committed. O(files), and O(rows) of what is new.
+/// Reads what other writers have committed. O(files), and O(rows) of what is new.
 pub(crate) fn refresh(state: &State) -> Result<bool> {
     state.check_fork()?;
     let result = take_in(state);
@@ -55,9 +55,9 @@ pub(crate) fn refresh(state: &State) -> Result<bool> {
     result
 }
 
-/// Takes in what others have committed, if there is any, before this handle commits: the last put of a key is to have
-/// the latest commit timestamp, whatever the clocks say. In a store of no lane but `lane` this is one look at a folder.
-/// What cannot be taken in is reported by the next read that misses.
+/// Reads what other writers have committed, before this handle commits. So the last put of a key has the latest commit
+/// timestamp, whatever the clocks say. If no other lane exists, this costs one query of a folder's change time. The
+/// next read that misses reports errors.
 pub(crate) fn take_in_others(state: &State, lane: u16) {
     let mut known = state.registry().lock();
     if is_alone(state, &mut known, lane) {
@@ -90,7 +90,7 @@ fn take_in(state: &State) -> Result<bool> {
                     && !state.versions().load().segments().contains_key(&id) =>
             {
                 let followed = match follow(state, &mut known, id) {
-                    // Sealed since it was listed: rows of a newer segment must not come without those before them.
+                    // It was sealed after the listing. Rows of newer segments must not become visible without its rows.
                     Err(error) if error.is_not_found() => take_sealed(state, &mut known, id, &mut compacted),
                     followed => followed,
                 };
@@ -106,13 +106,13 @@ fn take_in(state: &State) -> Result<bool> {
     Ok(changed)
 }
 
-/// What taking in segment `id` led to. Damage is noted.
+/// Returns whether reading segment `id` found anything new. Notes damage; ignores files that are gone.
 fn settle(state: &State, known: &mut Known, id: SegmentId, taken: Result<bool>) -> Result<bool> {
     match taken {
         Ok(new) => Ok(new),
-        // Renamed or removed since it was listed: the next refresh sees what it became.
+        // Renamed or removed after the listing: the next refresh sees its new state.
         Err(error) if error.is_not_found() => Ok(false),
-        // Tried again by the next refresh: until it works, a key that is missing may be in there.
+        // The next refresh tries again. Until it succeeds, a missing key may be in this file.
         Err(error) if state.options().recovery == Recovery::Strict || !(error.is_corrupt() || error.is_denied()) => {
             Err(error)
         }
@@ -120,7 +120,7 @@ fn settle(state: &State, known: &mut Known, id: SegmentId, taken: Result<bool>) 
     }
 }
 
-/// Whether no lane but `lane` was ever written in.
+/// Whether no other lane than `lane` has ever had a writer.
 fn is_alone(state: &State, known: &mut Known, lane: u16) -> bool {
     let changed = state.storage().changed(Path::new(names::LANES)).ok().flatten();
     if changed.is_some() && changed == known.alone_since() {
@@ -134,15 +134,15 @@ fn is_alone(state: &State, known: &mut Known, lane: u16) -> bool {
     is_alone
 }
 
-/// When a folder changed last. A change that follows in the same tick of the file system's clock looks the same, so
-/// only one that is older than a few ticks counts.
+/// The change time of a folder; `None` if it is less than a few ticks of the file system's clock ago, since another
+/// change in the same tick would not be visible.
 fn listed_now(state: &State, folder: &str) -> Option<SystemTime> {
     const TICKS: Duration = Duration::from_millis(50);
     let changed = state.storage().changed(Path::new(folder)).ok().flatten()?;
     SystemTime::now().duration_since(changed).is_ok_and(|age| age > TICKS).then_some(changed)
 }
 
-/// Takes in a sealed segment. One that compaction wrote goes to `compacted`, for later.
+/// Publishes a sealed segment. A segment that compaction wrote is added to `compacted` instead, for later.
 fn take_sealed(state: &State, known: &mut Known, id: SegmentId, compacted: &mut Vec<Segment>) -> Result<bool> {
     if state.versions().load().segments().contains_key(&id) {
         return Ok(false);
@@ -161,10 +161,10 @@ fn take_sealed(state: &State, known: &mut Known, id: SegmentId, compacted: &mut 
         return Ok(false);
     }
     let segment = Arc::new(segment);
-    // Before anybody sees the segment: its rows enter then, or this fails and is tried again.
+    // Read before the segment is published: if this fails, nothing has changed, and the next refresh tries again.
     let block = hash_block(state, &segment)?;
     state.versions().add_segment(&segment);
-    // Rows that were followed while the segment was active are found to be there already.
+    // Rows that were followed while the segment was active are not entered twice.
     admit_block(state, &segment, &block)?;
     if let Some(followed) = known.take_followed(id) {
         state.memtable().segment_sealed(&segment);
@@ -173,8 +173,8 @@ fn take_sealed(state: &State, known: &mut Known, id: SegmentId, compacted: &mut 
     Ok(true)
 }
 
-/// Takes in segments that have the rows of others, in their place. Rows that were not seen before enter first, from all
-/// of them: what keeps a row from being copied is a newer row, which has to be there before that row is gone.
+/// Publishes compacted segments in place of those that they replace. Rows that were not seen before enter first, from
+/// all of them: a row that was not copied has a newer row, which must be visible before the old one disappears.
 fn take_compacted(state: &State, known: &mut Known, compacted: Vec<Segment>) -> Result<bool> {
     let replaced: HashSet<SegmentId> = compacted.iter().flat_map(|segment| segment.replaces.iter().copied()).collect();
     let mut changed = false;
@@ -195,8 +195,8 @@ fn take_compacted(state: &State, known: &mut Known, compacted: Vec<Segment>) -> 
     Ok(changed)
 }
 
-/// Enters the rows of a compacted segment that were not seen before. Returns where the rows are of the segments that it
-/// replaces, and whether it has no others.
+/// Enters the rows of a compacted segment that were not seen before. Returns the known segments that it replaces, with
+/// their row maps, and whether every row of it is a copy of one of theirs.
 fn enter_compacted(state: &State, known: &Known, segment: &Arc<Segment>) -> Result<(Vec<Replaced>, bool)> {
     let version = state.versions().load_full();
     let mut old = Vec::new();
@@ -216,8 +216,8 @@ fn enter_compacted(state: &State, known: &Known, segment: &Arc<Segment>) -> Resu
     Ok((old, has_all))
 }
 
-/// Serves what can be read of a damaged file from where it lies, and notes the damage. A file that may not be read at
-/// all is left out in the same way. O(bytes).
+/// Serves the undamaged batches of a damaged file in place, and notes the damage. A file without read permission is
+/// only noted. O(bytes).
 ///
 /// # Errors
 /// IO errors.
@@ -225,7 +225,7 @@ pub(crate) fn leave_damaged(state: &State, known: &mut Known, id: SegmentId, err
     known.bad(id);
     let (path, file) = match open_any(state, id) {
         Ok(found) => found,
-        // Removed since.
+        // Removed meanwhile.
         Err(error) if error.is_not_found() => return Ok(()),
         Err(error) if error.is_denied() => {
             known.leave(&error, 0, None);
@@ -254,9 +254,9 @@ pub(crate) fn leave_damaged(state: &State, known: &mut Known, id: SegmentId, err
     Ok(())
 }
 
-/// The file of a segment, whether it is sealed or not.
+/// Opens the file of a segment, whether it is sealed or active.
 fn open_any(state: &State, id: SegmentId) -> Result<(PathBuf, Arc<dyn ReadFile>)> {
-    // In this order: sealing renames.
+    // In this order, since sealing renames the active file.
     let paths = [names::active(id), names::sealed(id)];
     let [active, sealed] = paths.map(|path| state.storage().open(&path, 0).map(|file| (path, file)));
     match (sealed, active) {
@@ -278,7 +278,7 @@ fn follow(state: &State, known: &mut Known, id: SegmentId) -> Result<bool> {
     new
 }
 
-/// Takes in the batches that `followed` has more than last time.
+/// Reads the batches that were committed since `followed` was last read.
 fn follow_batches(state: &State, known: &mut Known, id: SegmentId, followed: &mut Followed) -> Result<bool> {
     let mut new = false;
     loop {
@@ -292,12 +292,12 @@ fn follow_batches(state: &State, known: &mut Known, id: SegmentId, followed: &mu
             followed.passed(*frame);
             new = true;
         }
-        // What was cut off at the end of a batch is seen when the file is first looked at.
+        // A file that was truncated at the end of a batch looks complete, so the first time, the search goes on.
         if prefix.rest == Rest::Nothing && followed.looked {
             return Ok(new);
         }
         let synced = sync_log::synced(state.storage(), seed, id)?;
-        // A file that was filled up with zeros is written to without growing: without a sync log nothing shows it.
+        // Writes to a zero-filled file do not change its length: without a sync log, they are not noticed.
         let tells = synced.is_some() || !prefix.len_bytes.is_multiple_of(LARGE_PAGE_BYTES);
         if followed.searched == Some((prefix.len_bytes, synced)) && tells {
             return Ok(new);
@@ -318,7 +318,7 @@ fn follow_batches(state: &State, known: &mut Known, id: SegmentId, followed: &mu
         }
         let is_known = followed.damaged_at.replace(prefix.end_offset) == Some(prefix.end_offset);
         if frames.is_empty() {
-            // Its writer may go on behind the damage.
+            // Its writer may append more after the damage.
             followed.looked(&prefix, synced);
             if !is_known {
                 let told = rows_told(&*followed.file, seed, 0, prefix.len_bytes)?;
@@ -334,8 +334,8 @@ fn follow_batches(state: &State, known: &mut Known, id: SegmentId, followed: &mu
     }
 }
 
-/// Takes in the batches behind a damaged place. An IO error ends it at the batch that could not be read, which the next
-/// look begins with.
+/// Reads the batches after a damaged place. It stops at a batch that fails with an IO error, where the next refresh
+/// continues.
 fn pass_damage(state: &State, followed: &mut Followed, frames: &[Frame], error: &Error) -> (Quarantined, Result<()>) {
     let (mut rows_lost, mut passed) = (0, Ok(()));
     for frame in frames {
@@ -353,7 +353,7 @@ fn pass_damage(state: &State, followed: &mut Followed, frames: &[Frame], error: 
     (left_in_place(error, followed.rows.saturating_sub(rows_lost), Some(rows_lost)), passed)
 }
 
-/// The front of an active segment; `None` if nothing was committed to it yet.
+/// Begins to follow an active segment; `None` if nothing was committed to it yet.
 fn follow_front(state: &State, known: &mut Known, id: SegmentId) -> Result<Option<Followed>> {
     let path = names::active(id);
     let described: Arc<Path> = state.storage().describe(&path).into();
@@ -361,7 +361,7 @@ fn follow_front(state: &State, known: &mut Known, id: SegmentId) -> Result<Optio
     let len_bytes = file.len_bytes()?;
     let mut front = read_front(&described, &*file, id);
     if let Err(Error::Corrupt { .. }) = &front {
-        // Its writer has just begun, or has died: its lane's next writer will tell. Unless batches follow.
+        // Unless batches follow, its writer has just begun or has died, which the lane's next writer finds out.
         if known.has_only_begun(id, len_bytes) {
             return Ok(None);
         }
@@ -371,7 +371,7 @@ fn follow_front(state: &State, known: &mut Known, id: SegmentId) -> Result<Optio
             known.note_begun(id, len_bytes);
             return Ok(None);
         }
-        // The front was written before them: it is whole by now, or damaged.
+        // Batches follow the front, so it was written before them: by now it is complete, or damaged.
         front = read_front(&described, &*file, id);
     }
     let front = front?;
@@ -390,15 +390,15 @@ fn follow_front(state: &State, known: &mut Known, id: SegmentId) -> Result<Optio
     }))
 }
 
-/// A reader writes no runs, so it keeps what has been sealed since in runs of its own in memory.
+/// Bounds the memtable of a reader. A reader writes no runs, so it indexes new sealed segments by a run in memory.
 fn bound_reader_memtable(state: &State) -> Result<()> {
     if !state.access().is_read_only() || state.memtable().len() < state.options().memtable_keys.max(1) {
         return Ok(());
     }
     // The thread that holds the lock builds the run.
     let Some(_building) = state.versions().try_lock_rebuild() else { return Ok(()) };
-    // While the registry is held, no rows of a published segment are entering. A thread that holds it now comes here
-    // next.
+    // While the registry lock is held, no thread enters rows of a published segment. A thread that holds it now gets
+    // here afterwards.
     let Some(known) = state.registry().try_lock() else { return Ok(()) };
     let version = state.versions().load_full();
     drop(known);
@@ -406,7 +406,7 @@ fn bound_reader_memtable(state: &State) -> Result<()> {
     if fresh.is_empty() {
         return Ok(());
     }
-    // One run in memory at a time: it takes in the last one.
+    // There is one run in memory at a time: the new one absorbs the last one.
     let absorbed: Vec<_> = version.runs().iter().filter(|run| run.name().is_none()).cloned().collect();
     let segments = absorbed.iter().flat_map(|run| run.segments().iter().cloned()).chain(fresh).collect();
     publish_run(state, &Arc::new(memory_run(state, segments, false)?), &absorbed);

@@ -1,5 +1,5 @@
-//! A compacted segment takes the place of those that it replaces, in the version and in the memtable: in the process
-//! that wrote it, and in those that follow.
+//! Replaces segments by a compacted one in the version and the memtable, both in the process that wrote it and in
+//! processes that follow its lane.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::index::block::HashBlock;
 use crate::names::SegmentId;
 use crate::segment::reader::Segment;
 
-/// A segment that is replaced, and where its rows are.
+/// A replaced segment and its row map.
 #[derive(Debug, Clone)]
 pub(crate) struct Replaced {
     pub id: SegmentId,
@@ -23,11 +23,12 @@ pub(crate) struct Replaced {
     pub map: Arc<RowMap>,
 }
 
-/// Publishes `segment` in the place of others. `has_all`: whether it has no rows but theirs. The caller holds the
-/// registry, so that nobody enters rows of these segments meanwhile. O(entries of the memtable) if it has rows of them.
+/// Publishes `segment` in place of `old`. `has_all`: whether every row of `segment` is a copy of a row of `old`. The
+/// caller holds the registry lock, so no other thread enters rows of these segments meanwhile. O(entries of the
+/// memtable) if the memtable has rows of `old`.
 ///
 /// # Errors
-/// [`crate::Error::ReadOnly`] when the batch ids are used up; nothing is changed then.
+/// [`crate::Error::ReadOnly`] if all batch ids are used up; nothing has changed then.
 pub(crate) fn replace_segments(state: &State, segment: &Arc<Segment>, old: &[Replaced], has_all: bool) -> Result<()> {
     let by_id: HashMap<SegmentId, &RowMap> = old.iter().map(|old| (old.id, &*old.map)).collect();
     let inserting = state.memtable().lock_inserts();
@@ -38,16 +39,16 @@ pub(crate) fn replace_segments(state: &State, segment: &Arc<Segment>, old: &[Rep
     Ok(())
 }
 
-/// Where the rows of the sealed segment `old` are in `new`, which was written from it and others. O(rows).
+/// The row map from the sealed segment `old` to `new`, which was written from `old` and others. O(rows).
 ///
 /// # Errors
-/// IO errors, [`crate::Error::Corrupt`] if the index or the keys of one of them cannot be read.
+/// IO errors; [`crate::Error::Corrupt`] if the index or the keys of either segment cannot be read.
 pub(crate) fn join(state: &State, old: &Segment, new: &Segment) -> Result<RowMap> {
     let rows: Vec<(u64, u32)> = hash_block(state, old)?.iter().collect();
     join_rows(&rows, old.rows(), |row| Row::of_segment(old, row), new, &hash_block(state, new)?)
 }
 
-/// The same for segment `old`, of which the memtable has rows that were followed while it was active.
+/// As [`join`], for a segment `old` that was followed while it was active, so that its rows are in the memtable.
 ///
 /// # Errors
 /// As [`join`].
@@ -74,7 +75,7 @@ pub(crate) fn join_active(state: &State, old: SegmentId, new: &Segment) -> Resul
     join_rows(&rows, end, find, new, &hash_block(state, new)?)
 }
 
-/// A row and its copy have the same key and the same commit timestamp. `rows` are in the order of hashes.
+/// Joins on key and commit timestamp, which a row shares with its copy. `rows` are sorted by hash.
 fn join_rows(
     rows: &[(u64, u32)],
     len: u32,

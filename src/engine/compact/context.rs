@@ -1,4 +1,4 @@
-//! What compaction works on.
+//! The inputs of a compaction.
 
 use std::sync::Arc;
 
@@ -6,12 +6,12 @@ use crate::engine::state::State;
 use crate::engine::write::writer::Writer;
 use crate::error::Result;
 
-/// An open store.
+/// The open store that is compacted.
 #[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub state: &'a Arc<State>,
     pub writer: &'a Writer,
     pub lane: u16,
-    /// Fails when compaction is to stop.
+    /// Returns an error when compaction should stop.
     pub stop: &'a dyn Fn() -> Result<()>,
 }

@@ -1,4 +1,4 @@
-//! Which rows of a sealed segment count: those of which no run knows a newer one.
+//! Finds the live rows of a sealed segment: those whose key has no newer row in an index run.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use crate::key::KeyRef;
 use crate::segment::batch::Batch;
 use crate::segment::reader::Segment;
 
-/// Keys that are looked up together.
+/// The number of keys in one lookup.
 const KEYS: usize = 4096;
 
-/// The rows of a segment that count: a bit each.
+/// The live rows of a segment, as one bit a row.
 #[derive(Debug, Clone)]
 pub(crate) struct Live {
     bits: Vec<u64>,
@@ -25,7 +25,7 @@ impl Live {
         Self { bits: vec![0; (rows as usize).div_ceil(64)] }
     }
 
-    /// Whether `row` counts.
+    /// Whether `row` is live.
     pub(crate) fn contains(&self, row: u32) -> bool {
         self.bits.get(row as usize / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
     }
@@ -36,32 +36,32 @@ impl Live {
         }
     }
 
-    /// Has `row` count no more.
+    /// Marks `row` as dead.
     pub(crate) fn remove(&mut self, row: u32) {
         if let Some(word) = self.bits.get_mut(row as usize / 64) {
             *word &= !(1 << (row % 64));
         }
     }
 
-    /// How many rows count.
+    /// The number of live rows.
     pub(crate) fn count(&self) -> u64 {
         self.bits.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 }
 
-/// Where newer rows are looked for.
+/// Where to look for newer rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Newer {
-    /// In sealed segments, as far as index runs cover them.
+    /// In the sealed segments that index runs cover.
     Sealed,
-    /// Everywhere: for a look that changes nothing.
+    /// Also in the memtable. For dry runs, which change nothing.
     Anywhere,
 }
 
-/// The rows of `segment` that count. O(rows) lookups.
+/// Finds the live rows of `segment`. O(rows) lookups.
 ///
 /// # Errors
-/// [`Error::Corrupt`] if a row cannot be read, or one that may be newer; IO errors.
+/// [`Error::Corrupt`] if a row of the segment, or a row that may be newer, cannot be read; IO errors.
 pub(crate) fn live_rows(state: &State, segment: &Segment, newer: Newer) -> Result<Live> {
     let mut live = Live::none(segment.rows());
     let mut finder = Finder::new(KEYS);
@@ -73,7 +73,7 @@ pub(crate) fn live_rows(state: &State, segment: &Segment, newer: Newer) -> Resul
     Ok(live)
 }
 
-/// Whether probably no more than `share` of the rows of `segment` count, by a few hundred of them.
+/// Whether a sample of a few hundred rows suggests that at most `share` of the rows of `segment` are live.
 pub(crate) fn sample_is_sparse(state: &State, segment: &Segment, share: f64) -> bool {
     const BATCHES: usize = 16;
     const ROWS_A_BATCH: usize = 32;
@@ -88,11 +88,11 @@ pub(crate) fn sample_is_sparse(state: &State, segment: &Segment, share: f64) -> 
             return false;
         }
     }
-    // A few hundred rows tell the share to within some hundredths.
+    // A sample of this size estimates the share to within a few hundredths.
     f64::from(live) <= (share + 0.05) * f64::from(looked_at)
 }
 
-/// Calls `live` with every `step`-th row of a batch that counts.
+/// Examines every `step`-th row of a batch, and calls `live` with those that are live.
 fn find_live(
     (state, finder, newer): (&State, &mut Finder, Newer),
     segment: &Segment,
@@ -131,10 +131,10 @@ fn find_live(
     Ok(())
 }
 
-/// All batches of a segment, in order, parsed for this alone.
+/// All batches of a segment, in order. Each is parsed anew and not cached.
 ///
 /// # Errors
-/// IO errors; [`Error::Corrupt`] if rows are lost. Each batch: [`Error::Corrupt`] if it is damaged.
+/// IO errors; [`Error::Corrupt`] if rows are lost. An item is [`Error::Corrupt`] if its batch is damaged.
 pub(crate) fn batches(segment: &Segment) -> Result<impl Iterator<Item = Result<Arc<Batch>>>> {
     let frames = segment.batches()?.frames();
     let rows: u64 = frames.iter().map(|frame| u64::from(frame.rows)).sum();
@@ -144,7 +144,7 @@ pub(crate) fn batches(segment: &Segment) -> Result<impl Iterator<Item = Result<A
     Ok((0..frames.len()).map(|number| batch(segment, number)))
 }
 
-/// Batch `number` of a segment, parsed for this alone.
+/// Batch `number` of a segment, parsed anew and not cached.
 ///
 /// # Errors
 /// [`Error::Corrupt`] if it is damaged; IO errors.
@@ -152,7 +152,7 @@ pub(crate) fn batch(segment: &Segment, number: usize) -> Result<Arc<Batch>> {
     segment.parse_anew(number)?.map_err(|damaged| Error::clone(damaged.error()))
 }
 
-/// Whether every byte of a segment is as it was written. O(bytes).
+/// Validates every byte of a segment, and returns whether all of it is undamaged. O(bytes).
 ///
 /// # Errors
 /// IO errors.

@@ -1,15 +1,15 @@
-//! Compaction: segments of which few rows count are written anew without the others, and small ones are joined.
+//! Compaction rewrites segments with few live rows, leaving out the dead ones, and joins small segments.
 //!
-//! One step takes a few segments: [`live`] finds the rows that count, [`plan`] chooses what is written into one new
-//! segment, [`rewrite`] writes it, checks it and publishes it. The seal of the new segment names those that it
-//! replaces, so one rename replaces them; then they are unlinked. A crash before the rename leaves a temporary file,
-//! which the next opening removes; one behind it leaves files that are replaced, which the next opening removes too.
+//! One step takes a few segments: [`live`] finds their live rows, [`plan`] groups the segments that become one new
+//! segment, and [`rewrite`] writes, validates and publishes it. The seal of the new segment lists the segments that it
+//! replaces, so one rename replaces them all; then they are unlinked. A crash before the rename leaves a temporary
+//! file, and a crash after it leaves replaced segments. The next opening removes both.
 //!
-//! Rows keep their commit timestamps, so a put or delete that happens meanwhile, in whatever process, is newer than the
-//! copy. Only rows that index runs find count as newer: these are sealed, so no power failure takes the newer row after
-//! the older one is gone. One process compacts at a time.
+//! Rows keep their commit timestamps, so a concurrent put or delete, in any process, is newer than the copy. A row is
+//! dead only if an index run has a newer row of its key. Rows in runs are sealed, so a power failure cannot lose the
+//! newer row after the older one is gone. One process compacts at a time.
 //!
-//! A tombstone is dropped when no segment has an older row of its key, and nothing else can have one ([`tombstones`]).
+//! A tombstone is dropped when no segment and no other writer can have an older row of its key ([`tombstones`]).
 
 pub(crate) mod context;
 pub(crate) mod live;
@@ -34,16 +34,16 @@ use crate::engine::state::State;
 use crate::error::{Error, Result};
 use crate::segment::reader::Segment;
 
-/// Compacts what `options` say. What was put before is sealed and covered by index runs. O(rows) lookups, and O(bytes
-/// of the segments that are rewritten).
+/// Compacts as `options` say. Only segments that index runs cover are rewritten, so the caller seals and merges first.
+/// O(rows) lookups, and O(bytes of the rewritten segments).
 ///
 /// # Errors
-/// [`Error::Io`] of kind `TimedOut` if another process compacts the store; IO errors. The store is whole then, and what was finished
-/// stays.
+/// [`Error::Io`] of kind `TimedOut` if another process compacts the store; IO errors. The store stays consistent, and
+/// finished steps are kept.
 pub(crate) fn compact(context: Context<'_>, options: &Compaction) -> Result<CompactReport> {
     let start = Instant::now();
     let _lock = wait_for_compact_lock(context.state.storage(), options.patience)?;
-    // A segment that another process has written anew must not be written once more from the former one.
+    // Otherwise a segment that another process has replaced could be rewritten from its old file.
     refresh(context.state)?;
     let mut others = lanes_with_writers(context.state.storage())?;
     others.retain(|lane| *lane != context.lane);
@@ -55,7 +55,7 @@ pub(crate) fn compact(context: Context<'_>, options: &Compaction) -> Result<Comp
     Ok(report)
 }
 
-/// Removes the files that say where rows were moved, once no index run needs them.
+/// Removes the row map files of `lane`, once no index run needs row maps.
 pub(crate) fn remove_row_maps(state: &State, lane: u16) -> Result<()> {
     if state.versions().load().runs().iter().any(|run| run.has_moved_rows()) {
         return Ok(());
@@ -64,8 +64,8 @@ pub(crate) fn remove_row_maps(state: &State, lane: u16) -> Result<()> {
     targets.into_iter().filter(|id| id.lane == lane).try_for_each(|id| row_maps::remove(state.storage(), id))
 }
 
-/// The sealed segments that may be rewritten: those that runs name, and no other writer may have sealed just now. What no
-/// run names is found by way of the memtable or of segments that it replaces, until the next merge.
+/// The sealed segments that may be rewritten: index runs cover them, and their lane has no other writer. Until the next
+/// merge, the rows of other segments are reachable through the memtable or through segments that these replaced.
 fn sealed(state: &State, others: &[u16], options: &Compaction, tombstones: bool) -> Vec<Arc<Segment>> {
     let version = state.versions().load();
     let mut covered: Vec<_> = version.runs().iter().flat_map(|run| run.covered()).collect();
@@ -141,7 +141,7 @@ fn compact_tombstones(
     Ok(())
 }
 
-/// Whether tombstones are so many that reading all index blocks for them is worth it.
+/// Whether there are enough tombstones to justify reading all index blocks.
 fn worth_it(state: &State, tombstones: &[Arc<Segment>]) -> bool {
     const ROWS_PER_TOMBSTONE: u64 = 8;
     let tombstones: u64 = tombstones.iter().map(|segment| u64::from(segment.rows())).sum();
@@ -149,7 +149,7 @@ fn worth_it(state: &State, tombstones: &[Arc<Segment>]) -> bool {
     tombstones > 0 && tombstones >= rows / ROWS_PER_TOMBSTONE
 }
 
-/// Leaves out a segment of which something is damaged: closing repairs it, or its rows are lost.
+/// Notes and skips a damaged segment; closing salvages it. Returns errors other than damage.
 fn skip(report: &mut CompactReport, segment: &Segment, error: &Error) -> Result<()> {
     if !error.is_corrupt() {
         return Err(error.clone());

@@ -1,4 +1,4 @@
-//! What is written into one new segment.
+//! Groups the segments whose live rows go into one new segment.
 
 use std::sync::Arc;
 
@@ -11,26 +11,26 @@ use crate::segment::reader::Segment;
 pub(crate) struct Candidate {
     pub segment: Arc<Segment>,
     pub live: Live,
-    /// Too few of its rows count for it to stay as it is.
+    /// Its share of live rows is low enough to rewrite it.
     sparse: bool,
 }
 
 impl Candidate {
-    /// `None` if the segment is to stay: enough of its rows count, and it is not small.
+    /// `None` if enough rows of the segment are live and `options` do not join segments.
     pub(crate) fn new(segment: Arc<Segment>, live: Live, options: &Compaction) -> Option<Self> {
         let (rows, live_rows) = (u64::from(segment.rows()), live.count());
         let sparse = live_rows < rows && (live_rows as f64) <= options.live_share * rows as f64;
         (sparse || options.join).then_some(Self { segment, live, sparse })
     }
 
-    /// About how many bytes its rows will take.
+    /// The approximate size of its live rows in bytes.
     fn live_bytes(&self) -> u64 {
         let rows = u64::from(self.segment.rows()).max(1);
         (u128::from(self.segment.len_bytes) * u128::from(self.live.count()) / u128::from(rows)) as u64
     }
 }
 
-/// Segments whose rows go into one new segment: each whole, so that one rename replaces them all.
+/// Groups segments of one schema. A group becomes one new segment, so one rename replaces all of it.
 pub(crate) fn groups(candidates: Vec<Candidate>, store: &Options, options: &Compaction) -> Vec<Vec<Candidate>> {
     let mut kinds: Vec<Vec<Candidate>> = Vec::new();
     for candidate in candidates {
@@ -46,12 +46,12 @@ pub(crate) fn groups(candidates: Vec<Candidate>, store: &Options, options: &Comp
 }
 
 fn groups_of_kind(mut candidates: Vec<Candidate>, store: &Options, options: &Compaction) -> Vec<Vec<Candidate>> {
-    // Rows that were put together stay together.
+    // Rows that were put at about the same time stay close together.
     candidates.sort_by_key(|candidate| (candidate.segment.seal.first_timestamp, candidate.segment.id));
     let mut groups: Vec<Vec<Candidate>> = Vec::new();
     let (mut bytes, mut rows) = (u64::MAX, u64::MAX);
     for candidate in candidates {
-        // A segment that is nearly full joins no other.
+        // A segment that live rows fill by more than half is not joined.
         let is_small = candidate.live_bytes() <= store.segment_bytes / 2;
         if !(candidate.sparse || options.join && is_small) {
             continue;

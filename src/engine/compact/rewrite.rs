@@ -1,4 +1,4 @@
-//! One step: the rows of a few segments that count go into a new one, which takes their place.
+//! One step of compaction: writes the live rows of a few segments to a new segment, which replaces them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,11 +23,10 @@ use crate::segment::columns::{BatchPart, Columns};
 use crate::segment::reader::Segment;
 use crate::segment::writer::SegmentWriter;
 
-/// Rewrites `group`, whose rows are of one structure. One that is damaged is left as it is, and so is the rest of its
-/// group.
+/// Rewrites `group`, whose segments have one schema. If a live row of them is damaged, the whole group is skipped.
 ///
 /// # Errors
-/// IO errors; the segments are then as they were, or replaced.
+/// IO errors. The segments are then either all unchanged or all replaced.
 pub(crate) fn rewrite(
     context: Context<'_>,
     group: Vec<Candidate>,
@@ -50,7 +49,7 @@ pub(crate) fn rewrite(
         report.bytes_written += written.len_bytes;
         report.bytes_freed += before.saturating_sub(written.len_bytes);
     } else {
-        // As if rows took the same share of the bytes.
+        // Assumes rows of equal size.
         report.bytes_freed += (u128::from(before) * u128::from(rows - live) / u128::from(rows.max(1))) as u64;
     }
     report.segments_rewritten += group.len();
@@ -59,7 +58,7 @@ pub(crate) fn rewrite(
     Ok(())
 }
 
-/// Writes, checks and publishes the new segment, and unlinks those that it replaces.
+/// Writes, validates and publishes the new segment, and unlinks the segments that it replaces.
 fn write_group(context: Context<'_>, group: &[Candidate], options: &Compaction) -> Result<Arc<Segment>> {
     let state = context.state;
     let id = context.writer.with_lane(|lane| lane.next_id(state))?;
@@ -69,7 +68,7 @@ fn write_group(context: Context<'_>, group: &[Candidate], options: &Compaction) 
     let (segment, replaced) = match published {
         Ok(published) => published,
         Err(error) => {
-            // What was begun holds nothing that is not there still. If this fails too, the next opening removes it.
+            // The old segments still have all rows. If this fails too, the next opening removes the files.
             let _temporary = state.storage().remove(&names::temporary_segment(id));
             let _sealed = state.storage().remove(&names::sealed(id));
             let _maps = row_maps::remove(state.storage(), id);
@@ -85,7 +84,7 @@ fn write_group(context: Context<'_>, group: &[Candidate], options: &Compaction) 
     Ok(segment)
 }
 
-/// Sleeps so that no more than so many bytes a second are written.
+/// Limits the write rate to `bytes_per_s` by sleeping.
 struct Pace {
     start: Instant,
     bytes: u64,
@@ -102,7 +101,7 @@ impl Pace {
     }
 }
 
-/// Copies the rows, in the order of their commits, so that commit timestamps ascend as in any segment.
+/// Copies the live rows in commit order, so that commit timestamps ascend as in every segment.
 fn write_rows(
     context: Context<'_>,
     id: SegmentId,
@@ -140,10 +139,10 @@ fn write_rows(
     Ok((active, maps.into_iter().map(RowMapBuilder::finish).collect()))
 }
 
-/// Copies the rows of a batch that count.
+/// Copies the live rows of a batch.
 ///
 /// # Errors
-/// [`Error::Corrupt`] if one of them does not match its checksum: it would get a new one.
+/// [`Error::Corrupt`] if a live row does not match its checksum: its copy would get a matching one.
 fn copy_batch(
     state: &State,
     active: &mut Active,
@@ -177,7 +176,7 @@ fn copy_batch(
     Ok(())
 }
 
-/// Seals the new segment, as durable as can be asked for at the least, and checks all of it before it counts.
+/// Seals the new segment with at least [`Durability::SyncData`], and validates it before it is published.
 fn seal(state: &State, active: Active, group: &[Candidate], maps: &[RowMap]) -> Result<(Arc<Segment>, Vec<Replaced>)> {
     let durability = state.options().durability.max(Durability::SyncData);
     let (id, rows) = (active.id(), active.rows());
@@ -191,7 +190,7 @@ fn seal(state: &State, active: Active, group: &[Candidate], maps: &[RowMap]) -> 
         state.identity().store(),
         durability,
     )?;
-    // Those that they replaced in turn may have files again, from a copy: these do not count either.
+    // The files of segments replaced earlier may come back, from a backup for example, so they are listed too.
     let mut replaces: Vec<SegmentId> =
         group.iter().flat_map(|candidate| candidate.segment.replaces.iter().copied()).collect();
     replaces.sort_unstable();
@@ -210,9 +209,9 @@ fn seal(state: &State, active: Active, group: &[Candidate], maps: &[RowMap]) -> 
     Ok((Arc::new(segment), replaced.collect()))
 }
 
-/// Unlinks what was replaced.
+/// Unlinks the replaced segments.
 fn unlink(state: &State, group: &[Candidate]) -> Result<()> {
-    // Nobody is opening the store: what is listed stays until it is looked at.
+    // No process opens the store meanwhile, so a file that an opening has listed still exists when it is read.
     let _opening = wait_for_open_lock(state.storage())?;
     for candidate in group {
         match state.storage().remove(&names::sealed(candidate.segment.id)) {

@@ -1,4 +1,4 @@
-//! Which tombstones are needed: those of keys of which an older row may be somewhere.
+//! Finds the tombstones that are still needed: those of keys of which an older row may exist.
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use crate::error::Result;
 use crate::index::block::HashBlock;
 use crate::segment::reader::Segment;
 
-/// The hashes of the tombstones that are needed, in order; `None` if all are.
+/// The sorted key hashes of the needed tombstones; `None` if all are needed.
 #[derive(Debug)]
 pub(crate) struct Tombstones {
     hashes: Option<Vec<u64>>,
 }
 
 impl Tombstones {
-    /// Of the tombstones in `found`, those that are needed: an older row may be in any segment of values, so all index
-    /// blocks are read. Where rows may be that no index block tells of (in a segment that is damaged, missing, or
-    /// active in another lane), all are needed; so they are unless this writer is `alone`. O(rows of the store), sequential.
+    /// Finds the needed tombstones in `found`. An older row may be in any segment of values, so this reads all index
+    /// blocks. All tombstones are needed unless this writer is `alone`, runs cover all segments, and no segment is
+    /// damaged, missing or active in another lane. O(rows of the store), sequential.
     ///
     /// # Errors
     /// IO errors, [`crate::Error::Corrupt`].
@@ -46,7 +46,7 @@ impl Tombstones {
         Ok(Self { hashes: Some(hashes) })
     }
 
-    /// Has the tombstones of `segment` count no more that are not needed. Returns how many.
+    /// Marks the tombstones of `segment` that are not needed as dead, and returns their number.
     ///
     /// # Errors
     /// As [`hash_block`].
@@ -62,7 +62,7 @@ impl Tombstones {
     }
 }
 
-/// Marks the hashes that `block` has.
+/// Sets `found` for those of `hashes` that are in `block`. Both are sorted.
 fn mark(hashes: &[u64], block: &HashBlock, found: &mut [bool]) {
     let mut wanted = hashes.iter().zip(found).peekable();
     for (hash, _) in block.iter() {

@@ -1,5 +1,5 @@
-//! Segments that compaction took out of the version, for those who hold on to them: an index run, or a merge that began
-//! before.
+//! Segments that compaction removed from the version while an index run, or a merge that began earlier, still refers to
+//! them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
@@ -8,20 +8,20 @@ use crate::engine::rows::row_map::RowMap;
 use crate::names::SegmentId;
 use crate::segment::reader::Segment;
 
-/// Where the rows of a replaced segment are.
+/// The target segment and the row map of a replaced segment.
 #[derive(Debug, Clone)]
 pub(crate) struct Move {
     pub target: SegmentId,
     pub map: Arc<RowMap>,
-    /// While anybody holds the segment, its rows may be looked for.
+    /// While anything holds the segment, its rows may be looked up.
     segment: Weak<Segment>,
 }
 
-/// Replaced segments, and the segments with their rows.
+/// Replaced segments, and the segments that have their rows now.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Replaced {
     moves: BTreeMap<SegmentId, Move>,
-    /// Segments all of whose rows are found by way of segments that they replace: no run has to cover them.
+    /// Segments whose rows are all reachable through the segments that they replaced, so no run has to cover them.
     indexed: BTreeSet<SegmentId>,
 }
 
@@ -31,7 +31,7 @@ impl Replaced {
         self.moves.get(&id)
     }
 
-    /// Notes that the rows of `old` are in `target`, for as long as anybody holds its `segment`.
+    /// Notes that the rows of `old` are in `target`, until nothing holds its `segment` any more.
     pub(crate) fn insert(
         &mut self,
         old: SegmentId,
@@ -39,7 +39,7 @@ impl Replaced {
         mut map: Arc<RowMap>,
         segment: Weak<Segment>,
     ) {
-        // What was moved twice is in the last of the places.
+        // Rows that moved twice are mapped to the last target.
         for moved in self.moves.values_mut().filter(|moved| moved.target == old) {
             (moved.target, moved.map) = (target, Arc::new(moved.map.then(&map)));
         }
@@ -50,7 +50,7 @@ impl Replaced {
         self.moves.insert(old, Move { target, map, segment });
     }
 
-    /// Forgets segments that nobody holds.
+    /// Forgets segments that nothing holds any more.
     pub(crate) fn forget_unheld(&mut self) {
         self.moves.retain(|_, moved| moved.segment.strong_count() > 0);
     }
@@ -60,7 +60,7 @@ impl Replaced {
         self.indexed.contains(&id)
     }
 
-    /// Notes that no run has to cover `id`, or that one has to again.
+    /// Notes whether `id` is `indexed`, so that no run has to cover it.
     pub(crate) fn set_indexed(&mut self, id: SegmentId, indexed: bool) {
         if indexed {
             self.indexed.insert(id)
