@@ -1,4 +1,4 @@
-//! The locks of a store's writers: one a lane, and one for opening.
+//! The lock files of a store: one for each lane, one for opening, and one for compaction.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,28 +11,28 @@ use crate::sync::sleep;
 
 /// How long to wait for another process that is opening the same store.
 const OPEN_PATIENCE: Duration = Duration::from_secs(60);
-/// How long to wait for a lane that is asked for by its number.
+/// How long to wait for a lane that was requested by its number.
 const LANE_PATIENCE: Duration = Duration::from_millis(20);
 
-/// Takes the lane that `choice` says.
+/// Locks the lane that `choice` asks for.
 ///
 /// # Errors
-/// [`Error::LaneBusy`], IO errors: of kind `PermissionDenied` for a lane that is another user's.
+/// [`Error::LaneBusy`]; IO errors, of kind `PermissionDenied` for another user's lane.
 pub(crate) fn take_lane(storage: &dyn Storage, choice: LaneChoice) -> Result<(u16, Box<dyn LockGuard>)> {
     let candidates = match choice {
         LaneChoice::Number(number) => number..=number,
         LaneChoice::Auto => 0..=u16::MAX,
     };
-    // A process that looks which lanes have writers holds the lock for a moment.
+    // A process that checks which lanes have writers holds the lock for a moment.
     let patience = if choice == LaneChoice::Auto { Duration::ZERO } else { LANE_PATIENCE };
     for number in candidates.clone() {
         let path = names::lane_lock(number);
         match retry(patience, || try_lane(storage, &path)) {
             Ok(Some(lock)) => return Ok((number, lock)),
             Ok(None) => {}
-            // Another user's lane, unless it is the folder that may not be written.
-            // Nobody can lock such a lane.
+            // Its lock path is not a file, so nobody can lock this lane.
             Err(error) if error.is_no_file() && choice == LaneChoice::Auto => {}
+            // Another user's lane, unless the folder itself is not writable.
             Err(error) if error.is_denied() && choice == LaneChoice::Auto && storage.len_bytes(&path).is_ok() => {}
             Err(error) => return Err(error),
         }
@@ -44,7 +44,7 @@ pub(crate) fn take_lane(storage: &dyn Storage, choice: LaneChoice) -> Result<(u1
 /// Locks a lane, if it is free and this user may write it.
 fn try_lane(storage: &dyn Storage, path: &Path) -> Result<Option<Box<dyn LockGuard>>> {
     match storage.try_lock(path)? {
-        // Who may not write the lock file may not write the lane's segments.
+        // A user who may not write the lock file may not write the lane's segments either.
         Some(lock) if !lock.is_writable() => {
             let denied = std::io::ErrorKind::PermissionDenied.into();
             Err(Error::io("write the lock file", storage.describe(path), denied))
@@ -53,8 +53,8 @@ fn try_lane(storage: &dyn Storage, path: &Path) -> Result<Option<Box<dyn LockGua
     }
 }
 
-/// Waits for the lock under which a store is opened, its first key kind is fixed, and damage is acknowledged: by one
-/// process at a time, so that two cannot both invent the store's identity or move one damaged file.
+/// Waits for the lock that is held while a store is opened, its kind of keys is fixed, or damage is acknowledged. So no
+/// two processes both create the store's identity, or both move one damaged file.
 ///
 /// # Errors
 /// [`Error::Io`] of kind `TimedOut` after a minute; IO errors.
@@ -62,7 +62,7 @@ pub(crate) fn wait_for_open_lock(storage: &dyn Storage) -> Result<Box<dyn LockGu
     wait_for(storage, names::OPEN_LOCK, OPEN_PATIENCE, "another process has been opening the store for a minute")
 }
 
-/// Waits for the lock under which segments are rewritten, by one process at a time.
+/// Waits for the lock of compaction, under which one process at a time rewrites segments.
 ///
 /// # Errors
 /// [`Error::Io`] of kind `TimedOut`, IO errors.
@@ -77,7 +77,7 @@ fn wait_for(storage: &dyn Storage, name: &str, patience: Duration, what: &str) -
     })
 }
 
-/// Tries to lock until it succeeds, or `patience` is over.
+/// Tries to lock until it succeeds or `patience` has passed.
 fn retry(
     patience: Duration,
     lock: impl Fn() -> Result<Option<Box<dyn LockGuard>>>,
@@ -92,7 +92,7 @@ fn retry(
     }
 }
 
-/// The lanes that have a writer now, this process's own included.
+/// The lanes that have a writer now, including this process's own.
 ///
 /// # Errors
 /// IO errors.
@@ -103,7 +103,7 @@ pub(crate) fn lanes_with_writers(storage: &dyn Storage) -> Result<Vec<u16>> {
         match storage.try_lock(&names::lane_lock(lane)) {
             Ok(Some(_free)) => {}
             Ok(None) => lanes.push(lane),
-            // Another user's.
+            // A lane of another user may have a writer.
             Err(error) if error.is_denied() || error.is_no_file() => lanes.push(lane),
             Err(error) => return Err(error),
         }

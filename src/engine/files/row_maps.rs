@@ -1,5 +1,5 @@
-//! Files that say where the rows of replaced segments are, so that an index run that covers those still serves when they
-//! are gone. Derived: without such a file, the run is refused and the rows are indexed anew.
+//! Row map files: where the rows of replaced segments are now, so that index runs that cover these remain usable. The
+//! files are derived data: if one is missing, the run is refused and its rows are indexed again.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ const MAGIC: &[u8; 8] = b"TCMOVED\x01";
 const HEAD_LEN_BYTES: usize = 56;
 const RECORD_LEN_BYTES: usize = 32;
 
-/// A segment that was replaced, and where its rows are.
+/// A replaced segment and its row map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MovedSegment {
     pub id: SegmentId,
@@ -24,7 +24,7 @@ pub(crate) struct MovedSegment {
     pub map: RowMap,
 }
 
-/// What one file says: where the rows of the segments are that `target` replaced.
+/// The content of one file: the row maps of the segments that `target` replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RowMaps {
     pub target: SegmentId,
@@ -53,7 +53,7 @@ impl RowMaps {
         bytes
     }
 
-    /// `None` if these are not the whole bytes of such a file of this store.
+    /// `None` if `bytes` are not a complete, undamaged file of this store.
     fn decode(bytes: &Bytes, store: &uuid::Uuid) -> Option<Self> {
         let (body, crc) = bytes.split_last_chunk::<4>()?;
         let head = body.get(..HEAD_LEN_BYTES)?;
@@ -86,7 +86,7 @@ impl RowMaps {
         replace_file(storage, &names::row_maps(self.target), &self.encode(store), durability)
     }
 
-    /// Reads all such files of the store. Others are left out.
+    /// Reads all row map files of the store. Skips damaged, unreadable and foreign files.
     ///
     /// # Errors
     /// IO errors.
@@ -105,7 +105,7 @@ impl RowMaps {
     }
 }
 
-/// The segments that such files are of.
+/// The target segments of all row map files.
 ///
 /// # Errors
 /// IO errors.
@@ -118,7 +118,7 @@ pub(crate) fn targets(storage: &dyn Storage) -> Result<Vec<SegmentId>> {
         .collect())
 }
 
-/// Removes the file of `target`, if it is there.
+/// Removes the row map file of `target`, if it exists.
 ///
 /// # Errors
 /// IO errors.

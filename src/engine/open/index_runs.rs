@@ -1,4 +1,4 @@
-//! Index runs as they lie on disk, and those that fit the segments.
+//! Reads the index runs on disk, and publishes those that fit the segments.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -17,21 +17,21 @@ use crate::index::run_layout::Covered;
 use crate::io::{FileKind, Storage};
 use crate::names::{self, SegmentId};
 
-/// Index runs as they lie on disk.
+/// The index runs on disk.
 #[derive(Default)]
 pub(crate) struct Runs {
-    /// Of this store.
+    /// Runs of this store.
     own: Vec<(SegmentId, Run)>,
-    /// Damaged ones, which may be removed.
+    /// Damaged runs, which may be removed.
     damaged: Vec<SegmentId>,
-    /// Those of another store, or a newer version: not this store's to remove.
+    /// The number of runs of another store or a newer version, which must not be removed.
     foreign: usize,
-    /// Those that this user may not read.
+    /// The errors of runs that this user may not read.
     unreadable: Vec<Error>,
 }
 
 impl Runs {
-    /// Opens all runs, of whichever store. O(runs).
+    /// Opens all runs, of any store. O(runs).
     pub(crate) fn read(storage: &dyn Storage) -> Result<Self> {
         let entries = list_if_exists(storage, names::RUNS)?;
         let mut runs = Self::default();
@@ -49,7 +49,7 @@ impl Runs {
         Ok(runs)
     }
 
-    /// Those of the store of `state`.
+    /// Keeps the runs of the store of `state`; the others are foreign.
     pub(crate) fn of_store(mut self, state: &State) -> Self {
         let all = self.own.len();
         self.own.retain(|(_, run)| is_of_store(state, run));
@@ -57,26 +57,26 @@ impl Runs {
         self
     }
 
-    /// Segments that they cover, and their rows.
+    /// The segments that the runs cover, and their numbers of rows.
     pub(crate) fn covered(&self) -> Vec<(SegmentId, u64)> {
         let covered = self.own.iter().flat_map(|(_, run)| run.covered());
         covered.map(|covered| (covered.id(), covered.rows)).collect()
     }
 
-    /// Why one may not be read.
+    /// The error of a run that this user may not read, if there is one.
     pub(crate) fn unreadable(&self) -> Option<&Error> {
         self.unreadable.first()
     }
 }
 
-/// Publishes the runs that fit the segments, the largest first, none overlapping; drops the others, those of `lane`
-/// from disk. Rows of segments that were replaced are found where they are now, as far as that is known.
+/// Publishes runs that fit the segments and do not overlap, largest first. Drops the others, and removes those of
+/// `lane` from disk. Row maps say where the rows of replaced segments are.
 pub(crate) fn use_runs(state: &State, runs: Runs, lane: Option<u16>, report: &mut OpenReport) -> Result<()> {
     let segments = state.versions().load().segments().clone();
     let moved = MovedRows::read(state, &segments)?;
     let mut fitting: Vec<LoadedRun> = Vec::new();
     let mut useless: Vec<SegmentId> = runs.damaged;
-    // Of those, which only time has made useless: compaction replaced what they cover.
+    // How many of these are merely outdated: compaction replaced segments that they cover.
     let mut outdated = 0;
     for (id, run) in runs.own {
         let is_replaced = |covered: &Covered| state.registry().lock().is_replaced(covered.id());
@@ -96,7 +96,7 @@ pub(crate) fn use_runs(state: &State, runs: Runs, lane: Option<u16>, report: &mu
     let mut chosen = Vec::new();
     for run in fitting {
         if run.covered().any(|id| taken.contains(&id)) {
-            // Whole, but another one covers its rows: lanes merge each other's segments.
+            // It is undamaged, but another run covers its rows: lanes merge each other's segments.
             useless.extend(run.name());
         } else {
             taken.extend(run.covered());
@@ -119,7 +119,7 @@ pub(crate) fn use_runs(state: &State, runs: Runs, lane: Option<u16>, report: &mu
     Ok(())
 }
 
-/// Runs that the lane's former writer had begun to build.
+/// Removes runs that the lane's previous writer did not finish.
 fn remove_unfinished_runs(state: &State, lane: u16) -> Result<()> {
     for entry in state.storage().list(Path::new(names::RUNS))? {
         let is_own = names::parse_unfinished(&entry.name).is_some_and(|id| id.lane == lane);
@@ -130,8 +130,8 @@ fn remove_unfinished_runs(state: &State, lane: u16) -> Result<()> {
     Ok(())
 }
 
-/// Indexes sealed rows that no run covers: in the memtable, or, if they are too many for it, in a run in memory that
-/// the next merge writes down.
+/// Indexes sealed rows that no run covers: in the memtable, or, if they exceed its bound, in a run in memory, which the
+/// next merge absorbs.
 pub(crate) fn index_uncovered(state: &State, report: &mut OpenReport) -> Result<()> {
     let version = state.versions().load_full();
     let fresh = version.uncovered();

@@ -1,4 +1,4 @@
-//! Where the rows are that index runs look for in segments that were replaced.
+//! Reads the row maps at opening, through which index runs find the rows of replaced segments.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Weak};
@@ -12,17 +12,17 @@ use crate::error::Result;
 use crate::index::run_layout::Covered;
 use crate::names::SegmentId;
 
-/// What the files of row maps say.
+/// The content of all row map files.
 pub(crate) struct MovedRows {
     replaced: Replaced,
-    /// Of each segment that was replaced: its seal's CRC and its rows.
+    /// The seal CRC and the number of rows of each replaced segment.
     seals: BTreeMap<SegmentId, (u32, u64)>,
-    /// Of each segment that replaced others, which these were.
+    /// The segments that each target replaced.
     sources: BTreeMap<SegmentId, Vec<SegmentId>>,
 }
 
 impl MovedRows {
-    /// Reads them. Rows that were moved several times are in the last of the segments. O(rows moved).
+    /// Reads all row map files. Rows that moved several times are mapped to the last target. O(rows moved).
     ///
     /// # Errors
     /// IO errors.
@@ -42,24 +42,25 @@ impl MovedRows {
         Ok(found)
     }
 
-    /// Where rows are.
+    /// The replaced segments and their row maps.
     pub(crate) fn replaced(&self) -> &Replaced {
         &self.replaced
     }
 
-    /// Whether what a run covers is there, or it is known where its rows are.
+    /// Whether a covered segment exists unchanged, or row maps say where its rows are.
     pub(crate) fn has(&self, segments: &Segments, covered: &Covered) -> bool {
         let id = covered.id();
         let found = segments.get(&id).map(|segment| (segment.seal.crc, segment.seal.rows));
         found.or_else(|| self.seals.get(&id).copied()) == Some((covered.seal_crc, covered.rows))
     }
 
-    /// Segments all of whose rows are found by way of those that they replaced, where runs cover these.
+    /// Segments whose rows are all reachable through the segments that they replaced, because runs cover these.
     pub(crate) fn indexed(&self, covered: &HashSet<SegmentId>) -> Vec<SegmentId> {
         self.targets_of(covered, |sources, is_found| sources.iter().all(is_found))
     }
 
-    /// The targets whose sources `count`, when those count that are in `known` or are such targets themselves.
+    /// The targets whose sources satisfy `count`. It gets a test of whether a source is in `known` or is itself such a
+    /// target.
     fn targets_of(
         &self,
         known: &HashSet<SegmentId>,
@@ -78,7 +79,7 @@ impl MovedRows {
         }
     }
 
-    /// Removes the files of `lane` by way of which none of `runs` finds a row.
+    /// Removes the row map files of `lane` that none of `runs` needs.
     ///
     /// # Errors
     /// IO errors.

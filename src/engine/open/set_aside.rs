@@ -1,4 +1,4 @@
-//! What opening moves away, and what it notes of it.
+//! Moves damaged and replaced files away at opening, and voids their numbers.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -16,8 +16,8 @@ use crate::engine::write::lane::Lane;
 use crate::error::Result;
 use crate::names::{self, SegmentId};
 
-/// Segments that the lane's former writer had begun to write in the place of others: they hold nothing that is not
-/// there still.
+/// Voids the numbers of compacted segments that the lane's previous writer did not finish, and returns their files. The
+/// segments that they would have replaced still have all rows.
 pub(crate) fn unfinished(found: &Found, lane: &mut Lane) -> Result<Vec<PathBuf>> {
     let is_stray = |id: &SegmentId| found.inventory.strays.iter().any(|(stray, _)| stray == id);
     let own = found.listing.temporary.iter().filter(|id| id.lane == lane.number() && !is_stray(id));
@@ -26,7 +26,7 @@ pub(crate) fn unfinished(found: &Found, lane: &mut Lane) -> Result<Vec<PathBuf>>
     Ok(own.into_iter().map(names::temporary_segment).collect())
 }
 
-/// Notes that the numbers of files that earlier openings moved away are void: one that was stopped halfway did not.
+/// Voids the numbers of files that earlier openings moved away, in case one of these was interrupted before it did so.
 pub(crate) fn note_set_aside(state: &State, lane: &mut Lane, listing: &Listing) -> Result<()> {
     let there: HashSet<SegmentId> = listing.ids().collect();
     let noted = SyncLogs::read(state.storage())?;
@@ -37,7 +37,7 @@ pub(crate) fn note_set_aside(state: &State, lane: &mut Lane, listing: &Listing) 
     new.try_for_each(|id| lane.void(state, id))
 }
 
-/// Moves away what is damaged, after its whole rows were saved, and what others replace; leaves what may not be read.
+/// Moves damaged files away, after saving their undamaged rows, and replaced files. Unreadable files stay in place.
 pub(crate) fn set_aside(state: &State, lane: &mut Lane, found: Inventory) -> Result<()> {
     let (storage, durability) = (state.storage(), state.options().durability);
     for (id, error) in &found.unreadable {
@@ -80,8 +80,8 @@ pub(crate) fn set_aside(state: &State, lane: &mut Lane, found: Inventory) -> Res
     Ok(())
 }
 
-/// Whole segments that compaction has replaced, and was stopped before it removed them: every row of them that counts
-/// is in a segment that is whole. O(bytes of those segments).
+/// Segments that compaction replaced but did not remove before it was stopped. All their live rows are in an undamaged
+/// compacted segment. O(bytes of the compacted segments).
 fn compacted(found: &Inventory) -> Result<HashSet<SegmentId>> {
     let left: HashSet<SegmentId> = found.replaced.iter().map(|segment| segment.id).collect();
     let mut compacted = HashSet::new();

@@ -13,25 +13,24 @@ use crate::index::run_layout::Covered;
 use crate::names::SegmentId;
 use crate::segment::reader::Segment;
 
-/// A run and the segments its rows are in.
+/// A run and the segments that its rows are in.
 ///
-/// A run numbers the rows of the segments that it covers one after another. Where compaction replaced one of them, its
-/// numbers stay unused: rows that are looked for there are found in the segment that replaced it, which has numbers
-/// behind all others.
+/// A run numbers the rows of its covered segments consecutively. If compaction replaced one of them, a row map
+/// translates its numbers to those of the segment that replaced it, which come after all others.
 #[derive(Debug)]
 pub(crate) struct LoadedRun {
     run: Arc<Run>,
     name: Option<SegmentId>,
     segments: Vec<Arc<Segment>>,
-    /// The number of the first row of each.
+    /// The number of the first row of each segment.
     starts: Vec<u64>,
-    /// In order.
+    /// Sorted by `start`.
     moved: Vec<Moved>,
-    /// Made when a row is first looked for, so that opening stays O(segments).
+    /// Built at the first lookup, so that opening stays O(segments).
     locator: OnceLock<RowLocator>,
 }
 
-/// Numbers of a covered segment that was replaced.
+/// The row numbers of a covered segment that was replaced.
 #[derive(Debug)]
 struct Moved {
     id: SegmentId,
@@ -39,12 +38,12 @@ struct Moved {
     start: u64,
     end: u64,
     map: Arc<RowMap>,
-    /// The number of the first row of the segment that replaced it.
+    /// The number of the first row of the target.
     target_start: u64,
 }
 
 impl LoadedRun {
-    /// `run`, whose rows are those of `segments`, in the order of the run's coverage list. Without a `name` it is in
+    /// `run` with `segments`, the covered segments in the order of its coverage list. Without a `name`, the run is in
     /// memory only.
     pub(crate) fn new(run: Run, name: Option<SegmentId>, segments: Vec<Arc<Segment>>) -> Self {
         let mut start = 0;
@@ -62,14 +61,14 @@ impl LoadedRun {
         }
     }
 
-    /// `run` as its rows lie in `segments`, after some of those that it covers were `replaced`. `None` if one of them
+    /// Finds the covered segments of `run` in `segments`, or through the row maps in `replaced`. `None` if one of them
     /// is in neither.
     pub(crate) fn resolve(run: Run, name: Option<SegmentId>, segments: &Segments, replaced: &Replaced) -> Option<Self> {
         let find = |id| replaced.get(id).map(|moved| (moved.target, Arc::clone(&moved.map)));
         Self::resolve_with(Arc::new(run), name, segments, find)
     }
 
-    /// The same run as its rows lie in `segments`, after more segments were `replaced`.
+    /// Resolves the same run again, after more segments were `replaced`.
     pub(crate) fn resolve_again(&self, segments: &Segments, replaced: &Replaced) -> Option<Self> {
         let find = |id| {
             if let Some(moved) = replaced.get(id) {
@@ -122,41 +121,41 @@ impl LoadedRun {
         Some(Self { run, name, segments: found, starts, moved, locator: OnceLock::new() })
     }
 
-    /// The index.
+    /// The run itself.
     #[inline]
     pub(crate) fn run(&self) -> &Run {
         &self.run
     }
 
-    /// Whether it is `other`, perhaps with other segments.
+    /// Whether `other` is the same run, perhaps resolved to other segments.
     pub(crate) fn is_same_run(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.run, &other.run)
     }
 
-    /// Its file; `None` for a run that is in memory only.
+    /// The id of its file; `None` for a run that is in memory only.
     pub(crate) fn name(&self) -> Option<SegmentId> {
         self.name
     }
 
-    /// Those that [`LoadedRun::locator`] numbers the rows of.
+    /// The segments whose rows [`LoadedRun::locator`] numbers.
     #[inline]
     pub(crate) fn segments(&self) -> &[Arc<Segment>] {
         &self.segments
     }
 
-    /// What its file says that it covers, which may have been replaced.
+    /// The segments in its coverage list, some of which may have been replaced.
     pub(crate) fn covered(&self) -> impl Iterator<Item = SegmentId> {
         self.run.covered().iter().map(Covered::id)
     }
 
-    /// Whether rows of it are in segments that replaced those that it covers.
+    /// Whether some of the segments that it covers were replaced.
     #[inline]
     pub(crate) fn has_moved_rows(&self) -> bool {
         !self.moved.is_empty()
     }
 
-    /// The number of the row that the run calls `run_row`, for the locator; `None` if the row is gone. O(1), or O(log
-    /// replaced segments).
+    /// Translates row number `run_row` of the run to that of the locator; `None` if compaction dropped the row. O(1),
+    /// or O(log replaced segments).
     #[inline]
     pub(crate) fn current(&self, run_row: u64) -> Option<u64> {
         let before = self.moved.partition_point(|moved| moved.start <= run_row);
@@ -171,7 +170,7 @@ impl LoadedRun {
         self.segments.iter().any(|segment| segment.id == id)
     }
 
-    /// The batches of its rows.
+    /// The row locator of the run.
     #[inline]
     pub(crate) fn locator(&self) -> &RowLocator {
         self.locator.get_or_init(|| RowLocator::new(&self.segments, &self.starts))

@@ -1,4 +1,4 @@
-//! The published state of the store: which index runs and sealed segments there are.
+//! The published state of the store: its index runs and sealed segments.
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
@@ -13,7 +13,7 @@ use crate::names::SegmentId;
 use crate::segment::reader::Segment;
 use crate::sync::{ArcSwap, Guard};
 
-/// One published state. It is replaced as a whole, so that a reader sees one from the start of a call to its end.
+/// One published state. It is immutable, so a reader sees the same state for a whole call.
 #[derive(Debug, Default)]
 pub(crate) struct Version {
     runs: Vec<Arc<LoadedRun>>,
@@ -22,7 +22,7 @@ pub(crate) struct Version {
 }
 
 impl Version {
-    /// Index runs, those with the newest rows first.
+    /// Index runs, newest rows first.
     #[inline]
     pub(crate) fn runs(&self) -> &[Arc<LoadedRun>] {
         &self.runs
@@ -33,19 +33,20 @@ impl Version {
         &self.segments
     }
 
-    /// Segments that no run covers.
+    /// Segments that no run covers, neither directly nor through segments that they replaced.
     pub(crate) fn uncovered(&self) -> Vec<Arc<Segment>> {
         let covered: HashSet<SegmentId> = self.runs.iter().flat_map(|run| run.covered()).collect();
         let is_covered = |id: SegmentId| covered.contains(&id) || self.replaced.is_indexed(id);
         self.segments.values().filter(|segment| !is_covered(segment.id)).cloned().collect()
     }
 
-    /// Whether a run names segment `id`.
+    /// Whether the coverage list of a run has segment `id`.
     pub(crate) fn is_covered(&self, id: SegmentId) -> bool {
         self.runs.iter().any(|run| run.covered().any(|covered| covered == id))
     }
 
-    /// `run` with the segments of this version. Without them if one was taken out and is nowhere: it still has it.
+    /// `run` resolved to the segments of this version. Unchanged if one of its segments was removed and not replaced:
+    /// the run still holds it.
     fn current(&self, run: &Arc<LoadedRun>) -> Arc<LoadedRun> {
         if run.segments().iter().all(|segment| self.segments.contains_key(&segment.id)) {
             return Arc::clone(run);
@@ -55,11 +56,11 @@ impl Version {
     }
 }
 
-/// The newest [`Version`], and what changes it.
+/// Holds the newest [`Version`], and publishes new ones.
 #[derive(Debug)]
 pub(crate) struct Versions {
     newest: ArcSwap<Version>,
-    /// Held while a run is built in memory, so that no two are of the same rows.
+    /// Held while a run is built in memory, so that no two such runs have the same rows.
     rebuild: RankedMutex<()>,
 }
 
@@ -76,7 +77,7 @@ impl Versions {
         self.newest.load()
     }
 
-    /// The newest version, for longer.
+    /// The newest version, for longer use.
     pub(crate) fn load_full(&self) -> Arc<Version> {
         self.newest.load_full()
     }
@@ -99,12 +100,12 @@ impl Versions {
         self.change(|next| next.segments.insert(segment.id, Arc::clone(segment)));
     }
 
-    /// Publishes sealed segments together.
+    /// Publishes sealed segments in one change.
     pub(crate) fn add_segments<'a>(&self, segments: impl Iterator<Item = &'a Arc<Segment>> + Clone) {
         self.change(|next| segments.clone().for_each(|segment| next.segments.insert(segment.id, Arc::clone(segment))));
     }
 
-    /// Takes out a segment that was damaged, and the runs that have rows of it.
+    /// Removes a damaged segment and the runs that have rows of it.
     pub(crate) fn remove_segment(&self, id: SegmentId) {
         self.change(|next| {
             next.segments.remove(&id);
@@ -115,8 +116,8 @@ impl Versions {
         });
     }
 
-    /// Publishes `segment` in the place of others, whose rows `maps` find in it. What lookups found in those they find
-    /// in this. `has_all`: whether it has no rows but theirs.
+    /// Publishes `segment` in place of the segments in `maps`, whose row maps lead to it. Runs that cover these find
+    /// their rows in `segment`. `has_all`: whether every row of `segment` is a copy of one of theirs.
     pub(crate) fn replace_segments(&self, segment: &Arc<Segment>, maps: &[(Arc<Segment>, Arc<RowMap>)], has_all: bool) {
         self.change(|next| {
             let indexed = has_all && maps.iter().all(|(old, _)| next.is_covered(old.id));
@@ -133,8 +134,8 @@ impl Versions {
         });
     }
 
-    /// Publishes `run` in the place of `absorbed`, the rows of which it has. What was replaced since it was begun, it
-    /// has where it is now.
+    /// Publishes `run` in place of `absorbed`, whose rows it has. Segments that were replaced while it was built are
+    /// resolved to their targets.
     pub(crate) fn replace_runs(&self, run: &Arc<LoadedRun>, absorbed: &[Arc<LoadedRun>]) {
         self.change(|next| {
             next.runs.retain(|old| !absorbed.iter().any(|gone| old.is_same_run(gone)));
@@ -142,7 +143,7 @@ impl Versions {
         });
     }
 
-    /// Publishes the runs that opening found, and which segments they cover by way of those that were replaced.
+    /// Publishes the runs that opening found, and the segments that they cover only through replaced ones (`indexed`).
     pub(crate) fn set_runs(&self, runs: &[Arc<LoadedRun>], indexed: &[SegmentId]) {
         self.change(|next| {
             next.runs = runs.to_vec();
@@ -151,12 +152,12 @@ impl Versions {
         });
     }
 
-    /// Held while a run is built in memory.
+    /// Acquires the lock that is held while a run is built in memory.
     pub(crate) fn lock_rebuild(&self) -> RankedGuard<'_, ()> {
         self.rebuild.lock()
     }
 
-    /// The same, if nobody builds one now.
+    /// As [`Versions::lock_rebuild`], if no other thread holds the lock.
     pub(crate) fn try_lock_rebuild(&self) -> Option<RankedGuard<'_, ()>> {
         self.rebuild.try_lock()
     }

@@ -1,18 +1,18 @@
-//! How much of the sealed segments counts no more.
+//! How much of the sealed segments is dead.
 
 use crate::engine::state::State;
 
-/// Sizes of the sealed segments, and how many of their rows count no more.
+/// The total size of the sealed segments, and the number of their dead rows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Waste {
     pub rows: u64,
     pub bytes: u64,
-    /// At the least: keys that are in no sealed segment yet count as if they were.
+    /// A lower bound: live keys that are in no sealed segment yet are subtracted too.
     pub dead_rows: u64,
 }
 
 impl Waste {
-    /// `None` if the number of live keys is not known. O(segments).
+    /// `None` if the number of live keys is unknown. O(segments).
     pub(crate) fn of(state: &State) -> Option<Self> {
         let live = state.live().get()?;
         let version = state.versions().load();
@@ -24,7 +24,7 @@ impl Waste {
         Some(Self { rows, bytes, dead_rows: rows.saturating_sub(live) })
     }
 
-    /// Bytes that these rows take, if rows are of one size.
+    /// The bytes of the dead rows, if all rows have the same size.
     pub(crate) fn dead_bytes(&self) -> u64 {
         (u128::from(self.bytes) * u128::from(self.dead_rows) / u128::from(self.rows.max(1))) as u64
     }

@@ -1,4 +1,4 @@
-//! Compaction in the background: when the store is at rest, or after a merge of the index, if enough rows count no more.
+//! Compaction in the background, after a merge of the index or when the store is idle, if enough rows are dead.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,12 +18,12 @@ use crate::engine::write::writer::Writer;
 use crate::error::Result;
 use crate::sync::JoinHandle;
 
-/// A smaller store is not worth the trouble.
+/// A smaller store is never compacted automatically.
 const LEAST_BYTES: u64 = 1 << 20;
-/// Closing compacts what is no larger: it takes a fraction of a second.
+/// Closing compacts stores up to this size, which takes a fraction of a second.
 const MOST_BYTES_AT_CLOSE: u64 = 64 << 20;
 
-/// The thread that compacts, and what it needs. It holds nothing that closes the store when it is dropped.
+/// The compaction thread and its inputs. It holds no handle of the store, so it never closes it.
 pub(super) struct Background {
     state: Arc<State>,
     queue: Arc<Queue>,
@@ -31,7 +31,7 @@ pub(super) struct Background {
     merger: Weak<Merger>,
     lane: u16,
     thread: RankedMutex<Option<JoinHandle<()>>>,
-    /// How many rows had to go when it last found no segment to rewrite.
+    /// The number of dead rows when a compaction last found no segment to rewrite.
     dead_in_vain: AtomicU64,
 }
 
@@ -41,13 +41,13 @@ impl fmt::Debug for Background {
     }
 }
 
-/// Whether some segment has probably no more live rows than `share` of its rows.
+/// Whether in some segment probably at most `share` of the rows are live.
 fn is_worth_a_look(waste: &Waste, share: f64) -> bool {
     share > 0.0 && waste.bytes >= LEAST_BYTES && waste.dead_rows as f64 >= (1.0 - share) / 2.0 * waste.rows as f64
 }
 
 impl Background {
-    /// Has the store compact when it is at rest, and after merges.
+    /// Makes the store compact after merges and when it is idle.
     pub(super) fn start(
         state: &Arc<State>,
         queue: &Arc<Queue>,
@@ -73,10 +73,10 @@ impl Background {
         background
     }
 
-    /// Starts the thread if compaction is worth it, unless it runs.
+    /// Starts the thread if compaction is worthwhile and the thread is not running.
     fn look(self: &Arc<Self>) {
         let Some(waste) = Waste::of(&self.state) else { return };
-        // A tenth more than last time: what was not worth it then is not worth it now.
+        // After a compaction that found nothing to rewrite, waits for a tenth more dead rows.
         let in_vain = self.dead_in_vain.load(Ordering::Relaxed);
         let is_worth = is_worth_a_look(&waste, self.state.options().compaction_live_share);
         if !is_worth || waste.dead_rows <= in_vain + in_vain / 10 {
@@ -87,7 +87,7 @@ impl Background {
             return;
         }
         let background = Arc::clone(self);
-        // Without a thread, the next look tries again.
+        // If the thread cannot be started, the next call tries again.
         *thread = threads::spawn("tensorcask-compact", move || background.run(waste.dead_rows)).ok();
     }
 
@@ -98,7 +98,7 @@ impl Background {
         match compact(context, &Compaction::in_background(self.state.options())) {
             Ok(report) if report.segments_rewritten == 0 => self.dead_in_vain.store(dead_rows, Ordering::Relaxed),
             Ok(_) => {}
-            // The store closes, or another process compacts.
+            // The store is closing, or another process is compacting.
             Err(error) if stop().is_err() || error.is_timed_out() => {}
             Err(error) => merger.note(Err(error)),
         }
@@ -106,12 +106,12 @@ impl Background {
 
     /// Waits for the thread, which ends soon once the queue is closed.
     pub(super) fn join(&self) {
-        // A panic of it was printed; the store is as it was before, or after, the step.
+        // A panic was printed already. The store is in the state before or after the step.
         let _ended = self.thread.lock().take().map(JoinHandle::join);
     }
 }
 
-/// Compacts a small store, half of which counts no more, as it is closed.
+/// Compacts a small store at close if half of its rows are dead.
 pub(super) fn compact_at_close(state: &Arc<State>, writer: &Writer, merger: &Merger, lane: u16) -> Result<()> {
     let share = state.options().compaction_live_share;
     let is_worth = |waste: &Waste| {

@@ -16,12 +16,12 @@ use crate::key::{AsKey, Key, Keys};
 use crate::schema::RowSchema;
 use crate::segment::build::ColumnsBuilder;
 
-/// Keys of a range that are deleted by one batch.
+/// The number of keys of a range that one batch deletes.
 const KEYS: usize = 8192;
 
 impl Store {
-    /// Deletes keys: writes a tombstone for each that is there. Returns how many were. Before a key counts as not
-    /// there, what other writers have committed is taken in: a batch with such a key costs a [`Reader::refresh`].
+    /// Deletes keys: writes a tombstone for each key that exists. Returns how many existed. If a key is not found, a
+    /// [`Reader::refresh`] reads what other writers have committed before the key is looked up again.
     ///
     /// # Errors
     /// As [`Store::put_batch`]; [`Error::Item`] with [`Error::Corrupt`] if a batch that may hold a key is damaged.
@@ -59,7 +59,7 @@ impl Store {
         Ok(deleted)
     }
 
-    /// Deletes one key; returns whether it was there.
+    /// Deletes one key; returns whether it existed.
     ///
     /// # Errors
     /// As [`Store::put`]; [`Error::Corrupt`] if a batch that may hold the key is damaged.
@@ -82,7 +82,7 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// As [`Reader::prefix`] and [`Store::put`]. Keys of earlier batches are deleted then.
+    /// As [`Reader::prefix`] and [`Store::put`]. The keys of earlier batches are deleted in that case.
     pub fn delete_prefix(&self, prefix: impl AsKey) -> Result<u64> {
         self.refresh()?;
         self.delete_all(self.reader().prefix(prefix))

@@ -1,4 +1,4 @@
-//! Upkeep of a store: its index, its segments, and what is known to be lost.
+//! Maintenance of a store: merging its index, compacting its segments, and acknowledging losses.
 
 use crate::engine::compact::context::Context;
 use crate::engine::compact::{compact, remove_row_maps};
@@ -15,10 +15,10 @@ use crate::error::Result;
 use crate::io::Durability;
 
 impl Store {
-    /// Merges the index of everything that is sealed into one run now (while rows are put, into few). `close` does that
-    /// only where the handle put a quarter of the rows or more, and else leaves up to three runs, since it is not to
-    /// take long; every lookup in a large store pays for each of them. Does nothing if there is one. O(keys): about 0.1
-    /// µs a key.
+    /// Merges the index of all sealed segments into one run (while rows are put, into a few). `close` does so only if
+    /// the handle put at least a quarter of the rows; otherwise it leaves up to three runs, so that it returns quickly.
+    /// In a large store, each run adds to the cost of every lookup. Does nothing if there is only one run. O(keys):
+    /// about 0.1 µs a key.
     ///
     /// # Errors
     /// IO errors; the store stays as it was.
@@ -30,9 +30,9 @@ impl Store {
         inner.merger.merge(Purpose::One)
     }
 
-    /// Writes segments anew without rows that were overwritten or deleted, joins small ones, and merges the index. Readers
-    /// and writers go on meanwhile, in this process and in others. A crash leaves what was there before, or what is there
-    /// after. O(rows) lookups, and O(bytes of the segments that are rewritten).
+    /// Rewrites segments without overwritten and deleted rows, joins small segments, and merges the index. Readers and
+    /// writers, in this process and in others, continue meanwhile. A crash leaves each segment either unchanged or
+    /// replaced. O(rows) lookups, and O(bytes of the rewritten segments).
     ///
     /// ```
     /// # fn main() -> tensorcask::Result<()> {
@@ -51,7 +51,7 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Io`] of kind `TimedOut` if another process compacts the store for longer than [`Compaction::patience`];
-    /// [`Error::Poisoned`], [`Error::Closed`], IO errors. What was finished stays, and the rest is as it was.
+    /// [`Error::Poisoned`], [`Error::Closed`], IO errors. Finished steps are kept, and the rest is unchanged.
     pub fn compact(&self, options: &Compaction) -> Result<CompactReport> {
         let inner = &self.inner;
         inner.puts.check_process()?;
@@ -72,9 +72,9 @@ impl Store {
         Ok(report)
     }
 
-    /// Acknowledges what is lost: damaged files that were set aside, segments that are missing, files of other stores.
-    /// Reports of opening and of [`Reader::verify`] are clean of it from now on. Nothing is deleted: damaged files stay
-    /// in `quarantine/`. Returns how many things it was.
+    /// Acknowledges losses: damaged files that were set aside, missing segments, files of other stores. The reports of
+    /// opening and of [`Reader::verify`] leave them out from now on. Nothing is deleted: damaged files stay in
+    /// `quarantine/`. Returns the number of losses acknowledged.
     ///
     /// # Errors
     /// [`Error::ReadOnly`] in a forked child; IO errors.

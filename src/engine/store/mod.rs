@@ -38,10 +38,10 @@ use crate::sync::JoinHandle;
 use crate::tensor::{Element, TensorView};
 use crate::value::{AsValue, ValueView};
 
-/// A store that is open for writing and for reading.
+/// A store that is open for reading and writing.
 ///
-/// Cheap to clone; all clones are one handle. The last clone to be dropped closes the store as [`Store::close`] does,
-/// but cannot report an error: call `close` where that matters.
+/// Cheap to clone; all clones share one handle. Dropping the last clone closes the store as [`Store::close`] does, but
+/// cannot report an error: call `close` where that matters.
 #[derive(Debug, Clone)]
 pub struct Store {
     reader: Reader,
@@ -61,7 +61,7 @@ struct Inner {
 }
 
 impl Store {
-    /// Opens the store of `module_id` under `cache_dir` with default [`Options`]; creates and recovers it.
+    /// Opens the store of `module_id` under `cache_dir` with default [`Options`]; creates or recovers it if needed.
     ///
     /// # Errors
     /// As [`Options::open`].
@@ -119,18 +119,18 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// [`Error::KeyKind`], [`Error::TooLarge`], [`Error::Invalid`] for values that cannot be stored (a map with a name
-    /// twice, a byte of a BOOL tensor that is not 0 or 1);
-    /// [`Error::Poisoned`], [`Error::Closed`], [`Error::ReadOnly`] if the handle cannot write.
+    /// [`Error::KeyKind`], [`Error::TooLarge`], [`Error::Invalid`] for values that cannot be stored (a map with a
+    /// duplicate name, a byte of a BOOL tensor that is not 0 or 1); [`Error::Poisoned`], [`Error::Closed`],
+    /// [`Error::ReadOnly`] if the handle cannot write.
     pub fn put(&self, key: impl AsKey, value: impl AsValue) -> Result<()> {
         self.put_batch(&[key.as_key()?], &[value]).map_err(Error::into_cause)
     }
 
-    /// Puts values of any structure. If a key stands twice, the last value wins. Blocks while the buffer is full.
+    /// Puts values of any structure. If a key occurs twice, the last value wins. Blocks while the buffer is full.
     ///
     /// # Errors
-    /// As [`Store::put`], but what is wrong with one key or value is an [`Error::Item`]; [`Error::Invalid`] if there
-    /// are not as many values as keys. Nothing is put then.
+    /// As [`Store::put`], but an error of one key or value is an [`Error::Item`]; [`Error::Invalid`] if the numbers of
+    /// keys and values differ. Nothing is put then.
     pub fn put_batch<'a>(&self, keys: impl Into<Keys<'a>>, values: &[impl AsValue]) -> Result<()> {
         let keys = keys.into();
         if keys.len() != values.len() {
@@ -171,11 +171,11 @@ impl Store {
         built.into_iter().try_for_each(|columns| puts.put(columns))
     }
 
-    /// The fast path: puts one contiguous `[keys, …row_shape]` tensor, a row a key. No allocation and no work a row
-    /// beyond the key and its place in the index. If a key stands twice, the last row wins.
+    /// The fast path: puts one contiguous `[keys, …row_shape]` tensor, one row for each key. A row costs no allocation,
+    /// and no work except for its key and its index entry. If a key occurs twice, the last row wins.
     ///
-    /// Copies the rows for the writer thread, and returns. Where no rows wait to be flushed, a batch of 256 KiB or more
-    /// is written from `rows` before this returns, since it is likely to be flushed as well.
+    /// Copies the rows for the writer thread and returns. If no earlier rows wait to be flushed, a batch of 256 KiB or
+    /// more is written directly from `rows` before this returns, since the caller is likely to flush it as well.
     ///
     /// ```
     /// # fn main() -> tensorcask::Result<()> {
@@ -188,7 +188,8 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// As [`Store::put_batch`]; [`Error::Invalid`] if `rows` has not as many elements as keys and shape ask for.
+    /// As [`Store::put_batch`]; [`Error::Invalid`] if the number of elements in `rows` does not fit the keys and the
+    /// shape.
     pub fn put_rows<'a, T: Element>(&self, keys: impl Into<Keys<'a>>, row_shape: &[usize], rows: &[T]) -> Result<()> {
         self.put_rows_bytes(keys, T::DTYPE, row_shape, bytemuck::cast_slice(rows))
     }
@@ -237,7 +238,7 @@ impl Store {
             });
             return self.put_batch(keys, &views.collect::<Result<Vec<_>>>()?);
         };
-        // Chunks of about what the writer writes at once, so that the buffer's bound holds for any call.
+        // Chunks of about one write of the writer, so that the buffer's bound holds for calls of any size.
         let most_bytes = options.flush_bytes.min(MAX_COLUMN_LEN_BYTES / 2);
         let most_rows = (most_bytes / width.max(8)).clamp(1, 1 << 20);
         let (mut start, mut zero_copy) = (0, false);
@@ -264,7 +265,7 @@ impl Store {
         Ok(())
     }
 
-    /// Returns when everything put before is on disk, as durable as the options say.
+    /// Waits until all earlier puts are on disk, at the durability level of the options.
     ///
     /// # Errors
     /// [`Error::Poisoned`] with the failure of any write since the store was opened.
@@ -272,7 +273,7 @@ impl Store {
         self.flush_with(self.inner.state.options().durability)
     }
 
-    /// [`Store::flush`] with a durability of its own.
+    /// [`Store::flush`] with the given durability level.
     ///
     /// # Errors
     /// As [`Store::flush`].
@@ -286,8 +287,8 @@ impl Store {
         inner.merger.check()
     }
 
-    /// Writes and seals everything, merges the index, and releases the lane. All clones of the handle are closed;
-    /// reads through them go on.
+    /// Writes and seals everything, merges the index, and releases the lane. All clones of the handle are closed; reads
+    /// through them still work.
     ///
     /// # Errors
     /// The first failure of any write since the store was opened.
@@ -301,21 +302,21 @@ impl Store {
         self.inner.lane
     }
 
-    /// Rows and bytes that wait to be written.
+    /// The numbers of rows and bytes that wait to be written.
     #[must_use]
     pub fn waiting(&self) -> (usize, usize) {
-        // In a forked child nothing does.
+        // In a forked child, none do.
         if self.inner.state.check_fork().is_err() { (0, 0) } else { self.inner.queue.depth() }
     }
 
-    /// How many merges of the index run in the background of this handle. O(1).
+    /// The number of merges of the index that this handle runs in the background. O(1).
     #[must_use]
     pub fn merges_running(&self) -> usize {
         self.inner.merger.running()
     }
 
-    /// The reader of this store, for code that only reads. It sees what is put through this handle at once, and outlives
-    /// it.
+    /// The reader of this store, for code that only reads. It sees puts through this handle at once, and may outlive
+    /// the handle.
     #[must_use]
     pub fn reader(&self) -> &Reader {
         &self.reader
@@ -334,7 +335,7 @@ impl Inner {
             return Ok(());
         }
         self.queue.close();
-        // Held to the end: a call at the same time waits for what this one does.
+        // Held to the end, so that a concurrent call waits until this one is done.
         let mut thread = self.thread.lock();
         let joined = thread.take().map(JoinHandle::join);
         if let Some(Err(_)) = joined {
@@ -359,7 +360,7 @@ impl Inner {
         if let Some(purpose) = repaired.then_some(Purpose::One).or_else(|| self.merger.purpose_at_close()) {
             self.merger.merge(purpose)?;
         }
-        // What the merge found.
+        // Repairs damage that the merge found.
         if repair(state, &mut lane)? {
             self.merger.merge(Purpose::One)?;
         }
@@ -368,7 +369,7 @@ impl Inner {
     }
 }
 
-/// A part of what the caller passed, the length of which was checked.
+/// A part of the caller's data, whose length was checked before.
 fn part<T>(all: &[T], start: usize, end: usize) -> Result<&[T]> {
     all.get(start..end).ok_or_else(|| Error::internal(format!("{start}..{end} of {} elements", all.len())))
 }
@@ -380,9 +381,9 @@ fn start_writer(state: &State, writer: &Arc<Writer>) -> Result<JoinHandle<()>> {
 }
 
 impl Options {
-    /// Opens the store of `module_id` under `cache_dir` for reading and writing; creates and recovers it.
+    /// Opens the store of `module_id` under `cache_dir` for reading and writing; creates or recovers it if needed.
     ///
-    /// O(segments) after a clean close; after a crash also O(rows) of what was not yet in an index run.
+    /// O(segments) after a clean close; after a crash also O(rows that no index run covers).
     ///
     /// # Errors
     /// [`Error::Invalid`] for unusable options or module ids, [`Error::LaneBusy`], [`Error::NewerFormat`], IO errors,
@@ -393,7 +394,7 @@ impl Options {
         Store::open_on(Arc::new(storage), self)
     }
 
-    /// Opens a store on a [`Storage`] of the caller's, whose root is the store's folder. Unstable, as all of
+    /// Opens a store on the caller's [`Storage`], whose root is the store's folder. Unstable, like all of
     /// [`storage`](crate::storage).
     ///
     /// # Errors
@@ -406,7 +407,7 @@ impl Options {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Nobody is left to be told; `Store::close` reports.
+        // An error cannot be returned here; `Store::close` reports it.
         let _ = self.close();
     }
 }

@@ -1,4 +1,4 @@
-//! The reads of a [`Store`], which are those of [`Reader`].
+//! The read methods of a [`Store`], which call those of its [`Reader`].
 
 use std::ops::RangeBounds;
 
@@ -132,7 +132,7 @@ impl Store {
         self.reader().preload(limit_bytes)
     }
 
-    /// Looks for what other writers committed; see [`Reader::refresh`].
+    /// Reads what other writers have committed; see [`Reader::refresh`].
     ///
     /// # Errors
     /// As [`Reader::refresh`].
@@ -148,7 +148,7 @@ impl Store {
         self.reader().stats()
     }
 
-    /// Reads and checks every byte; see [`Reader::verify`].
+    /// Reads and validates every byte; see [`Reader::verify`].
     ///
     /// # Errors
     /// As [`Reader::verify`].
@@ -156,7 +156,7 @@ impl Store {
         self.reader().verify(progress)
     }
 
-    /// The kind of the store's keys; `None` while it holds nothing.
+    /// The kind of the store's keys; `None` until the first put.
     #[must_use]
     pub fn key_kind(&self) -> Option<KeyKind> {
         self.reader().key_kind()
