@@ -1,8 +1,8 @@
-//! Compaction of a large store: what it frees, what it writes, and what reads notice of it while it runs and after it.
+//! Compaction of a large store: bytes freed, bytes written, and latencies of reads during and after it.
 //!
 //! `cargo bench --bench compaction -- [--rows 1000000] [--row-bytes 3072] [--seconds 5] [--dir DIR] [--report FILE]`
 //!
-//! 30 % of the rows are overwritten and 20 % deleted at random. The control is a store of the same live rows that was
+//! 30 % of the rows are overwritten and 20 % deleted at random. The control is a store in which the same live rows were
 //! written once. `--report` also writes the tables as Markdown.
 
 #[path = "support/random.rs"]
@@ -20,9 +20,9 @@ use tensorcask::{Compaction, Durability, Options, Reader, Store};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 
-/// Rows of a put.
+/// Rows in each put.
 const BATCH: usize = 2048;
-/// Keys of a read.
+/// Keys in each read.
 const GATHER: usize = 256;
 
 struct Settings {
@@ -55,7 +55,7 @@ fn settings() -> Fallible<Settings> {
     Ok(settings)
 }
 
-/// The version of each key; `None` where it was deleted.
+/// The version of each key; `None` if it was deleted.
 type Versions = Vec<Option<u32>>;
 
 fn fill(row: &mut [u8], key: u64, version: u32) {
@@ -76,7 +76,7 @@ fn put(store: &Store, keys: &[u64], row_bytes: usize, version: u32) -> Fallible 
     Ok(store.flush()?)
 }
 
-/// Of the keys `0..rows`, `percent` of a hundred, at random.
+/// A random `percent` percent of the keys `0..rows`.
 fn some_keys(random: &mut Random, rows: usize, percent: u64) -> Vec<u64> {
     (0..rows as u64).filter(|_| random.below(100) < percent).collect()
 }
@@ -115,7 +115,7 @@ impl Gather {
     }
 }
 
-/// Times of reads for some seconds, or until `stop`.
+/// Latencies of reads for some seconds, or until `stop`.
 fn latencies(
     gather: &mut Gather,
     reader: &Reader,
@@ -199,7 +199,7 @@ fn run(settings: &Settings) -> Fallible<String> {
     let mut gather = Gather::new(&versions, width);
     latencies(&mut gather, store.reader(), width, Some(1), &never)?;
     let idle = latencies(&mut gather, store.reader(), width, Some(settings.seconds), &never)?;
-    // Another core is busy, without compaction: what a second thread costs by itself.
+    // Another thread reads while this one compacts.
     let done = AtomicBool::new(false);
     let (report, meanwhile) = std::thread::scope(|scope| -> Fallible<_> {
         let reads = scope
@@ -215,7 +215,7 @@ fn run(settings: &Settings) -> Fallible<String> {
     let mut ratios = Histogram::<u64>::new(3)?;
     let rounds = if settings.rows > 100_000 { 400 } else { 40 };
     for round in 0..rounds + 20 {
-        // Both read the same keys, in turn.
+        // Both stores read the same keys, alternately.
         let seed = gather.random.0;
         let ours = gather.read(store.reader(), width)?;
         gather.random = Random(seed);

@@ -1,4 +1,4 @@
-//! Options: data, and whether it can be used.
+//! Options and their validation.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,13 +9,13 @@ use crate::io::Durability;
 use crate::schema::stored_dtype;
 use crate::segment::batch::Verify;
 
-/// Which lane a writer takes. A lane has one writer; a store has any number of lanes.
+/// The lane that a writer locks. A lane has at most one writer; a store has any number of lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Lane {
-    /// This one, or [`Error::LaneBusy`].
+    /// The lane of this number. [`Error::LaneBusy`] if it has a writer.
     Number(u16),
-    /// The first free one.
+    /// The first free lane.
     Auto,
 }
 
@@ -23,10 +23,10 @@ pub enum Lane {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Recovery {
-    /// Opens with whatever is whole, moves damaged files to `quarantine/`, and reports it.
+    /// Opens with all undamaged data, moves damaged files to `quarantine/`, and reports them.
     #[default]
     Quiet,
-    /// Damage is an error, and nothing is changed. A torn tail is no damage.
+    /// Fails on damage and changes nothing. A torn tail is not damage.
     Strict,
 }
 
@@ -34,11 +34,11 @@ pub enum Recovery {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum ValueCachePolicy {
-    /// Evicts what was not used for the longest time.
+    /// Evicts the least recently used value.
     #[default]
     Lru,
-    /// Takes nothing more. Right for repeated scans over more than fits (epochs): where LRU would evict every entry
-    /// just before its next use, a fixed part of the scan always hits.
+    /// Admits no more values. For repeated scans over more than fits (epochs): LRU would evict every value just before
+    /// its next use, whereas a fixed part of the scan always hits this way.
     StopWhenFull,
 }
 
@@ -103,7 +103,7 @@ pub struct Options {
     pub(crate) clock: fn() -> u64,
 }
 
-/// What [`crate::Store::compact`] is to do.
+/// Options of [`crate::Store::compact`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Compaction {
     pub(crate) live_share: f64,
@@ -111,7 +111,7 @@ pub struct Compaction {
     pub(crate) bytes_per_s: Option<u64>,
     pub(crate) dry_run: bool,
     pub(crate) patience: Duration,
-    /// Whether a few rows of a segment tell whether all of it is looked at.
+    /// Whether a sample of its rows decides whether a segment is examined in full.
     pub(crate) by_sample: bool,
 }
 
@@ -129,14 +129,14 @@ impl Default for Compaction {
 }
 
 impl Compaction {
-    /// Rewrites segments of which a twentieth of the rows counts no more, joins small ones, and takes the speed that it
-    /// gets.
+    /// Rewrites segments of which at least a twentieth of the rows is dead, joins small segments, and does not limit
+    /// its write rate.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What an open store does by itself.
+    /// The options of compaction in the background.
     pub(crate) fn in_background(options: &Options) -> Self {
         Self {
             live_share: options.compaction_live_share,
@@ -148,43 +148,43 @@ impl Compaction {
         }
     }
 
-    /// The share of its rows that counts, from 0 to 1, up to which a segment is rewritten. 1 rewrites every segment that
-    /// has a row too many.
+    /// Rewrites segments of which at most this share of the rows is live, from 0 to 1 (default: 0.95). 1 rewrites every
+    /// segment with a dead row.
     #[must_use]
     pub fn live_share(mut self, share: f64) -> Self {
         self.live_share = share;
         self
     }
 
-    /// Whether small segments of one structure are joined.
+    /// Whether small segments of one schema are joined (default: on).
     #[must_use]
     pub fn join(mut self, join: bool) -> Self {
         self.join = join;
         self
     }
 
-    /// How many bytes a second are written at the most; `None`: as many as the disk takes.
+    /// Maximum write rate in bytes a second (default: `None`, no limit).
     #[must_use]
     pub fn bytes_per_s(mut self, bytes_per_s: Option<u64>) -> Self {
         self.bytes_per_s = bytes_per_s;
         self
     }
 
-    /// Only says what would be rewritten and freed: nothing is changed.
+    /// Only reports what would be rewritten and freed, and changes nothing (default: off).
     #[must_use]
     pub fn dry_run(mut self, dry_run: bool) -> Self {
         self.dry_run = dry_run;
         self
     }
 
-    /// How long to wait for another process that compacts the store.
+    /// How long to wait for another process that compacts the store (default: 60 s).
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Refuses options that cannot be used.
+    /// Fails if an option cannot be used.
     pub(crate) fn check(&self) -> Result<()> {
         check_share("live_share", self.live_share)
     }
@@ -275,49 +275,47 @@ impl Options {
         recovery: Recovery;
         /// When row checksums are compared (default: [`Verify::FirstRead`]).
         verify: Verify;
-        /// How tensors that are put from now on are packed (default: [`Codec::None`]). What is stored stays as it is.
+        /// The codec of tensors that are put from now on (default: [`Codec::None`]). Stored rows stay as they are.
         codec: Codec;
-        /// Gives down-cast tensors back in the dtype in which they were put (default: as stored).
+        /// Returns down-cast tensors in the dtype in which they were put (default: off, in the stored dtype).
         restore_dtype: bool;
         /// Size in bytes at which a segment is sealed (default: 256 MiB).
         segment_bytes: u64;
         /// Rows at which a segment is sealed (default: 4,194,304).
         segment_rows: u32;
-        /// About how many keys the memtable holds before it is merged to a run on disk (default:
-        /// 1,048,576, which take 36 MiB); up to four times as many in a store of more than 64 times as many. Puts wait
-        /// for the merge at twice as many, but never below 262,144.
+        /// Approximate number of keys at which the memtable is merged to a run on disk (default: 1,048,576, which take
+        /// 36 MiB). In a store of more than 64 times as many keys, it grows up to fourfold. Puts wait for the merge at
+        /// twice as many keys, but never below 262,144.
         memtable_keys: usize;
         /// Time after which waiting rows are written even if they are few (default: 100 ms).
         flush_interval: Duration;
         /// Bytes that may wait to be written before `put` blocks (default: 256 MiB).
         buffer_bytes: usize;
-        /// How durably `flush`, sealing and `close` write (default: [`Durability::SyncData`]).
+        /// The durability level of `flush`, sealing and `close` (default: [`Durability::SyncData`]).
         durability: Durability;
         /// Does the writer thread's work on the caller's thread, in the same steps (default: off). For tests.
         synchronous: bool;
-        /// Largest decoded value in bytes that is read or put (default: 1 GiB).
+        /// Maximum size in bytes of a decoded value that is read or put (default: 1 GiB).
         max_value_bytes: usize;
-        /// Bytes of decoded values kept in memory (default: 0, no value cache). The page cache already keeps what was read;
-        /// a value cache pays for packed stores.
+        /// Maximum bytes of decoded values in the value cache (default: 0, no value cache). The page cache already
+        /// keeps stored rows in memory, so a value cache pays off for packed stores.
         value_cache_bytes: usize;
-        /// How the value cache makes room (default: [`ValueCachePolicy::Lru`]).
+        /// What the value cache does when it is full (default: [`ValueCachePolicy::Lru`]).
         value_cache_policy: ValueCachePolicy;
         /// When values enter the value cache (default: [`ValueCacheFill::OnRead`]).
         value_cache_fill: ValueCacheFill;
-        /// Shortest time between two looks for what other writers committed, made when a key is missing
-        /// (default: 1 s).
+        /// Minimum time between two refreshes for missing keys, which read what other writers have committed (default:
+        /// 1 s).
         refresh_interval: Duration;
-        /// The share of its rows that counts, up to which a sealed segment is compacted in the background, when the store
-        /// is at rest and after merges (default: 0.5; 0 turns that off). Closing compacts stores of up to 64 MiB.
+        /// The share of live rows up to which a sealed segment is compacted in the background, after merges and when
+        /// the store is idle (default: 0.5; 0: off). Closing compacts stores of up to 64 MiB of which half is dead.
         compaction_live_share: f64;
-        /// How many bytes a second compaction in the background writes at the most (default: 64 MiB; `None`: as many as
-        /// the disk takes).
+        /// Maximum write rate of compaction in the background, in bytes a second (default: 64 MiB; `None`: no limit).
         compaction_bytes_per_s: Option<u64>;
-        /// Allows writing on network file systems, whose locks and maps may not hold what they promise
-        /// (default: off).
+        /// Allows writing on network file systems, whose locks and memory maps may be unreliable (default: off).
         allow_network: bool;
-        /// Most threads that share one call of `get_batch_into`, the caller's among them (default: as many as there are
-        /// processors, at most 4; 1 for none but the caller's). Only calls of 8 MiB and more are shared.
+        /// Maximum number of threads that share a call of `get_batch_into`, including the caller's (default: the number
+        /// of processors, at most 4; 1: only the caller's). Only calls of 8 MiB or more are shared.
         read_threads: usize;
         /// Keeps only the top bits of key hashes, to make collisions common. For tests.
         #[doc(hidden)]
@@ -325,25 +323,24 @@ impl Options {
         /// The clock that commit timestamps come from, in microseconds since 1970 (default: the system's). For tests.
         #[doc(hidden)]
         clock: fn() -> u64;
-        /// Makes the store if there is none (default: on). Where it is off, opening a store that does not exist is an
-        /// error of kind `NotFound`, and nothing is made.
+        /// Creates the store if it does not exist (default: on). If off, opening a store that does not exist is an
+        /// error of kind `NotFound`, and nothing is created.
         create: bool;
-        /// Lets the group of the store's folder read and write all files and folders that are made in it, whatever the
-        /// process's umask is, and makes new files there belong to that group (the setgid bit). Where it is off, the
-        /// default, a file gets these rights if the folder it is made in has them for the same group, so that a shared
-        /// folder stays shared. On Unix.
+        /// Lets the group of the store's folder read and write all files and folders that are created in it, regardless
+        /// of the umask, and makes new files belong to that group (by the setgid bit). If off (default), a file gets
+        /// these rights if its folder has them for the same group, so that a shared folder stays shared. Unix only.
         group_writable: bool;
     }
 
-    /// Down-casts wider float tensors that are put from now on to this float dtype (default: off). Lossy; says so in
-    /// the segment's schema.
+    /// Down-casts wider float tensors that are put from now on to this float dtype (default: off). Lossy; the segment's
+    /// schema records it.
     #[must_use]
     pub fn store_as(mut self, dtype: impl Into<Option<Dtype>>) -> Self {
         self.store_as = dtype.into();
         self
     }
 
-    /// Rows and bytes that are gathered before they are written (default: 8,192 and 16 MiB).
+    /// The numbers of waiting rows and bytes at which they are written (default: 8,192 and 16 MiB).
     #[must_use]
     pub fn flush_every(mut self, rows: usize, bytes: usize) -> Self {
         (self.flush_rows, self.flush_bytes) = (rows, bytes);

@@ -1,4 +1,4 @@
-//! The results of calls: of reads, of opening, and of what looks at a whole store.
+//! The results of calls: reads, opening, statistics, preloading, compaction and verification.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -8,66 +8,66 @@ use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::value::Value;
 
-/// One answer of [`crate::Reader::get_batch`]: damage of one row does not hide the others.
+/// The result for one key of [`crate::Reader::get_batch`]. Damage to one row does not hide the others.
 pub type Lookup = Result<Option<Value>>;
 
-/// What [`crate::Options::open`] found and did. Opening succeeds whenever it can; read this to know what it cost.
+/// What [`crate::Options::open`] found and did. Opening succeeds if at all possible; the report says what was lost.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct OpenReport {
     /// Sealed segments in use.
     pub segments: usize,
-    /// Rows in them and in active segments, superseded ones included.
+    /// Rows in sealed and active segments, including superseded ones.
     pub rows: u64,
     /// Index runs in use.
     pub runs: usize,
-    /// Rows that no run covered and that were indexed anew.
+    /// Rows that no run covered and that were indexed again.
     pub rows_indexed: u64,
-    /// Rows recovered from active segments: of a writer that did not close, or of one that still writes.
+    /// Rows recovered from active segments, whose writer did not close or is still writing.
     pub rows_recovered: u64,
-    /// Bytes cut off active segments: what a killed writer had begun and not committed.
+    /// Bytes cut off active segments: a killed writer began to write them but did not commit them.
     pub bytes_cut: u64,
-    /// Files that are not served, or not whole: damaged, of another store, or replaced. Those of earlier openings are
-    /// among them until somebody acknowledges them ([`crate::Store::acknowledge_damage`]).
+    /// Files that are not served, or only in part: damaged, of another store, or replaced. Includes those of earlier
+    /// openings until they are acknowledged ([`crate::Store::acknowledge_damage`]).
     pub quarantined: Vec<Quarantined>,
-    /// Sealed segments that should be there and are not, until somebody acknowledges it.
+    /// Sealed segments that should exist but do not, until they are acknowledged.
     pub missing: Vec<Missing>,
     /// Index runs that were stale or damaged and are not used.
     pub runs_dropped: usize,
-    /// Other things worth knowing, a sentence each.
+    /// Other notes, one sentence each.
     pub notes: Vec<String>,
     /// How long opening took.
     pub elapsed: Duration,
 }
 
-/// A file that is not served, or not whole.
+/// A file that is not served, or only in part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Quarantined {
     /// Where it was.
     pub path: PathBuf,
-    /// Where it is now; `None` where it was not moved: by a reader, by a writer of another lane, or because it belongs
-    /// to another store.
+    /// Where it is now; `None` if it was not moved, because a reader or a writer of another lane found it, or because
+    /// it belongs to another store.
     pub moved_to: Option<PathBuf>,
     /// What is wrong with it.
     pub why: String,
-    /// Rows of it that are served: copied to a new segment if it was moved, else from where they are.
+    /// Rows of it that are served: from a new segment if the file was moved, otherwise in place.
     pub rows_saved: u64,
-    /// Rows of it that are lost; `None` if nothing tells how many there were.
+    /// Rows of it that are lost; `None` if the number is unknown.
     pub rows_lost: Option<u64>,
 }
 
-/// Sealed segments of one lane, with consecutive numbers, that something on disk names and that are not there.
+/// Missing sealed segments of one lane with consecutive numbers. Something on disk refers to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Missing {
     /// Where the first of them should be.
     pub path: PathBuf,
-    /// How many they are.
+    /// The number of missing segments.
     pub segments: u64,
-    /// Rows in them, if that is known.
+    /// Rows in them; `None` if unknown.
     pub rows: Option<u64>,
-    /// What names them.
+    /// What refers to them.
     pub why: String,
 }
 
@@ -98,58 +98,58 @@ impl std::fmt::Display for Missing {
 }
 
 impl Missing {
-    /// It as an error, for opening with [`crate::Recovery::Strict`].
+    /// Converts it to an error, for opening with [`crate::Recovery::Strict`].
     pub(crate) fn error(&self) -> Error {
         Error::MissingSegment { path: self.path.clone(), what: self.to_string() }
     }
 }
 
-/// Sizes and counters. Those of traffic count from when the handle was opened.
+/// Sizes and counters. Counters of traffic start at 0 when the handle is opened.
 #[derive(Debug, Clone, Default, serde::Serialize)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Live keys; `None` if a crash made the count unknown ([`crate::Reader::len`] counts).
+    /// Live keys; `None` if a crash made the number unknown ([`crate::Reader::len`] counts them).
     pub keys: Option<u64>,
     /// Kind of keys.
     pub key_kind: Option<&'static str>,
     /// Identity of the store.
     pub store: String,
-    /// Rows in sealed segments, superseded ones and tombstones included.
+    /// Rows in sealed segments, including superseded ones and tombstones.
     pub rows_sealed: u64,
     /// Tombstones among them.
     pub tombstones: u64,
-    /// Rows of sealed segments that count no more, at the least: they were overwritten, deleted, or are tombstones. `None`
-    /// if the number of live keys is not known.
+    /// A lower bound of the dead rows of sealed segments: overwritten or deleted rows, and tombstones. `None` if the
+    /// number of live keys is unknown.
     pub dead_rows: Option<u64>,
-    /// Bytes that these take, about; [`crate::Store::compact`] frees them.
+    /// Approximate bytes of the dead rows; [`crate::Store::compact`] frees them.
     pub dead_bytes: Option<u64>,
     /// Sealed segments.
     pub segments: usize,
-    /// Bytes of segment files, active ones included with the zeros that their last pages were filled with.
+    /// Bytes of segment files, including active ones and the zeros that fill their last pages.
     pub segment_bytes: u64,
     /// Bytes of index runs on disk.
     pub run_bytes: u64,
     /// Index runs in use.
     pub runs: usize,
-    /// Keys in them.
+    /// Keys in these runs.
     pub run_keys: u64,
-    /// Keys in the memtable: those that no index run has.
+    /// Keys in the memtable: those with rows that no index run covers.
     pub memtable_keys: usize,
     /// Anonymous memory of the memtable, in bytes.
     pub memtable_bytes: usize,
     /// Files in quarantine.
     pub quarantined: usize,
-    /// Sealed segments that should be there and are not.
+    /// Sealed segments that should exist but do not.
     pub missing: u64,
-    /// Segment files of which something is damaged and that could not be moved.
+    /// Damaged segment files that could not be moved.
     pub bad_files: usize,
-    /// Keys that were read and there.
+    /// Keys that were read and found.
     pub hits: u64,
-    /// Keys that were read and not there.
+    /// Keys that were read and not found.
     pub misses: u64,
-    /// Keys that were read and damaged.
+    /// Keys that were read and whose rows are damaged.
     pub damaged: u64,
-    /// Pages of 4 KiB that a batch wanted while they were not in memory, and that were prefaulted together.
+    /// Pages of 4 KiB that were not in memory when a batch needed them, and were prefaulted together.
     pub prefaulted_pages: u64,
     /// Rows put.
     pub rows_put: u64,
@@ -161,10 +161,10 @@ pub struct Stats {
     pub flushes: u64,
     /// Runs built.
     pub runs_built: u64,
-    /// Looks at what other writers committed.
+    /// Refreshes, which read what other writers have committed.
     pub refreshes: u64,
-    /// How far this machine's clock is behind the newest row that other writers or earlier handles committed, in
-    /// seconds; 0 if it is not. New rows get later times all the same.
+    /// Seconds by which this machine's clock is behind the newest row of other writers or earlier handles; 0 if it is
+    /// not behind. New rows still get later commit timestamps.
     pub clock_behind_s: f64,
     /// Entries, bytes and counters of the value cache, if there is one.
     pub value_cache: Option<ValueCacheStats>,
@@ -182,9 +182,9 @@ pub struct ValueCacheStats {
     pub hits: u64,
     /// Values not found.
     pub misses: u64,
-    /// Values dropped to make room for others.
+    /// Values evicted to make room for others.
     pub evictions: u64,
-    /// Values not taken: too large, or no room under [`crate::ValueCachePolicy::StopWhenFull`].
+    /// Values not admitted: too large, or no room under [`crate::ValueCachePolicy::StopWhenFull`].
     pub refused: u64,
 }
 
@@ -196,9 +196,9 @@ pub struct Preloaded {
     pub index_bytes: u64,
     /// Bytes of segments that are in memory now.
     pub segment_bytes: u64,
-    /// Bytes that were read from the disk for it.
+    /// Bytes that were read from disk.
     pub read_bytes: u64,
-    /// Bytes that were left out, because they would have been more than the limit.
+    /// Bytes that were left out because of the limit.
     pub left_bytes: u64,
 }
 
@@ -206,35 +206,35 @@ pub struct Preloaded {
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct CompactReport {
-    /// Whether nothing was changed.
+    /// Whether it was a dry run, which changes nothing.
     pub dry_run: bool,
-    /// Sealed segments that were looked at.
+    /// Sealed segments that were examined.
     pub segments: usize,
-    /// Bytes of them.
+    /// Bytes of these segments.
     pub bytes: u64,
-    /// Rows with values in them.
+    /// Rows of these segments, not counting tombstones.
     pub rows: u64,
-    /// Rows among these that counted: neither overwritten nor deleted.
+    /// Live rows among them: neither overwritten nor deleted.
     pub live_rows: u64,
-    /// Segments that were written anew.
+    /// Segments that were rewritten.
     pub segments_rewritten: usize,
-    /// Segments that took their place.
+    /// Segments that replaced them.
     pub segments_written: usize,
-    /// Rows that were left out, tombstones included.
+    /// Rows that were dropped, including tombstones.
     pub rows_dropped: u64,
-    /// Tombstones that were not needed any more.
+    /// Tombstones that were no longer needed.
     pub tombstones_dropped: u64,
     /// Bytes that were written.
     pub bytes_written: u64,
-    /// Bytes by which the store is smaller; in a dry run, about.
+    /// Bytes by which the store shrank; an estimate in a dry run.
     pub bytes_freed: u64,
-    /// Segments that were left as they are, because something in them is damaged.
+    /// Segments that were skipped because they are damaged.
     pub skipped: Vec<Skipped>,
     /// How long it took.
     pub elapsed: Duration,
 }
 
-/// A file that was left as it is.
+/// A file that was skipped.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Skipped {
@@ -256,7 +256,7 @@ pub struct VerifyReport {
     pub damage: Vec<Damage>,
 }
 
-/// One thing that is damaged.
+/// One damaged place.
 #[derive(Debug, Clone, serde::Serialize)]
 #[non_exhaustive]
 pub struct Damage {
@@ -264,10 +264,10 @@ pub struct Damage {
     pub path: PathBuf,
     /// What is wrong.
     pub what: String,
-    /// Rows that cannot be served for it. Damage to an index costs no rows, and rows whose keys were put again since do
-    /// not count.
+    /// Rows that cannot be served because of it. Damage to an index costs no rows, and rows whose keys were put again
+    /// are not counted.
     pub rows: u64,
-    /// The keys of these rows, as far as anything tells them: put them again.
+    /// The keys of these rows, if they are known: put them again.
     pub keys: Vec<Key>,
 }
 
@@ -278,18 +278,19 @@ impl VerifyReport {
         self.damage.is_empty()
     }
 
-    /// What opening found and what the check found again is one place. Damage to rows is found by the check only.
+    /// Removes duplicates: opening and verification may both find the same place. Only verification finds damage to
+    /// rows.
     pub(crate) fn list_once(&mut self) {
         let mut seen = HashSet::new();
         self.damage.retain(|damage| damage.rows > 0 || seen.insert((damage.path.clone(), damage.what.clone())));
     }
 
-    /// Lists damage.
+    /// Adds damage.
     pub(crate) fn add(&mut self, path: &Path, what: impl Into<String>, rows: u64) {
         self.add_rows(path, what, rows, Vec::new());
     }
 
-    /// The same, with the keys of the rows.
+    /// Adds damage, with the keys of its rows.
     pub(crate) fn add_rows(&mut self, path: &Path, what: impl Into<String>, rows: u64, keys: Vec<Key>) {
         self.damage.push(Damage { path: path.to_path_buf(), what: what.into(), rows, keys });
     }

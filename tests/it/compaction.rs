@@ -119,8 +119,8 @@ fn what_counts_stays_and_the_rest_goes() {
     check(&options().open_reader_on(Arc::new(storage)).unwrap(), &model);
 }
 
-/// Runs `action` on a copy of `storage`, and fails at each of its operations in turn. `check` is called with the state
-/// after a kill, and after a power failure.
+/// Runs `action` on copies of `storage`, each of which fails one operation later than the last. Calls `check` with the
+/// state after a kill and after a power failure.
 fn fail_at_each(storage: &MemoryStorage, action: impl Fn(&Store), check: impl Fn(MemoryStorage, &str)) {
     let mut operations = 0;
     loop {
@@ -156,7 +156,7 @@ fn a_stop_at_any_operation_loses_nothing() {
         check(&reader, &model);
         let maps: Vec<_> = names(&*storage, "runs").into_iter().filter(|name| name.ends_with(".moved")).collect();
         if !maps.is_empty() {
-            // These files are derived: without them, the rows are indexed again.
+            // Row maps are derived data: without them, the rows are indexed again.
             let copy = memory.power_loss_keeping(|_, _, len| len);
             maps.iter().for_each(|name| copy.remove(&Path::new("runs").join(name)).unwrap());
             check(&options().open_reader_on(Arc::new(copy)).unwrap(), &model);
@@ -230,7 +230,7 @@ fn damaged_segments_are_left_to_tell_of_it() {
     let model = history(&store);
     store.close().unwrap();
     drop(store);
-    // Damages a value of the first segment.
+    // Damage a value of the first segment.
     let name = "segments/0000-0000000001.arrow";
     let bytes = storage.read(name).unwrap();
     let value: Vec<u8> = row(7, 0).iter().flat_map(|value| value.to_le_bytes()).collect();

@@ -1,7 +1,7 @@
-//! Writers and readers as processes on one directory, with overwrites, deletes, compaction, kills and openings going on:
-//! nothing that was flushed is lost, no call fails, and all readers end up with the same rows.
+//! Writer and reader processes share one directory, with overwrites, deletes, compaction, kills and openings. No
+//! flushed row is lost, no call fails, and all readers find the same rows in the end.
 //!
-//! `TENSORCASK_SOAK_S` says for how many seconds.
+//! `TENSORCASK_SOAK_S` is the duration in seconds.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -17,7 +17,7 @@ const WRITERS: u64 = 4;
 const KEYS: u64 = 2400;
 const DIMS: usize = 64;
 
-/// Of each key: the version that is there, or that was deleted.
+/// The newest version of each key, and whether it was deleted.
 type Versions = BTreeMap<u64, (u32, bool)>;
 
 struct Random(u64);
@@ -29,7 +29,7 @@ impl Random {
     }
 }
 
-/// Keys of which a row is always there once it was put.
+/// Whether `key` is never deleted.
 fn stays(key: u64) -> bool {
     key.is_multiple_of(3)
 }
@@ -40,7 +40,7 @@ fn row(key: u64, version: u32) -> Vec<f32> {
     row
 }
 
-/// The version of a row that was read. Every element of it is as it was put.
+/// The version of a row that was read. Checks all its elements.
 fn version(key: u64, found: &[f32]) -> u32 {
     assert_eq!(found, row(key, found[1] as u32), "{key}");
     found[1] as u32
@@ -53,7 +53,7 @@ fn read_all(reader: &Reader, keys: &[u64]) -> BTreeMap<u64, u32> {
     rows.map(|((key, _), row)| (*key, version(*key, row))).collect()
 }
 
-/// Not a test of its own: what children do, by role.
+/// Not a test by itself: the child processes, each with its role.
 #[test]
 fn child_process() {
     let (Ok(role), Ok(dir)) = (std::env::var(ROLE), std::env::var(DIR)) else { return };
@@ -67,7 +67,7 @@ fn options() -> Options {
     Options::new().lane(Lane::Auto).segment_rows(400).memtable_keys(1500).refresh_interval(Duration::from_millis(20))
 }
 
-/// Changes its own keys until it is told to stop; writes down what was flushed.
+/// Changes its own keys until it is told to stop, and records the flushed versions.
 fn write(dir: &Path, number: u64) {
     let flushed = dir.join(format!("flushed-{number}"));
     let own: Vec<u64> = (0..KEYS).filter(|key| key % WRITERS == number).collect();
@@ -77,7 +77,7 @@ fn write(dir: &Path, number: u64) {
     store.refresh().unwrap();
     let there = read_all(store.reader(), &own);
     for (key, (version, deleted)) in &mut versions {
-        // What was flushed is there, or something that was put after it and not flushed.
+        // The store has the flushed version, or a newer one that was put but not flushed.
         match there.get(key) {
             Some(found) => assert!(*found >= *version, "{key} has version {found}, and {version} was flushed"),
             None => assert!(*deleted || !stays(*key), "{key} is not there, and version {version} was flushed"),
@@ -87,7 +87,7 @@ fn write(dir: &Path, number: u64) {
     for (key, version) in there {
         versions.entry(key).or_insert((version, false));
     }
-    // Versions of rows that were put and not flushed are not used again.
+    // Skips the versions of rows that were put but not flushed.
     let mut next = versions.values().map(|(version, _)| version + 1000).max().unwrap_or(1);
     let stop = dir.join("stop");
     while !stop.exists() {
@@ -127,7 +127,7 @@ fn step(store: &Store, own: &[u64], random: &mut Random, versions: &mut Versions
     }
 }
 
-/// Reads all keys again and again: versions never go back. At the end of its input, prints what is there.
+/// Reads all keys repeatedly: versions never decrease. Prints the rows that it finds at the end.
 fn read(dir: &Path) {
     let reader = options().open_reader(dir, "m").unwrap();
     let keys: Vec<u64> = (0..KEYS).collect();
@@ -191,7 +191,7 @@ fn processes_write_read_and_compact_one_store() {
     let mut random = Random(7);
     while start.elapsed() < Duration::from_secs(seconds) {
         std::thread::sleep(Duration::from_millis(700 + random.below(1000)));
-        // One of them is killed; another process takes its lane.
+        // Kills a writer; another process takes over its lane.
         let number = random.below(WRITERS);
         let killed = &mut writers[number as usize];
         assert!(killed.try_wait().unwrap().is_none(), "writer {number} has failed");
@@ -213,7 +213,7 @@ fn processes_write_read_and_compact_one_store() {
     }
     for mut reader in readers {
         let lines = BufReader::new(reader.stdout.take().unwrap()).lines().map_while(Result::ok);
-        // To the end: the child has more to say.
+        // Reads to the end, so that the child can finish its output.
         let found = lines.filter_map(|line| line.strip_prefix("found ").map(str::to_owned)).last();
         assert!(reader.wait().unwrap().success());
         check_same(&serde_json::from_str(&found.unwrap()).unwrap(), &expected);
