@@ -115,7 +115,7 @@ pub use crate::engine::read::scan::{Entries, KeysIter};
 pub use crate::engine::reader::Reader;
 pub use crate::engine::report::{
     CompactReport, Damage, Lookup, Missing, OpenReport, Preloaded, Quarantined, Skipped, Stats, ValueCacheStats,
-    VerifyReport,
+    VerifyReport, Waiting,
 };
 pub use crate::engine::store::Store;
 pub use crate::error::{Error, ItemError, Result};

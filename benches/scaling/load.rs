@@ -160,7 +160,7 @@ pub(crate) fn load(settings: &Settings, from: u64, to: u64, bar: &ProgressBar) -
                 bar.set_position(start);
             }
         }
-        let (waiting_rows, _) = store.waiting();
+        let waiting_rows = store.waiting().rows;
         let begin = Instant::now();
         store.flush()?;
         let flush_seconds = begin.elapsed().as_secs_f64();
@@ -184,12 +184,12 @@ pub(crate) fn load(settings: &Settings, from: u64, to: u64, bar: &ProgressBar) -
 
 /// Updates the maxima of the bounded figures.
 fn sample(store: &Store, load: &mut Load) -> Fallible {
-    let (stats, (rows, bytes)) = (store.stats()?, store.waiting());
+    let (stats, waiting) = (store.stats()?, store.waiting());
     load.most_runs = load.most_runs.max(stats.runs);
     load.most_memtable_keys = load.most_memtable_keys.max(stats.memtable_keys);
     load.most_memtable_bytes = load.most_memtable_bytes.max(stats.memtable_bytes);
-    load.most_waiting_rows = load.most_waiting_rows.max(rows);
-    load.most_waiting_bytes = load.most_waiting_bytes.max(bytes);
+    load.most_waiting_rows = load.most_waiting_rows.max(waiting.rows);
+    load.most_waiting_bytes = load.most_waiting_bytes.max(waiting.bytes);
     load.most_anonymous_bytes = load.most_anonymous_bytes.max(resident_bytes()?.0);
     Ok(())
 }

@@ -170,6 +170,24 @@ pub struct Stats {
     pub value_cache: Option<ValueCacheStats>,
 }
 
+/// What waits to be written; see [`crate::Store::waiting`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Waiting {
+    /// Rows.
+    pub rows: usize,
+    /// Bytes of them, and of batches that are being put.
+    pub bytes: usize,
+}
+
+impl Waiting {
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0 && self.bytes == 0
+    }
+}
+
 /// The value cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
 #[non_exhaustive]

@@ -34,6 +34,16 @@ pub struct Counts {
     pub saved_s: f64,
 }
 
+/// The rows that a wrapped module holds on its memory device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HeldRows {
+    /// Rows.
+    pub rows: usize,
+    /// Their bytes.
+    pub bytes: usize,
+}
+
 impl Counts {
     /// The share of samples that were found, from 0 to 1; 1 if there were no samples.
     #[must_use]

@@ -61,7 +61,7 @@ mod store;
 mod threads;
 mod values;
 
-pub use crate::counters::Counts;
+pub use crate::counters::{Counts, HeldRows};
 pub use crate::error::{Error, Result};
 pub use crate::host::{Argument, Batch, BatchIter, Batches, CacheOptions, CachedModule, Call, Inputs, Output};
 pub use crate::identities::{Pruned, Stays, StoredIdentity};

@@ -53,8 +53,8 @@ mod wrap;
 pub use tensorcask_cache::identities::{Pruned, Stays, StoredIdentity};
 pub use tensorcask_cache::layer::{self, Compute, IntoArgument, IntoIds, IntoInputs, IntoOutput, OutputLike, Settings};
 pub use tensorcask_cache::{
-    Content, Counts, Elsewhere, Error, Id, Ids, Lists, OnStoreError, Place, Ragged, Rank, Result, Verification,
-    Weights, WhyMiss, init_logging,
+    Content, Counts, Elsewhere, Error, HeldRows, Id, Ids, Lists, OnStoreError, Place, Ragged, Rank, Result,
+    Verification, Weights, WhyMiss, init_logging,
 };
 
 pub use crate::convert::{HostBytes, to_stored};

@@ -17,6 +17,7 @@ use crate::engine::open::open_writer;
 use crate::engine::options::Options;
 use crate::engine::reader::Reader;
 use crate::engine::repair::repair;
+use crate::engine::report::Waiting;
 use crate::engine::runs::plan::Purpose;
 use crate::engine::state::State;
 use crate::engine::store::background::{Background, compact_at_close};
@@ -304,9 +305,9 @@ impl Store {
 
     /// The numbers of rows and bytes that wait to be written.
     #[must_use]
-    pub fn waiting(&self) -> (usize, usize) {
+    pub fn waiting(&self) -> Waiting {
         // In a forked child, none do.
-        if self.inner.state.check_fork().is_err() { (0, 0) } else { self.inner.queue.depth() }
+        if self.inner.state.check_fork().is_err() { Waiting::default() } else { self.inner.queue.depth() }
     }
 
     /// The number of merges of the index that this handle runs in the background. O(1).

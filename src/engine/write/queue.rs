@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::lock_order::{Rank, RankedMutex};
+use crate::engine::report::Waiting;
 use crate::engine::rows::row::QueuedBatch;
 use crate::error::{Error, Result};
 use crate::io::Durability;
@@ -283,9 +284,9 @@ impl Queue {
     }
 
     /// Rows and bytes that wait or are being written.
-    pub(crate) fn depth(&self) -> (usize, usize) {
+    pub(crate) fn depth(&self) -> Waiting {
         let contents = self.contents.lock();
-        (contents.rows, contents.bytes)
+        Waiting { rows: contents.rows, bytes: contents.bytes }
     }
 }
 
@@ -341,7 +342,7 @@ mod tests {
     fn batches_are_taken_in_order_and_a_barrier_is_reached_with_its_durability() {
         let queue = queue();
         assert!(!push(&queue, 0, 1).unwrap() && !push(&queue, 1, 1).unwrap() && push(&queue, 2, 8).unwrap());
-        assert_eq!(queue.depth(), (10, 1000));
+        assert_eq!(queue.depth(), Waiting { rows: 10, bytes: 1000 });
         queue.wait_for_work(|| {});
         let up_to = queue.ask(Durability::SyncData).unwrap();
         let work = queue.take_work();
@@ -349,7 +350,7 @@ mod tests {
         queue.finish(&work, Ok(()));
         queue.wait_for_barrier(up_to, Durability::SyncData).unwrap();
         queue.wait_for_barrier(up_to, Durability::Buffered).unwrap();
-        assert_eq!(queue.depth(), (0, 0));
+        assert!(queue.depth().is_empty());
         // A higher level has to be asked for.
         let reached = queue.contents.lock().reached;
         assert_eq!(reached, [3, 3, 0]);

@@ -79,15 +79,15 @@ pub fn rows_are_held_on_a_device<F: Adapter>() {
         let output = elements(module.forward_with_ids(one::<F>(&rows::<F>(0, 4, 2)), &ids(0, 4)));
         assert_eq!(output, doubled::<F>(0, 4, 2));
     }
-    let (held, len_bytes) = module.held();
+    let crate::HeldRows { rows: held, bytes: len_bytes } = module.held();
     assert!((held, seen.samples()) == (4, 4) && len_bytes >= 32, "{held} {len_bytes}");
     assert_eq!(elements(module.forward_with_ids(one::<F>(&rows::<F>(2, 4, 2)), &ids(2, 4))), doubled::<F>(2, 4, 2));
-    assert_eq!((module.held().0, seen.samples()), (6, 6));
+    assert_eq!((module.held().rows, seen.samples()), (6, 6));
     // At its limit a device keeps the rows that it holds.
     let (module, _) = doubling(in_memory::<F>().memory_bytes(500).memory_device(F::HOST));
     module.forward_with_ids(one::<F>(&rows::<F>(0, 50, 2)), &ids(0, 50)).unwrap();
     let held = module.held();
-    assert!(held.0 < 50 && held.1 <= 500, "{held:?}");
+    assert!(held.rows < 50 && held.bytes <= 500, "{held:?}");
     module.forward_with_ids(one::<F>(&rows::<F>(0, 50, 2)), &ids(0, 50)).unwrap();
     assert_eq!(module.held(), held);
 }

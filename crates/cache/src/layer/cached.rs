@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tensorcask::folder::check_module_id;
 
-use crate::counters::Counts;
+use crate::counters::{Counts, HeldRows};
 use crate::error::{Result, invalid};
 use crate::framework::{Framework, Variables};
 use crate::identity::record::{ENCODING, Identity};
@@ -148,8 +148,8 @@ impl<F: Framework> Cached<F> {
 
     /// The number of rows held on the [`CacheOptions::memory_device`], and their bytes.
     #[must_use]
-    pub fn held(&self) -> (usize, usize) {
-        self.inner.held(&self.inner.spaces()).map_or((0, 0), Held::size)
+    pub fn held(&self) -> HeldRows {
+        self.inner.held(&self.inner.spaces()).map_or_else(HeldRows::default, Held::size)
     }
 
     /// Counts since the module was wrapped.

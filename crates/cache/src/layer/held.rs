@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use parking_lot::{Mutex, RwLock};
 use tensorcask::{Key, KeyRef};
 
+use crate::counters::HeldRows;
 use crate::error::Result;
 use crate::framework::Framework;
 use crate::keys::key::BatchKeys;
@@ -83,8 +84,8 @@ impl<F: Framework> Held<F> {
     }
 
     /// The number of rows held, and their bytes.
-    pub(crate) fn size(&self) -> (usize, usize) {
+    pub(crate) fn size(&self) -> HeldRows {
         let rows = self.rows.read();
-        (rows.by_key.len(), rows.len_bytes)
+        HeldRows { rows: rows.by_key.len(), bytes: rows.len_bytes }
     }
 }

@@ -249,7 +249,7 @@ impl Space {
 
     /// Bytes that are not written yet.
     pub fn waiting_len_bytes(&self) -> usize {
-        self.state.read().writer.as_ref().map_or(0, |store| store.waiting().1)
+        self.state.read().writer.as_ref().map_or(0, |store| store.waiting().bytes)
     }
 }
 

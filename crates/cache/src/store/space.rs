@@ -208,7 +208,7 @@ impl Spaces {
             let Some(space) = spaces.slot(kind).lock().clone() else { return false };
             // The other handle reports its failure itself.
             let Ok(Some(store)) = space.store() else { return false };
-            store.waiting().0 > 0 && store.flush_with(Durability::Buffered).is_ok()
+            store.waiting().rows > 0 && store.flush_with(Durability::Buffered).is_ok()
         };
         here.iter().filter(|spaces| write(spaces)).count() > 0
     }

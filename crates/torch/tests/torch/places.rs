@@ -97,23 +97,23 @@ fn memory_tiers_hold_what_they_may() {
         }
         assert_eq!(seen.samples(), 50);
         if device.is_some() {
-            let (held, bytes) = module.held();
+            let (held, bytes) = (module.held().rows, module.held().bytes);
             assert_eq!(held, 50);
             assert!(bytes >= 50 * 400);
             // Partly held.
             let output = module.forward_with_ids(&rows(40, 20, 100), &ids(40, 20)).unwrap().into_tensor().unwrap();
             assert_same(&output, &(rows(40, 20, 100) * 2 + 1));
-            assert_eq!((seen.samples(), module.held().0), (60, 60));
+            assert_eq!((seen.samples(), module.held().rows), (60, 60));
         }
     }
     // At its limit a device keeps the rows that it holds.
     let options = CacheOptions::in_memory().module_id("m").memory_bytes(20 * 500).memory_device(Device::Cpu);
     let (module, _) = doubling_with(options);
     module.forward_with_ids(&rows(0, 50, 100), &ids(0, 50)).unwrap();
-    let held = module.held().0;
+    let held = module.held().rows;
     assert!((5..=20).contains(&held), "{held}");
     module.forward_with_ids(&rows(0, 50, 100), &ids(0, 50)).unwrap();
-    assert_eq!(module.held().0, held);
+    assert_eq!(module.held().rows, held);
 }
 
 #[test]
