@@ -9,32 +9,24 @@ use crate::engine::rows::row_map::RowMap;
 use crate::engine::runs::hashes::hash_block;
 use crate::engine::state::State;
 use crate::engine::state::batches::MemBatch;
+use crate::engine::state::replaced::Gone;
 use crate::error::Result;
 use crate::index::block::HashBlock;
 use crate::names::SegmentId;
 use crate::segment::reader::Segment;
-
-/// A segment that is replaced, and where its rows are.
-#[derive(Debug, Clone)]
-pub(crate) struct Replaced {
-    pub id: SegmentId,
-    /// `None` if it was followed while it was active.
-    pub segment: Option<Arc<Segment>>,
-    pub map: Arc<RowMap>,
-}
 
 /// Publishes `segment` in the place of others. `has_all`: whether it has no rows but theirs. The caller holds the
 /// registry, so that nobody enters rows of these segments meanwhile. O(entries of the memtable) if it has rows of them.
 ///
 /// # Errors
 /// [`crate::Error::ReadOnly`] when the batch ids are used up; nothing is changed then.
-pub(crate) fn replace_segments(state: &State, segment: &Arc<Segment>, old: &[Replaced], has_all: bool) -> Result<()> {
+pub(crate) fn replace_segments(state: &State, segment: &Arc<Segment>, old: &[Gone], has_all: bool) -> Result<()> {
     let by_id: HashMap<SegmentId, &RowMap> = old.iter().map(|old| (old.id, &*old.map)).collect();
     let inserting = state.memtable().lock_inserts();
     state.memtable().replace_segments(&inserting, segment, |id| by_id.get(&id).copied())?;
+    let all_sealed = old.iter().all(|old| old.segment.is_some());
+    state.versions().replace_segments(segment, old, has_all && all_sealed);
     drop(inserting);
-    let sealed: Vec<_> = old.iter().filter_map(|old| Some((old.segment.clone()?, Arc::clone(&old.map)))).collect();
-    state.versions().replace_segments(segment, &sealed, has_all && sealed.len() == old.len());
     Ok(())
 }
 

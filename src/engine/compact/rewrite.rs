@@ -10,10 +10,11 @@ use crate::engine::compact::plan::Candidate;
 use crate::engine::files::locks::wait_for_open_lock;
 use crate::engine::files::row_maps::{self, MovedSegment, RowMaps};
 use crate::engine::options::Compaction;
-use crate::engine::replace::{Replaced, replace_segments};
+use crate::engine::replace::replace_segments;
 use crate::engine::report::{CompactReport, Skipped};
 use crate::engine::rows::row_map::{RowMap, RowMapBuilder};
 use crate::engine::state::State;
+use crate::engine::state::replaced::Gone;
 use crate::engine::write::active::Active;
 use crate::error::{Error, Result};
 use crate::io::Durability;
@@ -69,20 +70,36 @@ fn write_group(context: Context<'_>, group: &[Candidate], options: &Compaction) 
     let (segment, replaced) = match published {
         Ok(published) => published,
         Err(error) => {
-            // What was begun holds nothing that is not there still. If this fails too, the next opening removes it.
-            let _temporary = state.storage().remove(&names::temporary_segment(id));
-            let _sealed = state.storage().remove(&names::sealed(id));
-            let _maps = row_maps::remove(state.storage(), id);
-            let _number = context.writer.with_lane(|lane| lane.void(state, id));
+            remove_begun(context, id);
             return Err(error);
         }
     };
     let mut known = state.registry().lock();
-    replace_segments(state, &segment, &replaced, true)?;
+    if let Err(error) = replace_segments(state, &segment, &replaced, true) {
+        drop(known);
+        remove_begun(context, id);
+        return Err(error);
+    }
     known.replace(segment.replaces.iter().copied());
     drop(known);
     unlink(state, group)?;
     Ok(segment)
+}
+
+/// Removes a segment that takes no place: what it holds is still where it was.
+fn remove_begun(context: Context<'_>, id: SegmentId) {
+    let state = context.state;
+    let is_gone = |path: &Path| state.storage().remove(path).map_or_else(|error| error.is_not_found(), |()| true);
+    let temporary = is_gone(&names::temporary_segment(id));
+    let sealed = is_gone(&names::sealed(id));
+    if temporary && sealed {
+        let _number = context.writer.with_lane(|lane| lane.void(state, id));
+    }
+    if !sealed {
+        // It counts for others, and from the next opening on: the tombstones of its rows are needed.
+        state.registry().lock().bad(id);
+    }
+    let _maps = row_maps::remove(state.storage(), id);
 }
 
 /// Sleeps so that no more than so many bytes a second are written.
@@ -178,7 +195,7 @@ fn copy_batch(
 }
 
 /// Seals the new segment, as durable as can be asked for at the least, and checks all of it before it counts.
-fn seal(state: &State, active: Active, group: &[Candidate], maps: &[RowMap]) -> Result<(Arc<Segment>, Vec<Replaced>)> {
+fn seal(state: &State, active: Active, group: &[Candidate], maps: &[RowMap]) -> Result<(Arc<Segment>, Vec<Gone>)> {
     let durability = state.options().durability.max(Durability::SyncData);
     let (id, rows) = (active.id(), active.rows());
     let moved = group.iter().zip(maps).map(|(candidate, map)| MovedSegment {
@@ -202,7 +219,7 @@ fn seal(state: &State, active: Active, group: &[Candidate], maps: &[RowMap]) -> 
     if !is_whole(&segment)? {
         return Err(Error::corrupt(&**segment.described(), 0, "what was written is not what is read"));
     }
-    let replaced = group.iter().zip(maps).map(|(candidate, map)| Replaced {
+    let replaced = group.iter().zip(maps).map(|(candidate, map)| Gone {
         id: candidate.segment.id,
         segment: Some(Arc::clone(&candidate.segment)),
         map: Arc::new(map.clone()),

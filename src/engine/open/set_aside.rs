@@ -1,11 +1,12 @@
 //! What opening moves away, and what it notes of it.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::engine::compact::live::is_whole;
 use crate::engine::files::listing::Listing;
 use crate::engine::files::quarantine::{move_away, told};
+use crate::engine::files::row_maps::RowMaps;
 use crate::engine::files::sync_log::SyncLogs;
 use crate::engine::follow::leave_damaged;
 use crate::engine::open::inventory::Inventory;
@@ -43,7 +44,11 @@ pub(crate) fn set_aside(state: &State, lane: &mut Lane, found: Inventory) -> Res
     for (id, error) in &found.unreadable {
         leave_damaged(state, &mut state.registry().lock(), *id, error)?;
     }
-    let compacted = compacted(&found)?;
+    let compacted = compacted(state, &found)?;
+    if !compacted.is_empty() {
+        // The name of what replaces them is to be durable before they go.
+        storage.sync_dir(Path::new(names::SEGMENTS))?;
+    }
     for segment in &found.replaced {
         if compacted.contains(&segment.id) {
             storage.remove(&names::sealed(segment.id))?;
@@ -81,14 +86,20 @@ pub(crate) fn set_aside(state: &State, lane: &mut Lane, found: Inventory) -> Res
 }
 
 /// Whole segments that compaction has replaced, and was stopped before it removed them: every row of them that counts
-/// is in a segment that is whole. O(bytes of those segments).
-fn compacted(found: &Inventory) -> Result<HashSet<SegmentId>> {
-    let left: HashSet<SegmentId> = found.replaced.iter().map(|segment| segment.id).collect();
+/// is in a segment that is whole, and the row maps of that one say that it was written from these very files. Other
+/// files of their numbers came from a copy of the store. O(bytes of those segments).
+fn compacted(state: &State, found: &Inventory) -> Result<HashSet<SegmentId>> {
     let mut compacted = HashSet::new();
-    for segment in found.segments.iter().filter(|segment| segment.front.header.compacted) {
-        let replaces: Vec<SegmentId> = segment.replaces.iter().filter(|id| left.contains(id)).copied().collect();
-        if !replaces.is_empty() && is_whole(segment)? {
-            compacted.extend(replaces);
+    if found.replaced.is_empty() {
+        return Ok(compacted);
+    }
+    let left: HashSet<(SegmentId, u32)> = found.replaced.iter().map(|segment| (segment.id, segment.seal.crc)).collect();
+    for maps in RowMaps::read(state.storage(), state.identity().store())? {
+        let Some(segment) = found.segments.iter().find(|segment| segment.id == maps.target) else { continue };
+        let moved = maps.moved.iter().filter(|moved| left.contains(&(moved.id, moved.seal_crc))).map(|moved| moved.id);
+        let moved: Vec<SegmentId> = moved.filter(|id| segment.replaces.contains(id)).collect();
+        if segment.front.header.compacted && !moved.is_empty() && is_whole(segment)? {
+            compacted.extend(moved);
         }
     }
     Ok(compacted)

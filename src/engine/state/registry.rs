@@ -112,6 +112,8 @@ pub(crate) struct Known {
     bad: HashSet<SegmentId>,
     /// Segments that others replace, whether their files are gone yet or not.
     replaced: HashSet<SegmentId>,
+    /// Sealed segments that this handle has synced, though their writers may not have.
+    durable: HashSet<SegmentId>,
     /// Active segments whose numbers files have that are damaged, or another store's.
     hidden: HashSet<SegmentId>,
     /// What was left where it is although it is damaged.
@@ -172,6 +174,16 @@ impl Known {
     /// Notes that other segments replace these.
     pub(crate) fn replace(&mut self, ids: impl Iterator<Item = SegmentId>) {
         self.replaced.extend(ids);
+    }
+
+    /// Whether this handle has synced the sealed segment `id`.
+    pub(crate) fn is_durable(&self, id: SegmentId) -> bool {
+        self.durable.contains(&id)
+    }
+
+    /// Notes that this handle has synced sealed segments.
+    pub(crate) fn note_durable(&mut self, ids: impl IntoIterator<Item = SegmentId>) {
+        self.durable.extend(ids);
     }
 
     /// Whether the active segment `id` of another writer is followed.

@@ -2,12 +2,11 @@
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::engine::lock_order::{Rank, RankedGuard, RankedMutex};
-use crate::engine::rows::row_map::RowMap;
 use crate::engine::state::loaded_run::LoadedRun;
-use crate::engine::state::replaced::Replaced;
+use crate::engine::state::replaced::{Gone, Replaced};
 use crate::engine::state::segments::Segments;
 use crate::names::SegmentId;
 use crate::segment::reader::Segment;
@@ -40,6 +39,12 @@ impl Version {
         self.segments.values().filter(|segment| !is_covered(segment.id)).cloned().collect()
     }
 
+    /// The segment that replaced segment `id`, and the number there of its row `row`.
+    pub(crate) fn moved(&self, id: SegmentId, row: u32) -> Option<(SegmentId, u32)> {
+        let moved = self.replaced.get(id)?;
+        Some((moved.target, moved.map.get(row)?))
+    }
+
     /// Whether a run names segment `id`.
     pub(crate) fn is_covered(&self, id: SegmentId) -> bool {
         self.runs.iter().any(|run| run.covered().any(|covered| covered == id))
@@ -61,11 +66,13 @@ pub(crate) struct Versions {
     newest: ArcSwap<Version>,
     /// Held while a run is built in memory, so that no two are of the same rows.
     rebuild: RankedMutex<()>,
+    /// Held by scans, which began with segments that may be replaced since.
+    scans: Arc<()>,
 }
 
 impl Default for Versions {
     fn default() -> Self {
-        Self { newest: ArcSwap::default(), rebuild: RankedMutex::new(Rank::Rebuild, ()) }
+        Self { newest: ArcSwap::default(), rebuild: RankedMutex::new(Rank::Rebuild, ()), scans: Arc::default() }
     }
 }
 
@@ -115,22 +122,30 @@ impl Versions {
         });
     }
 
-    /// Publishes `segment` in the place of others, whose rows `maps` find in it. What lookups found in those they find
-    /// in this. `has_all`: whether it has no rows but theirs.
-    pub(crate) fn replace_segments(&self, segment: &Arc<Segment>, maps: &[(Arc<Segment>, Arc<RowMap>)], has_all: bool) {
+    /// Publishes `segment` in the place of `old` ones. What lookups found in those they find in this. `has_all`: whether
+    /// it has no rows but theirs.
+    pub(crate) fn replace_segments(&self, segment: &Arc<Segment>, old: &[Gone], has_all: bool) {
         self.change(|next| {
-            let indexed = has_all && maps.iter().all(|(old, _)| next.is_covered(old.id));
+            let indexed = has_all && old.iter().all(|old| next.is_covered(old.id));
             let replaced = Arc::make_mut(&mut next.replaced);
-            replaced.forget_unheld();
-            for (old, map) in maps {
+            if Arc::strong_count(&self.scans) == 1 {
+                replaced.forget_unheld();
+            }
+            for old in old {
                 next.segments.remove(&old.id);
-                replaced.insert(old.id, segment.id, Arc::clone(map), Arc::downgrade(old));
+                let held = old.segment.as_ref().map_or_else(Weak::new, Arc::downgrade);
+                replaced.insert(old.id, segment.id, Arc::clone(&old.map), held);
             }
             replaced.set_indexed(segment.id, indexed);
             next.segments.insert(segment.id, Arc::clone(segment));
             let runs = next.runs.iter().map(|run| next.current(run)).collect();
             next.runs = runs;
         });
+    }
+
+    /// While it is held, it is known where the rows are of segments that were replaced.
+    pub(crate) fn scan(&self) -> Arc<()> {
+        Arc::clone(&self.scans)
     }
 
     /// Publishes `run` in the place of `absorbed`, the rows of which it has. What was replaced since it was begun, it

@@ -283,6 +283,13 @@ impl Lane {
         sealing.map_or(0, |sealing| sealing.rows()) + self.actives.iter().map(Active::rows).sum::<u64>()
     }
 
+    /// The commit timestamp of the oldest row that is not sealed yet; 0 while segments are being sealed, `None` if all
+    /// rows are sealed.
+    pub(crate) fn oldest_unsealed(&self) -> Option<u64> {
+        let is_sealing = self.sealing.as_ref().is_some_and(|sealing| !sealing.is_finished());
+        if is_sealing { Some(0) } else { self.actives.iter().filter_map(Active::first_timestamp).min() }
+    }
+
     /// Seals all active segments that have rows.
     ///
     /// # Errors
