@@ -9,7 +9,7 @@ use crate::checksum::segment_seed;
 use crate::engine::admit::{admit_batch, admit_block};
 use crate::engine::files::sync_log;
 use crate::engine::options::Recovery;
-use crate::engine::replace::{join, join_active, replace_segments};
+use crate::engine::replace::{hides_deletion, join, join_active, replace_segments};
 use crate::engine::report::Quarantined;
 use crate::engine::runs::build::memory_run;
 use crate::engine::runs::hashes::hash_block;
@@ -211,7 +211,13 @@ fn take_compacted(state: &State, known: &mut Known, compacted: Vec<Segment>) -> 
         }
     }
     for (segment, old, has_all) in entered {
+        let hides = hides_deletion(state, &old);
         replace_segments(state, &segment, &old, has_all)?;
+        if hides {
+            // Without the tombstones, nothing told of it.
+            state.value_cache().supersede_all();
+            state.live().set(None);
+        }
         known.replace(segment.replaces.iter().copied());
         segment.replaces.iter().for_each(|id| drop(known.take_followed(*id)));
         changed = true;

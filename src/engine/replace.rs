@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::engine::lookup::find::Finder;
+use crate::engine::lookup::query::{Found, Query};
 use crate::engine::rows::row::{BatchId, Row};
 use crate::engine::rows::row_map::RowMap;
 use crate::engine::runs::hashes::hash_block;
@@ -12,6 +14,7 @@ use crate::engine::state::batches::MemBatch;
 use crate::engine::state::replaced::Gone;
 use crate::error::Result;
 use crate::index::block::HashBlock;
+use crate::key::KeyRef;
 use crate::names::SegmentId;
 use crate::segment::reader::Segment;
 
@@ -28,6 +31,26 @@ pub(crate) fn replace_segments(state: &State, segment: &Arc<Segment>, old: &[Gon
     state.versions().replace_segments(segment, old, has_all && all_sealed);
     drop(inserting);
     Ok(())
+}
+
+/// Whether a row of segments that are to be replaced was not copied although no newer one is known here: its key was
+/// deleted since the last look, and the tombstone is gone too. Where it is hard to tell, it may be so. O(rows).
+pub(crate) fn hides_deletion(state: &State, old: &[Gone]) -> bool {
+    old.iter().any(|old| {
+        let Some(segment) = &old.segment else { return true };
+        let mut finder = Finder::new(1);
+        let mut gone = (0..segment.rows()).filter(|row| old.map.get(*row).is_none());
+        !segment.schema().is_tombstones()
+            && gone.any(|row| {
+                let Ok(Some(row)) = Row::of_segment(segment, row) else { return true };
+                let Some(key) = row.key() else { return true };
+                let query = Query { key: KeyRef::Bytes(key), hash: state.hasher().hash(key) };
+                let newest = |found: Result<Option<Found<'_>>>| {
+                    found.map_or(true, |found| found.is_some_and(|found| found.row.version() <= row.version()))
+                };
+                finder.find_one(state, query, newest)
+            })
+    })
 }
 
 /// Where the rows of the sealed segment `old` are in `new`, which was written from it and others. O(rows).

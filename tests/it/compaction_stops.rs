@@ -52,7 +52,8 @@ impl Storage for Hooked {
         let listed = self.inner.list(path);
         if path == Path::new("segments") {
             let hook = self.hook.lock().unwrap().take();
-            hook.into_iter().for_each(|hook| hook());
+            // On a thread that holds no lock.
+            hook.into_iter().for_each(|hook| std::thread::spawn(hook).join().unwrap());
         }
         listed
     }
@@ -119,7 +120,7 @@ fn rows_that_are_not_synced_replace_none_that_are() {
     let store = Options::new().durability(Durability::Buffered).open_on(Arc::new(storage.clone())).unwrap();
     import(&store, 1);
     store.close().unwrap();
-    assert_eq!(names(&storage, "segments").len(), 1, "closing compacts");
+    assert!(!names(&storage, "segments").contains(&"0000-0000000001.arrow".to_owned()), "closing compacts");
     let lost = storage.power_loss();
     let reader = Options::new().open_reader_on(Arc::new(lost)).unwrap();
     let version = reader.get(0_u64).unwrap().unwrap().into_tensor().unwrap().to_vec::<f32>().unwrap()[0];
@@ -141,7 +142,7 @@ fn a_tombstone_stays_while_an_older_row_is_in_an_active_segment() {
     assert_eq!(store.delete_batch(&(0..512_u64).collect::<Vec<_>>()).unwrap(), 512);
     store.flush().unwrap();
     let start = Instant::now();
-    while store.merges_running() > 0 || names(&storage, "segments").iter().filter(|n| n.ends_with(".arrow")).count() < 4
+    while store.merges_running() > 0 || names(&storage, "segments").iter().filter(|n| n.ends_with(".arrow")).count() < 2
     {
         assert!(start.elapsed().as_secs() < 10, "{:?}", names(&storage, "segments"));
         std::thread::sleep(Duration::from_millis(10));
@@ -370,5 +371,22 @@ fn iterators_that_are_held_list_every_key_once() {
                 assert!(found.iter().eq(live.iter().copied()));
             }
         }
+    }
+}
+
+#[test]
+fn a_key_that_was_deleted_between_two_refreshes_is_gone() {
+    for memtable_keys in [1, 1 << 20] {
+        let storage = MemoryStorage::new();
+        let store = options().open_on(Arc::new(storage.clone())).unwrap();
+        let mut model = Model::new();
+        put(&store, &mut model, 0..200, 0);
+        let reader = Options::new().memtable_keys(memtable_keys).value_cache_bytes(1 << 20);
+        let reader = reader.open_reader_on(Arc::new(storage.clone())).unwrap();
+        check(&reader, &model);
+        delete(&store, &mut model, (0..200).step_by(2));
+        assert_eq!(store.compact(&Compaction::new()).unwrap().tombstones_dropped, 100);
+        reader.refresh().unwrap();
+        check(&reader, &model);
     }
 }

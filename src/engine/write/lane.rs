@@ -39,6 +39,8 @@ pub(crate) struct Lane {
     sync_log: Option<SyncLog>,
     /// The void numbers in its sync log.
     voids: Vec<SyncRecord>,
+    /// Whether one of them could not be written to it.
+    voids_untold: bool,
     /// To be written to the sync log when the segments that are being sealed are.
     sealed: Vec<SyncRecord>,
     /// Whether a name was made in the segments folder since it was last synced.
@@ -59,6 +61,7 @@ impl Lane {
             unsynced: Vec::new(),
             sync_log: None,
             voids,
+            voids_untold: false,
             sealed: Vec::new(),
             names_dirty: true,
             lock,
@@ -90,6 +93,7 @@ impl Lane {
     /// # Errors
     /// After an error the lane is finished.
     pub(crate) fn commit(&mut self, state: &Arc<State>, waiting: &[QueuedBatch]) -> Result<()> {
+        self.tell_voids(state)?;
         self.check_seals()?;
         take_in_others(state, self.number);
         for group in groups(waiting, state.options().flush_bytes.max(1)) {
@@ -214,7 +218,19 @@ impl Lane {
             return Ok(());
         }
         self.voids.push(void);
-        self.log(&[void])
+        let logged = self.log(&[void]);
+        self.voids_untold |= logged.is_err();
+        logged
+    }
+
+    /// Writes the sync log anew if it could not be told of a void number: before a later number is promised, which would
+    /// have that one be missing.
+    fn tell_voids(&mut self, state: &State) -> Result<()> {
+        if self.voids_untold {
+            self.rewrite_sync_log(state)?;
+            self.voids_untold = false;
+        }
+        Ok(())
     }
 
     fn seal_last(&mut self, state: &Arc<State>) -> Result<()> {
@@ -295,6 +311,7 @@ impl Lane {
     /// # Errors
     /// After an error the lane is finished.
     pub(crate) fn seal_all(&mut self, state: &State) -> Result<()> {
+        self.tell_voids(state)?;
         self.wait_for_seals()?;
         let actives = std::mem::take(&mut self.actives);
         self.seal_now(state, actives)
@@ -328,6 +345,7 @@ impl Lane {
     }
 
     fn sync_files(&mut self, state: &State, durability: Durability) -> Result<()> {
+        self.tell_voids(state)?;
         self.check_seals()?;
         if durability == Durability::Buffered {
             return Ok(());
