@@ -189,7 +189,9 @@ fn a_handle_goes_on_after_a_compaction_that_failed() {
         let closed = store.close();
         assert!(poisoned || closed.is_ok(), "{what}: {closed:?}");
         drop(store);
-        for storage in [killed(&copy), copy.power_loss()] {
+        for (what, storage) in
+            [(format!("{what}; killed"), killed(&copy)), (format!("{what}; power lost"), copy.power_loss())]
+        {
             let store = options().open_on(Arc::new(storage.clone())).unwrap();
             assert!(store.open_report().is_clean(), "{what}: {:?}", store.open_report());
             check(store.reader(), &model);

@@ -27,7 +27,7 @@ use crate::engine::compact::context::Context;
 use crate::engine::compact::durable::sync_sealed;
 use crate::engine::compact::live::{Live, Newer, live_rows, sample_is_sparse};
 use crate::engine::compact::plan::{Candidate, groups};
-use crate::engine::compact::rewrite::rewrite;
+use crate::engine::compact::rewrite::{remove_left, rewrite};
 use crate::engine::compact::ties::tied;
 use crate::engine::compact::tombstones::Tombstones;
 use crate::engine::files::locks::{lanes_with_writers, wait_for_compact_lock};
@@ -48,6 +48,9 @@ use crate::segment::reader::Segment;
 pub(crate) fn compact(context: Context<'_>, options: &Compaction) -> Result<CompactReport> {
     let start = Instant::now();
     let _lock = wait_for_compact_lock(context.state.storage(), options.patience)?;
+    if !options.dry_run {
+        remove_left(context)?;
+    }
     // Before the refresh: what a writer has put that is gone by now is seen then.
     let mut others = lanes_with_writers(context.state.storage())?;
     // A segment that another process has written anew must not be written once more from the former one.
@@ -65,6 +68,10 @@ pub(crate) fn compact(context: Context<'_>, options: &Compaction) -> Result<Comp
 /// Removes the files that say where rows were moved, once no index run needs them.
 pub(crate) fn remove_row_maps(state: &State, lane: u16) -> Result<()> {
     if state.versions().load().runs().iter().any(|run| run.has_moved_rows()) {
+        return Ok(());
+    }
+    // Opening removes what is left of segments that were replaced, where row maps say that they were.
+    if state.registry().lock().replaced_and_there().next().is_some() {
         return Ok(());
     }
     let targets = row_maps::targets(state.storage(), state.identity().store())?;

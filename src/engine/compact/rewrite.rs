@@ -82,24 +82,47 @@ fn write_group(context: Context<'_>, group: &[Candidate], options: &Compaction) 
     }
     known.replace(segment.replaces.iter().copied());
     drop(known);
-    unlink(state, group)?;
+    unlink(state, group.iter().map(|candidate| candidate.segment.id))?;
     Ok(segment)
 }
 
 /// Removes a segment that takes no place: what it holds is still where it was.
 fn remove_begun(context: Context<'_>, id: SegmentId) {
     let state = context.state;
-    let is_gone = |path: &Path| state.storage().remove(path).map_or_else(|error| error.is_not_found(), |()| true);
-    let temporary = is_gone(&names::temporary_segment(id));
-    let sealed = is_gone(&names::sealed(id));
-    if temporary && sealed {
-        let _number = context.writer.with_lane(|lane| lane.void(state, id));
-    }
-    if !sealed {
+    if remove(state, &names::sealed(id)).is_err() {
         // It counts for others, and from the next opening on: the tombstones of its rows are needed.
         state.registry().lock().bad(id);
+    } else if remove(state, &names::temporary_segment(id)).is_err() {
+        state.registry().lock().leave_begun(id);
+    } else {
+        let _number = context.writer.with_lane(|lane| lane.void(state, id));
     }
     let _maps = row_maps::remove(state.storage(), id);
+}
+
+/// Removes what could not be removed before. What was begun holds nothing, as long as the segments are there that it was
+/// to replace.
+///
+/// # Errors
+/// IO errors.
+pub(crate) fn remove_left(context: Context<'_>) -> Result<()> {
+    let state = context.state;
+    let left: Vec<SegmentId> = state.registry().lock().begun_and_left().to_vec();
+    for id in left {
+        remove(state, &names::temporary_segment(id))?;
+        context.writer.with_lane(|lane| lane.void(state, id))?;
+        state.registry().lock().begun_is_gone(id);
+    }
+    let any = state.registry().lock().replaced_and_there().next().is_some();
+    if any { unlink(state, std::iter::empty()) } else { Ok(()) }
+}
+
+/// Removes a file, if it is there.
+fn remove(state: &State, path: &Path) -> Result<()> {
+    match state.storage().remove(path) {
+        Err(error) if !error.is_not_found() && state.storage().kind(path)?.is_some() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Sleeps so that no more than so many bytes a second are written.
@@ -227,15 +250,15 @@ fn seal(state: &State, active: Active, group: &[Candidate], maps: &[RowMap]) -> 
     Ok((Arc::new(segment), replaced.collect()))
 }
 
-/// Unlinks what was replaced.
-fn unlink(state: &State, group: &[Candidate]) -> Result<()> {
+/// Unlinks segments that were replaced, and those that could not be unlinked before.
+fn unlink(state: &State, ids: impl Iterator<Item = SegmentId>) -> Result<()> {
+    state.registry().lock().replaced_are_there(ids);
     // Nobody is opening the store: what is listed stays until it is looked at.
     let _opening = wait_for_open_lock(state.storage())?;
-    for candidate in group {
-        match state.storage().remove(&names::sealed(candidate.segment.id)) {
-            Err(error) if !error.is_not_found() => return Err(error),
-            _ => {}
-        }
+    let left: Vec<SegmentId> = state.registry().lock().replaced_and_there().collect();
+    for id in left {
+        remove(state, &names::sealed(id))?;
+        state.registry().lock().replaced_is_gone(id);
     }
     state.storage().sync_dir(Path::new(names::SEGMENTS))
 }

@@ -1,7 +1,7 @@
 //! What is known of the segments folder that the published version does not say: files that are followed, left where
 //! they are, or missing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -114,6 +114,10 @@ pub(crate) struct Known {
     replaced: HashSet<SegmentId>,
     /// Sealed segments that this handle has synced, though their writers may not have.
     durable: HashSet<SegmentId>,
+    /// Segments that this handle began to write in the place of others and could not remove.
+    begun_and_left: Vec<SegmentId>,
+    /// Segments that this handle replaced and has not unlinked.
+    replaced_and_there: BTreeSet<SegmentId>,
     /// Active segments whose numbers files have that are damaged, or another store's.
     hidden: HashSet<SegmentId>,
     /// What was left where it is although it is damaged.
@@ -174,6 +178,36 @@ impl Known {
     /// Notes that other segments replace these.
     pub(crate) fn replace(&mut self, ids: impl Iterator<Item = SegmentId>) {
         self.replaced.extend(ids);
+    }
+
+    /// Notes a segment that was begun in the place of others, and could not be removed.
+    pub(crate) fn leave_begun(&mut self, id: SegmentId) {
+        self.begun_and_left.push(id);
+    }
+
+    /// Those that were.
+    pub(crate) fn begun_and_left(&self) -> &[SegmentId] {
+        &self.begun_and_left
+    }
+
+    /// Notes that one of them is removed.
+    pub(crate) fn begun_is_gone(&mut self, id: SegmentId) {
+        self.begun_and_left.retain(|other| *other != id);
+    }
+
+    /// Notes segments that this handle has replaced and is going to unlink.
+    pub(crate) fn replaced_are_there(&mut self, ids: impl Iterator<Item = SegmentId>) {
+        self.replaced_and_there.extend(ids);
+    }
+
+    /// Those that are not unlinked.
+    pub(crate) fn replaced_and_there(&self) -> impl Iterator<Item = SegmentId> {
+        self.replaced_and_there.iter().copied()
+    }
+
+    /// Notes that one of them is.
+    pub(crate) fn replaced_is_gone(&mut self, id: SegmentId) {
+        self.replaced_and_there.remove(&id);
     }
 
     /// Whether this handle has synced the sealed segment `id`.

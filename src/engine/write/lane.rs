@@ -39,7 +39,7 @@ pub(crate) struct Lane {
     sync_log: Option<SyncLog>,
     /// The void numbers in its sync log.
     voids: Vec<SyncRecord>,
-    /// Whether one of them could not be written to it.
+    /// Whether one of them may not be durable there, or could not be written.
     voids_untold: bool,
     /// To be written to the sync log when the segments that are being sealed are.
     sealed: Vec<SyncRecord>,
@@ -218,13 +218,12 @@ impl Lane {
             return Ok(());
         }
         self.voids.push(void);
-        let logged = self.log(&[void]);
-        self.voids_untold |= logged.is_err();
-        logged
+        self.voids_untold |= self.sync_log.is_some();
+        self.log(&[void])
     }
 
-    /// Writes the sync log anew if it could not be told of a void number: before a later number is promised, which would
-    /// have that one be missing.
+    /// Writes the sync log anew, as durable as asked, if a number has become void: before a later one is promised, which
+    /// would have that one be missing.
     fn tell_voids(&mut self, state: &State) -> Result<()> {
         if self.voids_untold {
             self.rewrite_sync_log(state)?;
