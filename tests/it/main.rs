@@ -14,6 +14,7 @@ mod bad_input;
 mod batch_errors;
 mod compaction;
 mod compaction_stops;
+mod compaction_values;
 mod crash;
 mod damage;
 mod faults;
