@@ -267,6 +267,11 @@ fn puts_deletes_and_reads_go_on_meanwhile() {
             let found = reader.get(key(number).as_str()).unwrap().map(|value| value.into_tensor().unwrap());
             assert_eq!(found.unwrap().to_vec::<f32>().unwrap(), row(number, 0), "{number}");
         }
+        let is_steady = |name: &String| steady(name["key-".len()..].parse().unwrap());
+        let listed = reader.keys().map(|key| key.unwrap().to_string()).filter(is_steady);
+        assert_eq!(listed.count(), (keys / 5) as usize);
+        let listed = reader.range::<&str>(..).map(|key| key.unwrap().to_string()).filter(is_steady);
+        assert_eq!(listed.count(), (keys / 5) as usize);
     };
     std::thread::scope(|scope| {
         scope.spawn(|| {

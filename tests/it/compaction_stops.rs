@@ -10,7 +10,7 @@ use tensorcask::{Compaction, Durability, Options, Recovery, Result};
 use crate::compaction::{Model, check, check_import, delete, history, import, names, options, put};
 
 /// A copy of everything that is there, as after a kill.
-fn killed(storage: &MemoryStorage) -> MemoryStorage {
+pub fn killed(storage: &MemoryStorage) -> MemoryStorage {
     let copy = MemoryStorage::new();
     for folder in ["", "segments", "runs", "lanes", "quarantine"] {
         for entry in storage.list(Path::new(folder)).unwrap().into_iter().filter(|entry| entry.kind.is_file()) {

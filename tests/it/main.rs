@@ -13,6 +13,7 @@ mod storages;
 mod bad_input;
 mod batch_errors;
 mod compaction;
+mod compaction_files;
 mod compaction_stops;
 mod compaction_values;
 mod crash;
