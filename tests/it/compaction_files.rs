@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tensorcask::storage::{FaultStorage, MemoryStorage, Storage};
+use tensorcask::storage::{FaultStorage, MemoryStorage};
 use tensorcask::{Compaction, Reader};
 
 use crate::compaction::{Model, check, delete, history, names, options, put, row};

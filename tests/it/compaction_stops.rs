@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use tensorcask::storage::{AppendFile, DirEntry, FaultStorage, FileKind, LockGuard, MemoryStorage, ReadFile, Storage};
-use tensorcask::{Compaction, Durability, Options, Recovery, Result};
+use tensorcask::{Compaction, Durability, Lane, Options, Recovery, Result};
 
 use crate::compaction::{Model, check, check_import, delete, history, import, names, options, put};
 
@@ -25,11 +25,16 @@ pub fn killed(storage: &MemoryStorage) -> MemoryStorage {
 /// Runs something once, between a listing of the segments and its use.
 type Hook = Box<dyn FnOnce() + Send>;
 
-/// A storage with such a hook.
+/// Runs something each time.
+type Repeated = Box<dyn FnMut() + Send>;
+
+/// A storage with such hooks.
 #[derive(Clone)]
 struct Hooked {
     inner: Arc<dyn Storage>,
     hook: Arc<Mutex<Option<Hook>>>,
+    /// To run before names in the segments folder become durable.
+    before_sync: Arc<Mutex<Option<Repeated>>>,
 }
 
 impl std::fmt::Debug for Hooked {
@@ -76,6 +81,9 @@ impl Storage for Hooked {
         self.inner.remove(path)
     }
     fn sync_dir(&self, path: &Path) -> Result<()> {
+        if path == Path::new("segments") {
+            self.before_sync.lock().unwrap().iter_mut().for_each(|hook| hook());
+        }
         self.inner.sync_dir(path)
     }
     fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>> {
@@ -92,7 +100,7 @@ fn a_refresh_between_two_steps_loses_no_key() {
     let store = Arc::new(options().open_on(Arc::new(storage.clone())).unwrap());
     let mut model = Model::new();
     put(&store, &mut model, 0..64, 0);
-    let hooked = Hooked { inner: Arc::new(storage.clone()), hook: Arc::default() };
+    let hooked = Hooked { inner: Arc::new(storage.clone()), hook: Arc::default(), before_sync: Arc::default() };
     let patient = Options::new().refresh_interval(Duration::from_secs(600));
     let reader = patient.open_reader_on(Arc::new(hooked.clone())).unwrap();
     check(&reader, &model);
@@ -389,4 +397,36 @@ fn a_key_that_was_deleted_between_two_refreshes_is_gone() {
         reader.refresh().unwrap();
         check(&reader, &model);
     }
+}
+
+#[test]
+fn a_store_is_opened_while_a_compaction_fails() {
+    let storage = MemoryStorage::new();
+    let open = |lane, storage: Arc<dyn Storage>| options().lane(Lane::Number(lane)).open_on(storage).unwrap();
+    let store = open(0, Arc::new(storage.clone()));
+    let mut model = Model::new();
+    put(&store, &mut model, 0..64, 0);
+    put(&store, &mut model, 0..50, 1);
+    store.close().unwrap();
+    drop(store);
+    let faults = FaultStorage::new(Arc::new(storage.clone()));
+    let hooked = Hooked { inner: Arc::new(faults.clone()), hook: Arc::default(), before_sync: Arc::default() };
+    let store = open(0, Arc::new(hooked.clone()));
+    let (memory, faults) = (storage.clone(), faults.faults());
+    *hooked.before_sync.lock().unwrap() = Some(Box::new(move || {
+        // The new segment has its name: another writer removes those that it replaces. Then the name cannot be synced.
+        if names(&memory, "segments").len() > 2 && names(&memory, "segments").iter().all(|name| !name.ends_with(".tmp"))
+        {
+            let memory: Arc<dyn Storage> = Arc::new(memory.clone());
+            let opened = std::thread::spawn(move || drop(options().lane(Lane::Number(1)).open_on(memory).unwrap()));
+            opened.join().unwrap();
+            faults.fail_syncs(true);
+        }
+    }));
+    assert!(store.compact(&Compaction::new().join(false)).is_err());
+    *hooked.before_sync.lock().unwrap() = None;
+    check(store.reader(), &model);
+    drop(store);
+    let reader = options().open_reader_on(Arc::new(storage)).unwrap();
+    check(&reader, &model);
 }

@@ -70,14 +70,14 @@ fn write_group(context: Context<'_>, group: &[Candidate], options: &Compaction) 
     let (segment, replaced) = match published {
         Ok(published) => published,
         Err(error) => {
-            remove_begun(context, id);
+            remove_begun(context, id, group);
             return Err(error);
         }
     };
     let mut known = state.registry().lock();
     if let Err(error) = replace_segments(state, &segment, &replaced, true) {
         drop(known);
-        remove_begun(context, id);
+        remove_begun(context, id, group);
         return Err(error);
     }
     known.replace(segment.replaces.iter().copied());
@@ -87,9 +87,9 @@ fn write_group(context: Context<'_>, group: &[Candidate], options: &Compaction) 
 }
 
 /// Removes a segment that takes no place: what it holds is still where it was.
-fn remove_begun(context: Context<'_>, id: SegmentId) {
+fn remove_begun(context: Context<'_>, id: SegmentId, group: &[Candidate]) {
     let state = context.state;
-    if remove(state, &names::sealed(id)).is_err() {
+    if !remove_sealed(state, id, group).is_ok_and(|is_gone| is_gone) {
         // It counts for others, and from the next opening on: the tombstones of its rows are needed.
         state.registry().lock().bad(id);
     } else if remove(state, &names::temporary_segment(id)).is_err() {
@@ -115,6 +115,22 @@ pub(crate) fn remove_left(context: Context<'_>) -> Result<()> {
     }
     let any = state.registry().lock().replaced_and_there().next().is_some();
     if any { unlink(state, std::iter::empty()) } else { Ok(()) }
+}
+
+/// Removes a segment that took its name but no place, unless whoever opened the store meanwhile saw it, and removed those
+/// that it replaces. Returns whether it is gone.
+fn remove_sealed(state: &State, id: SegmentId, group: &[Candidate]) -> Result<bool> {
+    let is_there = |id: SegmentId| Ok(state.storage().kind(&names::sealed(id))?.is_some());
+    if !is_there(id)? {
+        return Ok(true);
+    }
+    let _opening = wait_for_open_lock(state.storage())?;
+    for candidate in group {
+        if !is_there(candidate.segment.id)? {
+            return Ok(false);
+        }
+    }
+    remove(state, &names::sealed(id)).map(|()| true)
 }
 
 /// Removes a file, if it is there.
