@@ -9,21 +9,25 @@ use crate::checksum::segment_seed;
 use crate::engine::admit::{admit_batch, admit_block};
 use crate::engine::files::sync_log;
 use crate::engine::options::Recovery;
-use crate::engine::replace::{Replaced, join, join_active, replace_segments};
+use crate::engine::replace::{hides_deletion, join, join_active, replace_segments};
 use crate::engine::report::Quarantined;
 use crate::engine::runs::build::memory_run;
 use crate::engine::runs::hashes::hash_block;
 use crate::engine::runs::publish::publish_run;
 use crate::engine::state::State;
 use crate::engine::state::registry::{Followed, Known, left_in_place};
+use crate::engine::state::replaced::Gone;
 use crate::error::{Error, Result};
-use crate::io::{LARGE_PAGE_BYTES, ReadFile};
+use crate::io::{DirEntry, LARGE_PAGE_BYTES, ReadFile};
 use crate::names::{self, SegmentId, SegmentName};
 use crate::segment::begun::begun_bytes;
 use crate::segment::layout::Frame;
 use crate::segment::reader::Segment;
 use crate::segment::scan::{Ahead, Rest, look_ahead, read_any_front, read_front, rows_told, salvage, walk};
 use crate::segment::writer::SegmentWriter;
+
+/// The maximum number of further listings of a folder that keeps changing.
+const LISTINGS: usize = 100;
 
 /// Whether a read failed because the file was truncated meanwhile: its writer cuts off zeros, and the lane's next
 /// writer cuts off a torn tail.
@@ -76,33 +80,53 @@ fn take_in(state: &State) -> Result<bool> {
     known.note_listed(listed_now(state, names::SEGMENTS));
     state.registry().refresh_begins();
     state.metrics().refreshed();
-    let mut changed = false;
     let mut compacted: Vec<Segment> = Vec::new();
-    for entry in state.storage().list(Path::new(names::SEGMENTS))? {
+    let mut listed = state.storage().list(Path::new(names::SEGMENTS))?;
+    let mut changed = take_listed(state, &mut known, &listed, &mut compacted)?;
+    // A row that was not copied has a newer one, which may be in a segment that was replaced too since the folder was
+    // listed: that row has to be seen before the older one goes.
+    for _ in 0..LISTINGS {
+        if compacted.is_empty() {
+            break;
+        }
+        let now = state.storage().list(Path::new(names::SEGMENTS))?;
+        if now == listed {
+            break;
+        }
+        listed = now;
+        changed |= take_listed(state, &mut known, &listed, &mut compacted)?;
+    }
+    changed |= take_compacted(state, &mut known, compacted)?;
+    drop(known);
+    bound_reader_memtable(state)?;
+    Ok(changed)
+}
+
+/// Takes in what `listed` names and was not seen before. Segments that compaction wrote go to `compacted`, for later.
+fn take_listed(state: &State, known: &mut Known, listed: &[DirEntry], compacted: &mut Vec<Segment>) -> Result<bool> {
+    let mut changed = false;
+    for entry in listed {
         let (id, taken) = match names::parse_segment(&entry.name) {
             _ if !entry.kind.is_file() => continue,
             SegmentName::Sealed(id) if !known.is_own(id) && !known.is_bad(id) && !known.is_replaced(id) => {
-                (id, take_sealed(state, &mut known, id, &mut compacted))
+                (id, take_sealed(state, known, id, compacted))
             }
             SegmentName::Active(id)
                 if !known.is_own(id)
                     && (!known.is_bad(id) || known.is_hidden(id))
                     && !state.versions().load().segments().contains_key(&id) =>
             {
-                let followed = match follow(state, &mut known, id) {
+                let followed = match follow(state, known, id) {
                     // It was sealed after the listing. Rows of newer segments must not become visible without its rows.
-                    Err(error) if error.is_not_found() => take_sealed(state, &mut known, id, &mut compacted),
+                    Err(error) if error.is_not_found() => take_sealed(state, known, id, compacted),
                     followed => followed,
                 };
                 (id, followed)
             }
             _ => continue,
         };
-        changed |= settle(state, &mut known, id, taken)?;
+        changed |= settle(state, known, id, taken)?;
     }
-    changed |= take_compacted(state, &mut known, compacted)?;
-    drop(known);
-    bound_reader_memtable(state)?;
     Ok(changed)
 }
 
@@ -144,7 +168,7 @@ fn listed_now(state: &State, folder: &str) -> Option<SystemTime> {
 
 /// Publishes a sealed segment. A segment that compaction wrote is added to `compacted` instead, for later.
 fn take_sealed(state: &State, known: &mut Known, id: SegmentId, compacted: &mut Vec<Segment>) -> Result<bool> {
-    if state.versions().load().segments().contains_key(&id) {
+    if state.versions().load().segments().contains_key(&id) || compacted.iter().any(|segment| segment.id == id) {
         return Ok(false);
     }
     let segment = Segment::open(state.storage(), &names::sealed(id), id)?;
@@ -187,7 +211,13 @@ fn take_compacted(state: &State, known: &mut Known, compacted: Vec<Segment>) -> 
         }
     }
     for (segment, old, has_all) in entered {
+        let hides = hides_deletion(state, &old);
         replace_segments(state, &segment, &old, has_all)?;
+        if hides {
+            // Without the tombstones, nothing told of it.
+            state.value_cache().supersede_all();
+            state.live().set(None);
+        }
         known.replace(segment.replaces.iter().copied());
         segment.replaces.iter().for_each(|id| drop(known.take_followed(*id)));
         changed = true;
@@ -197,15 +227,15 @@ fn take_compacted(state: &State, known: &mut Known, compacted: Vec<Segment>) -> 
 
 /// Enters the rows of a compacted segment that were not seen before. Returns the known segments that it replaces, with
 /// their row maps, and whether every row of it is a copy of one of theirs.
-fn enter_compacted(state: &State, known: &Known, segment: &Arc<Segment>) -> Result<(Vec<Replaced>, bool)> {
+fn enter_compacted(state: &State, known: &Known, segment: &Arc<Segment>) -> Result<(Vec<Gone>, bool)> {
     let version = state.versions().load_full();
     let mut old = Vec::new();
     for &id in &segment.replaces {
         if let Some(sealed) = version.segments().get(&id) {
             let map = Arc::new(join(state, sealed, segment)?);
-            old.push(Replaced { id, segment: Some(Arc::clone(sealed)), map });
+            old.push(Gone { id, segment: Some(Arc::clone(sealed)), map });
         } else if known.is_followed(id) {
-            old.push(Replaced { id, segment: None, map: Arc::new(join_active(state, id, segment)?) });
+            old.push(Gone { id, segment: None, map: Arc::new(join_active(state, id, segment)?) });
         }
     }
     let copied: u64 = old.iter().map(|old| old.map.rows_there()).sum();

@@ -4,42 +4,56 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use crate::engine::lookup::find::Finder;
+use crate::engine::lookup::query::{Found, Query};
 use crate::engine::rows::row::{BatchId, Row};
 use crate::engine::rows::row_map::RowMap;
 use crate::engine::runs::hashes::hash_block;
 use crate::engine::state::State;
 use crate::engine::state::batches::MemBatch;
+use crate::engine::state::replaced::Gone;
 use crate::error::Result;
 use crate::index::block::HashBlock;
+use crate::key::KeyRef;
 use crate::names::SegmentId;
 use crate::segment::reader::Segment;
 
-/// A replaced segment and its row map.
-#[derive(Debug, Clone)]
-pub(crate) struct Replaced {
-    pub id: SegmentId,
-    /// `None` if it was followed while it was active.
-    pub segment: Option<Arc<Segment>>,
-    pub map: Arc<RowMap>,
-}
-
-/// Publishes `segment` in place of `old`. `has_all`: whether every row of `segment` is a copy of a row of `old`. The
-/// caller holds the registry lock, so no other thread enters rows of these segments meanwhile. O(entries of the
-/// memtable) if the memtable has rows of `old`.
+/// Publishes `segment` in the place of others. `has_all`: whether it has no rows but theirs. The caller holds the
+/// registry, so that nobody enters rows of these segments meanwhile. O(entries of the memtable) if it has rows of them.
 ///
 /// # Errors
-/// [`crate::Error::ReadOnly`] if all batch ids are used up; nothing has changed then.
-pub(crate) fn replace_segments(state: &State, segment: &Arc<Segment>, old: &[Replaced], has_all: bool) -> Result<()> {
+/// [`crate::Error::ReadOnly`] when the batch ids are used up; nothing is changed then.
+pub(crate) fn replace_segments(state: &State, segment: &Arc<Segment>, old: &[Gone], has_all: bool) -> Result<()> {
     let by_id: HashMap<SegmentId, &RowMap> = old.iter().map(|old| (old.id, &*old.map)).collect();
     let inserting = state.memtable().lock_inserts();
     state.memtable().replace_segments(&inserting, segment, |id| by_id.get(&id).copied())?;
+    let all_sealed = old.iter().all(|old| old.segment.is_some());
+    state.versions().replace_segments(segment, old, has_all && all_sealed);
     drop(inserting);
-    let sealed: Vec<_> = old.iter().filter_map(|old| Some((old.segment.clone()?, Arc::clone(&old.map)))).collect();
-    state.versions().replace_segments(segment, &sealed, has_all && sealed.len() == old.len());
     Ok(())
 }
 
-/// The row map from the sealed segment `old` to `new`, which was written from `old` and others. O(rows).
+/// Whether a row of the old segments was not copied although this process knows no newer row of its key. Then the key
+/// was deleted since the last refresh, and its tombstone is gone too. True if a row cannot be read. O(rows).
+pub(crate) fn hides_deletion(state: &State, old: &[Gone]) -> bool {
+    old.iter().any(|old| {
+        let Some(segment) = &old.segment else { return true };
+        let mut finder = Finder::new(1);
+        let mut gone = (0..segment.rows()).filter(|row| old.map.get(*row).is_none());
+        !segment.schema().is_tombstones()
+            && gone.any(|row| {
+                let Ok(Some(row)) = Row::of_segment(segment, row) else { return true };
+                let Some(key) = row.key() else { return true };
+                let query = Query { key: KeyRef::Bytes(key), hash: state.hasher().hash(key) };
+                let newest = |found: Result<Option<Found<'_>>>| {
+                    found.map_or(true, |found| found.is_some_and(|found| found.row.version() <= row.version()))
+                };
+                finder.find_one(state, query, newest)
+            })
+    })
+}
+
+/// Where the rows of the sealed segment `old` are in `new`, which was written from it and others. O(rows).
 ///
 /// # Errors
 /// IO errors; [`crate::Error::Corrupt`] if the index or the keys of either segment cannot be read.

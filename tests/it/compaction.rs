@@ -11,25 +11,25 @@ use tensorcask::storage::MemoryStorage;
 use tensorcask::storage::Storage;
 use tensorcask::{Compaction, Durability, Lane, Options, Reader, Recovery, Store, Value};
 
-const DIMS: usize = 16;
+pub const DIMS: usize = 16;
 
 /// The expected version of each key, or `None` if it was deleted.
-type Model = BTreeMap<String, Option<u32>>;
+pub type Model = BTreeMap<String, Option<u32>>;
 
-fn key(number: u32) -> String {
+pub fn key(number: u32) -> String {
     format!("key-{number:05}")
 }
 
-fn row(number: u32, version: u32) -> Vec<f32> {
+pub fn row(number: u32, version: u32) -> Vec<f32> {
     (0..DIMS).map(|at| (number * 31 + version * 1000) as f32 + at as f32).collect()
 }
 
 /// Small segments, so that few rows fill many of them.
-fn options() -> Options {
+pub fn options() -> Options {
     Options::new().synchronous(true).segment_rows(64).hash_seed(7)
 }
 
-fn put(store: &Store, model: &mut Model, numbers: impl Iterator<Item = u32>, version: u32) {
+pub fn put(store: &Store, model: &mut Model, numbers: impl Iterator<Item = u32>, version: u32) {
     for chunk in numbers.collect::<Vec<_>>().chunks(16) {
         let keys: Vec<String> = chunk.iter().map(|number| key(*number)).collect();
         let rows: Vec<f32> = chunk.iter().flat_map(|number| row(*number, version)).collect();
@@ -39,7 +39,7 @@ fn put(store: &Store, model: &mut Model, numbers: impl Iterator<Item = u32>, ver
     store.flush().unwrap();
 }
 
-fn delete(store: &Store, model: &mut Model, numbers: impl Iterator<Item = u32>) {
+pub fn delete(store: &Store, model: &mut Model, numbers: impl Iterator<Item = u32>) {
     let keys: Vec<String> = numbers.map(key).collect();
     store.delete_batch(&keys).unwrap();
     store.flush().unwrap();
@@ -47,7 +47,7 @@ fn delete(store: &Store, model: &mut Model, numbers: impl Iterator<Item = u32>) 
 }
 
 /// Puts rows, overwrites a third of them, deletes a fifth, and puts some of these again.
-fn history(store: &Store) -> Model {
+pub fn history(store: &Store) -> Model {
     let mut model = Model::new();
     put(store, &mut model, 0..400, 0);
     put(store, &mut model, (0..400).step_by(3), 1);
@@ -56,7 +56,7 @@ fn history(store: &Store) -> Model {
     model
 }
 
-fn check(reader: &Reader, model: &Model) {
+pub fn check(reader: &Reader, model: &Model) {
     for (key, version) in model {
         let number: u32 = key["key-".len()..].parse().unwrap();
         let found =
@@ -70,7 +70,7 @@ fn check(reader: &Reader, model: &Model) {
     assert!(reader.verify(&mut |_, _| {}).unwrap().is_clean());
 }
 
-fn names(storage: &dyn Storage, folder: &str) -> Vec<String> {
+pub fn names(storage: &dyn Storage, folder: &str) -> Vec<String> {
     storage.list(Path::new(folder)).unwrap().into_iter().map(|entry| entry.name).collect()
 }
 
@@ -267,6 +267,11 @@ fn puts_deletes_and_reads_go_on_meanwhile() {
             let found = reader.get(key(number).as_str()).unwrap().map(|value| value.into_tensor().unwrap());
             assert_eq!(found.unwrap().to_vec::<f32>().unwrap(), row(number, 0), "{number}");
         }
+        let is_steady = |name: &String| steady(name["key-".len()..].parse().unwrap());
+        let listed = reader.keys().map(|key| key.unwrap().to_string()).filter(is_steady);
+        assert_eq!(listed.count(), (keys / 5) as usize);
+        let listed = reader.range::<&str>(..).map(|key| key.unwrap().to_string()).filter(is_steady);
+        assert_eq!(listed.count(), (keys / 5) as usize);
     };
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -353,7 +358,7 @@ fn writers_and_readers_agree_after_every_step() {
 }
 
 /// Puts the same 2 MiB of rows as version `version`.
-fn import(store: &Store, version: u32) {
+pub fn import(store: &Store, version: u32) {
     const WIDTH: usize = 1024;
     let keys: Vec<u64> = (0..512).collect();
     let rows = vec![version as f32; keys.len() * WIDTH];
@@ -361,7 +366,7 @@ fn import(store: &Store, version: u32) {
     store.flush().unwrap();
 }
 
-fn check_import(reader: &Reader, version: u32) {
+pub fn check_import(reader: &Reader, version: u32) {
     for key in 0..512_u64 {
         let found = reader.get(key).unwrap().unwrap().into_tensor().unwrap().to_vec::<f32>().unwrap();
         assert!(found.iter().all(|value| *value == version as f32), "{key}");

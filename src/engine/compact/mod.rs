@@ -12,18 +12,23 @@
 //! A tombstone is dropped when no segment and no other writer can have an older row of its key ([`tombstones`]).
 
 pub(crate) mod context;
+mod durable;
 pub(crate) mod live;
 mod plan;
 mod rewrite;
+mod ties;
 mod tombstones;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::engine::compact::context::Context;
+use crate::engine::compact::durable::sync_sealed;
 use crate::engine::compact::live::{Live, Newer, live_rows, sample_is_sparse};
 use crate::engine::compact::plan::{Candidate, groups};
-use crate::engine::compact::rewrite::rewrite;
+use crate::engine::compact::rewrite::{remove_left, rewrite};
+use crate::engine::compact::ties::tied;
 use crate::engine::compact::tombstones::Tombstones;
 use crate::engine::files::locks::{lanes_with_writers, wait_for_compact_lock};
 use crate::engine::files::row_maps;
@@ -43,9 +48,14 @@ use crate::segment::reader::Segment;
 pub(crate) fn compact(context: Context<'_>, options: &Compaction) -> Result<CompactReport> {
     let start = Instant::now();
     let _lock = wait_for_compact_lock(context.state.storage(), options.patience)?;
+    if !options.dry_run {
+        remove_left(context)?;
+    }
+    // Before and after the refresh, so that the rows of a writer that ends meanwhile are seen.
+    let mut others = lanes_with_writers(context.state.storage())?;
     // Otherwise a segment that another process has replaced could be rewritten from its old file.
     refresh(context.state)?;
-    let mut others = lanes_with_writers(context.state.storage())?;
+    others.extend(lanes_with_writers(context.state.storage())?);
     others.retain(|lane| *lane != context.lane);
     let mut report = CompactReport { dry_run: options.dry_run, ..CompactReport::default() };
     compact_values(context, &others, options, &mut report)?;
@@ -60,19 +70,25 @@ pub(crate) fn remove_row_maps(state: &State, lane: u16) -> Result<()> {
     if state.versions().load().runs().iter().any(|run| run.has_moved_rows()) {
         return Ok(());
     }
-    let targets = row_maps::targets(state.storage())?;
+    // Opening removes what is left of segments that were replaced, where row maps say that they were.
+    if state.registry().lock().replaced_and_there().next().is_some() {
+        return Ok(());
+    }
+    let targets = row_maps::targets(state.storage(), state.identity().store())?;
     targets.into_iter().filter(|id| id.lane == lane).try_for_each(|id| row_maps::remove(state.storage(), id))
 }
 
-/// The sealed segments that may be rewritten: index runs cover them, and their lane has no other writer. Until the next
-/// merge, the rows of other segments are reachable through the memtable or through segments that these replaced.
-fn sealed(state: &State, others: &[u16], options: &Compaction, tombstones: bool) -> Vec<Arc<Segment>> {
-    let version = state.versions().load();
+/// The sealed segments that may be rewritten: index runs cover them, their lane has no other writer, and no timestamp is
+/// tied with one of another lane. Until the next merge, the rows of other segments are reachable through the memtable or
+/// through segments that these replaced.
+fn sealed(context: Context<'_>, others: &[u16], options: &Compaction, tombstones: bool) -> Result<Vec<Arc<Segment>>> {
+    let version = context.state.versions().load_full();
+    let tied = tied(&version, context.lane)?;
     let mut covered: Vec<_> = version.runs().iter().flat_map(|run| run.covered()).collect();
     covered.sort_unstable();
     let of_kind = version.segments().values().filter(|segment| segment.schema().is_tombstones() == tombstones);
-    let own = of_kind.filter(|segment| !others.contains(&segment.id.lane));
-    own.filter(|segment| options.dry_run || covered.binary_search(&segment.id).is_ok()).cloned().collect()
+    let own = of_kind.filter(|segment| !others.contains(&segment.id.lane) && !tied.contains(&segment.id));
+    Ok(own.filter(|segment| options.dry_run || covered.binary_search(&segment.id).is_ok()).cloned().collect())
 }
 
 fn newer(options: &Compaction) -> Newer {
@@ -86,7 +102,7 @@ fn compact_values(
     report: &mut CompactReport,
 ) -> Result<()> {
     let mut candidates = Vec::new();
-    for segment in sealed(context.state, others, options, false) {
+    for segment in sealed(context, others, options, false)? {
         (context.stop)()?;
         if options.by_sample && !sample_is_sparse(context.state, &segment, options.live_share) {
             continue;
@@ -102,10 +118,7 @@ fn compact_values(
             Err(error) => skip(report, &segment, &error)?,
         }
     }
-    for group in groups(candidates, context.state.options(), options) {
-        rewrite(context, group, options, report)?;
-    }
-    Ok(())
+    rewrite_all(context, candidates, options, report)
 }
 
 fn compact_tombstones(
@@ -114,7 +127,7 @@ fn compact_tombstones(
     options: &Compaction,
     report: &mut CompactReport,
 ) -> Result<()> {
-    let segments = sealed(context.state, others, options, true);
+    let segments = sealed(context, others, options, true)?;
     if options.by_sample && !worth_it(context.state, &segments) {
         return Ok(());
     }
@@ -130,15 +143,34 @@ fn compact_tombstones(
     if found.is_empty() {
         return Ok(());
     }
-    let needed = Tombstones::needed(context.state, others.is_empty(), &found)?;
+    let needed = Tombstones::needed(context, others.is_empty(), &found)?;
     for (segment, live) in &mut found {
         report.tombstones_dropped += needed.forget_others(context.state, segment, live)?;
     }
     let candidates = found.into_iter().filter_map(|(segment, live)| Candidate::new(segment, live, options)).collect();
-    for group in groups(candidates, context.state.options(), options) {
-        rewrite(context, group, options, report)?;
+    rewrite_all(context, candidates, options, report)
+}
+
+/// Rewrites those of `candidates` that are worth it.
+fn rewrite_all(
+    context: Context<'_>,
+    candidates: Vec<Candidate>,
+    options: &Compaction,
+    report: &mut CompactReport,
+) -> Result<()> {
+    let groups = groups(candidates, context.state.options(), options);
+    if !groups.is_empty() && !options.dry_run {
+        match sync_sealed(context.state) {
+            // A segment that cannot be synced may be lost, so the rows that it supersedes must stay.
+            Err(error) if error.is_denied() || error.is_no_file() => {
+                let path = error.path().unwrap_or(Path::new("")).to_path_buf();
+                report.skipped.push(Skipped { path, why: error.to_string() });
+                return Ok(());
+            }
+            synced => synced?,
+        }
     }
-    Ok(())
+    groups.into_iter().try_for_each(|group| rewrite(context, group, options, report))
 }
 
 /// Whether there are enough tombstones to justify reading all index blocks.

@@ -10,10 +10,11 @@ use crate::engine::compact::plan::Candidate;
 use crate::engine::files::locks::wait_for_open_lock;
 use crate::engine::files::row_maps::{self, MovedSegment, RowMaps};
 use crate::engine::options::Compaction;
-use crate::engine::replace::{Replaced, replace_segments};
+use crate::engine::replace::replace_segments;
 use crate::engine::report::{CompactReport, Skipped};
 use crate::engine::rows::row_map::{RowMap, RowMapBuilder};
 use crate::engine::state::State;
+use crate::engine::state::replaced::Gone;
 use crate::engine::write::active::Active;
 use crate::error::{Error, Result};
 use crate::io::Durability;
@@ -68,20 +69,75 @@ fn write_group(context: Context<'_>, group: &[Candidate], options: &Compaction) 
     let (segment, replaced) = match published {
         Ok(published) => published,
         Err(error) => {
-            // The old segments still have all rows. If this fails too, the next opening removes the files.
-            let _temporary = state.storage().remove(&names::temporary_segment(id));
-            let _sealed = state.storage().remove(&names::sealed(id));
-            let _maps = row_maps::remove(state.storage(), id);
-            let _number = context.writer.with_lane(|lane| lane.void(state, id));
+            remove_begun(context, id, group);
             return Err(error);
         }
     };
     let mut known = state.registry().lock();
-    replace_segments(state, &segment, &replaced, true)?;
+    if let Err(error) = replace_segments(state, &segment, &replaced, true) {
+        drop(known);
+        remove_begun(context, id, group);
+        return Err(error);
+    }
     known.replace(segment.replaces.iter().copied());
     drop(known);
-    unlink(state, group)?;
+    unlink(state, group.iter().map(|candidate| candidate.segment.id))?;
     Ok(segment)
+}
+
+/// Removes the new segment of a failed step. The old segments still have all rows.
+fn remove_begun(context: Context<'_>, id: SegmentId, group: &[Candidate]) {
+    let state = context.state;
+    if !remove_sealed(state, id, group).is_ok_and(|is_gone| is_gone) {
+        // Other processes use it, and so does the next opening. Its rows need their tombstones.
+        state.registry().lock().bad(id);
+    } else if remove(state, &names::temporary_segment(id)).is_err() {
+        state.registry().lock().leave_begun(id);
+    } else {
+        let _number = context.writer.with_lane(|lane| lane.void(state, id));
+    }
+    let _maps = row_maps::remove(state.storage(), id);
+}
+
+/// Removes the files that an earlier step could not remove. An unfinished segment has no rows of its own as long as the
+/// segments exist that it was meant to replace.
+///
+/// # Errors
+/// IO errors.
+pub(crate) fn remove_left(context: Context<'_>) -> Result<()> {
+    let state = context.state;
+    let left: Vec<SegmentId> = state.registry().lock().begun_and_left().to_vec();
+    for id in left {
+        remove(state, &names::temporary_segment(id))?;
+        context.writer.with_lane(|lane| lane.void(state, id))?;
+        state.registry().lock().begun_is_gone(id);
+    }
+    let any = state.registry().lock().replaced_and_there().next().is_some();
+    if any { unlink(state, std::iter::empty()) } else { Ok(()) }
+}
+
+/// Removes a segment that was renamed but not published, unless another process has opened the store since and removed
+/// segments that it replaces. Returns whether it is gone.
+fn remove_sealed(state: &State, id: SegmentId, group: &[Candidate]) -> Result<bool> {
+    let is_there = |id: SegmentId| Ok(state.storage().kind(&names::sealed(id))?.is_some());
+    if !is_there(id)? {
+        return Ok(true);
+    }
+    let _opening = wait_for_open_lock(state.storage())?;
+    for candidate in group {
+        if !is_there(candidate.segment.id)? {
+            return Ok(false);
+        }
+    }
+    remove(state, &names::sealed(id)).map(|()| true)
+}
+
+/// Removes a file, if it is there.
+fn remove(state: &State, path: &Path) -> Result<()> {
+    match state.storage().remove(path) {
+        Err(error) if !error.is_not_found() && state.storage().kind(path)?.is_some() => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Limits the write rate to `bytes_per_s` by sleeping.
@@ -177,7 +233,7 @@ fn copy_batch(
 }
 
 /// Seals the new segment with at least [`Durability::SyncData`], and validates it before it is published.
-fn seal(state: &State, active: Active, group: &[Candidate], maps: &[RowMap]) -> Result<(Arc<Segment>, Vec<Replaced>)> {
+fn seal(state: &State, active: Active, group: &[Candidate], maps: &[RowMap]) -> Result<(Arc<Segment>, Vec<Gone>)> {
     let durability = state.options().durability.max(Durability::SyncData);
     let (id, rows) = (active.id(), active.rows());
     let moved = group.iter().zip(maps).map(|(candidate, map)| MovedSegment {
@@ -201,7 +257,7 @@ fn seal(state: &State, active: Active, group: &[Candidate], maps: &[RowMap]) -> 
     if !is_whole(&segment)? {
         return Err(Error::corrupt(&**segment.described(), 0, "what was written is not what is read"));
     }
-    let replaced = group.iter().zip(maps).map(|(candidate, map)| Replaced {
+    let replaced = group.iter().zip(maps).map(|(candidate, map)| Gone {
         id: candidate.segment.id,
         segment: Some(Arc::clone(&candidate.segment)),
         map: Arc::new(map.clone()),
@@ -209,15 +265,15 @@ fn seal(state: &State, active: Active, group: &[Candidate], maps: &[RowMap]) -> 
     Ok((Arc::new(segment), replaced.collect()))
 }
 
-/// Unlinks the replaced segments.
-fn unlink(state: &State, group: &[Candidate]) -> Result<()> {
+/// Unlinks replaced segments, and those that could not be unlinked before.
+fn unlink(state: &State, ids: impl Iterator<Item = SegmentId>) -> Result<()> {
+    state.registry().lock().replaced_are_there(ids);
     // No process opens the store meanwhile, so a file that an opening has listed still exists when it is read.
     let _opening = wait_for_open_lock(state.storage())?;
-    for candidate in group {
-        match state.storage().remove(&names::sealed(candidate.segment.id)) {
-            Err(error) if !error.is_not_found() => return Err(error),
-            _ => {}
-        }
+    let left: Vec<SegmentId> = state.registry().lock().replaced_and_there().collect();
+    for id in left {
+        remove(state, &names::sealed(id))?;
+        state.registry().lock().replaced_is_gone(id);
     }
     state.storage().sync_dir(Path::new(names::SEGMENTS))
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::engine::compact::context::Context;
 use crate::engine::compact::live::Live;
+use crate::engine::rows::row::RowVersion;
 use crate::engine::runs::hashes::hash_block;
 use crate::engine::state::State;
 use crate::error::Result;
@@ -13,22 +15,28 @@ use crate::segment::reader::Segment;
 #[derive(Debug)]
 pub(crate) struct Tombstones {
     hashes: Option<Vec<u64>>,
+    /// Commit timestamp of this writer's oldest row that is not sealed: newer tombstones may be of such rows.
+    oldest_unsealed: u64,
 }
 
 impl Tombstones {
     /// Finds the needed tombstones in `found`. An older row may be in any segment of values, so this reads all index
     /// blocks. All tombstones are needed unless this writer is `alone`, runs cover all segments, and no segment is
-    /// damaged, missing or active in another lane. O(rows of the store), sequential.
+    /// damaged, missing or active in another lane. Tombstones that are newer than this writer's oldest unsealed row are
+    /// needed too. O(rows of the store), sequential.
     ///
     /// # Errors
     /// IO errors, [`crate::Error::Corrupt`].
-    pub(crate) fn needed(state: &State, alone: bool, found: &[(Arc<Segment>, Live)]) -> Result<Self> {
+    pub(crate) fn needed(context: Context<'_>, alone: bool, found: &[(Arc<Segment>, Live)]) -> Result<Self> {
+        let state = context.state;
+        // Before the version is loaded: what is sealed meanwhile is in there.
+        let oldest_unsealed = context.writer.with_lane(|lane| Ok(lane.oldest_unsealed()))?.unwrap_or(u64::MAX);
         let known = state.registry().lock();
         let all_is_known = known.bad_files() == 0 && known.missing().is_empty() && known.followed().next().is_none();
         drop(known);
         let version = state.versions().load_full();
         if !all_is_known || !version.uncovered().is_empty() || !alone {
-            return Ok(Self { hashes: None });
+            return Ok(Self { hashes: None, oldest_unsealed });
         }
         let mut hashes: Vec<u64> = Vec::new();
         for (segment, live) in found {
@@ -43,7 +51,7 @@ impl Tombstones {
         }
         let mut flags = needed.into_iter();
         hashes.retain(|_| flags.next() == Some(true));
-        Ok(Self { hashes: Some(hashes) })
+        Ok(Self { hashes: Some(hashes), oldest_unsealed })
     }
 
     /// Marks the tombstones of `segment` that are not needed as dead, and returns their number.
@@ -54,7 +62,8 @@ impl Tombstones {
         let Some(needed) = &self.hashes else { return Ok(0) };
         let before = live.count();
         for (hash, row) in hash_block(state, segment)?.iter() {
-            if needed.binary_search(&hash).is_err() {
+            let is_older = RowVersion::of_segment(segment, row).timestamp < self.oldest_unsealed;
+            if is_older && needed.binary_search(&hash).is_err() {
                 live.remove(row);
             }
         }

@@ -9,7 +9,7 @@ use crate::checksum::crc32;
 use crate::engine::files::replace::{list_if_exists, open_if_exists, replace_file};
 use crate::engine::rows::row_map::RowMap;
 use crate::error::Result;
-use crate::io::{Durability, Storage};
+use crate::io::{Durability, ReadFile, Storage};
 use crate::names::{self, SegmentId};
 
 const MAGIC: &[u8; 8] = b"TCMOVED\x01";
@@ -75,7 +75,14 @@ impl RowMaps {
             moved.push(MovedSegment { id, seal_crc, map: RowMap::from_bytes(bytes.slice(at..end)) });
             at = end;
         }
-        (at == body.len()).then_some(Self { target: id, rows, moved })
+        let maps = Self { target: id, rows, moved };
+        (at == body.len() && maps.fits()).then_some(maps)
+    }
+
+    /// Whether each row of the target comes from somewhere, and none from beyond it. O(rows).
+    fn fits(&self) -> bool {
+        let there: u64 = self.moved.iter().map(|moved| moved.map.rows_there()).sum();
+        there == self.rows && self.moved.iter().all(|moved| moved.map.is_within(self.rows))
     }
 
     /// Writes the file.
@@ -92,7 +99,7 @@ impl RowMaps {
     /// IO errors.
     pub(crate) fn read(storage: &dyn Storage, store: &uuid::Uuid) -> Result<Vec<Self>> {
         let mut found = Vec::new();
-        for target in targets(storage)? {
+        for target in targets(storage, store)? {
             let file = match open_if_exists(storage, &names::row_maps(target)) {
                 Err(error) if error.is_denied() => continue,
                 file => file?,
@@ -105,17 +112,34 @@ impl RowMaps {
     }
 }
 
-/// The target segments of all row map files.
+/// The target segments of all row map files, except those of another store or a newer version.
 ///
 /// # Errors
 /// IO errors.
-pub(crate) fn targets(storage: &dyn Storage) -> Result<Vec<SegmentId>> {
+pub(crate) fn targets(storage: &dyn Storage, store: &uuid::Uuid) -> Result<Vec<SegmentId>> {
     let entries = list_if_exists(storage, names::RUNS)?;
-    Ok(entries
-        .iter()
-        .filter(|entry| entry.kind.is_file())
-        .filter_map(|entry| names::parse_row_maps(&entry.name))
-        .collect())
+    let mut found = Vec::new();
+    for entry in entries.iter().filter(|entry| entry.kind.is_file()) {
+        let Some(target) = names::parse_row_maps(&entry.name) else { continue };
+        let is_foreign = match open_if_exists(storage, &names::row_maps(target)) {
+            Err(error) if error.is_denied() => true,
+            Ok(None) => continue,
+            file => file?.is_some_and(|file| is_foreign(&*file, store)),
+        };
+        if !is_foreign {
+            found.push(target);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a file belongs to another store or another version.
+fn is_foreign(file: &dyn ReadFile, store: &uuid::Uuid) -> bool {
+    const NAME_LEN_BYTES: usize = 7;
+    let Ok(head) = file.copy(0, 24) else { return false };
+    let (magic, of_store) = head.split_at(MAGIC.len().min(head.len()));
+    let is_named = magic.get(..NAME_LEN_BYTES) == MAGIC.get(..NAME_LEN_BYTES);
+    is_named && (magic != MAGIC || of_store != store.as_bytes())
 }
 
 /// Removes the row map file of `target`, if it exists.
@@ -147,10 +171,21 @@ mod tests {
         let id = |sequence| SegmentId { lane: 3, sequence };
         let mut map = RowMap::builder(3);
         map.set(1, 0);
+        let beyond = {
+            let mut map = RowMap::builder(1);
+            map.set(0, 1);
+            map.finish()
+        };
         let moved = vec![
             MovedSegment { id: id(4), seal_crc: 9, map: map.finish() },
             MovedSegment { id: id(5), seal_crc: 1, map: RowMap::builder(0).finish() },
         ];
+        let forged = |rows, map| {
+            let maps = RowMaps { target: id(6), rows, moved: vec![MovedSegment { id: id(4), seal_crc: 9, map }] };
+            RowMaps::decode(&maps.encode(&store).into(), &store)
+        };
+        assert_eq!((forged(1, beyond), forged(1, RowMap::builder(1).finish())), (None, None));
+        assert!(forged(0, RowMap::builder(1).finish()).is_some());
         let maps = RowMaps { target: id(6), rows: 1, moved };
         let bytes = maps.encode(&store);
         assert_eq!(RowMaps::decode(&bytes.clone().into(), &store), Some(maps));

@@ -115,7 +115,7 @@ pub(crate) fn use_runs(state: &State, runs: Runs, lane: Option<u16>, report: &mu
     if !chosen.is_empty() {
         state.live().set(live);
     }
-    state.versions().set_runs(&chosen, &moved.indexed(&taken));
+    state.versions().set_runs(&chosen, &moved.indexed(&segments, &taken));
     Ok(())
 }
 

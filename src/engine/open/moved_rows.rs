@@ -11,6 +11,7 @@ use crate::engine::state::segments::Segments;
 use crate::error::Result;
 use crate::index::run_layout::Covered;
 use crate::names::SegmentId;
+use crate::segment::reader::Segment;
 
 /// The content of all row map files.
 pub(crate) struct MovedRows {
@@ -29,7 +30,13 @@ impl MovedRows {
     pub(crate) fn read(state: &State, segments: &Segments) -> Result<Self> {
         let mut found = Self { replaced: Replaced::default(), seals: BTreeMap::new(), sources: BTreeMap::new() };
         for RowMaps { target, rows, moved } in RowMaps::read(state.storage(), state.identity().store())? {
-            if segments.get(&target).is_some_and(|segment| segment.seal.rows != rows) {
+            // A number may have been given to another segment, where a power failure took the one that was begun.
+            let is_of = |segment: &Arc<Segment>| {
+                segment.front.header.compacted
+                    && segment.seal.rows == rows
+                    && moved.iter().all(|moved| segment.replaces.contains(&moved.id))
+            };
+            if segments.get(&target).is_some_and(|segment| !is_of(segment)) {
                 continue;
             }
             found.sources.insert(target, moved.iter().map(|moved| moved.id).collect());
@@ -55,8 +62,11 @@ impl MovedRows {
     }
 
     /// Segments whose rows are all reachable through the segments that they replaced, because runs cover these.
-    pub(crate) fn indexed(&self, covered: &HashSet<SegmentId>) -> Vec<SegmentId> {
-        self.targets_of(covered, |sources, is_found| sources.iter().all(is_found))
+    pub(crate) fn indexed(&self, segments: &Segments, covered: &HashSet<SegmentId>) -> Vec<SegmentId> {
+        let mut targets = self.targets_of(covered, |sources, is_found| sources.iter().all(is_found));
+        // A target that does not exist was never finished, and its number may be given out again.
+        targets.retain(|target| segments.contains_key(target));
+        targets
     }
 
     /// The targets whose sources satisfy `count`. It gets a test of whether a source is in `known` or is itself such a
@@ -86,7 +96,7 @@ impl MovedRows {
     pub(crate) fn remove_unused(&self, state: &State, lane: u16, runs: &[Arc<LoadedRun>]) -> Result<()> {
         let covered = runs.iter().filter(|run| run.has_moved_rows()).flat_map(|run| run.covered()).collect();
         let needed = self.targets_of(&covered, |sources, is_known| sources.iter().any(is_known));
-        let targets = row_maps::targets(state.storage())?;
+        let targets = row_maps::targets(state.storage(), state.identity().store())?;
         let mut unused = targets.into_iter().filter(|target| target.lane == lane && !needed.contains(target));
         unused.try_for_each(|target| row_maps::remove(state.storage(), target))
     }

@@ -1,11 +1,12 @@
 //! Moves damaged and replaced files away at opening, and voids their numbers.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::engine::compact::live::is_whole;
 use crate::engine::files::listing::Listing;
 use crate::engine::files::quarantine::{move_away, told};
+use crate::engine::files::row_maps::RowMaps;
 use crate::engine::files::sync_log::SyncLogs;
 use crate::engine::follow::leave_damaged;
 use crate::engine::open::inventory::Inventory;
@@ -43,7 +44,11 @@ pub(crate) fn set_aside(state: &State, lane: &mut Lane, found: Inventory) -> Res
     for (id, error) in &found.unreadable {
         leave_damaged(state, &mut state.registry().lock(), *id, error)?;
     }
-    let compacted = compacted(&found)?;
+    let compacted = compacted(state, &found)?;
+    if !compacted.is_empty() {
+        // The name of what replaces them is to be durable before they go.
+        storage.sync_dir(Path::new(names::SEGMENTS))?;
+    }
     for segment in &found.replaced {
         if compacted.contains(&segment.id) {
             storage.remove(&names::sealed(segment.id))?;
@@ -81,14 +86,20 @@ pub(crate) fn set_aside(state: &State, lane: &mut Lane, found: Inventory) -> Res
 }
 
 /// Segments that compaction replaced but did not remove before it was stopped. All their live rows are in an undamaged
-/// compacted segment. O(bytes of the compacted segments).
-fn compacted(found: &Inventory) -> Result<HashSet<SegmentId>> {
-    let left: HashSet<SegmentId> = found.replaced.iter().map(|segment| segment.id).collect();
+/// compacted segment, whose row maps show that it was written from these files: other files with their numbers come from
+/// a copy of the store. O(bytes of the compacted segments).
+fn compacted(state: &State, found: &Inventory) -> Result<HashSet<SegmentId>> {
     let mut compacted = HashSet::new();
-    for segment in found.segments.iter().filter(|segment| segment.front.header.compacted) {
-        let replaces: Vec<SegmentId> = segment.replaces.iter().filter(|id| left.contains(id)).copied().collect();
-        if !replaces.is_empty() && is_whole(segment)? {
-            compacted.extend(replaces);
+    if found.replaced.is_empty() {
+        return Ok(compacted);
+    }
+    let left: HashSet<(SegmentId, u32)> = found.replaced.iter().map(|segment| (segment.id, segment.seal.crc)).collect();
+    for maps in RowMaps::read(state.storage(), state.identity().store())? {
+        let Some(segment) = found.segments.iter().find(|segment| segment.id == maps.target) else { continue };
+        let moved = maps.moved.iter().filter(|moved| left.contains(&(moved.id, moved.seal_crc))).map(|moved| moved.id);
+        let moved: Vec<SegmentId> = moved.filter(|id| segment.replaces.contains(id)).collect();
+        if segment.front.header.compacted && !moved.is_empty() && is_whole(segment)? {
+            compacted.extend(moved);
         }
     }
     Ok(compacted)

@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use crate::engine::follow::refresh_if_due;
 use crate::engine::lookup::find::Finder;
-use crate::engine::read::scan::live_row;
+use crate::engine::read::scan::{live_row, sources_of_scan};
 use crate::engine::rows::ordered_keys::ordered_keys;
 use crate::engine::rows::row::{BatchId, Row, Source};
-use crate::engine::runs::sources::all_sources;
 use crate::engine::state::State;
 use crate::engine::state::batches::MemBatch;
 use crate::error::{Error, Result};
@@ -164,7 +163,8 @@ impl Bounds {
 /// FSTs; O(rows) for all else.
 fn keys_within(state: &State, bounds: &Bounds, most: usize) -> Result<Vec<Key>> {
     let mut found = Smallest { keys: BTreeSet::new(), most, finder: Finder::new(1) };
-    for (number, batch) in all_sources(state) {
+    let (sources, _scan) = sources_of_scan(state);
+    for (number, batch) in sources {
         let ordered = match (&batch.source, bounds.kind) {
             (Source::Sealed(segment), Some(KeyKind::Str | KeyKind::Bytes)) => ordered_keys(segment),
             _ => None,

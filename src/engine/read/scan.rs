@@ -7,7 +7,7 @@ use crate::engine::lookup::find::Finder;
 use crate::engine::lookup::query::Query;
 use crate::engine::lookup::unread::is_superseded_in;
 use crate::engine::rows::decode::value_of;
-use crate::engine::rows::row::{BatchId, Row};
+use crate::engine::rows::row::{BatchId, Row, RowVersion, Source};
 use crate::engine::runs::sources::all_sources;
 use crate::engine::state::State;
 use crate::engine::state::batches::MemBatch;
@@ -35,11 +35,43 @@ pub(crate) fn live_row(
     }
     let Some(bytes) = found.key() else { return Err(Error::invalid(format!("row {row} has no key"))) };
     let query = Query { key: KeyRef::Bytes(bytes), hash: state.hasher().hash(bytes) };
-    if !finder.find_one(state, query, |newest| newest?.map_or(Ok(false), |newest| found.is_still(&newest.row)))? {
-        return Ok(None);
+    // The version of the row's copy, as of the last check.
+    let mut moved = None;
+    loop {
+        let newest = finder.find_one(state, query, |newest| match newest? {
+            Some(newest) => Ok::<_, Error>(Some((found.is_still(&newest.row)?, newest.row.version()))),
+            None => Ok(None),
+        })?;
+        let Some((is_still, newest)) = newest else { return Ok(None) };
+        if is_still || moved == Some(newest) {
+            break;
+        }
+        let now = moved_to(state, &batch.source, row).filter(|now| now.timestamp == newest.timestamp);
+        if now == Some(newest) {
+            break;
+        }
+        if now == moved {
+            return Ok(None);
+        }
+        // It was copied again since the lookup.
+        moved = now;
     }
     let key = found.columns().schema.key.decode(bytes);
     Ok(key.map(|key| (key, found)))
+}
+
+/// The version of the copy of row `row` of `source`, if compaction has copied it.
+fn moved_to(state: &State, source: &Source, row: u32) -> Option<RowVersion> {
+    let source = source.clone().now();
+    let (id, first) = source.first_row()?;
+    let (target, moved) = state.versions().load().moved(id, u32::try_from(first + u64::from(row)).ok()?)?;
+    Some(RowVersion { timestamp: source.version(row).timestamp, lane: target.lane, order: u64::from(moved) })
+}
+
+/// The sources to scan with [`live_row`], and a guard: while it is held, `live_row` recognizes rows that compaction moved.
+pub(crate) fn sources_of_scan(state: &State) -> (Vec<(BatchId, MemBatch)>, Arc<()>) {
+    let scan = state.versions().scan();
+    (all_sources(state, &state.memtable().lock_inserts()), scan)
 }
 
 #[derive(Debug)]
@@ -47,6 +79,7 @@ struct LiveRows {
     state: Arc<State>,
     finder: Finder,
     sources: std::vec::IntoIter<(BatchId, MemBatch)>,
+    _scan: Option<Arc<()>>,
     current: Option<(BatchId, MemBatch, u32)>,
     /// Why the store cannot be iterated over, until the error is returned.
     forked: Option<Error>,
@@ -55,8 +88,9 @@ struct LiveRows {
 impl LiveRows {
     fn new(state: Arc<State>) -> Self {
         let forked = state.check_fork().err();
-        let sources = if forked.is_some() { Vec::new() } else { all_sources(&state) }.into_iter();
-        Self { state, finder: Finder::new(1), sources, current: None, forked }
+        let (sources, scan) = forked.is_none().then(|| sources_of_scan(&state)).unzip();
+        let sources = sources.unwrap_or_default().into_iter();
+        Self { state, finder: Finder::new(1), sources, _scan: scan, current: None, forked }
     }
 
     fn next(&mut self) -> Option<Result<(Key, Row<'static>)>> {

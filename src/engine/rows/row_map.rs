@@ -39,7 +39,13 @@ impl RowMap {
         self.rows.as_chunks::<4>().0.iter().filter(|row| u32::from_le_bytes(**row) != GONE).count() as u64
     }
 
-    /// Composes this map with `next`. O(rows).
+    /// Whether no row is at `rows` or behind. O(rows).
+    pub(crate) fn is_within(&self, rows: u64) -> bool {
+        let to = self.rows.as_chunks::<4>().0.iter().map(|row| u32::from_le_bytes(*row));
+        to.filter(|to| *to != GONE).all(|to| u64::from(to) < rows)
+    }
+
+    /// The map through this one, then through `next`. O(rows).
     pub(crate) fn then(&self, next: &Self) -> Self {
         let rows = (self.rows.len() / 4) as u32;
         let mut builder = Self::builder(rows);

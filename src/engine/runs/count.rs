@@ -4,6 +4,7 @@ use crate::engine::rows::row::Source;
 use crate::engine::runs::hashes::hash_block;
 use crate::engine::runs::sources::{Sources, all_sources};
 use crate::engine::state::State;
+use crate::engine::state::memtable::Inserting;
 use crate::error::{Error, Result};
 use crate::index::block::{self, HashBlock};
 use crate::index::merge::merge_blocks;
@@ -16,19 +17,19 @@ pub(crate) fn len(state: &State) -> Result<u64> {
         None => {
             // Keeps a refresh from also counting the rows that are seen here.
             let _known = state.registry().lock();
-            let _inserting = state.memtable().lock_inserts();
-            let keys = count(state)?;
+            let inserting = state.memtable().lock_inserts();
+            let keys = count(state, &inserting)?;
             state.live().set(Some(keys));
             Ok(keys)
         }
     }
 }
 
-/// Counts the keys whose newest row is a value: a merge of all sources, without output.
-fn count(state: &State) -> Result<u64> {
+/// Counts the keys whose newest row is a value: a merge of everything there is, into nothing.
+fn count(state: &State, inserting: &Inserting<'_>) -> Result<u64> {
     let mut sources = Sources::new(state);
     let mut blocks = Vec::new();
-    for (number, batch) in all_sources(state) {
+    for (number, batch) in all_sources(state, inserting) {
         let start = sources.add(number, batch.clone());
         if let Source::Sealed(segment) = &batch.source {
             blocks.push((hash_block(state, segment)?, start));

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use crate::engine::rows::row::{BatchId, Row, RowVersion, Source};
 use crate::engine::state::State;
 use crate::engine::state::batches::MemBatch;
+use crate::engine::state::memtable::Inserting;
 use crate::error::Result;
 use crate::index::merge::HashRow;
 
-/// All current rows, each once: sealed segments, and batches of rows that are in none.
-pub(crate) fn all_sources(state: &State) -> Vec<(BatchId, MemBatch)> {
-    // Read batches first: rows move from batches to the version.
+/// All sources of rows, each once: sealed segments, and batches whose rows are in none. No segment is replaced while the
+/// caller holds the insert lock.
+pub(crate) fn all_sources(state: &State, _: &Inserting<'_>) -> Vec<(BatchId, MemBatch)> {
+    // Batches first: rows move from batches to the version.
     let batches = state.memtable().sorted();
     let version = state.versions().load();
     // A batch may have been written meanwhile, and be in the version. Newest first: once a batch is found written,
@@ -23,9 +25,12 @@ pub(crate) fn all_sources(state: &State) -> Vec<(BatchId, MemBatch)> {
         .values()
         .map(|segment| (0, MemBatch { source: Source::Sealed(Arc::clone(segment)), rows: segment.rows() }))
         .collect();
-    all.extend(
-        batches.filter(|(_, batch)| batch.source.segment().is_none_or(|id| !version.segments().contains_key(&id))),
-    );
+    // A compacted segment that is not published yet has rows of segments that are.
+    let is_entering = |source: &Source| matches!(source, Source::Sealed(segment) if segment.front.header.compacted);
+    all.extend(batches.filter(|(_, batch)| {
+        let is_sealed = batch.source.segment().is_some_and(|id| version.segments().contains_key(&id));
+        !is_sealed && !is_entering(&batch.source)
+    }));
     all
 }
 

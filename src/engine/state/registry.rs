@@ -1,7 +1,7 @@
 //! The known contents of the segments folder beyond the published version: files that are followed, left in place, or
 //! missing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -112,7 +112,13 @@ pub(crate) struct Known {
     bad: HashSet<SegmentId>,
     /// Segments that others replace, whether or not their files are gone.
     replaced: HashSet<SegmentId>,
-    /// Active segments whose sealed name is taken by a file that is damaged or another store's.
+    /// Sealed segments that this handle has synced itself, since their writers may not have.
+    durable: HashSet<SegmentId>,
+    /// Unfinished compacted segments of this handle that it could not remove.
+    begun_and_left: Vec<SegmentId>,
+    /// Segments that this handle replaced but has not unlinked yet.
+    replaced_and_there: BTreeSet<SegmentId>,
+    /// Active segments whose numbers files have that are damaged, or another store's.
     hidden: HashSet<SegmentId>,
     /// Damaged files that were left in place.
     damage: Vec<Quarantined>,
@@ -172,6 +178,46 @@ impl Known {
     /// Notes that other segments replace these.
     pub(crate) fn replace(&mut self, ids: impl Iterator<Item = SegmentId>) {
         self.replaced.extend(ids);
+    }
+
+    /// Notes an unfinished compacted segment that could not be removed.
+    pub(crate) fn leave_begun(&mut self, id: SegmentId) {
+        self.begun_and_left.push(id);
+    }
+
+    /// Unfinished compacted segments that could not be removed.
+    pub(crate) fn begun_and_left(&self) -> &[SegmentId] {
+        &self.begun_and_left
+    }
+
+    /// Notes that an unfinished compacted segment was removed.
+    pub(crate) fn begun_is_gone(&mut self, id: SegmentId) {
+        self.begun_and_left.retain(|other| *other != id);
+    }
+
+    /// Notes segments that this handle has replaced and will unlink.
+    pub(crate) fn replaced_are_there(&mut self, ids: impl Iterator<Item = SegmentId>) {
+        self.replaced_and_there.extend(ids);
+    }
+
+    /// Replaced segments that are not unlinked yet.
+    pub(crate) fn replaced_and_there(&self) -> impl Iterator<Item = SegmentId> {
+        self.replaced_and_there.iter().copied()
+    }
+
+    /// Notes that a replaced segment was unlinked.
+    pub(crate) fn replaced_is_gone(&mut self, id: SegmentId) {
+        self.replaced_and_there.remove(&id);
+    }
+
+    /// Whether this handle has synced the sealed segment `id`.
+    pub(crate) fn is_durable(&self, id: SegmentId) -> bool {
+        self.durable.contains(&id)
+    }
+
+    /// Notes that this handle has synced sealed segments.
+    pub(crate) fn note_durable(&mut self, ids: impl IntoIterator<Item = SegmentId>) {
+        self.durable.extend(ids);
     }
 
     /// Whether the active segment `id` of another writer is followed.

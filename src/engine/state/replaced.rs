@@ -8,7 +8,16 @@ use crate::engine::rows::row_map::RowMap;
 use crate::names::SegmentId;
 use crate::segment::reader::Segment;
 
-/// The target segment and the row map of a replaced segment.
+/// A segment that is to be replaced, and where its rows will be.
+#[derive(Debug, Clone)]
+pub(crate) struct Gone {
+    pub id: SegmentId,
+    /// `None` if it was followed while it was active.
+    pub segment: Option<Arc<Segment>>,
+    pub map: Arc<RowMap>,
+}
+
+/// Where the rows of a replaced segment are.
 #[derive(Debug, Clone)]
 pub(crate) struct Move {
     pub target: SegmentId,

@@ -2,12 +2,11 @@
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::engine::lock_order::{Rank, RankedGuard, RankedMutex};
-use crate::engine::rows::row_map::RowMap;
 use crate::engine::state::loaded_run::LoadedRun;
-use crate::engine::state::replaced::Replaced;
+use crate::engine::state::replaced::{Gone, Replaced};
 use crate::engine::state::segments::Segments;
 use crate::names::SegmentId;
 use crate::segment::reader::Segment;
@@ -40,7 +39,13 @@ impl Version {
         self.segments.values().filter(|segment| !is_covered(segment.id)).cloned().collect()
     }
 
-    /// Whether the coverage list of a run has segment `id`.
+    /// The segment that replaced segment `id`, and the number there of its row `row`.
+    pub(crate) fn moved(&self, id: SegmentId, row: u32) -> Option<(SegmentId, u32)> {
+        let moved = self.replaced.get(id)?;
+        Some((moved.target, moved.map.get(row)?))
+    }
+
+    /// Whether a run names segment `id`.
     pub(crate) fn is_covered(&self, id: SegmentId) -> bool {
         self.runs.iter().any(|run| run.covered().any(|covered| covered == id))
     }
@@ -62,11 +67,13 @@ pub(crate) struct Versions {
     newest: ArcSwap<Version>,
     /// Held while a run is built in memory, so that no two such runs have the same rows.
     rebuild: RankedMutex<()>,
+    /// Held by scans: they list segments that may be replaced while they run.
+    scans: Arc<()>,
 }
 
 impl Default for Versions {
     fn default() -> Self {
-        Self { newest: ArcSwap::default(), rebuild: RankedMutex::new(Rank::Rebuild, ()) }
+        Self { newest: ArcSwap::default(), rebuild: RankedMutex::new(Rank::Rebuild, ()), scans: Arc::default() }
     }
 }
 
@@ -116,16 +123,19 @@ impl Versions {
         });
     }
 
-    /// Publishes `segment` in place of the segments in `maps`, whose row maps lead to it. Runs that cover these find
-    /// their rows in `segment`. `has_all`: whether every row of `segment` is a copy of one of theirs.
-    pub(crate) fn replace_segments(&self, segment: &Arc<Segment>, maps: &[(Arc<Segment>, Arc<RowMap>)], has_all: bool) {
+    /// Publishes `segment` in the place of `old` ones. What lookups found in those they find in this. `has_all`: whether
+    /// it has no rows but theirs.
+    pub(crate) fn replace_segments(&self, segment: &Arc<Segment>, old: &[Gone], has_all: bool) {
         self.change(|next| {
-            let indexed = has_all && maps.iter().all(|(old, _)| next.is_covered(old.id));
+            let indexed = has_all && old.iter().all(|old| next.is_covered(old.id));
             let replaced = Arc::make_mut(&mut next.replaced);
-            replaced.forget_unheld();
-            for (old, map) in maps {
+            if Arc::strong_count(&self.scans) == 1 {
+                replaced.forget_unheld();
+            }
+            for old in old {
                 next.segments.remove(&old.id);
-                replaced.insert(old.id, segment.id, Arc::clone(map), Arc::downgrade(old));
+                let held = old.segment.as_ref().map_or_else(Weak::new, Arc::downgrade);
+                replaced.insert(old.id, segment.id, Arc::clone(&old.map), held);
             }
             replaced.set_indexed(segment.id, indexed);
             next.segments.insert(segment.id, Arc::clone(segment));
@@ -134,8 +144,13 @@ impl Versions {
         });
     }
 
-    /// Publishes `run` in place of `absorbed`, whose rows it has. Segments that were replaced while it was built are
-    /// resolved to their targets.
+    /// Keeps all row maps of replaced segments until it is dropped.
+    pub(crate) fn scan(&self) -> Arc<()> {
+        Arc::clone(&self.scans)
+    }
+
+    /// Publishes `run` in the place of `absorbed`, the rows of which it has. What was replaced since it was begun, it
+    /// has where it is now.
     pub(crate) fn replace_runs(&self, run: &Arc<LoadedRun>, absorbed: &[Arc<LoadedRun>]) {
         self.change(|next| {
             next.runs.retain(|old| !absorbed.iter().any(|gone| old.is_same_run(gone)));

@@ -80,6 +80,11 @@ impl Active {
         self.len_bytes() >= options.segment_bytes || self.rows() >= u64::from(options.segment_rows)
     }
 
+    /// Commit timestamp of its oldest batch.
+    pub(crate) fn first_timestamp(&self) -> Option<u64> {
+        self.batches.first().map(|batch| batch.frame.timestamp)
+    }
+
     /// Whether its file still has its name.
     pub(crate) fn is_in_place(&self) -> bool {
         self.writer.is_in_place()

@@ -39,7 +39,9 @@ pub(crate) struct Lane {
     sync_log: Option<SyncLog>,
     /// The void numbers in its sync log.
     voids: Vec<SyncRecord>,
-    /// Records to write to the sync log once the segments that are being sealed are sealed.
+    /// Whether a void number may be missing from the sync log, or not durable there.
+    voids_untold: bool,
+    /// To be written to the sync log when the segments that are being sealed are.
     sealed: Vec<SyncRecord>,
     /// Whether a file was created in the segments folder since it was last synced.
     names_dirty: bool,
@@ -59,6 +61,7 @@ impl Lane {
             unsynced: Vec::new(),
             sync_log: None,
             voids,
+            voids_untold: false,
             sealed: Vec::new(),
             names_dirty: true,
             lock,
@@ -90,6 +93,7 @@ impl Lane {
     /// # Errors
     /// After an error the lane must not be used.
     pub(crate) fn commit(&mut self, state: &Arc<State>, waiting: &[QueuedBatch]) -> Result<()> {
+        self.tell_voids(state)?;
         self.check_seals()?;
         take_in_others(state, self.number);
         for group in groups(waiting, state.options().flush_bytes.max(1)) {
@@ -214,7 +218,18 @@ impl Lane {
             return Ok(());
         }
         self.voids.push(void);
+        self.voids_untold |= self.sync_log.is_some();
         self.log(&[void])
+    }
+
+    /// Rewrites the sync log durably if a number has become void. This happens before rows of a later number are
+    /// promised, since a reader would then report the void number as missing.
+    fn tell_voids(&mut self, state: &State) -> Result<()> {
+        if self.voids_untold {
+            self.rewrite_sync_log(state)?;
+            self.voids_untold = false;
+        }
+        Ok(())
     }
 
     fn seal_last(&mut self, state: &Arc<State>) -> Result<()> {
@@ -282,11 +297,19 @@ impl Lane {
         sealing.map_or(0, |sealing| sealing.rows()) + self.actives.iter().map(Active::rows).sum::<u64>()
     }
 
+    /// The commit timestamp of the oldest row that is not sealed yet; 0 while segments are being sealed, `None` if all
+    /// rows are sealed.
+    pub(crate) fn oldest_unsealed(&self) -> Option<u64> {
+        let is_sealing = self.sealing.as_ref().is_some_and(|sealing| !sealing.is_finished());
+        if is_sealing { Some(0) } else { self.actives.iter().filter_map(Active::first_timestamp).min() }
+    }
+
     /// Seals all active segments that have rows.
     ///
     /// # Errors
     /// After an error the lane must not be used.
     pub(crate) fn seal_all(&mut self, state: &State) -> Result<()> {
+        self.tell_voids(state)?;
         self.wait_for_seals()?;
         let actives = std::mem::take(&mut self.actives);
         self.seal_now(state, actives)
@@ -319,6 +342,7 @@ impl Lane {
     }
 
     fn sync_files(&mut self, state: &State, durability: Durability) -> Result<()> {
+        self.tell_voids(state)?;
         self.check_seals()?;
         if durability == Durability::Buffered {
             return Ok(());
