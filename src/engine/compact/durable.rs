@@ -1,4 +1,4 @@
-//! Makes durable what replaces other rows, before these go.
+//! Syncs the rows that supersede others, before those are removed.
 
 use std::path::Path;
 
@@ -7,14 +7,14 @@ use crate::error::Result;
 use crate::io::Durability;
 use crate::names::{self, SegmentId};
 
-/// Syncs the sealed segments that may not be: their writers may have asked for no more than to hand them to the system.
-/// To be called once it is known which rows count. Each is synced once by a handle. O(segments).
+/// Syncs sealed segments, since their writers may have used [`Durability::Buffered`]. Call it after the live rows were
+/// found. A handle syncs each segment once. O(segments).
 ///
 /// # Errors
-/// IO errors; also where a segment may not be opened for this.
+/// IO errors; also if a segment cannot be opened for writing.
 pub(crate) fn sync_sealed(state: &State) -> Result<()> {
     let version = state.versions().load_full();
-    // What compaction wrote was synced before it got its name.
+    // Compacted segments were synced before they were renamed.
     let written =
         version.segments().values().filter(|segment| !segment.front.header.compacted).map(|segment| segment.id);
     let known = state.registry().lock();

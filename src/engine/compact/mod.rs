@@ -78,9 +78,9 @@ pub(crate) fn remove_row_maps(state: &State, lane: u16) -> Result<()> {
     targets.into_iter().filter(|id| id.lane == lane).try_for_each(|id| row_maps::remove(state.storage(), id))
 }
 
-/// The sealed segments that may be rewritten: index runs cover them, their lane has no other writer, and no timestamp is
-/// tied with one of another lane. Until the next merge, the rows of other segments are reachable through the memtable or
-/// through segments that these replaced.
+/// The sealed segments that may be rewritten: index runs cover them, their lane has no other writer, and none of their
+/// timestamps is tied with one of another lane. Until the next merge, the rows of other segments are reachable through
+/// the memtable or through segments that these replaced.
 fn sealed(context: Context<'_>, others: &[u16], options: &Compaction, tombstones: bool) -> Result<Vec<Arc<Segment>>> {
     let version = context.state.versions().load_full();
     let tied = tied(&version, context.lane)?;

@@ -1,4 +1,4 @@
-//! Segments whose rows would change their order if they came to another lane.
+//! Segments whose rows would change their order if they moved to another lane.
 
 use std::collections::HashSet;
 
@@ -7,8 +7,8 @@ use crate::error::Result;
 use crate::names::SegmentId;
 use crate::segment::reader::Segment;
 
-/// The segments of other lanes than `lane` that have a commit timestamp that some segment of yet another lane has: there
-/// the lane says which row is newer. O(commits), if there are other lanes.
+/// The segments of other lanes than `lane` that have a commit timestamp in common with a segment of a third lane: there
+/// the lane decides which row is newer. O(commits), if there are other lanes.
 ///
 /// # Errors
 /// IO errors.

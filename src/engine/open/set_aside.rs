@@ -86,8 +86,8 @@ pub(crate) fn set_aside(state: &State, lane: &mut Lane, found: Inventory) -> Res
 }
 
 /// Segments that compaction replaced but did not remove before it was stopped. All their live rows are in an undamaged
-/// compacted segment, whose row maps show that it was written from these files: other files with their numbers come from
-/// a copy of the store. O(bytes of the compacted segments).
+/// compacted segment, whose row maps show that it was written from these files. Other files with their numbers come
+/// from a copy of the store. O(bytes of the compacted segments).
 fn compacted(state: &State, found: &Inventory) -> Result<HashSet<SegmentId>> {
     let mut compacted = HashSet::new();
     if found.replaced.is_empty() {

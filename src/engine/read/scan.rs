@@ -68,7 +68,8 @@ fn moved_to(state: &State, source: &Source, row: u32) -> Option<RowVersion> {
     Some(RowVersion { timestamp: source.version(row).timestamp, lane: target.lane, order: u64::from(moved) })
 }
 
-/// The sources to scan with [`live_row`], and a guard: while it is held, `live_row` recognizes rows that compaction moved.
+/// The sources to scan with [`live_row`], and a guard. While the guard is held, `live_row` recognizes rows that
+/// compaction moved.
 pub(crate) fn sources_of_scan(state: &State) -> (Vec<(BatchId, MemBatch)>, Arc<()>) {
     let scan = state.versions().scan();
     (all_sources(state, &state.memtable().lock_inserts()), scan)

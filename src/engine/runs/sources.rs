@@ -10,8 +10,8 @@ use crate::engine::state::memtable::Inserting;
 use crate::error::Result;
 use crate::index::merge::HashRow;
 
-/// All sources of rows, each once: sealed segments, and batches whose rows are in none. No segment is replaced while the
-/// caller holds the insert lock.
+/// All sources of rows, each once: sealed segments, and batches whose rows are in none. No segment is replaced while
+/// the caller holds the insert lock.
 pub(crate) fn all_sources(state: &State, _: &Inserting<'_>) -> Vec<(BatchId, MemBatch)> {
     // Batches first: rows move from batches to the version.
     let batches = state.memtable().sorted();
