@@ -62,10 +62,14 @@ pub(crate) fn rewrite(
 /// Writes, validates and publishes the new segment, and unlinks the segments that it replaces.
 fn write_group(context: Context<'_>, group: &[Candidate], options: &Compaction) -> Result<Arc<Segment>> {
     let state = context.state;
-    let id = context.writer.with_lane(|lane| lane.next_id(state))?;
+    // The lane is held: no later number is given out before the file exists, since a gap counts as a missing segment.
+    let (id, created) = context.writer.with_lane(|lane| {
+        let id = lane.next_id(state)?;
+        Ok((id, create(state, id, group)))
+    })?;
     state.registry().lock().own(id);
-    let published =
-        write_rows(context, id, group, options).and_then(|(active, maps)| seal(state, active, group, &maps));
+    let written = created.and_then(|active| write_rows(context, active, group, options));
+    let published = written.and_then(|(active, maps)| seal(state, active, group, &maps));
     let (segment, replaced) = match published {
         Ok(published) => published,
         Err(error) => {
@@ -157,14 +161,8 @@ impl Pace {
     }
 }
 
-/// Copies the live rows in commit order, so that commit timestamps ascend as in every segment.
-fn write_rows(
-    context: Context<'_>,
-    id: SegmentId,
-    group: &[Candidate],
-    options: &Compaction,
-) -> Result<(Active, Vec<RowMap>)> {
-    let state = context.state;
+/// Creates the temporary file of the new segment.
+fn create(state: &State, id: SegmentId, group: &[Candidate]) -> Result<Active> {
     let first = group.first().ok_or_else(|| Error::internal("no segment is to be rewritten"))?;
     let capacity: u64 = group.iter().map(|candidate| candidate.segment.len_bytes).sum();
     let writer = SegmentWriter::create(
@@ -175,7 +173,17 @@ fn write_rows(
         first.segment.schema(),
         capacity * 2 + SegmentWriter::overhead_bytes(),
     )?;
-    let mut active = Active::new(writer);
+    Ok(Active::new(writer))
+}
+
+/// Copies the live rows in commit order, so that commit timestamps ascend as in every segment.
+fn write_rows(
+    context: Context<'_>,
+    mut active: Active,
+    group: &[Candidate],
+    options: &Compaction,
+) -> Result<(Active, Vec<RowMap>)> {
+    let state = context.state;
     let mut maps: Vec<RowMapBuilder> =
         group.iter().map(|candidate| RowMap::builder(candidate.segment.rows())).collect();
     let mut commits = Vec::new();
