@@ -17,6 +17,13 @@ pub(crate) fn encode(pairs: impl ExactSizeIterator<Item = (u64, u32)> + Clone) -
     block
 }
 
+/// A fingerprint of (hash, row) pairs, in any order: tells segments apart that have other rows, or the same in another
+/// order.
+pub(crate) fn fingerprint(pairs: impl Iterator<Item = (u64, u32)>) -> u64 {
+    let mix = |(hash, row): (u64, u32)| xxhash_rust::xxh3::xxh3_64_with_seed(&hash.to_le_bytes(), row.into());
+    pairs.fold(0, |sum, pair| sum.wrapping_add(mix(pair)))
+}
+
 /// A block, as it lies in its segment.
 #[derive(Debug, Clone)]
 pub(crate) struct HashBlock {

@@ -104,3 +104,42 @@ fn a_damaged_compacted_segment_beside_what_it_replaces_shows_no_wrong_value() {
     }
     assert!(tried > 0);
 }
+
+#[test]
+fn row_maps_of_another_copy_of_the_store_are_not_used() {
+    let storage = MemoryStorage::new();
+    let store = options().open_on(Arc::new(storage.clone())).unwrap();
+    let model = history(&store);
+    store.merge_index().unwrap();
+    store.close().unwrap();
+    drop(store);
+    // Stopped between the first step and the merge that needs no row maps any more.
+    let maps = |storage: &MemoryStorage| names(storage, "runs").into_iter().find(|name| name.ends_with(".moved"));
+    let stopped = (0..2000).find_map(|operations| {
+        let copy = killed(&storage);
+        let faults = FaultStorage::new(Arc::new(copy.clone()));
+        let store = options().open_on(Arc::new(faults.clone())).unwrap();
+        faults.faults().fail_after_operations(operations);
+        drop(store.compact(&Compaction::new()));
+        std::mem::forget(store);
+        let left = killed(&copy);
+        let published = maps(&left).filter(|name| names(&left, "segments").contains(&name.replace(".moved", ".arrow")));
+        published.map(|name| (left, format!("runs/{name}")))
+    });
+    let (left, path) = stopped.unwrap();
+    let indexed = |storage: MemoryStorage| {
+        let store = options().open_on(Arc::new(storage)).unwrap();
+        no_wrong_value(store.reader(), &model, "row maps");
+        assert_eq!(store.len().unwrap(), model.values().flatten().count() as u64);
+        store.open_report().rows_indexed
+    };
+    assert!(indexed(killed(&left)) <= 16);
+    let mut bytes = left.read(&path).unwrap().to_vec();
+    // The fingerprint.
+    bytes[48] ^= 1;
+    let end = bytes.len() - 4;
+    let crc = crc32fast::hash(&bytes[..end]);
+    bytes[end..].copy_from_slice(&crc.to_le_bytes());
+    left.write(&path, &bytes).unwrap();
+    assert!(indexed(left) > 100);
+}

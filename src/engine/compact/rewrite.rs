@@ -243,13 +243,13 @@ fn copy_batch(
 /// Seals the new segment with at least [`Durability::SyncData`], and validates it before it is published.
 fn seal(state: &State, active: Active, group: &[Candidate], maps: &[RowMap]) -> Result<(Arc<Segment>, Vec<Gone>)> {
     let durability = state.options().durability.max(Durability::SyncData);
-    let (id, rows) = (active.id(), active.rows());
+    let (id, rows, fingerprint) = (active.id(), active.rows(), active.fingerprint());
     let moved = group.iter().zip(maps).map(|(candidate, map)| MovedSegment {
         id: candidate.segment.id,
         seal_crc: candidate.segment.seal.crc,
         map: map.clone(),
     });
-    RowMaps { target: id, rows, moved: moved.collect() }.write(
+    RowMaps { target: id, rows, fingerprint, moved: moved.collect() }.write(
         state.storage(),
         state.identity().store(),
         durability,

@@ -13,7 +13,7 @@ use crate::io::{Durability, ReadFile, Storage};
 use crate::names::{self, SegmentId};
 
 const MAGIC: &[u8; 8] = b"TCMOVED\x01";
-const HEAD_LEN_BYTES: usize = 56;
+const HEAD_LEN_BYTES: usize = 64;
 const RECORD_LEN_BYTES: usize = 32;
 
 /// A replaced segment and its row map.
@@ -30,6 +30,8 @@ pub(crate) struct RowMaps {
     pub target: SegmentId,
     /// Rows of the target.
     pub rows: u64,
+    /// Of these rows: of two copies of a store, each may have a target of its own.
+    pub fingerprint: u64,
     pub moved: Vec<MovedSegment>,
 }
 
@@ -39,7 +41,9 @@ impl RowMaps {
         let mut bytes = Vec::with_capacity(HEAD_LEN_BYTES + self.moved.len() * RECORD_LEN_BYTES + maps + 4);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(store.as_bytes());
-        for word in [u64::from(self.target.lane), self.target.sequence, self.rows, self.moved.len() as u64] {
+        for word in
+            [u64::from(self.target.lane), self.target.sequence, self.rows, self.fingerprint, self.moved.len() as u64]
+        {
             bytes.extend_from_slice(&word.to_le_bytes());
         }
         for moved in &self.moved {
@@ -63,7 +67,8 @@ impl RowMaps {
         }
         let mut target = words(head.get(24..)?);
         let id = segment_id(target.next()?, target.next()?)?;
-        let (rows, count) = (target.next()?, usize::try_from(target.next()?).ok()?);
+        let (rows, fingerprint) = (target.next()?, target.next()?);
+        let count = usize::try_from(target.next()?).ok()?;
         let mut at = count.checked_mul(RECORD_LEN_BYTES)?.checked_add(HEAD_LEN_BYTES)?;
         let mut moved = Vec::new();
         for record in body.get(HEAD_LEN_BYTES..at)?.chunks_exact(RECORD_LEN_BYTES) {
@@ -75,7 +80,7 @@ impl RowMaps {
             moved.push(MovedSegment { id, seal_crc, map: RowMap::from_bytes(bytes.slice(at..end)) });
             at = end;
         }
-        let maps = Self { target: id, rows, moved };
+        let maps = Self { target: id, rows, fingerprint, moved };
         (at == body.len() && maps.fits()).then_some(maps)
     }
 
@@ -181,12 +186,17 @@ mod tests {
             MovedSegment { id: id(5), seal_crc: 1, map: RowMap::builder(0).finish() },
         ];
         let forged = |rows, map| {
-            let maps = RowMaps { target: id(6), rows, moved: vec![MovedSegment { id: id(4), seal_crc: 9, map }] };
+            let maps = RowMaps {
+                target: id(6),
+                rows,
+                fingerprint: 8,
+                moved: vec![MovedSegment { id: id(4), seal_crc: 9, map }],
+            };
             RowMaps::decode(&maps.encode(&store).into(), &store)
         };
         assert_eq!((forged(1, beyond), forged(1, RowMap::builder(1).finish())), (None, None));
         assert!(forged(0, RowMap::builder(1).finish()).is_some());
-        let maps = RowMaps { target: id(6), rows: 1, moved };
+        let maps = RowMaps { target: id(6), rows: 1, fingerprint: 8, moved };
         let bytes = maps.encode(&store);
         assert_eq!(RowMaps::decode(&bytes.clone().into(), &store), Some(maps));
         assert_eq!(RowMaps::decode(&bytes.clone().into(), &uuid::Uuid::nil()), None);

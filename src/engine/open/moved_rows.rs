@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Weak};
 
 use crate::engine::files::row_maps::{self, RowMaps};
+use crate::engine::runs::hashes::whole_block;
 use crate::engine::state::State;
 use crate::engine::state::loaded_run::LoadedRun;
 use crate::engine::state::replaced::Replaced;
 use crate::engine::state::segments::Segments;
 use crate::error::Result;
+use crate::index::block;
 use crate::index::run_layout::Covered;
 use crate::names::SegmentId;
 use crate::segment::reader::Segment;
@@ -22,6 +24,15 @@ pub(crate) struct MovedRows {
     sources: BTreeMap<SegmentId, Vec<SegmentId>>,
 }
 
+/// Whether `maps` were written together with `segment`. A power failure may take a segment, and another gets its number;
+/// a copy of the store may have a segment of its own under that number. O(rows).
+pub(crate) fn belong(maps: &RowMaps, segment: &Segment) -> bool {
+    segment.front.header.compacted
+        && segment.seal.rows == maps.rows
+        && maps.moved.iter().all(|moved| segment.replaces.contains(&moved.id))
+        && whole_block(segment).is_some_and(|block| block::fingerprint(block.iter()) == maps.fingerprint)
+}
+
 impl MovedRows {
     /// Reads all row map files. Rows that moved several times are mapped to the last target. O(rows moved).
     ///
@@ -29,16 +40,11 @@ impl MovedRows {
     /// IO errors.
     pub(crate) fn read(state: &State, segments: &Segments) -> Result<Self> {
         let mut found = Self { replaced: Replaced::default(), seals: BTreeMap::new(), sources: BTreeMap::new() };
-        for RowMaps { target, rows, moved } in RowMaps::read(state.storage(), state.identity().store())? {
-            // A number may have been given to another segment, where a power failure took the one that was begun.
-            let is_of = |segment: &Arc<Segment>| {
-                segment.front.header.compacted
-                    && segment.seal.rows == rows
-                    && moved.iter().all(|moved| segment.replaces.contains(&moved.id))
-            };
-            if segments.get(&target).is_some_and(|segment| !is_of(segment)) {
+        for maps in RowMaps::read(state.storage(), state.identity().store())? {
+            if segments.get(&maps.target).is_some_and(|segment| !belong(&maps, segment)) {
                 continue;
             }
+            let RowMaps { target, moved, .. } = maps;
             found.sources.insert(target, moved.iter().map(|moved| moved.id).collect());
             for moved in moved {
                 let rows = moved.map.as_bytes().len() as u64 / 4;

@@ -11,6 +11,7 @@ use crate::engine::files::sync_log::SyncLogs;
 use crate::engine::follow::leave_damaged;
 use crate::engine::open::inventory::Inventory;
 use crate::engine::open::look::Found;
+use crate::engine::open::moved_rows::belong;
 use crate::engine::open::salvage;
 use crate::engine::state::State;
 use crate::engine::write::lane::Lane;
@@ -96,9 +97,9 @@ fn compacted(state: &State, found: &Inventory) -> Result<HashSet<SegmentId>> {
     let left: HashSet<(SegmentId, u32)> = found.replaced.iter().map(|segment| (segment.id, segment.seal.crc)).collect();
     for maps in RowMaps::read(state.storage(), state.identity().store())? {
         let Some(segment) = found.segments.iter().find(|segment| segment.id == maps.target) else { continue };
-        let moved = maps.moved.iter().filter(|moved| left.contains(&(moved.id, moved.seal_crc))).map(|moved| moved.id);
-        let moved: Vec<SegmentId> = moved.filter(|id| segment.replaces.contains(id)).collect();
-        if segment.front.header.compacted && !moved.is_empty() && is_whole(segment)? {
+        let moved = maps.moved.iter().filter(|moved| left.contains(&(moved.id, moved.seal_crc)));
+        let moved: Vec<SegmentId> = moved.map(|moved| moved.id).collect();
+        if !moved.is_empty() && belong(&maps, segment) && is_whole(segment)? {
             compacted.extend(moved);
         }
     }

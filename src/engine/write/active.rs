@@ -80,6 +80,11 @@ impl Active {
         self.len_bytes() >= options.segment_bytes || self.rows() >= u64::from(options.segment_rows)
     }
 
+    /// The [fingerprint](block::fingerprint) of its rows.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        block::fingerprint(self.hashes.iter().zip(0..).map(|(hash, row)| (*hash, row)))
+    }
+
     /// Commit timestamp of its oldest batch.
     pub(crate) fn first_timestamp(&self) -> Option<u64> {
         self.batches.first().map(|batch| batch.frame.timestamp)
