@@ -20,6 +20,7 @@ pub(crate) use system::*;
 mod system {
     pub(crate) use std::sync::atomic;
     pub(crate) use std::thread::{Builder, JoinHandle, sleep};
+    #[cfg(debug_assertions)]
     pub(crate) use std::thread_local;
 
     pub(crate) use arc_swap::{ArcSwap, Guard};
