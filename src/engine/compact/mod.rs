@@ -144,10 +144,14 @@ fn compact_tombstones(
         return Ok(());
     }
     let needed = Tombstones::needed(context, others.is_empty(), &found)?;
-    for (segment, live) in &mut found {
-        report.tombstones_dropped += needed.forget_others(context.state, segment, live)?;
+    let mut candidates = Vec::new();
+    for (segment, mut live) in found {
+        let needless = needed.forget_others(context.state, &segment, &mut live)?;
+        if let Some(mut candidate) = Candidate::new(segment, live, options) {
+            candidate.needless = needless;
+            candidates.push(candidate);
+        }
     }
-    let candidates = found.into_iter().filter_map(|(segment, live)| Candidate::new(segment, live, options)).collect();
     rewrite_all(context, candidates, options, report)
 }
 

@@ -11,6 +11,8 @@ use crate::segment::reader::Segment;
 pub(crate) struct Candidate {
     pub segment: Arc<Segment>,
     pub live: Live,
+    /// Tombstones that are dead only because they are no longer needed.
+    pub needless: u64,
     /// Its share of live rows is low enough to rewrite it.
     sparse: bool,
 }
@@ -20,7 +22,7 @@ impl Candidate {
     pub(crate) fn new(segment: Arc<Segment>, live: Live, options: &Compaction) -> Option<Self> {
         let (rows, live_rows) = (u64::from(segment.rows()), live.count());
         let sparse = live_rows < rows && (live_rows as f64) <= options.live_share * rows as f64;
-        (sparse || options.join).then_some(Self { segment, live, sparse })
+        (sparse || options.join).then_some(Self { segment, live, needless: 0, sparse })
     }
 
     /// The approximate size of its live rows in bytes.

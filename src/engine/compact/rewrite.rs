@@ -56,6 +56,7 @@ pub(crate) fn rewrite(
     report.segments_rewritten += group.len();
     report.segments_written += 1;
     report.rows_dropped += rows - live;
+    report.tombstones_dropped += group.iter().map(|candidate| candidate.needless).sum::<u64>();
     Ok(())
 }
 

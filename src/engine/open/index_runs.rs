@@ -73,7 +73,7 @@ impl Runs {
 /// `lane` from disk. Row maps say where the rows of replaced segments are.
 pub(crate) fn use_runs(state: &State, runs: Runs, lane: Option<u16>, report: &mut OpenReport) -> Result<()> {
     let segments = state.versions().load().segments().clone();
-    let moved = MovedRows::read(state, &segments)?;
+    let moved = MovedRows::read(state, &segments, &runs.own)?;
     let mut fitting: Vec<LoadedRun> = Vec::new();
     let mut useless: Vec<SegmentId> = runs.damaged;
     // How many of these are merely outdated: compaction replaced segments that they cover.

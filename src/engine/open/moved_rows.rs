@@ -11,6 +11,7 @@ use crate::engine::state::replaced::Replaced;
 use crate::engine::state::segments::Segments;
 use crate::error::Result;
 use crate::index::block;
+use crate::index::run::Run;
 use crate::index::run_layout::Covered;
 use crate::names::SegmentId;
 use crate::segment::reader::Segment;
@@ -34,12 +35,17 @@ pub(crate) fn belong(maps: &RowMaps, segment: &Segment) -> bool {
 }
 
 impl MovedRows {
-    /// Reads all row map files. Rows that moved several times are mapped to the last target. O(rows moved).
+    /// Reads all row map files, if one of `runs` covers a segment that does not exist. Rows that moved several times are
+    /// mapped to the last target. O(rows moved).
     ///
     /// # Errors
     /// IO errors.
-    pub(crate) fn read(state: &State, segments: &Segments) -> Result<Self> {
+    pub(crate) fn read(state: &State, segments: &Segments, runs: &[(SegmentId, Run)]) -> Result<Self> {
         let mut found = Self { replaced: Replaced::default(), seals: BTreeMap::new(), sources: BTreeMap::new() };
+        let mut covered = runs.iter().flat_map(|(_, run)| run.covered());
+        if covered.all(|covered| segments.contains_key(&covered.id())) {
+            return Ok(found);
+        }
         for maps in RowMaps::read(state.storage(), state.identity().store())? {
             if segments.get(&maps.target).is_some_and(|segment| !belong(&maps, segment)) {
                 continue;
