@@ -98,12 +98,12 @@ impl Deref for HostBytes<'_> {
 
     fn deref(&self) -> &[u8] {
         // The device and the dtype were checked in `of`, and the lock has been held since.
-        match &*self.storage {
-            Storage::Cpu(storage) => {
-                elements(storage).and_then(|bytes| bytes.get(self.range.clone())).unwrap_or_default()
-            }
-            _ => &[],
-        }
+        let elements = match &*self.storage {
+            Storage::Cpu(storage) => elements(storage).and_then(|bytes| bytes.get(self.range.clone())),
+            _ => None,
+        };
+        debug_assert!(elements.is_some(), "the storage of a tensor changed under its lock");
+        elements.unwrap_or_default()
     }
 }
 
