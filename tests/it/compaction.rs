@@ -56,6 +56,15 @@ pub fn history(store: &Store) -> Model {
     model
 }
 
+/// A closed store with this history.
+pub fn closed_history() -> (MemoryStorage, Model) {
+    let storage = MemoryStorage::new();
+    let store = options().open_on(Arc::new(storage.clone())).unwrap();
+    let model = history(&store);
+    store.close().unwrap();
+    (storage, model)
+}
+
 pub fn check(reader: &Reader, model: &Model) {
     for (key, version) in model {
         let number: u32 = key["key-".len()..].parse().unwrap();
@@ -225,11 +234,7 @@ fn a_tombstone_stays_while_an_older_row_does() {
 
 #[test]
 fn damaged_segments_are_left_to_tell_of_it() {
-    let storage = MemoryStorage::new();
-    let store = options().open_on(Arc::new(storage.clone())).unwrap();
-    let model = history(&store);
-    store.close().unwrap();
-    drop(store);
+    let (storage, model) = closed_history();
     // Damage a value of the first segment.
     let name = "segments/0000-0000000001.arrow";
     let bytes = storage.read(name).unwrap();

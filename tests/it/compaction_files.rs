@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tensorcask::storage::{FaultStorage, MemoryStorage};
 use tensorcask::{Compaction, Reader};
 
-use crate::compaction::{Model, check, delete, history, names, options, put, row};
+use crate::compaction::{Model, check, closed_history, delete, history, names, options, put, row};
 use crate::compaction_stops::killed;
 
 /// Each key is found as it should be, or its damage is reported.
@@ -68,11 +68,7 @@ fn replaced_files_that_come_back_change_nothing() {
 
 #[test]
 fn a_damaged_compacted_segment_beside_what_it_replaces_shows_no_wrong_value() {
-    let storage = MemoryStorage::new();
-    let store = options().open_on(Arc::new(storage.clone())).unwrap();
-    let model = history(&store);
-    store.close().unwrap();
-    drop(store);
+    let (storage, model) = closed_history();
     let before = segments(&storage);
     let mut tried = 0;
     for operations in 0..60 {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tensorcask::storage::{AppendFile, DirEntry, FaultStorage, FileKind, LockGuard, MemoryStorage, ReadFile, Storage};
 use tensorcask::{Compaction, Durability, Lane, Options, Recovery, Result};
 
-use crate::compaction::{Model, check, check_import, delete, history, import, names, options, put};
+use crate::compaction::{Model, check, check_import, closed_history, delete, import, names, options, put};
 
 /// A copy of everything that is there, as after a kill.
 pub fn killed(storage: &MemoryStorage) -> MemoryStorage {
@@ -169,11 +169,7 @@ fn a_tombstone_stays_while_an_older_row_is_in_an_active_segment() {
 
 #[test]
 fn a_handle_goes_on_after_a_compaction_that_failed() {
-    let storage = MemoryStorage::new();
-    let store = options().open_on(Arc::new(storage.clone())).unwrap();
-    let model = history(&store);
-    store.close().unwrap();
-    drop(store);
+    let (storage, model) = closed_history();
     let mut operations = 0;
     loop {
         let copy = killed(&storage);
@@ -217,11 +213,7 @@ fn a_handle_goes_on_after_a_compaction_that_failed() {
 
 #[test]
 fn a_full_disk_stops_compaction_and_nothing_else() {
-    let storage = MemoryStorage::new();
-    let store = options().open_on(Arc::new(storage.clone())).unwrap();
-    let model = history(&store);
-    store.close().unwrap();
-    drop(store);
+    let (storage, model) = closed_history();
     for bytes in (0..60_000).step_by(701) {
         let copy = killed(&storage);
         let faults = FaultStorage::new(Arc::new(copy.clone()));
