@@ -30,11 +30,19 @@ type Repeated = Box<dyn FnMut() + Send>;
 
 /// A storage with such hooks.
 #[derive(Clone)]
-struct Hooked {
+pub struct Hooked {
     inner: Arc<dyn Storage>,
     hook: Arc<Mutex<Option<Hook>>>,
     /// To run before names in the segments folder become durable.
     before_sync: Arc<Mutex<Option<Repeated>>>,
+    /// To run before a file is renamed.
+    pub before_rename: Arc<Mutex<Option<Repeated>>>,
+}
+
+impl Hooked {
+    pub fn new(inner: Arc<dyn Storage>) -> Self {
+        Self { inner, hook: Arc::default(), before_sync: Arc::default(), before_rename: Arc::default() }
+    }
 }
 
 impl std::fmt::Debug for Hooked {
@@ -75,6 +83,7 @@ impl Storage for Hooked {
         self.inner.open(path, capacity_bytes)
     }
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        self.before_rename.lock().unwrap().iter_mut().for_each(|hook| hook());
         self.inner.rename(from, to)
     }
     fn remove(&self, path: &Path) -> Result<()> {
@@ -100,7 +109,7 @@ fn a_refresh_between_two_steps_loses_no_key() {
     let store = Arc::new(options().open_on(Arc::new(storage.clone())).unwrap());
     let mut model = Model::new();
     put(&store, &mut model, 0..64, 0);
-    let hooked = Hooked { inner: Arc::new(storage.clone()), hook: Arc::default(), before_sync: Arc::default() };
+    let hooked = Hooked::new(Arc::new(storage.clone()));
     let patient = Options::new().refresh_interval(Duration::from_secs(600));
     let reader = patient.open_reader_on(Arc::new(hooked.clone())).unwrap();
     check(&reader, &model);
@@ -402,7 +411,7 @@ fn a_store_is_opened_while_a_compaction_fails() {
     store.close().unwrap();
     drop(store);
     let faults = FaultStorage::new(Arc::new(storage.clone()));
-    let hooked = Hooked { inner: Arc::new(faults.clone()), hook: Arc::default(), before_sync: Arc::default() };
+    let hooked = Hooked::new(Arc::new(faults.clone()));
     let store = open(0, Arc::new(hooked.clone()));
     let (memory, faults) = (storage.clone(), faults.faults());
     *hooked.before_sync.lock().unwrap() = Some(Box::new(move || {

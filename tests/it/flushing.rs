@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use tensorcask::storage::{FaultStorage, MemoryStorage};
 use tensorcask::{Durability, Error, Options, Reader, Store};
+
+use crate::compaction_stops::Hooked;
 
 /// Rows of 4 KiB. 128 of them are enough to be written directly from the caller's memory.
 const DIMS: usize = 1024;
@@ -54,6 +58,40 @@ fn a_large_put_is_written_part_by_part() {
     let store = Store::open(dir.path(), "m").unwrap();
     check(store.reader(), &model);
     assert!(store.verify(&mut |_, _| {}).unwrap().is_clean());
+}
+
+#[test]
+fn a_flush_waits_for_the_data_of_a_full_segment_and_not_for_its_index() {
+    const KEYS: u64 = 20_000;
+    let memory = MemoryStorage::new();
+    let storage = Hooked::new(Arc::new(memory.clone()));
+    let store = Options::new().segment_bytes(4 << 20).segment_rows(1000).open_on(Arc::new(storage.clone())).unwrap();
+    let keys: Vec<u64> = (0..KEYS).collect();
+    let rows: Vec<f32> = (0..4 * KEYS).map(|at| at as f32).collect();
+    store.put_rows(&[KEYS], &[4], &[0.0_f32; 4]).unwrap();
+    store.flush().unwrap();
+    // A sealed segment is renamed at last.
+    let (release, held) = channel::<()>();
+    *storage.before_rename.lock().unwrap() = Some(Box::new(move || held.recv().unwrap_or(())));
+    let (flushed, done) = channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            store.put_rows(&keys, &[4], &rows).unwrap();
+            flushed.send(store.flush()).unwrap();
+        });
+        let in_time = done.recv_timeout(Duration::from_secs(60));
+        let lost = memory.power_loss();
+        drop(release);
+        in_time.expect("the flush waits for the rename").unwrap();
+        let reader = Options::new().open_reader_on(Arc::new(lost)).unwrap();
+        assert!(reader.open_report().is_clean(), "{:?}", reader.open_report());
+        let (mut out, mut found) = (vec![0.0_f32; rows.len()], vec![false; keys.len()]);
+        assert_eq!(reader.get_batch_into(&keys, &[4], &mut out, &mut found).unwrap(), keys.len());
+        assert!(out == rows);
+    });
+    store.close().unwrap();
+    let reader = Options::new().open_reader_on(Arc::new(memory.power_loss())).unwrap();
+    assert_eq!(reader.len().unwrap(), KEYS + 1);
 }
 
 #[test]

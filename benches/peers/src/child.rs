@@ -82,25 +82,34 @@ impl Child<'_> {
         }
     }
 
-    /// Nanoseconds of all batches and of closing, and bytes on disk afterwards.
+    /// Nanoseconds of all batches and of closing, bytes on disk afterwards, the median and the 99th percentile of the
+    /// batches, and the bytes that were written.
     fn load(&mut self) -> Fallible<Vec<u64>> {
         let opening = &self.task.opening;
         let batch = rows::load_batch(opening.row_bytes);
         let order = rows::load_order(opening.rows, opening.order);
         let mut engine = engine::create(self.task.engine, opening)?;
-        let (mut values, mut spent) = (Vec::new(), Duration::ZERO);
+        let (mut values, mut batches) = (Vec::new(), Vec::new());
+        let written_before = written_bytes()?;
         for numbers in order.chunks(batch) {
             self.keys.clear();
             self.keys.extend(numbers.iter().map(|number| rows::key(*number as usize)));
             rows::fill(&self.keys, opening.row_bytes, &mut values);
+            engine.prepare(&self.keys);
             let begin = Instant::now();
             engine.load(&self.keys, &values)?;
-            spent += begin.elapsed();
+            batches.push(begin.elapsed());
         }
         let begin = Instant::now();
         engine.close()?;
         let closing = begin.elapsed();
-        Ok(vec![nanos(spent), nanos(closing), engine::disk_bytes(&opening.dir)?])
+        let written = written_bytes()? - written_before;
+        let spent = batches.iter().sum();
+        batches.sort_unstable();
+        let at = |share: usize| batches.get((batches.len() * share).div_ceil(100).saturating_sub(1)).copied();
+        let (median, slow) = (at(50).unwrap_or_default(), at(99).unwrap_or_default());
+        let disk = engine::disk_bytes(&opening.dir)?;
+        Ok(vec![nanos(spent), nanos(closing), disk, nanos(median), nanos(slow), written])
     }
 
     /// Nanoseconds to open the store and read one row, as some engines defer work to the first read.
@@ -186,6 +195,13 @@ impl Child<'_> {
         }
         Ok(elapsed)
     }
+}
+
+/// The bytes that this process has written to files, counted when pages become dirty.
+fn written_bytes() -> Fallible<u64> {
+    let counters = std::fs::read_to_string("/proc/self/io")?;
+    let line = counters.lines().find_map(|line| line.strip_prefix("write_bytes:"));
+    Ok(line.ok_or("no write_bytes in /proc/self/io")?.trim().parse()?)
 }
 
 /// Anonymous memory of this process.

@@ -71,6 +71,12 @@ impl EngineId {
         }
     }
 
+    /// Whether it is measured with string keys too: LMDB, the fastest peer for loads in order, is compared with.
+    #[must_use]
+    pub fn takes_text(self) -> bool {
+        matches!(self, Self::Raw | Self::Tensorcask | Self::Lmdb)
+    }
+
     /// Whether it can look up a key that does not exist. The control knows offsets, not keys.
     #[must_use]
     pub fn has_keys(self) -> bool {
@@ -106,6 +112,17 @@ pub enum Order {
     Shuffled,
 }
 
+/// The type of the keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyForm {
+    /// `u64`.
+    #[default]
+    Number,
+    /// Strings of 16 hexadecimal digits, in the order of the numbers.
+    Text,
+}
+
 /// The options for opening an engine, besides its own settings.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Opening {
@@ -120,6 +137,8 @@ pub struct Opening {
     /// Whether each batch has to survive power loss when `load` returns; otherwise it has to survive the end of the
     /// process, if the engine can guarantee that.
     pub durable: bool,
+    /// The type of the keys.
+    pub keys: KeyForm,
 }
 
 impl Opening {
@@ -145,6 +164,9 @@ pub trait Engine {
     /// # Errors
     /// Errors of the engine.
     fn load(&mut self, keys: &[u64], rows: &[u8]) -> Fallible;
+
+    /// Converts `keys` to the type of the engine's keys, for [`Engine::load`]. Not measured: an application has them.
+    fn prepare(&mut self, _keys: &[u64]) {}
 
     /// Prepares the control for [`Engine::get_batch`]: finds the offsets of `keys`. Not measured.
     ///
@@ -193,6 +215,9 @@ pub fn open(id: EngineId, opening: &Opening) -> Fallible<Box<dyn Engine>> {
 }
 
 fn open_as(id: EngineId, opening: &Opening, create: bool) -> Fallible<Box<dyn Engine>> {
+    if opening.keys == KeyForm::Text && !id.takes_text() {
+        return Err(format!("{id} is not measured with string keys").into());
+    }
     Ok(match id {
         EngineId::Raw => Box::new(engines::raw::Raw::open(opening, create)?),
         EngineId::Tensorcask => Box::new(engines::tensorcask::Tensorcask::open(opening, create)?),

@@ -10,7 +10,7 @@ use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::Fallible;
 use crate::child::{TASK, Task};
-use crate::engine::{EngineId, Opening, Order};
+use crate::engine::{EngineId, KeyForm, Opening, Order};
 use crate::machine::Machine;
 use crate::results::{Measure, Results, Workload};
 use crate::rows::GATHER;
@@ -50,12 +50,13 @@ pub fn measure(settings: &Settings) -> Fallible<Results> {
     std::fs::create_dir_all(&settings.dir)?;
     let machine = Machine::here(&settings.dir)?;
     let mut results = Results { machine, settings: settings.clone(), series: Vec::new() };
-    for row_bytes in &settings.row_bytes {
-        let size = Size { settings, row_bytes: *row_bytes };
+    for (row_bytes, keys) in settings.sizes() {
+        let size = Size { settings, row_bytes, keys };
         for durable in [true, false] {
             size.loads(durable, &mut results)?;
         }
-        for order in ORDERS {
+        let reads = keys == KeyForm::Number && !settings.loads_only;
+        for order in ORDERS.into_iter().filter(|_| reads) {
             size.reads(order, &mut results)?;
         }
     }
@@ -63,19 +64,34 @@ pub fn measure(settings: &Settings) -> Fallible<Results> {
     Ok(results)
 }
 
+/// A timed load.
+struct Load {
+    /// Nanoseconds of all batches.
+    load: f64,
+    /// Nanoseconds to the end of closing.
+    closed: f64,
+    /// Bytes on disk afterwards.
+    disk: f64,
+    /// The 99th percentile of the time of a batch over its median.
+    stall: f64,
+    /// Bytes written per byte of rows.
+    written: f64,
+}
+
 /// The settings for rows of one size.
 struct Size<'a> {
     settings: &'a Settings,
     row_bytes: usize,
+    keys: KeyForm,
 }
 
 impl Size<'_> {
     fn say(&self, order: Order, what: &str) {
-        eprintln!("{:>5} B, {order:?}: {what}", self.row_bytes);
+        eprintln!("{:>5} B, {:?} keys, {order:?}: {what}", self.row_bytes, self.keys);
     }
 
     fn workload(&self, order: Order, measure: Measure) -> Workload {
-        Workload { row_bytes: self.row_bytes, order, measure }
+        Workload { row_bytes: self.row_bytes, keys: self.keys, order, measure }
     }
 
     /// The numbers below `count`, in each round from another one on, so that each engine follows different ones.
@@ -85,21 +101,29 @@ impl Size<'_> {
 
     fn start(&self, engine: EngineId, order: Order, rows: usize, durable: bool) -> Fallible<Asked> {
         let dir = self.settings.dir.join(engine.name());
-        Asked::start(Task { engine, opening: Opening { dir, row_bytes: self.row_bytes, rows, order, durable } })
+        let opening = Opening { dir, row_bytes: self.row_bytes, rows, order, durable, keys: self.keys };
+        Asked::start(Task { engine, opening })
     }
 
-    /// Loads a new store. Returns nanoseconds of all batches and of closing, and bytes on disk afterwards.
-    fn load(&self, engine: EngineId, order: Order, rows: usize, durable: bool) -> Fallible<[f64; 3]> {
+    /// Loads a new store.
+    fn load(&self, engine: EngineId, order: Order, rows: usize, durable: bool) -> Fallible<Load> {
         self.remove(engine)?;
         std::fs::create_dir_all(self.settings.dir.join(engine.name()))?;
         settle(&self.settings.dir)?;
         let mut child = self.start(engine, order, rows, durable)?;
         let answer = child.ask("load")?;
         child.end()?;
-        let [load, close, bytes] = answer.as_slice() else { return Err("load has three numbers".into()) };
-        let seconds = (load + close) / 1e9;
-        self.say(order, &format!("{engine}: {rows} rows loaded and closed, durable {durable}, {seconds:.1} s"));
-        Ok([*load, *close, *bytes])
+        let [load, close, disk, median, slow, written] = *answer.as_slice() else {
+            return Err("a load has six numbers".into());
+        };
+        let data = (rows * self.row_bytes) as f64;
+        let load = Load { load, closed: load + close, disk, stall: slow / median.max(1.0), written: written / data };
+        let (seconds, stall, written) = (load.closed / 1e9, load.stall, load.written);
+        self.say(order, &format!(
+            "{engine}: {rows} rows loaded and closed, durable {durable}, {seconds:.2} s, {stall:.1} p99/p50, \
+             {written:.2} written"
+        ));
+        Ok(load)
     }
 
     fn remove(&self, engine: EngineId) -> Fallible {
@@ -112,20 +136,24 @@ impl Size<'_> {
 
     /// Loads all engines in both orders, several times.
     fn loads(&self, durable: bool, results: &mut Results) -> Fallible {
-        let engines = &self.settings.engines;
+        let takes = |engine: &EngineId| self.keys == KeyForm::Number || engine.takes_text();
+        let engines: Vec<EngineId> = self.settings.engines.iter().copied().filter(takes).collect();
         let count = self.settings.load_rows(self.row_bytes);
         let rows = count as f64;
         for round in 0..self.settings.loads {
             for order in ORDERS {
                 for engine in Self::turns(round, engines.len()).filter_map(|turn| engines.get(turn).copied()) {
-                    let [load, close, _] = self.load(engine, order, count, durable)?;
+                    let load = self.load(engine, order, count, durable)?;
                     self.remove(engine)?;
                     let mut push = |measure, sample| results.push(engine, None, self.workload(order, measure), sample);
                     if durable {
-                        push(Measure::LoadDurable, load / rows);
+                        push(Measure::LoadDurable, load.load / rows);
+                        push(Measure::DurableClosed, load.closed / rows);
+                        push(Measure::Stall, load.stall);
                     } else {
-                        push(Measure::LoadBuffered, load / rows);
-                        push(Measure::LoadClosed, (load + close) / rows);
+                        push(Measure::LoadBuffered, load.load / rows);
+                        push(Measure::LoadClosed, load.closed / rows);
+                        push(Measure::Written, load.written);
                     }
                 }
             }
@@ -161,8 +189,8 @@ impl Size<'_> {
 
     /// A child with a loaded and opened store.
     fn ready(&self, engine: EngineId, order: Order, rows: usize, results: &mut Results) -> Fallible<Asked> {
-        let [.., bytes] = self.load(engine, order, rows, false)?;
-        results.push(engine, None, self.workload(order, Measure::Disk), bytes / rows as f64);
+        let load = self.load(engine, order, rows, false)?;
+        results.push(engine, None, self.workload(order, Measure::Disk), load.disk / rows as f64);
         self.start(engine, order, rows, false)
     }
 

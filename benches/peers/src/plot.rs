@@ -7,7 +7,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::Fallible;
-use crate::engine::{EngineId, Order};
+use crate::engine::{EngineId, KeyForm, Order};
 use crate::results::{Measure, Quartiles, Results, Workload};
 
 const WIDTH: i32 = 860;
@@ -72,7 +72,7 @@ fn panel(results: &Results, measure: Measure, row_bytes: usize, area: &Area<'_>)
         area.draw(&Text::new(name, (left + 18, 34), small.clone()))?;
     }
     let quartiles = |engine: EngineId, order: Order| {
-        results.quartiles(engine, Workload { row_bytes, order, measure }).map(|q| Quartiles {
+        results.quartiles(engine, Workload { row_bytes, keys: KeyForm::Number, order, measure }).map(|q| Quartiles {
             low: q.low / share,
             median: q.median / share,
             high: q.high / share,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::Fallible;
-use crate::engine::{EngineId, Order};
+use crate::engine::{EngineId, KeyForm, Order};
 use crate::results::{Measure, Quartiles, Results, Workload};
 use crate::targets;
 
@@ -42,6 +42,9 @@ those are bold. A `~` says that the quartiles of the ratio lie on both sides of 
   compactions of fjall, sealing and the index of tensorcask).
 - *Load, each batch durable*: when a batch returns, power loss does not lose it. In-order loads of fjall and RocksDB
   ingest sorted files, which is durable in both loads.
+- *Slow durable batches* are the 99th percentile of the time of a durable batch over the median. *Bytes written* counts
+  what the process wrote to files in a buffered load, up to the end of close, per byte of rows.
+- *String keys* are 16 hexadecimal digits. Only LMDB, the fastest peer for loads in order, is measured with them.
 - *Open* ends with the first row that is read; files are in the page cache.
 - *Disk* counts allocated blocks, after close. *Memory* is anonymous memory of the process after all reads. The caches
   of redb, fjall, RocksDB and SQLite (beyond its memory map of at most 2 GiB) were made large enough for all rows, as
@@ -88,9 +91,9 @@ pub fn markdown(results: &Results) -> Fallible<String> {
     for (name, what) in SETTINGS {
         writeln!(text, "- {name}: {what}.")?;
     }
-    for row_bytes in &results.settings.row_bytes {
+    for (row_bytes, keys) in results.settings.sizes() {
         for measure in Measure::ALL {
-            table(results, *row_bytes, measure, &mut text)?;
+            table(results, (row_bytes, keys), measure, &mut text)?;
         }
     }
     Ok(text)
@@ -172,10 +175,11 @@ fn wins(results: &Results, text: &mut String) -> Fallible {
 /// A line for each workload that one of `engines` wins.
 fn lines_won(results: &Results, engines: &[EngineId]) -> Fallible<String> {
     let mut lines = String::new();
-    for row_bytes in &results.settings.row_bytes {
+    for (row_bytes, keys) in results.settings.sizes() {
+        let rows = Workload::rows(row_bytes, keys);
         for measure in Measure::ALL {
             for (order, name) in ORDERS {
-                let workload = Workload { row_bytes: *row_bytes, order, measure };
+                let workload = Workload { row_bytes, keys, order, measure };
                 let mut winners: Vec<(f64, String)> = engines
                     .iter()
                     .filter_map(|engine| Some((engine, results.ratio(*engine, OURS, workload)?)))
@@ -185,7 +189,7 @@ fn lines_won(results: &Results, engines: &[EngineId]) -> Fallible<String> {
                 winners.sort_by(|one, other| one.0.total_cmp(&other.0));
                 if !winners.is_empty() {
                     let winners: Vec<String> = winners.into_iter().map(|(_, text)| text).collect();
-                    writeln!(lines, "- {}, {row_bytes} B, {name}: {}", measure.title(), winners.join(", "))?;
+                    writeln!(lines, "- {}, {rows}, {name}: {}", measure.title(), winners.join(", "))?;
                 }
             }
         }
@@ -216,15 +220,15 @@ fn beside(engine: EngineId, ratio: Option<Quartiles>) -> String {
 
 fn summary(results: &Results, text: &mut String) -> Fallible {
     text.push_str("Each engine's time or space over tensorcask's, from the tables below.\n");
-    for row_bytes in &results.settings.row_bytes {
+    for (row_bytes, keys) in results.settings.sizes() {
         for (order, name) in ORDERS {
-            writeln!(text, "\n{row_bytes} B, loaded {name}:\n")?;
+            writeln!(text, "\n{}, loaded {name}:\n", Workload::rows(row_bytes, keys))?;
             let names: Vec<&str> = Measure::ALL.iter().map(|measure| measure.name()).collect();
             writeln!(text, "| engine | {} |", names.join(" | "))?;
             writeln!(text, "| --- |{}", " ---: |".repeat(names.len()))?;
             for engine in results.settings.engines.iter().filter(|engine| **engine != OURS) {
                 let cells = Measure::ALL.iter().map(|measure| {
-                    let workload = Workload { row_bytes: *row_bytes, order, measure: *measure };
+                    let workload = Workload { row_bytes, keys, order, measure: *measure };
                     beside(*engine, results.ratio(*engine, OURS, workload))
                 });
                 writeln!(text, "| {engine} | {} |", cells.collect::<Vec<_>>().join(" | "))?;
@@ -245,17 +249,26 @@ pub(crate) fn figure(value: f64) -> String {
     }
 }
 
-fn table(results: &Results, row_bytes: usize, measure: Measure, text: &mut String) -> Fallible {
+fn table(results: &Results, size: (usize, KeyForm), measure: Measure, text: &mut String) -> Fallible {
+    let (row_bytes, keys) = size;
     let (unit, share) = measure.unit();
     let settings = &results.settings;
     let rows = if measure.is_load() { settings.load_rows(row_bytes) } else { settings.rows(row_bytes) };
-    writeln!(text, "\n## {row_bytes} B: {}, {rows} rows\n", measure.title())?;
+    let has = |engine: &EngineId| {
+        ORDERS.iter().any(|(order, _)| {
+            results.quartiles(*engine, Workload { row_bytes, keys, order: *order, measure }).is_some()
+        })
+    };
+    if !settings.engines.iter().any(has) {
+        return Ok(());
+    }
+    writeln!(text, "\n## {}: {}, {rows} rows\n", Workload::rows(row_bytes, keys), measure.title())?;
     writeln!(text, "| engine | in order, {unit} | × raw | × tensorcask | shuffled, {unit} | × raw | × tensorcask |")?;
     writeln!(text, "| --- | ---: | ---: | ---: | ---: | ---: | ---: |")?;
     for engine in &settings.engines {
         let mut cells = Vec::new();
         for (order, _) in ORDERS {
-            let workload = Workload { row_bytes, order, measure };
+            let workload = Workload { row_bytes, keys, order, measure };
             cells.push(results.quartiles(*engine, workload).map_or("–".into(), |quartiles| {
                 let Quartiles { low, median, high } = quartiles;
                 if low == high {

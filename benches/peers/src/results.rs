@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{EngineId, Order};
+use crate::engine::{EngineId, KeyForm, Order};
 use crate::machine::Machine;
 use crate::settings::Settings;
 
@@ -20,6 +20,12 @@ pub enum Measure {
     LoadClosed,
     /// Loading; each batch is durable.
     LoadDurable,
+    /// The same up to the end of `close`.
+    DurableClosed,
+    /// The 99th percentile over the median of the time of a durable batch.
+    Stall,
+    /// Bytes written per byte of rows in a buffered load, up to the end of `close`.
+    Written,
     /// Opening, and reading one row.
     Open,
     /// Space on disk, divided by the bytes of the rows.
@@ -30,12 +36,15 @@ pub enum Measure {
 
 impl Measure {
     /// All measures, in the order of reports.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Read,
         Self::Miss,
         Self::LoadBuffered,
         Self::LoadClosed,
         Self::LoadDurable,
+        Self::DurableClosed,
+        Self::Stall,
+        Self::Written,
         Self::Open,
         Self::Disk,
         Self::Memory,
@@ -50,6 +59,9 @@ impl Measure {
             Self::LoadBuffered => "load, buffered",
             Self::LoadClosed => "load, buffered, to the end of close",
             Self::LoadDurable => "load, each batch durable",
+            Self::DurableClosed => "load, each batch durable, to the end of close",
+            Self::Stall => "slow durable batches",
+            Self::Written => "bytes written",
             Self::Open => "open to the first row",
             Self::Disk => "disk",
             Self::Memory => "anonymous memory",
@@ -65,6 +77,9 @@ impl Measure {
             Self::LoadBuffered => "load-buffered",
             Self::LoadClosed => "load-closed",
             Self::LoadDurable => "load-durable",
+            Self::DurableClosed => "durable-closed",
+            Self::Stall => "stall",
+            Self::Written => "written",
             Self::Open => "open",
             Self::Disk => "disk",
             Self::Memory => "memory",
@@ -74,7 +89,7 @@ impl Measure {
     /// Whether it measures loads, whose stores have another size.
     #[must_use]
     pub fn is_load(self) -> bool {
-        matches!(self, Self::LoadBuffered | Self::LoadClosed | Self::LoadDurable)
+        !matches!(self, Self::Read | Self::Miss | Self::Open | Self::Disk | Self::Memory)
     }
 
     /// The unit, and the divisor that converts samples to it.
@@ -83,6 +98,8 @@ impl Measure {
         match self {
             Self::Open => ("ms", 1e6),
             Self::Disk | Self::Memory => ("B a row", 1.0),
+            Self::Stall => ("p99 over p50", 1.0),
+            Self::Written => ("per byte of rows", 1.0),
             _ => ("ns a row", 1.0),
         }
     }
@@ -93,10 +110,24 @@ impl Measure {
 pub struct Workload {
     /// Bytes per row.
     pub row_bytes: usize,
+    /// The type of the keys.
+    #[serde(default)]
+    pub keys: KeyForm,
     /// The order of the load.
     pub order: Order,
     /// The measure.
     pub measure: Measure,
+}
+
+impl Workload {
+    /// The rows and keys, for headings.
+    #[must_use]
+    pub fn rows(row_bytes: usize, keys: KeyForm) -> String {
+        match keys {
+            KeyForm::Number => format!("{row_bytes} B"),
+            KeyForm::Text => format!("{row_bytes} B, string keys"),
+        }
+    }
 }
 
 /// The samples of one engine in one workload.
@@ -179,7 +210,7 @@ impl Results {
     /// The ratio of `engine` on keys that were loaded shuffled to keys that were loaded in order, round by round.
     #[must_use]
     pub fn shuffled_over_sorted(&self, engine: EngineId, row_bytes: usize, measure: Measure) -> Option<Quartiles> {
-        let side = |order| (engine, Workload { row_bytes, order, measure });
+        let side = |order| (engine, Workload { row_bytes, keys: KeyForm::Number, order, measure });
         self.pairs(side(Order::Shuffled), side(Order::Sorted))
     }
 

@@ -44,6 +44,12 @@ pub fn absent_key(number: usize) -> u64 {
     key(number) + 1
 }
 
+/// `key` as 16 hexadecimal digits, which have the order of the numbers.
+#[must_use]
+pub fn text(key: u64) -> [u8; 16] {
+    std::array::from_fn(|at| b"0123456789abcdef".get((key >> (60 - 4 * at)) as usize & 15).copied().unwrap_or(b'?'))
+}
+
 /// Eight bytes of the row of `key`, at index `at`.
 #[must_use]
 pub fn word(key: u64, at: usize) -> [u8; 8] {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::Fallible;
-use crate::engine::EngineId;
+use crate::engine::{EngineId, KeyForm};
 
 /// The output of `--help`.
 pub const HELP: &str = "\
@@ -21,9 +21,10 @@ of memory.
 
   --short            a tenth of the rows, 1 load, 10 rounds: a few minutes; other options may follow
   --keys N           rows of the stores that are read (default: 10000000 of 128 B, 1000000 of 3072 B)
-  --load-keys N      rows of the loads that are timed (default: 1000000 of 128 B, 200000 of 3072 B, at most --keys)
+  --load-keys N      rows of the loads that are timed (default: 10000000 of 128 B, 200000 of 3072 B, at most --keys)
   --row-bytes N,N    sizes of rows, multiples of 8 (default: 128,3072)
   --engines A,B      which engines (default: all); raw and tensorcask are what the others are compared with
+  --loads-only       no reads; other options may follow
   --loads N          loads of each workload and engine (default: 3)
   --rounds N         slices of reads and of misses of each engine (default: 40)
   --batches N        batches of 256 keys in a slice (default: 32)
@@ -51,6 +52,9 @@ pub struct Settings {
     pub engines: Vec<EngineId>,
     /// The number of loads for each workload and engine.
     pub loads: usize,
+    /// Whether only loads are measured.
+    #[serde(default)]
+    pub loads_only: bool,
     /// The number of slices of reads.
     pub rounds: usize,
     /// Batches per slice.
@@ -76,8 +80,15 @@ impl Settings {
     /// The number of rows of timed loads.
     #[must_use]
     pub fn load_rows(&self, row_bytes: usize) -> usize {
-        let default = self.share(if row_bytes < 1024 { 1_000_000 } else { 200_000 });
+        let default = self.share(if row_bytes < 1024 { 10_000_000 } else { 200_000 });
         self.load_keys.unwrap_or(default.min(self.rows(row_bytes)))
+    }
+
+    /// Sizes of rows with types of keys. String keys are measured with rows of less than 1 KiB.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<(usize, KeyForm)> {
+        let texts = self.row_bytes.iter().filter(|bytes| **bytes < 1024).map(|bytes| (*bytes, KeyForm::Text));
+        self.row_bytes.iter().map(|bytes| (*bytes, KeyForm::Number)).chain(texts).collect()
     }
 
     fn share(&self, rows: usize) -> usize {
@@ -94,6 +105,7 @@ impl Default for Settings {
             row_bytes: vec![128, 3072],
             engines: EngineId::built(),
             loads: 3,
+            loads_only: false,
             rounds: 40,
             batches: 32,
             dir: std::env::temp_dir().join("tensorcask-peers"),
@@ -115,6 +127,10 @@ pub fn parse(mut arguments: impl Iterator<Item = String>) -> Fallible<Option<Set
         }
         if argument == "--short" {
             (settings.short, settings.loads, settings.rounds) = (true, 1, 10);
+            continue;
+        }
+        if argument == "--loads-only" {
+            settings.loads_only = true;
             continue;
         }
         let value = arguments.next().ok_or_else(|| format!("{argument} needs a value; --help lists options"))?;

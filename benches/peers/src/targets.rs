@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::Fallible;
-use crate::engine::{EngineId, Order};
+use crate::engine::{EngineId, KeyForm, Order};
 use crate::report::{ORDERS, OURS, figure};
 use crate::results::{Measure, Quartiles, Results, Workload};
 
@@ -13,6 +13,7 @@ const SMALL: usize = 128;
 /// The minimum ratio of a peer's time to tensorcask's.
 struct Target {
     row_bytes: usize,
+    keys: KeyForm,
     measure: Measure,
     orders: &'static [Order],
     peers: &'static [(EngineId, f64)],
@@ -30,16 +31,17 @@ const SHUFFLED: &[(EngineId, f64)] = &[
 ];
 
 const fn shuffled(row_bytes: usize, measure: Measure) -> Target {
-    Target { row_bytes, measure, orders: &[Order::Shuffled], peers: SHUFFLED }
+    Target { row_bytes, keys: KeyForm::Number, measure, orders: &[Order::Shuffled], peers: SHUFFLED }
 }
 
-const fn sorted(measure: Measure) -> Target {
-    Target { row_bytes: SMALL, measure, orders: &[Order::Sorted], peers: &[(EngineId::Lmdb, 2.0)] }
+const fn sorted(keys: KeyForm, measure: Measure) -> Target {
+    Target { row_bytes: SMALL, keys, measure, orders: &[Order::Sorted], peers: &[(EngineId::Lmdb, 1.25)] }
 }
 
 const TARGETS: &[Target] = &[
     Target {
         row_bytes: LARGE,
+        keys: KeyForm::Number,
         measure: Measure::Read,
         orders: BOTH,
         peers: &[
@@ -53,6 +55,7 @@ const TARGETS: &[Target] = &[
     },
     Target {
         row_bytes: SMALL,
+        keys: KeyForm::Number,
         measure: Measure::Read,
         orders: BOTH,
         peers: &[
@@ -63,12 +66,14 @@ const TARGETS: &[Target] = &[
             (EngineId::Fjall, 20.0),
         ],
     },
-    sorted(Measure::LoadBuffered),
-    sorted(Measure::LoadDurable),
-    shuffled(SMALL, Measure::LoadBuffered),
-    shuffled(SMALL, Measure::LoadDurable),
-    shuffled(LARGE, Measure::LoadBuffered),
-    shuffled(LARGE, Measure::LoadDurable),
+    sorted(KeyForm::Number, Measure::LoadClosed),
+    sorted(KeyForm::Number, Measure::DurableClosed),
+    sorted(KeyForm::Text, Measure::LoadClosed),
+    sorted(KeyForm::Text, Measure::DurableClosed),
+    shuffled(SMALL, Measure::LoadClosed),
+    shuffled(SMALL, Measure::DurableClosed),
+    shuffled(LARGE, Measure::LoadClosed),
+    shuffled(LARGE, Measure::DurableClosed),
 ];
 
 /// Peers that misses are compared with: those that keep their keys in files, as tensorcask does.
@@ -95,29 +100,31 @@ pub fn table(results: &Results, text: &mut String) -> Fallible {
     for target in TARGETS {
         for (peer, least) in target.peers {
             let cells = ORDERS.map(|(order, _)| {
-                let workload = Workload { row_bytes: target.row_bytes, order, measure: target.measure };
+                let (row_bytes, keys, measure) = (target.row_bytes, target.keys, target.measure);
+                let workload = Workload { row_bytes, keys, order, measure };
                 let wanted = target.orders.contains(&order);
                 wanted.then(|| results.ratio(*peer, OURS, workload)).flatten()
             });
-            line(results, target.row_bytes, target.measure, peer.name(), *least, &cells.map(|cell| (cell, "")), text)?;
+            line(results, (target.row_bytes, target.keys), target.measure, peer.name(), *least, &cells.map(|cell| (cell, "")), text)?;
         }
     }
     for row_bytes in [SMALL, LARGE] {
         let cells = ORDERS.map(|(order, _)| {
-            let workload = Workload { row_bytes, order, measure: Measure::Miss };
+            let workload = Workload { row_bytes, keys: KeyForm::Number, order, measure: Measure::Miss };
             let ratios = STORES.iter().filter_map(|peer| Some((results.ratio(*peer, OURS, workload)?, peer.name())));
             let best = ratios.min_by(|one, other| one.0.median.total_cmp(&other.0.median));
             best.map_or((None, ""), |(ratio, name)| (Some(ratio), name))
         });
-        line(results, row_bytes, Measure::Miss, "the best", MISSES, &cells, text)?;
+        line(results, (row_bytes, KeyForm::Number), Measure::Miss, "the best", MISSES, &cells, text)?;
     }
+    limits(results, text)?;
     orders(results, text)
 }
 
 /// A line of the table, unless nothing of it was measured. A cell has a ratio and its engine.
 fn line(
     results: &Results,
-    row_bytes: usize,
+    (row_bytes, keys): (usize, KeyForm),
     measure: Measure,
     peer: &str,
     least: f64,
@@ -136,7 +143,7 @@ fn line(
         })
     });
     let what = measure.title();
-    writeln!(text, "| {what}, {row_bytes} B | {rows} | {peer} | {least:.1} × | {} |", cells.join(" | "))?;
+    writeln!(text, "| {what}, {} | {rows} | {peer} | {least:.2} × | {} |", Workload::rows(row_bytes, keys), cells.join(" | "))?;
     Ok(())
 }
 
@@ -149,9 +156,31 @@ fn verdict(met: bool, ratio: Quartiles, bound: f64) -> String {
     format!("{close}{}", if met { "met" } else { "**not met**" })
 }
 
+/// Bounds of tensorcask's own loads, without a peer.
+fn limits(results: &Results, text: &mut String) -> Fallible {
+    const LIMITS: [(Measure, f64); 2] = [(Measure::Stall, 5.0), (Measure::Written, 1.6)];
+    let mut lines = String::new();
+    for (row_bytes, keys) in results.settings.sizes() {
+        for (measure, most) in LIMITS {
+            for (order, name) in ORDERS {
+                if let Some(found) = results.quartiles(OURS, Workload { row_bytes, keys, order, measure }) {
+                    let (rows, verdict) = (Workload::rows(row_bytes, keys), verdict(found.median <= most, found, most));
+                    let (title, found) = (measure.title(), figure(found.median));
+                    writeln!(lines, "| {title}, {rows}, {name} | {} | {most} | {found} | {verdict} |", measure.unit().0)?;
+                }
+            }
+        }
+    }
+    if !lines.is_empty() {
+        text.push_str("\n| tensorcask | unit | at most | found | |\n| --- | --- | ---: | ---: | --- |\n");
+        text.push_str(&lines);
+    }
+    Ok(())
+}
+
 /// Whether the load order of keys affects tensorcask.
 fn orders(results: &Results, text: &mut String) -> Fallible {
-    let measures = [Measure::LoadBuffered, Measure::LoadClosed, Measure::LoadDurable, Measure::Disk];
+    let measures = [Measure::LoadClosed, Measure::DurableClosed, Measure::Disk];
     let mut lines = String::new();
     for row_bytes in [SMALL, LARGE] {
         for measure in measures {

@@ -3,21 +3,22 @@
 use std::path::Path;
 
 use tensorcask_peers::Fallible;
-use tensorcask_peers::engine::{self, EngineId, Opening, Order};
+use tensorcask_peers::engine::{self, EngineId, KeyForm, Opening, Order};
 use tensorcask_peers::results::Quartiles;
 use tensorcask_peers::rows;
 
 const ROWS: usize = 5000;
 
-fn keeps(id: EngineId, dir: &Path, row_bytes: usize, order: Order, durable: bool) -> Fallible {
-    let dir = dir.join(format!("{id}-{row_bytes}-{order:?}-{durable}"));
+fn keeps(id: EngineId, dir: &Path, row_bytes: usize, order: Order, durable: bool, keys: KeyForm) -> Fallible {
+    let dir = dir.join(format!("{id}-{row_bytes}-{order:?}-{durable}-{keys:?}"));
     std::fs::create_dir_all(&dir)?;
-    let opening = Opening { dir, row_bytes, rows: ROWS, order, durable };
+    let opening = Opening { dir, row_bytes, rows: ROWS, order, durable, keys };
     let mut loaded = engine::create(id, &opening)?;
     let mut values = Vec::new();
     for numbers in rows::load_order(ROWS, order).chunks(1700) {
         let keys: Vec<u64> = numbers.iter().map(|number| rows::key(*number as usize)).collect();
         rows::fill(&keys, row_bytes, &mut values);
+        loaded.prepare(&keys);
         loaded.load(&keys, &values)?;
     }
     loaded.close()?;
@@ -33,6 +34,7 @@ fn keeps(id: EngineId, dir: &Path, row_bytes: usize, order: Order, durable: bool
     if id.has_keys() {
         let absent: Vec<u64> = (0..256).map(rows::absent_key).collect();
         let before = out.clone();
+        opened.prepare(&absent);
         assert_eq!(opened.get_batch(&absent, &mut out)?, 0);
         assert_eq!(out, before);
     }
@@ -46,8 +48,12 @@ fn every_engine_keeps_rows() -> Fallible {
         for row_bytes in [128, 3072] {
             for order in [Order::Sorted, Order::Shuffled] {
                 for durable in [true, false] {
-                    keeps(id, dir.path(), row_bytes, order, durable)
-                        .map_err(|error| format!("{id}, {row_bytes} B, {order:?}, durable {durable}: {error}"))?;
+                    for keys in [KeyForm::Number, KeyForm::Text] {
+                        if keys == KeyForm::Number || id.takes_text() {
+                            keeps(id, dir.path(), row_bytes, order, durable, keys)
+                                .map_err(|error| format!("{id}, {row_bytes} B, {order:?}, durable {durable}: {error}"))?;
+                        }
+                    }
                 }
             }
         }

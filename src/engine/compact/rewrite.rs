@@ -261,7 +261,7 @@ fn seal(state: &State, active: Active, group: &[Candidate], maps: &[RowMap]) -> 
     replaces.sort_unstable();
     replaces.dedup();
     replaces.extend(group.iter().map(|candidate| candidate.segment.id));
-    active.seal(&state.options().clone().durability(durability), replaces)?;
+    active.seal(&state.options().clone().durability(durability), replaces, &|| {})?;
     let segment = Segment::open(state.storage(), &names::sealed(id), id)?;
     if !is_whole(&segment)? {
         return Err(Error::corrupt(&**segment.described(), 0, "what was written is not what is read"));

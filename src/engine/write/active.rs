@@ -148,19 +148,28 @@ impl Active {
         SyncRecord { sequence: self.id().sequence, len_bytes, seed: self.writer.seed() }
     }
 
-    /// Writes the index and the seal. `replaces` are the segments that it replaces.
+    /// Writes the index and the seal. `replaces` are the segments that it replaces. `data_synced` is called once, as
+    /// soon as the batches are as durable as the options say.
     ///
     /// # Errors
     /// IO errors.
-    pub(crate) fn seal(self, options: &Options, replaces: Vec<SegmentId>) -> Result<Seal> {
+    pub(crate) fn seal(
+        self,
+        options: &Options,
+        replaces: Vec<SegmentId>,
+        data_synced: &(dyn Fn() + Sync),
+    ) -> Result<Seal> {
         let durability = options.durability;
         let Self { mut writer, hashes, batches, dirty, .. } = self;
         let kind = writer.schema().key;
         // Data are synced while the index is sorted, so that the last sync only writes the index.
         let ahead = dirty && durability > Durability::Buffered && !options.synchronous && hashes.len() >= SYNCED_AHEAD;
+        if !dirty {
+            data_synced();
+        }
         let (parts, synced) = thread::scope(|scope| {
             let file = &mut writer;
-            let sync = move || file.sync(durability);
+            let sync = move || file.sync(durability).map(|()| data_synced());
             // If no thread can be started, the last sync writes everything.
             let syncing = ahead.then(|| thread::Builder::new().spawn_scoped(scope, sync)).and_then(std::io::Result::ok);
             let keys = match kind {
@@ -169,11 +178,14 @@ impl Active {
             };
             let pairs = hashes.iter().enumerate().map(|(row, hash)| (*hash, row as u32));
             let parts = keys.map(|keys| SealParts { index: block::encode(pairs), keys, replaces });
-            let synced = syncing.map(thread::ScopedJoinHandle::join);
-            (parts, synced.and_then(thread::Result::ok).unwrap_or(Ok(())))
+            (parts, syncing.and_then(|syncing| syncing.join().ok()).transpose())
         });
-        synced?;
-        writer.seal(&parts?, durability)
+        let told = !dirty || synced?.is_some();
+        let seal = writer.seal(&parts?, durability)?;
+        if !told {
+            data_synced();
+        }
+        Ok(seal)
     }
 }
 

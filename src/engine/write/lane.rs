@@ -263,6 +263,18 @@ impl Lane {
         }
     }
 
+    /// Makes the rows of segments that are being sealed as durable as asked. Their index may not be.
+    fn sync_seals(&mut self, state: &State, durability: Durability) -> Result<()> {
+        let Some(sealing) = &self.sealing else { return Ok(()) };
+        // A full sync log is rewritten from the records of segments that are not sealed, and one that is sealed.
+        let is_full = self.sync_log.as_ref().is_none_or(SyncLog::is_full);
+        if durability > state.options().durability || is_full || !sealing.wait_for_data() {
+            return self.wait_for_seals();
+        }
+        let sealed = std::mem::take(&mut self.sealed);
+        self.log(&sealed)
+    }
+
     fn log(&mut self, records: &[SyncRecord]) -> Result<()> {
         self.sync_log.as_mut().map_or(Ok(()), |log| log.append(records))
     }
@@ -348,7 +360,7 @@ impl Lane {
             return Ok(());
         }
         self.actives.iter_mut().try_for_each(|active| active.sync(durability))?;
-        self.wait_for_seals()?;
+        self.sync_seals(state, durability)?;
         let storage = state.storage();
         for id in std::mem::take(&mut self.unsynced) {
             let path = names::sealed(id);

@@ -12,14 +12,56 @@
 
 use heed::byteorder::NativeEndian;
 use heed::types::{Bytes, U64};
-use heed::{Database, Env, EnvFlags, EnvOpenOptions, IntegerComparator, PutFlags};
+use heed::{Database, Env, EnvFlags, EnvOpenOptions, IntegerComparator, PutFlags, RoTxn, RwTxn};
 
 use super::copy_row;
 use crate::Fallible;
-use crate::engine::{Engine, Opening, Order};
+use crate::engine::{Engine, KeyForm, Opening, Order};
 use crate::rows;
 
-type Rows = Database<U64<NativeEndian>, Bytes, IntegerComparator>;
+/// The table, by the type of its keys.
+enum Rows {
+    Number(Database<U64<NativeEndian>, Bytes, IntegerComparator>),
+    Text(Database<Bytes, Bytes>),
+}
+
+impl Rows {
+    fn create(env: &Env, keys: KeyForm) -> Fallible<Self> {
+        let mut txn = env.write_txn()?;
+        let rows = match keys {
+            KeyForm::Number => {
+                Self::Number(env.database_options().types().key_comparator().create(&mut txn)?)
+            }
+            KeyForm::Text => Self::Text(env.create_database(&mut txn, None)?),
+        };
+        txn.commit()?;
+        Ok(rows)
+    }
+
+    fn open(env: &Env, keys: KeyForm) -> Fallible<Self> {
+        let txn = env.read_txn()?;
+        let rows = match keys {
+            KeyForm::Number => env.database_options().types().key_comparator().open(&txn)?.map(Self::Number),
+            KeyForm::Text => env.open_database(&txn, None)?.map(Self::Text),
+        };
+        txn.commit()?;
+        rows.ok_or_else(|| "there is no database".into())
+    }
+
+    fn put(&self, txn: &mut RwTxn<'_>, flags: PutFlags, key: u64, row: &[u8]) -> Fallible {
+        Ok(match self {
+            Self::Number(rows) => rows.put_with_flags(txn, flags, &key, row)?,
+            Self::Text(rows) => rows.put_with_flags(txn, flags, &rows::text(key), row)?,
+        })
+    }
+
+    fn get<'a>(&self, txn: &'a RoTxn<'_>, key: u64) -> Fallible<Option<&'a [u8]>> {
+        Ok(match self {
+            Self::Number(rows) => rows.get(txn, &key)?,
+            Self::Text(rows) => rows.get(txn, &rows::text(key))?,
+        })
+    }
+}
 
 /// One unnamed database.
 pub struct Lmdb {
@@ -44,17 +86,7 @@ impl Lmdb {
         };
         // SAFETY: the benchmark owns the folder and opens it once, and it may lose its data to power loss.
         let env = unsafe { options.flags(flags).open(&opening.dir)? };
-        let rows = if create {
-            let mut txn = env.write_txn()?;
-            let rows = env.database_options().types().key_comparator().create(&mut txn)?;
-            txn.commit()?;
-            rows
-        } else {
-            let txn = env.read_txn()?;
-            let rows = env.database_options().types().key_comparator().open(&txn)?;
-            txn.commit()?;
-            rows.ok_or("there is no database")?
-        };
+        let rows = if create { Rows::create(&env, opening.keys)? } else { Rows::open(&env, opening.keys)? };
         let flags = if opening.order == Order::Sorted { PutFlags::APPEND } else { PutFlags::empty() };
         Ok(Self { env, rows, row_bytes: opening.row_bytes, flags })
     }
@@ -64,7 +96,7 @@ impl Engine for Lmdb {
     fn load(&mut self, keys: &[u64], rows: &[u8]) -> Fallible {
         let mut txn = self.env.write_txn()?;
         for (key, row) in rows::ascending_rows(keys, rows) {
-            self.rows.put_with_flags(&mut txn, self.flags, &key, row)?;
+            self.rows.put(&mut txn, self.flags, key, row)?;
         }
         Ok(txn.commit()?)
     }
@@ -73,7 +105,7 @@ impl Engine for Lmdb {
         let txn = self.env.read_txn()?;
         let mut found = 0;
         for (key, place) in keys.iter().zip(out.chunks_exact_mut(self.row_bytes)) {
-            if let Some(row) = self.rows.get(&txn, key)? {
+            if let Some(row) = self.rows.get(&txn, *key)? {
                 copy_row(row, place)?;
                 found += 1;
             }
