@@ -8,16 +8,23 @@ use bytes::Bytes;
 use fst::{IntoStreamer, Map, MapBuilder, Streamer};
 
 use crate::error::{Error, Result};
+use crate::prefetch::prefetch_lines;
+
+/// How many keys ahead are prefetched: keys in order may lie anywhere in memory.
+const PREFETCHED: usize = 16;
 
 /// Builds the block from keys in ascending order, each once. O(bytes of keys).
 ///
 /// # Errors
 /// [`Error::Invalid`] if keys are out of order.
-pub(crate) fn build<K: AsRef<[u8]>>(keys: impl IntoIterator<Item = (K, u32)>) -> Result<Vec<u8>> {
+pub(crate) fn build<K: AsRef<[u8]>>(keys: &[(K, u32)]) -> Result<Vec<u8>> {
     let failed = |error: fst::Error| Error::invalid(format!("the block of ordered keys: {error}"));
     let mut builder = MapBuilder::memory();
-    for (key, row) in keys {
-        builder.insert(key, u64::from(row)).map_err(failed)?;
+    for (at, (key, row)) in keys.iter().enumerate() {
+        if let Some((ahead, _)) = keys.get(at + PREFETCHED) {
+            prefetch_lines(ahead.as_ref(), 1);
+        }
+        builder.insert(key, u64::from(*row)).map_err(failed)?;
     }
     builder.into_inner().map_err(failed)
 }
@@ -97,7 +104,7 @@ mod tests {
 
     #[test]
     fn ranges_are_in_order() {
-        let bytes = build([("a", 3), ("ab", 1), ("b", 2)]).unwrap();
+        let bytes = build(&[("a", 3), ("ab", 1), ("b", 2)]).unwrap();
         let fst = KeysFst::open("x".into(), 0, bytes.into(), 4).unwrap();
         let mut keys = Vec::new();
         fst.range(Bound::Included(b"ab"), Bound::Unbounded, &mut |key, row| {
@@ -106,12 +113,12 @@ mod tests {
         })
         .unwrap();
         assert_eq!(keys, [(b"ab".to_vec(), 1), (b"b".to_vec(), 2)]);
-        assert!(build([("b", 1), ("a", 2)]).is_err());
+        assert!(build(&[("b", 1), ("a", 2)]).is_err());
     }
 
     #[test]
     fn garbage_is_an_error() {
-        let good = build((0..100_u32).map(|row| (format!("key-{row:05}"), row))).unwrap();
+        let good = build(&(0..100_u32).map(|row| (format!("key-{row:05}"), row)).collect::<Vec<_>>()).unwrap();
         for position in 0..good.len() {
             let mut bad = good.clone();
             bad[position] ^= 0xFF;

@@ -2,7 +2,7 @@
 //!
 //! [`entries`] holds what is newer than the newest run. [`run`] finds rows in a file of 64-byte buckets that [`build`]
 //! writes from the segments' sorted hash [`block`]s, which [`merge`] merges and [`sort`] sorts. [`keys_fst`] keeps keys
-//! in order. This module does not know segments: a row is a number.
+//! in order, which [`sort_keys`] sorts. This module does not know segments: a row is a number.
 
 pub(crate) mod block;
 pub(crate) mod build;
@@ -12,3 +12,4 @@ pub(crate) mod merge;
 pub(crate) mod run;
 pub(crate) mod run_layout;
 pub(crate) mod sort;
+pub(crate) mod sort_keys;

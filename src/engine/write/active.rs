@@ -6,6 +6,7 @@ use std::thread;
 use crate::engine::files::sync_log::SyncRecord;
 use crate::engine::options::Options;
 use crate::error::Result;
+use crate::index::sort_keys::newest_in_order;
 use crate::index::{block, keys_fst};
 use crate::io::Durability;
 use crate::key::KeyKind;
@@ -191,17 +192,9 @@ impl Active {
 
 /// The keys of a segment in order, each with its newest row.
 fn ordered_keys(batches: &[Arc<Batch>]) -> Result<Vec<u8>> {
-    let mut keys: Vec<(&[u8], u32)> = batches
-        .iter()
-        .flat_map(|batch| {
-            (0..batch.columns.rows)
-                .filter_map(|row| Some((batch.columns.key(row)?, batch.frame.first_row as u32 + row as u32)))
-        })
-        .collect();
-    keys.sort_unstable();
-    // Rows of one key are in order: the last is the newest.
-    keys.reverse();
-    keys.dedup_by_key(|(key, _)| *key);
-    keys.reverse();
-    keys_fst::build(keys)
+    let keys = batches.iter().flat_map(|batch| {
+        (0..batch.columns.rows)
+            .filter_map(|row| Some((batch.columns.key(row)?, batch.frame.first_row as u32 + row as u32)))
+    });
+    keys_fst::build(&newest_in_order(keys))
 }
