@@ -110,10 +110,6 @@ impl Entering {
 }
 
 /// Inserts the rows of a put, which are newer than all others, as batch `batch`. When it returns, lookups find them.
-///
-/// Most keys of a put are new, so rows are inserted together, without looking at what they may supersede. Only rows
-/// whose hash was there are compared one by one, which keeps one entry per key however often it is overwritten. Then
-/// the runs are searched, only for the count of live keys: their rows are older and stay where they are.
 pub(crate) fn admit_put(
     state: &State,
     inserting: &Inserting<'_>,
@@ -121,24 +117,56 @@ pub(crate) fn admit_put(
     columns: &Columns,
     (batch, source): (BatchId, &Source),
 ) {
-    let occupied = state.memtable().insert_new(inserting, hashes, batch);
-    admit_occupied(state, inserting, hashes, columns, (batch, source), occupied);
+    let entered = enter_new(state, inserting, hashes, batch);
+    admit_rest(state, inserting, hashes, columns, (batch, source), entered);
 }
 
-/// The second half of [`admit_put`]: inserts the rows that [`Memtable::insert_new`] left over.
+/// The rows of a put that need a closer look, in ascending order.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    /// Their hash was in the memtable, so they are not inserted yet.
+    occupied: Vec<u32>,
+    /// They are inserted, and their hash may be in a run.
+    in_runs: Vec<u32>,
+}
+
+/// The first half of [`admit_put`], which needs no keys.
 ///
-/// [`Memtable::insert_new`]: crate::engine::state::memtable::Memtable::insert_new
-pub(crate) fn admit_occupied(
+/// Most keys of a put are new, so rows are inserted together, without looking at what they may supersede. Only rows
+/// whose hash was there are compared one by one, which keeps one entry per key however often it is overwritten. Then
+/// the runs are searched, only for the count of live keys: their rows are older and stay where they are.
+pub(crate) fn enter_new(state: &State, inserting: &Inserting<'_>, hashes: &[u64], batch: BatchId) -> Entered {
+    let occupied = state.memtable().insert_new(inserting, hashes, batch);
+    let mut in_runs_too = Vec::new();
+    let version = state.versions().load();
+    let runs = version.runs();
+    if !runs.is_empty() {
+        for (first, chunk) in (0..).step_by(PREFETCHED).zip(hashes.chunks(PREFETCHED)) {
+            runs.iter().for_each(|loaded| chunk.iter().for_each(|hash| loaded.run().prefetch(*hash)));
+            let rows = (first..).zip(chunk).filter(|(_, hash)| in_runs(runs, **hash)).map(|(row, _)| row);
+            in_runs_too.extend(rows.filter(|row| occupied.binary_search(row).is_err()));
+        }
+    }
+    Entered { occupied, in_runs: in_runs_too }
+}
+
+/// The second half of [`admit_put`].
+pub(crate) fn admit_rest(
     state: &State,
     inserting: &Inserting<'_>,
     hashes: &[u64],
     columns: &Columns,
     (batch, source): (BatchId, &Source),
-    occupied: Vec<u32>,
+    entered: Entered,
 ) {
     let tombstone = columns.schema.is_tombstones();
-    let entered = hashes.len() - occupied.len();
-    settle(state, hashes, columns, &occupied, if tombstone { 0 } else { entered as i64 });
+    let Entered { occupied, in_runs } = entered;
+    let values = if tombstone { 0 } else { (hashes.len() - occupied.len()) as i64 };
+    match values_in_runs(state, hashes, columns, &in_runs) {
+        Some(superseded) => state.live().add(values - superseded),
+        // Damage hides what a row supersedes.
+        None => state.live().set(None),
+    }
     if !occupied.is_empty() {
         let mut finder = Finder::new(0);
         for row in occupied {
@@ -152,38 +180,20 @@ pub(crate) fn admit_occupied(
     state.value_cache().supersede(keys);
 }
 
-/// Adds `entered` to the count of live keys, less those that the runs have already. Skips the rows of `occupied`
-/// (ascending).
-fn settle(state: &State, hashes: &[u64], columns: &Columns, occupied: &[u32], entered: i64) {
-    let version = state.versions().load();
-    let runs = version.runs();
-    let mut superseded = 0;
-    if !runs.is_empty() {
-        let (mut queries, mut finder): (Vec<Query<'_>>, _) = (Vec::new(), Finder::new(0));
-        for (first, chunk) in (0..).step_by(PREFETCHED).zip(hashes.chunks(PREFETCHED)) {
-            runs.iter().for_each(|loaded| chunk.iter().for_each(|hash| loaded.run().prefetch(*hash)));
-            queries.clear();
-            for (row, &hash) in (first..).zip(chunk) {
-                if occupied.binary_search(&row).is_err() && in_runs(runs, hash) {
-                    let key = columns.key(row as usize);
-                    queries.extend(key.map(|key| Query { key: KeyRef::Bytes(key), hash }));
-                }
-            }
-            if queries.is_empty() {
-                continue;
-            }
-            let found = finder.find_merged(state, &queries, |found| {
-                let values = found.rows.iter().flatten().filter(|row| !row.is_tombstone()).count();
-                found.errors.is_empty().then_some(values as i64)
-            });
-            match found {
-                Some(values) => superseded += values,
-                // Damage hides what a row supersedes.
-                None => return state.live().set(None),
-            }
-        }
+/// How many of the keys of `rows` have a value in the runs; `None` if damage hides that.
+fn values_in_runs(state: &State, hashes: &[u64], columns: &Columns, rows: &[u32]) -> Option<i64> {
+    let query = |row: &u32| {
+        let row = *row as usize;
+        Some(Query { key: KeyRef::Bytes(columns.key(row)?), hash: *hashes.get(row)? })
+    };
+    let queries: Vec<Query<'_>> = rows.iter().filter_map(query).collect();
+    if queries.is_empty() {
+        return Some(0);
     }
-    state.live().add(entered - superseded);
+    Finder::new(0).find_merged(state, &queries, |found| {
+        let values = found.rows.iter().flatten().filter(|row| !row.is_tombstone()).count();
+        found.errors.is_empty().then_some(values as i64)
+    })
 }
 
 /// Inserts all rows of a sealed segment. O(rows).

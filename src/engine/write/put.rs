@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::buffers::Buffers;
 use crate::codec::Decoder;
-use crate::engine::admit::{admit_occupied, admit_put};
+use crate::engine::admit::{admit_put, admit_rest, enter_new};
 use crate::engine::lock_order::{Rank, RankedMutex};
 use crate::engine::options::Options;
 use crate::engine::rows::decode::value_of;
@@ -193,13 +193,13 @@ impl Puts {
         lane.make_room(state, &part)?;
         let inserting = state.memtable().lock_inserts();
         let id = state.memtable().reserve_batch()?;
-        let enter = || state.memtable().insert_new(&inserting, &hashes, id);
+        let enter = || enter_new(state, &inserting, &hashes, id);
         let write = || lane.write(state, &[part], hashes.iter().copied());
-        let (occupied, written) = concurrently(hashes.len() >= WORTH_A_THREAD, enter, write);
+        let (entered, written) = concurrently(hashes.len() >= WORTH_A_THREAD, enter, write);
         let (segment, batch) = written.inspect_err(|_| state.memtable().abandon(&inserting, id))?;
         let source = Source::Committed { segment, batch, first: 0 };
         state.memtable().fill_batch(id, source.clone(), columns.rows as u32);
-        admit_occupied(state, &inserting, &hashes, columns, (id, &source), occupied);
+        admit_rest(state, &inserting, &hashes, columns, (id, &source), entered);
         drop(inserting);
         // Not earlier: if a run already had these rows, they would look like rows that are put again.
         lane.seal_full(state)
