@@ -108,6 +108,8 @@ pub struct Options {
 pub struct Compaction {
     pub(crate) live_share: f64,
     pub(crate) join: bool,
+    pub(crate) codec: Option<Codec>,
+    pub(crate) store_as: Option<Dtype>,
     pub(crate) bytes_per_s: Option<u64>,
     pub(crate) dry_run: bool,
     pub(crate) patience: Duration,
@@ -120,6 +122,8 @@ impl Default for Compaction {
         Self {
             live_share: 0.95,
             join: true,
+            codec: None,
+            store_as: None,
             bytes_per_s: None,
             dry_run: false,
             patience: Duration::from_secs(60),
@@ -163,6 +167,23 @@ impl Compaction {
         self
     }
 
+    /// Packs all tensors with this codec, or unpacks them (default: `None`, as they are). Segments with another codec
+    /// are rewritten, whatever their share of live rows; the level of zstd alone rewrites none. Later puts are packed as
+    /// [`Options::codec`] says.
+    #[must_use]
+    pub fn codec(mut self, codec: impl Into<Option<Codec>>) -> Self {
+        self.codec = codec.into();
+        self
+    }
+
+    /// Stores wider floats in this dtype, as [`Options::store_as`] does for new rows (default: `None`, as they are).
+    /// What is lost does not come back.
+    #[must_use]
+    pub fn store_as(mut self, dtype: impl Into<Option<Dtype>>) -> Self {
+        self.store_as = dtype.into();
+        self
+    }
+
     /// Maximum write rate in bytes a second (default: `None`, no limit).
     #[must_use]
     pub fn bytes_per_s(mut self, bytes_per_s: Option<u64>) -> Self {
@@ -186,7 +207,15 @@ impl Compaction {
 
     /// Fails if an option cannot be used.
     pub(crate) fn check(&self) -> Result<()> {
+        check_store_as(self.store_as)?;
         check_share("live_share", self.live_share)
+    }
+}
+
+fn check_store_as(dtype: Option<Dtype>) -> Result<()> {
+    match dtype {
+        None | Some(Dtype::F16 | Dtype::BF16 | Dtype::F32) => Ok(()),
+        Some(dtype) => Err(Error::invalid(format!("cannot store as {dtype}: choose F16, BF16 or F32"))),
     }
 }
 
@@ -357,11 +386,7 @@ impl Options {
 
     /// Fails if an option cannot be used.
     pub(crate) fn check(&self) -> Result<()> {
-        if let Some(dtype) = self.store_as
-            && !matches!(dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32)
-        {
-            return Err(Error::invalid(format!("cannot store as {dtype}: choose F16, BF16 or F32")));
-        }
+        check_store_as(self.store_as)?;
         check_share("compaction_live_share", self.compaction_live_share)?;
         let numbers = [
             ("segment_bytes", self.segment_bytes),

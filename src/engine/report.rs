@@ -240,13 +240,15 @@ pub struct CompactReport {
     pub segments_written: usize,
     /// Rows that were dropped, including tombstones.
     pub rows_dropped: u64,
+    /// Live rows that were packed, unpacked or stored in a narrower dtype.
+    pub rows_recoded: u64,
     /// Tombstones that were no longer needed.
     pub tombstones_dropped: u64,
     /// Bytes that were written.
     pub bytes_written: u64,
     /// Bytes by which the store shrank; an estimate in a dry run.
     pub bytes_freed: u64,
-    /// Segments that were skipped because they are damaged.
+    /// Segments that were skipped because they are damaged, or because a row cannot be stored as asked.
     pub skipped: Vec<Skipped>,
     /// How long it took.
     pub elapsed: Duration,

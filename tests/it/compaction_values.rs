@@ -132,3 +132,86 @@ fn stores_of_earlier_versions_are_compacted() {
         }
     }
 }
+
+#[test]
+fn values_are_packed_and_unpacked() {
+    const KEYS: u64 = 300;
+    let codecs = [Codec::None, Codec::Zstd { level: 3 }, Codec::ShuffleZstd { level: 3 }];
+    for (from, to) in codecs.into_iter().flat_map(|from| codecs.into_iter().map(move |to| (from, to))) {
+        let storage = MemoryStorage::new();
+        let options = || Options::new().synchronous(true).segment_rows(64).compaction_live_share(0.0);
+        let store = options().codec(from).open_on(Arc::new(storage.clone())).unwrap();
+        let reader = options().open_reader_on(Arc::new(storage.clone())).unwrap();
+        let mut expected = BTreeMap::new();
+        // A third of the rows is overwritten.
+        for number in (0..KEYS).chain((0..KEYS).step_by(3)) {
+            let value = value(number + 7 * expected.len() as u64);
+            store.put(format!("key {number:04}"), &value).unwrap();
+            expected.insert(Key::Str(format!("key {number:04}")), value);
+        }
+        store.flush().unwrap();
+        let dry = store.compact(&Compaction::new().codec(to).dry_run(true)).unwrap();
+        let report = store.compact(&Compaction::new().codec(to)).unwrap();
+        assert!(report.skipped.is_empty(), "{report:?}");
+        let tensors = if from == to { 0 } else { expected.values().filter(|value| has_tensor(value)).count() as u64 };
+        assert_eq!(report.rows_recoded, tensors, "{from:?} {to:?}");
+        // A dry run seals nothing, so it sees fewer rows.
+        assert!(dry.rows_recoded <= tensors && (dry.rows_recoded > 0) == (tensors > 0), "{from:?} {to:?}: {dry:?}");
+        assert_eq!(report.rows_dropped, KEYS / 3, "{from:?} {to:?}");
+        reader.refresh().unwrap();
+        check(&reader, &expected, &[]);
+        check(store.reader(), &expected, &[]);
+        let again = store.compact(&Compaction::new().codec(to)).unwrap();
+        assert_eq!((again.segments_rewritten, again.rows_recoded), (0, 0), "{from:?} {to:?}: {again:?}");
+        store.close().unwrap();
+        drop(store);
+        let lost = storage.power_loss();
+        for storage in [storage, lost] {
+            let store = options().open_on(Arc::new(storage)).unwrap();
+            assert!(store.open_report().is_clean());
+            check(store.reader(), &expected, &[]);
+            assert!(store.verify(&mut |_, _| {}).unwrap().is_clean());
+        }
+    }
+}
+
+fn has_tensor(value: &Value) -> bool {
+    match value {
+        Value::Tensor(_) => true,
+        Value::Map(items) => items.iter().any(|(_, item)| has_tensor(item)),
+        Value::List(items) | Value::Tuple(items) => items.iter().any(has_tensor),
+        _ => false,
+    }
+}
+
+#[test]
+fn floats_are_stored_in_a_narrower_dtype() {
+    let rows: Vec<f32> = (0..4096).map(|at| at as f32 * 0.37 - 700.0).collect();
+    let keys: Vec<u64> = (0..512).collect();
+    let read = |options: Options, storage: &MemoryStorage| -> Vec<Value> {
+        let reader = options.open_reader_on(Arc::new(storage.clone())).unwrap();
+        reader.get_batch(&keys).unwrap().into_iter().map(|found| found.unwrap().unwrap()).collect()
+    };
+    let open = |options: Options, storage: &MemoryStorage| options.open_on(Arc::new(storage.clone())).unwrap();
+    for codec in [Codec::None, Codec::ShuffleZstd { level: 3 }] {
+        let (put_narrow, compacted) = (MemoryStorage::new(), MemoryStorage::new());
+        let store = open(Options::new().store_as(Dtype::F16).codec(codec), &put_narrow);
+        store.put_rows(&keys, &[8], &rows).unwrap();
+        store.close().unwrap();
+        let store = open(Options::new(), &compacted);
+        store.put_rows(&keys, &[8], &rows).unwrap();
+        store.flush().unwrap();
+        let report = store.compact(&Compaction::new().store_as(Dtype::F16).codec(codec)).unwrap();
+        assert_eq!((report.rows_recoded, report.skipped.len()), (512, 0), "{report:?}");
+        store.close().unwrap();
+        for options in [Options::new(), Options::new().restore_dtype(true)] {
+            let narrow = read(options.clone(), &compacted);
+            assert!(narrow == read(options, &put_narrow));
+        }
+        // The dtype as put is the first one, however often rows are stored anew.
+        let store = open(Options::new(), &compacted);
+        assert_eq!(store.compact(&Compaction::new().store_as(Dtype::BF16)).unwrap().rows_recoded, 0);
+    }
+    let store = open(Options::new(), &MemoryStorage::new());
+    assert!(store.compact(&Compaction::new().store_as(Dtype::I64)).is_err());
+}

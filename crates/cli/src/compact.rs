@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tensorcask::{CompactReport, Compaction};
+use tensorcask::{CompactReport, Compaction, Dtype};
 
 use crate::failure::Failure;
+use crate::import::arguments::CodecName;
 use crate::output::{Output, bytes};
 
 /// Arguments of `compact`.
@@ -20,6 +21,12 @@ pub(crate) struct Arguments {
     /// Leaves small segments as they are; without this option they are joined.
     #[arg(long)]
     no_join: bool,
+    /// Compresses all rows in this way, or decompresses them; without this option they stay as they are.
+    #[arg(long, value_enum)]
+    codec: Option<CodecName>,
+    /// Stores F32 and F64 as F16 or BF16 (lossy); without this option they stay as they are.
+    #[arg(long, value_parser = ["F16", "BF16"])]
+    store_as: Option<String>,
     /// Writes at most this many bytes per second (default: no limit).
     #[arg(long, value_name = "N")]
     bytes_per_s: Option<u64>,
@@ -40,6 +47,8 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     let compaction = Compaction::new()
         .live_share(arguments.live_share)
         .join(!arguments.no_join)
+        .codec(arguments.codec.map(CodecName::codec))
+        .store_as(arguments.store_as.as_deref().and_then(Dtype::from_name))
         .bytes_per_s(arguments.bytes_per_s)
         .patience(Duration::from_secs(arguments.wait_s))
         .dry_run(arguments.dry_run);
@@ -57,7 +66,11 @@ fn summary(report: &CompactReport) -> String {
     let would = if report.dry_run { "would be " } else { "" };
     let (rewritten, written) = (report.segments_rewritten, report.segments_written);
     let segments = format!("{rewritten} of {} segments {would}rewritten to {written}", report.segments);
-    let rows = format!("{} rows {would}dropped", report.rows_dropped);
+    let recoded = match report.rows_recoded {
+        0 => String::new(),
+        rows => format!(", {rows} rows {would}stored as asked"),
+    };
+    let rows = format!("{} rows {would}dropped{recoded}", report.rows_dropped);
     let about = if report.dry_run { "about " } else { "" };
     let freed = format!("{about}{} of {} {would}freed", bytes(report.bytes_freed), bytes(report.bytes));
     format!("{segments}, {rows}, {freed}")

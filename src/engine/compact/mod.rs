@@ -9,12 +9,15 @@
 //! dead only if an index run has a newer row of its key. Rows in runs are sealed, so a power failure cannot lose the
 //! newer row after the older one is gone. One process compacts at a time.
 //!
+//! On request, rows are packed or unpacked, or stored in a narrower dtype, while they are copied ([`recode`]).
+//!
 //! A tombstone is dropped when no segment and no other writer can have an older row of its key ([`tombstones`]).
 
 pub(crate) mod context;
 mod durable;
 pub(crate) mod live;
 mod plan;
+mod recode;
 mod rewrite;
 mod ties;
 mod tombstones;

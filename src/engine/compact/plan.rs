@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::engine::compact::live::Live;
+use crate::engine::compact::recode::{target, unpacked_bytes};
 use crate::engine::options::{Compaction, Options};
+use crate::schema::RowSchema;
 use crate::segment::reader::Segment;
 
 /// A segment that may be rewritten.
@@ -13,16 +15,35 @@ pub(crate) struct Candidate {
     pub live: Live,
     /// Tombstones that are dead only because they are no longer needed.
     pub needless: u64,
-    /// Its share of live rows is low enough to rewrite it.
-    sparse: bool,
+    /// The structure of its rows after compaction.
+    pub target: Arc<RowSchema>,
+    /// Its share of live rows is low enough to rewrite it, or its rows are to be stored in another way.
+    is_due: bool,
 }
 
 impl Candidate {
     /// `None` if enough rows of the segment are live and `options` do not join segments.
     pub(crate) fn new(segment: Arc<Segment>, live: Live, options: &Compaction) -> Option<Self> {
         let (rows, live_rows) = (u64::from(segment.rows()), live.count());
-        let sparse = live_rows < rows && (live_rows as f64) <= options.live_share * rows as f64;
-        (sparse || options.join).then_some(Self { segment, live, needless: 0, sparse })
+        let target = target(segment.schema(), options);
+        let is_sparse = live_rows < rows && (live_rows as f64) <= options.live_share * rows as f64;
+        let is_due = is_sparse || target != *segment.schema();
+        (is_due || options.join).then_some(Self { segment, live, needless: 0, target, is_due })
+    }
+
+    /// Whether its rows are to be stored in another way.
+    pub(crate) fn is_recoded(&self) -> bool {
+        self.target != *self.segment.schema()
+    }
+
+    /// At most about so many bytes its rows take after compaction.
+    pub(crate) fn most_bytes(&self) -> u64 {
+        let len_bytes = self.segment.len_bytes;
+        if self.is_recoded() {
+            len_bytes.saturating_add(unpacked_bytes(&self.target, self.live.count()))
+        } else {
+            len_bytes
+        }
     }
 
     /// The approximate size of its live rows in bytes.
@@ -32,13 +53,11 @@ impl Candidate {
     }
 }
 
-/// Groups segments of one schema. A group becomes one new segment, so one rename replaces all of it.
+/// Groups segments whose rows will have one schema. A group becomes one new segment, so one rename replaces all of it.
 pub(crate) fn groups(candidates: Vec<Candidate>, store: &Options, options: &Compaction) -> Vec<Vec<Candidate>> {
     let mut kinds: Vec<Vec<Candidate>> = Vec::new();
     for candidate in candidates {
-        let same = |kind: &&mut Vec<Candidate>| {
-            kind.first().is_some_and(|first| first.segment.schema() == candidate.segment.schema())
-        };
+        let same = |kind: &&mut Vec<Candidate>| kind.first().is_some_and(|first| first.target == candidate.target);
         match kinds.iter_mut().find(same) {
             Some(kind) => kind.push(candidate),
             None => kinds.push(vec![candidate]),
@@ -55,7 +74,7 @@ fn groups_of_kind(mut candidates: Vec<Candidate>, store: &Options, options: &Com
     for candidate in candidates {
         // A segment that live rows fill by more than half is not joined.
         let is_small = candidate.live_bytes() <= store.segment_bytes / 2;
-        if !(candidate.sparse || options.join && is_small) {
+        if !(candidate.is_due || options.join && is_small) {
             continue;
         }
         let (more_bytes, more_rows) = (candidate.live_bytes(), candidate.live.count());
@@ -71,6 +90,6 @@ fn groups_of_kind(mut candidates: Vec<Candidate>, store: &Options, options: &Com
         bytes += more_bytes;
         rows += more_rows;
     }
-    groups.retain(|group| group.len() > 1 || group.iter().any(|candidate| candidate.sparse));
+    groups.retain(|group| group.len() > 1 || group.iter().any(|candidate| candidate.is_due));
     groups
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::engine::compact::context::Context;
 use crate::engine::compact::live::{batch, is_whole};
 use crate::engine::compact::plan::Candidate;
+use crate::engine::compact::recode::{is_of_rows, recode};
 use crate::engine::files::locks::wait_for_open_lock;
 use crate::engine::files::row_maps::{self, MovedSegment, RowMaps};
 use crate::engine::options::Compaction;
@@ -20,11 +21,12 @@ use crate::error::{Error, Result};
 use crate::io::Durability;
 use crate::names::{self, SegmentId};
 use crate::segment::batch::Batch;
-use crate::segment::columns::{BatchPart, Columns};
+use crate::segment::columns::BatchPart;
 use crate::segment::reader::Segment;
 use crate::segment::writer::SegmentWriter;
 
-/// Rewrites `group`, whose segments have one schema. If a live row of them is damaged, the whole group is skipped.
+/// Rewrites `group`, whose rows will have one schema. If a live row of them is damaged, or cannot be stored as asked,
+/// the whole group is skipped.
 ///
 /// # Errors
 /// IO errors. The segments are then either all unchanged or all replaced.
@@ -40,8 +42,9 @@ pub(crate) fn rewrite(
     if !options.dry_run {
         let written = match write_group(context, &group, options) {
             Ok(written) => written,
-            Err(error) if error.is_corrupt() => {
-                let path = error.path().unwrap_or(Path::new("")).to_path_buf();
+            Err(error) if is_of_rows(&error) => {
+                let first = || group.first().map_or(Path::new(""), |first| first.segment.described());
+                let path = error.path().unwrap_or_else(first).to_path_buf();
                 report.skipped.push(Skipped { path, why: error.to_string() });
                 return Ok(());
             }
@@ -56,6 +59,8 @@ pub(crate) fn rewrite(
     report.segments_rewritten += group.len();
     report.segments_written += 1;
     report.rows_dropped += rows - live;
+    let recoded = group.iter().filter(|candidate| candidate.is_recoded());
+    report.rows_recoded += recoded.map(|candidate| candidate.live.count()).sum::<u64>();
     report.tombstones_dropped += group.iter().map(|candidate| candidate.needless).sum::<u64>();
     Ok(())
 }
@@ -165,14 +170,14 @@ impl Pace {
 /// Creates the temporary file of the new segment.
 fn create(state: &State, id: SegmentId, group: &[Candidate]) -> Result<Active> {
     let first = group.first().ok_or_else(|| Error::internal("no segment is to be rewritten"))?;
-    let capacity: u64 = group.iter().map(|candidate| candidate.segment.len_bytes).sum();
+    let capacity: u64 = group.iter().map(Candidate::most_bytes).sum();
     let writer = SegmentWriter::create(
         state.shared_storage(),
         state.identity().recorded(),
         (id, true),
         &names::temporary_segment(id),
-        first.segment.schema(),
-        capacity * 2 + SegmentWriter::overhead_bytes(),
+        &first.target,
+        capacity.saturating_mul(2) + SegmentWriter::overhead_bytes(),
     )?;
     Ok(Active::new(writer))
 }
@@ -184,7 +189,6 @@ fn write_rows(
     group: &[Candidate],
     options: &Compaction,
 ) -> Result<(Active, Vec<RowMap>)> {
-    let state = context.state;
     let mut maps: Vec<RowMapBuilder> =
         group.iter().map(|candidate| RowMap::builder(candidate.segment.rows())).collect();
     let mut commits = Vec::new();
@@ -198,7 +202,7 @@ fn write_rows(
         (context.stop)()?;
         let (Some(candidate), Some(map)) = (group.get(at), maps.get_mut(at)) else { continue };
         let before = active.len_bytes();
-        copy_batch(state, &mut active, candidate, number, timestamp, map)?;
+        copy_batch(context, &mut active, (candidate, options), (number, timestamp), map)?;
         pace.written(active.len_bytes() - before);
     }
     Ok((active, maps.into_iter().map(RowMapBuilder::finish).collect()))
@@ -209,13 +213,13 @@ fn write_rows(
 /// # Errors
 /// [`Error::Corrupt`] if a live row does not match its checksum: its copy would get a matching one.
 fn copy_batch(
-    state: &State,
+    context: Context<'_>,
     active: &mut Active,
-    candidate: &Candidate,
-    number: usize,
-    timestamp: u64,
+    (candidate, options): (&Candidate, &Compaction),
+    (number, timestamp): (usize, u64),
     map: &mut RowMapBuilder,
 ) -> Result<()> {
+    let state = context.state;
     let batch: Arc<Batch> = batch(&candidate.segment, number)?;
     let first = batch.frame.first_row as u32;
     let rows: Vec<usize> = (0..batch.columns.rows).filter(|row| candidate.live.contains(first + *row as u32)).collect();
@@ -226,18 +230,24 @@ fn copy_batch(
     if rows.is_empty() {
         return Ok(());
     }
-    let some: Columns;
-    let columns = if rows.len() == batch.columns.rows {
-        &batch.columns
+    let copies = if candidate.is_recoded() {
+        let codec = options.codec.unwrap_or_default();
+        recode(state.options(), (&batch, candidate.segment.id.lane), &rows, (&candidate.target, codec))?
+    } else if rows.len() == batch.columns.rows {
+        vec![batch.columns.clone()]
     } else {
-        let taken = batch.columns.take(&rows);
-        some = taken.ok_or_else(|| batch.corrupt(0, "a row is out of bounds"))?;
-        &some
+        vec![batch.columns.take(&rows).ok_or_else(|| batch.corrupt(0, "a row is out of bounds"))?]
     };
     for (to, row) in (active.rows() as u32..).zip(&rows) {
         map.set(first + *row as u32, to);
     }
-    active.append(&[BatchPart::from(columns)], timestamp, columns.hashes(state.hasher()).into_iter())?;
+    for columns in &copies {
+        if !active.has_room(columns.rows, columns.len_bytes()) {
+            let (found, limit) = (active.len_bytes() + columns.len_bytes() as u64, active.len_bytes());
+            return Err(Error::TooLarge { what: "a segment of unpacked rows in bytes".into(), found, limit });
+        }
+        active.append(&[BatchPart::from(columns)], timestamp, columns.hashes(state.hasher()).into_iter())?;
+    }
     Ok(())
 }
 

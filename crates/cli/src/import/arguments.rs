@@ -16,6 +16,17 @@ pub(crate) enum CodecName {
     ShuffleZstd,
 }
 
+impl CodecName {
+    /// The codec, at a moderate level.
+    pub(crate) fn codec(self) -> Codec {
+        match self {
+            Self::None => Codec::None,
+            Self::Zstd => Codec::Zstd { level: 3 },
+            Self::ShuffleZstd => Codec::ShuffleZstd { level: 3 },
+        }
+    }
+}
+
 /// Arguments of `import`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -90,12 +101,7 @@ impl Arguments {
 
     /// Opens the store with a small write buffer: chunks are flushed one by one.
     pub(crate) fn open_store(&self) -> Result<Store, Failure> {
-        let codec = match self.codec {
-            CodecName::None => Codec::None,
-            CodecName::Zstd => Codec::Zstd { level: 3 },
-            CodecName::ShuffleZstd => Codec::ShuffleZstd { level: 3 },
-        };
-        let options = Options::new().codec(codec).store_as(self.store_as());
+        let options = Options::new().codec(self.codec.codec()).store_as(self.store_as());
         let options = options.buffer_bytes(16 << 20).flush_every(8192, 8 << 20).memtable_keys(1 << 18);
         crate::store::writer(&self.store, &self.write, options)
     }

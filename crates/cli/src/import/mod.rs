@@ -3,7 +3,7 @@
 //! All files are checked before the store is opened, so a refused import stores nothing. Then rows are put in chunks of
 //! bounded size; each chunk is written before the next is read.
 
-mod arguments;
+pub(crate) mod arguments;
 mod array;
 mod arrow_file;
 mod census;

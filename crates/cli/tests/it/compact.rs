@@ -41,6 +41,15 @@ fn deleted_and_overwritten_rows_are_dropped() {
         let tensor = reader.get(format!("1/{key:03}")).unwrap().unwrap().into_tensor().unwrap();
         assert_eq!(tensor.data()[..], [1; 512]);
     }
+    let sizes = ["zstd", "none"].map(|codec| {
+        let report = json(&["compact", path, "--codec", codec]);
+        assert_eq!(report["rows_recoded"], 197, "{report}");
+        assert_eq!(json(&["compact", path, "--codec", codec])["segments_rewritten"], 0);
+        json(&["stats", path])["segment_bytes"].as_u64().unwrap()
+    });
+    assert!(sizes[0] < sizes[1] / 4, "{sizes:?}");
+    let tensor = Reader::open(dir.path(), "m").unwrap().get("1/007").unwrap().unwrap().into_tensor().unwrap();
+    assert_eq!(tensor.data()[..], [1; 512]);
     for share in ["1.5", "-0.1", "NaN"] {
         let output = run(&["compact", path, &format!("--live-share={share}")]);
         assert_eq!(output.status.code(), Some(3), "{output:?}");
