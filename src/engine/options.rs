@@ -190,6 +190,51 @@ impl Compaction {
     }
 }
 
+/// Options of [`Reader::backup_with`](crate::Reader::backup_with).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backup {
+    pub(crate) link: bool,
+    pub(crate) verify: bool,
+    pub(crate) damaged: bool,
+}
+
+impl Default for Backup {
+    fn default() -> Self {
+        Self { link: true, verify: false, damaged: false }
+    }
+}
+
+impl Backup {
+    /// Links files where possible, does not read the copied rows again, and refuses a store that has lost rows.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether published files become hard links (default: on). Linked files take no space and no time, but a damaged
+    /// sector damages both stores. If off, or on another file system, all bytes are copied.
+    #[must_use]
+    pub fn link(mut self, link: bool) -> Self {
+        self.link = link;
+        self
+    }
+
+    /// Whether all rows of the copy are compared with their checksums before it gets its name (default: off).
+    #[must_use]
+    pub fn verify(mut self, verify: bool) -> Self {
+        self.verify = verify;
+        self
+    }
+
+    /// Whether a store that has lost rows is copied (default: off). The copy has its damaged files and notes too, so
+    /// opening it reports the same losses.
+    #[must_use]
+    pub fn damaged(mut self, damaged: bool) -> Self {
+        self.damaged = damaged;
+        self
+    }
+}
+
 fn check_share(name: &str, share: f64) -> Result<()> {
     if (0.0..=1.0).contains(&share) {
         return Ok(());

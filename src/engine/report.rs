@@ -252,6 +252,30 @@ pub struct CompactReport {
     pub elapsed: Duration,
 }
 
+/// What [`crate::Reader::backup_to`] copied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackupReport {
+    /// Sealed segments of the copy.
+    pub segments: usize,
+    /// Sealed segments that are hard links to those of the source.
+    pub segments_linked: usize,
+    /// Rows of the copy, including superseded ones and tombstones.
+    pub rows: u64,
+    /// Bytes of its segments.
+    pub bytes: u64,
+    /// Bytes of segments that were copied and not linked.
+    pub bytes_copied: u64,
+    /// Rows whose checksums were compared, if [`crate::Backup::verify`] asked for it.
+    pub rows_verified: Option<u64>,
+    /// Files of the source that may have rows that are not served, if [`crate::Backup::damaged`] allows them.
+    pub left_out: Vec<Quarantined>,
+    /// Segments that the source misses, if [`crate::Backup::damaged`] allows it.
+    pub missing: Vec<Missing>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
 /// A file that was skipped.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]

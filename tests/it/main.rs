@@ -10,6 +10,7 @@
 #[macro_use]
 mod storages;
 
+mod backup;
 mod bad_input;
 mod batch_errors;
 mod compaction;
