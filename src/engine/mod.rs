@@ -15,7 +15,7 @@
 //! | [`read`], [`write`] | values, copies, scans, checks; the queue, the lane, the merger |
 //! | [`compact`] | rewriting segments without superseded rows |
 //! | [`open`], [`repair`] | opening, and repairing on close |
-//! | [`backup`] | copies of a store |
+//! | [`backup`], [`merge_stores`] | copies of a store; merging other stores into one |
 //! | [`reader`], [`copies`], [`store`] | the public handles |
 //! | `model` | model checks of the protocols below; compiled only for them |
 //!
@@ -74,6 +74,7 @@ pub(crate) mod findings;
 pub(crate) mod follow;
 pub(crate) mod lock_order;
 pub(crate) mod lookup;
+pub(crate) mod merge_stores;
 #[cfg(test)]
 #[cfg(feature = "model")]
 mod model;

@@ -235,6 +235,43 @@ impl Backup {
     }
 }
 
+/// Options of [`Store::merge_from`](crate::Store::merge_from).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Merge {
+    pub(crate) dry_run: bool,
+    pub(crate) fail_on_conflict: bool,
+    pub(crate) damaged: bool,
+}
+
+impl Merge {
+    /// Merges, lets the newest value of each key win, and fails if a source has lost rows.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only reports what would be merged, and changes nothing (default: off).
+    #[must_use]
+    pub fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
+    /// Whether keys with differing values are an error, found before anything is merged (default: off).
+    #[must_use]
+    pub fn fail_on_conflict(mut self, fail: bool) -> Self {
+        self.fail_on_conflict = fail;
+        self
+    }
+
+    /// Whether sources that have lost rows are merged, without the rows that cannot be read (default: off).
+    #[must_use]
+    pub fn damaged(mut self, damaged: bool) -> Self {
+        self.damaged = damaged;
+        self
+    }
+}
+
 fn check_share(name: &str, share: f64) -> Result<()> {
     if (0.0..=1.0).contains(&share) {
         return Ok(());

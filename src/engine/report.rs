@@ -276,6 +276,38 @@ pub struct BackupReport {
     pub elapsed: Duration,
 }
 
+/// What [`crate::Store::merge_from`] did, or, in a dry run, would do.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct MergeReport {
+    /// Whether it was a dry run, which changes nothing.
+    pub dry_run: bool,
+    /// Stores that were merged.
+    pub stores: usize,
+    /// Rows in them, including superseded ones and tombstones.
+    pub rows: u64,
+    /// Rows that were copied. Of each key, at most one.
+    pub rows_merged: u64,
+    /// Tombstones that were copied.
+    pub tombstones_merged: u64,
+    /// Values of this store that copied rows or tombstones supersede.
+    pub rows_replaced: u64,
+    /// Keys of which this store has a row that is newer, or the same.
+    pub rows_kept: u64,
+    /// Keys with differing values: the newest counts.
+    pub conflicts: u64,
+    /// The first hundred of these keys.
+    pub conflicting_keys: Vec<Key>,
+    /// Rows that could not be read, if [`crate::Merge::damaged`] allows them.
+    pub rows_damaged: u64,
+    /// Segments that were written.
+    pub segments_written: usize,
+    /// Bytes of these.
+    pub bytes_written: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
 /// A file that was skipped.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]

@@ -27,6 +27,7 @@ mod golden;
 mod interop;
 mod lanes;
 mod limits;
+mod merge_stores;
 mod mixed_files;
 mod model;
 mod odd_files;

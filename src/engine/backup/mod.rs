@@ -57,12 +57,11 @@ pub(crate) fn backup(
     let mut report = BackupReport::default();
     for attempt in 1.. {
         let (state, opened) = open_reader(Arc::clone(source), options.clone())?;
-        let lost = lost(&opened);
-        if let (Some(error), false) = (first_loss(&opened, &lost), backup.damaged) {
+        if let (Some(error), false) = (first_loss(&opened), backup.damaged) {
             return Err(error);
         }
-        (report.left_out, report.missing) = (lost, opened.missing);
         let in_place = damaged_files(&state, &opened.quarantined);
+        (report.left_out, report.missing) = (lost(&opened).cloned().collect(), opened.missing);
         match copied.take_sealed(&state, progress) {
             Err(error) if error.is_not_found() && attempt < READERS => continue,
             taken => taken?,
@@ -93,12 +92,13 @@ fn check_empty(target: &dyn Storage) -> Result<()> {
 }
 
 /// The files that may have rows that are not served.
-fn lost(opened: &OpenReport) -> Vec<Quarantined> {
-    opened.quarantined.iter().filter(|file| file.rows_lost != Some(0)).cloned().collect()
+fn lost(opened: &OpenReport) -> impl Iterator<Item = &Quarantined> {
+    opened.quarantined.iter().filter(|file| file.rows_lost != Some(0))
 }
 
-fn first_loss(opened: &OpenReport, lost: &[Quarantined]) -> Option<Error> {
-    let file = lost.first().map(|file| Error::corrupt(&file.path, 0, file.why.clone()));
+/// The error of the first loss that opening found, if there is any.
+pub(crate) fn first_loss(opened: &OpenReport) -> Option<Error> {
+    let file = lost(opened).next().map(|file| Error::corrupt(&file.path, 0, file.why.clone()));
     file.or_else(|| opened.missing.first().map(|missing| missing.error()))
 }
 
@@ -246,11 +246,13 @@ fn write_lanes(
             next = sequence + 1;
         }
         let seed = |id| segment_seed(store.as_bytes(), id);
-        let whole = damaged.iter().map(|id| (*id, u64::MAX - 1));
-        for (id, len_bytes) in prefixes.iter().copied().chain(whole).filter(|(id, _)| id.lane == lane) {
+        // Without a log, all of an active segment may have been synced, and nothing is known of a damaged file.
+        let intact = prefixes.iter().map(|(id, len_bytes)| (*id, *len_bytes, *len_bytes));
+        let whole = damaged.iter().map(|id| (*id, 0, u64::MAX - 1));
+        for (id, unless_known, most) in intact.chain(whole).filter(|(id, ..)| id.lane == lane) {
             // What its writer had not synced may have holes, which the next writer looks for.
-            let synced = synced(state.storage(), seed(id), id)?.unwrap_or(0).min(len_bytes);
-            records.extend((synced > 0).then(|| SyncRecord { sequence: id.sequence, len_bytes: synced, seed: seed(id) }));
+            let len_bytes = synced(state.storage(), seed(id), id)?.unwrap_or(unless_known).min(most);
+            records.extend((len_bytes > 0).then(|| SyncRecord { sequence: id.sequence, len_bytes, seed: seed(id) }));
         }
         if let Some(segment) = version.segments().get(&SegmentId { lane, sequence: newest }) {
             records.push(SyncRecord { sequence: newest, len_bytes: segment.len_bytes, seed: seed(segment.id) });
@@ -273,7 +275,7 @@ fn check(target: &Arc<dyn Storage>, options: &Options, backup: &Backup, report: 
         target.sync_dir(Path::new(names::RUNS))?;
         (state, opened) = open_reader(Arc::clone(target), options.clone())?;
     }
-    if let (Some(error), false) = (first_loss(&opened, &lost(&opened)), backup.damaged) {
+    if let (Some(error), false) = (first_loss(&opened), backup.damaged) {
         return Err(error);
     }
     let found = rows_shown(&state);

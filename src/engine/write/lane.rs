@@ -280,6 +280,14 @@ impl Lane {
         }
     }
 
+    /// Records that a segment which the lane does not append to was sealed, and synced.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn record_sealed(&mut self, record: SyncRecord) -> Result<()> {
+        self.log(&[record])
+    }
+
     fn log(&mut self, records: &[SyncRecord]) -> Result<()> {
         self.sync_log.as_mut().map_or(Ok(()), |log| log.append(records))
     }
