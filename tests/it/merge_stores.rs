@@ -49,7 +49,8 @@ fn value(number: u64, at: u64) -> Value {
 
 /// Puts the values of `numbers`, or deletes them, at time `at`.
 fn put(store: &Store, model: &mut Model, at: u64, numbers: impl Iterator<Item = u64>, delete: bool) {
-    CLOCK.set(at);
+    // Each batch of a structure gets a timestamp of its own.
+    CLOCK.set(at * 1000);
     let numbers: Vec<u64> = numbers.collect();
     let keys: Vec<String> = numbers.iter().map(|number| format!("k{number:03}")).collect();
     if delete {
