@@ -134,13 +134,14 @@ fn sealed_segments_are_linked_and_the_copy_does_not_change_with_the_source() {
     store.flush().unwrap();
     let copy = store.backup_with(dir.path().join("copy"), &Backup::new().link(false), &mut |_, _| {}).unwrap();
     let mut seen = Vec::new();
-    let linked =
-        store.backup_with(dir.path().join("linked"), &Backup::new().verify(true), &mut |done, all| seen.push((done, all)));
+    let linked = store
+        .backup_with(dir.path().join("linked"), &Backup::new().verify(true), &mut |done, all| seen.push((done, all)));
     let linked = linked.unwrap();
     assert_eq!((copy.rows, copy.segments_linked, copy.bytes_copied), (350, 0, copy.bytes));
     assert_eq!((linked.rows, linked.segments_linked, linked.rows_verified), (350, linked.segments, Some(350)));
     assert!(seen.windows(2).all(|pair| pair[0].0 < pair[1].0) && seen.last().is_some_and(|(done, all)| done == all));
-    let links = |name: &str| std::fs::metadata(dir.path().join(name).join("segments/0000-0000000001.arrow")).unwrap().nlink();
+    let links =
+        |name: &str| std::fs::metadata(dir.path().join(name).join("segments/0000-0000000001.arrow")).unwrap().nlink();
     assert_eq!((links("m"), links("linked"), links("copy")), (2, 2, 1));
     for name in ["copy", "linked"] {
         let other = open(name);
@@ -276,7 +277,7 @@ fn a_folder_copied_over_another_is_reported() {
         }
         // Nothing is removed; active segments are sealed.
         let is_there = |name: &String| files(&to).contains(&name.trim_end_matches(".open").to_owned());
-        assert!(before.iter().all(|name| is_there(name)), "{what}");
+        assert!(before.iter().all(is_there), "{what}");
         let store = options().open_on(as_storage(&to)).unwrap();
         store.acknowledge_damage().unwrap();
         store.close().unwrap();
@@ -357,7 +358,9 @@ fn a_copy_has_all_that_processes_flushed_before_it_began() {
     for turn in 0..12 {
         let before: Vec<u64> = flushed.iter().map(|flushed| flushed.load(Ordering::SeqCst)).collect();
         let name = format!("copy-{turn}");
-        reader.backup_with(dir.path().join(&name), &Backup::new().link(turn % 2 == 0).verify(true), &mut |_, _| {}).unwrap();
+        reader
+            .backup_with(dir.path().join(&name), &Backup::new().link(turn % 2 == 0).verify(true), &mut |_, _| {})
+            .unwrap();
         let copy = Options::new().recovery(Recovery::Strict).open(dir.path(), &name).unwrap();
         assert!(copy.open_report().is_clean(), "{:?}", copy.open_report());
         for (number, before) in before.into_iter().enumerate() {
@@ -365,9 +368,12 @@ fn a_copy_has_all_that_processes_flushed_before_it_began() {
                 let value = copy.get(number as u64 * 1000 + key).unwrap();
                 let version = value.map(|value| value.into_tensor().unwrap().to_vec::<u64>().unwrap()[0]);
                 // Deleted rows: a multiple of ten was flushed, or was being written.
-                let is_new = version.map_or(true, |version| version >= before);
+                let is_new = version.is_none_or(|version| version >= before);
                 assert!(is_new, "key {key} of {number} has version {version:?}, {before} was flushed");
-                assert!(version.is_some() || before % 10 == 0 || before % 10 >= 8 || turn > 0 && before > 8, "{before}");
+                assert!(
+                    version.is_some() || before % 10 == 0 || before % 10 >= 8 || turn > 0 && before > 8,
+                    "{before}"
+                );
             }
         }
         copy.close().unwrap();

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tensorcask::storage::{FaultStorage, MemoryStorage, Storage};
-use tensorcask::{Codec, Compaction, Error, Key, Lane, Merge, MergeReport, Options, Reader, Recovery, Result, Store, Value};
+use tensorcask::{
+    Codec, Compaction, Error, Key, Lane, Merge, MergeReport, Options, Reader, Recovery, Result, Store, Value,
+};
 
 use crate::compaction::names;
 use crate::compaction_stops::killed;
@@ -134,7 +136,9 @@ fn the_newest_row_wins_in_every_order() {
                 assert!(report.segments_written > 0 && report.rows_replaced > 0);
                 merged += report.rows_merged;
             } else {
-                sources.iter().for_each(|source| merged += merge(&store, std::slice::from_ref(source), &Merge::new()).unwrap().rows_merged);
+                sources.iter().for_each(|source| {
+                    merged += merge(&store, std::slice::from_ref(source), &Merge::new()).unwrap().rows_merged
+                });
             }
             assert!(merged > 20);
             check(store.reader(), &all);
@@ -189,7 +193,10 @@ fn a_merge_that_is_stopped_anywhere_loses_nothing_and_is_completed_by_the_next()
             assert!(report.quarantined.is_empty() && report.missing.is_empty(), "{what} {operations}: {report:?}");
             for (key, (_, value)) in &all {
                 let found = store.get(key.as_str()).unwrap();
-                assert!(found == *value || before.get(key).map_or(found.is_none(), |(_, old)| found == *old), "{what}: {key}");
+                assert!(
+                    found == *value || before.get(key).map_or(found.is_none(), |(_, old)| found == *old),
+                    "{what}: {key}"
+                );
             }
             if !failed {
                 check(store.reader(), &all);
@@ -268,7 +275,10 @@ fn stores_that_cannot_be_merged_are_refused_and_nothing_is_changed() {
     assert!(matches!(refused, Error::KeyKind { .. }), "{refused}");
     assert_eq!(fresh.key_kind(), None);
     merge(&fresh, &[reader(&numbers)], &Merge::new()).unwrap();
-    assert_eq!((fresh.key_kind().map(|kind| kind.name()), fresh.get(7_u64).unwrap()), (Some("u64"), Some(Value::Int(7))));
+    assert_eq!(
+        (fresh.key_kind().map(|kind| kind.name()), fresh.get(7_u64).unwrap()),
+        (Some("u64"), Some(Value::Int(7)))
+    );
 
     let damaged = killed(&stores[2].0);
     let name = Path::new("segments").join(&names(&damaged, "segments")[0]);
@@ -329,4 +339,43 @@ fn copies_of_one_store_that_were_both_written_to_are_merged() {
         check(store.reader(), &one);
         store.close().unwrap();
     }
+}
+
+#[test]
+fn readers_and_writers_of_other_lanes_go_on_meanwhile() {
+    let stores = stores();
+    let mut all = stores[0].1.clone();
+    stores.iter().for_each(|(_, model)| add(&mut all, model));
+    let target = killed(&stores[0].0);
+    CLOCK.set(50);
+    let store = open(&target);
+    let watcher = reader(&target);
+    let other = options().lane(Lane::Number(5)).open_on(as_storage(&target)).unwrap();
+    let sources: Vec<Reader> = stores[1..].iter().map(|(storage, _)| reader(storage)).collect();
+    let (before, merged) = (stores[0].1.clone(), all.clone());
+    let mut step = 0;
+    let progress = &mut |_: u64, _: u64| {
+        step += 1;
+        watcher.refresh().unwrap();
+        for (key, (_, value)) in merged.iter().skip(step % 7).step_by(7) {
+            let found = watcher.get(key.as_str()).unwrap();
+            let is_old = before.get(key).map_or(found.is_none(), |(_, old)| found == *old);
+            let is_put = all.get(key).is_some_and(|(_, new)| found == *new);
+            assert!(is_old || is_put || found == *value, "{key}: {found:?}");
+        }
+        if step % 2 == 0 {
+            // Newer than everything that is merged, although this clock is behind.
+            put(&other, &mut all, 60, (step as u64 * 5 % 90)..(step as u64 * 5 % 90) + 3, step % 4 == 0);
+        }
+    };
+    store.merge_from(&sources, &Merge::new(), progress).unwrap();
+    assert!(step > 8, "{step}");
+    other.close().unwrap();
+    for reader in [&watcher, store.reader()] {
+        reader.refresh().unwrap();
+        check(reader, &all);
+    }
+    store.close().unwrap();
+    let strict = options().recovery(Recovery::Strict).open_on(as_storage(&target)).unwrap();
+    check(strict.reader(), &all);
 }

@@ -68,10 +68,7 @@ fn merge(
     arguments: &Arguments,
     output: &Output,
 ) -> Result<MergeReport, Failure> {
-    let options = Merge::new()
-        .dry_run(dry_run)
-        .fail_on_conflict(arguments.fail_on_conflict)
-        .damaged(arguments.damaged);
+    let options = Merge::new().dry_run(dry_run).fail_on_conflict(arguments.fail_on_conflict).damaged(arguments.damaged);
     let bar = output.progress(0);
     let merged = store.merge_from(sources, &options, &mut |done, total| {
         bar.set_length(total);
@@ -110,7 +107,8 @@ fn check_whole(source: &Reader, store: &Path) -> Result<(), Failure> {
 
 /// Refuses stores of different kinds of keys before the target is created.
 fn check_key_kinds(sources: &[Reader], arguments: &Arguments) -> Result<(), Failure> {
-    let mut kinds = sources.iter().zip(&arguments.stores).filter_map(|(source, store)| Some((source.key_kind()?, store)));
+    let mut kinds =
+        sources.iter().zip(&arguments.stores).filter_map(|(source, store)| Some((source.key_kind()?, store)));
     let Some((kind, first)) = kinds.next() else { return Ok(()) };
     match kinds.find(|(other, _)| *other != kind) {
         None => Ok(()),
@@ -169,7 +167,8 @@ fn joined_metadata(arguments: &Arguments) -> Result<Metadata, Failure> {
 
 fn tell(report: &MergeReport, arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     if report.conflicts > 0 {
-        let keys: Vec<String> = report.conflicting_keys.iter().take(3).map(|key| one_line(&key.to_string()).into()).collect();
+        let keys: Vec<String> =
+            report.conflicting_keys.iter().take(3).map(|key| one_line(&key.to_string()).into()).collect();
         let more = if report.conflicts > keys.len() as u64 { ", …" } else { "" };
         output.warn(&format!(
             "{} keys have differing values, of which the newest is kept: {}{more}",
@@ -186,7 +185,8 @@ fn tell(report: &MergeReport, arguments: &Arguments, output: &Output) -> Result<
 
 fn summary(report: &MergeReport, arguments: &Arguments) -> String {
     let would = if report.dry_run { "would be " } else { "" };
-    let rows = format!("{} of {} rows {would}merged into {}", report.rows_merged, report.rows, arguments.into.display());
+    let rows =
+        format!("{} of {} rows {would}merged into {}", report.rows_merged, report.rows, arguments.into.display());
     let (replaced, kept, deleted) = (report.rows_replaced, report.rows_kept, report.tombstones_merged);
     let written = if report.dry_run { String::new() } else { format!(", {} written", bytes(report.bytes_written)) };
     format!("{rows}, {replaced} {would}replaced, {deleted} deletions, {kept} were as new already{written}")

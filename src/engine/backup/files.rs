@@ -99,12 +99,7 @@ fn copy_bytes(copy: Copy<'_>, path: &Path) -> Result<()> {
     write(&**copy.target, path, file.len_bytes()?, |offset, len| file.copy(offset, len))
 }
 
-fn write(
-    target: &dyn Storage,
-    path: &Path,
-    len_bytes: u64,
-    read: impl Fn(u64, usize) -> Result<Bytes>,
-) -> Result<()> {
+fn write(target: &dyn Storage, path: &Path, len_bytes: u64, read: impl Fn(u64, usize) -> Result<Bytes>) -> Result<()> {
     let mut file = target.create(path)?;
     let mut offset = 0;
     while offset < len_bytes {

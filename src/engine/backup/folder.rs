@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::io::disk::DiskStorage;
 use crate::io::Storage;
+use crate::io::disk::DiskStorage;
 use crate::names;
 
 /// A folder that is being made. Dropping it before it is published removes what was made.

@@ -5,7 +5,7 @@
 //! that the history does not know was made by a writer whose files were, at least in part, replaced: by those of another
 //! store, of a copy of this store that was written to on its own, or of an older copy.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -138,6 +138,8 @@ const ADVICE: &str = "rows may be lost: take both copies from where they were be
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::io::memory::MemoryStorage;
 
@@ -162,7 +164,10 @@ mod tests {
         // An older copy over a newer one.
         storage.write(names::history(0), &older).unwrap();
         let signs = signs_of_other_copies(&storage, &store).unwrap();
-        assert_eq!(signs.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>(), [names::writer_mark(0, &second[0].1)]);
+        assert_eq!(
+            signs.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>(),
+            [names::writer_mark(0, &second[0].1)]
+        );
         // The next writer leaves it.
         begin(&storage, &store);
         assert_eq!(signs_of_other_copies(&storage, &store).unwrap(), signs);

@@ -90,7 +90,8 @@ impl Store {
         inner.state.access().check_writes()?;
         sources.iter().try_for_each(|source| self.check_other(source))?;
         let sources: Vec<Reader> = sources.iter().map(Reader::snapshot).collect::<Result<_>>()?;
-        if let (Some(loss), false) = (sources.iter().find_map(|source| first_loss(source.open_report())), options.damaged)
+        if let (Some(loss), false) =
+            (sources.iter().find_map(|source| first_loss(source.open_report())), options.damaged)
         {
             return Err(loss);
         }

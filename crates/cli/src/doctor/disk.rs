@@ -127,7 +127,11 @@ impl<'a> Probe<'a> {
             Ok(Some(lock)) => lock,
             Ok(None) => return Finding::warn("locks", "another `doctor` is checking them", "run it again"),
             Err(error) => {
-                return Finding::warn("locks", error.to_string(), "this user can only read here, so they are not checked");
+                return Finding::warn(
+                    "locks",
+                    error.to_string(),
+                    "this user can only read here, so they are not checked",
+                );
             }
         };
         let second = self.storage.try_lock(self.path());

@@ -32,7 +32,8 @@ fn maps(folder: &Path) -> Finding {
     let segments = std::fs::read_dir(folder.join("segments")).map_or(0, |entries| entries.count() as u64);
     let said = format!("{segments} segments, {limit} maps at most");
     if segments > limit / 2 {
-        let advice = "rows of further segments are copied into memory: run `tensorcask compact`, or raise vm.max_map_count";
+        let advice =
+            "rows of further segments are copied into memory: run `tensorcask compact`, or raise vm.max_map_count";
         return Finding::warn("map count", said, advice);
     }
     Finding::ok("map count", said)

@@ -78,7 +78,10 @@ fn stores_are_merged() {
     let (_other, two) = store(some(40..100, 2));
     let (_third, three) = store(|store| store.put(7_u64, Value::Int(3)).unwrap());
     let into = dir.path().join("all");
-    let merge = |more: &[&str]| [&["merge", text(&one), text(&two), "--into", text(&into)], more].concat();
+    let merge = |more: &[&'static str]| {
+        let all = ["merge", text(&one), text(&two), "--into", text(&into)];
+        all.into_iter().chain(more.iter().copied()).collect::<Vec<&str>>()
+    };
     let dry = json(&merge(&["--dry-run"]));
     assert_eq!((dry["rows_merged"].as_u64(), dry["conflicts"].as_u64()), (Some(100), Some(20)), "{dry}");
     let (found, said) = code(&merge(&["--fail-on-conflict"]));
@@ -114,7 +117,13 @@ fn stores_are_merged() {
 fn a_merge_that_is_killed_is_completed_by_the_next() {
     let (dir, one) = store(some(0..300, 1));
     let (_other, two) = store_with(Options::new().segment_rows(100), |store| {
-        store.put_rows(&(0..20_000).map(|key| format!("k{key:05}")).collect::<Vec<_>>(), &[64], &vec![2.0_f32; 1_280_000]).unwrap();
+        store
+            .put_rows(
+                &(0..20_000).map(|key| format!("k{key:05}")).collect::<Vec<_>>(),
+                &[64],
+                &vec![2.0_f32; 1_280_000],
+            )
+            .unwrap();
     });
     let before = names(&one.join("segments"));
     let mut killed = 0;
@@ -164,7 +173,11 @@ fn the_doctor_checks_everything_and_leaves_nothing() {
     for check in ["store", "locks", "memory maps", "clock", "damage", "writers", "other files", "descriptors"] {
         assert_eq!(level(&healthy, check), "ok", "{check}");
     }
-    assert!(["file system", "free space", "free inodes", "syncs", "hard links", "map count"].iter().all(|check| !level(&healthy, check).is_empty()));
+    assert!(
+        ["file system", "free space", "free inodes", "syncs", "hard links", "map count"]
+            .iter()
+            .all(|check| !level(&healthy, check).is_empty())
+    );
     assert_eq!(all(&path), before);
 
     let writer = Store::open(dir.path(), "m").unwrap();
