@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tensorcask::storage::{FaultStorage, MemoryStorage, Storage};
+use tensorcask::storage::{DiskStorage, FaultStorage, MemoryStorage, Storage};
 use tensorcask::{Backup, Compaction, Error, Lane, Options, Reader, Recovery, Store, Value};
 
 use crate::compaction::{Model, check, closed_history, delete, history, names, options, put};
@@ -157,7 +157,19 @@ fn sealed_segments_are_linked_and_the_copy_does_not_change_with_the_source() {
         value.to_vec::<f32>().unwrap()[0]
     };
     assert_eq!((first("m", 0), first("m", 10), first("copy", 0), first("linked", 349)), (3.0, 1.0, 2.0, 2.0));
-    for name in ["m", "copy", "linked"] {
+    // A segment that a symbolic link leads to.
+    let first_segment =
+        dir.path().join("copy/segments").join(names(&DiskStorage::new(dir.path().join("copy")), "segments")[0].clone());
+    std::fs::rename(&first_segment, dir.path().join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink("../../elsewhere", &first_segment).unwrap();
+    Reader::open(dir.path(), "copy").unwrap().backup_to(dir.path().join("nested/of-link")).unwrap();
+    assert!(
+        std::fs::symlink_metadata(dir.path().join("nested/of-link/segments").join(first_segment.file_name().unwrap()))
+            .unwrap()
+            .is_file()
+    );
+    std::fs::rename(dir.path().join("nested/of-link"), dir.path().join("of-link")).unwrap();
+    for name in ["m", "copy", "linked", "of-link"] {
         assert!(Reader::open(dir.path(), name).unwrap().verify(&mut |_, _| {}).unwrap().is_clean());
     }
 }

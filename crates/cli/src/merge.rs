@@ -45,9 +45,10 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     if !arguments.damaged {
         sources.iter().zip(&arguments.stores).try_for_each(|(source, store)| check_whole(source, store))?;
     }
-    if !into.exists() {
-        // What is refused makes nothing.
-        let report = dry_run_into_nothing(arguments, &sources, output)?;
+    if !into.exists() && (arguments.dry_run || arguments.fail_on_conflict) {
+        // Nothing is made in a dry run, or if the merge is refused.
+        let store = Options::new().open_on(Arc::new(MemoryStorage::new()))?;
+        let report = merge(&store, &sources, true, arguments, output)?;
         if arguments.dry_run {
             return tell(&report, arguments, output);
         }
@@ -79,14 +80,6 @@ fn merge(
         true => Failure::from(error).and("; give --damaged to merge the rows that can be read"),
         false => Failure::from(error),
     })
-}
-
-/// Merges into an empty store in memory, as a dry run. Unless this is all that is asked for, only what may be refused is
-/// found out.
-fn dry_run_into_nothing(arguments: &Arguments, sources: &[Reader], output: &Output) -> Result<MergeReport, Failure> {
-    let store = Options::new().open_on(Arc::new(MemoryStorage::new()))?;
-    let is_all = arguments.dry_run || arguments.fail_on_conflict;
-    merge(&store, if is_all { sources } else { &[] }, true, arguments, output)
 }
 
 fn open(store: &Path, arguments: &Arguments) -> Result<Reader, Failure> {

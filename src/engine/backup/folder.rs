@@ -83,16 +83,16 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
 }
 
-/// Locks a folder, without a file of its own.
+/// Locks a folder, without a file of its own. Network file systems may not lock folders: then it is not locked, and of
+/// two processes that make the same copy, one or both fail.
 fn lock(folder: &Path) -> Result<File> {
     let file = File::open(folder).map_err(|e| Error::io("open the folder", folder, e))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
         Err(TryLockError::WouldBlock) => {
             let busy = std::io::Error::new(ErrorKind::WouldBlock, "another process is making the same copy");
             Err(Error::io("lock", folder, busy))
         }
-        Err(TryLockError::Error(e)) => Err(Error::io("lock", folder, e)),
     }
 }
 

@@ -104,8 +104,9 @@ impl<'a> Target<'a> {
         let Some(active) = self.actives.last() else { return Ok(()) };
         let (state, id, record) = (self.context.state, active.id(), active.sealed_record());
         let Some(active) = self.actives.pop() else { return Ok(()) };
-        let sealed = active.seal(state.options(), Vec::new());
-        if let Err(error) = sealed {
+        // The caller may remove the sources when the merge is done.
+        let durability = state.options().durability.max(Durability::SyncData);
+        if let Err(error) = active.seal(&state.options().clone().durability(durability), Vec::new()) {
             state.registry().lock().disown(id);
             return Err(error);
         }
@@ -118,9 +119,7 @@ impl<'a> Target<'a> {
         drop(known);
         self.segments += 1;
         self.bytes += segment.len_bytes;
-        if state.options().durability > Durability::Buffered {
-            self.context.writer.with_lane(|lane| lane.record_sealed(record))?;
-        }
+        self.context.writer.with_lane(|lane| lane.record_sealed(record))?;
         (self.sealed)()
     }
 }

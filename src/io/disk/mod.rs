@@ -172,7 +172,8 @@ impl Storage for DiskStorage {
 
     fn link(&self, from: &Path, to: &Path) -> Result<bool> {
         let to = self.resolve(to)?;
-        match fs::hard_link(from, &to) {
+        // A symbolic link would be linked itself.
+        match fs::canonicalize(from).and_then(|file| fs::hard_link(file, &to)) {
             Ok(()) => {}
             Err(e) if e.kind() == ErrorKind::NotFound => return Err(Error::io("link", from, e)),
             // Another file system, one without links, too many links, or a file that this user may not link.

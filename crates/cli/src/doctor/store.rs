@@ -77,9 +77,9 @@ fn strays(folder: &Path) -> Finding {
     for part in std::iter::once("").chain(FOLDERS).filter(|part| *part != QUARANTINE) {
         let Ok(entries) = std::fs::read_dir(folder.join(part)) else { continue };
         let names = entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
-        let is_stray =
-            |name: &String| !is_file_of_store(part, name) && !(part.is_empty() && FOLDERS.contains(&&**name));
-        strays.extend(names.filter(is_stray).map(|name| Path::new(part).join(name).display().to_string()));
+        let is_own = |name: &str| is_file_of_store(part, name) || part.is_empty() && FOLDERS.contains(&name);
+        let names = names.filter(|name| !is_own(name));
+        strays.extend(names.map(|name| Path::new(part).join(name).display().to_string()));
     }
     strays.sort();
     if strays.is_empty() {
