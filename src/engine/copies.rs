@@ -20,8 +20,8 @@ impl Reader {
     /// writers and compaction do. Segments stay on disk while it maps them, even if they are unlinked. O(segments), and
     /// O(rows that no index run covers).
     ///
-    /// From an eighth of the maps that the system allows (`vm.max_map_count`), further segments are mapped when they are
-    /// first read. Rows of such a segment cannot be read if it was compacted before that.
+    /// From an eighth of the maps that the system allows (`vm.max_map_count`), further segments are mapped when they
+    /// are first read. Rows of such a segment cannot be read if it was compacted before that.
     ///
     /// ```
     /// # fn main() -> tensorcask::Result<()> {
@@ -50,8 +50,8 @@ impl Reader {
     /// [`Reader::backup_with`] for other ways, and for restoring a store: copy the copy back.
     ///
     /// A copy that fails or is killed leaves no store: the folder gets its name when everything in it is durable. The
-    /// copy has the identity of the source. If both are written to, their files must not be mixed; opening reports it if
-    /// one was copied over the other.
+    /// copy has the identity of the source. If both are written to, their files must not be mixed; opening reports it
+    /// if one was copied over the other.
     ///
     /// ```
     /// # fn main() -> tensorcask::Result<()> {
@@ -65,9 +65,9 @@ impl Reader {
     /// # }
     /// ```
     ///
-    /// # Errors
-    /// [`Error::Invalid`] if `dir` cannot name a store or lies in this one; [`Error::Io`] of kind `AlreadyExists` if it is
-    /// neither absent nor empty; [`Error::Corrupt`] or [`Error::MissingSegment`] if the store has lost rows; IO errors.
+    /// # Errors [`Error::Invalid`] if `dir` cannot name a store or lies in this one; [`Error::Io`] of kind
+    /// `AlreadyExists` if it is neither absent nor empty; [`Error::Corrupt`] or [`Error::MissingSegment`] if the store
+    /// has lost rows; IO errors.
     pub fn backup_to(&self, dir: impl AsRef<Path>) -> Result<BackupReport> {
         self.backup_with(dir, &Backup::new(), &mut |_, _| {})
     }

@@ -91,8 +91,8 @@ fn check_whole(source: &Reader, store: &Path) -> Result<(), Failure> {
     match crate::store::left_out(source) {
         0 => Ok(()),
         left_out => Err(Failure::damaged(format!(
-            "{left_out} file(s) of {} are left out, so rows are missing (`tensorcask verify` lists them): give --damaged to \
-             merge the rows that can be read",
+            "{left_out} file(s) of {} are left out, so rows are missing (`tensorcask verify` lists them): give \
+             --damaged to merge the rows that can be read",
             store.display()
         ))),
     }
@@ -121,8 +121,8 @@ fn check_identity(store: &Path, into: &Path) -> Result<(), Failure> {
     let (one, other) = (identity_of(store)?, identity_of(into)?);
     match (&one, &other) {
         (Some(one), Some(other)) if one != other => Err(Failure::input(format!(
-            "{} and {} hold outputs of different weights, versions or arguments (identity.json): their keys do not mean \
-             the same",
+            "{} and {} hold outputs of different weights, versions or arguments (identity.json): their keys do not \
+             mean the same",
             store.display(),
             into.display()
         ))),
@@ -148,8 +148,8 @@ fn joined_metadata(arguments: &Arguments) -> Result<Metadata, Failure> {
             let known = joined.entry(name.clone()).or_insert_with(|| text.clone());
             if *known != text {
                 return Err(Failure::input(format!(
-                    "the metadata {name:?} of {} is {text:?}, another store has {known:?}: merge stores of the same data, \
-                     or change metadata.json",
+                    "the metadata {name:?} of {} is {text:?}, another store has {known:?}: merge stores of the same \
+                     data, or change metadata.json",
                     store.display()
                 )));
             }

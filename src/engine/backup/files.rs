@@ -38,8 +38,8 @@ impl Copy<'_> {
     }
 }
 
-/// Copies a sealed segment, durably; returns whether it was linked. A segment that was unlinked meanwhile is copied from
-/// its map.
+/// Copies a sealed segment, durably; returns whether it was linked. A segment that was unlinked meanwhile is copied
+/// from its map.
 ///
 /// # Errors
 /// IO errors, of kind `NotFound` if it is gone and not mapped.

@@ -5,8 +5,8 @@
 //! compaction that work meanwhile. If a segment is removed before it was linked or read, a new reader is opened; the
 //! files that are in the copy already are kept, and those that the last reader does not show are removed in the end.
 //!
-//! Sealed segments are linked, since published files are never changed. The numbers of segments that are not in the copy
-//! are void there, so that none counts as missing. Before the copy gets its name it is opened, and must be whole.
+//! Sealed segments are linked, since published files are never changed. The numbers of segments that are not in the
+//! copy are void there, so that none counts as missing. Before the copy gets its name it is opened, and must be whole.
 
 mod files;
 pub(crate) mod folder;

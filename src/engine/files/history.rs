@@ -1,9 +1,10 @@
-//! The history of a lane: the ids of its writers, newest first, and a mark in the folder that is named after the newest.
+//! The history of a lane: the ids of its writers, newest first, and a mark in the folder that is named after the
+//! newest.
 //!
 //! The files of a store have the same names in every store. If one folder is copied over another, some files of the
-//! former contents are replaced and others stay, and no file tells. A mark has a name of its own, so it survives. A mark
-//! that the history does not know was made by a writer whose files were, at least in part, replaced: by those of another
-//! store, of a copy of this store that was written to on its own, or of an older copy.
+//! former contents are replaced and others stay, and no file tells. A mark has a name of its own, so it survives. A
+//! mark that the history does not know was made by a writer whose files were, at least in part, replaced: by those of
+//! another store, of a copy of this store that was written to on its own, or of an older copy.
 
 use std::path::PathBuf;
 
@@ -123,8 +124,8 @@ pub(crate) fn signs_of_other_copies(storage: &dyn Storage, store: &Uuid) -> Resu
         let unknown = marks.iter().filter(|(of, writer)| *of == lane && !history.writers.contains(writer));
         signs.extend(unknown.map(|(lane, writer)| {
             let why = format!(
-                "it is of a writer of lane {lane} that {} does not know: files of another store, or of another or older \
-                 copy of this store, were copied over those that it wrote; {ADVICE}",
+                "it is of a writer of lane {lane} that {} does not know: files of another store, or of another or \
+                 older copy of this store, were copied over those that it wrote; {ADVICE}",
                 storage.describe(&names::history(*lane)).display()
             );
             (names::writer_mark(*lane, writer), why)

@@ -1,9 +1,9 @@
 //! Merges other stores into one: copies those of their newest rows that are newer than the rows of this store.
 //!
 //! Rows keep their commit timestamps, as in compaction. So the newest row of a key wins whichever store it came from
-//! and in whichever order stores are merged, and a merge that was stopped and runs again finds its own rows: they are as
-//! new as those of the source, and are not copied twice. Linking whole segments would be faster, but they name another
-//! store, their checksums are seeded with it, and their index blocks have its hashes.
+//! and in whichever order stores are merged, and a merge that was stopped and runs again finds its own rows: they are
+//! as new as those of the source, and are not copied twice. Linking whole segments would be faster, but they name
+//! another store, their checksums are seeded with it, and their index blocks have its hashes.
 //!
 //! Batches of all sources are taken in the order of their timestamps ([`source`]), as segments require. Rows go to
 //! active segments of this writer's lane that nobody else appends to ([`target`]). If the process is killed, they are
@@ -29,6 +29,7 @@ use crate::engine::options::Merge;
 use crate::engine::report::MergeReport;
 use crate::engine::rows::row::RowVersion;
 use crate::engine::state::State;
+use crate::engine::write::key_kind::claim_key_kind;
 use crate::error::{Error, Result};
 use crate::key::{KeyKind, KeyRef};
 use crate::segment::batch::{Batch, Verify};
@@ -50,15 +51,15 @@ pub(crate) fn common_key_kind<'a>(stores: impl Iterator<Item = &'a State>) -> Re
     Ok(common)
 }
 
-/// Merges `sources`, which do not change meanwhile, into the store of `context`. `sealed` is called whenever rows have
-/// become visible. O(rows of the sources · stores) lookups, and O(bytes copied).
+/// Merges `sources`, which do not change meanwhile and have keys of `kind`, into the store of `context`. `sealed` is
+/// called whenever rows have become visible. O(rows of the sources · stores) lookups, and O(bytes copied).
 ///
 /// # Errors
 /// [`Error::Corrupt`] if a row of a source is damaged, unless `options` allow it; [`Error::Conflict`]; IO errors. Rows
 /// that were copied before stay.
 pub(crate) fn merge_stores(
     context: Context<'_>,
-    sources: &[Arc<State>],
+    (sources, kind): (&[Arc<State>], Option<KeyKind>),
     options: &Merge,
     sealed: &dyn Fn() -> Result<()>,
     progress: &mut dyn FnMut(u64, u64),
@@ -70,6 +71,9 @@ pub(crate) fn merge_stores(
         if found.conflicts > 0 {
             return Err(conflict(&found));
         }
+    }
+    if let (Some(kind), false) = (kind, options.dry_run) {
+        claim_key_kind(context.state, kind)?;
     }
     let newest = pieces.last().map_or(0, |piece| piece.timestamp);
     let mut target = (!options.dry_run).then(|| Target::new(context, newest, sealed));

@@ -87,7 +87,8 @@ impl<'a> Target<'a> {
         let state = self.context.state;
         let needed = len_bytes as u64 + rows as u64 * 64 + SegmentWriter::overhead_bytes();
         let capacity = (state.options().segment_bytes + SegmentWriter::overhead_bytes()).max(needed);
-        // The lane is held: no later number is given out before the file exists, since a gap counts as a missing segment.
+        // The lane is held: no later number is given out before the file exists, since a gap counts as a missing
+        // segment.
         let writer = self.context.writer.with_lane(|lane| {
             let id = lane.next_id(state)?;
             let (storage, identity) = (state.shared_storage(), state.identity().recorded());

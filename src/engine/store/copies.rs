@@ -2,9 +2,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::engine::backup::first_loss;
 use crate::engine::compact::context::Context;
+use crate::engine::files::locks::wait_for_compact_lock;
 use crate::engine::follow::refresh;
 use crate::engine::merge_stores::{common_key_kind, merge_stores};
 use crate::engine::options::{Backup, Merge};
@@ -13,9 +15,11 @@ use crate::engine::report::{BackupReport, MergeReport};
 use crate::engine::runs::plan::Purpose;
 use crate::engine::state::State;
 use crate::engine::store::Store;
-use crate::engine::write::key_kind::claim_key_kind;
 use crate::error::{Error, Result};
 use crate::io::Durability;
+
+/// How long a merge waits for a process that compacts the store.
+const COMPACTION_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Store {
     /// A reader of what was put until now; see [`Reader::snapshot`]. Flushes first, with [`Durability::Buffered`].
@@ -74,11 +78,11 @@ impl Store {
     /// # }
     /// ```
     ///
-    /// # Errors
-    /// [`Error::KeyKind`] if the stores have different kinds of keys, [`Error::Invalid`] if a source is this store,
-    /// [`Error::Corrupt`] or [`Error::MissingSegment`] if a source has lost rows, [`Error::Conflict`] if
-    /// [`Merge::fail_on_conflict`] is on: nothing is merged then. [`Error::Corrupt`] if a row of a source turns out to be
-    /// damaged; [`Error::Poisoned`], [`Error::Closed`], IO errors.
+    /// # Errors [`Error::KeyKind`] if the stores have different kinds of keys, [`Error::Invalid`] if a source is this
+    /// store, [`Error::Corrupt`] or [`Error::MissingSegment`] if a source has lost rows, [`Error::Conflict`] if
+    /// [`Merge::fail_on_conflict`] is on: nothing is merged then. [`Error::Corrupt`] if a row of a source turns out to
+    /// be damaged; [`Error::Io`] of kind `TimedOut` if another process compacts the store for a minute;
+    /// [`Error::Poisoned`], [`Error::Closed`], IO errors.
     pub fn merge_from(
         &self,
         sources: &[Reader],
@@ -98,14 +102,14 @@ impl Store {
         let sources: Vec<Arc<State>> = sources.iter().map(|source| Arc::clone(source.state())).collect();
         let kind = common_key_kind(std::iter::once(&*inner.state).chain(sources.iter().map(|source| &**source)))?;
         self.flush_with(Durability::SyncData)?;
-        if let (Some(kind), false) = (kind, options.dry_run) {
-            claim_key_kind(&inner.state, kind)?;
-        }
+        // A compaction could drop a tombstone that was put after its older row was chosen here.
+        let compacting = (!options.dry_run).then(|| wait_for_compact_lock(inner.state.storage(), COMPACTION_PATIENCE));
+        let _lock = compacting.transpose()?;
         refresh(&inner.state)?;
         let stop = || inner.queue.check();
         let context = Context { state: &inner.state, writer: &inner.writer, lane: inner.lane, stop: &stop };
         let sealed = || if inner.merger.memtable_is_full() { inner.merger.merge(Purpose::Rest) } else { Ok(()) };
-        merge_stores(context, &sources, options, &sealed, progress)
+        merge_stores(context, (&sources, kind), options, &sealed, progress)
     }
 
     /// Fails if `source` reads this store.

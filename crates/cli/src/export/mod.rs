@@ -125,8 +125,8 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     bar.finish_and_clear();
     if written.shapes_lost > 0 {
         output.warn(&format!(
-            "{} tensors have no elements, and lists do not tell their whole shape: [0, 2] is read back as [0, 0]; export to \
-             .safetensors to keep it",
+            "{} tensors have no elements, and lists do not tell their whole shape: [0, 2] is read back as [0, 0]; \
+             export to .safetensors to keep it",
             written.shapes_lost
         ));
     }
