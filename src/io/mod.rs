@@ -134,7 +134,7 @@ pub trait Storage: Send + Sync + Debug {
         None
     }
     /// Makes the published file at `from`, a path of the file system, this storage's file `to` as well, by a hard link.
-    /// Its bytes are durable afterwards. Returns whether it did: `false` if the file system or the file's owner forbids it.
+    /// Its bytes are durable afterwards. Returns whether it did: not if the file system or the file's owner forbids it.
     fn link(&self, from: &Path, to: &Path) -> Result<bool> {
         let _unsupported = (from, to);
         Ok(false)
