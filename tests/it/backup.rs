@@ -316,8 +316,8 @@ fn child_process() {
 /// The number of a writer's keys that are never deleted.
 const STAYING: u64 = 50;
 
-/// Overwrites the keys of writer `number`, and tells which version of all of them is flushed. Every tenth version of half
-/// of them is deleted again.
+/// Overwrites the keys of writer `number`, and tells which version of all of them is flushed. Every tenth version of
+/// half of them is deleted again.
 fn write_for_ever(dir: &Path, number: u64) {
     let options = Options::new().lane(Lane::Auto).segment_rows(150).memtable_keys(300);
     let store = options.open(dir, "m").unwrap();
