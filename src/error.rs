@@ -69,6 +69,13 @@ pub enum Error {
         /// The kind that was passed.
         found: &'static str,
     },
+    /// Stores that are to be merged have different values for the same keys. Nothing was merged.
+    Conflict {
+        /// The number of such keys.
+        keys: u64,
+        /// The first of them, as messages show it.
+        first: String,
+    },
     /// The stored value does not have the dtype or shape of the caller's buffer.
     Mismatch {
         /// What the caller's buffer holds.
@@ -262,6 +269,11 @@ impl fmt::Display for Error {
                 f,
                 "the store's keys are {expected}, but a {found} key was passed; a store keeps the kind of its first key: \
                  convert the key, or use another module id"
+            ),
+            Self::Conflict { keys, first } => write!(
+                f,
+                "{keys} key(s) have differing values in the stores, {first} for example; nothing was merged: merge with \
+                 Merge::fail_on_conflict(false) to keep the newest value of each"
             ),
             Self::Mismatch { expected, found } => write!(
                 f,

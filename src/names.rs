@@ -176,6 +176,29 @@ pub(crate) fn parse_sync_log(name: &str) -> Option<u16> {
     (sync_log(lane).file_name()? == name).then_some(lane)
 }
 
+/// Path of a lane's history: the ids of its writers.
+pub(crate) fn history(lane: u16) -> PathBuf {
+    Path::new(LANES).join(format!("{lane:04}.history"))
+}
+
+/// Parses a name in the lanes folder as that of a lane's history.
+pub(crate) fn parse_history(name: &str) -> Option<u16> {
+    let lane = name.strip_suffix(".history")?.parse().ok()?;
+    (history(lane).file_name()? == name).then_some(lane)
+}
+
+/// Path of the mark of a lane's writer.
+pub(crate) fn writer_mark(lane: u16, writer: &uuid::Uuid) -> PathBuf {
+    Path::new(LANES).join(format!("{lane:04}-{}.writer", writer.simple()))
+}
+
+/// Parses a name in the lanes folder as the mark of a lane's writer.
+pub(crate) fn parse_writer_mark(name: &str) -> Option<(u16, uuid::Uuid)> {
+    let (lane, writer) = name.strip_suffix(".writer")?.split_once('-')?;
+    let (lane, writer) = (lane.parse().ok()?, uuid::Uuid::try_parse(writer).ok()?);
+    (writer_mark(lane, &writer).file_name()? == name).then_some((lane, writer))
+}
+
 /// Path of the note on a quarantined file.
 pub(crate) fn note(quarantined: &Path) -> PathBuf {
     let mut path = quarantined.as_os_str().to_owned();
@@ -238,7 +261,7 @@ pub(crate) fn parse_quarantined(name: &str) -> Option<SegmentId> {
 }
 
 /// Named texts from imported files, which the command line tool writes.
-const METADATA: &str = "metadata.json";
+pub(crate) const METADATA: &str = "metadata.json";
 
 /// The folders of a store.
 pub const FOLDERS: [&str; 4] = [SEGMENTS, RUNS, LANES, QUARANTINE];
@@ -258,7 +281,8 @@ pub fn is_file_of_store(folder: &str, name: &str) -> bool {
             let log = name.strip_suffix(TEMPORARY_SUFFIX).unwrap_or(name);
             [OPEN_LOCK, COMPACT_LOCK].contains(&name)
                 || parse_lane_lock(name).is_some_and(|lane| is(lane_lock(lane)))
-                || parse_sync_log(log).is_some()
+                || parse_sync_log(log).or_else(|| parse_history(log)).is_some()
+                || parse_writer_mark(name).is_some()
         }
         _ => false,
     }

@@ -54,6 +54,9 @@ pub(crate) fn refresh_if_due(state: &State) -> Result<bool> {
 /// Reads what other writers have committed. O(files), and O(rows) of what is new.
 pub(crate) fn refresh(state: &State) -> Result<bool> {
     state.check_fork()?;
+    if state.access().is_pinned() {
+        return Ok(false);
+    }
     let result = take_in(state);
     state.registry().refresh_ended(&result);
     result

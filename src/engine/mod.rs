@@ -15,7 +15,8 @@
 //! | [`read`], [`write`] | values, copies, scans, checks; the queue, the lane, the merger |
 //! | [`compact`] | rewriting segments without superseded rows |
 //! | [`open`], [`repair`] | opening, and repairing on close |
-//! | [`reader`], [`store`] | the public handles |
+//! | [`backup`], [`merge_stores`] | copies of a store; merging other stores into one |
+//! | [`reader`], [`copies`], [`store`] | the public handles |
 //! | `model` | model checks of the protocols below; compiled only for them |
 //!
 //! # Concurrency
@@ -65,12 +66,15 @@
 //!    ([`state::value_cache`]).
 
 pub(crate) mod admit;
+pub(crate) mod backup;
 pub(crate) mod compact;
+pub(crate) mod copies;
 pub(crate) mod files;
 pub(crate) mod findings;
 pub(crate) mod follow;
 pub(crate) mod lock_order;
 pub(crate) mod lookup;
+pub(crate) mod merge_stores;
 #[cfg(test)]
 #[cfg(feature = "model")]
 mod model;

@@ -56,6 +56,10 @@ impl Reader {
         Self { state, report: Arc::new(report) }
     }
 
+    pub(crate) fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
     /// The value of `key`, or `None`. An unpacked tensor is zero-copy: it shares the mapped segment's memory. Expected
     /// O(1).
     ///

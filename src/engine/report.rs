@@ -254,6 +254,62 @@ pub struct CompactReport {
     pub elapsed: Duration,
 }
 
+/// What [`crate::Reader::backup_to`] copied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackupReport {
+    /// Sealed segments of the copy.
+    pub segments: usize,
+    /// Sealed segments that are hard links to those of the source.
+    pub segments_linked: usize,
+    /// Rows of the copy, including superseded ones and tombstones.
+    pub rows: u64,
+    /// Bytes of its segments.
+    pub bytes: u64,
+    /// Bytes of segments that were copied and not linked.
+    pub bytes_copied: u64,
+    /// Rows whose checksums were compared, if [`crate::Backup::verify`] asked for it.
+    pub rows_verified: Option<u64>,
+    /// Files of the source that may have rows that are not served, if [`crate::Backup::damaged`] allows them.
+    pub left_out: Vec<Quarantined>,
+    /// Segments that the source misses, if [`crate::Backup::damaged`] allows it.
+    pub missing: Vec<Missing>,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// What [`crate::Store::merge_from`] did, or, in a dry run, would do.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct MergeReport {
+    /// Whether it was a dry run, which changes nothing.
+    pub dry_run: bool,
+    /// Stores that were merged.
+    pub stores: usize,
+    /// Rows in them, including superseded ones and tombstones.
+    pub rows: u64,
+    /// Rows that were copied. Of each key, at most one.
+    pub rows_merged: u64,
+    /// Tombstones that were copied.
+    pub tombstones_merged: u64,
+    /// Values of this store that copied rows or tombstones supersede.
+    pub rows_replaced: u64,
+    /// Keys of which this store has a row that is newer, or the same.
+    pub rows_kept: u64,
+    /// Keys with differing values: the newest counts.
+    pub conflicts: u64,
+    /// The first hundred of these keys.
+    pub conflicting_keys: Vec<Key>,
+    /// Rows that could not be read, if [`crate::Merge::damaged`] allows them.
+    pub rows_damaged: u64,
+    /// Segments that were written.
+    pub segments_written: usize,
+    /// Bytes of these.
+    pub bytes_written: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
 /// A file that was skipped.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]

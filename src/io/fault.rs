@@ -192,6 +192,24 @@ impl Storage for FaultStorage {
         self.inner.sync_dir(path)
     }
 
+    fn local_path(&self, path: &Path) -> Option<PathBuf> {
+        self.inner.local_path(path)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> Result<bool> {
+        self.faults.operation().map_err(|kind| self.error("link", to, kind))?;
+        self.inner.link(from, to)
+    }
+
+    fn clone_file(&self, from: &Path, to: &Path) -> Result<bool> {
+        self.faults.operation().map_err(|kind| self.error("copy a segment to", to, kind))?;
+        let len_bytes = std::fs::metadata(from).map_or(0, |file| file.len());
+        if self.faults.take_bytes(len_bytes) < len_bytes {
+            return Err(self.error("copy a segment to", to, ErrorKind::StorageFull));
+        }
+        self.inner.clone_file(from, to)
+    }
+
     fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>> {
         self.faults.access(path).map_err(|kind| self.error("open the lock file", path, kind))?;
         self.inner.try_lock(path)

@@ -14,7 +14,7 @@ pub(crate) mod residency;
 
 use std::fmt::Debug;
 use std::io::IoSlice;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -128,6 +128,22 @@ pub trait Storage: Send + Sync + Debug {
     fn remove(&self, path: &Path) -> Result<()>;
     /// Makes the names in a folder durable.
     fn sync_dir(&self, path: &Path) -> Result<()>;
+    /// Where the file at `path` is in the file system; `None` if the storage is not in one.
+    fn local_path(&self, path: &Path) -> Option<PathBuf> {
+        let _unknown = path;
+        None
+    }
+    /// Makes the published file at `from`, a path of the file system, this storage's file `to` as well, by a hard link.
+    /// Its bytes are durable afterwards. Returns whether it did: not if the file system or the file's owner forbids it.
+    fn link(&self, from: &Path, to: &Path) -> Result<bool> {
+        let _unsupported = (from, to);
+        Ok(false)
+    }
+    /// As [`Storage::link`], by a copy that the file system makes (which may share blocks).
+    fn clone_file(&self, from: &Path, to: &Path) -> Result<bool> {
+        let _unsupported = (from, to);
+        Ok(false)
+    }
     /// Takes the exclusive lock on the file at `path` (created when missing), or returns `None` if it is held.
     /// Dropping the guard, or the end of the process, releases it.
     fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>>;
@@ -136,7 +152,7 @@ pub trait Storage: Send + Sync + Debug {
         Ok(None)
     }
     /// The full path, for error messages.
-    fn describe(&self, path: &Path) -> std::path::PathBuf;
+    fn describe(&self, path: &Path) -> PathBuf;
 }
 
 /// A file that grows at its end.

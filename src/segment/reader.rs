@@ -171,10 +171,7 @@ impl Segment {
     /// # Errors
     /// [`Error::Corrupt`] if it does not, [`Error::Io`] if it cannot be read.
     fn part(&self, part: Part, name: &str) -> Result<Bytes> {
-        let bytes = self.file.bytes(part.offset, part.len_bytes as usize)?;
-        // The file may have been cut since it was mapped: an unreadable page must be an error, not a signal.
-        prefault(&mut [Wanted { bytes: &bytes, position: 0 }])
-            .map_err(|(_, error)| Error::io("read", &*self.described, error))?;
+        let bytes = self.file_bytes(part.offset, part.len_bytes as usize)?;
         if crc32(&bytes) == part.crc {
             Ok(bytes)
         } else {
@@ -314,6 +311,18 @@ impl Segment {
     pub(crate) fn structure_bytes(&self, number: usize) -> Result<Bytes> {
         let frame = *self.batches()?.frames().get(number).ok_or_else(|| self.lost())?;
         self.file.bytes(frame.offset, frame.structure_len_bytes as usize)
+    }
+
+    /// Bytes of the file as they are.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if they cannot be read: of kind `NotFound` if the file is gone and not mapped.
+    pub(crate) fn file_bytes(&self, offset: u64, len_bytes: usize) -> Result<Bytes> {
+        let bytes = self.file.bytes(offset, len_bytes)?;
+        // The file may have been cut since it was mapped: an unreadable page must be an error, not a signal.
+        prefault(&mut [Wanted { bytes: &bytes, position: 0 }])
+            .map_err(|(_, error)| Error::io("read", &*self.described, error))?;
+        Ok(bytes)
     }
 
     /// The bytes of all batches, except those that only merges and scans read, without touching them if they are

@@ -10,6 +10,7 @@
 #[macro_use]
 mod storages;
 
+mod backup;
 mod bad_input;
 mod batch_errors;
 mod compaction;
@@ -26,6 +27,7 @@ mod golden;
 mod interop;
 mod lanes;
 mod limits;
+mod merge_stores;
 mod mixed_files;
 mod model;
 mod odd_files;

@@ -24,10 +24,11 @@ impl Kind {
     /// The kind of a library error: the table of exit codes.
     fn of(error: &Error) -> Self {
         match error.cause() {
-            Error::Corrupt { .. } | Error::DamagedRows { .. } => Self::Damage,
+            Error::Corrupt { .. } | Error::DamagedRows { .. } | Error::MissingSegment { .. } => Self::Damage,
             Error::Invalid { .. }
             | Error::KeyKind { .. }
             | Error::Mismatch { .. }
+            | Error::Conflict { .. }
             | Error::TooLarge { .. }
             | Error::NewerFormat { .. } => Self::Input,
             Error::Poisoned { cause } => Self::of(cause),
@@ -144,6 +145,7 @@ const WORDS: &[(&str, &str)] = &[
     ("Options::group_writable", "--group-writable"),
     ("use Lane::Auto", "give --lane auto"),
     ("Lane::Auto", "--lane auto"),
+    ("merge with Merge::fail_on_conflict(false)", "omit --fail-on-conflict"),
     ("use range", "give --from and --to"),
     ("Reader::open", "a command that only reads"),
     ("this handle cannot write", "the store cannot be written to"),
@@ -213,6 +215,7 @@ mod tests {
             (Error::KeyKind { expected: "str", found: "u64" }, 3, 3),
             (Error::Mismatch { expected: "a".into(), found: "b".into() }, 3, 3),
             (Error::TooLarge { what: "a value in bytes".into(), found: 2, limit: 1 }, 3, 3),
+            (Error::Conflict { keys: 2, first: "a".into() }, 3, 3),
             (Error::NewerFormat { path: "f".into(), found: 9, supported: 1 }, 3, 3),
             (Error::LaneBusy { lane: 0, path: "lock".into() }, 4, 4),
             (Error::ReadOnly { why: "give Options::allow_network(true)".into() }, 4, 4),

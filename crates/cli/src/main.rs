@@ -4,6 +4,8 @@
 //! store or the disk failed.
 
 mod compact;
+mod copy;
+mod doctor;
 mod export;
 mod failure;
 mod generated;
@@ -12,6 +14,7 @@ mod identities;
 mod import;
 mod key;
 mod ls;
+mod merge;
 mod metadata;
 mod new_file;
 mod npy_file;
@@ -62,6 +65,12 @@ enum Command {
     Rm(rm::Arguments),
     /// Rewrites segments without rows that were overwritten or deleted, and joins small ones.
     Compact(compact::Arguments),
+    /// Copies a store, which may be written to meanwhile. Copying a copy back restores a store.
+    Copy(copy::Arguments),
+    /// Merges stores into one. The newest row of each key wins.
+    Merge(merge::Arguments),
+    /// Checks the file system, the limits of the system and the files of a store, and says what to do.
+    Doctor(doctor::Arguments),
     /// Lists or removes the cached identities (weights, versions, configurations) of a wrapped module.
     Identities(identities::Arguments),
     /// Imports rows or tensors from .npy, .npz, .safetensors, Arrow and Parquet files.
@@ -120,6 +129,9 @@ fn main() -> ExitCode {
         Command::Preload(arguments) => preload::run(arguments, &output),
         Command::Rm(arguments) => rm::run(arguments, &output),
         Command::Compact(arguments) => compact::run(arguments, &output),
+        Command::Copy(arguments) => copy::run(arguments, &output),
+        Command::Merge(arguments) => merge::run(arguments, &output),
+        Command::Doctor(arguments) => doctor::run(arguments, &output),
         Command::Identities(arguments) => identities::run(arguments, &output),
         Command::Import(arguments) => import::run(arguments, &output),
         Command::Export(arguments) => export::run(arguments, &output),

@@ -40,6 +40,13 @@ pub(crate) struct WriteArguments {
     group_writable: bool,
 }
 
+impl ReadArguments {
+    /// Reads `store` with the limit that `write` has.
+    pub(crate) fn of(store: &Path, write: &WriteArguments) -> Self {
+        Self { store: store.to_path_buf(), max_value_bytes: write.max_value_bytes }
+    }
+}
+
 impl WriteArguments {
     /// The largest allowed value in bytes.
     pub(crate) fn most_value_bytes(&self) -> usize {

@@ -4,6 +4,7 @@
 //! active segment is durable; [`quarantine`] keeps files that were moved away, with notes; [`listing`] lists names;
 //! [`row_maps`] map the rows of replaced segments to their new places; [`replace`] replaces files atomically.
 
+pub(crate) mod history;
 pub(crate) mod identity;
 pub(crate) mod listing;
 pub(crate) mod locks;

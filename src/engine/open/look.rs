@@ -1,12 +1,13 @@
 //! Examines and classifies what is on disk. Changes nothing.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::engine::files::history::signs_of_other_copies;
 use crate::engine::files::identity::{self, Recorded};
 use crate::engine::files::listing::{Listing, list};
-use crate::engine::files::quarantine::MissingIds;
+use crate::engine::files::quarantine::{MissingIds, told};
 use crate::engine::findings::findings;
 use crate::engine::open::identity::find_identity;
 use crate::engine::open::index_runs::Runs;
@@ -30,6 +31,8 @@ pub(crate) struct Found {
     pub runs: Runs,
     pub missing: Vec<MissingIds>,
     pub numbers: Numbers,
+    /// Files that show that another copy of the store, or another store, was copied over this one, and why.
+    pub other_copies: Vec<(PathBuf, String)>,
 }
 
 /// Examines everything and changes nothing. `invent` makes the identity of a store that does not exist yet.
@@ -57,7 +60,8 @@ pub(crate) fn look(
     let inventory = Inventory::take(&state, &listing, loaded)?;
     let runs = runs.of_store(&state);
     let (missing, numbers) = missing(&state, &inventory, &listing, &runs.covered())?;
-    Ok(Found { state, recorded, listing, inventory, runs, missing, numbers })
+    let other_copies = signs_of_other_copies(state.storage(), state.identity().store())?;
+    Ok(Found { state, recorded, listing, inventory, runs, missing, numbers, other_copies })
 }
 
 impl Found {
@@ -83,6 +87,10 @@ impl Found {
         if let Some((_, name)) = self.listing.not_files.first() {
             let path = self.state.storage().describe(&Path::new(names::SEGMENTS).join(name));
             return Err(Error::corrupt(path, 0, "it is not a file that a writer of this store made"));
+        }
+        let acknowledged = told(self.state.storage())?.left_acknowledged;
+        if let Some((path, why)) = self.other_copies.iter().find(|(path, _)| !acknowledged.contains(path)) {
+            return Err(Error::corrupt(self.state.storage().describe(path), 0, why.clone()));
         }
         let known = findings(&self.state)?.missing;
         let new = self.missing.iter().map(|missing| missing.describe(self.state.storage()));
@@ -113,6 +121,9 @@ impl Found {
         self.inventory.hidden.iter().for_each(|id| known.follow_hidden(*id));
         for (id, why) in &self.inventory.strays {
             known.leave_not_file(state.storage().describe(&names::temporary_segment(*id)), why.clone());
+        }
+        for (path, why) in &self.other_copies {
+            known.leave_not_file(state.storage().describe(path), why.clone());
         }
         for segment in &self.inventory.segments {
             state.clock().saw(segment.seal.last_timestamp);

@@ -1,6 +1,7 @@
 //! Whether a handle may be used, and whether it may write.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::engine::threads;
 use crate::error::{Error, Result};
@@ -13,16 +14,28 @@ pub(crate) struct Access {
     refusal: OnceLock<Error>,
     /// How many forks lay between the first process and this one when the store was opened.
     forks: u32,
+    /// Whether it shows the state as of its opening.
+    pinned: AtomicBool,
 }
 
 impl Access {
     pub(crate) fn new(read_only: bool) -> Self {
-        Self { read_only, refusal: OnceLock::new(), forks: threads::forks() }
+        Self { read_only, refusal: OnceLock::new(), forks: threads::forks(), pinned: AtomicBool::new(false) }
     }
 
     /// Whether no writer is attached.
     pub(crate) fn is_read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// Makes the handle ignore what is committed from now on.
+    pub(crate) fn pin(&self) {
+        self.pinned.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the handle ignores what was committed since it was opened.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.pinned.load(Ordering::Relaxed)
     }
 
     /// Makes every put fail with `error`.

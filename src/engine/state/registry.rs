@@ -285,6 +285,11 @@ impl Known {
         self.own.insert(id);
     }
 
+    /// Notes that this handle has given up a segment that it wrote: it is followed like those of other writers.
+    pub(crate) fn disown(&mut self, id: SegmentId) {
+        self.own.remove(&id);
+    }
+
     /// Notes a file that is damaged, or another store's.
     pub(crate) fn bad(&mut self, id: SegmentId) {
         self.bad.insert(id);

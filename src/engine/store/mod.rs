@@ -1,6 +1,7 @@
 //! The store: a reader that can also write.
 
 mod background;
+mod copies;
 mod deletes;
 mod maintenance;
 mod reads;

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::engine::files::history::History;
 use crate::engine::files::sync_log::{SyncLog, SyncLogs, SyncRecord};
 use crate::engine::follow::take_in_others;
 use crate::engine::rows::row::{QueuedBatch, Source};
@@ -45,6 +46,8 @@ pub(crate) struct Lane {
     sealed: Vec<SyncRecord>,
     /// Whether a file was created in the segments folder since it was last synced.
     names_dirty: bool,
+    /// Whether the lane's history has this writer.
+    in_history: bool,
     /// Held as long as the lane.
     lock: Box<dyn LockGuard>,
 }
@@ -64,6 +67,7 @@ impl Lane {
             voids_untold: false,
             sealed: Vec::new(),
             names_dirty: true,
+            in_history: false,
             lock,
         }
     }
@@ -142,6 +146,7 @@ impl Lane {
         let schema = schema.ok_or_else(|| Error::internal("a batch of no parts"))?;
         let rows: usize = parts.iter().map(|part| part.columns.rows).sum();
         let len_bytes: usize = parts.iter().map(BatchPart::len_bytes).sum();
+        self.enter_history(state)?;
         let timestamp = state.clock().next(self.last_timestamp)?;
         self.last_timestamp = timestamp;
         let active = self.active_for(state, &schema, rows, len_bytes)?;
@@ -195,11 +200,23 @@ impl Lane {
         Ok(Active::new(writer))
     }
 
+    /// Adds this writer to the lane's history, before it writes anything.
+    fn enter_history(&mut self, state: &State) -> Result<()> {
+        if self.in_history {
+            return Ok(());
+        }
+        let (store, durability) = (state.identity().store(), state.options().durability);
+        History::begin_writer(state.storage(), store, self.number, durability)?;
+        self.in_history = true;
+        Ok(())
+    }
+
     /// The next segment's name; each is given out once.
     ///
     /// # Errors
     /// [`Error::TooLarge`] if the lane has used up its numbers.
     pub(crate) fn next_id(&mut self, state: &State) -> Result<SegmentId> {
+        self.enter_history(state)?;
         let (sequence, passed) = self.numbers.give_out().ok_or_else(|| SegmentId::exhausted(self.number))?;
         for sequence in passed {
             self.void(state, SegmentId { lane: self.number, sequence })?;
@@ -273,6 +290,14 @@ impl Lane {
         }
         let sealed = std::mem::take(&mut self.sealed);
         self.log(&sealed)
+    }
+
+    /// Records that a segment which the lane does not append to was sealed, and synced.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn record_sealed(&mut self, record: SyncRecord) -> Result<()> {
+        self.log(&[record])
     }
 
     fn log(&mut self, records: &[SyncRecord]) -> Result<()> {

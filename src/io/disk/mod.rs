@@ -166,6 +166,34 @@ impl Storage for DiskStorage {
         sync_folder(&self.resolve(path)?)
     }
 
+    fn local_path(&self, path: &Path) -> Option<PathBuf> {
+        self.resolve(path).ok()
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> Result<bool> {
+        let to = self.resolve(to)?;
+        // A symbolic link would be linked itself.
+        match fs::canonicalize(from).and_then(|file| fs::hard_link(file, &to)) {
+            Ok(()) => {}
+            Err(e) if e.kind() == ErrorKind::NotFound => return Err(Error::io("link", from, e)),
+            // Another file system, one without links, too many links, or a file that this user may not link.
+            Err(_) => return Ok(false),
+        }
+        // Its writer may not have synced it. A descriptor for reading is enough.
+        let synced = open_regular(&to).and_then(|file| file.sync_data());
+        synced.map(|()| true).map_err(|e| Error::io("sync", to, e))
+    }
+
+    fn clone_file(&self, from: &Path, to: &Path) -> Result<bool> {
+        let mut source = open_regular(from).map_err(|e| Error::io("open", from, e))?;
+        let to = self.resolve(to)?;
+        let fail = |e| Error::io("copy a segment to", &to, e);
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&to).map_err(fail)?;
+        share_file(&file, &to, self.group_writable)?;
+        let copied = io::copy(&mut source, &mut file).and_then(|_| file.sync_data());
+        copied.map(|()| true).map_err(fail)
+    }
+
     fn network(&self) -> Result<Option<&'static str>> {
         self.file_system_is_network()
     }

@@ -122,5 +122,5 @@ fn write_all(
     let file = writer.done().map_err(|error| failure(path, error))?;
     let replaced = file.replaces();
     file.finish()?;
-    Ok(Written { rows: count, replaced })
+    Ok(Written { rows: count, replaced, shapes_lost: columns.shapes_lost() })
 }

@@ -38,6 +38,8 @@ pub(crate) struct Columns {
     first: HashMap<String, (Dtype, Vec<usize>)>,
     /// The structure of the first value; all values must have it.
     structure: Option<Structure>,
+    /// Tensors of which lists do not record the whole shape.
+    shapes_lost: u64,
 }
 
 /// Collects the leaves of a value with their column names.
@@ -57,7 +59,13 @@ impl Columns {
     /// If `plain`, columns of tensors are nested lists without extension types. Columns in `ragged` are lists in any
     /// case.
     pub(crate) fn new(plain: bool, ragged: HashSet<String>) -> Self {
-        Self { plain, ragged, first: HashMap::new(), structure: None }
+        Self { plain, ragged, first: HashMap::new(), structure: None, shapes_lost: 0 }
+    }
+
+    /// How many tensors will be read back with another shape: after an empty dimension, no list tells the length of the
+    /// next ones.
+    pub(crate) fn shapes_lost(&self) -> u64 {
+        self.shapes_lost
     }
 
     /// The keys and values as a record batch.
@@ -190,7 +198,9 @@ impl Columns {
             ))
             .into());
         }
+        let is_lost = |tensor: &&&Tensor| tensor.shape().iter().skip_while(|dim| **dim > 0).any(|dim| *dim > 0);
         let array = nested(name, dtype, shape.len(), tensors, self.plain)?;
+        self.shapes_lost += tensors.iter().filter(is_lost).count() as u64;
         let field = Field::new(name, array.data_type().clone(), false);
         Ok((if self.plain { field } else { field.with_metadata(named(dtype)) }, array))
     }

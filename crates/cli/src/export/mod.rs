@@ -123,13 +123,23 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
         Kind::Npy => npy::write(path, arguments.keys_out.as_deref(), &mut rows()?, &mut progress)?,
     };
     bar.finish_and_clear();
+    if written.shapes_lost > 0 {
+        output.warn(&format!(
+            "{} tensors have no elements, and lists do not tell their whole shape: [0, 2] is read back as [0, 0]; \
+             export to .safetensors to keep it",
+            written.shapes_lost
+        ));
+    }
     let replaced = if written.replaced { ", replacing an existing file" } else { "" };
     output.written(
         path,
         || format!("{} values to {}{replaced}", written.rows, path.display()),
         || {
             let path = path_json(path);
-            json!({ "values": written.rows, "path": path, "replaced": written.replaced, "left_out_files": left_out })
+            json!({
+                "values": written.rows, "path": path, "replaced": written.replaced, "left_out_files": left_out,
+                "shapes_lost": written.shapes_lost,
+            })
         },
     )?;
     // The file has every readable row, but not the whole store.

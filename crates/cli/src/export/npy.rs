@@ -65,7 +65,7 @@ pub(crate) fn write(
     // The array is renamed last: if it is the new one, so are its keys.
     keys.finish()?;
     array.finish()?;
-    Ok(Written { rows: count, replaced })
+    Ok(Written { rows: count, replaced, shapes_lost: 0 })
 }
 
 /// `path` with `.keys` appended.

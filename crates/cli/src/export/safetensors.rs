@@ -81,7 +81,7 @@ pub(crate) fn write(
     }
     let replaced = file.replaces();
     file.finish()?;
-    Ok(Written { rows: keys.len() as u64, replaced })
+    Ok(Written { rows: keys.len() as u64, replaced, shapes_lost: 0 })
 }
 
 fn changed(name: &str) -> Failure {

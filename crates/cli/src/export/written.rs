@@ -7,6 +7,8 @@ pub(crate) struct Written {
     pub rows: u64,
     /// Whether an existing file was replaced.
     pub replaced: bool,
+    /// Tensors without elements of which the format does not record the whole shape.
+    pub shapes_lost: u64,
 }
 
 /// The failure of an export without rows: their structure is unknown.

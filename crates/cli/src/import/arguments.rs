@@ -45,8 +45,8 @@ pub(crate) struct Arguments {
     /// exists).
     #[arg(long, conflicts_with = "keys")]
     pub key_column: Option<String>,
-    /// The kind of the keys: str, u64, or bytes (hexadecimal in text files). Default: str for text files, else the type
-    /// of the column or array.
+    /// The kind of the keys: str, u64, or bytes (hexadecimal in text files and in the names of .safetensors files).
+    /// Default: str for text files and names, else the type of the column or array.
     #[arg(long, value_parser = ["str", "u64", "bytes"])]
     pub key_kind: Option<String>,
     /// Numbers rows without keys from this number on (default: 0).

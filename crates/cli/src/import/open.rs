@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tensorcask::Dtype;
+use tensorcask::{Dtype, KeyKind};
 
 use super::arguments::Arguments;
 use super::arrow_file::ArrowFile;
@@ -54,7 +54,7 @@ fn archive(arguments: &Arguments, file: &Arc<InputFile>) -> Result<Box<dyn Sourc
 }
 
 fn tensors(arguments: &Arguments, file: Arc<InputFile>) -> Result<Box<dyn Source>, Failure> {
-    let tensors = TensorFile::open(file)?;
+    let tensors = TensorFile::open(file, arguments.key_kind().unwrap_or(KeyKind::Str))?;
     let Some(name) = &arguments.tensor else { return Ok(Box::new(tensors)) };
     let array = tensors.array(tensors.find(name)?, false);
     let path = tensors.file.path.clone();
@@ -85,7 +85,6 @@ fn check_format(arguments: &Arguments, format: Format) -> Result<(), Failure> {
             "--first-key",
             "each tensor becomes a value under its name, unless --tensor chooses one whose rows become values",
         ),
-        (arguments.key_kind.is_some() && named, "--key-kind", "the names of tensors are text"),
     ];
     match refused.iter().find(|(refused, ..)| *refused) {
         Some((_, option, why)) => {

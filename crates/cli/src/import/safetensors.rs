@@ -5,12 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
-use tensorcask::{Dtype, MAX_RANK};
+use tensorcask::{Dtype, Key, KeyKind, MAX_RANK};
 
 use super::array::Array;
 use super::input::{Format, InputFile, shown};
 use crate::failure::Failure;
-use crate::key::check_len;
+use crate::key::{check_len, parse};
 
 /// The longest header that the format allows.
 const MOST_HEADER_BYTES: u64 = 100_000_000;
@@ -36,11 +36,13 @@ pub(crate) struct TensorFile {
     pub tensors: Vec<Named>,
     /// The `__metadata__`.
     pub metadata: BTreeMap<String, String>,
+    /// The kind of keys that the names are.
+    pub kind: KeyKind,
 }
 
 impl TensorFile {
-    /// Reads and checks the header.
-    pub(crate) fn open(file: Arc<InputFile>) -> Result<Self, Failure> {
+    /// Reads and checks the header. The names of tensors are keys of `kind`.
+    pub(crate) fn open(file: Arc<InputFile>, kind: KeyKind) -> Result<Self, Failure> {
         let cut = || file.not_a(Format::Safetensors);
         if file.len_bytes < 8 {
             return Err(cut());
@@ -64,7 +66,7 @@ impl TensorFile {
         let header = parse_header(&text).map_err(|why| file.refuse(why))?;
         let data = 8 + header_len;
         let tensors = place(header.tensors, data, file.len_bytes).map_err(|why| file.refuse(why))?;
-        Ok(Self { file, tensors, metadata: header.metadata })
+        Ok(Self { file, tensors, metadata: header.metadata, kind })
     }
 
     /// Checks that every tensor can be a value under its name.
@@ -81,12 +83,20 @@ impl TensorFile {
                     i32::MAX
                 ));
             }
-            check_len(&tensorcask::Key::Str(tensor.name.clone())).or_else(refuse)?;
+            check_len(&self.key(tensor)?).or_else(refuse)?;
             if tensor.dtype == Dtype::Bool {
                 self.array(tensor, true).check_rows()?;
             }
         }
         Ok(())
+    }
+
+    /// The key of a tensor: its name, or the number or the bytes that it spells.
+    pub(crate) fn key(&self, tensor: &Named) -> Result<Key, Failure> {
+        parse(&tensor.name, self.kind).map_err(|why| {
+            let why = why.replacen("its keys", "keys", 1);
+            self.file.refuse(format!("the tensor {:?}: its name is no key: {why}", shown(&tensor.name)))
+        })
     }
 
     /// The tensor called `name`.

@@ -214,12 +214,12 @@ impl Source for TensorFile {
     }
 
     fn key_kind(&self) -> Option<KeyKind> {
-        Some(KeyKind::Str)
+        Some(self.kind)
     }
 
     fn keys(&self, each: &mut dyn FnMut(Vec<Key>) -> Result<(), Failure>) -> Result<(), Failure> {
-        let names = |tensors: &[Named]| tensors.iter().map(|tensor| Key::Str(tensor.name.clone())).collect();
-        self.tensors.chunks(1024).try_for_each(|tensors| each(names(tensors)))
+        let keys = |tensors: &[Named]| tensors.iter().map(|tensor| self.key(tensor)).collect::<Result<_, _>>();
+        self.tensors.chunks(1024).try_for_each(|tensors| each(keys(tensors)?))
     }
 
     fn chunks(&self) -> Result<Chunks<'_>, Failure> {
@@ -255,13 +255,13 @@ impl NamedChunks<'_> {
             self.next += 1;
             let data = self.of.file.bytes(first.offset, first.len_bytes)?;
             let rows = Rows::Tensors { dtype: first.dtype, shape: first.shape.clone(), data };
-            return Ok(Some(Chunk { keys: Some(vec![Key::Str(first.name.clone())]), len: 1, rows }));
+            return Ok(Some(Chunk { keys: Some(vec![self.of.key(first)?]), len: 1, rows }));
         }
         let (mut keys, mut values, mut len_bytes) = (Vec::new(), Vec::new(), 0);
         for tensor in rest.iter().take_while(|tensor| tensor.len_bytes < LARGE_BYTES) {
             let data = self.of.file.bytes(tensor.offset, tensor.len_bytes)?;
             values.push(Tensor::new(tensor.dtype, &tensor.shape, data)?.into());
-            keys.push(Key::Str(tensor.name.clone()));
+            keys.push(self.of.key(tensor)?);
             len_bytes += tensor.len_bytes + tensor.name.len();
             if len_bytes >= CHUNK_BYTES || values.len() >= CHUNK_ROWS {
                 break;

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::support::{code, names, ok, text};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 15] = [
     "stats",
     "ls",
     "get",
@@ -12,6 +12,9 @@ const COMMANDS: [&str; 12] = [
     "preload",
     "rm",
     "compact",
+    "copy",
+    "merge",
+    "doctor",
     "identities",
     "import",
     "export",

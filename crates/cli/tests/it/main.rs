@@ -6,6 +6,7 @@
 )]
 
 mod compact;
+mod copies;
 mod damage;
 mod generated;
 mod identities;

@@ -29,7 +29,7 @@ fn options_that_do_not_apply_are_refused() {
         (&[array, "--dtype", "I32"], "--dtype"),
         (&[tensors, "--keys", keys], "--keys"),
         (&[tensors, "--first-key", "1"], "--first-key"),
-        (&[tensors, "--key-kind", "str"], "--key-kind"),
+        (&[tensors, "--key-kind", "u64"], "its name is no key"),
         (&[tensors, "--key-column", "t"], "--key-column"),
         (&[tensors, "--dtype", "BF16"], "--dtype"),
         (&[tensors, "--store-as", "F16"], "--store-as"),

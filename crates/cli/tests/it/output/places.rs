@@ -51,7 +51,10 @@ fn replacing_a_file_is_reported() {
         let said = ok(&["export", text(&m), text(&out)]);
         assert_eq!(said, format!("1 values to {}, replacing an existing file\n", out.display()));
         let said: Json = serde_json::from_str(&ok(&["export", text(&m), text(&out), "--format", "json"])).unwrap();
-        assert_eq!(said, json!({ "values": 1, "path": text(&out), "replaced": true, "left_out_files": 0 }));
+        assert_eq!(
+            said,
+            json!({ "values": 1, "path": text(&out), "replaced": true, "left_out_files": 0, "shapes_lost": 0 })
+        );
     }
 }
 
