@@ -39,6 +39,10 @@
 //! # Features
 //!
 //! - `ndarray`, `safetensors`: conversions from and to the tensors of these crates.
+//! - `tracing`: spans of the operations (`open`, `recover`, `flush`, `seal`, `merge`, `compact`, `refresh`, `get_batch`)
+//!   with counts, at the level debug, in the target `tensorcask`; warnings and errors of threads in the background.
+//! - `metrics`: counters, gauges and histograms, `tensorcask_…`, with the label `store`. They go to the recorder that is
+//!   installed when a store is opened; gauges are set by each call of [`Reader::stats`].
 //! - `unstable-storage`: the module `storage`, which keeps a store in memory or makes its disk fail. Any release may
 //!   change it.
 

@@ -33,6 +33,7 @@ use crate::engine::compact::tombstones::Tombstones;
 use crate::engine::files::locks::{lanes_with_writers, wait_for_compact_lock};
 use crate::engine::files::row_maps;
 use crate::engine::follow::refresh;
+use crate::engine::observe::Operation;
 use crate::engine::options::Compaction;
 use crate::engine::report::{CompactReport, Skipped};
 use crate::engine::state::State;
@@ -47,6 +48,7 @@ use crate::segment::reader::Segment;
 /// finished steps are kept.
 pub(crate) fn compact(context: Context<'_>, options: &Compaction) -> Result<CompactReport> {
     let start = Instant::now();
+    let span = context.state.metrics().begin(Operation::Compact);
     let _lock = wait_for_compact_lock(context.state.storage(), options.patience)?;
     if !options.dry_run {
         remove_left(context)?;
@@ -62,6 +64,12 @@ pub(crate) fn compact(context: Context<'_>, options: &Compaction) -> Result<Comp
     // Now that dead rows are gone, fewer tombstones are needed.
     compact_tombstones(context, &others, options, &mut report)?;
     report.elapsed = start.elapsed();
+    span.record("segments", report.segments as u64);
+    span.record("rows", report.rows);
+    span.record("bytes", report.bytes_written);
+    if !options.dry_run {
+        context.state.metrics().compacted(&report);
+    }
     Ok(report)
 }
 

@@ -30,14 +30,15 @@ pub(crate) mod value_cache;
 pub(crate) mod versions;
 pub(crate) mod waste;
 
+use std::path::Path;
 use std::sync::Arc;
 
+use self::metrics::Metrics;
 use access::Access;
 use clock::Clock;
 use identity::Identity;
 use live::LiveCount;
 use memtable::Memtable;
-use metrics::Metrics;
 use registry::Registry;
 use residency::Residency;
 use value_cache::ValueCache;
@@ -78,7 +79,6 @@ impl State {
         read_only: bool,
     ) -> Result<Self> {
         Ok(Self {
-            storage,
             identity: Identity::new(identity)?,
             access: Access::new(read_only),
             versions: Versions::default(),
@@ -87,8 +87,9 @@ impl State {
             registry: Registry::default(),
             live: LiveCount::default(),
             clock: Clock::new(options.clock),
-            metrics: Metrics::default(),
+            metrics: Metrics::new(&storage.describe(Path::new(""))),
             residency: Residency::default(),
+            storage,
             options,
         })
     }
