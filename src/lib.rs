@@ -116,6 +116,7 @@ pub use crate::dtype::Dtype;
 pub use crate::engine::options::{Compaction, Lane, Options, Recovery, ValueCacheFill, ValueCachePolicy};
 pub use crate::engine::read::range::Range;
 pub use crate::engine::read::scan::{Entries, KeysIter};
+pub use crate::engine::read::survey::{SegmentSurvey, Survey};
 pub use crate::engine::reader::Reader;
 pub use crate::engine::report::{
     CompactReport, Damage, Lookup, Missing, OpenReport, Preloaded, Quarantined, Skipped, Stats, ValueCacheStats,

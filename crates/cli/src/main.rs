@@ -3,6 +3,7 @@
 //! Exit codes: 0 success; 1 the key does not exist; 2 damage was found; 3 the input or the arguments are wrong; 4 the
 //! store or the disk failed.
 
+mod bench;
 mod compact;
 mod export;
 mod failure;
@@ -56,6 +57,8 @@ enum Command {
     Get(get::Arguments),
     /// Reads every byte and compares all checksums.
     Verify(verify::Arguments),
+    /// Measures how fast reads are here and now, against a plain copy of the same rows.
+    Bench(bench::Arguments),
     /// Preloads the index and the sealed segments into the page cache.
     Preload(preload::Arguments),
     /// Deletes keys.
@@ -117,6 +120,7 @@ fn main() -> ExitCode {
         Command::Ls(arguments) => ls::run(arguments, &output),
         Command::Get(arguments) => get::run(arguments, &output),
         Command::Verify(arguments) => verify::run(arguments, &output),
+        Command::Bench(arguments) => bench::run(arguments, &output),
         Command::Preload(arguments) => preload::run(arguments, &output),
         Command::Rm(arguments) => rm::run(arguments, &output),
         Command::Compact(arguments) => compact::run(arguments, &output),

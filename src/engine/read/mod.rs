@@ -12,4 +12,5 @@ pub(crate) mod range;
 pub(crate) mod rows;
 pub(crate) mod scan;
 pub(crate) mod stats;
+pub(crate) mod survey;
 pub(crate) mod verify;
