@@ -36,4 +36,5 @@ mod repair;
 mod residency;
 mod soak;
 mod store;
+mod survey;
 mod values;

@@ -19,9 +19,11 @@ mod npy_file;
 mod numbers;
 mod output;
 mod preload;
+mod report;
 mod rm;
 mod stats;
 mod store;
+mod structure;
 mod verify;
 
 use std::process::ExitCode;
@@ -59,6 +61,8 @@ enum Command {
     Verify(verify::Arguments),
     /// Measures how fast reads are here and now, against a plain copy of the same rows.
     Bench(bench::Arguments),
+    /// Writes a page with plots: sizes, segments, live share, keys, shapes, and a read test.
+    Report(report::Arguments),
     /// Preloads the index and the sealed segments into the page cache.
     Preload(preload::Arguments),
     /// Deletes keys.
@@ -121,6 +125,7 @@ fn main() -> ExitCode {
         Command::Get(arguments) => get::run(arguments, &output),
         Command::Verify(arguments) => verify::run(arguments, &output),
         Command::Bench(arguments) => bench::run(arguments, &output),
+        Command::Report(arguments) => report::run(arguments, &output),
         Command::Preload(arguments) => preload::run(arguments, &output),
         Command::Rm(arguments) => rm::run(arguments, &output),
         Command::Compact(arguments) => compact::run(arguments, &output),

@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use tensorcask::{Key, Reader, Value};
 
 use crate::bench::drop_cache::drop_cache;
-use crate::bench::sample::{Batches, Call, copy, len_bytes, most_rows, structure, values};
+use crate::bench::sample::{Batches, Call, copy, len_bytes, most_rows, structures, values};
 use crate::failure::Failure;
 use crate::store::ReadArguments;
 
@@ -26,7 +26,8 @@ pub(crate) struct Settings {
 /// What was measured.
 #[derive(Debug)]
 pub(crate) struct Measured {
-    pub keys_in_store: u64,
+    /// `None` if a crash made it unknown.
+    pub keys_in_store: Option<u64>,
     /// Keys of the sample.
     pub keys: usize,
     /// Keys whose rows are damaged.
@@ -53,14 +54,16 @@ pub(crate) struct Pass {
     pub raw: Timing,
 }
 
+/// Quantiles of the time of a batch: their names, and numbers from 0 to 1.
+pub(crate) const QUANTILES: [(&str, f64); 7] =
+    [("p50", 0.5), ("p75", 0.75), ("p90", 0.9), ("p95", 0.95), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
+
 /// How long batches took, and the rates that follow.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Timing {
     pub batches: u64,
-    pub p50_s: f64,
-    pub p99_s: f64,
-    pub p999_s: f64,
-    pub max_s: f64,
+    /// At [`QUANTILES`].
+    pub quantiles_s: [f64; QUANTILES.len()],
     pub rows_per_s: f64,
     pub bytes_per_s: f64,
 }
@@ -74,6 +77,13 @@ impl Measured {
             disk if disk as f64 >= bytes / 2.0 => "cold",
             _ => "partly cold",
         }
+    }
+}
+
+impl Timing {
+    /// The quantile called `name`, in seconds.
+    pub(crate) fn at(&self, name: &str) -> f64 {
+        QUANTILES.iter().zip(self.quantiles_s).find(|((known, _), _)| *known == name).map_or(0.0, |(_, time)| time)
     }
 }
 
@@ -112,10 +122,7 @@ impl Times {
         let seconds = self.total.as_secs_f64().max(1e-9);
         Timing {
             batches: self.histogram.len(),
-            p50_s: at(0.5),
-            p99_s: at(0.99),
-            p999_s: at(0.999),
-            max_s: self.histogram.max() as f64 / 1e9,
+            quantiles_s: QUANTILES.map(|(_, quantile)| at(quantile)),
             rows_per_s: self.rows as f64 / seconds,
             bytes_per_s: self.bytes as f64 / seconds,
         }
@@ -175,12 +182,12 @@ pub(crate) fn measure(
     let random = pass(&mut batches, (&keys, &kept), &shuffled(keys.len()), settings.batch, each)?;
     let sequential = pass(&mut batches, (&keys, &kept), &in_order, settings.batch, each)?;
     Ok(Some(Measured {
-        keys_in_store: reader.len()?,
+        keys_in_store: reader.stats()?.keys,
         keys: keys.len(),
         damaged: damaged.len(),
         batch: settings.batch,
         row_bytes: bytes as f64 / kept.len() as f64,
-        structure: structure(&kept),
+        structure: structures(&kept),
         call: batches.call().name(),
         open_s: reader.open_report().elapsed.as_secs_f64(),
         disk_bytes,

@@ -57,9 +57,10 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
 
 fn human(measured: &Measured) -> String {
     let Measured { keys, row_bytes, .. } = *measured;
+    let in_store = measured.keys_in_store.map_or("unknown".to_owned(), |keys| keys.to_string());
     let sampled = bytes((keys as f64 * row_bytes) as u64);
     let mut lines = vec![
-        format!("store      {} keys, {} of {:.0} B a row", measured.keys_in_store, measured.structure, row_bytes),
+        format!("store      {} keys, {} of {:.0} B a row", in_store, measured.structure, row_bytes),
         format!("sample     {keys} keys, {sampled}, in batches of {}; {}", measured.batch, measured.call),
         format!("cache      {}", cache(measured)),
         String::new(),
@@ -72,9 +73,9 @@ fn human(measured: &Measured) -> String {
         let ratio = ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
         lines.push(format!(
             "{name:<22}{:>11.1}{:>11.1}{:>11.1}{:>13.0}{:>10.3}{ratio:>8}",
-            timing.p50_s * 1e6,
-            timing.p99_s * 1e6,
-            timing.p999_s * 1e6,
+            timing.at("p50") * 1e6,
+            timing.at("p99") * 1e6,
+            timing.at("p99.9") * 1e6,
             timing.rows_per_s,
             timing.bytes_per_s / 1e9,
         ));
@@ -105,8 +106,9 @@ pub(crate) fn rows(measured: &Measured) -> [(&'static str, Timing, Option<f64>);
 fn to_json(measured: &Measured) -> Json {
     let timing = |timing: &Timing| {
         json!({
-            "batches": timing.batches, "p50_s": timing.p50_s, "p99_s": timing.p99_s, "p999_s": timing.p999_s,
-            "max_s": timing.max_s, "rows_per_s": timing.rows_per_s, "bytes_per_s": timing.bytes_per_s,
+            "batches": timing.batches, "p50_s": timing.at("p50"), "p99_s": timing.at("p99"),
+            "p999_s": timing.at("p99.9"), "max_s": timing.at("max"), "rows_per_s": timing.rows_per_s,
+            "bytes_per_s": timing.bytes_per_s,
         })
     };
     let pass = |pass: &Pass| json!({ "reads": timing(&pass.engine), "raw_copy": timing(&pass.raw), "times_raw": pass.ratio() });

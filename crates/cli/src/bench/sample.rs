@@ -1,11 +1,12 @@
 //! A sample of a store's rows, and the two ways to read it.
 
+use std::collections::BTreeMap;
 use std::hint::black_box;
 
 use tensorcask::{Dtype, Error, Key, Reader, Value};
 
 use crate::failure::Failure;
-use crate::ls::describe;
+use crate::structure::structure;
 
 /// The most bytes of values that are held for comparison.
 const MOST_BYTES: u64 = 256 << 20;
@@ -157,21 +158,10 @@ pub(super) fn copy(values: &[&Value], out: &mut Vec<u8>) -> u64 {
     out.len() as u64
 }
 
-/// The structure of values for people: the most frequent one, and how many others there are.
-pub(super) fn structure(values: &[Value]) -> String {
-    let mut counts = std::collections::BTreeMap::<String, usize>::new();
-    for value in values {
-        let shown = match value {
-            Value::Tensor(_) | Value::Map(_) | Value::List(_) | Value::Tuple(_) => describe(value),
-            Value::Null => "null".to_owned(),
-            Value::Bool(_) => "a bool".to_owned(),
-            Value::Int(_) => "an int".to_owned(),
-            Value::Float(_) => "a float".to_owned(),
-            Value::Str(_) => "a string".to_owned(),
-            Value::Bytes(_) => "bytes".to_owned(),
-        };
-        *counts.entry(shown).or_default() += 1;
-    }
+/// The most frequent structure of values, and how many others there are.
+pub(super) fn structures(values: &[Value]) -> String {
+    let mut counts = BTreeMap::<String, usize>::new();
+    values.iter().for_each(|value| *counts.entry(structure(value)).or_default() += 1);
     let most = counts.iter().max_by_key(|(_, count)| **count).map(|(shown, _)| shown.clone()).unwrap_or_default();
     match counts.len() {
         0 | 1 => most,
