@@ -25,6 +25,7 @@ mod stats;
 mod store;
 mod structure;
 mod verify;
+mod why_miss;
 
 use std::process::ExitCode;
 
@@ -71,6 +72,8 @@ enum Command {
     Compact(compact::Arguments),
     /// Lists or removes the cached identities (weights, versions, configurations) of a wrapped module.
     Identities(identities::Arguments),
+    /// Explains why a key is not found: never put, deleted, damaged, or of another identity.
+    WhyMiss(why_miss::Arguments),
     /// Imports rows or tensors from .npy, .npz, .safetensors, Arrow and Parquet files.
     Import(import::Arguments),
     /// Exports all values to an Arrow, .safetensors or .npy file.
@@ -130,6 +133,7 @@ fn main() -> ExitCode {
         Command::Rm(arguments) => rm::run(arguments, &output),
         Command::Compact(arguments) => compact::run(arguments, &output),
         Command::Identities(arguments) => identities::run(arguments, &output),
+        Command::WhyMiss(arguments) => why_miss::run(arguments, &output),
         Command::Import(arguments) => import::run(arguments, &output),
         Command::Export(arguments) => export::run(arguments, &output),
         Command::Completions(arguments) => generated::completions(arguments, Arguments::command(), &output),

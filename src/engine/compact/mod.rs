@@ -49,6 +49,7 @@ use crate::segment::reader::Segment;
 pub(crate) fn compact(context: Context<'_>, options: &Compaction) -> Result<CompactReport> {
     let start = Instant::now();
     let span = context.state.metrics().begin(Operation::Compact);
+    let _running = context.state.metrics().compacting().begin();
     let _lock = wait_for_compact_lock(context.state.storage(), options.patience)?;
     if !options.dry_run {
         remove_left(context)?;
@@ -110,8 +111,11 @@ fn compact_values(
     report: &mut CompactReport,
 ) -> Result<()> {
     let mut candidates = Vec::new();
-    for segment in sealed(context, others, options, false)? {
+    let (segments, compacting) = (sealed(context, others, options, false)?, context.state.metrics().compacting());
+    compacting.step(false, segments.iter().map(|segment| segment.len_bytes).sum());
+    for segment in segments {
         (context.stop)()?;
+        compacting.add(segment.len_bytes);
         if options.by_sample && !sample_is_sparse(context.state, &segment, options.live_share) {
             continue;
         }
@@ -182,7 +186,15 @@ fn rewrite_all(
             synced => synced?,
         }
     }
-    groups.into_iter().try_for_each(|group| rewrite(context, group, options, report))
+    let bytes = |group: &[Candidate]| group.iter().map(|candidate| candidate.segment.len_bytes).sum::<u64>();
+    let compacting = context.state.metrics().compacting();
+    compacting.step(true, groups.iter().map(|group| bytes(group)).sum());
+    groups.into_iter().try_for_each(|group| {
+        let bytes = bytes(&group);
+        rewrite(context, group, options, report)?;
+        compacting.add(bytes);
+        Ok(())
+    })
 }
 
 /// Whether there are enough tombstones to justify reading all index blocks.

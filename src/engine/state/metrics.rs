@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::engine::observe::{Counter, Gauge, Instruments, Operation, Timed};
 use crate::engine::report::{CompactReport, Stats};
+use crate::engine::state::compacting::Compacting;
 
 /// The counters. Each is exact; together they are not a consistent snapshot.
 #[derive(Debug, Default)]
@@ -18,6 +19,7 @@ pub(crate) struct Metrics {
     flushes: AtomicU64,
     runs_built: AtomicU64,
     refreshes: AtomicU64,
+    compacting: Compacting,
     instruments: Instruments,
 }
 
@@ -31,6 +33,11 @@ impl Metrics {
     #[inline]
     pub(crate) fn instruments(&self) -> &Instruments {
         &self.instruments
+    }
+
+    /// The progress of a compaction.
+    pub(crate) fn compacting(&self) -> &Compacting {
+        &self.compacting
     }
 
     /// Begins the span of an operation.

@@ -9,13 +9,14 @@
 //! | [`registry`] | segment files: own, followed, damaged, foreign, missing | lanes, opening, following |
 //! | [`live`] | how many keys are alive | `admit`, counting, opening |
 //! | [`clock`] | the newest commit timestamp | commits, following |
-//! | [`metrics`], [`residency`] | counters; how much of the reads was in memory lately | everything |
+//! | [`metrics`], [`compacting`], [`residency`] | counters; how far a compaction is; how much of the reads was in memory lately | everything |
 //! | [`identity`], [`access`] | the store's identity; what a handle may do | opening, the first put |
 
 pub(crate) mod access;
 pub(crate) mod batches;
 pub(crate) mod byte_cache;
 pub(crate) mod clock;
+pub(crate) mod compacting;
 pub(crate) mod eviction;
 pub(crate) mod identity;
 pub(crate) mod live;

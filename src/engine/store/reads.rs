@@ -3,6 +3,7 @@
 use std::ops::RangeBounds;
 
 use crate::dtype::Dtype;
+use crate::engine::read::locate::Location;
 use crate::engine::read::range::Range;
 use crate::engine::read::scan::{Entries, KeysIter};
 use crate::engine::read::survey::Survey;
@@ -139,6 +140,14 @@ impl Store {
     /// As [`Reader::refresh`].
     pub fn refresh(&self) -> Result<bool> {
         self.reader().refresh()
+    }
+
+    /// As [`Reader::locate`].
+    ///
+    /// # Errors
+    /// As [`Reader::locate`].
+    pub fn locate(&self, key: impl AsKey) -> Result<Location> {
+        self.reader().locate(key)
     }
 
     /// As [`Reader::survey`].

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use self::data::gather;
+pub(crate) use self::text::date;
 use crate::failure::Failure;
 use crate::new_file::{NewFile, check_outside};
 use crate::output::{Output, path_json};

@@ -65,7 +65,7 @@ fn trimmed(text: String) -> String {
 }
 
 /// A time in seconds since 1970 as a date in UTC.
-pub(super) fn date(seconds: f64) -> String {
+pub(crate) fn date(seconds: f64) -> String {
     let seconds = seconds.max(0.0) as u64;
     let (days, of_day) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
