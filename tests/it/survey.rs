@@ -16,6 +16,7 @@ fn a_sample_estimates_the_live_share_of_each_segment() {
     // A quarter of the first segment is overwritten, and the second is deleted.
     put(&store, 0..500);
     assert_eq!(store.delete_range(2000_u64..4000).unwrap(), 2000);
+    store.flush().unwrap();
     let live = [0.75, 0.0, 1.0, 1.0, 1.0];
 
     let check = |reader: &Reader, rows: u64, run_rows: u32| {

@@ -165,6 +165,6 @@ pub(super) fn structures(values: &[Value]) -> String {
     let most = counts.iter().max_by_key(|(_, count)| **count).map(|(shown, _)| shown.clone()).unwrap_or_default();
     match counts.len() {
         0 | 1 => most,
-        several => format!("{most} and {} other structures", several - 1),
+        several => format!("{most} and {} more structure(s)", several - 1),
     }
 }

@@ -8,6 +8,7 @@ const LEFT: f64 = 74.0;
 const RIGHT: f64 = 18.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 46.0;
+const WIDEST_BAR: f64 = 90.0;
 
 /// A bar of two parts: the first is filled strongly, the second weakly.
 #[derive(Debug, Clone)]
@@ -43,8 +44,10 @@ struct Scale {
 }
 
 impl Scale {
-    /// From 0 to a round number at or above `max`.
-    fn from_zero(max: f64) -> Self {
+    /// From 0 to a round number at or above all `values`, in whole steps if all values are whole.
+    fn from_zero(values: impl Iterator<Item = f64> + Clone) -> Self {
+        let max = values.clone().fold(0.0, f64::max);
+        let max = if values.clone().all(|value| value.fract() == 0.0) { max.max(5.0) } else { max };
         let step = step(max);
         Self { min: 0.0, max: (max / step).ceil().max(1.0) * step, log: false }
     }
@@ -123,9 +126,9 @@ fn axes(scale: &Scale, labels: Labels<'_>) -> String {
 
 /// Vertical bars.
 pub(super) fn bars(bars: &[Bar], labels: Labels<'_>) -> String {
-    let scale = Scale::from_zero(bars.iter().map(|bar| bar.parts.iter().sum()).fold(0.0, f64::max));
+    let scale = Scale::from_zero(bars.iter().map(|bar| bar.parts.iter().sum()));
     let pitch = (WIDTH - LEFT - RIGHT) / bars.len().max(1) as f64;
-    let gap = (pitch * 0.15).min(3.0);
+    let width = (pitch - (pitch * 0.15).min(3.0)).min(WIDEST_BAR);
     let mut out = axes(&scale, labels);
     // A label takes about seven units for each character.
     let widest = bars.iter().map(|bar| bar.label.chars().count()).max().unwrap_or(0) as f64 * 7.0 + 10.0;
@@ -139,8 +142,8 @@ pub(super) fn bars(bars: &[Bar], labels: Labels<'_>) -> String {
             if *part > 0.0 {
                 out += &format!(
                     "<rect class=\"{class}\" x=\"{:.2}\" y=\"{top:.2}\" width=\"{:.2}\" height=\"{:.2}\"/>",
-                    x + gap / 2.0,
-                    pitch - gap,
+                    x + (pitch - width) / 2.0,
+                    width,
                     (bottom - top).max(0.5)
                 );
             }
@@ -167,7 +170,7 @@ pub(super) fn named_bars(bars: &[Bar], title: &str, unit: &str) -> String {
     let mut out = String::new();
     for (position, bar) in bars.iter().enumerate() {
         let (y, number) = (position as f64 * ROW, bar.parts.iter().sum::<f64>());
-        let width = number / longest * (WIDTH - NAMES - 130.0);
+        let width = number / longest * (WIDTH - NAMES - 190.0);
         out += &format!(
             "<g><title>{}</title><text class=\"tick end\" x=\"{:.1}\" y=\"{:.1}\">{}</text><rect class=\"strong\" \
              x=\"{NAMES}\" y=\"{:.1}\" width=\"{:.2}\" height=\"{:.1}\"/><text class=\"tick\" x=\"{:.1}\" \
@@ -190,8 +193,8 @@ pub(super) fn named_bars(bars: &[Bar], title: &str, unit: &str) -> String {
 
 /// A line that keeps its value until the next point, over time in seconds. `tick` formats a time.
 pub(super) fn steps(points: &[(f64, f64)], labels: Labels<'_>, tick: impl Fn(f64) -> String) -> String {
-    const TICKS: u32 = 4;
-    let scale = Scale::from_zero(points.iter().map(|(_, y)| *y).fold(0.0, f64::max));
+    const TICKS: u32 = 3;
+    let scale = Scale::from_zero(points.iter().map(|(_, y)| *y));
     let (first, last) = match (points.first(), points.last()) {
         (Some((first, _)), Some((last, _))) if last > first => (*first, *last),
         (Some((first, _)), _) => (first - 1.0, first + 1.0),
@@ -269,7 +272,7 @@ mod tests {
         for (max, expected) in [(1.0, 0.2), (7.0, 2.0), (10.0, 2.0), (99.0, 20.0), (0.03, 0.01), (0.0, 0.2)] {
             assert!((step(max) - expected).abs() < 1e-12, "{max}: {}", step(max));
         }
-        assert_eq!(Scale::from_zero(99.0).ticks(), [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]);
+        assert_eq!(Scale::from_zero([99.0].into_iter()).ticks(), [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]);
         assert_eq!(Scale::decades([3.0, 250.0].into_iter()).ticks(), [1.0, 10.0, 100.0, 1000.0]);
     }
 

@@ -74,7 +74,7 @@ pub(super) fn damage(data: &Data) -> String {
         return section(
             "damage",
             "Damage",
-            &note("None was found at opening and in the samples. `tensorcask verify` reads every byte."),
+            &note("None was found at opening and in the samples. The command verify reads every byte."),
         );
     }
     let lost = |rows: Option<u64>| rows.map_or("unknown".to_owned(), grouped);
@@ -203,8 +203,10 @@ pub(super) fn keys(data: &Data) -> String {
     }
     let lengths: Vec<f64> = data.keys.iter().map(|key| key_len_bytes(key) as f64).collect();
     let longest = lengths.iter().copied().fold(0.0, f64::max);
-    let drawn = if longest < 40.0 {
-        linear(&lengths, (0.0, longest + 1.0), longest as usize + 1, |from, _| format!("{from:.0}"), "keys")
+    let shortest = lengths.iter().copied().fold(longest, f64::min);
+    let drawn = if longest - shortest < 40.0 {
+        let bins = (longest - shortest) as usize + 1;
+        linear(&lengths, (shortest, longest + 1.0), bins, |from, _| format!("{from:.0}"), "keys")
     } else {
         logarithmic(&lengths, |from, _| bytes(from as u64), "keys")
     };

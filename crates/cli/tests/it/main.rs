@@ -5,11 +5,14 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
+mod bench;
 mod compact;
 mod damage;
 mod generated;
 mod identities;
 mod import;
 mod output;
+mod report;
 mod round_trips;
 mod support;
+mod why_miss;
