@@ -64,8 +64,10 @@ impl Scale {
 
     fn ticks(&self) -> Vec<f64> {
         if self.log {
-            let decades = (self.max / self.min).log10().round() as i32;
-            return (0..=decades).map(|decade| self.min * 10f64.powi(decade)).collect();
+            const MOST: usize = 8;
+            let (low, high) = (self.min.log10().round() as i32, self.max.log10().round() as i32);
+            let every = ((high - low).unsigned_abs() as usize).div_ceil(MOST).max(1);
+            return (low..=high).step_by(every).map(|decade| 10f64.powi(decade)).collect();
         }
         let step = step(self.max);
         (0..=(self.max / step).round() as i32).map(|number| f64::from(number) * step).collect()
@@ -73,7 +75,7 @@ impl Scale {
 
     fn y(&self, value: f64) -> f64 {
         let share = if self.log {
-            (value.max(self.min) / self.min).log10() / (self.max / self.min).log10()
+            (value.max(self.min).log10() - self.min.log10()) / (self.max.log10() - self.min.log10())
         } else {
             (value - self.min) / (self.max - self.min)
         };
