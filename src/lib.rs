@@ -136,3 +136,8 @@ pub use crate::value::{AsValue, MAX_DEPTH, Value, ValueView};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So are those of the page on operations.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/operations.md")]
+struct Operations;

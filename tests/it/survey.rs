@@ -1,6 +1,6 @@
 //! Segments, and samples of rows.
 
-use tensorcask::{Durability, Key, Options, Reader, Store};
+use tensorcask::{Compaction, Durability, Error, Key, Location, Options, Reader, Store, Value};
 
 fn put(store: &Store, keys: std::ops::Range<u64>) {
     let keys: Vec<u64> = keys.collect();
@@ -55,4 +55,65 @@ fn a_sample_estimates_the_live_share_of_each_segment() {
 
     let empty = Options::new().open(dir.path(), "empty").unwrap();
     assert_eq!(empty.survey(100, 1).unwrap(), tensorcask::Survey::default());
+}
+
+#[test]
+fn the_row_of_a_key_is_located() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Options::new().open(dir.path(), "m").unwrap();
+    assert!(matches!(store.locate(1_u64).unwrap(), Location::Absent));
+    // Nothing writes the queue meanwhile.
+    let slow = Options::new().flush_interval(std::time::Duration::from_secs(60)).open(dir.path(), "slow").unwrap();
+    slow.put(1_u64, Value::Int(1)).unwrap();
+    let Location::Present(waiting) = slow.locate(1_u64).unwrap() else { panic!("it waits") };
+    assert_eq!((waiting.path, waiting.committed_s), (None, None));
+
+    put(&store, 0..10);
+    assert!(store.delete(3_u64).unwrap());
+    store.flush().unwrap();
+    let reader = Reader::open(dir.path(), "m").unwrap();
+    for handle in [store.reader(), &reader] {
+        let Location::Present(place) = handle.locate(2_u64).unwrap() else { panic!("it is there") };
+        assert!(place.path.unwrap().exists() && place.committed_s.unwrap() > 1.7e9);
+        assert!(matches!(handle.locate(3_u64).unwrap(), Location::Deleted(place) if place.path.is_some()));
+        assert!(matches!(handle.locate(10_u64).unwrap(), Location::Absent));
+        assert!(matches!(handle.locate("2"), Err(Error::KeyKind { .. })));
+    }
+    // What another handle commits is seen at once, and asking counts no read.
+    put(&store, 10..11);
+    assert!(matches!(reader.locate(10_u64).unwrap(), Location::Present(_)));
+    assert_eq!(reader.stats().unwrap().misses, 0);
+}
+
+#[test]
+fn compaction_and_preloading_tell_how_far_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options::new().segment_rows(8192).compaction_live_share(0.0);
+    let store = options.open(dir.path(), "m").unwrap();
+    for part in 0..4_u64 {
+        let keys: Vec<u64> = (part * 8192..(part + 1) * 8192).collect();
+        store.put_rows(&keys, &[32], &vec![1.0_f32; keys.len() * 32]).unwrap();
+        store.flush().unwrap();
+    }
+    let odd: Vec<u64> = (0..4 * 8192).filter(|key| key % 2 == 1).collect();
+    store.delete_batch(&odd).unwrap();
+    assert_eq!(store.compaction_progress(), None);
+    let mut seen = Vec::new();
+    std::thread::scope(|scope| {
+        let compaction = Compaction::new().bytes_per_s(Some(4 << 20));
+        let compact = scope.spawn(|| store.compact(&compaction).unwrap());
+        while !compact.is_finished() {
+            seen.extend(store.compaction_progress());
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    });
+    assert!(seen.iter().all(|progress| progress.done_bytes <= progress.total_bytes), "{seen:?}");
+    assert!(seen.iter().any(|progress| progress.is_rewriting && progress.total_bytes > 4 << 20), "{seen:?}");
+    assert_eq!(store.compaction_progress(), None);
+    store.close().unwrap();
+
+    let reader = Reader::open(dir.path(), "m").unwrap();
+    let mut steps = Vec::new();
+    let preloaded = reader.preload_with(u64::MAX, &mut |done| steps.push(done)).unwrap();
+    assert!(steps.is_sorted() && steps.last() == Some(&(preloaded.index_bytes + preloaded.segment_bytes)), "{steps:?}");
 }

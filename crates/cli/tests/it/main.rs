@@ -11,6 +11,7 @@ mod damage;
 mod generated;
 mod identities;
 mod import;
+mod operations;
 mod output;
 mod report;
 mod round_trips;
