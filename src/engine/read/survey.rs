@@ -148,7 +148,7 @@ impl Random {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        (u64::from(limit) * (self.0 >> 32) >> 32) as u32
+        ((u64::from(limit) * (self.0 >> 32)) >> 32) as u32
     }
 
     /// Distinct numbers below `rows`, in order: `runs` runs of `run_rows`, one in each of as many equal stretches.

@@ -57,7 +57,7 @@ pub(super) fn figure(number: f64) -> String {
 }
 
 fn grouped_figure(number: f64) -> String {
-    if number >= 0.0 && number < 1e15 { grouped(number.round() as u64) } else { format!("{number:.2e}") }
+    if (0.0..1e15).contains(&number) { grouped(number.round() as u64) } else { format!("{number:.2e}") }
 }
 
 fn trimmed(text: String) -> String {
