@@ -49,8 +49,9 @@ use crate::segment::reader::Segment;
 pub(crate) fn compact(context: Context<'_>, options: &Compaction) -> Result<CompactReport> {
     let start = Instant::now();
     let span = context.state.metrics().begin(Operation::Compact);
-    let _running = context.state.metrics().compacting().begin();
     let _lock = wait_for_compact_lock(context.state.storage(), options.patience)?;
+    // Under the lock, so that no two compactions of this process tell how far they are.
+    let _running = context.state.metrics().compacting().begin();
     if !options.dry_run {
         remove_left(context)?;
     }
