@@ -70,7 +70,8 @@ fn with_progress(
         scope.spawn(move || {
             let mut step = None;
             while ended.recv_timeout(EVERY) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                let Some(progress) = store.compaction_progress() else { continue };
+                let progress = store.compaction_progress().filter(|progress| progress.total_bytes > 0);
+                let Some(progress) = progress else { continue };
                 // Each step has a rate of its own.
                 if step.replace(progress.is_rewriting) != Some(progress.is_rewriting) {
                     shown.reset();
