@@ -40,12 +40,15 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     let settings =
         Settings { seconds, batch: arguments.batch as usize, sample: arguments.sample, cold: arguments.cold };
     let reader = crate::store::reader(&arguments.read, output)?;
-    let measured = measure(reader, &arguments.read, &settings)?;
-    let Some(measured) = measured else {
-        return Err(Failure::input(format!(
-            "{} has no keys that can be read: put some first",
-            arguments.read.store.display()
-        )));
+    let store = arguments.read.store.display();
+    let is_empty = reader.is_empty()?;
+    let Some(measured) = measure(reader, &arguments.read, &settings)? else {
+        return Err(match is_empty {
+            true => Failure::input(format!("{store} has no keys: put some first")),
+            false => {
+                Failure::damaged(format!("no row of the sample can be read: `tensorcask verify {store}` lists why"))
+            }
+        });
     };
     output.line(|| human(&measured), || to_json(&measured))?;
     if measured.damaged == 0 {
