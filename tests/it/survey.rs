@@ -99,8 +99,8 @@ fn compaction_and_preloading_tell_how_far_they_are() {
     store.delete_batch(&odd).unwrap();
     assert_eq!(store.compaction_progress(), None);
     let mut seen = Vec::new();
+    let compaction = Compaction::new().bytes_per_s(Some(4 << 20));
     std::thread::scope(|scope| {
-        let compaction = Compaction::new().bytes_per_s(Some(4 << 20));
         let compact = scope.spawn(|| store.compact(&compaction).unwrap());
         while !compact.is_finished() {
             seen.extend(store.compaction_progress());
