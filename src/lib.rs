@@ -39,6 +39,10 @@
 //! # Features
 //!
 //! - `ndarray`, `safetensors`: conversions from and to the tensors of these crates.
+//! - `tracing`: spans of the operations (`open`, `recover`, `flush`, `seal`, `merge`, `compact`, `refresh`, `get_batch`)
+//!   with counts, at the level debug, in the target `tensorcask`; warnings and errors of threads in the background.
+//! - `metrics`: counters, gauges and histograms, `tensorcask_…`, with the label `store`. They go to the recorder that is
+//!   installed when a store is opened; gauges are set by each call of [`Reader::stats`].
 //! - `unstable-storage`: the module `storage`, which keeps a store in memory or makes its disk fail. Any release may
 //!   change it.
 
@@ -112,12 +116,14 @@ pub use crate::dtype::Dtype;
 pub use crate::engine::options::{
     Backup, Compaction, Lane, Merge, Options, Recovery, ValueCacheFill, ValueCachePolicy,
 };
+pub use crate::engine::read::locate::{Location, RowPlace};
 pub use crate::engine::read::range::Range;
 pub use crate::engine::read::scan::{Entries, KeysIter};
+pub use crate::engine::read::survey::{SegmentSurvey, Survey};
 pub use crate::engine::reader::Reader;
 pub use crate::engine::report::{
-    BackupReport, CompactReport, Damage, Lookup, MergeReport, Missing, OpenReport, Preloaded, Quarantined, Skipped,
-    Stats, ValueCacheStats, VerifyReport, Waiting,
+    BackupReport, CompactReport, CompactionProgress, Damage, Lookup, MergeReport, Missing, OpenReport, Preloaded,
+    Quarantined, Skipped, Stats, ValueCacheStats, VerifyReport, Waiting,
 };
 pub use crate::engine::store::Store;
 pub use crate::error::{Error, ItemError, Result};
@@ -132,3 +138,8 @@ pub use crate::value::{AsValue, MAX_DEPTH, Value, ValueView};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So are those of the page on operations.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/operations.md")]
+struct Operations;

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use crate::checksum::segment_seed;
 use crate::engine::admit::{admit_batch, admit_block};
 use crate::engine::files::sync_log;
+use crate::engine::observe::Operation;
 use crate::engine::options::Recovery;
 use crate::engine::replace::{hides_deletion, join, join_active, replace_segments};
 use crate::engine::report::Quarantined;
@@ -57,6 +58,7 @@ pub(crate) fn refresh(state: &State) -> Result<bool> {
     if state.access().is_pinned() {
         return Ok(false);
     }
+    let _span = state.metrics().begin(Operation::Refresh);
     let result = take_in(state);
     state.registry().refresh_ended(&result);
     result

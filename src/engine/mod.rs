@@ -5,6 +5,7 @@
 //! | layer | contents |
 //! | --- | --- |
 //! | [`lock_order`], [`threads`], [`options`], [`report`] | locks with a rank, threads and forks, plain data |
+//! | [`observe`] | spans and metrics for programs that collect them (features) |
 //! | [`files`] | the files in the folder other than segments and runs |
 //! | [`rows`] | rows: where their bytes are, how they are decoded |
 //! | [`state`] | the state that all users of an open store share, by owner |
@@ -78,6 +79,7 @@ pub(crate) mod merge_stores;
 #[cfg(test)]
 #[cfg(feature = "model")]
 mod model;
+pub(crate) mod observe;
 pub(crate) mod open;
 pub(crate) mod options;
 pub(crate) mod read;

@@ -10,10 +10,12 @@ use crate::engine::open::open_reader;
 use crate::engine::options::Options;
 use crate::engine::read::copy::{Target, get_batch_into};
 use crate::engine::read::get::{contains_batch, get_batch};
+use crate::engine::read::locate::{Location, locate};
 use crate::engine::read::preload::preload;
 use crate::engine::read::range::Range;
 use crate::engine::read::scan::{Entries, KeysIter};
 use crate::engine::read::stats::stats;
+use crate::engine::read::survey::{Survey, survey};
 use crate::engine::read::verify::verify;
 use crate::engine::report::{Lookup, OpenReport, Preloaded, Stats, VerifyReport};
 use crate::engine::runs::count::len;
@@ -246,7 +248,15 @@ impl Reader {
     /// # Errors
     /// [`Error::Io`] if something cannot be read.
     pub fn preload(&self, limit_bytes: u64) -> Result<Preloaded> {
-        preload(&self.state, limit_bytes)
+        self.preload_with(limit_bytes, &mut |_| {})
+    }
+
+    /// As [`Reader::preload`]; calls `progress` with the bytes that are in memory, after each file.
+    ///
+    /// # Errors
+    /// As [`Reader::preload`].
+    pub fn preload_with(&self, limit_bytes: u64, progress: &mut dyn FnMut(u64)) -> Result<Preloaded> {
+        preload(&self.state, limit_bytes, progress)
     }
 
     /// Looks for what other writers committed. Returns whether there was anything new.
@@ -257,7 +267,27 @@ impl Reader {
         refresh(&self.state)
     }
 
-    /// Sizes and counters. O(segments).
+    /// Where the newest row of `key` is, or why there is none. Reads what other writers have committed first. Expected
+    /// O(1), after the refresh. For people who wonder about a miss; it does not count as a read.
+    ///
+    /// # Errors
+    /// IO errors; [`Error::KeyKind`] for a key of another kind.
+    pub fn locate(&self, key: impl AsKey) -> Result<Location> {
+        locate(&self.state, (&[key.as_key()?]).into()).map_err(Error::into_cause)
+    }
+
+    /// Describes all segments, and samples about `rows` rows: how many of them are live, and the keys of those. Runs of
+    /// `run_rows` rows follow each other on disk; 1 estimates shares best, and more shows how fast reads in order are.
+    /// The same state of a store gives the same sample. O(segments) and O(sampled rows); keys of the batches that the
+    /// sample touches are read.
+    ///
+    /// # Errors
+    /// IO errors. Damaged rows are counted.
+    pub fn survey(&self, rows: u64, run_rows: u32) -> Result<Survey> {
+        survey(&self.state, rows, run_rows)
+    }
+
+    /// Sizes and counters. O(segments), and cheap enough to call every second: no file but the folders is looked at.
     ///
     /// # Errors
     /// IO errors.

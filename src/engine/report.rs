@@ -310,6 +310,18 @@ pub struct MergeReport {
     pub elapsed: Duration,
 }
 
+/// How far a compaction is; see [`crate::Store::compaction_progress`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct CompactionProgress {
+    /// Whether segments are rewritten; before that, they are examined.
+    pub is_rewriting: bool,
+    /// Bytes of the segments that this step is done with.
+    pub done_bytes: u64,
+    /// Bytes of all segments of this step.
+    pub total_bytes: u64,
+}
+
 /// A file that was skipped.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]

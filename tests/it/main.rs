@@ -38,4 +38,5 @@ mod repair;
 mod residency;
 mod soak;
 mod store;
+mod survey;
 mod values;

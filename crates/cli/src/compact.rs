@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tensorcask::{CompactReport, Compaction, Dtype};
+use tensorcask::{CompactReport, Compaction, Dtype, Store};
 
 use crate::failure::Failure;
 use crate::import::arguments::CodecName;
@@ -53,13 +53,48 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
         .patience(Duration::from_secs(arguments.wait_s))
         .dry_run(arguments.dry_run);
     let store = crate::store::any_lane(&arguments.store)?;
-    let report = store.compact(&compaction)?;
+    let report = with_progress(&store, output, || store.compact(&compaction))?;
     store.close()?;
     for skipped in &report.skipped {
         output.warn(&format!("{} was left as it is: {}", skipped.path.display(), skipped.why));
     }
     output.line(|| summary(&report), || serde_json::to_value(&report).unwrap_or_default())?;
     if report.skipped.is_empty() { Ok(()) } else { Err(Failure::damage()) }
+}
+
+/// Compacts, and shows how far it is meanwhile.
+fn with_progress(
+    store: &Store,
+    output: &Output,
+    compact: impl FnOnce() -> tensorcask::Result<CompactReport>,
+) -> tensorcask::Result<CompactReport> {
+    const EVERY: Duration = Duration::from_millis(100);
+    let bar = output.progress_bytes(0);
+    if bar.is_hidden() {
+        return compact();
+    }
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let shown = bar.clone();
+        scope.spawn(move || {
+            let mut step = None;
+            while ended.recv_timeout(EVERY) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                let progress = store.compaction_progress().filter(|progress| progress.total_bytes > 0);
+                let Some(progress) = progress else { continue };
+                // Each step has a rate of its own.
+                if step.replace(progress.is_rewriting) != Some(progress.is_rewriting) {
+                    shown.reset();
+                    shown.set_message(if progress.is_rewriting { "rewriting " } else { "examining " });
+                }
+                shown.set_length(progress.total_bytes);
+                shown.set_position(progress.done_bytes);
+            }
+        });
+        let report = compact();
+        drop(done);
+        bar.finish_and_clear();
+        report
+    })
 }
 
 fn summary(report: &CompactReport) -> String {

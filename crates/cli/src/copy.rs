@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let reader = crate::store::open(&arguments.read)?;
     let options = Backup::new().link(!arguments.no_link).verify(arguments.verify).damaged(arguments.damaged);
-    let bar = output.progress_bytes();
+    let bar = output.progress_bytes(0);
     let copied = reader.backup_with(&arguments.target, &options, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);

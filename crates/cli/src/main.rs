@@ -3,6 +3,7 @@
 //! Exit codes: 0 success; 1 the key does not exist; 2 damage was found; 3 the input or the arguments are wrong; 4 the
 //! store or the disk failed.
 
+mod bench;
 mod compact;
 mod copy;
 mod doctor;
@@ -21,10 +22,13 @@ mod npy_file;
 mod numbers;
 mod output;
 mod preload;
+mod report;
 mod rm;
 mod stats;
 mod store;
+mod structure;
 mod verify;
+mod why_miss;
 
 use std::process::ExitCode;
 
@@ -59,6 +63,10 @@ enum Command {
     Get(get::Arguments),
     /// Reads every byte and compares all checksums.
     Verify(verify::Arguments),
+    /// Measures how fast reads are here and now, against a plain copy of the same rows.
+    Bench(bench::Arguments),
+    /// Writes a page with plots: sizes, segments, live share, keys, shapes, and a read test.
+    Report(report::Arguments),
     /// Preloads the index and the sealed segments into the page cache.
     Preload(preload::Arguments),
     /// Deletes keys.
@@ -73,6 +81,8 @@ enum Command {
     Doctor(doctor::Arguments),
     /// Lists or removes the cached identities (weights, versions, configurations) of a wrapped module.
     Identities(identities::Arguments),
+    /// Explains why a key is not found: never put, deleted, damaged, or of another identity.
+    WhyMiss(why_miss::Arguments),
     /// Imports rows or tensors from .npy, .npz, .safetensors, Arrow and Parquet files.
     Import(import::Arguments),
     /// Exports all values to an Arrow, .safetensors or .npy file.
@@ -126,6 +136,8 @@ fn main() -> ExitCode {
         Command::Ls(arguments) => ls::run(arguments, &output),
         Command::Get(arguments) => get::run(arguments, &output),
         Command::Verify(arguments) => verify::run(arguments, &output),
+        Command::Bench(arguments) => bench::run(arguments, &output),
+        Command::Report(arguments) => report::run(arguments, &output),
         Command::Preload(arguments) => preload::run(arguments, &output),
         Command::Rm(arguments) => rm::run(arguments, &output),
         Command::Compact(arguments) => compact::run(arguments, &output),
@@ -133,6 +145,7 @@ fn main() -> ExitCode {
         Command::Merge(arguments) => merge::run(arguments, &output),
         Command::Doctor(arguments) => doctor::run(arguments, &output),
         Command::Identities(arguments) => identities::run(arguments, &output),
+        Command::WhyMiss(arguments) => why_miss::run(arguments, &output),
         Command::Import(arguments) => import::run(arguments, &output),
         Command::Export(arguments) => export::run(arguments, &output),
         Command::Completions(arguments) => generated::completions(arguments, Arguments::command(), &output),

@@ -66,14 +66,15 @@ impl Output {
         stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| Failure::standard_output(&error))
     }
 
-    /// A progress bar over `total` rows; hidden if the format is JSON or standard error is not a terminal.
+    /// A progress bar over `total` rows, with rate and remaining time; hidden if the format is JSON or standard error
+    /// is not a terminal.
     pub(crate) fn progress(&self, total: u64) -> ProgressBar {
-        self.bar(total, "{bar:40} {pos}/{len} rows  {per_sec}  {eta} left")
+        self.bar(total, "{msg}{bar:40} {pos}/{len} rows  {per_sec}  {eta} left")
     }
 
     /// As [`Output::progress`], over bytes.
-    pub(crate) fn progress_bytes(&self) -> ProgressBar {
-        self.bar(0, "{bar:40} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left")
+    pub(crate) fn progress_bytes(&self, total: u64) -> ProgressBar {
+        self.bar(total, "{msg}{bar:40} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left")
     }
 
     fn bar(&self, total: u64, template: &str) -> ProgressBar {

@@ -16,8 +16,11 @@ pub(crate) struct Arguments {
 
 /// Preloads the index and the sealed segments into the page cache, which all processes share.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
-    let preloaded =
-        crate::store::reader(&arguments.read, output)?.preload(arguments.limit_bytes.unwrap_or(u64::MAX))?;
+    let reader = crate::store::reader(&arguments.read, output)?;
+    let (limit_bytes, stats) = (arguments.limit_bytes.unwrap_or(u64::MAX), reader.stats()?);
+    let bar = output.progress_bytes(limit_bytes.min(stats.run_bytes + stats.segment_bytes));
+    let preloaded = reader.preload_with(limit_bytes, &mut |done| bar.set_position(done))?;
+    bar.finish_and_clear();
     let human = || {
         let left = if preloaded.left_bytes == 0 {
             String::new()

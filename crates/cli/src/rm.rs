@@ -1,7 +1,7 @@
 //! `tensorcask rm`
 
 use serde_json::json;
-use tensorcask::Key;
+use tensorcask::{Key, Store};
 
 use crate::failure::Failure;
 use crate::output::{Output, one_line};
@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
 
 /// Deletes keys. Ends with exit code 1 if a key does not exist; the others are deleted.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
-    let (deleted, absent) = if arguments.dry_run { look(arguments, output)? } else { delete(arguments)? };
+    let (deleted, absent) = if arguments.dry_run { look(arguments, output)? } else { delete(arguments, output)? };
     let would = if arguments.dry_run { "would be " } else { "" };
     output.line(
         || format!("{deleted} keys {would}deleted"),
@@ -54,11 +54,11 @@ fn look(arguments: &Arguments, output: &Output) -> Result<(u64, Vec<Key>), Failu
 }
 
 /// Deletes the keys. Returns how many existed, and those that did not.
-fn delete(arguments: &Arguments) -> Result<(u64, Vec<Key>), Failure> {
+fn delete(arguments: &Arguments, output: &Output) -> Result<(u64, Vec<Key>), Failure> {
     let store = crate::store::any_lane(&arguments.read.store)?;
     let kind = store.key_kind();
     let done = match &arguments.prefix {
-        Some(prefix) => (store.delete_prefix(&crate::key::parse_key(prefix, kind)?)?, Vec::new()),
+        Some(prefix) => (delete_prefix(&store, &crate::key::parse_key(prefix, kind)?, output)?, Vec::new()),
         None => {
             let keys = parse(arguments, kind)?;
             let there = store.contains_batch(&keys)?;
@@ -67,6 +67,27 @@ fn delete(arguments: &Arguments) -> Result<(u64, Vec<Key>), Failure> {
     };
     store.close()?;
     Ok(done)
+}
+
+/// Deletes all keys that start with `prefix`, in batches. Returns how many.
+fn delete_prefix(store: &Store, prefix: &Key, output: &Output) -> Result<u64, Failure> {
+    const KEYS: usize = 8192;
+    let bar = output.progress(0);
+    if bar.is_hidden() {
+        return Ok(store.delete_prefix(prefix)?);
+    }
+    store.refresh()?;
+    bar.set_length(store.count_prefix(prefix)?);
+    let (mut keys, mut deleted) = (store.prefix(prefix), 0);
+    loop {
+        let batch: Vec<Key> = keys.by_ref().take(KEYS).collect::<tensorcask::Result<_>>()?;
+        if batch.is_empty() {
+            bar.finish_and_clear();
+            return Ok(deleted);
+        }
+        deleted += store.delete_batch(&batch)? as u64;
+        bar.inc(batch.len() as u64);
+    }
 }
 
 fn parse(arguments: &Arguments, kind: Option<tensorcask::KeyKind>) -> Result<Vec<Key>, Failure> {

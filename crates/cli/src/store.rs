@@ -62,7 +62,7 @@ fn parse_lane(text: &str) -> Result<Lane, String> {
 }
 
 /// Splits a store's folder into cache dir and module id.
-fn split(store: &Path) -> Result<(PathBuf, String), Failure> {
+pub(crate) fn split(store: &Path) -> Result<(PathBuf, String), Failure> {
     // `.` and `..` have no file name: resolve them.
     let resolved = if store.file_name().is_none() { store.canonicalize().ok() } else { None };
     let store = resolved.as_deref().unwrap_or(store);

@@ -36,6 +36,7 @@ use crate::engine::compact::tombstones::Tombstones;
 use crate::engine::files::locks::{lanes_with_writers, wait_for_compact_lock};
 use crate::engine::files::row_maps;
 use crate::engine::follow::refresh;
+use crate::engine::observe::Operation;
 use crate::engine::options::Compaction;
 use crate::engine::report::{CompactReport, Skipped};
 use crate::engine::state::State;
@@ -50,7 +51,10 @@ use crate::segment::reader::Segment;
 /// finished steps are kept.
 pub(crate) fn compact(context: Context<'_>, options: &Compaction) -> Result<CompactReport> {
     let start = Instant::now();
+    let span = context.state.metrics().begin(Operation::Compact);
     let _lock = wait_for_compact_lock(context.state.storage(), options.patience)?;
+    // Under the lock, so that no two compactions of this process tell how far they are.
+    let _running = context.state.metrics().compacting().begin();
     if !options.dry_run {
         remove_left(context)?;
     }
@@ -65,6 +69,12 @@ pub(crate) fn compact(context: Context<'_>, options: &Compaction) -> Result<Comp
     // Now that dead rows are gone, fewer tombstones are needed.
     compact_tombstones(context, &others, options, &mut report)?;
     report.elapsed = start.elapsed();
+    span.record("segments", report.segments as u64);
+    span.record("rows", report.rows);
+    span.record("bytes", report.bytes_written);
+    if !options.dry_run {
+        context.state.metrics().compacted(&report);
+    }
     Ok(report)
 }
 
@@ -105,8 +115,11 @@ fn compact_values(
     report: &mut CompactReport,
 ) -> Result<()> {
     let mut candidates = Vec::new();
-    for segment in sealed(context, others, options, false)? {
+    let (segments, compacting) = (sealed(context, others, options, false)?, context.state.metrics().compacting());
+    compacting.step(false, segments.iter().map(|segment| segment.len_bytes).sum());
+    for segment in segments {
         (context.stop)()?;
+        compacting.add(segment.len_bytes);
         if options.by_sample && !sample_is_sparse(context.state, &segment, options.live_share) {
             continue;
         }
@@ -177,7 +190,15 @@ fn rewrite_all(
             synced => synced?,
         }
     }
-    groups.into_iter().try_for_each(|group| rewrite(context, group, options, report))
+    let bytes = |group: &[Candidate]| group.iter().map(|candidate| candidate.segment.len_bytes).sum::<u64>();
+    let compacting = context.state.metrics().compacting();
+    compacting.step(true, groups.iter().map(|group| bytes(group)).sum());
+    groups.into_iter().try_for_each(|group| {
+        let bytes = bytes(&group);
+        rewrite(context, group, options, report)?;
+        compacting.add(bytes);
+        Ok(())
+    })
 }
 
 /// Whether there are enough tombstones to justify reading all index blocks.

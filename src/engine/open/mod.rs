@@ -25,6 +25,7 @@ use crate::engine::files::quarantine::note_missing;
 use crate::engine::files::sync_log::SyncLogs;
 use crate::engine::findings::{Findings, findings};
 use crate::engine::follow::{leave_damaged, refresh};
+use crate::engine::observe::{self, Operation, Span};
 use crate::engine::open::identity::settle_identity;
 use crate::engine::open::index_runs::{index_uncovered, use_runs};
 use crate::engine::open::inventory::Inventory;
@@ -46,7 +47,7 @@ const MOST_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 /// Opens for reading. Locks nothing and changes nothing.
 pub(crate) fn open_reader(storage: Arc<dyn Storage>, options: Options) -> Result<(Arc<State>, OpenReport)> {
-    let start = Instant::now();
+    let (start, span) = (Instant::now(), Span::begin(Operation::Open));
     let mut report = OpenReport::default();
     let found = look(storage, options, true, |_| None)?;
     found.refuse()?;
@@ -60,13 +61,13 @@ pub(crate) fn open_reader(storage: Arc<dyn Storage>, options: Options) -> Result
     serve_damaged(&state, inventory)?;
     refresh(&state)?;
     report.rows_recovered = state.memtable().len().saturating_sub(before) as u64;
-    finish_report(&state, &listing, &mut report, start)?;
+    finish_report(&state, &listing, &mut report, (start, &span))?;
     Ok((Arc::new(state), report))
 }
 
 /// Opens for writing: acquires a lane, recovers it, and cleans up unfinished work.
 pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result<(Arc<State>, Lane, OpenReport)> {
-    let start = Instant::now();
+    let (start, span) = (Instant::now(), Span::begin(Operation::Open));
     let mut report = OpenReport::default();
     check_before_anything_is_made(&storage, &options)?;
     make_folders(&*storage, &options)?;
@@ -87,9 +88,12 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
     use_runs(&state, runs, Some(number), &mut report)?;
     index_uncovered(&state, &mut report)?;
     own.into_iter().for_each(|id| state.registry().lock().own(id));
+    let recovering = state.metrics().begin(Operation::Recover);
     for (id, judged) in judged {
         recover_active(&state, &mut lane, id, judged, (&mut report, &mut empty))?;
     }
+    recovering.record("rows", report.rows_recovered);
+    drop(recovering);
     let durability = state.options().durability;
     missing.iter().try_for_each(|missing| note_missing(state.storage(), durability, missing, false))?;
     lane.open_sync_log(&state)?;
@@ -97,7 +101,7 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
     drop(opening);
     refresh(&state)?;
     lane.saw(state.clock().newest());
-    finish_report(&state, &listing, &mut report, start)?;
+    finish_report(&state, &listing, &mut report, (start, &span))?;
     Ok((Arc::new(state), lane, report))
 }
 
@@ -180,7 +184,12 @@ fn new_lane(found: &Found, number: u16, lock: Box<dyn LockGuard>) -> Result<Lane
     Ok(Lane::new(number, lock, numbers, SyncLogs::voids(state.storage(), number)?))
 }
 
-fn finish_report(state: &State, listing: &Listing, report: &mut OpenReport, start: Instant) -> Result<()> {
+fn finish_report(
+    state: &State,
+    listing: &Listing,
+    report: &mut OpenReport,
+    (start, span): (Instant, &Span),
+) -> Result<()> {
     for (path, why) in not_files(state.storage(), listing)? {
         state.registry().lock().leave_not_file(state.storage().describe(&path), why);
     }
@@ -199,6 +208,13 @@ fn finish_report(state: &State, listing: &Listing, report: &mut OpenReport, star
         ));
     }
     report.elapsed = start.elapsed();
+    span.record("rows", report.rows);
+    span.record("segments", report.segments as u64);
+    state.metrics().instruments().took(Operation::Open, report.elapsed);
+    if !report.quarantined.is_empty() || !report.missing.is_empty() {
+        let store = state.storage().describe(Path::new(""));
+        observe::opened_without(&store, report.quarantined.len(), report.missing.len());
+    }
     Ok(())
 }
 

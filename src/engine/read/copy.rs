@@ -6,6 +6,7 @@ use crate::codec::Decoder;
 use crate::dtype::Dtype;
 use crate::engine::lookup::prefault::prefault_rows;
 use crate::engine::lookup::query::Located;
+use crate::engine::observe::{Counter, Operation};
 use crate::engine::options::Options;
 use crate::engine::read::get::get_batch;
 use crate::engine::read::parallel::{Part, in_parts};
@@ -28,13 +29,15 @@ pub(crate) fn get_batch_into(
 ) -> Result<usize> {
     let width = target.check(keys.len(), found.len())?;
     found.fill(false);
-    let Some(queries) = queries(state, keys)? else {
-        state.metrics().read(0, keys.len(), 0);
-        return Ok(0);
-    };
     if state.value_cache().is_on() {
         return get_batch_into_cached(state, keys, target, width, found);
     }
+    let span = state.metrics().begin(Operation::GetBatch);
+    span.record("keys", keys.len() as u64);
+    let Some(queries) = queries(state, keys)? else {
+        state.metrics().read(&span, 0, keys.len(), 0);
+        return Ok(0);
+    };
     let (dtype, shape) = (target.dtype, target.shape);
     let whole = Part { first: 0, queries: &queries, out: &mut *target.out, found };
     // Pages on disk are prefaulted for the whole batch at once: the disk is slower than any copy.
@@ -51,7 +54,9 @@ pub(crate) fn get_batch_into(
         hits += copied.hits;
         damaged.extend(copied.damaged);
     }
-    state.metrics().read(hits, queries.len() - hits - damaged.len(), damaged.len());
+    state.metrics().read(&span, hits, queries.len() - hits - damaged.len(), damaged.len());
+    state.metrics().instruments().add(Counter::BytesCopied, (hits * width) as u64);
+    span.record("bytes", (hits * width) as u64);
     damaged_rows(damaged).map_or(Ok(hits), Err)
 }
 

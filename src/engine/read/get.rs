@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use crate::codec::Decoder;
 use crate::engine::lookup::prefault::prefault_rows;
 use crate::engine::lookup::query::Query;
+use crate::engine::observe::Operation;
 use crate::engine::read::rows::{queries, with_rows};
 use crate::engine::report::Lookup;
 use crate::engine::rows::decode::value_of;
@@ -16,8 +17,10 @@ use crate::value::Value;
 
 /// The values of `keys`, each with its own result.
 pub(crate) fn get_batch(state: &State, keys: Keys<'_>) -> Result<Vec<Lookup>> {
+    let span = state.metrics().begin(Operation::GetBatch);
+    span.record("keys", keys.len() as u64);
     let Some(queries) = queries(state, keys)? else {
-        state.metrics().read(0, keys.len(), 0);
+        state.metrics().read(&span, 0, keys.len(), 0);
         return Ok((0..keys.len()).map(|_| Ok(None)).collect());
     };
     let epoch = state.value_cache().epoch();
@@ -52,7 +55,7 @@ pub(crate) fn get_batch(state: &State, keys: Keys<'_>) -> Result<Vec<Lookup>> {
     }
     let found = values.iter().filter(|value| matches!(value, Ok(Some(_)))).count();
     let damaged = values.iter().filter(|value| value.is_err()).count();
-    state.metrics().read(found, values.len() - found - damaged, damaged);
+    state.metrics().read(&span, found, values.len() - found - damaged, damaged);
     Ok(values)
 }
 

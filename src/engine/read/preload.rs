@@ -5,8 +5,9 @@ use crate::engine::state::State;
 use crate::error::{Error, Result};
 use crate::io::large_pages;
 
-/// Reads runs into memory, then sealed segments from the oldest on, up to `limit_bytes`.
-pub(crate) fn preload(state: &State, limit_bytes: u64) -> Result<Preloaded> {
+/// Reads runs into memory, then sealed segments from the oldest on, up to `limit_bytes`. Calls `progress` with the bytes
+/// done so far.
+pub(crate) fn preload(state: &State, limit_bytes: u64, progress: &mut dyn FnMut(u64)) -> Result<Preloaded> {
     state.check_fork()?;
     let version = state.versions().load();
     let mut preloaded = Preloaded::default();
@@ -16,6 +17,7 @@ pub(crate) fn preload(state: &State, limit_bytes: u64) -> Result<Preloaded> {
         preloaded.read_bytes +=
             large_pages::preload(kept).map_err(|error| Error::io("read", loaded.run().path(), error))? as u64;
         preloaded.index_bytes += kept.len() as u64;
+        progress(preloaded.index_bytes);
     }
     for segment in version.segments().values() {
         let bytes = segment.rows_area()?;
@@ -23,6 +25,7 @@ pub(crate) fn preload(state: &State, limit_bytes: u64) -> Result<Preloaded> {
         let read = large_pages::preload(kept).map_err(|error| Error::io("read", &**segment.described(), error))?;
         preloaded.read_bytes += read as u64;
         preloaded.segment_bytes += kept.len() as u64;
+        progress(preloaded.index_bytes + preloaded.segment_bytes);
     }
     Ok(preloaded)
 }

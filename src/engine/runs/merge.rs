@@ -5,6 +5,7 @@ use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::engine::observe::Operation;
 use crate::engine::runs::build::{build, fingerprint, open_run};
 use crate::engine::runs::plan::{Merges, Purpose};
 use crate::engine::runs::publish::publish_run;
@@ -37,6 +38,8 @@ pub(crate) fn merge_runs(state: &State, lane: u16, merges: &Merges, purpose: Pur
     if segments.is_empty() {
         return Ok(false);
     }
+    let span = state.metrics().begin(Operation::Merge);
+    span.record("segments", segments.len() as u64);
     segments.sort_by_key(|segment| segment.id);
     segments.dedup_by_key(|segment| segment.id);
     let covers_all = segments.iter().map(|segment| &segment.id).eq(version.segments().keys());

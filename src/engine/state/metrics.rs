@@ -1,8 +1,11 @@
 //! Counters of traffic since the handle was opened.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::engine::report::Stats;
+use crate::engine::observe::{Counter, Gauge, Instruments, Operation, Timed};
+use crate::engine::report::{CompactReport, Stats};
+use crate::engine::state::compacting::Compacting;
 
 /// The counters. Each is exact; together they are not a consistent snapshot.
 #[derive(Debug, Default)]
@@ -16,44 +19,98 @@ pub(crate) struct Metrics {
     flushes: AtomicU64,
     runs_built: AtomicU64,
     refreshes: AtomicU64,
-}
-
-fn add(counter: &AtomicU64, by: u64) {
-    counter.fetch_add(by, Ordering::Relaxed);
+    compacting: Compacting,
+    instruments: Instruments,
 }
 
 impl Metrics {
-    /// Counts keys that were read.
-    pub(crate) fn read(&self, hits: usize, misses: usize, damaged: usize) {
-        add(&self.hits, hits as u64);
-        add(&self.misses, misses as u64);
-        add(&self.damaged, damaged as u64);
+    /// Counters of 0, for the store at `store`.
+    pub(crate) fn new(store: &Path) -> Self {
+        Self { instruments: Instruments::new(store), ..Self::default() }
+    }
+
+    /// The metrics that other programs collect.
+    #[inline]
+    pub(crate) fn instruments(&self) -> &Instruments {
+        &self.instruments
+    }
+
+    /// The progress of a compaction.
+    pub(crate) fn compacting(&self) -> &Compacting {
+        &self.compacting
+    }
+
+    /// Begins the span of an operation.
+    #[inline]
+    pub(crate) fn begin(&self, operation: Operation) -> Timed<'_> {
+        self.instruments.begin(operation)
+    }
+
+    fn add(&self, counter: &AtomicU64, name: Counter, by: u64) {
+        counter.fetch_add(by, Ordering::Relaxed);
+        self.instruments.add(name, by);
+    }
+
+    /// Counts keys that were read by the operation of `span`.
+    pub(crate) fn read(&self, span: &Timed<'_>, hits: usize, misses: usize, damaged: usize) {
+        for (counter, name, field, keys) in [
+            (&self.hits, Counter::Hits, "hits", hits),
+            (&self.misses, Counter::Misses, "misses", misses),
+            (&self.damaged, Counter::Damaged, "damaged", damaged),
+        ] {
+            self.add(counter, name, keys as u64);
+            span.record(field, keys as u64);
+        }
     }
 
     /// Counts rows that were put.
     pub(crate) fn put(&self, rows: usize) {
-        add(&self.rows_put, rows as u64);
+        self.add(&self.rows_put, Counter::RowsPut, rows as u64);
     }
 
     /// Counts a batch that was written.
     pub(crate) fn batch_written(&self, bytes: u64) {
-        add(&self.batches_written, 1);
-        add(&self.bytes_written, bytes);
+        self.add(&self.batches_written, Counter::BatchesWritten, 1);
+        self.add(&self.bytes_written, Counter::BytesWritten, bytes);
     }
 
     /// Counts a call of `flush`.
     pub(crate) fn flushed(&self) {
-        add(&self.flushes, 1);
+        self.add(&self.flushes, Counter::Flushes, 1);
     }
 
     /// Counts a run that was built.
     pub(crate) fn run_built(&self) {
-        add(&self.runs_built, 1);
+        self.add(&self.runs_built, Counter::RunsBuilt, 1);
     }
 
     /// Counts a refresh.
     pub(crate) fn refreshed(&self) {
-        add(&self.refreshes, 1);
+        self.add(&self.refreshes, Counter::Refreshes, 1);
+    }
+
+    /// Counts what a compaction did.
+    pub(crate) fn compacted(&self, report: &CompactReport) {
+        self.instruments.add(Counter::SegmentsCompacted, report.segments_rewritten as u64);
+        self.instruments.add(Counter::BytesCompacted, report.bytes_written);
+        self.instruments.add(Counter::BytesFreed, report.bytes_freed);
+    }
+
+    /// Sets the gauges to sizes in `stats`.
+    pub(crate) fn publish(&self, stats: &Stats) {
+        let left_out = stats.quarantined as u64 + stats.missing + stats.bad_files as u64;
+        for (gauge, value) in [
+            (Gauge::Keys, stats.keys),
+            (Gauge::Segments, Some(stats.segments as u64)),
+            (Gauge::SegmentBytes, Some(stats.segment_bytes)),
+            (Gauge::RunBytes, Some(stats.run_bytes)),
+            (Gauge::DeadBytes, stats.dead_bytes),
+            (Gauge::MemtableKeys, Some(stats.memtable_keys as u64)),
+            (Gauge::MemtableBytes, Some(stats.memtable_bytes as u64)),
+            (Gauge::LeftOut, Some(left_out)),
+        ] {
+            value.into_iter().for_each(|value| self.instruments.set(gauge, value));
+        }
     }
 
     /// Whether any key was read and found.

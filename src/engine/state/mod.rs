@@ -9,13 +9,14 @@
 //! | [`registry`] | segment files: own, followed, damaged, foreign, missing | lanes, opening, following |
 //! | [`live`] | how many keys are alive | `admit`, counting, opening |
 //! | [`clock`] | the newest commit timestamp | commits, following |
-//! | [`metrics`], [`residency`] | counters; how much of the reads was in memory lately | everything |
+//! | [`metrics`], [`compacting`], [`residency`] | counters; how far a compaction is; how much of the reads was in memory lately | everything |
 //! | [`identity`], [`access`] | the store's identity; what a handle may do | opening, the first put |
 
 pub(crate) mod access;
 pub(crate) mod batches;
 pub(crate) mod byte_cache;
 pub(crate) mod clock;
+pub(crate) mod compacting;
 pub(crate) mod eviction;
 pub(crate) mod identity;
 pub(crate) mod live;
@@ -30,14 +31,15 @@ pub(crate) mod value_cache;
 pub(crate) mod versions;
 pub(crate) mod waste;
 
+use std::path::Path;
 use std::sync::Arc;
 
+use self::metrics::Metrics;
 use access::Access;
 use clock::Clock;
 use identity::Identity;
 use live::LiveCount;
 use memtable::Memtable;
-use metrics::Metrics;
 use registry::Registry;
 use residency::Residency;
 use value_cache::ValueCache;
@@ -78,7 +80,6 @@ impl State {
         read_only: bool,
     ) -> Result<Self> {
         Ok(Self {
-            storage,
             identity: Identity::new(identity)?,
             access: Access::new(read_only),
             versions: Versions::default(),
@@ -87,8 +88,9 @@ impl State {
             registry: Registry::default(),
             live: LiveCount::default(),
             clock: Clock::new(options.clock),
-            metrics: Metrics::default(),
+            metrics: Metrics::new(&storage.describe(Path::new(""))),
             residency: Residency::default(),
+            storage,
             options,
         })
     }

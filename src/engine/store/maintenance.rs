@@ -6,7 +6,7 @@ use crate::engine::findings::acknowledge;
 use crate::engine::options::Compaction;
 #[cfg(doc)]
 use crate::engine::reader::Reader;
-use crate::engine::report::CompactReport;
+use crate::engine::report::{CompactReport, CompactionProgress};
 use crate::engine::runs::plan::Purpose;
 use crate::engine::store::Store;
 #[cfg(doc)]
@@ -70,6 +70,13 @@ impl Store {
             remove_row_maps(&inner.state, inner.lane)?;
         }
         Ok(report)
+    }
+
+    /// How far the compaction is that runs in a [`Store::compact`] of another thread or in the background; `None` if
+    /// none runs.
+    #[must_use]
+    pub fn compaction_progress(&self) -> Option<CompactionProgress> {
+        self.inner.state.metrics().compacting().progress()
     }
 
     /// Acknowledges losses: damaged files that were set aside, missing segments, files of other stores. The reports of

@@ -14,6 +14,7 @@ use crate::codec::Codec;
 use crate::dtype::Dtype;
 use crate::engine::compact::remove_row_maps;
 use crate::engine::lock_order::{Rank, RankedMutex};
+use crate::engine::observe::Operation;
 use crate::engine::open::open_writer;
 use crate::engine::options::Options;
 use crate::engine::reader::Reader;
@@ -283,6 +284,7 @@ impl Store {
         let inner = &self.inner;
         inner.puts.check_process()?;
         inner.state.metrics().flushed();
+        let _span = inner.state.metrics().begin(Operation::Flush);
         let up_to = inner.queue.ask(durability)?;
         inner.writer.reach_barrier();
         inner.queue.wait_for_barrier(up_to, durability)?;

@@ -3,8 +3,10 @@
 use std::ops::RangeBounds;
 
 use crate::dtype::Dtype;
+use crate::engine::read::locate::Location;
 use crate::engine::read::range::Range;
 use crate::engine::read::scan::{Entries, KeysIter};
+use crate::engine::read::survey::Survey;
 #[cfg(doc)]
 use crate::engine::reader::Reader;
 use crate::engine::report::{Lookup, OpenReport, Preloaded, Stats, VerifyReport};
@@ -138,6 +140,22 @@ impl Store {
     /// As [`Reader::refresh`].
     pub fn refresh(&self) -> Result<bool> {
         self.reader().refresh()
+    }
+
+    /// As [`Reader::locate`].
+    ///
+    /// # Errors
+    /// As [`Reader::locate`].
+    pub fn locate(&self, key: impl AsKey) -> Result<Location> {
+        self.reader().locate(key)
+    }
+
+    /// As [`Reader::survey`].
+    ///
+    /// # Errors
+    /// As [`Reader::survey`].
+    pub fn survey(&self, rows: u64, run_rows: u32) -> Result<Survey> {
+        self.reader().survey(rows, run_rows)
     }
 
     /// Sizes and counters; see [`Reader::stats`].

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use crate::engine::lock_order::{Rank, RankedGuard, RankedMutex};
+use crate::engine::observe::background_failed;
 use crate::engine::runs::build::remembered_live;
 use crate::engine::runs::merge::merge_runs;
 use crate::engine::runs::plan::{MAX_RUNS_AT_REST, Merges, Purpose};
@@ -190,6 +191,7 @@ impl Merger {
     /// Keeps the failure of a merge for the next call that can report it.
     pub(crate) fn note(&self, merged: Result<()>) {
         if let Err(error) = merged {
+            background_failed(&error);
             self.failure.lock().get_or_insert(error);
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::lock_order::{Rank, RankedMutex};
+use crate::engine::observe::writer_stopped;
 use crate::engine::report::Waiting;
 use crate::engine::rows::row::QueuedBatch;
 use crate::error::{Error, Result};
@@ -215,6 +216,7 @@ impl Queue {
 
     /// Stops the writer: every later call returns the error.
     pub(crate) fn fail(&self, error: Error) {
+        writer_stopped(&error);
         self.contents.lock().failed.get_or_insert(error);
         self.done.notify_all();
     }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::engine::lock_order::{Rank, RankedMutex};
+use crate::engine::observe::{Counter, Operation};
 use crate::engine::state::State;
 use crate::engine::threads;
 use crate::engine::write::active::Active;
@@ -181,8 +182,12 @@ fn seal_and_publish_with(
     data_synced: &(dyn Fn() + Sync),
 ) -> Result<Arc<Segment>> {
     let id = active.id();
+    let span = state.metrics().begin(Operation::Seal);
+    span.record("rows", active.rows());
+    span.record("bytes", active.len_bytes());
     active.seal(state.options(), replaces, data_synced)?;
     let segment = Arc::new(Segment::open(state.storage(), &names::sealed(id), id)?);
     state.versions().add_segment(&segment);
+    state.metrics().instruments().add(Counter::Seals, 1);
     Ok(segment)
 }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use crate::identity::record::Identity;
+
 /// An identity whose outputs are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -21,6 +23,18 @@ pub struct StoredIdentity {
     pub differences: Vec<String>,
     /// The JSON text of its `identity.json`, which lists its parts; `None` if it cannot be read.
     pub record: Option<String>,
+}
+
+impl StoredIdentity {
+    /// The parts in which `other` differs, one line each: "here" is this identity, "there" the other.
+    #[must_use]
+    pub fn differences_to(&self, other: &Self) -> Vec<String> {
+        let parsed = |identity: &Self| serde_json::from_str::<Identity>(identity.record.as_deref()?).ok();
+        match (parsed(self), parsed(other)) {
+            (Some(ours), Some(theirs)) => ours.differences(&theirs),
+            _ => vec!["a record cannot be read".to_owned()],
+        }
+    }
 }
 
 /// Why an identity was not removed.

@@ -4,12 +4,15 @@ use std::process::Command;
 
 use crate::support::{code, names, ok, text};
 
-const COMMANDS: [&str; 15] = [
+const COMMANDS: [&str; 18] = [
     "stats",
     "ls",
     "get",
     "verify",
     "preload",
+    "bench",
+    "report",
+    "why-miss",
     "rm",
     "compact",
     "copy",
@@ -59,7 +62,7 @@ fn every_command_has_a_man_page() {
     let page = ok(&["man"]);
     assert!(page.contains(".TH tensorcask 1 ") && page.contains("Exit codes:"), "{page}");
     for command in COMMANDS {
-        let name = format!("tensorcask\\-{command}(1)");
+        let name = format!("tensorcask\\-{}(1)", command.replace('-', "\\-"));
         assert!(page.contains(&name), "{name} is not in {page}");
         let page = ok(&["man", command]);
         assert!(page.contains(&format!(".TH tensorcask-{command} 1 ")), "{command}: {page}");

@@ -5,12 +5,16 @@
     reason = "a test stops at the first thing that is not as expected"
 )]
 
+mod bench;
 mod compact;
 mod copies;
 mod damage;
 mod generated;
 mod identities;
 mod import;
+mod operations;
 mod output;
+mod report;
 mod round_trips;
 mod support;
+mod why_miss;

@@ -197,6 +197,38 @@ fn other_programs_read_plain_exports() {
     drop(fixed);
 }
 
+/// The queries in the README are run as they stand there, on a store of that name.
+#[test]
+fn queries_of_the_readme_run() {
+    let Ok(python) = std::env::var("TENSORCASK_INTEROP_PYTHON") else {
+        println!("\n*** TENSORCASK_INTEROP_PYTHON is not set: DuckDB and polars were NOT run ***\n");
+        return;
+    };
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md")).unwrap();
+    let block =
+        readme.split("<!-- A test runs this block. -->\n```python\n").nth(1).unwrap().split("```").next().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let store = tensorcask::Store::open(dir.path().join("cache"), "minilm-l6-v2").unwrap();
+    let keys: Vec<String> = (0..30).map(|row| format!("{}/{row}", ["test", "train"][usize::from(row > 9)])).collect();
+    let rows: Vec<f32> = (0..30).flat_map(|row| [row as f32 - 9.0, 0.0]).collect();
+    store.put_rows(&keys, &[2], &rows).unwrap();
+    store.close().unwrap();
+    ok(&["export", text(&dir.path().join("cache/minilm-l6-v2")), text(&dir.path().join("minilm.arrow")), "--plain"]);
+    // Means: of -9 to 0 and of 1 to 20, halved by the zeros.
+    let check = "\nassert part == [('test', 10, -2.25), ('train', 20, 5.25)], part\n\
+                 assert means.rows() == part, means\nassert count == [(20,)], count\nprint('duckdb', duckdb.__version__)\n";
+    std::fs::write(dir.path().join("block.py"), format!("{block}{check}")).unwrap();
+    let tool = Path::new(env!("CARGO_BIN_EXE_tensorcask")).parent().unwrap();
+    let path = std::env::join_paths(
+        std::iter::once(tool.to_path_buf()).chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
+    );
+    let mut python = Command::new(python);
+    let output = python.arg("block.py").current_dir(dir.path()).env("PATH", path.unwrap()).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}{err}");
+    println!("{out}");
+}
+
 /// Lists, tuples, maps whose names are numbers, nulls, and empty lists and maps are restored exactly.
 #[test]
 fn structures_are_restored_exactly() {
