@@ -1,15 +1,20 @@
 //! Reads rows. Never imports `write`.
 //!
-//! [`rows`] finds the newest rows of a batch of keys; [`get`] turns them into values, [`copy`] copies them into the
-//! caller's buffer, on several threads ([`parallel`]). [`scan`] lists all keys and values, [`range`] keys in order;
+//! [`rows`] finds the newest rows of a batch of keys; [`get`] turns them into values, [`copy`] copies the leaves that are
+//! [`wanted`] into the caller's buffers, as a [`plan`] for each structure says, on several threads ([`parallel`]).
+//! [`shapes`] and [`schemas`] describe values. [`scan`] lists all keys and values, [`range`] keys in order;
 //! [`preload`], [`stats`] and [`verify`] work on the whole store.
 
 pub(crate) mod copy;
 pub(crate) mod get;
 pub(crate) mod parallel;
+mod plan;
 pub(crate) mod preload;
 pub(crate) mod range;
 pub(crate) mod rows;
 pub(crate) mod scan;
+pub(crate) mod schemas;
+pub(crate) mod shapes;
 pub(crate) mod stats;
 pub(crate) mod verify;
+pub(crate) mod wanted;
