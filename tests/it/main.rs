@@ -25,6 +25,7 @@ mod forged;
 mod golden;
 mod interop;
 mod lanes;
+mod leaves;
 mod limits;
 mod mixed_files;
 mod model;

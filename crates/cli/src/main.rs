@@ -19,6 +19,7 @@ mod numbers;
 mod output;
 mod preload;
 mod rm;
+mod schemas;
 mod stats;
 mod store;
 mod verify;
@@ -52,6 +53,8 @@ enum Command {
     Stats(stats::Arguments),
     /// Lists keys.
     Ls(ls::Arguments),
+    /// Lists the structures of values, with the numbers of their rows.
+    Schemas(schemas::Arguments),
     /// Shows the value of a key, or writes its tensor to a file.
     Get(get::Arguments),
     /// Reads every byte and compares all checksums.
@@ -115,6 +118,7 @@ fn main() -> ExitCode {
     let done = match &arguments.command {
         Command::Stats(arguments) => stats::run(arguments, &output),
         Command::Ls(arguments) => ls::run(arguments, &output),
+        Command::Schemas(arguments) => schemas::run(arguments, &output),
         Command::Get(arguments) => get::run(arguments, &output),
         Command::Verify(arguments) => verify::run(arguments, &output),
         Command::Preload(arguments) => preload::run(arguments, &output),

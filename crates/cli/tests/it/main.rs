@@ -12,4 +12,5 @@ mod identities;
 mod import;
 mod output;
 mod round_trips;
+mod schemas;
 mod support;
