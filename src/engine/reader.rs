@@ -11,6 +11,7 @@ use crate::engine::options::Options;
 use crate::engine::read::copy::get_leaves_into;
 use crate::engine::read::get::{contains_batch, get_batch};
 use crate::engine::read::preload::preload;
+use crate::engine::read::ragged::{Ragged, get_ragged_into};
 use crate::engine::read::range::Range;
 use crate::engine::read::scan::{Entries, KeysIter};
 use crate::engine::read::schemas::schemas;
@@ -191,6 +192,62 @@ impl Reader {
         let restores = self.state.options().restore_dtype;
         let wanted = Wanted::whole(schema, restores, keys.len(), &outs, found.len())?;
         get_leaves_into(&self.state, keys, &wanted, outs, found)
+    }
+
+    /// Copies tensors whose first dimension differs from row to row, such as tokens × width, one after another into
+    /// `out`, which grows to what they need. `path` is a leaf ([`crate::Leaf::path`]; `value` for values that are a
+    /// tensor), `entry_shape` the other dimensions. Row `i` has the entries from `offsets[i]` to `offsets[i + 1]`, each
+    /// of as many elements as `entry_shape` has; keys that do not exist have none. `found` says which exist. Returns how
+    /// many do. Buffers that are passed again are not allocated again.
+    ///
+    /// ```
+    /// # fn main() -> tensorcask::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use tensorcask::{Store, TensorView};
+    ///
+    /// let store = Store::open(dir.path(), "encoder")?;
+    /// store.put("a", TensorView::from_slice(&[1, 2], &[1.0_f32, 2.0])?)?;
+    /// store.put("b", TensorView::from_slice(&[3, 2], &[3.0_f32, 4.0, 5.0, 6.0, 7.0, 8.0])?)?;
+    /// let (mut tokens, mut offsets, mut found) = (Vec::<f32>::new(), Vec::new(), [false; 3]);
+    /// assert_eq!(store.get_ragged_into(&["a", "?", "b"], "value", &[2], &mut tokens, &mut offsets, &mut found)?, 2);
+    /// assert_eq!((tokens, offsets), (vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], vec![0, 1, 1, 4]));
+    /// # store.close()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Reader::get_leaves_into`]. After [`Error::DamagedRows`] all other rows are there; damaged ones have no
+    /// entries.
+    pub fn get_ragged_into<'a, T: Element>(
+        &self,
+        keys: impl Into<Keys<'a>>,
+        path: &str,
+        entry_shape: &[usize],
+        out: &mut Vec<T>,
+        offsets: &mut Vec<usize>,
+        found: &mut [bool],
+    ) -> Result<usize> {
+        let ragged = Ragged { path, dtype: T::DTYPE, entry_shape };
+        get_ragged_into(&self.state, keys.into(), ragged, out, offsets, found)
+    }
+
+    /// [`Reader::get_ragged_into`] for any dtype, into little-endian bytes. Offsets are in entries all the same.
+    ///
+    /// # Errors
+    /// As [`Reader::get_ragged_into`].
+    #[expect(clippy::too_many_arguments, reason = "the dtype, which the other form takes from the buffer")]
+    pub fn get_ragged_into_bytes<'a>(
+        &self,
+        keys: impl Into<Keys<'a>>,
+        path: &str,
+        dtype: Dtype,
+        entry_shape: &[usize],
+        out: &mut Vec<u8>,
+        offsets: &mut Vec<usize>,
+        found: &mut [bool],
+    ) -> Result<usize> {
+        let ragged = Ragged { path, dtype, entry_shape };
+        get_ragged_into(&self.state, keys.into(), ragged, out, offsets, found)
     }
 
     /// The shape of the leaf at `path` ([`crate::Leaf::path`]; `value` for values that are a tensor) of each key; `None`

@@ -192,6 +192,7 @@ fn check(reader: &Reader, case: &Case) -> std::result::Result<bool, TestCaseErro
     }
     check_whole(reader, case, &like, &schema, &values)?;
     check_shapes(reader, case, &values)?;
+    check_ragged(reader, case, &like, &values)?;
     Ok(fits)
 }
 
@@ -255,6 +256,54 @@ fn check_shapes(
     Ok(())
 }
 
+/// Tensors with a first dimension, in one buffer that has other elements before.
+fn check_ragged(
+    reader: &Reader,
+    case: &Case,
+    like: &Value,
+    values: &[Result<Option<Value>>],
+) -> std::result::Result<(), TestCaseError> {
+    let schema = Schema::of(like).unwrap();
+    for leaf in schema.leaves().iter().filter(|leaf| leaf.shape().is_some_and(|shape| !shape.is_empty())) {
+        let (dtype, entry_shape) = (leaf.dtype().unwrap(), &leaf.shape().unwrap()[1..]);
+        let (mut out, mut offsets, mut found) = (vec![9; 50], vec![9; 50], vec![true; case.keys.len()]);
+        let result = reader.get_ragged_into_bytes(
+            &case.keys,
+            leaf.path(),
+            dtype,
+            entry_shape,
+            &mut out,
+            &mut offsets,
+            &mut found,
+        );
+        let rows: Option<Vec<_>> = values
+            .iter()
+            .map(|value| match value.as_ref().unwrap() {
+                None => Some(None),
+                Some(value) => {
+                    let found = at(value, leaf.path()).and_then(fixed)?;
+                    (found.0 == dtype && found.1.get(1..) == Some(entry_shape)).then_some(Some(found))
+                }
+            })
+            .collect();
+        let Some(rows) = rows else {
+            prop_assert!(result.is_err_and(|error| matches!(error.cause(), Error::Mismatch { .. })));
+            continue;
+        };
+        prop_assert_eq!(result.unwrap(), rows.iter().flatten().count());
+        prop_assert_eq!(found, rows.iter().map(Option::is_some).collect::<Vec<bool>>());
+        let mut end = 0;
+        let ends = rows.iter().map(|row| {
+            end += row.as_ref().map_or(0, |(_, shape, _)| shape[0]);
+            end
+        });
+        prop_assert_eq!(offsets, std::iter::once(0).chain(ends).collect::<Vec<usize>>());
+        let bytes: Vec<u8> = rows.iter().flatten().flat_map(|(_, _, bytes)| bytes.clone()).collect();
+        prop_assert_eq!(out, bytes);
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
@@ -302,6 +351,11 @@ fn damaged_rows_are_named_and_the_others_are_copied() {
         assert!(matches!(&rows[..], [row] if row.position == 2 && row.key == "\"two\"" && row.error.is_corrupt()));
         assert_eq!((found, labels[1], labels[3]), ([false, true, false, true], 3, 1));
         assert_eq!((flags[0], flags[1], flags[3]), (9, 0, 0));
+        let (mut out, mut offsets) = (Vec::<f32>::new(), Vec::new());
+        let error = reader.get_ragged_into(&keys, "value/a", &[], &mut out, &mut offsets, &mut found).unwrap_err();
+        let Error::DamagedRows { rows } = error else { panic!("{error}") };
+        assert_eq!((rows.len(), rows[0].position, found), (1, 2, [false, true, false, true]));
+        assert_eq!((offsets, out), (vec![0, 0, 300, 300, 600], [[3.5; 300], [1.5; 300]].concat()));
         assert_eq!(reader.shapes(&keys, "value/a").unwrap(), [None, Some(vec![300]), Some(vec![300]), Some(vec![300])]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`rows`] finds the newest rows of a batch of keys; [`get`] turns them into values, [`copy`] copies the leaves that are
 //! [`wanted`] into the caller's buffers, as a [`plan`] for each structure says, on several threads ([`parallel`]).
-//! [`shapes`] and [`schemas`] describe values. [`scan`] lists all keys and values, [`range`] keys in order;
+//! [`ragged`] copies tensors whose first dimension differs. [`shapes`] and [`schemas`] describe values. [`scan`] lists all keys and values, [`range`] keys in order;
 //! [`preload`], [`stats`] and [`verify`] work on the whole store.
 
 pub(crate) mod copy;
@@ -10,6 +10,7 @@ pub(crate) mod get;
 pub(crate) mod parallel;
 mod plan;
 pub(crate) mod preload;
+pub(crate) mod ragged;
 pub(crate) mod range;
 pub(crate) mod rows;
 pub(crate) mod scan;

@@ -89,6 +89,40 @@ impl Store {
         self.reader().get_values_into(keys, schema, outs, found)
     }
 
+    /// Copies tensors whose first dimension differs into one buffer; see [`Reader::get_ragged_into`].
+    ///
+    /// # Errors
+    /// As [`Reader::get_ragged_into`].
+    pub fn get_ragged_into<'a, T: Element>(
+        &self,
+        keys: impl Into<Keys<'a>>,
+        path: &str,
+        entry_shape: &[usize],
+        out: &mut Vec<T>,
+        offsets: &mut Vec<usize>,
+        found: &mut [bool],
+    ) -> Result<usize> {
+        self.reader().get_ragged_into(keys, path, entry_shape, out, offsets, found)
+    }
+
+    /// Copies such tensors into bytes; see [`Reader::get_ragged_into_bytes`].
+    ///
+    /// # Errors
+    /// As [`Reader::get_ragged_into`].
+    #[expect(clippy::too_many_arguments, reason = "the dtype, which the other form takes from the buffer")]
+    pub fn get_ragged_into_bytes<'a>(
+        &self,
+        keys: impl Into<Keys<'a>>,
+        path: &str,
+        dtype: Dtype,
+        entry_shape: &[usize],
+        out: &mut Vec<u8>,
+        offsets: &mut Vec<usize>,
+        found: &mut [bool],
+    ) -> Result<usize> {
+        self.reader().get_ragged_into_bytes(keys, path, dtype, entry_shape, out, offsets, found)
+    }
+
     /// The shape of a leaf of each key; see [`Reader::shapes`].
     ///
     /// # Errors

@@ -80,7 +80,8 @@ pub fn trees_of_fixed_shapes_are_read_in_one_pass<F: Adapter>() {
     }
     let module = in_memory::<F>().verify(Verification::rate(1.0)).wrap_fn(tree::<F>).unwrap().as_ref().clone();
     let call = |from: usize, count: usize| {
-        let output = module.forward_with_ids(one::<F>(&rows::<F>(from, count, 2)), &ids(from as u64, count as u64)).unwrap();
+        let output =
+            module.forward_with_ids(one::<F>(&rows::<F>(from, count, 2)), &ids(from as u64, count as u64)).unwrap();
         assert!(same(&output, &tree(&rows::<F>(from, count, 2))), "{output:?}");
     };
     // Missed, read as values, read in one pass, and read with missing rows.
