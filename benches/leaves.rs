@@ -1,32 +1,36 @@
 //! Batched reads of values of several leaves, in one pass and as values, next to one tensor of as many bytes.
 //!
-//! `cargo bench --bench leaves -- [--rows 60000] [--row-bytes 3072] [--rounds 400] [--dir DIR]`
+//! `cargo bench --bench leaves`; in `TENSORCASK_BENCH_DIR`.
 #[path = "support/folder.rs"]
 mod folder;
-#[path = "support/pair.rs"]
-mod pair;
 #[path = "support/random.rs"]
 mod random;
 
+use std::error::Error;
 use std::hint::black_box;
 use std::path::Path;
 use std::time::Instant;
 
-use pair::{Fallible, Settings};
 use random::Random;
 use tensorcask::{Codec, Dtype, LeafBuffer, Options, Reader, Schema, Tensor, Value};
 
-/// Keys of a batch.
+type Fallible<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Keys of a batch that is read.
 const GATHER: usize = 256;
+/// Rows of a batch that is put, and of a store of packed rows.
 const BATCH: usize = 2048;
+const ROWS: usize = 30 * BATCH;
+const ROW_BYTES: usize = 3072;
+const ROUNDS: usize = 400;
 const LEAVES: [usize; 3] = [1, 2, 8];
 
-/// A value of `leaves` tensors that take `row_bytes` in all; of one leaf, the tensor itself.
-fn value(leaves: usize, row_bytes: usize, random: &mut Random) -> Fallible<Value> {
+/// A value of `leaves` tensors that take [`ROW_BYTES`] in all; of one leaf, the tensor itself.
+fn value(leaves: usize, random: &mut Random) -> Fallible<Value> {
     let mut tensor = || -> Fallible<Value> {
         // Floats of similar magnitude, which packing makes smaller.
         let numbers: Vec<f32> =
-            (0..row_bytes / leaves / 4).map(|_| 1.0 + random.below(1 << 12) as f32 / 8192.0).collect();
+            (0..ROW_BYTES / leaves / 4).map(|_| 1.0 + random.below(1 << 12) as f32 / 8192.0).collect();
         Ok(Tensor::from_slice(&[numbers.len()], &numbers)?.into())
     };
     if leaves == 1 {
@@ -46,14 +50,13 @@ struct Store {
 }
 
 impl Store {
-    fn load(dir: &Path, settings: &Settings, leaves: usize, codec: Codec) -> Fallible<Self> {
+    fn load(dir: &Path, rows: usize, leaves: usize, codec: Codec) -> Fallible<Self> {
         let name = format!("{}-{leaves}", codec.name());
         let store = Options::new().codec(codec).open(dir, &name)?;
         let mut random = Random(1);
-        for start in (0..settings.rows).step_by(BATCH) {
-            let keys: Vec<u64> = (start as u64..(start + BATCH).min(settings.rows) as u64).collect();
-            let values: Vec<Value> =
-                keys.iter().map(|_| value(leaves, settings.row_bytes, &mut random)).collect::<Fallible<_>>()?;
+        for start in (0..rows).step_by(BATCH) {
+            let keys: Vec<u64> = (start as u64..(start + BATCH) as u64).collect();
+            let values: Vec<Value> = keys.iter().map(|_| value(leaves, &mut random)).collect::<Fallible<_>>()?;
             store.put_batch(&keys, &values)?;
         }
         store.close()?;
@@ -61,7 +64,7 @@ impl Store {
         reader.preload(u64::MAX)?;
         let schema = reader.schemas()?.remove(0).schema;
         let paths = schema.leaves().iter().map(|leaf| leaf.path().to_owned()).collect();
-        let buffers = vec![vec![1; GATHER * settings.row_bytes / leaves]; leaves];
+        let buffers = vec![vec![1; GATHER * ROW_BYTES / leaves]; leaves];
         Ok(Self { leaves, reader, schema, paths, buffers, found: vec![false; GATHER] })
     }
 
@@ -111,56 +114,46 @@ fn whole(hits: usize, keys: &[u64], begin: Instant) -> Fallible<f64> {
     if hits == keys.len() { Ok(elapsed) } else { Err("a row is missing".into()) }
 }
 
-fn median(mut times: Vec<f64>) -> f64 {
+/// The lower quartile: other programs only add time.
+fn quartile(mut times: Vec<f64>) -> f64 {
     times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+    times.get(times.len() / 10).copied().unwrap_or(f64::NAN)
 }
 
 type Read = fn(&mut Store, &[u64]) -> Fallible<f64>;
 
-/// The median of each kind of read of each store, all measured in turn.
-fn measure(settings: &Settings, stores: &mut [Store], reads: &[Read]) -> Fallible<Vec<Vec<f64>>> {
+/// The time of each kind of read of each store. They take turns, each with keys of its own, so that none finds rows in
+/// the processor's caches.
+fn measure(rows: usize, stores: &mut [Store], reads: &[Read]) -> Fallible<Vec<Vec<f64>>> {
     let mut times = vec![vec![Vec::new(); reads.len()]; stores.len()];
     let mut random = Random(7);
-    for _ in 0..settings.rounds {
-        let keys: Vec<u64> = (0..GATHER).map(|_| random.below(settings.rows as u64)).collect();
-        for (store, times) in stores.iter_mut().zip(&mut times) {
-            for (read, times) in reads.iter().zip(times) {
-                times.push(read(store, &keys)?);
+    for _ in 0..ROUNDS {
+        for (read, number) in reads.iter().zip(0..) {
+            for (store, times) in stores.iter_mut().zip(&mut times) {
+                let keys: Vec<u64> = (0..GATHER).map(|_| random.below(rows as u64)).collect();
+                let elapsed = read(store, &keys)?;
+                times.get_mut(number).into_iter().for_each(|times: &mut Vec<f64>| times.push(elapsed));
             }
         }
     }
-    Ok(times.into_iter().map(|store| store.into_iter().map(median).collect()).collect())
+    Ok(times.into_iter().map(|store| store.into_iter().map(quartile).collect()).collect())
 }
 
 fn main() -> Fallible {
     let dir = folder::folder();
-    let mut settings = pair::settings("tensorcask-leaves", 400)?;
-    settings.rows = settings.rows.min(60_000);
-    settings.dir = dir.path().to_path_buf();
-    println!("batches of {GATHER} random keys of {}, {} B each", settings.rows, settings.row_bytes);
-    for codec in [Codec::None, Codec::ShuffleZstd { level: 3 }] {
-        if codec != Codec::None {
-            settings.rows = BATCH;
-        }
-        let load = |leaves: &usize| Store::load(dir.path(), &settings, *leaves, codec);
+    println!("batches of {GATHER} random keys, {ROW_BYTES} B each");
+    for (codec, rows) in [(Codec::None, ROWS), (Codec::ShuffleZstd { level: 3 }, BATCH)] {
+        let load = |leaves: &usize| Store::load(dir.path(), rows, *leaves, codec);
         let mut stores: Vec<Store> = LEAVES.iter().map(load).collect::<Fallible<_>>()?;
         // The first read of a row compares its checksum.
-        let all: Vec<u64> = (0..settings.rows as u64).collect();
+        let all: Vec<u64> = (0..rows as u64).collect();
         for store in &mut stores {
             all.chunks_exact(GATHER).try_for_each(|keys| store.gather(keys).map(drop))?;
         }
-        let times = measure(&settings, &mut stores, &[Store::gather, Store::values, Store::gather_first])?;
+        let times = measure(rows, &mut stores, &[Store::gather, Store::values, Store::gather_first])?;
         let one = times.first().and_then(|times| times.first()).copied().unwrap_or(f64::NAN);
-        println!(
-            "\n{}\n{:>7} {:>12} {:>12} {:>12} {:>12}",
-            codec.name(),
-            "leaves",
-            "one pass",
-            "of one",
-            "as values",
-            "first leaf"
-        );
+        println!("\n{}", codec.name());
+        println!("{:>7} {:>12} {:>12} {:>12} {:>12}", "leaves", "one pass", "of one", "as values", "first leaf");
         for (store, times) in stores.iter().zip(&times) {
             let [gather, values, first] = times.as_slice() else { continue };
             let ratio = gather / one;

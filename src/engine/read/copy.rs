@@ -41,12 +41,8 @@ pub(crate) fn get_leaves_into(
     let widths: Vec<usize> = wanted.leaves.iter().map(|leaf| leaf.width).collect();
     // Pages on disk are prefaulted for the whole batch at once: the disk is slower than any copy.
     let threads = if state.residency().is_suspected() { 1 } else { state.options().read_threads };
-    let copy = |part: Part<'_, '_>| {
-        with_rows(state, part.queries, |located| {
-            prefault_rows(state, part.queries, &located.rows)?;
-            copy_rows(state, located, part, keys, wanted)
-        })?
-    };
+    let copy =
+        |part: Part<'_, '_>| with_rows(state, part.queries, |located| copy_rows(state, located, part, keys, wanted))?;
     let (mut hits, mut damaged) = (0, Vec::new());
     for copied in in_parts(threads, &widths, whole, copy) {
         let copied = copied?;
@@ -71,12 +67,16 @@ fn copy_rows(
         return Err(at_fault(damaged.swap_remove(at)));
     }
     let mut copier = Copier { options: state.options(), decoder: Decoder::new(), wanted, plans: Vec::new(), last: 0 };
+    let plans: Vec<Option<usize>> = rows.iter().map(|row| copier.plan_if_plain(row.as_ref()?)).collect();
+    prefault_rows(state, part.queries, &rows, &|row, leaf| copier.reads(row, leaf))?;
     // First find the bytes of every row, while the data needed for that are in the processor's caches. Then only copy,
     // prefetching rows while others are copied.
-    let plans: Vec<Option<usize>> = rows.iter().map(|row| copier.plan_if_plain(row.as_ref()?)).collect();
-    let mut bytes = Vec::with_capacity(rows.len());
+    let mut bytes = Vec::with_capacity(rows.len() * wanted.leaves.len());
     for (number, out) in part.outs.iter_mut().enumerate() {
-        copier.copy_plain_leaf(&rows, &plans, number, out, &mut bytes)?;
+        copier.plain_leaf(&rows, &plans, number, out, &mut bytes)?;
+    }
+    for ((leaf, out), bytes) in wanted.leaves.iter().zip(&mut part.outs).zip(bytes.chunks(rows.len().max(1))) {
+        copy_each(bytes, leaf.width, out);
     }
     let mut hits = 0;
     for (flag, plan) in part.found.iter_mut().zip(&plans) {
@@ -154,7 +154,7 @@ fn copy_each(rows: &[Option<&[u8]>], width: usize, out: &mut [u8]) {
 
 /// How many rows ahead of the copy are prefetched: copying a small row takes less time than waiting for the next.
 fn rows_ahead(width: usize) -> usize {
-    const AHEAD_BYTES: usize = 2048;
+    const AHEAD_BYTES: usize = 4096;
     (AHEAD_BYTES / width.max(1)).clamp(1, 16)
 }
 
@@ -207,12 +207,20 @@ impl Copier<'_> {
         (is_plain && row.is_checked(self.options.verify)).then_some(at)
     }
 
+    /// Whether the plan for this row, if there is one, reads this leaf.
+    fn reads(&self, row: &Row<'_>, leaf: usize) -> bool {
+        let address = Arc::as_ptr(row.schema());
+        let plan = self.plans.iter().find(|(known, _)| *known == address);
+        plan.is_some_and(|(_, plan)| plan.steps.iter().any(|step| step.leaf() == leaf))
+    }
+
     fn step(&self, plan: usize, leaf: usize) -> Option<Step> {
         self.plans.get(plan)?.1.steps.get(leaf).copied()
     }
 
-    /// Copies one leaf of the rows that have a plan. Collects their bytes in `bytes`.
-    fn copy_plain_leaf<'r>(
+    /// Appends the bytes of one leaf of each row to `bytes`; of no bytes if the row has no plan. Booleans, which have no
+    /// bytes either, are copied at once.
+    fn plain_leaf<'r>(
         &self,
         rows: &'r [Option<Row<'_>>],
         plans: &[Option<usize>],
@@ -220,10 +228,14 @@ impl Copier<'_> {
         out: &mut [u8],
         bytes: &mut Vec<Option<&'r [u8]>>,
     ) -> Result<()> {
-        let Some(leaf) = self.wanted.leaves.get(number).filter(|leaf| leaf.width > 0) else { return Ok(()) };
-        bytes.clear();
+        let Some(leaf) = self.wanted.leaves.get(number) else { return Ok(()) };
+        // Most rows have the plan of the row before.
+        let mut last = (None, None);
         for (position, (row, plan)) in rows.iter().zip(plans).enumerate() {
-            bytes.push(match (row, plan.and_then(|plan| self.step(plan, number))) {
+            if last.0 != *plan {
+                last = (*plan, plan.and_then(|plan| self.step(plan, number)));
+            }
+            bytes.push(match (row, last.1) {
                 (Some(row), Some(Step::Copy { leaf: at, width, offset })) => {
                     Some(fixed_part(row, at, width, offset, leaf.width)?)
                 }
@@ -236,7 +248,6 @@ impl Copier<'_> {
                 _ => None,
             });
         }
-        copy_each(bytes, leaf.width, out);
         Ok(())
     }
 

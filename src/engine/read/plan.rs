@@ -19,6 +19,15 @@ pub(super) enum Step {
     Decode { leaf: usize },
 }
 
+impl Step {
+    /// The leaf that it reads.
+    pub(super) fn leaf(self) -> usize {
+        match self {
+            Self::Copy { leaf, .. } | Self::Bit { leaf } | Self::Decode { leaf } => leaf,
+        }
+    }
+}
+
 /// The steps of one structure, one a wanted leaf.
 #[derive(Debug)]
 pub(super) struct Plan {

@@ -105,7 +105,8 @@ pub(crate) fn get_ragged_into(
         return Ok(0);
     };
     let copied = with_rows(state, &queries, |located| {
-        prefault_rows(state, &queries, &located.rows)?;
+        let reads = |row: &Row<'_>, leaf| leaf_at(&row.schema().tree, ragged.path) == Some(leaf);
+        prefault_rows(state, &queries, &located.rows, &reads)?;
         copy_rows(state.options(), located, keys, (ragged, width), out, offsets, found)
     })?;
     let (hits, damaged) = copied?;
