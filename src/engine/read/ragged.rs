@@ -64,6 +64,7 @@ impl Ragged<'_> {
         match tensor.shape.split_first() {
             Some((entries, entry_shape)) if entry_shape == self.entry_shape && dtype == self.dtype => {
                 let entries = *entries;
+                tensor.backed_len_bytes(options, row)?;
                 Ok((tensor, entries))
             }
             _ => {

@@ -89,6 +89,24 @@ impl<'r> StoredLeaf<'r> {
         Ok(len)
     }
 
+    /// As [`StoredLeaf::len_bytes`], compared with the stored bytes: damaged dimensions do not make a caller allocate
+    /// more than these unpack to.
+    pub(crate) fn backed_len_bytes(&self, options: &Options, row: &Row<'_>) -> Result<usize> {
+        let len = self.len_bytes(options, row)?;
+        match self.bytes {
+            LeafBytes::Bit(_) => {}
+            LeafBytes::Bytes { start, end, .. } if self.codec == Codec::None => {
+                if end - start != len {
+                    return Err(row.corrupt(&format!("expected {len} bytes, found {}", end - start)));
+                }
+            }
+            LeafBytes::Bytes { .. } => {
+                Decoder::check_len(self.bytes.as_slice(), len).map_err(|what| unpacking_failed(row, &what))?;
+            }
+        }
+        Ok(len)
+    }
+
     /// Unpacks the elements into `out`, which has as many bytes.
     fn unpack(&self, row: &Row<'_>, decoder: &mut Decoder, out: &mut [u8]) -> Result<()> {
         let decoded = decoder.decode(self.bytes.as_slice(), self.dtype.unit_len_bytes(), out.len(), out);
@@ -97,21 +115,16 @@ impl<'r> StoredLeaf<'r> {
 
     /// The elements, as they were before packing.
     fn elements(&self, options: &Options, row: &Row<'_>, decoder: &mut Decoder) -> Result<Bytes> {
-        let len = self.len_bytes(options, row)?;
-        let data = match self.bytes {
+        let len = self.backed_len_bytes(options, row)?;
+        Ok(match self.bytes {
             LeafBytes::Bit(flag) => Bytes::from(vec![u8::from(flag)]),
             LeafBytes::Bytes { column, start, end, .. } if self.codec == Codec::None => column.slice(start..end),
             LeafBytes::Bytes { .. } => {
-                Decoder::check_len(self.bytes.as_slice(), len).map_err(|what| unpacking_failed(row, &what))?;
                 let mut out = vec![0; len];
                 self.unpack(row, decoder, &mut out)?;
                 Bytes::from(out)
             }
-        };
-        if data.len() != len {
-            return Err(row.corrupt(&format!("expected {len} bytes, found {}", data.len())));
-        }
-        Ok(data)
+        })
     }
 
     /// The elements in the dtype that reads return.
