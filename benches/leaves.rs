@@ -1,6 +1,8 @@
 //! Batched reads of values of several leaves, in one pass and as values, next to one tensor of as many bytes.
 //!
 //! `cargo bench --bench leaves`; in `TENSORCASK_BENCH_DIR`.
+#![expect(clippy::expect_used, reason = "a bench stops at the first failure")]
+
 #[path = "support/folder.rs"]
 mod folder;
 #[path = "support/random.rs"]

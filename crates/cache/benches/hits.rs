@@ -39,7 +39,7 @@ fn filled(dir: &std::path::Path, leaves: usize) -> Fallible<CachedModule> {
         module.forward_with_ids(&x, ids)?;
     }
     module.flush()?;
-    Ok((*module).clone())
+    Ok(module)
 }
 
 fn main() -> Fallible {
