@@ -120,16 +120,17 @@ pub use crate::engine::read::locate::{Location, RowPlace};
 pub use crate::engine::read::range::Range;
 pub use crate::engine::read::scan::{Entries, KeysIter};
 pub use crate::engine::read::survey::{SegmentSurvey, Survey};
+pub use crate::engine::read::wanted::LeafBuffer;
 pub use crate::engine::reader::Reader;
 pub use crate::engine::report::{
     BackupReport, CompactReport, CompactionProgress, Damage, Lookup, MergeReport, Missing, OpenReport, Preloaded,
-    Quarantined, Skipped, Stats, ValueCacheStats, VerifyReport, Waiting,
+    Quarantined, SchemaUse, Skipped, Stats, ValueCacheStats, VerifyReport, Waiting,
 };
 pub use crate::engine::store::Store;
 pub use crate::error::{Error, ItemError, Result};
 pub use crate::io::Durability;
 pub use crate::key::{AsKey, Key, KeyKind, KeyRef, Keys, MAX_KEY_LEN_BYTES};
-pub use crate::schema::{MAX_LEAVES, MAX_RANK};
+pub use crate::schema::{Leaf, MAX_LEAVES, MAX_RANK, Schema};
 pub use crate::segment::batch::Verify;
 pub use crate::tensor::{Element, Tensor, TensorView};
 pub use crate::value::{AsValue, MAX_DEPTH, Value, ValueView};

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tensorcask::storage::{FaultStorage, MemoryStorage, Storage};
-use tensorcask::{Options, Value};
+use tensorcask::{Key, LeafBuffer, Options, Reader, Value};
 
 fn options() -> Options {
     Options::new().synchronous(true).segment_rows(12).memtable_keys(20).flush_every(4, 1 << 16)
@@ -16,6 +16,7 @@ fn read_all(storage: &MemoryStorage) {
     if let Ok(reader) = options().open_reader_on(Arc::new(storage.power_loss())) {
         let keys: Vec<_> = reader.keys().take(1000).filter_map(Result::ok).collect();
         let _ = reader.get_batch(&keys);
+        read_leaves(&reader, &keys);
         reader.range("".."\u{10FFFF}").for_each(drop);
         reader.iter().for_each(drop);
         let _ = reader.len();
@@ -26,6 +27,25 @@ fn read_all(storage: &MemoryStorage) {
         let _ = store.get_batch(&keys);
         let _ = store.merge_index();
         let _ = store.close();
+    }
+}
+
+/// Reads the leaves of all structures, and parts of them.
+fn read_leaves(reader: &Reader, keys: &[Key]) {
+    const MOST_BYTES: usize = 1 << 16;
+    for used in reader.schemas().unwrap_or_default() {
+        for leaf in used.schema.leaves() {
+            let _ = reader.shapes(keys, leaf.path());
+            let (Some(dtype), Some(shape)) = (leaf.dtype(), leaf.shape()) else { continue };
+            let Some(width) = dtype.tensor_len_bytes(shape).filter(|width| *width <= MOST_BYTES) else { continue };
+            let (mut out, mut found) = (vec![0; width * keys.len()], vec![false; keys.len()]);
+            let _ =
+                reader.get_leaves_into(keys, &mut [LeafBuffer::bytes(leaf.path(), dtype, shape, &mut out)], &mut found);
+            let _ = reader.get_values_into(keys, &used.schema, &mut [&mut out], &mut found);
+            let (entry_shape, mut offsets) = (shape.get(1..).unwrap_or_default(), Vec::new());
+            let _ =
+                reader.get_ragged_into_bytes(keys, leaf.path(), dtype, entry_shape, &mut out, &mut offsets, &mut found);
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::key::Key;
+use crate::schema::Schema;
 use crate::value::Value;
 
 /// The result for one key of [`crate::Reader::get_batch`]. Damage to one row does not hide the others.
@@ -168,6 +169,19 @@ pub struct Stats {
     pub clock_behind_s: f64,
     /// Entries, bytes and counters of the value cache, if there is one.
     pub value_cache: Option<ValueCacheStats>,
+}
+
+/// A structure of values in a store, and how much of it there is; see [`crate::Reader::schemas`].
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct SchemaUse {
+    /// The structure.
+    #[serde(flatten)]
+    pub schema: Schema,
+    /// Rows of this structure: sealed, active and waiting ones, including superseded ones.
+    pub rows: u64,
+    /// Sealed and active segments of this structure; 0 if all of its rows wait to be written.
+    pub segments: usize,
 }
 
 /// What waits to be written; see [`crate::Store::waiting`].

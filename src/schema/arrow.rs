@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Fields, Schema};
 
-use super::tree::{Dims, Header, LeafKind, Node, RowSchema};
+use super::paths::leaf_paths;
+use super::tree::{Dims, Header, LeafKind};
 use crate::codec::Codec;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
@@ -26,30 +27,10 @@ pub(crate) fn arrow_schema(header: &Header) -> Result<Schema> {
         KeyKind::Bytes => DataType::Binary,
     };
     let mut fields = vec![Field::new("key", key, false), Field::new("row_crc32", DataType::UInt32, false)];
-    let names = leaf_names(schema);
+    let names = leaf_paths(&schema.tree);
     fields.extend(schema.leaves.iter().zip(&names).map(|(leaf, name)| leaf_field(name, leaf)));
     let json = serde_json::to_string(header).map_err(|error| Error::invalid(format!("schema header: {error}")))?;
     Ok(Schema::new_with_metadata(fields, HashMap::from([(METADATA_KEY.to_owned(), json)])))
-}
-
-/// Column names: `value`, or `value` and a JSON pointer ([RFC 6901](https://www.rfc-editor.org/rfc/rfc6901)) to the
-/// leaf, so that no two leaves share one.
-fn leaf_names(schema: &RowSchema) -> Vec<String> {
-    fn walk(node: &Node, path: &str, names: &mut Vec<String>) {
-        match node {
-            Node::Null => {}
-            Node::Leaf(_) => names.push(path.to_owned()),
-            Node::Map(items) => items.iter().for_each(|(name, item)| {
-                walk(item, &format!("{path}/{}", name.replace('~', "~0").replace('/', "~1")), names);
-            }),
-            Node::List(items) | Node::Tuple(items) => {
-                items.iter().enumerate().for_each(|(position, item)| walk(item, &format!("{path}/{position}"), names));
-            }
-        }
-    }
-    let mut names = Vec::with_capacity(schema.leaves.len());
-    walk(&schema.tree, "value", &mut names);
-    names
 }
 
 fn leaf_field(name: &str, leaf: &LeafKind) -> Field {

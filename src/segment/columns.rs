@@ -234,11 +234,12 @@ impl Columns {
         if row < self.rows { self.leaves.get(leaf)?.get(row) } else { None }
     }
 
-    /// The structure of the rows, and the stored bytes of `row`, if rows are one tensor of `width` bytes.
-    pub(crate) fn fixed_row(&self, row: usize, width: usize) -> Option<(&Arc<RowSchema>, &[u8])> {
-        let [LeafColumn::Fixed { width: stored, data }] = self.leaves.as_slice() else { return None };
+    /// The stored bytes of leaf `leaf` in `row`, if they are `width` in every row.
+    #[inline]
+    pub(crate) fn fixed_leaf(&self, leaf: usize, row: usize, width: usize) -> Option<&[u8]> {
+        let LeafColumn::Fixed { width: stored, data } = self.leaves.get(leaf)? else { return None };
         let start = row.checked_mul(width)?;
-        (*stored == width).then_some((&self.schema, data.get(start..start.checked_add(width)?)?))
+        if *stored == width { data.get(start..start.checked_add(width)?) } else { None }
     }
 
     /// The row checksum: CRC-32 seeded with the segment's identity, over the key's length (`u32`) and bytes, then each

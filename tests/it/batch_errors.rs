@@ -121,7 +121,7 @@ fn rows_that_do_not_fit_the_buffer() {
         let (mut out, mut found) = ([0.0_f32; 3], [false; 3]);
         let failed = item(store.get_batch_into(&["none", "one", "two"], &[1], &mut out, &mut found));
         assert_eq!((failed.0, failed.1.as_str()), (2, "\"two\""));
-        assert!(failed.2.contains("no single tensor") && failed.2.contains("F32 tensor of shape [1]"), "{}", failed.2);
+        assert!(failed.2.contains("the row is int") && failed.2.contains("F32 tensor of shape [1]"), "{}", failed.2);
         let (mut out, mut found) = ([0.0_f64; 2], [false; 2]);
         let failed = item(store.get_batch_into(&["none", "one"], &[1], &mut out, &mut found));
         assert_eq!((failed.0, failed.1.as_str()), (1, "\"one\""));

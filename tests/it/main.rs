@@ -26,6 +26,7 @@ mod forged;
 mod golden;
 mod interop;
 mod lanes;
+mod leaves;
 mod limits;
 mod merge_stores;
 mod mixed_files;

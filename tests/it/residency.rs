@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
-use tensorcask::{Error, Options, Reader};
+use tensorcask::{Error, LeafBuffer, Options, Reader, Tensor, Value, Verify};
 
 const ROWS: usize = 20_000;
 const WIDTH: usize = 512;
@@ -172,4 +172,30 @@ fn a_segment_that_was_cut_under_its_reader_is_an_error_and_no_signal() {
     let Error::Io { path, .. } = &error else { panic!("{error}") };
     assert_eq!(path.file_name(), segment.file_name());
     assert!(reader.get_batch(&keys).is_err());
+}
+
+#[test]
+fn of_a_part_of_a_value_the_rest_is_not_read() {
+    const LARGE: usize = 64 << 10;
+    let dir = tempfile::tempdir().unwrap();
+    let store = Options::new().open(dir.path(), "m").unwrap();
+    let keys: Vec<u64> = (0..100).collect();
+    let value = |key: &u64| {
+        let large = Tensor::from_slice(&[LARGE / 256, 256], &vec![*key as u8; LARGE]).unwrap();
+        Value::from([("large", Value::from(large)), ("small", (*key as i64).into())])
+    };
+    store.put_batch(&keys, &keys.iter().map(value).collect::<Vec<_>>()).unwrap();
+    store.close().unwrap();
+    drop(store);
+    // With checksums, all of a row is read once.
+    for (verify, least, most) in [(Verify::Never, 0, 200), (Verify::FirstRead, 1500, 2000)] {
+        drop_from_memory(dir.path());
+        let reader = Options::new().verify(verify).open_reader(dir.path(), "m").unwrap();
+        let (mut small, mut found) = ([0_i64; 100], [false; 100]);
+        let mut leaves = [LeafBuffer::new("value/small", &[], &mut small)];
+        assert_eq!(reader.get_leaves_into(&keys, &mut leaves, &mut found).unwrap(), 100);
+        assert!(small.iter().zip(&keys).all(|(found, key)| *found as u64 == *key));
+        let pages = reader.stats().unwrap().prefaulted_pages;
+        assert!((least..most).contains(&pages), "{verify:?}: {pages} pages");
+    }
 }

@@ -24,6 +24,7 @@ mod output;
 mod preload;
 mod report;
 mod rm;
+mod schemas;
 mod stats;
 mod store;
 mod structure;
@@ -59,6 +60,8 @@ enum Command {
     Stats(stats::Arguments),
     /// Lists keys.
     Ls(ls::Arguments),
+    /// Lists the structures of values, with the numbers of their rows.
+    Schemas(schemas::Arguments),
     /// Shows the value of a key, or writes its tensor to a file.
     Get(get::Arguments),
     /// Reads every byte and compares all checksums.
@@ -134,6 +137,7 @@ fn main() -> ExitCode {
     let done = match &arguments.command {
         Command::Stats(arguments) => stats::run(arguments, &output),
         Command::Ls(arguments) => ls::run(arguments, &output),
+        Command::Schemas(arguments) => schemas::run(arguments, &output),
         Command::Get(arguments) => get::run(arguments, &output),
         Command::Verify(arguments) => verify::run(arguments, &output),
         Command::Bench(arguments) => bench::run(arguments, &output),

@@ -67,21 +67,28 @@ fn prefault_tables(state: &State, places: &[Place<'_>]) -> Result<()> {
     state.residency().keys().prefault(tables.iter().map(|bytes| Some(&**bytes)), path)
 }
 
-/// Prefaults located rows: first the offsets of their values, then values and row checksums.
+/// Prefaults located rows: first the offsets of their values, then values and row checksums. `reads` says which leaves of
+/// a row are read; a row whose checksum will be compared is read whole.
 ///
 /// # Errors
 /// [`crate::Error::Io`] if some of it cannot be read.
-pub(crate) fn prefault_rows(state: &State, queries: &[Query<'_>], rows: &[Option<Row<'_>>]) -> Result<()> {
+pub(crate) fn prefault_rows(
+    state: &State,
+    queries: &[Query<'_>],
+    rows: &[Option<Row<'_>>],
+    reads: &dyn Fn(&Row<'_>, usize) -> bool,
+) -> Result<()> {
+    let verify = state.options().verify;
+    let reads = |row: &Row<'_>, leaf| !row.is_checked(verify) || reads(row, leaf);
     let at = |position: usize| rows.get(position).and_then(Option::as_ref);
-    let resident = |position| at(position).is_none_or(|row| values(row).all(is_resident));
+    let resident = |position| at(position).is_none_or(|row| values(row, &reads).all(is_resident));
     if !state.residency().rows().suspects(rows.len(), ROWS_A_LOOK, salt(queries), resident) {
         return Ok(());
     }
-    let verify = state.options().verify;
     let found: Vec<&Row<'_>> = rows.iter().flatten().collect();
     // Rows of variable length are located by their offsets, so those are read first.
     prefault_each(state, &found, |row| offsets(row))?;
-    prefault_each(state, &found, |row| crc(row, verify).into_iter().chain(values(row)))
+    prefault_each(state, &found, |row| crc(row, verify).into_iter().chain(values(row, &reads)))
 }
 
 fn prefault_each<'a, 'v: 'a, I: IntoIterator<Item = &'a [u8]>>(
@@ -178,9 +185,10 @@ fn offsets<'a>(row: &'a Row<'_>) -> impl Iterator<Item = &'a [u8]> {
     row.columns().leaves.iter().flat_map(of_leaf).flatten()
 }
 
-/// The stored bytes of a row.
-fn values<'a>(row: &'a Row<'_>) -> impl Iterator<Item = &'a [u8]> {
-    row.columns().leaves.iter().filter_map(|leaf| Some(leaf.get(row.row)?.as_slice()))
+/// The stored bytes of the leaves of a row that are read.
+fn values<'a, 'v>(row: &'a Row<'v>, reads: &impl Fn(&Row<'v>, usize) -> bool) -> impl Iterator<Item = &'a [u8]> {
+    let leaves = row.columns().leaves.iter().enumerate().filter(|(leaf, _)| reads(row, *leaf));
+    leaves.filter_map(|(_, leaf)| Some(leaf.get(row.row)?.as_slice()))
 }
 
 fn path_of<'a>(row: &'a Row<'_>) -> Option<&'a Path> {

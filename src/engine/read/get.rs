@@ -37,7 +37,7 @@ pub(crate) fn get_batch(state: &State, keys: Keys<'_>) -> Result<Vec<Lookup>> {
             false => uncached.iter().filter_map(|at| queries.get(*at).copied()).collect(),
         };
         with_rows(state, &wanted, |located| {
-            prefault_rows(state, &wanted, &located.rows)?;
+            prefault_rows(state, &wanted, &located.rows, &|_, _| true)?;
             let mut decoder = Decoder::new();
             for ((at, query), row) in uncached.iter().zip(&*wanted).zip(&located.rows) {
                 if let (Some(row), Some(place)) = (row, values.get_mut(*at)) {

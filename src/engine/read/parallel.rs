@@ -21,32 +21,42 @@ pub(crate) struct Part<'p, 'k> {
     /// Position of the first row in the batch.
     pub first: usize,
     pub queries: &'p [Query<'k>],
-    pub out: &'p mut [u8],
+    /// The places of each leaf.
+    pub outs: Vec<&'p mut [u8]>,
     pub found: &'p mut [bool],
 }
 
 impl<'p, 'k> Part<'p, 'k> {
     /// The number of threads that are worth their start.
     fn threads(&self, most: usize) -> usize {
-        if self.out.len() < SPLIT_BYTES { 1 } else { most.min(self.out.len() / PART_BYTES) }
+        let len_bytes = self.outs.iter().map(|out| out.len()).sum::<usize>();
+        if len_bytes < SPLIT_BYTES { 1 } else { most.min(len_bytes / PART_BYTES) }
     }
 
-    /// Parts of about [`PART_BYTES`], in order.
-    fn split(self, width: usize) -> Vec<Self> {
-        let rows = (PART_BYTES / width.max(1)).max(1);
-        let places = self.out.chunks_mut(rows.saturating_mul(width).max(1));
-        let parts = self.queries.chunks(rows).zip(self.found.chunks_mut(rows)).zip(places).enumerate();
+    /// Parts of about [`PART_BYTES`], in order. Each row has `widths` bytes.
+    fn split(mut self, widths: &[usize]) -> Vec<Self> {
+        let rows = (PART_BYTES / widths.iter().sum::<usize>().max(1)).max(1);
+        let parts = self.queries.chunks(rows).zip(self.found.chunks_mut(rows)).enumerate();
         parts
-            .map(|(number, ((queries, found), out))| Self { first: self.first + number * rows, queries, out, found })
+            .map(|(number, (queries, found))| {
+                let places = self.outs.iter_mut().zip(widths).map(|(out, width)| {
+                    // The buffers are as long as all rows.
+                    let end = queries.len().saturating_mul(*width).min(out.len());
+                    let (part, rest) = std::mem::take(out).split_at_mut(end);
+                    *out = rest;
+                    part
+                });
+                Self { first: self.first + number * rows, queries, outs: places.collect(), found }
+            })
             .collect()
     }
 }
 
-/// Runs `copy` over `whole`, whose rows have `width` bytes, on at most `threads` threads, including the caller's. The
-/// results are in the order of the rows.
+/// Runs `copy` over `whole`, whose rows have `widths` bytes for their leaves, on at most `threads` threads, including
+/// the caller's. The results are in the order of the rows.
 pub(crate) fn in_parts<T: Send>(
     threads: usize,
-    width: usize,
+    widths: &[usize],
     whole: Part<'_, '_>,
     copy: impl Fn(Part<'_, '_>) -> Result<T> + Sync,
 ) -> Vec<Result<T>> {
@@ -54,7 +64,7 @@ pub(crate) fn in_parts<T: Send>(
     if threads <= 1 {
         return vec![copy(whole)];
     }
-    let parts: Vec<_> = whole.split(width).into_iter().map(|part| Mutex::new(Some(part))).collect();
+    let parts: Vec<_> = whole.split(widths).into_iter().map(|part| Mutex::new(Some(part))).collect();
     let answers: Vec<_> = parts.iter().map(|_| Mutex::new(None)).collect();
     let next = AtomicUsize::new(0);
     let work = || {
@@ -83,16 +93,23 @@ mod tests {
 
     const WIDTH: usize = 1000;
 
+    /// The bytes of the leaves of a row.
+    const WIDTHS: [usize; 3] = [WIDTH - 7, 0, 7];
+
     /// Splits `rows` rows: each part writes its positions into its places and returns them.
-    fn positions(threads: usize, rows: usize, fail_at: Option<usize>) -> (Vec<Result<Vec<usize>>>, Vec<u8>) {
+    fn positions(threads: usize, rows: usize, fail_at: Option<usize>) -> (Vec<Result<Vec<usize>>>, [Vec<u8>; 3]) {
         let queries: Vec<_> = (0..rows).map(|row| Query { key: KeyRef::U64(row as u64), hash: row as u64 }).collect();
-        let (mut out, mut found) = (vec![0; rows * WIDTH], vec![false; rows]);
-        let whole = Part { first: 0, queries: &queries, out: &mut out, found: &mut found };
-        let answers = in_parts(threads, WIDTH, whole, |part| {
-            assert_eq!((part.out.len(), part.found.len()), (part.queries.len() * WIDTH, part.queries.len()));
+        let (mut buffers, mut found) = (WIDTHS.map(|width| vec![0; rows * width]), vec![false; rows]);
+        let outs = buffers.iter_mut().map(Vec::as_mut_slice).collect();
+        let whole = Part { first: 0, queries: &queries, outs, found: &mut found };
+        let answers = in_parts(threads, &WIDTHS, whole, |part| {
+            assert_eq!(part.found.len(), part.queries.len());
             part.found.fill(true);
-            for (query, place) in part.queries.iter().zip(part.out.chunks_mut(WIDTH)) {
-                place.fill(query.hash as u8);
+            for (out, width) in part.outs.into_iter().zip(WIDTHS) {
+                assert_eq!(out.len(), part.queries.len() * width);
+                for (query, place) in part.queries.iter().zip(out.chunks_mut(width.max(1))) {
+                    place.fill(query.hash as u8);
+                }
             }
             let positions: Vec<usize> = (part.first..part.first + part.queries.len()).collect();
             match fail_at.filter(|at| positions.contains(at)) {
@@ -101,18 +118,21 @@ mod tests {
             }
         });
         assert!(!found.contains(&false));
-        (answers, out)
+        (answers, buffers)
     }
 
     #[test]
     fn every_row_is_copied_once_and_answers_are_in_order() {
         for (threads, rows) in [(1, 10_000), (2, 10_000), (4, 8389), (64, 5001), (4, 0), (4, 1), (0, 5000)] {
-            let (answers, out) = positions(threads, rows, None);
+            let (answers, buffers) = positions(threads, rows, None);
             let split = threads > 1 && rows * WIDTH >= SPLIT_BYTES;
             assert_eq!(answers.len() > 1, split, "{threads} {rows}");
             let flat: Vec<usize> = answers.into_iter().flat_map(Result::unwrap).collect();
             assert!(flat.into_iter().eq(0..rows));
-            assert!(out.chunks(WIDTH).enumerate().all(|(row, place)| place.iter().all(|byte| *byte == row as u8)));
+            for (out, width) in buffers.iter().zip(WIDTHS) {
+                let mut places = out.chunks(width.max(1)).enumerate();
+                assert!(places.all(|(row, place)| place.iter().all(|byte| *byte == row as u8)));
+            }
         }
     }
 

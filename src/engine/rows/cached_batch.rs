@@ -29,8 +29,8 @@ pub(crate) struct CachedBatch {
 }
 
 impl CachedBatch {
-    /// The descriptor of a batch of a segment of `lane`.
-    pub(crate) fn new(batch: &Arc<Batch>, lane: u16) -> Self {
+    /// The descriptor of a batch of a segment of `lane`, whose rows are of `schema`.
+    pub(crate) fn new(batch: &Arc<Batch>, schema: &Arc<RowSchema>, lane: u16) -> Self {
         let (width, values) = match batch.columns.leaves.as_slice() {
             // No wider row fits a batch.
             [LeafColumn::Fixed { width, data }] => (u32::try_from(*width).ok(), data.clone()),
@@ -46,7 +46,7 @@ impl CachedBatch {
             width,
             lane,
             verified: AtomicBool::new(false),
-            schema: Arc::clone(&batch.columns.schema),
+            schema: Arc::clone(schema),
             batch: Arc::clone(batch),
         }
     }
@@ -79,14 +79,18 @@ impl CachedBatch {
         key.with_bytes(|bytes| self.batch.columns.key(row) == Some(bytes))
     }
 
-    /// The structure of the rows and the stored bytes of `row`, if rows are one tensor of `width` bytes.
+    /// The structure of the rows.
     #[inline]
-    pub(crate) fn fixed_row(&self, row: usize, width: usize) -> Option<(&Arc<RowSchema>, &[u8])> {
-        if self.width.is_none_or(|stored| stored as usize != width) {
-            return None;
-        }
+    pub(crate) fn schema(&self) -> &Arc<RowSchema> {
+        &self.schema
+    }
+
+    /// As [`crate::segment::columns::Columns::fixed_leaf`], which is not called if rows are one tensor.
+    #[inline]
+    pub(crate) fn fixed_leaf(&self, leaf: usize, row: usize, width: usize) -> Option<&[u8]> {
+        let Some(stored) = self.width else { return self.batch.columns.fixed_leaf(leaf, row, width) };
         let start = row.checked_mul(width)?;
-        Some((&self.schema, self.values.get(start..start.checked_add(width)?)?))
+        if stored as usize == width && leaf == 0 { self.values.get(start..start.checked_add(width)?) } else { None }
     }
 
     /// Whether the rows are tombstones.

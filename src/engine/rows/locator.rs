@@ -224,7 +224,10 @@ impl Place {
             return Err(Error::internal("a row was looked for in another run's segments"));
         };
         let batch = segment.batch(self.number as usize)?;
-        Ok(self.cached.get_or_init(|| CachedBatch::new(batch, segment.id.lane)))
+        // Segments of one structure share one instance, so that reads recognize the structure by its address.
+        let own = segment.schema();
+        let schema = segments.iter().map(|segment| segment.schema()).find(|schema| *schema == own).unwrap_or(own);
+        Ok(self.cached.get_or_init(|| CachedBatch::new(batch, schema, segment.id.lane)))
     }
 }
 

@@ -95,6 +95,16 @@ impl Row<'_> {
         }
     }
 
+    /// The structure of the row.
+    #[inline]
+    pub(crate) fn schema(&self) -> &Arc<RowSchema> {
+        match &self.holder {
+            Holder::Pending(pending, _) => &pending.columns.schema,
+            Holder::Batch(batch, _) => &batch.columns.schema,
+            Holder::Cached(cached) => cached.schema(),
+        }
+    }
+
     /// How new the row is.
     #[inline]
     pub(crate) fn version(&self) -> RowVersion {
@@ -155,13 +165,13 @@ impl Row<'_> {
         }
     }
 
-    /// The structure and the stored bytes of the row, if it is one tensor of `width` bytes, unpacked or not.
+    /// The stored bytes of leaf `leaf`, if they are `width` in every row.
     #[inline]
-    pub(crate) fn fixed(&self, width: usize) -> Option<(&Arc<RowSchema>, &[u8])> {
+    pub(crate) fn fixed_leaf(&self, leaf: usize, width: usize) -> Option<&[u8]> {
         match &self.holder {
-            Holder::Pending(pending, _) => pending.columns.fixed_row(self.row, width),
-            Holder::Batch(batch, _) => batch.columns.fixed_row(self.row, width),
-            Holder::Cached(cached) => cached.fixed_row(self.row, width),
+            Holder::Pending(pending, _) => pending.columns.fixed_leaf(leaf, self.row, width),
+            Holder::Batch(batch, _) => batch.columns.fixed_leaf(leaf, self.row, width),
+            Holder::Cached(cached) => cached.fixed_leaf(leaf, self.row, width),
         }
     }
 

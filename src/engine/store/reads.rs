@@ -7,12 +7,14 @@ use crate::engine::read::locate::Location;
 use crate::engine::read::range::Range;
 use crate::engine::read::scan::{Entries, KeysIter};
 use crate::engine::read::survey::Survey;
+use crate::engine::read::wanted::LeafBuffer;
 #[cfg(doc)]
 use crate::engine::reader::Reader;
-use crate::engine::report::{Lookup, OpenReport, Preloaded, Stats, VerifyReport};
+use crate::engine::report::{Lookup, OpenReport, Preloaded, SchemaUse, Stats, VerifyReport};
 use crate::engine::store::Store;
 use crate::error::Result;
 use crate::key::{AsKey, KeyKind, Keys};
+use crate::schema::Schema;
 use crate::tensor::Element;
 use crate::value::Value;
 
@@ -60,6 +62,83 @@ impl Store {
         found: &mut [bool],
     ) -> Result<usize> {
         self.reader().get_batch_into_bytes(keys, dtype, row_shape, out, found)
+    }
+
+    /// Copies leaves of values into buffers; see [`Reader::get_leaves_into`].
+    ///
+    /// # Errors
+    /// As [`Reader::get_leaves_into`].
+    pub fn get_leaves_into<'a>(
+        &self,
+        keys: impl Into<Keys<'a>>,
+        leaves: &mut [LeafBuffer<'_>],
+        found: &mut [bool],
+    ) -> Result<usize> {
+        self.reader().get_leaves_into(keys, leaves, found)
+    }
+
+    /// Copies whole values of one structure into buffers; see [`Reader::get_values_into`].
+    ///
+    /// # Errors
+    /// As [`Reader::get_values_into`].
+    pub fn get_values_into<'a>(
+        &self,
+        keys: impl Into<Keys<'a>>,
+        schema: &Schema,
+        outs: &mut [&mut [u8]],
+        found: &mut [bool],
+    ) -> Result<usize> {
+        self.reader().get_values_into(keys, schema, outs, found)
+    }
+
+    /// Copies tensors whose first dimension differs into one buffer; see [`Reader::get_ragged_into`].
+    ///
+    /// # Errors
+    /// As [`Reader::get_ragged_into`].
+    pub fn get_ragged_into<'a, T: Element>(
+        &self,
+        keys: impl Into<Keys<'a>>,
+        path: &str,
+        entry_shape: &[usize],
+        out: &mut Vec<T>,
+        offsets: &mut Vec<usize>,
+        found: &mut [bool],
+    ) -> Result<usize> {
+        self.reader().get_ragged_into(keys, path, entry_shape, out, offsets, found)
+    }
+
+    /// Copies such tensors into bytes; see [`Reader::get_ragged_into_bytes`].
+    ///
+    /// # Errors
+    /// As [`Reader::get_ragged_into`].
+    #[expect(clippy::too_many_arguments, reason = "the dtype, which the other form takes from the buffer")]
+    pub fn get_ragged_into_bytes<'a>(
+        &self,
+        keys: impl Into<Keys<'a>>,
+        path: &str,
+        dtype: Dtype,
+        entry_shape: &[usize],
+        out: &mut Vec<u8>,
+        offsets: &mut Vec<usize>,
+        found: &mut [bool],
+    ) -> Result<usize> {
+        self.reader().get_ragged_into_bytes(keys, path, dtype, entry_shape, out, offsets, found)
+    }
+
+    /// The shape of a leaf of each key; see [`Reader::shapes`].
+    ///
+    /// # Errors
+    /// As [`Reader::shapes`].
+    pub fn shapes<'a>(&self, keys: impl Into<Keys<'a>>, path: &str) -> Result<Vec<Option<Vec<usize>>>> {
+        self.reader().shapes(keys, path)
+    }
+
+    /// The structures of values in the store; see [`Reader::schemas`].
+    ///
+    /// # Errors
+    /// As [`Reader::schemas`].
+    pub fn schemas(&self) -> Result<Vec<SchemaUse>> {
+        self.reader().schemas()
     }
 
     /// Which of `keys` exist; see [`Reader::contains_batch`].

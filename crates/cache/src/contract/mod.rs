@@ -69,6 +69,8 @@ macro_rules! contract {
             down_cast_outputs_are_the_same_on_a_miss,
             rows_of_several_shapes,
             trees_come_back_as_they_went_in,
+            trees_of_fixed_shapes_are_read_in_one_pass,
+            trees_that_change_are_read_all_the_same,
             what_has_no_row_for_a_sample_is_refused
         );
         $crate::contract!(@ $framework, places:

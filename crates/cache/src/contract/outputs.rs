@@ -3,6 +3,7 @@
 use tensorcask::{Dtype, Tensor};
 
 use super::{ids, in_memory, map, one, refused, rows, stored, tensor};
+use crate::layer::options::Verification;
 use crate::layer::{Adapter, Cached};
 use crate::values::output::{Lists, Output};
 use crate::values::tree::Ragged;
@@ -62,6 +63,68 @@ pub fn trees_come_back_as_they_went_in<F: Adapter>() {
         assert!(same(&miss, &hit), "{dtype} {miss:?} {hit:?}");
         assert_eq!(stored::<F>(&hit.into_tensor().unwrap()).dtype(), dtype);
     }
+}
+
+/// Rows of one structure of fixed shapes are read straight into the tensors of a batch: whole, with some of them missing
+/// or twice, and for verification.
+pub fn trees_of_fixed_shapes_are_read_in_one_pass<F: Adapter>() {
+    fn tree<F: Adapter>(x: &F::Tensor) -> Output<F> {
+        Output::map([
+            ("features", Output::Tensor(map::<F>(x, |x| x + 1.0))),
+            ("$layers", Output::List(vec![Output::Tensor(map::<F>(x, |x| 2.0 * x)), Output::Null])),
+            ("pair", Output::Tuple(vec![Output::Tensor(map::<F>(x, |x| -x)), Output::Float(f64::NAN)])),
+            ("none", Output::Tensor(tensor::<F>(&[F::shape(x)[0], 0], &[]))),
+            ("count", Output::Int(3)),
+            ("flag", Output::Bool(true)),
+        ])
+    }
+    let module = in_memory::<F>().verify(Verification::rate(1.0)).wrap_fn(tree::<F>).unwrap().as_ref().clone();
+    let call = |from: usize, count: usize| {
+        let output =
+            module.forward_with_ids(one::<F>(&rows::<F>(from, count, 2)), &ids(from as u64, count as u64)).unwrap();
+        assert!(same(&output, &tree(&rows::<F>(from, count, 2))), "{output:?}");
+    };
+    // Missed, read as values, read in one pass, and read with missing rows.
+    [(0, 4), (0, 4), (0, 4), (1, 2), (2, 4), (0, 6)].into_iter().for_each(|(from, count)| call(from, count));
+    assert_eq!((module.counts().misses, module.counts().verified), (6, 18));
+    let x = F::stack(&[6, 0, 6].map(|at| F::row(&rows::<F>(0, 7, 2), at, F::HOST).unwrap())).unwrap();
+    let output = module.forward_with_ids(one::<F>(&x), &[6_u64, 0, 6]).unwrap();
+    assert!(same(&output, &tree(&x)), "{output:?}");
+    assert_eq!(module.counts().duplicates, 1);
+}
+
+/// What is kept is not what the structure read before lets expect.
+pub fn trees_that_change_are_read_all_the_same<F: Adapter>() {
+    let tree = |x: &F::Tensor| {
+        let wide = F::shape(x)[1];
+        let tensor = Output::<F>::Tensor(map::<F>(x, |x| x));
+        match wide {
+            1 => Output::map([("a", tensor), ("b", Output::Int(1))]),
+            2 => Output::map([("a", tensor), ("b", Output::Int(1))]),
+            3 => Output::List(vec![tensor]),
+            _ => Output::Tuple(vec![tensor]),
+        }
+    };
+    let module = wrapped::<F>(tree);
+    for _ in 0..3 {
+        for wide in 1..5 {
+            let x = rows::<F>(0, 2, wide);
+            let output = module.forward_with_ids(one::<F>(&x), &[format!("{wide}/0"), format!("{wide}/1")]).unwrap();
+            assert!(same(&output, &tree(&x)), "{output:?}");
+        }
+    }
+    // A plain value has to be the same for all rows of a batch.
+    let module = wrapped::<F>(|x: &F::Tensor| {
+        let first = super::floats::<F>(x)[0];
+        Output::<F>::map([("a", Output::Tensor(map::<F>(x, |x| x))), ("first", Output::Float(first.into()))])
+    });
+    for at in [0, 0, 0, 1] {
+        module.forward_with_ids(one::<F>(&rows::<F>(at, 1, 2)), &ids(at as u64, 1)).unwrap();
+    }
+    refused(
+        module.forward_with_ids(one::<F>(&rows::<F>(0, 2, 2)), &ids(0, 2)),
+        "a plain value of the output is Float(0.0) for one sample and Float(2.0) for another",
+    );
 }
 
 /// Rows whose shapes differ come back one by one, or padded.

@@ -1,5 +1,7 @@
 //! Assembles the rows of one batch from the store, the computation and other threads.
 
+use std::sync::Arc;
+
 use tensorcask::{Dtype, Error as StoreError, Value};
 
 use crate::counters::{Counters, add};
@@ -8,14 +10,14 @@ use crate::framework::Framework;
 use crate::keys::key::BatchKeys;
 use crate::store::backend::{Layout, Space};
 use crate::values::output::Output;
+use crate::values::stacked::{Stacked, Structure};
 use crate::values::tree::{Ragged, join, split};
 
 /// The rows of a batch, some of which may be missing.
 #[derive(Debug)]
 pub(crate) enum Rows<F: Framework> {
-    /// Rows of a single tensor of one dtype and shape, stored in the batch buffer: the common case. `width` is the
-    /// bytes of a row.
-    Stacked { batch: F::Buffer, dtype: Dtype, shape: Vec<usize>, width: usize, found: Vec<bool> },
+    /// Rows of one structure of fixed shapes, stored in the batch buffers: the common case.
+    Stacked(Stacked<F>),
     /// Rows of any structure.
     Values(Vec<Option<Value>>),
 }
@@ -33,42 +35,42 @@ impl<F: Framework> Rows<F> {
     /// Reads the rows of `keys` from the store. If `heals`, damaged rows are counted and treated as missing.
     pub(crate) fn read(space: &Space, keys: &BatchKeys, counters: &Counters, heals: bool) -> Result<Self> {
         let layout = space.layout.read().clone();
-        if let Layout::Fixed(dtype, shape) = &layout
-            && let Some(rows) = Self::read_stacked(space, keys, (*dtype, shape), counters, heals)?
+        if let Layout::Fixed(structure) = &layout
+            && let Some(rows) = Self::read_stacked(space, keys, structure, counters, heals)?
         {
             return Ok(rows);
         }
         let values = read_values(space, keys, counters, heals)?;
-        learn::<F>(space, &layout, &values);
+        learn::<F>(space, &layout, &values)?;
         Ok(Self::Values(values))
     }
 
-    /// Reads rows into the batch buffer; `None` if they do not all have this layout.
+    /// Reads rows into the batch buffers; `None` if they do not all have this structure.
     fn read_stacked(
         space: &Space,
         keys: &BatchKeys,
-        (dtype, shape): (Dtype, &Vec<usize>),
+        structure: &Arc<Structure>,
         counters: &Counters,
         heals: bool,
     ) -> Result<Option<Self>> {
-        let Some(reader) = space.reader()?.filter(|_| F::holds(dtype)) else { return Ok(None) };
-        let Some(width) = dtype.tensor_len_bytes(shape) else { return Ok(None) };
-        let mut batch = F::buffer(dtype, &[&[keys.len()], shape.as_slice()].concat())?;
-        let mut found = vec![false; keys.len()];
-        let place = F::buffer_bytes_mut(&mut batch)?;
-        match keys.with(|keys| reader.get_batch_into_bytes(keys, dtype, shape, place, &mut found)) {
+        let Some(reader) = space.reader()?.filter(|_| structure.is_held::<F>()) else { return Ok(None) };
+        let mut rows = Stacked::new(Arc::clone(structure), keys.len())?;
+        let read = |outs: &mut [&mut [u8]], found: &mut [bool]| {
+            keys.with(|keys| reader.get_values_into(keys, structure.schema(), outs, found))
+        };
+        match rows.fill(read)? {
             Ok(_) => {}
             Err(error) if matches!(error.cause(), StoreError::Mismatch { .. }) => return Ok(None),
             Err(error @ StoreError::DamagedRows { .. }) if heals => heal(&error, counters),
             Err(error) => return Err(error.into()),
         }
-        Ok(Some(Self::Stacked { batch, dtype, shape: shape.clone(), width, found }))
+        Ok(Some(Self::Stacked(rows)))
     }
 
     /// Whether no row is missing.
     pub(crate) fn is_whole(&self) -> bool {
         match self {
-            Self::Stacked { found, .. } => found.iter().all(|found| *found),
+            Self::Stacked(rows) => rows.found().iter().all(|found| *found),
             Self::Values(values) => values.iter().all(Option::is_some),
         }
     }
@@ -76,7 +78,7 @@ impl<F: Framework> Rows<F> {
     /// The positions of missing rows.
     pub(crate) fn missing(&self) -> Vec<usize> {
         match self {
-            Self::Stacked { found, .. } => positions(found.iter().map(|found| !found)),
+            Self::Stacked(rows) => positions(rows.found().iter().map(|found| !found)),
             Self::Values(values) => positions(values.iter().map(Option::is_none)),
         }
     }
@@ -90,18 +92,10 @@ impl<F: Framework> Rows<F> {
     }
 
     fn set(&mut self, at: usize, value: Value) -> Result<()> {
-        if let Self::Stacked { batch, dtype, shape, width, found } = self
-            && let Some(tensor) = value.as_tensor()
-            && tensor.dtype() == *dtype
-            && tensor.shape() == *shape
-        {
-            let place = F::buffer_bytes_mut(batch)?.get_mut(at * *width..(at + 1) * *width);
-            let (Some(place), Some(found)) = (place, found.get_mut(at)) else { return Err(no_row(at)) };
-            place.copy_from_slice(tensor.data());
-            *found = true;
-            return Ok(());
-        }
-        if matches!(self, Self::Stacked { .. }) {
+        if let Self::Stacked(rows) = self {
+            if rows.set(at, &value)? {
+                return Ok(());
+            }
             let former = std::mem::replace(self, Self::Values(Vec::new()));
             *self = Self::Values(former.into_values()?);
         }
@@ -118,11 +112,7 @@ impl<F: Framework> Rows<F> {
                     let value = values.get(from).cloned().ok_or_else(|| no_row(from))?;
                     *values.get_mut(to).ok_or_else(|| no_row(to))? = value;
                 }
-                Self::Stacked { batch, width, found, .. } => {
-                    let there = *found.get(from).ok_or_else(|| no_row(from))?;
-                    *found.get_mut(to).ok_or_else(|| no_row(to))? = there;
-                    F::buffer_bytes_mut(batch)?.copy_within(from * *width..(from + 1) * *width, to * *width);
-                }
+                Self::Stacked(rows) => rows.copy(from, to)?,
             }
         }
         Ok(())
@@ -130,31 +120,16 @@ impl<F: Framework> Rows<F> {
 
     /// A value for each row that is present.
     pub(crate) fn into_values(self) -> Result<Vec<Option<Value>>> {
-        let (batch, dtype, shape, width, found) = match self {
-            Self::Values(values) => return Ok(values),
-            Self::Stacked { batch, dtype, shape, width, found } => (batch, dtype, shape, width, found),
-        };
-        let bytes = bytes::Bytes::copy_from_slice(F::buffer_bytes(&batch)?);
-        let row = |(at, there): (usize, bool)| {
-            let row = || tensorcask::Tensor::new(dtype, &shape, bytes.slice(at * width..(at + 1) * width));
-            Ok(there.then(|| row().map(Value::Tensor)).transpose()?)
-        };
-        found.into_iter().enumerate().map(row).collect()
+        match self {
+            Self::Values(values) => Ok(values),
+            Self::Stacked(rows) => rows.into_values(),
+        }
     }
 
     /// A batch of the rows at `positions`, all of which are present.
     pub(crate) fn pick(&self, positions: &[usize]) -> Result<Output<F>> {
         match self {
-            Self::Stacked { batch, dtype, shape, width, .. } => {
-                let bytes = F::buffer_bytes(batch)?;
-                let mut picked = F::buffer(*dtype, &[&[positions.len()], shape.as_slice()].concat())?;
-                // Rows may have no elements.
-                let places = F::buffer_bytes_mut(&mut picked)?.chunks_exact_mut((*width).max(1));
-                for (place, &at) in places.zip(positions) {
-                    place.copy_from_slice(bytes.get(at * width..(at + 1) * width).ok_or_else(|| no_row(at))?);
-                }
-                F::finish(picked).map(Output::Tensor)
-            }
+            Self::Stacked(rows) => rows.pick(positions),
             Self::Values(values) => {
                 let row = |&at: &usize| values.get(at).and_then(Option::as_ref).ok_or_else(|| no_row(at));
                 join(&positions.iter().map(row).collect::<Result<Vec<_>>>()?, Ragged::List)
@@ -166,10 +141,8 @@ impl<F: Framework> Rows<F> {
     pub(crate) fn finish(self, ragged: Ragged) -> Result<Output<F>> {
         let missing = || invalid("a row of the batch is missing");
         match self {
-            Self::Stacked { batch, found, .. } if found.iter().all(|found| *found) => {
-                F::finish(batch).map(Output::Tensor)
-            }
-            Self::Stacked { .. } => Err(missing()),
+            Self::Stacked(rows) if rows.found().iter().all(|found| *found) => rows.finish(),
+            Self::Stacked(_) => Err(missing()),
             Self::Values(values) => {
                 let rows: Option<Vec<&Value>> = values.iter().map(Option::as_ref).collect();
                 join(&rows.ok_or_else(missing)?, ragged)
@@ -180,10 +153,7 @@ impl<F: Framework> Rows<F> {
     /// Bytes of the rows that are present.
     pub(crate) fn len_bytes(&self) -> usize {
         match self {
-            Self::Stacked { dtype, shape, found, .. } => {
-                let rows = found.iter().filter(|found| **found).count();
-                rows * dtype.tensor_len_bytes(shape).unwrap_or(0)
-            }
+            Self::Stacked(rows) => rows.len_bytes(),
             Self::Values(values) => values.iter().flatten().map(value_len_bytes).sum(),
         }
     }
@@ -224,26 +194,22 @@ fn read_values(space: &Space, keys: &BatchKeys, counters: &Counters, heals: bool
     lookups.into_iter().map(value).collect()
 }
 
-/// Records the layout of rows, so that the next batch can be read into its buffer directly.
-fn learn<F: Framework>(space: &Space, known: &Layout, values: &[Option<Value>]) {
+/// Records the layout of rows, so that the next batch can be read into its buffers directly.
+fn learn<F: Framework>(space: &Space, known: &Layout, values: &[Option<Value>]) -> Result<()> {
     let mut rows = values.iter().flatten();
-    let Some(first) = rows.next() else { return };
-    let learned = match (known, first.as_tensor()) {
+    let Some(first) = rows.next() else { return Ok(()) };
+    let learned = match known {
         // Rows have several layouts: reading them directly would fail for every other batch.
-        (Layout::Fixed(..), _) | (_, None) => Layout::Mixed,
-        (Layout::Mixed, _) => return,
-        (Layout::Unknown, Some(tensor)) => {
-            let alike = |row: &Value| {
-                row.as_tensor().is_some_and(|row| row.dtype() == tensor.dtype() && row.shape() == tensor.shape())
-            };
-            if F::holds(tensor.dtype()) && rows.all(alike) {
-                Layout::Fixed(tensor.dtype(), tensor.shape().to_vec())
-            } else {
-                Layout::Mixed
-            }
+        Layout::Fixed(_) => Layout::Mixed,
+        Layout::Mixed => return Ok(()),
+        Layout::Unknown => {
+            let structure = Structure::of(first)?.filter(Structure::is_held::<F>);
+            let alike = structure.filter(|structure| rows.all(|row| structure.is_of(row).unwrap_or(false)));
+            alike.map_or(Layout::Mixed, |structure| Layout::Fixed(Arc::new(structure)))
         }
     };
     *space.layout.write() = learned;
+    Ok(())
 }
 
 /// Dtype, shape of a row, and a host tensor.
@@ -272,11 +238,11 @@ impl<F: Framework> Computed<F> {
 
 /// An empty batch with the layout of the kept rows; `None` if no rows are kept.
 pub(crate) fn empty_batch<F: Framework>(space: &Space) -> Result<Option<Output<F>>> {
-    if let Layout::Fixed(dtype, shape) = &*space.layout.read()
-        && F::holds(*dtype)
+    if let Layout::Fixed(structure) = &*space.layout.read()
+        && structure.is_held::<F>()
+        && structure.has_tensors_only()
     {
-        let batch = F::buffer(*dtype, &[&[0], shape.as_slice()].concat())?;
-        return F::finish(batch).map(|batch| Some(Output::Tensor(batch)));
+        return Stacked::new(Arc::clone(structure), 0)?.finish().map(Some);
     }
     let Some(reader) = space.reader()? else { return Ok(None) };
     let Some(key) = reader.keys().next().transpose()? else { return Ok(None) };

@@ -8,8 +8,10 @@ use parking_lot::RwLock;
 
 use tensorcask::Keys;
 use tensorcask::storage::{MemoryStorage, Storage};
-use tensorcask::{Dtype, Error, Result};
+use tensorcask::{Error, Result};
 use tensorcask::{Lane, Options, Reader, Store};
+
+use crate::values::stacked::Structure;
 
 /// The time after which a failed store is reopened. Each further failure doubles it, up to the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -19,9 +21,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Layout {
     Unknown,
-    /// One tensor of this dtype and shape; batches are read directly into their buffer.
-    Fixed(Dtype, Vec<usize>),
-    /// Trees, or rows of several shapes.
+    /// This structure, whose leaves have fixed shapes; batches are read directly into their buffers.
+    Fixed(Arc<Structure>),
+    /// Several structures or shapes, or leaves of no fixed size.
     Mixed,
 }
 

@@ -3,4 +3,5 @@
 pub(crate) mod input;
 pub(crate) mod output;
 pub(crate) mod rounding;
+pub(crate) mod stacked;
 pub(crate) mod tree;

@@ -11,8 +11,8 @@ use crate::error::{Error, Result, invalid};
 use crate::framework::Framework;
 use crate::values::output::Output;
 
-const EACH: &str = "$each";
-const COMPLEX: &str = "$complex";
+pub(super) const EACH: &str = "$each";
+pub(super) const COMPLEX: &str = "$complex";
 
 /// How tensors whose shapes differ between the samples of a batch are returned.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -97,12 +97,12 @@ pub(crate) fn stored_dtype<F: Framework>(tensor: &F::Tensor) -> Result<Dtype> {
     Err(invalid(format!("tensors of kind {of} cannot be stored: convert the output")))
 }
 
-fn marked(mark: &str, value: Value) -> Value {
+pub(super) fn marked(mark: &str, value: Value) -> Value {
     Value::Map(vec![(mark.to_owned(), value)])
 }
 
 /// The value under `mark`, if it is the only item.
-fn unmarked<'a>(value: &'a Value, mark: &str) -> Option<&'a Value> {
+pub(super) fn unmarked<'a>(value: &'a Value, mark: &str) -> Option<&'a Value> {
     match value {
         Value::Map(items) => match items.as_slice() {
             [(name, item)] if name == mark => Some(item),
@@ -171,7 +171,7 @@ fn escaped(name: &str) -> String {
     if name.starts_with('$') { format!("${name}") } else { name.to_owned() }
 }
 
-fn unescaped(name: &str) -> String {
+pub(super) fn unescaped(name: &str) -> String {
     name.strip_prefix('$').unwrap_or(name).to_owned()
 }
 
@@ -290,12 +290,17 @@ pub(crate) fn join<F: Framework>(rows: &[&Value], ragged: Ragged) -> Result<Outp
         Value::List(_) | Value::Tuple(_) => each(rows),
         plain => match rows.iter().find(|row| !same(row, plain)) {
             None => unwhole(plain),
-            Some(other) => Err(invalid(format!(
-                "a plain value of the output is {plain:?} for one sample and {other:?} for another: what differs from \
-                 sample to sample has to be a tensor or an Output::Each, and what depends on the batch cannot be kept"
-            ))),
+            Some(other) => Err(differing(plain, other)),
         },
     }
+}
+
+/// The error of plain values that differ between samples.
+pub(super) fn differing(one: &Value, other: &Value) -> Error {
+    invalid(format!(
+        "a plain value of the output is {one:?} for one sample and {other:?} for another: what differs from sample to \
+         sample has to be a tensor or an Output::Each, and what depends on the batch cannot be kept"
+    ))
 }
 
 /// Compares plain values by their bits, so that NaN equals NaN.

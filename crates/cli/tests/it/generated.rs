@@ -4,9 +4,10 @@ use std::process::Command;
 
 use crate::support::{code, names, ok, text};
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "stats",
     "ls",
+    "schemas",
     "get",
     "verify",
     "preload",

@@ -16,5 +16,6 @@ mod operations;
 mod output;
 mod report;
 mod round_trips;
+mod schemas;
 mod support;
 mod why_miss;

@@ -30,7 +30,9 @@ fn a_path_that_is_not_a_store_is_wrong_input() {
     std::fs::create_dir(&folder).unwrap();
     let below = plain.join("below");
     for place in [&absent, &plain, &folder, &below].map(|path| text(path)) {
-        for command in ["stats", "ls", "get", "verify", "preload", "bench", "report", "rm", "compact", "export"] {
+        for command in
+            ["stats", "ls", "schemas", "get", "verify", "preload", "bench", "report", "rm", "compact", "export"]
+        {
             let mut arguments = vec![command, place];
             arguments.extend(match command {
                 "get" | "rm" => &["1"][..],
