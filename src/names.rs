@@ -19,6 +19,9 @@ pub const OPEN_LOCK: &str = "open.lock";
 /// The lock in the same folder under which segments are rewritten.
 pub(crate) const COMPACT_LOCK: &str = "compact.lock";
 
+/// The file in the same folder whose positions are locked while keys are computed.
+pub(crate) const LEASE_LOCK: &str = "leases.lock";
+
 const SEALED_SUFFIX: &str = ".arrow";
 const ACTIVE_SUFFIX: &str = ".arrow.open";
 const RUN_SUFFIX: &str = ".run";
@@ -256,7 +259,7 @@ pub fn is_file_of_store(folder: &str, name: &str) -> bool {
         }
         LANES => {
             let log = name.strip_suffix(TEMPORARY_SUFFIX).unwrap_or(name);
-            [OPEN_LOCK, COMPACT_LOCK].contains(&name)
+            [OPEN_LOCK, COMPACT_LOCK, LEASE_LOCK].contains(&name)
                 || parse_lane_lock(name).is_some_and(|lane| is(lane_lock(lane)))
                 || parse_sync_log(log).is_some()
         }
@@ -329,6 +332,7 @@ mod tests {
             sync_log(3),
             temporary_sync_log(3),
             Path::new(LANES).join(OPEN_LOCK),
+            Path::new(LANES).join(LEASE_LOCK),
             IDENTITY.into(),
             METADATA.into(),
         ];

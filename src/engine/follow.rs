@@ -75,6 +75,11 @@ pub(crate) fn take_in_others(state: &State, lane: u16) {
     }
 }
 
+/// Whether another lane than `lane` has ever had a writer. If not, this costs one query of a folder's change time.
+pub(crate) fn has_others(state: &State, lane: u16) -> bool {
+    !is_alone(state, &mut state.registry().lock(), lane)
+}
+
 fn take_in(state: &State) -> Result<bool> {
     let mut known = state.registry().lock();
     known.note_listed(listed_now(state, names::SEGMENTS));

@@ -66,9 +66,12 @@
 
 pub(crate) mod admit;
 pub(crate) mod compact;
+pub(crate) mod complete;
 pub(crate) mod files;
 pub(crate) mod findings;
+pub(crate) mod flight;
 pub(crate) mod follow;
+pub(crate) mod leases;
 pub(crate) mod lock_order;
 pub(crate) mod lookup;
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! [`Storage`] in memory that can simulate a power failure.
 
+mod positions;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{ErrorKind, IoSlice};
@@ -9,8 +11,9 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
 
+use self::positions::{MemoryPositions, Positions};
 use super::disk::{beyond_end, relative, shorter_than_kept};
-use super::{AppendFile, DirEntry, Durability, FileKind, LockGuard, ReadFile, Storage};
+use super::{AppendFile, DirEntry, Durability, FileKind, LockGuard, PositionLocks, ReadFile, Storage};
 use crate::error::{Error, Result};
 
 /// A folder tree in memory, for stores that need not outlive the process and for tests. Clones share the tree.
@@ -28,6 +31,7 @@ struct Tree {
     live: BTreeMap<PathBuf, Node>,
     durable: BTreeMap<PathBuf, Node>,
     locks: BTreeSet<PathBuf>,
+    positions: Positions,
 }
 
 #[derive(Debug, Clone)]
@@ -377,6 +381,18 @@ impl Storage for MemoryStorage {
             }
             let guard = MemoryLock { tree: Arc::clone(&self.tree), path: path.to_owned() };
             Ok(Some(Box::new(guard) as Box<dyn LockGuard>))
+        })
+    }
+
+    fn position_locks(&self, path: &Path) -> Result<Option<Box<dyn PositionLocks>>> {
+        self.with("lock", path, |tree, path| {
+            match tree.create(path) {
+                Ok(_) | Err(ErrorKind::AlreadyExists) => {}
+                Err(kind) => return Err(kind),
+            }
+            tree.file(path)?;
+            let locks = MemoryPositions::new(Arc::clone(&self.tree), tree, path);
+            Ok(Some(Box::new(locks) as Box<dyn PositionLocks>))
         })
     }
 
