@@ -10,12 +10,14 @@
 #[macro_use]
 mod storages;
 
+mod absent;
 mod bad_input;
 mod batch_errors;
 mod compaction;
 mod compaction_files;
 mod compaction_stops;
 mod compaction_values;
+mod compute;
 mod crash;
 mod damage;
 mod faults;
@@ -25,6 +27,7 @@ mod forged;
 mod golden;
 mod interop;
 mod lanes;
+mod leases;
 mod limits;
 mod mixed_files;
 mod model;
