@@ -1,14 +1,13 @@
 //! Leases: while one process computes a key, others wait for it.
 //!
-//! The lease of a key is the lock on one position of a file ([`PositionLocks`]), so it ends with its process. The
-//! position is the key's hash: two keys share one with probability 2^-62, and then only wait for each other. Threads
-//! of one handle share its leases; [`Flight`] excludes them from each other. No thread waits for a lease while it holds
-//! another one of the same call, so processes that ask for overlapping keys never wait for each other in a cycle.
+//! The lease of a key is the lock on one position of a file ([`PositionLocks`]), so it ends with its process. File and
+//! position are the key's hash: keys of one hash only wait for each other. Threads of one handle share its leases;
+//! [`Flight`] excludes them from each other. No thread waits for a lease while it holds another one of the same call, so
+//! processes that ask for overlapping keys never wait for each other in a cycle.
 //!
 //! [`Flight`]: crate::engine::flight::claims::Flight
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -21,8 +20,11 @@ use crate::key::Key;
 use crate::names;
 use crate::sync::sleep;
 
-/// The maximum number of leases of one call. The kernel searches all leases of a store for each one.
+/// The maximum number of leases of one call.
 const MOST: usize = 512;
+
+/// The number of files. The kernel keeps the locks of a file in a list, which it searches for each lock and unlock.
+const FILES: usize = 16;
 
 /// The first and the longest time between two looks whether a lease was released.
 const FIRST_WAIT: Duration = Duration::from_millis(1);
@@ -34,10 +36,10 @@ pub struct Leases {
     state: Arc<State>,
     lane: u16,
     /// Opened at the first miss.
-    locks: OnceLock<Option<Box<dyn PositionLocks>>>,
+    locks: OnceLock<Option<Locks>>,
     /// Why no leases are taken, although the options ask for them.
     failure: OnceLock<Error>,
-    /// For each position that is locked, how many threads share it.
+    /// For each hash whose lease is held, how many threads share it.
     held: RankedMutex<HashMap<u64, usize>>,
 }
 
@@ -45,7 +47,7 @@ pub struct Leases {
 #[derive(Debug)]
 pub(crate) struct Lease<'a> {
     leases: &'a Leases,
-    positions: Vec<u64>,
+    hashes: Vec<u64>,
 }
 
 /// The result of [`Leases::take`].
@@ -54,7 +56,7 @@ pub(crate) struct Taken<'a> {
     pub lease: Lease<'a>,
     /// For each key, whether it may be computed: no other process holds its lease.
     pub got: Vec<bool>,
-    /// The positions of the leases that other processes hold.
+    /// The hashes of the leases that other processes hold.
     pub refused: Vec<u64>,
     /// Whether other processes may have written the keys before, or may wait for them.
     pub is_shared: bool,
@@ -73,14 +75,41 @@ impl Patience {
     }
 }
 
-fn open(state: &State) -> Result<Box<dyn PositionLocks>> {
-    if let Some(network) = state.storage().network()? {
-        return Err(Error::invalid(format!(
-            "the store is on a network file system ({network}), whose locks do not end with their process"
-        )));
+/// The locks of a store's files of leases. The lowest bits of a hash choose the file.
+#[derive(Debug)]
+struct Locks(Vec<Box<dyn PositionLocks>>);
+
+impl Locks {
+    fn open(state: &State) -> Result<Self> {
+        if let Some(network) = state.storage().network()? {
+            return Err(Error::invalid(format!(
+                "the store is on a network file system ({network}), whose locks do not end with their process"
+            )));
+        }
+        let open = |file| {
+            let locks = state.storage().position_locks(&names::lease_lock(file))?;
+            locks.ok_or_else(|| Error::invalid("this system or storage has no locks on positions of a file"))
+        };
+        (0..FILES).map(open).collect::<Result<_>>().map(Self)
     }
-    let locks = state.storage().position_locks(&Path::new(names::LANES).join(names::LEASE_LOCK))?;
-    locks.ok_or_else(|| Error::invalid("this system or storage has no locks on positions of a file"))
+
+    /// The file of a hash, and the position in it.
+    fn place(&self, hash: u64) -> Result<(&dyn PositionLocks, u64)> {
+        let file = self.0.get(hash as usize % FILES).ok_or_else(|| Error::internal("a file of leases is not open"))?;
+        Ok((&**file, hash >> 1))
+    }
+
+    fn try_lock(&self, hash: u64) -> Result<bool> {
+        self.place(hash).and_then(|(file, position)| file.try_lock(position))
+    }
+
+    fn is_free(&self, hash: u64) -> Result<bool> {
+        self.place(hash).and_then(|(file, position)| file.is_free(position))
+    }
+
+    fn unlock(&self, hash: u64) -> Result<()> {
+        self.place(hash).and_then(|(file, position)| file.unlock(position))
+    }
 }
 
 impl Leases {
@@ -94,12 +123,12 @@ impl Leases {
         self.failure.get()
     }
 
-    fn locks(&self) -> Option<&dyn PositionLocks> {
+    fn locks(&self) -> Option<&Locks> {
         if self.state.options().lease_timeout.is_zero() || self.failure.get().is_some() {
             return None;
         }
-        let opened = self.locks.get_or_init(|| open(&self.state).map_err(|error| self.fail(error)).ok());
-        opened.as_deref()
+        let opened = self.locks.get_or_init(|| Locks::open(&self.state).map_err(|error| self.fail(error)).ok());
+        opened.as_ref()
     }
 
     /// Records that leases do not work here: from now on, none are taken.
@@ -112,24 +141,24 @@ impl Leases {
     /// computes, and calls with different keys do not wait for each other.
     pub(crate) fn take(&self, keys: &[Key]) -> Taken<'_> {
         let mut taken = Taken {
-            lease: Lease { leases: self, positions: Vec::new() },
+            lease: Lease { leases: self, hashes: Vec::new() },
             got: vec![true; keys.len()],
             refused: Vec::new(),
             is_shared: false,
         };
         let Some(locks) = self.locks().filter(|_| !keys.is_empty()) else { return taken };
-        let position = |key: &Key| self.state.hasher().hash_key(key.as_ref()) >> 2;
-        let mut sorted: Vec<(u64, usize)> = keys.iter().map(position).zip(0..).collect();
+        let hash = |key: &Key| self.state.hasher().hash_key(key.as_ref());
+        let mut sorted: Vec<(u64, usize)> = keys.iter().map(hash).zip(0..).collect();
         sorted.sort_unstable();
         let (first, rest) = sorted.split_at(sorted.len().min(MOST));
         let mut refuse = |at: usize| taken.got.get_mut(at).into_iter().for_each(|got| *got = false);
         let mut held = self.held.lock();
-        for &(position, at) in first {
-            match self.share(locks, &mut held, position) {
-                Ok(true) => taken.lease.positions.push(position),
+        for &(hash, at) in first {
+            match self.share(locks, &mut held, hash) {
+                Ok(true) => taken.lease.hashes.push(hash),
                 Ok(false) => {
                     refuse(at);
-                    taken.refused.push(position);
+                    taken.refused.push(hash);
                 }
                 Err(error) => {
                     self.fail(error);
@@ -140,21 +169,21 @@ impl Leases {
         drop(held);
         rest.iter().filter(|_| !taken.refused.is_empty()).for_each(|(_, at)| refuse(*at));
         taken.is_shared = has_others(&self.state, self.lane);
-        if taken.is_shared && !taken.lease.positions.is_empty() {
+        if taken.is_shared && !taken.lease.hashes.is_empty() {
             take_in_others(&self.state, self.lane);
         }
         taken
     }
 
-    /// Locks a position, or shares it with another thread of this handle. Returns whether the handle holds it.
-    fn share(&self, locks: &dyn PositionLocks, held: &mut HashMap<u64, usize>, position: u64) -> Result<bool> {
-        if let Some(threads) = held.get_mut(&position) {
+    /// Takes a lease, or shares it with another thread of this handle. Returns whether the handle holds it.
+    fn share(&self, locks: &Locks, held: &mut HashMap<u64, usize>, hash: u64) -> Result<bool> {
+        if let Some(threads) = held.get_mut(&hash) {
             *threads += 1;
             return Ok(true);
         }
-        let is_locked = locks.try_lock(position)?;
+        let is_locked = locks.try_lock(hash)?;
         if is_locked {
-            held.insert(position, 1);
+            held.insert(hash, 1);
         }
         Ok(is_locked)
     }
@@ -167,7 +196,7 @@ impl Leases {
             let Some(locks) = self.locks().filter(|_| Instant::now() < end) else { return false };
             sleep(patience.wait);
             patience.wait = (patience.wait * 2).min(LONGEST_WAIT);
-            match refused.iter().map(|position| locks.is_free(*position)).find(|free| !matches!(free, Ok(false))) {
+            match refused.iter().map(|hash| locks.is_free(*hash)).find(|free| !matches!(free, Ok(false))) {
                 Some(Ok(_)) => return true,
                 Some(Err(error)) => self.fail(error),
                 None => {}
@@ -178,18 +207,18 @@ impl Leases {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        let Some(locks) = self.leases.locks.get().and_then(Option::as_deref) else { return };
+        let Some(locks) = self.leases.locks.get().and_then(Option::as_ref) else { return };
         // A forked child may have inherited this value, but not the leases.
-        if self.positions.is_empty() || self.leases.state.check_fork().is_err() {
+        if self.hashes.is_empty() || self.leases.state.check_fork().is_err() {
             return;
         }
         let mut held = self.leases.held.lock();
-        for position in &self.positions {
-            match held.get_mut(position) {
+        for hash in &self.hashes {
+            match held.get_mut(hash) {
                 Some(threads) if *threads > 1 => *threads -= 1,
                 _ => {
-                    held.remove(position);
-                    if let Err(error) = locks.unlock(*position) {
+                    held.remove(hash);
+                    if let Err(error) = locks.unlock(*hash) {
                         self.leases.fail(error);
                     }
                 }

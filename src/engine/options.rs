@@ -15,7 +15,7 @@ use crate::segment::batch::Verify;
 pub enum Lane {
     /// The lane of this number. [`Error::LaneBusy`] if it has a writer.
     Number(u16),
-    /// The first free lane.
+    /// A free lane: one whose writer was killed and left a segment unsealed, otherwise the first.
     Auto,
 }
 

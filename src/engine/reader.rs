@@ -8,6 +8,7 @@ use crate::dtype::Dtype;
 use crate::engine::follow::refresh;
 use crate::engine::open::open_reader;
 use crate::engine::options::Options;
+use crate::engine::read::again::unless_gone;
 use crate::engine::read::copy::{Target, get_batch_into};
 use crate::engine::read::get::{contains_batch, get_batch};
 use crate::engine::read::preload::preload;
@@ -72,7 +73,8 @@ impl Reader {
     /// [`Error::Item`] for a key that cannot be used: of another kind ([`Error::KeyKind`]), too long
     /// ([`Error::TooLarge`]) or negative ([`Error::Invalid`]); IO errors.
     pub fn get_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<Vec<Lookup>> {
-        get_batch(&self.state, keys.into())
+        let keys = keys.into();
+        unless_gone(&self.state, || get_batch(&self.state, keys))
     }
 
     /// Copies the rows of `keys` into the caller's contiguous `[keys, …row_shape]` buffer: the fastest read. `found`
@@ -116,7 +118,8 @@ impl Reader {
         out: &mut [u8],
         found: &mut [bool],
     ) -> Result<usize> {
-        get_batch_into(&self.state, keys.into(), &mut Target { dtype, shape: row_shape, out }, found)
+        let (keys, mut target) = (keys.into(), Target { dtype, shape: row_shape, out });
+        unless_gone(&self.state, || get_batch_into(&self.state, keys, &mut target, found))
     }
 
     /// Which of `keys` exist. Reads keys, not values.
@@ -125,7 +128,8 @@ impl Reader {
     /// Those of [`Reader::get_batch`]; [`Error::Item`] with [`Error::Corrupt`] if a batch that may hold a key is
     /// damaged.
     pub fn contains_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<Vec<bool>> {
-        contains_batch(&self.state, keys.into())
+        let keys = keys.into();
+        unless_gone(&self.state, || contains_batch(&self.state, keys))
     }
 
     /// Whether `key` exists.

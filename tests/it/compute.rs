@@ -321,7 +321,7 @@ fn another_handle_waits_for_the_lease() {
 #[test]
 fn without_leases_keys_are_computed_and_the_reason_is_known() {
     let storage = tensorcask::storage::FaultStorage::new(Arc::new(MemoryStorage::new()));
-    storage.faults().deny(["lanes/leases.lock"]);
+    storage.faults().deny(["lanes/leases-07.lock"]);
     let store = Options::new().open_on(Arc::new(storage)).unwrap();
     assert!(store.lease_failure().is_none());
     assert_eq!(store.get_or_compute(&["k"], |_| Ok(vec![Value::Null])).unwrap(), [Value::Null]);

@@ -11,6 +11,7 @@
 mod storages;
 
 mod absent;
+mod adoption;
 mod bad_input;
 mod batch_errors;
 mod compaction;

@@ -1,9 +1,8 @@
 //! Single flight: threads that ask for overlapping keys compute each key once and do not deadlock.
 //!
-//! Mutations that these checks detect: looking for finished computations before the keys are claimed; releasing keys
-//! before their rows are put; waiting for others before computing the own keys; releasing the number of a claim before
-//! its keys; a wait that does not wake the threads that may break a cycle; releasing a lease before its rows are
-//! flushed.
+//! Mutations that these checks detect: no second lookup after a computation has ended or a lease was taken; releasing a
+//! lease before its rows are flushed; releasing the number of a claim before its keys; a lookup for absent keys outside
+//! of the lock of inserts.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
