@@ -67,6 +67,9 @@ struct Inner {
     leases: Leases,
 }
 
+/// Puts rows, either complete or without their data, which are passed beside them.
+type PutChunk<'a> = &'a mut dyn FnMut(Columns, Option<&[u8]>) -> Result<()>;
+
 impl Store {
     /// Opens the store of `module_id` under `cache_dir` with default [`Options`]; creates or recovers it if needed.
     ///
@@ -228,15 +231,14 @@ impl Store {
     }
 
     /// Passes one contiguous `[keys, …row_shape]` tensor to `put`, in order, in chunks of about one write of the writer,
-    /// so that the buffer's bound holds for calls of any size. Either the columns lack their data, and the values that
-    /// become the data are passed, or they are complete.
+    /// so that the buffer's bound holds for calls of any size.
     fn in_chunks(
         &self,
         keys: Keys<'_>,
         dtype: Dtype,
         row_shape: &[usize],
         rows: &[u8],
-        put: &mut dyn FnMut(Columns, Option<&[u8]>) -> Result<()>,
+        put: PutChunk<'_>,
     ) -> Result<()> {
         let width = dtype.tensor_len_bytes(row_shape).ok_or_else(|| {
             Error::invalid(format!(
