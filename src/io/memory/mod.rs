@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
 
-use self::positions::{MemoryPositions, Positions};
+use self::positions::Positions;
 use super::disk::{beyond_end, relative, shorter_than_kept};
 use super::{AppendFile, DirEntry, Durability, FileKind, LockGuard, PositionLocks, ReadFile, Storage};
 use crate::error::{Error, Result};
@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStorage {
     tree: Arc<Mutex<Tree>>,
+    positions: Positions,
 }
 
 #[derive(Debug, Default)]
@@ -31,7 +32,6 @@ struct Tree {
     live: BTreeMap<PathBuf, Node>,
     durable: BTreeMap<PathBuf, Node>,
     locks: BTreeSet<PathBuf>,
-    positions: Positions,
 }
 
 #[derive(Debug, Clone)]
@@ -230,7 +230,7 @@ impl MemoryStorage {
             left.live.insert(path, node);
         }
         left.durable = left.live.clone();
-        Self { tree: Arc::new(Mutex::new(left)) }
+        Self { tree: Arc::new(Mutex::new(left)), positions: Positions::default() }
     }
 
     /// Test help: flips the bits `xor` of the byte at `offset`. Bytes handed out before are unchanged.
@@ -391,8 +391,7 @@ impl Storage for MemoryStorage {
                 Err(kind) => return Err(kind),
             }
             tree.file(path)?;
-            let locks = MemoryPositions::new(Arc::clone(&self.tree), tree, path);
-            Ok(Some(Box::new(locks) as Box<dyn PositionLocks>))
+            Ok(Some(Box::new(self.positions.open(path)) as Box<dyn PositionLocks>))
         })
     }
 
