@@ -109,6 +109,16 @@ pub enum Error {
         /// The failure.
         cause: Arc<Error>,
     },
+    /// A computation that the caller passed failed.
+    Compute {
+        /// Its error.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// A computation asked for its own result.
+    Recursion {
+        /// What it asked for, and what to do.
+        what: String,
+    },
     /// The store was opened by the parent of this forked process.
     Forked,
     /// The store is closed.
@@ -156,6 +166,18 @@ impl Error {
         }
     }
 
+    /// As the error of a call with the keys at `positions` of a batch: the error of the batch, with its positions.
+    #[must_use]
+    pub fn at_positions(self, positions: &[usize]) -> Self {
+        match self {
+            Self::Item(mut item) => {
+                item.position = positions.get(item.position).copied().unwrap_or(item.position);
+                Self::Item(item)
+            }
+            other => other,
+        }
+    }
+
     /// An IO failure while doing `action` to `path`.
     pub fn io(action: &'static str, path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Self::Io { action, path: path.into(), source: Arc::new(source) }
@@ -169,6 +191,11 @@ impl Error {
     /// An unusable argument.
     pub fn invalid(what: impl Into<String>) -> Self {
         Self::Invalid { what: what.into() }
+    }
+
+    /// The error of a computation that is passed to [`Store::get_or_compute_rows`](crate::Store::get_or_compute_rows).
+    pub fn compute(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Compute { source: Arc::from(source.into()) }
     }
 
     /// An impossible state. Fails an assertion in debug builds.
@@ -264,7 +291,8 @@ impl fmt::Display for Error {
                 "{} has format version {found}, but this library reads up to version {supported}: use a newer tensorcask",
                 path.display()
             ),
-            Self::Invalid { what } | Self::MissingSegment { what, .. } => f.write_str(what),
+            Self::Invalid { what } | Self::Recursion { what } | Self::MissingSegment { what, .. } => f.write_str(what),
+            Self::Compute { source } => write!(f, "the computation failed, and nothing of it was put: {source}"),
             Self::KeyKind { expected, found } => write!(
                 f,
                 "the store's keys are {expected}, but a {found} key was passed; a store keeps the kind of its first key: \
@@ -306,6 +334,7 @@ impl std::error::Error for Error {
             Self::Io { source, .. } => Some(source.as_ref()),
             Self::Poisoned { cause } => Some(cause.as_ref()),
             Self::Item(item) => Some(&item.error),
+            Self::Compute { source } => Some(source.as_ref()),
             _ => None,
         }
     }

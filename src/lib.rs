@@ -105,7 +105,18 @@ pub mod storage {
     pub use crate::io::disk::DiskStorage;
     pub use crate::io::fault::{FaultStorage, Faults};
     pub use crate::io::memory::MemoryStorage;
-    pub use crate::io::{AppendFile, DirEntry, FileKind, LARGE_PAGE_BYTES, LockGuard, ReadFile, Storage};
+    pub use crate::io::{
+        AppendFile, DirEntry, FileKind, LARGE_PAGE_BYTES, LockGuard, PositionLocks, ReadFile, Storage,
+    };
+}
+
+/// Single flight, and the detection of deadlocks between threads, as the caching layer uses them too. Unstable.
+#[doc(hidden)]
+pub mod flight {
+    pub use crate::engine::complete::{Work, complete};
+    pub use crate::engine::flight::claims::{Claim, Claimed, Flight};
+    pub use crate::engine::flight::{nested, waits};
+    pub use crate::engine::leases::Leases;
 }
 
 pub use bytes::Bytes;
@@ -123,8 +134,8 @@ pub use crate::engine::read::survey::{SegmentSurvey, Survey};
 pub use crate::engine::read::wanted::LeafBuffer;
 pub use crate::engine::reader::Reader;
 pub use crate::engine::report::{
-    BackupReport, CompactReport, CompactionProgress, Damage, Lookup, MergeReport, Missing, OpenReport, Preloaded,
-    Quarantined, SchemaUse, Skipped, Stats, ValueCacheStats, VerifyReport, Waiting,
+    BackupReport, CompactReport, CompactionProgress, ComputeReport, Damage, Lookup, MergeReport, Missing, OpenReport,
+    Preloaded, Quarantined, SchemaUse, Skipped, Stats, ValueCacheStats, VerifyReport, Waiting,
 };
 pub use crate::engine::store::Store;
 pub use crate::error::{Error, ItemError, Result};

@@ -155,6 +155,17 @@ pub(crate) fn lane_lock(lane: u16) -> PathBuf {
     Path::new(LANES).join(format!("{lane:04}.lock"))
 }
 
+/// Path of a file whose positions are locked while keys are computed.
+pub(crate) fn lease_lock(file: usize) -> PathBuf {
+    Path::new(LANES).join(format!("leases-{file:02}.lock"))
+}
+
+/// Parses a name in the lanes folder as that of a file of leases.
+fn parse_lease_lock(name: &str) -> Option<usize> {
+    let file = name.strip_prefix("leases-")?.strip_suffix(".lock")?.parse().ok()?;
+    (lease_lock(file).file_name()? == name).then_some(file)
+}
+
 /// Parses a name in the lanes folder as that of a lane's lock file.
 pub(crate) fn parse_lane_lock(name: &str) -> Option<u16> {
     name.strip_suffix(".lock")?.parse().ok()
@@ -280,6 +291,7 @@ pub fn is_file_of_store(folder: &str, name: &str) -> bool {
         LANES => {
             let log = name.strip_suffix(TEMPORARY_SUFFIX).unwrap_or(name);
             [OPEN_LOCK, COMPACT_LOCK].contains(&name)
+                || parse_lease_lock(name).is_some()
                 || parse_lane_lock(name).is_some_and(|lane| is(lane_lock(lane)))
                 || parse_sync_log(log).or_else(|| parse_history(log)).is_some()
                 || parse_writer_mark(name).is_some()
@@ -353,6 +365,7 @@ mod tests {
             sync_log(3),
             temporary_sync_log(3),
             Path::new(LANES).join(OPEN_LOCK),
+            lease_lock(3),
             IDENTITY.into(),
             METADATA.into(),
         ];

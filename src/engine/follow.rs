@@ -12,6 +12,7 @@ use crate::engine::observe::Operation;
 use crate::engine::options::Recovery;
 use crate::engine::replace::{hides_deletion, join, join_active, replace_segments};
 use crate::engine::report::Quarantined;
+use crate::engine::rows::row_map::RowMap;
 use crate::engine::runs::build::memory_run;
 use crate::engine::runs::hashes::hash_block;
 use crate::engine::runs::publish::publish_run;
@@ -78,6 +79,11 @@ pub(crate) fn take_in_others(state: &State, lane: u16) {
     if any {
         let _told_by_misses = refresh(state);
     }
+}
+
+/// Whether another lane than `lane` has ever had a writer. If not, this costs one query of a folder's change time.
+pub(crate) fn has_others(state: &State, lane: u16) -> bool {
+    !is_alone(state, &mut state.registry().lock(), lane)
 }
 
 fn take_in(state: &State) -> Result<bool> {
@@ -237,7 +243,13 @@ fn enter_compacted(state: &State, known: &Known, segment: &Arc<Segment>) -> Resu
     let mut old = Vec::new();
     for &id in &segment.replaces {
         if let Some(sealed) = version.segments().get(&id) {
-            let map = Arc::new(join(state, sealed, segment)?);
+            let map = match join(state, sealed, segment) {
+                // Its file was not mapped and is unlinked. Then no row of it is pointed to its copy; instead, all rows
+                // of the new segment enter the memtable.
+                Err(error) if error.is_not_found() => RowMap::builder(sealed.rows()).finish(),
+                map => map?,
+            };
+            let map = Arc::new(map);
             old.push(Gone { id, segment: Some(Arc::clone(sealed)), map });
         } else if known.is_followed(id) {
             old.push(Gone { id, segment: None, map: Arc::new(join_active(state, id, segment)?) });

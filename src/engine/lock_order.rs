@@ -12,6 +12,9 @@ use crate::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWri
 /// The locks of an open store, outermost first; [`crate::engine`] says what each guards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Rank {
+    Flight,
+    Waits,
+    Leases,
     Close,
     Compaction,
     ShortMerge,

@@ -6,12 +6,14 @@
 //! | --- | --- |
 //! | [`lock_order`], [`threads`], [`options`], [`report`] | locks with a rank, threads and forks, plain data |
 //! | [`observe`] | spans and metrics for programs that collect them (features) |
+//! | [`flight`] | threads that compute one key: claims, waits |
 //! | [`files`] | the files in the folder other than segments and runs |
 //! | [`rows`] | rows: where their bytes are, how they are decoded |
 //! | [`state`] | the state that all users of an open store share, by owner |
 //! | [`runs`] | index runs: planned, built, merged, published |
 //! | [`lookup`] | from keys to rows |
 //! | [`admit`], [`replace`], [`follow`] | memtable inserts; replacing segments; following other writers |
+//! | [`leases`], [`complete`] | processes that compute one key; completing a batch |
 //! | [`findings`] | known damage |
 //! | [`read`], [`write`] | values, copies, scans, checks; the queue, the lane, the merger |
 //! | [`compact`] | rewriting segments without superseded rows |
@@ -31,6 +33,8 @@
 //!
 //! | lock | guards | held across IO |
 //! | --- | --- | --- |
+//! | `Flight`, `Waits` | the claims of a handle; which threads of the process wait for each other | never |
+//! | `Leases` | the leases of a handle, each with the number of threads that share it | yes: system calls on locks |
 //! | `Close` | the handle of the writer thread, until the store is closed | yes |
 //! | `Compaction` | the handle of the thread that compacts | no |
 //! | `ShortMerge`, `LongMerge` | the handles of the merge threads | yes, under the first: begins to seal |
@@ -46,6 +50,9 @@
 //! few steps, and no other lock is acquired under them. Lookups acquire these, `Batches`, and `Refreshed` (`try_lock`),
 //! and hold none across IO. Some reads acquire more, and hold it across IO: a refresh `Registry`, with nothing else
 //! held; the replacement of a damaged run `Rebuild`; the count of keys after a crash `Registry` and `Inserts`.
+//!
+//! `Flight`, `Waits` and `Leases` are acquired alone: a thread that computes, or waits for another one to compute, holds
+//! no lock at all.
 //!
 //! Two orders are easy to get wrong. Creating an active segment acquires `Registry`, so a zero-copy write makes room
 //! before it acquires `Inserts`. And the thread that publishes a run may hold `Inserts` already, so pruning the
@@ -65,14 +72,20 @@
 //! 4. *Cache epoch.* A put inserts its rows, increments the epoch, then removes the old values. A reader loads the
 //!    epoch before the lookup, and caches its value only if the epoch is the same, under the lock of the value's shard
 //!    ([`state::value_cache`]).
+//! 5. *Claim, then look again.* A key is claimed (by a thread) and leased (by a process) before the lookup that decides
+//!    that it has to be computed; its row is put, and flushed for other processes, before lease and claim are released.
+//!    So a thread or process that gets them next finds the row ([`complete`]).
 
 pub(crate) mod admit;
 pub(crate) mod backup;
 pub(crate) mod compact;
+pub(crate) mod complete;
 pub(crate) mod copies;
 pub(crate) mod files;
 pub(crate) mod findings;
+pub(crate) mod flight;
 pub(crate) mod follow;
+pub(crate) mod leases;
 pub(crate) mod lock_order;
 pub(crate) mod lookup;
 pub(crate) mod merge_stores;

@@ -15,7 +15,7 @@ use crate::segment::batch::Verify;
 pub enum Lane {
     /// The lane of this number. [`Error::LaneBusy`] if it has a writer.
     Number(u16),
-    /// The first free lane.
+    /// A free lane: one whose writer was killed and left a segment unsealed, otherwise the first.
     Auto,
 }
 
@@ -91,6 +91,7 @@ pub struct Options {
     pub(crate) value_cache_policy: ValueCachePolicy,
     pub(crate) value_cache_fill: ValueCacheFill,
     pub(crate) refresh_interval: Duration,
+    pub(crate) lease_timeout: Duration,
     pub(crate) compaction_live_share: f64,
     pub(crate) compaction_bytes_per_s: Option<u64>,
     pub(crate) allow_network: bool,
@@ -335,6 +336,7 @@ impl Default for Options {
             value_cache_policy: ValueCachePolicy::Lru,
             value_cache_fill: ValueCacheFill::default(),
             refresh_interval: Duration::from_secs(1),
+            lease_timeout: Duration::from_secs(30),
             compaction_live_share: 0.5,
             compaction_bytes_per_s: Some(64 << 20),
             allow_network: false,
@@ -418,6 +420,11 @@ impl Options {
         /// Minimum time between two refreshes for missing keys, which read what other writers have committed (default:
         /// 1 s).
         refresh_interval: Duration;
+        /// How long a call of [`Store::get_or_compute_rows`](crate::Store::get_or_compute_rows) or
+        /// [`Store::get_or_compute`](crate::Store::get_or_compute) waits in all for other processes that compute the
+        /// same keys, before it computes them too (default: 30 s; zero: processes do not wait for each other). Give
+        /// more than a batch takes to compute. A process that ends no longer computes: others continue at once.
+        lease_timeout: Duration;
         /// The share of live rows up to which a sealed segment is compacted in the background, after merges and when
         /// the store is idle (default: 0.5; 0: off). Closing compacts stores of up to 64 MiB of which half is dead.
         compaction_live_share: f64;

@@ -8,6 +8,7 @@ use crate::dtype::Dtype;
 use crate::engine::follow::refresh;
 use crate::engine::open::open_reader;
 use crate::engine::options::Options;
+use crate::engine::read::again::unless_gone;
 use crate::engine::read::copy::get_leaves_into;
 use crate::engine::read::get::{contains_batch, get_batch};
 use crate::engine::read::locate::{Location, locate};
@@ -83,7 +84,8 @@ impl Reader {
     /// [`Error::Item`] for a key that cannot be used: of another kind ([`Error::KeyKind`]), too long
     /// ([`Error::TooLarge`]) or negative ([`Error::Invalid`]); IO errors.
     pub fn get_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<Vec<Lookup>> {
-        get_batch(&self.state, keys.into())
+        let keys = keys.into();
+        unless_gone(&self.state, || get_batch(&self.state, keys))
     }
 
     /// Copies the rows of `keys` into the caller's contiguous `[keys, …row_shape]` buffer: the fastest read. `found`
@@ -134,11 +136,24 @@ impl Reader {
         &self,
         keys: Keys<'_>,
         leaves: Vec<WantedLeaf<'_>>,
-        outs: Vec<&mut [u8]>,
+        mut outs: Vec<&mut [u8]>,
         found: &mut [bool],
     ) -> Result<usize> {
         let wanted = Wanted::new(leaves, keys.len(), &outs, found.len())?;
-        get_leaves_into(&self.state, keys, &wanted, outs, found)
+        self.copy_wanted(keys, &wanted, &mut outs, found)
+    }
+
+    fn copy_wanted(
+        &self,
+        keys: Keys<'_>,
+        wanted: &Wanted<'_>,
+        outs: &mut [&mut [u8]],
+        found: &mut [bool],
+    ) -> Result<usize> {
+        unless_gone(&self.state, || {
+            let outs = outs.iter_mut().map(|out| &mut **out).collect();
+            get_leaves_into(&self.state, keys, wanted, outs, found)
+        })
     }
 
     /// [`Reader::get_batch_into`] for values of several leaves: copies each leaf that has a buffer, in one pass over the
@@ -194,10 +209,9 @@ impl Reader {
         found: &mut [bool],
     ) -> Result<usize> {
         let keys = keys.into();
-        let outs: Vec<&mut [u8]> = outs.iter_mut().map(|out| &mut **out).collect();
         let restores = self.state.options().restore_dtype;
-        let wanted = Wanted::whole(schema, restores, keys.len(), &outs, found.len())?;
-        get_leaves_into(&self.state, keys, &wanted, outs, found)
+        let wanted = Wanted::whole(schema, restores, keys.len(), outs, found.len())?;
+        self.copy_wanted(keys, &wanted, outs, found)
     }
 
     /// Copies tensors whose first dimension differs from row to row, such as tokens × width, one after another into
@@ -233,8 +247,8 @@ impl Reader {
         offsets: &mut Vec<usize>,
         found: &mut [bool],
     ) -> Result<usize> {
-        let ragged = Ragged { path, dtype: T::DTYPE, entry_shape };
-        get_ragged_into(&self.state, keys.into(), ragged, out, offsets, found)
+        let (keys, ragged) = (keys.into(), Ragged { path, dtype: T::DTYPE, entry_shape });
+        unless_gone(&self.state, || get_ragged_into(&self.state, keys, ragged, out, offsets, found))
     }
 
     /// [`Reader::get_ragged_into`] for any dtype, into little-endian bytes. Offsets are in entries all the same.
@@ -252,8 +266,8 @@ impl Reader {
         offsets: &mut Vec<usize>,
         found: &mut [bool],
     ) -> Result<usize> {
-        let ragged = Ragged { path, dtype, entry_shape };
-        get_ragged_into(&self.state, keys.into(), ragged, out, offsets, found)
+        let (keys, ragged) = (keys.into(), Ragged { path, dtype, entry_shape });
+        unless_gone(&self.state, || get_ragged_into(&self.state, keys, ragged, out, offsets, found))
     }
 
     /// The shape of the leaf at `path` ([`crate::Leaf::path`]; `value` for values that are a tensor) of each key; `None`
@@ -263,7 +277,8 @@ impl Reader {
     /// Those of [`Reader::contains_batch`]; [`Error::Item`] with [`Error::Mismatch`] if a value has no such leaf, or it
     /// is a string or a byte string.
     pub fn shapes<'a>(&self, keys: impl Into<Keys<'a>>, path: &str) -> Result<Vec<Option<Vec<usize>>>> {
-        shapes(&self.state, keys.into(), path)
+        let keys = keys.into();
+        unless_gone(&self.state, || shapes(&self.state, keys, path))
     }
 
     /// Every structure of values in the store, with the numbers of its rows and segments; those with most rows first.
@@ -294,7 +309,8 @@ impl Reader {
     /// Those of [`Reader::get_batch`]; [`Error::Item`] with [`Error::Corrupt`] if a batch that may hold a key is
     /// damaged.
     pub fn contains_batch<'a>(&self, keys: impl Into<Keys<'a>>) -> Result<Vec<bool>> {
-        contains_batch(&self.state, keys.into())
+        let keys = keys.into();
+        unless_gone(&self.state, || contains_batch(&self.state, keys))
     }
 
     /// Whether `key` exists.

@@ -184,6 +184,23 @@ pub struct SchemaUse {
     pub segments: usize,
 }
 
+/// What [`crate::Store::get_or_compute_rows`] did. The positions of a batch are those that were found, those of
+/// duplicates, and one each for the keys that were computed or waited for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ComputeReport {
+    /// Positions whose rows were found at once.
+    pub found: usize,
+    /// Keys that this call computed.
+    pub computed: usize,
+    /// Keys that other threads or processes computed meanwhile.
+    pub waited: usize,
+    /// Further positions of missing keys.
+    pub duplicates: usize,
+    /// Positions whose rows were damaged, and were therefore computed again.
+    pub damaged: usize,
+}
+
 /// What waits to be written; see [`crate::Store::waiting`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]

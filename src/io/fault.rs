@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{AppendFile, DirEntry, Durability, FileKind, LockGuard, ReadFile, Storage};
+use super::{AppendFile, DirEntry, Durability, FileKind, LockGuard, PositionLocks, ReadFile, Storage};
 use crate::error::{Error, Result};
 
 /// Forwards everything to another storage until its [`Faults`] say otherwise. Clones share them.
@@ -213,6 +213,11 @@ impl Storage for FaultStorage {
     fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>> {
         self.faults.access(path).map_err(|kind| self.error("open the lock file", path, kind))?;
         self.inner.try_lock(path)
+    }
+
+    fn position_locks(&self, path: &Path) -> Result<Option<Box<dyn PositionLocks>>> {
+        self.faults.access(path).map_err(|kind| self.error("open the lock file", path, kind))?;
+        self.inner.position_locks(path)
     }
 
     fn describe(&self, path: &Path) -> PathBuf {

@@ -10,6 +10,7 @@ mod lock;
 #[cfg(any(test, feature = "unstable-storage"))]
 pub mod memory;
 pub(crate) mod mmap;
+mod positions;
 pub(crate) mod residency;
 
 use std::fmt::Debug;
@@ -147,6 +148,12 @@ pub trait Storage: Send + Sync + Debug {
     /// Takes the exclusive lock on the file at `path` (created when missing), or returns `None` if it is held.
     /// Dropping the guard, or the end of the process, releases it.
     fn try_lock(&self, path: &Path) -> Result<Option<Box<dyn LockGuard>>>;
+    /// Opens the file at `path` (created when missing) for locks on its positions. `None` if the storage has no such
+    /// locks, as by default.
+    fn position_locks(&self, path: &Path) -> Result<Option<Box<dyn PositionLocks>>> {
+        let _none = path;
+        Ok(None)
+    }
     /// The name of the network file system that the storage lies on, if it does.
     fn network(&self) -> Result<Option<&'static str>> {
         Ok(None)
@@ -207,4 +214,16 @@ pub trait LockGuard: Send + Sync + Debug {
     fn is_in_place(&self) -> bool {
         true
     }
+}
+
+/// Exclusive locks on single positions of a file, which need not exist in it. The locks of a handle exclude those of
+/// all other handles of the file, in this process and in others. Dropping the handle, or the end of the process,
+/// releases them. No call waits.
+pub trait PositionLocks: Send + Sync + Debug {
+    /// Locks a position below 2^63, or returns `false` if another handle holds it.
+    fn try_lock(&self, position: u64) -> Result<bool>;
+    /// Whether no other handle holds the position now.
+    fn is_free(&self, position: u64) -> Result<bool>;
+    /// Releases a position.
+    fn unlock(&self, position: u64) -> Result<()>;
 }

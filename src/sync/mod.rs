@@ -18,13 +18,31 @@ pub(crate) use system::*;
 
 #[cfg(not(all(test, feature = "model")))]
 mod system {
+    use std::sync::LazyLock;
     pub(crate) use std::sync::atomic;
-    pub(crate) use std::thread::{Builder, JoinHandle, sleep};
-    #[cfg(debug_assertions)]
+    pub(crate) use std::thread::{Builder, JoinHandle, ThreadId, sleep};
     pub(crate) use std::thread_local;
 
     pub(crate) use arc_swap::{ArcSwap, Guard};
     pub(crate) use parking_lot::{
         Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockUpgradableReadGuard, RwLockWriteGuard,
     };
+
+    /// The calling thread.
+    pub(crate) fn this_thread() -> ThreadId {
+        std::thread::current().id()
+    }
+
+    /// A value that all threads of the process share, made at its first use.
+    pub(crate) struct Global<T>(LazyLock<T>);
+
+    impl<T> Global<T> {
+        pub(crate) const fn new(make: fn() -> T) -> Self {
+            Self(LazyLock::new(make))
+        }
+
+        pub(crate) fn get(&'static self) -> &'static T {
+            &self.0
+        }
+    }
 }

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) use arc_swap::Guard;
+use shuttle::lazy_static::Lazy;
 use shuttle::rand::Rng;
 pub(crate) use shuttle::sync::atomic;
 use shuttle::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+pub(crate) use shuttle::thread::ThreadId;
 pub(crate) use shuttle::thread_local;
 use shuttle::{sync, thread};
 
@@ -253,5 +255,23 @@ impl<T> JoinHandle<T> {
 
     pub(crate) fn is_finished(&self) -> bool {
         self.finished.load(Ordering::SeqCst)
+    }
+}
+
+/// The calling thread.
+pub(crate) fn this_thread() -> ThreadId {
+    thread::current().id()
+}
+
+/// A value that all threads of one schedule share.
+pub(crate) struct Global<T: Sync + 'static>(Lazy<T>);
+
+impl<T: Sync> Global<T> {
+    pub(crate) const fn new(make: fn() -> T) -> Self {
+        Self(Lazy::new(make))
+    }
+
+    pub(crate) fn get(&'static self) -> &'static T {
+        self.0.get()
     }
 }

@@ -10,6 +10,8 @@
 #[macro_use]
 mod storages;
 
+mod absent;
+mod adoption;
 mod backup;
 mod bad_input;
 mod batch_errors;
@@ -17,6 +19,7 @@ mod compaction;
 mod compaction_files;
 mod compaction_stops;
 mod compaction_values;
+mod compute;
 mod crash;
 mod damage;
 mod faults;
@@ -26,6 +29,7 @@ mod forged;
 mod golden;
 mod interop;
 mod lanes;
+mod leases;
 mod leaves;
 mod limits;
 mod merge_stores;

@@ -12,7 +12,7 @@ pub struct Counts {
     pub misses: u64,
     /// Samples that occurred again in their batch, and were not computed again.
     pub duplicates: u64,
-    /// Samples that another thread was computing, and whose result was waited for.
+    /// Samples that another thread or process was computing, and whose result was waited for.
     pub waited: u64,
     /// Samples that were computed and not kept, because a byte cap was reached, another rank writes, the folder is read
     /// only, or the store failed.

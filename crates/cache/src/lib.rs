@@ -58,7 +58,6 @@ mod keys;
 mod log;
 mod rank;
 mod store;
-mod threads;
 mod values;
 
 pub use crate::counters::{Counts, HeldRows};

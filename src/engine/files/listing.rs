@@ -9,7 +9,7 @@ use crate::io::{FileKind, Storage};
 use crate::names::{self, SegmentId, SegmentName};
 
 /// Names in the segments folder.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Listing {
     pub sealed: Vec<SegmentId>,
     /// Active segments without a sealed file of the same number.

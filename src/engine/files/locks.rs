@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::engine::options::Lane as LaneChoice;
 use crate::error::{Error, Result};
 use crate::io::{LockGuard, Storage};
-use crate::names;
+use crate::names::{self, SegmentName};
 use crate::sync::sleep;
 
 /// How long to wait for another process that is opening the same store.
@@ -14,18 +14,36 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(60);
 /// How long to wait for a lane that was requested by its number.
 const LANE_PATIENCE: Duration = Duration::from_millis(20);
 
-/// Locks the lane that `choice` asks for.
+/// The lanes that have active segments. If such a lane is free, its writer was killed.
+fn lanes_with_active_segments(storage: &dyn Storage) -> Result<Vec<u16>> {
+    let mut lanes = Vec::new();
+    let listed = match storage.list(Path::new(names::SEGMENTS)) {
+        Err(error) if error.is_not_found() => return Ok(lanes),
+        listed => listed?,
+    };
+    for entry in listed {
+        if let SegmentName::Active(id) = names::parse_segment(&entry.name) {
+            lanes.push(id.lane);
+        }
+    }
+    lanes.dedup();
+    Ok(lanes)
+}
+
+/// Locks the lane that `choice` asks for. [`LaneChoice::Auto`] first tries the lanes of killed writers, whose active
+/// segments only the writer of their lane can seal.
 ///
 /// # Errors
 /// [`Error::LaneBusy`]; IO errors, of kind `PermissionDenied` for another user's lane.
 pub(crate) fn take_lane(storage: &dyn Storage, choice: LaneChoice) -> Result<(u16, Box<dyn LockGuard>)> {
-    let candidates = match choice {
-        LaneChoice::Number(number) => number..=number,
-        LaneChoice::Auto => 0..=u16::MAX,
+    let (unsealed, others) = match choice {
+        LaneChoice::Number(number) => (Vec::new(), number..=number),
+        LaneChoice::Auto => (lanes_with_active_segments(storage)?, 0..=u16::MAX),
     };
+    let lane = *others.start();
     // A process that checks which lanes have writers holds the lock for a moment.
     let patience = if choice == LaneChoice::Auto { Duration::ZERO } else { LANE_PATIENCE };
-    for number in candidates.clone() {
+    for number in unsealed.into_iter().chain(others) {
         let path = names::lane_lock(number);
         match retry(patience, || try_lane(storage, &path)) {
             Ok(Some(lock)) => return Ok((number, lock)),
@@ -37,7 +55,6 @@ pub(crate) fn take_lane(storage: &dyn Storage, choice: LaneChoice) -> Result<(u1
             Err(error) => return Err(error),
         }
     }
-    let lane = *candidates.start();
     Err(Error::LaneBusy { lane, path: storage.describe(&names::lane_lock(lane)) })
 }
 

@@ -3,6 +3,7 @@
 //! `cargo test -p tensorcask --features model --lib engine::model`. [`crate::sync`] describes the types that they
 //! replace.
 
+mod flight;
 mod memtable;
 mod queue;
 mod store;

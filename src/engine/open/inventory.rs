@@ -22,6 +22,8 @@ pub(crate) struct Loaded {
     pub segments: Vec<Arc<Segment>>,
     pub damaged: Vec<(SegmentId, Error)>,
     pub unreadable: Vec<(SegmentId, Error)>,
+    /// Whether a file was removed after it was listed.
+    pub is_outdated: bool,
 }
 
 /// Opens segments; uses a few threads for many of them.
@@ -38,7 +40,7 @@ pub(crate) fn load(storage: &dyn Storage, sealed: &[SegmentId]) -> Result<Loaded
             Ok(segment) => loaded.segments.push(Arc::new(segment)),
             Err(error @ Error::Corrupt { .. }) => loaded.damaged.push((id, error)),
             Err(error) if error.is_denied() => loaded.unreadable.push((id, error)),
-            Err(error) if error.is_not_found() => {}
+            Err(error) if error.is_not_found() => loaded.is_outdated = true,
             Err(error) => return Err(error),
         }
     }

@@ -35,13 +35,34 @@ pub(crate) struct Found {
     pub other_copies: Vec<(PathBuf, String)>,
 }
 
-/// Examines everything and changes nothing. `invent` makes the identity of a store that does not exist yet.
+/// The maximum number of looks at a store that keeps changing.
+const LOOKS: usize = 20;
+
+/// Examines everything and changes nothing. `invent` makes the identity of a store that does not exist yet. Looks again
+/// if another process compacts meanwhile: a reader locks nothing, and a listing may show neither a new segment nor those
+/// that it replaced.
 pub(crate) fn look(
     storage: Arc<dyn Storage>,
     options: Options,
     read_only: bool,
-    invent: impl FnOnce(&Options) -> Option<StoreIdentity>,
+    invent: impl Fn(&Options) -> Option<StoreIdentity>,
 ) -> Result<Found> {
+    for _ in 1..LOOKS {
+        let (found, is_outdated) = look_once(Arc::clone(&storage), options.clone(), read_only, &invent)?;
+        if !is_outdated && (found.missing.is_empty() || list(&*storage)? == found.listing) {
+            return Ok(found);
+        }
+    }
+    look_once(storage, options, read_only, &invent).map(|(found, _)| found)
+}
+
+/// Returns what there is, and whether a segment was removed after it was listed.
+fn look_once(
+    storage: Arc<dyn Storage>,
+    options: Options,
+    read_only: bool,
+    invent: &impl Fn(&Options) -> Option<StoreIdentity>,
+) -> Result<(Found, bool)> {
     // Read runs before segments: the segments that a run covers were sealed before the run was made.
     let runs = Runs::read(&*storage)?;
     let listing = list(&*storage).map_err(|error| match identity::read(&*storage) {
@@ -49,6 +70,7 @@ pub(crate) fn look(
         _ => error,
     })?;
     let loaded = load(&*storage, &listing.sealed)?;
+    let is_outdated = loaded.is_outdated;
     let recorded = match identity::read(&*storage) {
         // A reader uses the identity in the segments. A writer would replace the file.
         Err(error) if read_only && error.is_denied() => Recorded::Damaged(error),
@@ -61,7 +83,8 @@ pub(crate) fn look(
     let runs = runs.of_store(&state);
     let (missing, numbers) = missing(&state, &inventory, &listing, &runs.covered())?;
     let other_copies = signs_of_other_copies(state.storage(), state.identity().store())?;
-    Ok(Found { state, recorded, listing, inventory, runs, missing, numbers, other_copies })
+    let found = Found { state, recorded, listing, inventory, runs, missing, numbers, other_copies };
+    Ok((found, is_outdated))
 }
 
 impl Found {

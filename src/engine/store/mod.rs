@@ -1,6 +1,8 @@
 //! The store: a reader that can also write.
 
+mod absent;
 mod background;
+mod compute;
 mod copies;
 mod deletes;
 mod maintenance;
@@ -13,6 +15,8 @@ use crate::buffers::Buffers;
 use crate::codec::Codec;
 use crate::dtype::Dtype;
 use crate::engine::compact::remove_row_maps;
+use crate::engine::flight::claims::Flight;
+use crate::engine::leases::Leases;
 use crate::engine::lock_order::{Rank, RankedMutex};
 use crate::engine::observe::Operation;
 use crate::engine::open::open_writer;
@@ -61,7 +65,12 @@ struct Inner {
     lane: u16,
     thread: RankedMutex<Option<JoinHandle<()>>>,
     background: Arc<Background>,
+    flight: Flight,
+    leases: Leases,
 }
+
+/// Puts rows, either complete or without their data, which are passed beside them.
+type PutChunk<'a> = &'a mut dyn FnMut(Columns, Option<&[u8]>) -> Result<()>;
 
 impl Store {
     /// Opens the store of `module_id` under `cache_dir` with default [`Options`]; creates or recovers it if needed.
@@ -102,7 +111,9 @@ impl Store {
         let thread = RankedMutex::new(Rank::Close, thread);
         let reader = Reader::new(Arc::clone(&state), report);
         let background = Background::start(&state, &queue, &writer, &merger, number);
-        let inner = Inner { state, queue, puts, writer, merger, lane: number, thread, background };
+        let leases = Leases::new(Arc::clone(&state), number);
+        let flight = Flight::default();
+        let inner = Inner { state, queue, puts, writer, merger, lane: number, thread, background, flight, leases };
         Ok(Self { reader, inner: Arc::new(inner) })
     }
 
@@ -135,7 +146,11 @@ impl Store {
     /// As [`Store::put`], but an error of one key or value is an [`Error::Item`]; [`Error::Invalid`] if the numbers of
     /// keys and values differ. Nothing is put then.
     pub fn put_batch<'a>(&self, keys: impl Into<Keys<'a>>, values: &[impl AsValue]) -> Result<()> {
-        let keys = keys.into();
+        self.build(keys.into(), values)?.into_iter().try_for_each(|columns| self.inner.puts.put(columns))
+    }
+
+    /// The rows of values of any structure, in order, as batches of one structure each.
+    fn build(&self, keys: Keys<'_>, values: &[impl AsValue]) -> Result<Vec<Columns>> {
         if keys.len() != values.len() {
             return Err(Error::invalid(format!(
                 "{} keys were passed with {} values: pass one value a key",
@@ -144,7 +159,7 @@ impl Store {
             )));
         }
         let puts = &self.inner.puts;
-        let Some(kind) = puts.begin(keys)? else { return Ok(()) };
+        let Some(kind) = puts.begin(keys)? else { return Ok(Vec::new()) };
         let options = self.inner.state.options();
         let mut built: Vec<Columns> = Vec::new();
         let mut builder: Option<(Arc<RowSchema>, ColumnsBuilder)> = None;
@@ -171,7 +186,7 @@ impl Store {
             }
         }
         built.extend(builder.map(|(_, rows)| rows.finish()));
-        built.into_iter().try_for_each(|columns| puts.put(columns))
+        Ok(built)
     }
 
     /// The fast path: puts one contiguous `[keys, …row_shape]` tensor, one row for each key. A row costs no allocation,
@@ -208,7 +223,25 @@ impl Store {
         row_shape: &[usize],
         rows: &[u8],
     ) -> Result<()> {
-        let keys = keys.into();
+        let (puts, mut zero_copy) = (&self.inner.puts, false);
+        self.in_chunks(keys.into(), dtype, row_shape, rows, &mut |columns, values| {
+            let Some(values) = values else { return puts.put(columns) };
+            let is_stored_so = columns.schema.single_tensor().is_some_and(|(stored, _, _)| stored == dtype);
+            zero_copy = is_stored_so && puts.put_zero_copy(&columns, values, zero_copy)?;
+            if zero_copy { Ok(()) } else { puts.put(with_data(columns, dtype, values, puts.buffers())?) }
+        })
+    }
+
+    /// Passes one contiguous `[keys, …row_shape]` tensor to `put`, in order, in chunks of about one write of the writer,
+    /// so that the buffer's bound holds for calls of any size.
+    fn in_chunks(
+        &self,
+        keys: Keys<'_>,
+        dtype: Dtype,
+        row_shape: &[usize],
+        rows: &[u8],
+        put: PutChunk<'_>,
+    ) -> Result<()> {
         let width = dtype.tensor_len_bytes(row_shape).ok_or_else(|| {
             Error::invalid(format!(
                 "a {dtype} row cannot have shape {row_shape:?}: its size overflows or fills no whole bytes"
@@ -234,17 +267,17 @@ impl Store {
         schema.check().map_err(Error::invalid)?;
         let schema = puts.intern(schema);
         let stored = schema.single_tensor().map(|(dtype, _, _)| dtype);
-        let Some(stored) = stored.filter(|_| options.codec == Codec::None) else {
+        if stored.is_none() || options.codec != Codec::None {
             let views = (0..keys.len()).map(|row| {
                 let row = part(rows, row * width, (row + 1) * width)?;
                 TensorView::with_shape_of(dtype, row_shape, row).map(ValueView::Tensor)
             });
-            return self.put_batch(keys, &views.collect::<Result<Vec<_>>>()?);
-        };
-        // Chunks of about one write of the writer, so that the buffer's bound holds for calls of any size.
+            let built = self.build(keys, &views.collect::<Result<Vec<_>>>()?)?;
+            return built.into_iter().try_for_each(|columns| put(columns, None));
+        }
         let most_bytes = options.flush_bytes.min(MAX_COLUMN_LEN_BYTES / 2);
         let most_rows = (most_bytes / width.max(8)).clamp(1, 1 << 20);
-        let (mut start, mut zero_copy) = (0, false);
+        let mut start = 0;
         while start < keys.len() {
             let mut end = start;
             let mut column = KeyBuilder::new(kind, most_rows.min(keys.len() - start));
@@ -259,10 +292,7 @@ impl Store {
             }
             let values = part(rows, start * width, end * width)?;
             let columns = without_data(Arc::clone(&schema), column.finish(), end - start)?;
-            zero_copy = stored == dtype && puts.put_zero_copy(&columns, values, zero_copy)?;
-            if !zero_copy {
-                puts.put(with_data(columns, dtype, values, puts.buffers())?)?;
-            }
+            put(columns, Some(values))?;
             start = end;
         }
         Ok(())

@@ -1,15 +1,19 @@
 //! Puts rows: checks them, makes them readable, and hands them to the writer, or writes them from the caller's memory.
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
 use crate::buffers::Buffers;
 use crate::codec::Decoder;
 use crate::engine::admit::{admit_put, admit_rest, enter_new};
 use crate::engine::lock_order::{Rank, RankedMutex};
+use crate::engine::lookup::find::find;
+use crate::engine::lookup::query::Query;
 use crate::engine::options::Options;
 use crate::engine::rows::decode::value_of;
 use crate::engine::rows::row::{Holder, PendingBatch, Row, Source};
 use crate::engine::state::State;
+use crate::engine::state::memtable::Inserting;
 use crate::engine::threads::concurrently;
 use crate::engine::write::key_kind::claim_key_kind;
 use crate::engine::write::lane::Lane;
@@ -18,7 +22,7 @@ use crate::engine::write::queue::Queue;
 use crate::engine::write::schemas::Schemas;
 use crate::engine::write::writer::Writer;
 use crate::error::{Error, Result};
-use crate::key::{KeyKind, Keys};
+use crate::key::{KeyKind, KeyRef, Keys};
 use crate::schema::RowSchema;
 use crate::segment::build::MAX_COLUMN_LEN_BYTES;
 use crate::segment::columns::{BatchPart, Columns};
@@ -113,18 +117,59 @@ impl Puts {
     /// # Errors
     /// [`Error::Poisoned`], [`Error::Closed`], and those of fixing the kind of keys.
     pub(crate) fn put(&self, columns: Columns) -> Result<()> {
-        let state = &self.state;
+        let hashes = self.make_room(&columns)?;
+        // Held from the queue to the index: of two puts of one key, lookups find the one that is written last.
+        self.enter(self.state.memtable().lock_inserts(), columns, hashes)
+    }
+
+    /// As [`Puts::put`], but only the rows whose keys have no row yet; of rows with one key, the first. Returns which
+    /// were put. `at_fault` makes the error of a row.
+    ///
+    /// # Errors
+    /// As [`Puts::put`]; [`Error::Corrupt`] if damage hides whether a key has a row. Then nothing is put.
+    pub(crate) fn put_absent(
+        &self,
+        columns: Columns,
+        at_fault: impl FnOnce(usize, Error) -> Error,
+    ) -> Result<Vec<bool>> {
+        let hashes = self.make_room(&columns)?;
+        let reserved = len_bytes(&columns, &hashes);
+        // Nobody puts a row between the lookup and the put.
+        let inserting = self.state.memtable().lock_inserts();
+        let absent = absent(&self.state, &columns, &hashes).map_err(|(row, error)| at_fault(row, error));
+        let absent = absent.inspect_err(|_| self.queue.release(reserved))?;
+        let rows: Vec<usize> = absent.iter().enumerate().filter(|(_, absent)| **absent).map(|(row, _)| row).collect();
+        if rows.len() == absent.len() {
+            self.enter(inserting, columns, hashes)?;
+        } else {
+            let taken = columns.take(&rows).ok_or_else(|| Error::internal("rows of a put are out of bounds"));
+            let taken = taken.inspect_err(|_| self.queue.release(reserved))?;
+            let hashes: Vec<u64> = rows.iter().filter_map(|row| hashes.get(*row).copied()).collect();
+            self.queue.release(reserved - if rows.is_empty() { 0 } else { len_bytes(&taken, &hashes) });
+            if !rows.is_empty() {
+                self.enter(inserting, taken, hashes)?;
+            }
+        }
+        Ok(absent)
+    }
+
+    /// Reserves bytes of the queue for rows to put; returns their hashes.
+    fn make_room(&self, columns: &Columns) -> Result<Vec<u64>> {
         self.claim_key_kind(columns.schema.key)?;
         self.merger.hold_back_puts();
-        let hashes = columns.hashes(state.hasher());
-        let len_bytes = columns.len_bytes() + hashes.len() * 8;
-        while !self.queue.reserve(len_bytes, !state.options().synchronous)? {
+        let hashes = columns.hashes(self.state.hasher());
+        while !self.queue.reserve(len_bytes(columns, &hashes), !self.state.options().synchronous)? {
             self.writer.step();
         }
+        Ok(hashes)
+    }
+
+    /// Pushes rows, for which bytes are reserved, to the queue, and inserts them into the index.
+    fn enter(&self, inserting: Inserting<'_>, columns: Columns, hashes: Vec<u64>) -> Result<()> {
+        let state = &self.state;
+        let len_bytes = len_bytes(&columns, &hashes);
         let pending = Arc::new(PendingBatch { columns, hashes, len_bytes, written: OnceLock::new() });
         let source = Source::Pending(Arc::clone(&pending));
-        // Held from the queue to the index: of two puts of one key, lookups find the one that is written last.
-        let inserting = state.memtable().lock_inserts();
         let added = state.memtable().add_batch(source.clone(), pending.columns.rows as u32);
         let id = added.inspect_err(|_| self.queue.release(len_bytes))?;
         // The writer may begin while the rows are inserted into the index: lookups find them by batch id, wherever they
@@ -204,6 +249,29 @@ impl Puts {
         // Not earlier: if a run already had these rows, they would look like rows that are put again.
         lane.seal_full(state)
     }
+}
+
+/// Bytes of the queue that rows take.
+fn len_bytes(columns: &Columns, hashes: &[u64]) -> usize {
+    columns.len_bytes() + hashes.len() * 8
+}
+
+/// For each row, whether it is the first of its key and the store has no row of that key.
+///
+/// # Errors
+/// A row, and the damage that hides whether its key has one.
+fn absent(state: &State, columns: &Columns, hashes: &[u64]) -> Result<Vec<bool>, (usize, Error)> {
+    let key = |row| KeyRef::Bytes(columns.key(row).unwrap_or_default());
+    let queries: Vec<Query<'_>> =
+        hashes.iter().enumerate().map(|(row, hash)| Query { key: key(row), hash: *hash }).collect();
+    find(state, &queries, |located| match located.errors.into_iter().next() {
+        Some(damaged) => Err(damaged),
+        None => {
+            let mut seen = HashSet::new();
+            let is_absent = |row: &Option<Row<'_>>| row.as_ref().is_none_or(Row::is_tombstone);
+            Ok(located.rows.iter().zip(&queries).map(|(row, query)| is_absent(row) && seen.insert(query.key)).collect())
+        }
+    })
 }
 
 /// Fails if a value of `len_bytes` is larger than the options allow.

@@ -12,7 +12,8 @@ use super::append::DiskAppend;
 use super::group::{share_file, share_folder, unless_denied};
 use super::lock::DiskLock;
 use super::mmap::{GrowingMap, open_regular};
-use super::{AppendFile, DirEntry, FileKind, LockGuard, ReadFile, Storage};
+use super::positions::{self, DiskPositions};
+use super::{AppendFile, DirEntry, FileKind, LockGuard, PositionLocks, ReadFile, Storage};
 use crate::error::{Error, Result};
 
 /// A folder of the file system, and what lies below it.
@@ -215,6 +216,17 @@ impl Storage for DiskStorage {
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(e)) => Err(Error::io("lock", path, e)),
         }
+    }
+
+    fn position_locks(&self, path: &Path) -> Result<Option<Box<dyn PositionLocks>>> {
+        if !positions::SUPPORTED {
+            return Ok(None);
+        }
+        let path = self.resolve(path)?;
+        let opened = open_own(OpenOptions::new().create(true).truncate(false).write(true), &path);
+        let file = opened.map_err(|e| Error::io("open the lock file", &path, e))?;
+        unless_denied(share_file(&file, &path, self.group_writable))?;
+        Ok(Some(Box::new(DiskPositions::new(file, path))))
     }
 
     fn describe(&self, path: &Path) -> PathBuf {

@@ -225,6 +225,31 @@ fn locks() {
 }
 
 #[test]
+fn positions_are_locked_for_other_handles() {
+    over_all(|storage| {
+        let open = || storage.position_locks(p("positions")).unwrap();
+        // Not every system has them.
+        let (Some(one), Some(two)) = (open(), open()) else { return };
+        let far = (1 << 63) - 1;
+        for position in [0, 7, far] {
+            assert!(one.try_lock(position).unwrap() && one.try_lock(position).unwrap());
+            assert!(one.is_free(position).unwrap() && !two.is_free(position).unwrap());
+            assert!(!two.try_lock(position).unwrap());
+        }
+        assert!(two.try_lock(8).unwrap() && !one.try_lock(8).unwrap());
+        // A position that another handle holds is not released.
+        two.unlock(7).unwrap();
+        assert!(!two.is_free(7).unwrap());
+        one.unlock(7).unwrap();
+        assert!(two.is_free(7).unwrap() && two.try_lock(7).unwrap() && !one.is_free(7).unwrap());
+        drop(one);
+        assert!(two.try_lock(0).unwrap() && two.try_lock(far).unwrap());
+        assert_eq!(storage.len_bytes(p("positions")).unwrap(), 0);
+        assert_eq!(kind(storage.position_locks(p("no/positions"))), ErrorKind::NotFound);
+    });
+}
+
+#[test]
 fn the_file_system_can_be_asked_before_the_root_is_there() {
     let folder = tempfile::tempdir().unwrap();
     DiskStorage::new(folder.path().join("not/yet")).file_system_is_network().unwrap();

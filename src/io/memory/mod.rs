@@ -1,5 +1,7 @@
 //! [`Storage`] in memory that can simulate a power failure.
 
+mod positions;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{ErrorKind, IoSlice};
@@ -9,8 +11,9 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use parking_lot::{Mutex, RwLock};
 
+use self::positions::Positions;
 use super::disk::{beyond_end, relative, shorter_than_kept};
-use super::{AppendFile, DirEntry, Durability, FileKind, LockGuard, ReadFile, Storage};
+use super::{AppendFile, DirEntry, Durability, FileKind, LockGuard, PositionLocks, ReadFile, Storage};
 use crate::error::{Error, Result};
 
 /// A folder tree in memory, for stores that need not outlive the process and for tests. Clones share the tree.
@@ -21,6 +24,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Default)]
 pub struct MemoryStorage {
     tree: Arc<Mutex<Tree>>,
+    positions: Positions,
 }
 
 #[derive(Debug, Default)]
@@ -226,7 +230,7 @@ impl MemoryStorage {
             left.live.insert(path, node);
         }
         left.durable = left.live.clone();
-        Self { tree: Arc::new(Mutex::new(left)) }
+        Self { tree: Arc::new(Mutex::new(left)), positions: Positions::default() }
     }
 
     /// Test help: flips the bits `xor` of the byte at `offset`. Bytes handed out before are unchanged.
@@ -377,6 +381,17 @@ impl Storage for MemoryStorage {
             }
             let guard = MemoryLock { tree: Arc::clone(&self.tree), path: path.to_owned() };
             Ok(Some(Box::new(guard) as Box<dyn LockGuard>))
+        })
+    }
+
+    fn position_locks(&self, path: &Path) -> Result<Option<Box<dyn PositionLocks>>> {
+        self.with("lock", path, |tree, path| {
+            match tree.create(path) {
+                Ok(_) | Err(ErrorKind::AlreadyExists) => {}
+                Err(kind) => return Err(kind),
+            }
+            tree.file(path)?;
+            Ok(Some(Box::new(self.positions.open(path)) as Box<dyn PositionLocks>))
         })
     }
 

@@ -3,13 +3,14 @@
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
+use tensorcask::flight::nested;
+use tensorcask::flight::waits::{self, Waited};
+
 use crate::error::{Error, Result, invalid};
 use crate::framework::Framework;
 use crate::keys::ids::{Ids, IntoIds};
 use crate::layer::cached::Cached;
 use crate::layer::inner::Loads;
-use crate::threads::nested;
-use crate::threads::waits::{self, Waited};
 use crate::values::input::{Inputs, IntoInputs};
 use crate::values::output::Output;
 

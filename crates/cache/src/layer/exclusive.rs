@@ -7,11 +7,11 @@ use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
+use tensorcask::flight::waits::{Lock, Locked};
 
 use crate::error::Result;
 use crate::framework::Framework;
 use crate::layer::compute::Compute;
-use crate::threads::waits::{Lock, Locked};
 use crate::values::input::Inputs;
 use crate::values::output::Output;
 

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
+use tensorcask::flight::nested::Nested;
 
 use crate::counters::{Counters, Counts};
 use crate::error::{Result, invalid};
@@ -17,7 +18,6 @@ use crate::layer::held::Held;
 use crate::layer::options::{CacheOptions, OnStoreError};
 use crate::store::backend::{Space, is_full, is_of_disk, is_read_only};
 use crate::store::space::{Opening, Place, Spaces};
-use crate::threads::nested::Nested;
 use crate::values::input::Inputs;
 use crate::values::output::Output;
 use crate::values::rounding::Rounding;
@@ -226,6 +226,13 @@ impl<F: Framework> Inner<F> {
         let mut warnings = self.warnings.lock();
         if warnings.len() < MOST_WARNINGS && !warnings.contains(&warning) {
             warnings.push(warning);
+        }
+    }
+
+    /// As `warn`, unless the caller was warned of it before.
+    pub(crate) fn warn_once(&self, warning: String) {
+        if !self.warnings.lock().contains(&warning) {
+            self.warn(warning);
         }
     }
 

@@ -358,6 +358,15 @@ impl<F: Framework> CacheOptions<F> {
         self
     }
 
+    /// How long a call waits in all for other processes that compute the same samples, before it computes them too
+    /// (default: 30 s; zero: processes do not wait for each other). Give more than a batch takes to compute. If a
+    /// process ends, others continue at once. See [`Options::lease_timeout`].
+    #[must_use]
+    pub fn lease_timeout(mut self, time: Duration) -> Self {
+        self.engine = self.engine.lease_timeout(time);
+        self
+    }
+
     /// Changes the store's own options: segment sizes, durability level, verification of checksums.
     #[must_use]
     pub fn engine(mut self, change: impl FnOnce(Options) -> Options) -> Self {

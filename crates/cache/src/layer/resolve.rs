@@ -1,12 +1,14 @@
 //! One call: looks a batch up, computes and keeps missing rows, and assembles the result.
 
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering;
 
-use tensorcask::{Error as StoreError, Key, Value};
+use tensorcask::flight::{Work, complete};
+use tensorcask::{Durability, Key, Store, Value};
 
 use crate::counters::{Counters, add};
-use crate::error::{Result, invalid};
+use crate::error::{Error, Result, invalid};
 use crate::framework::Framework;
 use crate::keys::key::{BatchKeys, layout};
 use crate::layer::compute::Compute;
@@ -15,12 +17,14 @@ use crate::layer::gather::{Computed, Rows, empty_batch, value_len_bytes};
 use crate::layer::inner::{Batch, Inner, Load, Loads};
 use crate::layer::options::Weights;
 use crate::store::used::Room;
-use crate::threads::flight::{Claimed, Flight};
 use crate::values::output::Output;
 use crate::values::tree::{Ragged, check_batch, split};
 
 /// The number of attempts of a call whose weights change while it computes.
 const MOST_TRIES: usize = 8;
+
+/// The start of the warning that no leases are taken.
+const LEASES: &str = "several processes may compute the same samples, as none can reserve them";
 
 /// The maximum number of empty batches that are remembered.
 const MOST_EMPTIES: usize = 100;
@@ -132,65 +136,27 @@ impl<F: Framework> Inner<F> {
         Ok(rows)
     }
 
-    /// Computes the rows at `open`, or waits for other threads that compute them.
+    /// Computes the missing rows at `open`, or waits for other threads and processes that compute them.
     fn complete(
         &self,
         batch: &Batch<'_>,
         rows: &mut Rows<F>,
-        mut open: Vec<usize>,
-        mut landings: u64,
+        open: Vec<usize>,
+        landings: u64,
         load: Load<'_, F>,
     ) -> Result<Completed<F>> {
-        let Batch { spaces, keys, .. } = *batch;
-        let owned = |at: &[usize]| -> Vec<Key> { at.iter().filter_map(|&at| keys.get(at)).collect() };
-        // Claims that are not waited for, as their threads wait for this one.
-        let mut passed_by = Vec::new();
-        while !open.is_empty() {
-            let Claimed { claim, got, others: claims } = spaces.flight.claim(&owned(&open), &passed_by);
-            let chosen = |mine: bool| -> Vec<usize> {
-                open.iter().zip(&got).filter(|(_, got)| **got == mine).map(|(&at, _)| at).collect()
-            };
-            let (mut mine, others) = (chosen(true), chosen(false));
-            if spaces.flight.landings() != landings {
-                mine = self.look_again(batch, rows, &mine)?;
-            }
-            if !mine.is_empty() {
-                let whole = mine.len() == keys.len()
-                    && self.rounding.is_exact()
-                    && self.options.ragged == Ragged::List
-                    && self.options.memory_device.is_none();
-                // This runs while the module is locked, as the next call may reuse the output buffer.
-                let done = self.compute(batch.sign, load, &mine, &mut |output| {
-                    let computed = Computed::of(output, mine.len())?;
-                    self.keep(batch, &mine, &computed)?;
-                    if whole {
-                        return output.try_map(&mut F::own).map(Completed::Whole);
-                    }
-                    let values = match computed {
-                        Computed::Values(values) => values,
-                        Computed::Single(_) => split(output, mine.len())?,
-                    };
-                    rows.take(&mine, self.as_read(values)?.into_iter().map(Some))?;
-                    Ok(Completed::Rows)
-                })?;
-                match done {
-                    None => return Ok(Completed::Changed),
-                    Some(Completed::Rows) => {}
-                    Some(other) => return Ok(other),
-                }
-            }
-            drop(claim);
-            if others.is_empty() {
-                break;
-            }
-            passed_by.extend(Flight::wait(&claims)?);
-            landings = spaces.flight.landings();
-            open = self.look_again(batch, rows, &others)?;
+        // A store that failed is reported where outputs are put.
+        let store = batch.space.store().ok().flatten();
+        let leases = store.as_ref().map(Store::leases);
+        let mut missing = Missing { inner: self, batch, rows, load };
+        let stopped = complete(&batch.spaces.flight, leases, &mut missing, open, landings)?;
+        if let Some(failure) = store.as_ref().and_then(Store::lease_failure) {
+            self.warn_once(format!("{LEASES}: {failure}"));
         }
-        Ok(Completed::Rows)
+        Ok(stopped.unwrap_or(Completed::Rows))
     }
 
-    /// Adds the rows at `at` that other threads have finished meanwhile; returns the positions still missing.
+    /// Adds the rows at `at` that other threads or processes have finished meanwhile; returns the positions still missing.
     fn look_again(&self, batch: &Batch<'_>, rows: &mut Rows<F>, at: &[usize]) -> Result<Vec<usize>> {
         let again = self.read(batch, &batch.keys.select(at))?;
         let missing: Vec<usize> = again.missing().iter().filter_map(|&place| at.get(place).copied()).collect();
@@ -275,20 +241,71 @@ impl<F: Framework> Inner<F> {
             }
             Computed::Values(values) => keys.with(|keys| store.put_batch(keys, values)),
         };
-        put.map_err(|error| match error {
-            // Maps the position in the put to the position in the call.
-            StoreError::Item(mut item) => {
-                item.position = at.get(item.position).copied().unwrap_or(item.position);
-                StoreError::Item(item)
-            }
-            other => other,
-        })?;
+        put.map_err(|error| error.at_positions(at))?;
         Ok(Some(len_bytes))
     }
 
     /// Transfers the output to the caller's device.
     fn deliver(&self, output: Output<F>, device: F::Device) -> Result<Output<F>> {
         output.try_map(&mut |tensor| F::deliver(tensor, device.clone(), &self.options.settings))
+    }
+}
+
+/// A batch whose missing rows are computed.
+struct Missing<'a, 'b, F: Framework> {
+    inner: &'a Inner<F>,
+    batch: &'a Batch<'b>,
+    rows: &'a mut Rows<F>,
+    load: Load<'a, F>,
+}
+
+impl<F: Framework> Work for Missing<'_, '_, F> {
+    type Error = Error;
+    type Stop = Completed<F>;
+
+    fn keys(&self, at: &[usize]) -> Vec<Key> {
+        at.iter().filter_map(|&at| self.batch.keys.get(at)).collect()
+    }
+
+    fn look_again(&mut self, at: &[usize]) -> Result<Vec<usize>> {
+        self.inner.look_again(self.batch, self.rows, at)
+    }
+
+    fn compute(&mut self, at: &[usize]) -> Result<ControlFlow<Completed<F>>> {
+        let Self { inner, batch, rows, load } = self;
+        let whole = at.len() == batch.keys.len()
+            && inner.rounding.is_exact()
+            && inner.options.ragged == Ragged::List
+            && inner.options.memory_device.is_none();
+        // This runs while the module is locked, as the next call may reuse the output buffer.
+        let done = inner.compute(batch.sign, &mut **load, at, &mut |output| {
+            let computed = Computed::of(output, at.len())?;
+            inner.keep(batch, at, &computed)?;
+            if whole {
+                return output.try_map(&mut F::own).map(Completed::Whole);
+            }
+            let values = match computed {
+                Computed::Values(values) => values,
+                Computed::Single(_) => split(output, at.len())?,
+            };
+            rows.take(at, inner.as_read(values)?.into_iter().map(Some))?;
+            Ok(Completed::Rows)
+        })?;
+        Ok(match done {
+            None => ControlFlow::Break(Completed::Changed),
+            Some(Completed::Rows) => ControlFlow::Continue(()),
+            Some(other) => ControlFlow::Break(other),
+        })
+    }
+
+    fn publish(&mut self) -> Result<()> {
+        let Ok(Some(store)) = self.batch.space.store() else { return Ok(()) };
+        let flushed = store.flush_with(Durability::Buffered);
+        flushed.or_else(|error| self.inner.forgive(Some(self.batch.space), error.into()))
+    }
+
+    fn recursion(&self) -> Error {
+        invalid("a computation, or the loading of its inputs, asked for the very sample that it is to make")
     }
 }
 

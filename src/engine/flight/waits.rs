@@ -16,12 +16,11 @@
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, LazyLock};
-use std::thread::ThreadId;
+use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-
-use super::nested;
+use crate::engine::flight::nested;
+use crate::engine::lock_order::{Rank, RankedGuard, RankedMutex};
+use crate::sync::{Condvar, Global, Mutex, ThreadId, this_thread};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -51,8 +50,23 @@ struct Table {
     serving: HashMap<ThreadId, Vec<ThreadId>>,
 }
 
-static TABLE: LazyLock<Mutex<Table>> = LazyLock::new(Mutex::default);
-static CHANGED: Condvar = Condvar::new();
+/// The table of this process. It is locked by threads that hold no lock of a store.
+struct Waits {
+    table: RankedMutex<Table>,
+    changed: Condvar,
+}
+
+static WAITS: Global<Waits> =
+    Global::new(|| Waits { table: RankedMutex::new(Rank::Waits, Table::default()), changed: Condvar::new() });
+
+fn lock_table() -> RankedGuard<'static, Table> {
+    WAITS.get().table.lock()
+}
+
+/// Makes waiting threads look again whether their waits are over.
+fn wake_all() {
+    WAITS.get().changed.notify_all();
+}
 
 impl Table {
     fn number(&mut self) -> u64 {
@@ -132,7 +146,7 @@ impl Table {
             }
         }
         self.waiting.remove(&caller);
-        CHANGED.notify_all();
+        wake_all();
     }
 }
 
@@ -152,14 +166,16 @@ fn wait(
     awaited: &Awaited,
     mut over: impl FnMut(&Table) -> bool,
     mut look: impl FnMut(&Table, ThreadId) -> Option<Waited>,
-) -> (Waited, MutexGuard<'static, Table>) {
-    let me = std::thread::current().id();
-    let mut table = TABLE.lock();
+) -> (Waited, RankedGuard<'static, Table>) {
+    let me = this_thread();
+    let mut table = lock_table();
     loop {
         if let Some((caller, job)) = table.jobs.get_mut(&me).and_then(VecDeque::pop_front) {
             table.waiting.remove(&me);
             table.serving.entry(me).or_default().push(caller);
-            MutexGuard::unlocked(&mut table, job);
+            drop(table);
+            job();
+            table = lock_table();
             table.served(me, caller);
             continue;
         }
@@ -171,9 +187,9 @@ fn wait(
         }
         // A new wait may complete a cycle that another thread can break.
         if table.waiting.insert(me, awaited.clone()).is_none() {
-            CHANGED.notify_all();
+            wake_all();
         }
-        CHANGED.wait(&mut table);
+        table.wait(&WAITS.get().changed);
     }
 }
 
@@ -182,14 +198,18 @@ fn wait(
 pub struct Claim(u64);
 
 impl Claim {
+    /// A new claim of this thread.
+    #[expect(clippy::new_without_default, reason = "each claim is another one")]
     pub fn new() -> Self {
-        let mut table = TABLE.lock();
-        let (number, me) = (table.number(), std::thread::current().id());
+        let mut table = lock_table();
+        let (number, me) = (table.number(), this_thread());
         let level = table.level(me);
         table.claims.insert(number, (me, level));
         Self(number)
     }
 
+    /// Its number, by which others wait for it.
+    #[must_use]
     pub const fn number(&self) -> u64 {
         self.0
     }
@@ -197,8 +217,8 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        TABLE.lock().claims.remove(&self.0);
-        CHANGED.notify_all();
+        lock_table().claims.remove(&self.0);
+        wake_all();
     }
 }
 
@@ -227,13 +247,15 @@ pub struct Lock(u64);
 pub struct Locked<'a>(&'a Lock);
 
 impl Lock {
+    /// A new lock, which nobody holds.
+    #[expect(clippy::new_without_default, reason = "each lock is another one")]
     pub fn new() -> Self {
-        Self(TABLE.lock().number())
+        Self(lock_table().number())
     }
 
     /// Acquires the lock; `None` if its holder waits for this thread, see [`Lock::delegate`].
     pub fn lock(&self) -> Option<Locked<'_>> {
-        let me = std::thread::current().id();
+        let me = this_thread();
         let owner = |table: &Table| table.locks.get(&self.0).map(|(owner, _)| *owner).filter(|owner| *owner != me);
         let look = |table: &Table, me| {
             owner(table).is_some_and(|o| table.waits_for(o, me)).then(|| Waited::Circle(Vec::new()))
@@ -247,10 +269,10 @@ impl Lock {
 
     /// Runs `run` in the thread that holds the lock and waits for this one. `None` if there is no such thread any more.
     pub fn delegate<T: Send + 'static>(&self, run: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        let me = std::thread::current().id();
+        let me = this_thread();
         let result: Arc<Mutex<Option<std::thread::Result<T>>>> = Arc::default();
         let owner = {
-            let mut table = TABLE.lock();
+            let mut table = lock_table();
             let owner = table.locks.get(&self.0).map(|(owner, _)| *owner)?;
             if owner == me || !table.waiting.contains_key(&owner) || !table.waits_for(owner, me) {
                 return None;
@@ -261,7 +283,7 @@ impl Lock {
                 *place.lock() = Some(ran);
             };
             table.jobs.entry(owner).or_default().push_back((me, Box::new(job)));
-            CHANGED.notify_all();
+            wake_all();
             owner
         };
         let _over = wait(&Awaited::Job(owner), |_| result.lock().is_some(), |_, _| None).0;
@@ -272,12 +294,12 @@ impl Lock {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        let mut table = TABLE.lock();
+        let mut table = lock_table();
         if let Some((_, times)) = table.locks.get_mut(&self.0.0) {
             *times -= 1;
             if *times == 0 {
                 table.locks.remove(&self.0.0);
-                CHANGED.notify_all();
+                wake_all();
             }
         }
     }
@@ -291,12 +313,12 @@ pub fn wait_for_thread(thread: ThreadId, mut over: impl FnMut() -> bool) -> Wait
 
 /// Wakes the threads that wait for this one.
 pub fn announce() {
-    let me = std::thread::current().id();
-    TABLE.lock().waiting.retain(|_, awaited| *awaited != Awaited::Ahead(me));
-    CHANGED.notify_all();
+    let me = this_thread();
+    lock_table().waiting.retain(|_, awaited| *awaited != Awaited::Ahead(me));
+    wake_all();
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "model")))]
 mod tests {
     use std::sync::Barrier;
     use std::sync::mpsc::channel;

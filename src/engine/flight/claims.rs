@@ -1,19 +1,23 @@
-//! Single flight: while one thread computes a sample, others wait for it.
+//! Single flight: while one thread computes a key, others wait for it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
-
-use super::waits::{self, Waited, wait_for_claims};
-use crate::error::{Error, Result};
-use tensorcask::Key;
+use crate::engine::flight::waits;
+use crate::engine::lock_order::{Rank, RankedMutex};
+use crate::key::Key;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// The keys that are being computed, and the claims on each. A key has several claims if a thread could not wait.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Flight {
-    keys: Mutex<HashMap<Key, Vec<u64>>>,
+    keys: RankedMutex<HashMap<Key, Vec<u64>>>,
     landings: AtomicU64,
+}
+
+impl Default for Flight {
+    fn default() -> Self {
+        Self { keys: RankedMutex::new(Rank::Flight, HashMap::new()), landings: AtomicU64::new(0) }
+    }
 }
 
 /// Keys that this thread computes. They are released on drop, also if the computation panics.
@@ -26,7 +30,9 @@ pub struct Claim<'a> {
 }
 
 /// The result of [`Flight::claim`].
+#[derive(Debug)]
 pub struct Claimed<'a> {
+    /// The claim on the keys that were free.
     pub claim: Claim<'a>,
     /// For each key, whether it was claimed.
     pub got: Vec<bool>,
@@ -62,21 +68,6 @@ impl Flight {
         let keys = keys.iter().zip(&got).filter(|(_, got)| **got).map(|(key, _)| key.clone()).collect();
         Claimed { claim: Claim { flight: self, keys, number }, got, others }
     }
-
-    /// Waits until none of `claims` is held any more. Returns those that cannot be waited for, because their threads
-    /// wait for this one.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] if this thread, or one that it runs for, holds one of the claims: it would wait for itself.
-    pub fn wait(claims: &[u64]) -> Result<Vec<u64>> {
-        match wait_for_claims(claims) {
-            Waited::Over => Ok(Vec::new()),
-            Waited::Circle(claims) => Ok(claims),
-            Waited::Itself => Err(Error::invalid(
-                "a computation, or the loading of its inputs, asked for the very sample that it is to make",
-            )),
-        }
-    }
 }
 
 impl Drop for Claim<'_> {
@@ -97,8 +88,9 @@ impl Drop for Claim<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "model")))]
 mod tests {
+    use super::waits::{Waited, wait_for_claims};
     use super::*;
 
     #[test]
@@ -112,7 +104,7 @@ mod tests {
                 let second = flight.claim(&keys, &[]);
                 assert_eq!((second.got, second.others.len()), (vec![false, true], 1));
                 drop(second.claim);
-                assert!(Flight::wait(&second.others).unwrap().is_empty());
+                assert_eq!(wait_for_claims(&second.others), Waited::Over);
                 flight.landings()
             });
             while flight.landings() == 0 {
@@ -124,7 +116,7 @@ mod tests {
         let all = flight.claim(&keys, &[]);
         assert_eq!(all.got, [true, true]);
         let again = flight.claim(&keys, &[]);
-        assert!(Flight::wait(&again.others).is_err());
+        assert_eq!(wait_for_claims(&again.others), Waited::Itself);
         // A key whose claim was passed by has two claims, and stays claimed until both are dropped.
         let passing = flight.claim(&keys, &again.others);
         assert_eq!(passing.got, [true, true]);

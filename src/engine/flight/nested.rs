@@ -1,6 +1,8 @@
-//! Nested calls: a module or a loader may call handles, up to a depth.
+//! Nested calls: a computation may ask for other keys, up to a depth.
 
 use std::cell::Cell;
+
+use crate::sync::thread_local;
 
 thread_local! {
     /// The depth of calls in this thread, including those of the thread that it runs a job for.
@@ -16,10 +18,11 @@ pub struct Nested(());
 
 impl Nested {
     /// `None` if the maximum depth is exceeded.
+    #[must_use]
     pub fn enter() -> Option<Self> {
-        let depth = DEPTH.get();
+        let depth = self::depth();
         (depth < MOST_CALLS).then(|| {
-            DEPTH.set(depth + 1);
+            set(depth + 1);
             Self(())
         })
     }
@@ -27,21 +30,26 @@ impl Nested {
 
 impl Drop for Nested {
     fn drop(&mut self) {
-        DEPTH.set(DEPTH.get().saturating_sub(1));
+        set(depth().saturating_sub(1));
     }
 }
 
 /// The depth of calls in this thread.
+#[must_use]
 pub fn depth() -> usize {
-    DEPTH.get()
+    DEPTH.with(Cell::get)
+}
+
+fn set(depth: usize) {
+    DEPTH.with(|current| current.set(depth));
 }
 
 /// Runs a closure on behalf of a thread whose depth of calls is `depth`.
 pub fn at_least<T>(depth: usize, run: impl FnOnce() -> T) -> T {
-    let own = DEPTH.get();
-    DEPTH.set(own.max(depth));
+    let own = self::depth();
+    set(own.max(depth));
     let result = run();
-    DEPTH.set(own);
+    set(own);
     result
 }
 
