@@ -109,12 +109,13 @@ pub use half;
 
 pub use crate::codec::Codec;
 pub use crate::dtype::Dtype;
+pub use crate::engine::caps::{Eviction, Prune};
 pub use crate::engine::options::{Compaction, Lane, Options, Recovery, ValueCacheFill, ValueCachePolicy};
 pub use crate::engine::read::range::Range;
 pub use crate::engine::read::scan::{Entries, KeysIter};
 pub use crate::engine::reader::Reader;
 pub use crate::engine::report::{
-    CompactReport, Damage, Lookup, Missing, OpenReport, Preloaded, Quarantined, Skipped, Stats, ValueCacheStats,
+    CompactReport, Damage, Lookup, Missing, OpenReport, Preloaded, PruneReport, Quarantined, Skipped, Stats, ValueCacheStats,
     VerifyReport, Waiting,
 };
 pub use crate::engine::store::Store;

@@ -212,7 +212,7 @@ fn take_compacted(state: &State, known: &mut Known, compacted: Vec<Segment>) -> 
     }
     for (segment, old, has_all) in entered {
         let hides = hides_deletion(state, &old);
-        replace_segments(state, &segment, &old, has_all)?;
+        replace_segments(state, &segment, &old, has_all, || {})?;
         if hides {
             // Without the tombstones, nothing told of it.
             state.value_cache().supersede_all();

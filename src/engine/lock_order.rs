@@ -14,6 +14,7 @@ use crate::sync::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWri
 pub(crate) enum Rank {
     Close,
     Compaction,
+    Room,
     ShortMerge,
     LongMerge,
     Lane,

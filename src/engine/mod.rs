@@ -4,7 +4,7 @@
 //!
 //! | layer | contents |
 //! | --- | --- |
-//! | [`lock_order`], [`threads`], [`options`], [`report`] | locks with a rank, threads and forks, plain data |
+//! | [`lock_order`], [`threads`], [`caps`], [`options`], [`report`] | locks with a rank, threads and forks, plain data |
 //! | [`files`] | the files in the folder other than segments and runs |
 //! | [`rows`] | rows: where their bytes are, how they are decoded |
 //! | [`state`] | the state that all users of an open store share, by owner |
@@ -14,6 +14,7 @@
 //! | [`findings`] | known damage |
 //! | [`read`], [`write`] | values, copies, scans, checks; the queue, the lane, the merger |
 //! | [`compact`] | rewriting segments without superseded rows |
+//! | [`evict`] | removing whole segments, to keep caps |
 //! | [`open`], [`repair`] | opening, and repairing on close |
 //! | [`reader`], [`store`] | the public handles |
 //! | `model` | model checks of the protocols below; compiled only for them |
@@ -31,6 +32,7 @@
 //! | --- | --- | --- |
 //! | `Close` | the handle of the writer thread, until the store is closed | yes |
 //! | `Compaction` | the handle of the thread that compacts | no |
+//! | `Room` | what is counted under the caps | yes: eviction, measuring; puts wait for it |
 //! | `ShortMerge`, `LongMerge` | the handles of the merge threads | yes, under the first: begins to seal |
 //! | `Lane` | the lane: active segments, their numbers, the sync log | yes: all writes and syncs of the lane |
 //! | `Merging` | the one merge that covers new segments | yes: puts wait for it at twice the memtable's bound |
@@ -65,7 +67,9 @@
 //!    ([`state::value_cache`]).
 
 pub(crate) mod admit;
+pub(crate) mod caps;
 pub(crate) mod compact;
+pub(crate) mod evict;
 pub(crate) mod files;
 pub(crate) mod findings;
 pub(crate) mod follow;

@@ -19,13 +19,21 @@ use crate::names::SegmentId;
 use crate::segment::reader::Segment;
 
 /// Publishes `segment` in the place of others. `has_all`: whether it has no rows but theirs. The caller holds the
-/// registry, so that nobody enters rows of these segments meanwhile. O(entries of the memtable) if it has rows of them.
+/// registry, so that nobody enters rows of these segments meanwhile. `before` is called first, while no thread can insert
+/// rows. O(entries of the memtable) if it has rows of them.
 ///
 /// # Errors
 /// [`crate::Error::ReadOnly`] when the batch ids are used up; nothing is changed then.
-pub(crate) fn replace_segments(state: &State, segment: &Arc<Segment>, old: &[Gone], has_all: bool) -> Result<()> {
+pub(crate) fn replace_segments(
+    state: &State,
+    segment: &Arc<Segment>,
+    old: &[Gone],
+    has_all: bool,
+    before: impl FnOnce(),
+) -> Result<()> {
     let by_id: HashMap<SegmentId, &RowMap> = old.iter().map(|old| (old.id, &*old.map)).collect();
     let inserting = state.memtable().lock_inserts();
+    before();
     state.memtable().replace_segments(&inserting, segment, |id| by_id.get(&id).copied())?;
     let all_sealed = old.iter().all(|old| old.segment.is_some());
     state.versions().replace_segments(segment, old, has_all && all_sealed);

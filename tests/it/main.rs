@@ -18,6 +18,7 @@ mod compaction_stops;
 mod compaction_values;
 mod crash;
 mod damage;
+mod eviction;
 mod faults;
 mod filling;
 mod flushing;

@@ -1,28 +1,17 @@
 //! Sizes and counters of a store.
 
-use std::path::Path;
-
-use crate::engine::files::replace::list_if_exists;
+use crate::engine::files::usage::Usage;
 use crate::engine::findings::findings;
 use crate::engine::report::Stats;
 use crate::engine::state::State;
 use crate::engine::state::waste::Waste;
 use crate::error::Result;
-use crate::names;
 
 /// Sizes and counters of `state`.
 pub(crate) fn stats(state: &State) -> Result<Stats> {
     state.check_fork()?;
     let version = state.versions().load();
-    let folder_bytes = |folder: &str| {
-        let files = list_if_exists(state.storage(), folder)?.into_iter().filter(|entry| entry.kind.is_file());
-        let sizes = files.map(|entry| match state.storage().len_bytes(&Path::new(folder).join(entry.name)) {
-            // Renamed or removed since.
-            Err(error) if error.is_not_found() => Ok(0),
-            len_bytes => len_bytes,
-        });
-        sizes.sum::<Result<u64>>()
-    };
+    let usage = Usage::of(state.storage())?;
     let (found, waste) = (findings(state)?, Waste::of(state));
     Ok(Stats {
         keys: state.live().get(),
@@ -33,8 +22,10 @@ pub(crate) fn stats(state: &State) -> Result<Stats> {
         dead_rows: waste.map(|waste| waste.dead_rows),
         dead_bytes: waste.map(|waste| waste.dead_bytes()),
         segments: version.segments().len(),
-        segment_bytes: folder_bytes(names::SEGMENTS)?,
-        run_bytes: folder_bytes(names::RUNS)?,
+        segment_bytes: usage.segments,
+        run_bytes: usage.runs,
+        quarantine_bytes: usage.quarantine,
+        disk_bytes: usage.total(),
         runs: version.runs().len(),
         run_keys: version.runs().iter().map(|run| run.run().keys()).sum(),
         memtable_keys: state.memtable().len(),

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::engine::report::Stats;
+use crate::engine::report::{PruneReport, Stats};
 
 /// The counters. Each is exact; together they are not a consistent snapshot.
 #[derive(Debug, Default)]
@@ -16,6 +16,9 @@ pub(crate) struct Metrics {
     flushes: AtomicU64,
     runs_built: AtomicU64,
     refreshes: AtomicU64,
+    segments_evicted: AtomicU64,
+    rows_evicted: AtomicU64,
+    bytes_evicted: AtomicU64,
 }
 
 fn add(counter: &AtomicU64, by: u64) {
@@ -56,6 +59,13 @@ impl Metrics {
         add(&self.refreshes, 1);
     }
 
+    /// Counts evicted segments.
+    pub(crate) fn evicted(&self, report: &PruneReport) {
+        add(&self.segments_evicted, report.segments_evicted as u64);
+        add(&self.rows_evicted, report.rows_evicted);
+        add(&self.bytes_evicted, report.bytes_evicted);
+    }
+
     /// Whether any key was read and found.
     pub(crate) fn any_hits(&self) -> bool {
         self.hits.load(Ordering::Relaxed) > 0
@@ -79,6 +89,9 @@ impl Metrics {
             flushes: get(&self.flushes),
             runs_built: get(&self.runs_built),
             refreshes: get(&self.refreshes),
+            segments_evicted: get(&self.segments_evicted),
+            rows_evicted: get(&self.rows_evicted),
+            bytes_evicted: get(&self.bytes_evicted),
             ..Stats::default()
         }
     }

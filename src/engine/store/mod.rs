@@ -4,6 +4,7 @@ mod background;
 mod deletes;
 mod maintenance;
 mod reads;
+mod room;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::engine::report::Waiting;
 use crate::engine::runs::plan::Purpose;
 use crate::engine::state::State;
 use crate::engine::store::background::{Background, compact_at_close};
+use crate::engine::store::room::Room;
 use crate::engine::threads;
 use crate::engine::write::merger::Merger;
 use crate::engine::write::put::{Puts, check_len, check_size};
@@ -59,6 +61,7 @@ struct Inner {
     lane: u16,
     thread: RankedMutex<Option<JoinHandle<()>>>,
     background: Arc<Background>,
+    room: Room,
 }
 
 impl Store {
@@ -72,6 +75,8 @@ impl Store {
 
     pub(crate) fn open_on(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
         options.check()?;
+        let caps = options.caps;
+        let options = caps.limit(options);
         let (state, lane, report) = open_writer(storage, options)?;
         let options = state.options();
         let mut schemas = Schemas::default();
@@ -99,9 +104,12 @@ impl Store {
         );
         let thread = RankedMutex::new(Rank::Close, thread);
         let reader = Reader::new(Arc::clone(&state), report);
-        let background = Background::start(&state, &queue, &writer, &merger, number);
-        let inner = Inner { state, queue, puts, writer, merger, lane: number, thread, background };
-        Ok(Self { reader, inner: Arc::new(inner) })
+        let room = Room::new(&state, &queue, &writer, number);
+        let background = Background::start((&state, &queue), &writer, &merger, number, room.is_wanted());
+        let inner = Inner { state, queue, puts, writer, merger, lane: number, thread, background, room };
+        let store = Self { reader, inner: Arc::new(inner) };
+        store.inner.room.settle()?;
+        Ok(store)
     }
 
     /// Puts one value. Copies it and returns; the row can be read at once. See [`Store::put_rows`] for many.
@@ -122,7 +130,7 @@ impl Store {
     /// # Errors
     /// [`Error::KeyKind`], [`Error::TooLarge`], [`Error::Invalid`] for values that cannot be stored (a map with a
     /// duplicate name, a byte of a BOOL tensor that is not 0 or 1); [`Error::Poisoned`], [`Error::Closed`],
-    /// [`Error::ReadOnly`] if the handle cannot write.
+    /// [`Error::ReadOnly`] if the handle cannot write; [`Error::Full`] if the caps of the options leave no room.
     pub fn put(&self, key: impl AsKey, value: impl AsValue) -> Result<()> {
         self.put_batch(&[key.as_key()?], &[value]).map_err(Error::into_cause)
     }
@@ -130,7 +138,7 @@ impl Store {
     /// Puts values of any structure. If a key occurs twice, the last value wins. Blocks while the buffer is full.
     ///
     /// # Errors
-    /// As [`Store::put`], but an error of one key or value is an [`Error::Item`]; [`Error::Invalid`] if the numbers of
+    /// As [`Store::put`], but an error of one key or value is an [`Error::Item`]; [`Error::Full`] under a cap; [`Error::Invalid`] if the numbers of
     /// keys and values differ. Nothing is put then.
     pub fn put_batch<'a>(&self, keys: impl Into<Keys<'a>>, values: &[impl AsValue]) -> Result<()> {
         let keys = keys.into();
@@ -169,6 +177,8 @@ impl Store {
             }
         }
         built.extend(builder.map(|(_, rows)| rows.finish()));
+        let len_bytes = built.iter().map(Columns::len_bytes).sum();
+        let _admitted = self.inner.room.make(len_bytes, keys.len(), built.len())?;
         built.into_iter().try_for_each(|columns| puts.put(columns))
     }
 
@@ -242,6 +252,12 @@ impl Store {
         // Chunks of about one write of the writer, so that the buffer's bound holds for calls of any size.
         let most_bytes = options.flush_bytes.min(MAX_COLUMN_LEN_BYTES / 2);
         let most_rows = (most_bytes / width.max(8)).clamp(1, 1 << 20);
+        let keys_len_bytes = match keys.integers() {
+            Some(integers) => size_of_val(integers),
+            None => keys.iter().map(|key| key.with_bytes(<[u8]>::len)).sum(),
+        };
+        let batches = rows.len() / most_bytes + 1;
+        let _admitted = self.inner.room.make(rows.len() + keys_len_bytes, keys.len(), batches)?;
         let (mut start, mut zero_copy) = (0, false);
         while start < keys.len() {
             let mut end = start;
