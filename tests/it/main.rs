@@ -19,6 +19,7 @@ mod compaction_values;
 mod crash;
 mod damage;
 mod eviction;
+mod eviction_processes;
 mod faults;
 mod filling;
 mod flushing;

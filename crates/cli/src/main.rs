@@ -18,6 +18,8 @@ mod npy_file;
 mod numbers;
 mod output;
 mod preload;
+mod prune;
+mod quantity;
 mod rm;
 mod stats;
 mod store;
@@ -62,6 +64,8 @@ enum Command {
     Rm(rm::Arguments),
     /// Rewrites segments without rows that were overwritten or deleted, and joins small ones.
     Compact(compact::Arguments),
+    /// Removes old rows by whole segments, until a limit holds; all keys with a prefix; or whole identities.
+    Prune(prune::Arguments),
     /// Lists or removes the cached identities (weights, versions, configurations) of a wrapped module.
     Identities(identities::Arguments),
     /// Imports rows or tensors from .npy, .npz, .safetensors, Arrow and Parquet files.
@@ -120,6 +124,7 @@ fn main() -> ExitCode {
         Command::Preload(arguments) => preload::run(arguments, &output),
         Command::Rm(arguments) => rm::run(arguments, &output),
         Command::Compact(arguments) => compact::run(arguments, &output),
+        Command::Prune(arguments) => prune::run(arguments, &output),
         Command::Identities(arguments) => identities::run(arguments, &output),
         Command::Import(arguments) => import::run(arguments, &output),
         Command::Export(arguments) => export::run(arguments, &output),

@@ -26,17 +26,18 @@ use crate::segment::writer::SegmentWriter;
 pub(crate) type Written = (Active, Vec<RowMap>);
 
 /// Replaces `sources` by a new segment of `schema`. `write` appends the rows that stay. `before_publishing` is called
-/// once, while no thread can insert rows and the sources are still published.
+/// once, while no thread can insert rows and the sources are still published. Returns the new segment, and whether the
+/// files of the sources could be unlinked; the next step tries again.
 ///
 /// # Errors
-/// Those of `write`; IO errors. The segments are then either all unchanged or all replaced.
+/// Those of `write`; IO errors. Nothing is replaced then.
 pub(crate) fn replace(
     context: Context<'_>,
     sources: &[Arc<Segment>],
     schema: &Arc<RowSchema>,
     write: impl FnOnce(Active) -> Result<Written>,
     before_publishing: impl FnOnce(),
-) -> Result<Arc<Segment>> {
+) -> Result<(Arc<Segment>, Result<()>)> {
     let state = context.state;
     // The lane is held: no later number is given out before the file exists, since a gap counts as a missing segment.
     let (id, created) = context.writer.with_lane(|lane| {
@@ -60,8 +61,8 @@ pub(crate) fn replace(
     }
     known.replace(segment.replaces.iter().copied());
     drop(known);
-    unlink(state, sources.iter().map(|source| source.id))?;
-    Ok(segment)
+    let unlinked = unlink(state, sources.iter().map(|source| source.id));
+    Ok((segment, unlinked))
 }
 
 /// Removes the new segment of a failed step. The old segments still have all rows.

@@ -58,7 +58,9 @@ pub(crate) fn rewrite(
 fn write_group(context: Context<'_>, group: &[Candidate], options: &Compaction) -> Result<Arc<Segment>> {
     let first = group.first().ok_or_else(|| Error::internal("no segment is to be rewritten"))?;
     let sources: Vec<Arc<Segment>> = group.iter().map(|candidate| Arc::clone(&candidate.segment)).collect();
-    replace(context, &sources, first.segment.schema(), |active| write_rows(context, active, group, options), || {})
+    let write = |active| write_rows(context, active, group, options);
+    let (segment, unlinked) = replace(context, &sources, first.segment.schema(), write, || {})?;
+    unlinked.map(|()| segment)
 }
 
 /// Limits the write rate to `bytes_per_s` by sleeping.

@@ -112,7 +112,6 @@ pub(crate) fn evict(context: Context<'_>, goal: &Goal) -> Result<PruneReport> {
     if !goal.dry_run && report.segments_evicted > 0 {
         remove_row_maps(state, context.lane)?;
         report.bytes_after = Usage::of(state.storage())?.total();
-        state.metrics().evicted(&report);
     }
     report.reached = goal.bytes.is_none_or(|bytes| report.bytes_after <= bytes)
         && goal.rows.is_none_or(|rows| report.rows_after <= rows)
@@ -232,16 +231,19 @@ fn evict_step(
         }
     };
     let write = |active| write_tombstones(state, active, &schema, &sources, &hiding);
-    replace(context, &sources, &schema, write, count)?;
+    let (_, unlinked) = replace(context, &sources, &schema, write, count)?;
     match live {
         Some(live) => state.live().add(-i64::try_from(live).unwrap_or(i64::MAX)),
         None => state.live().set(None),
     }
     forget_values(state, step);
-    step.iter().for_each(|segment| report.count(segment));
+    for segment in step {
+        report.count(segment);
+        state.metrics().evicted(segment.seal.rows, segment.len_bytes);
+    }
     report.keys_evicted += live.unwrap_or(0);
     report.tombstones_kept += hiding.len() as u64;
-    Ok(())
+    unlinked
 }
 
 /// The small segments that earlier steps left. With each step they are replaced too, so there are few.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::engine::report::{PruneReport, Stats};
+use crate::engine::report::Stats;
 
 /// The counters. Each is exact; together they are not a consistent snapshot.
 #[derive(Debug, Default)]
@@ -59,11 +59,11 @@ impl Metrics {
         add(&self.refreshes, 1);
     }
 
-    /// Counts evicted segments.
-    pub(crate) fn evicted(&self, report: &PruneReport) {
-        add(&self.segments_evicted, report.segments_evicted as u64);
-        add(&self.rows_evicted, report.rows_evicted);
-        add(&self.bytes_evicted, report.bytes_evicted);
+    /// Counts an evicted segment.
+    pub(crate) fn evicted(&self, rows: u64, bytes: u64) {
+        add(&self.segments_evicted, 1);
+        add(&self.rows_evicted, rows);
+        add(&self.bytes_evicted, bytes);
     }
 
     /// Whether any key was read and found.

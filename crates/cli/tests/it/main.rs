@@ -11,5 +11,6 @@ mod generated;
 mod identities;
 mod import;
 mod output;
+mod prune;
 mod round_trips;
 mod support;
