@@ -52,7 +52,7 @@ mod wrap;
 pub use tensorcask_cache::identities::{Pruned, Stays, StoredIdentity};
 pub use tensorcask_cache::layer::{self, Compute, IntoArgument, IntoIds, IntoInputs, IntoOutput, OutputLike, Settings};
 pub use tensorcask_cache::{
-    Content, Counts, Elsewhere, HeldRows, Id, Ids, Lists, OnStoreError, Place, Ragged, Rank, Verification, Weights,
+    Content, Counts, DiskScope, Elsewhere, HeldRows, Id, Ids, Lists, OnStoreError, Place, Ragged, Rank, Verification, Weights,
     WhyMiss, init_logging,
 };
 

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::support::{code, names, ok, text};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "stats",
     "ls",
     "get",
@@ -12,6 +12,7 @@ const COMMANDS: [&str; 12] = [
     "preload",
     "rm",
     "compact",
+    "prune",
     "identities",
     "import",
     "export",
