@@ -361,9 +361,9 @@ impl Options {
         self
     }
 
-    /// Evicts segments whose last commit is older than this (default: `None`): at opening, when rows are put, and when
-    /// the writer is idle, with a delay of up to a sixteenth of it. An active segment is sealed once its first commit
-    /// is older than half of it. Not with [`Eviction::Stop`], which evicts nothing.
+    /// Evicts segments whose last commit is older than this (default: `None`): at opening, and when rows are put, with a
+    /// delay of up to a sixteenth of it. An active segment is sealed once its first commit is older than half of it.
+    /// Not with [`Eviction::Stop`], which evicts nothing.
     #[must_use]
     pub fn max_age(mut self, age: impl Into<Option<Duration>>) -> Self {
         self.caps.age = age.into();

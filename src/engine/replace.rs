@@ -41,13 +41,16 @@ pub(crate) fn replace_segments(
     Ok(())
 }
 
-/// Whether a row of the old segments was not copied although this process knows no newer row of its key. Then the key
-/// was deleted since the last refresh, and its tombstone is gone too. True if a row cannot be read. O(rows).
-pub(crate) fn hides_deletion(state: &State, old: &[Gone]) -> bool {
+/// Whether a row of the old segments has no copy in `new` although this process knows no newer row of its key. Then the
+/// key was deleted since the last refresh, and its tombstone is gone too, or the row was evicted. True if a row cannot
+/// be read. O(rows).
+pub(crate) fn hides_deletion(state: &State, new: &Segment, old: &[Gone]) -> bool {
+    // Eviction maps a row to a tombstone.
+    let keeps_values = !new.schema().is_tombstones();
     old.iter().any(|old| {
         let Some(segment) = &old.segment else { return true };
         let mut finder = Finder::new(1);
-        let mut gone = (0..segment.rows()).filter(|row| old.map.get(*row).is_none());
+        let mut gone = (0..segment.rows()).filter(|row| !keeps_values || old.map.get(*row).is_none());
         !segment.schema().is_tombstones()
             && gone.any(|row| {
                 let Ok(Some(row)) = Row::of_segment(segment, row) else { return true };

@@ -103,7 +103,8 @@ fn prune(store: &Store, random: &mut Random) {
 
 #[test]
 fn no_older_row_comes_back() {
-    for seed in 0..40 {
+    let seeds = std::env::var("TENSORCASK_SEEDS").map_or(12, |seeds| seeds.parse().unwrap());
+    for seed in 0..seeds {
         let storage = MemoryStorage::new();
         let mut random = Random(seed);
         let mut store = options().value_cache_bytes(1 << 16).open_on(Arc::new(storage.clone())).unwrap();
@@ -129,7 +130,8 @@ fn no_older_row_comes_back() {
                             storage.remove(&Path::new("runs").join(entry.name)).unwrap();
                         }
                     }
-                    store = options().open_on(Arc::new(storage.clone())).unwrap();
+                    let lane = Lane::Number(random.below(3) as u16);
+                    store = options().lane(lane).open_on(Arc::new(storage.clone())).unwrap();
                     assert!(store.open_report().is_clean(), "{what}: {:?}", store.open_report());
                 }
                 _ => {}
@@ -329,6 +331,38 @@ fn a_cap_that_cannot_hold_is_refused_with_the_smallest_one() {
     let error = store.prune(&Prune::new().order(Eviction::Stop)).unwrap_err();
     assert!(matches!(error, Error::Invalid { .. }), "{error}");
     assert_eq!(store.len().unwrap(), 0);
+}
+
+#[test]
+fn rows_are_capped_and_iterators_that_are_held_see_no_error() {
+    let storage = MemoryStorage::new();
+    let options = || Options::new().synchronous(true).max_rows(160).hash_seed(7);
+    let store = options().open_on(Arc::new(storage.clone())).unwrap();
+    let mut newest = Newest::new();
+    let mut held = Vec::new();
+    for key in 0..2000_u64 {
+        store.put(key, value(key as i64)).unwrap();
+        newest.insert(key, Some(key as i64));
+        assert!(store.len().unwrap() <= 160, "{key}");
+        if key % 400 == 100 {
+            let mut entries = store.iter();
+            assert!(entries.next().unwrap().is_ok());
+            held.push((key, entries));
+        }
+    }
+    for (when, entries) in held {
+        // Keys that are gone are not listed, and no other is listed twice.
+        let mut listed: Vec<u64> = entries.map(|entry| entry.unwrap().0.as_u64().unwrap()).collect();
+        let all = listed.len();
+        listed.sort_unstable();
+        listed.dedup();
+        assert!(listed.len() == all && listed.iter().all(|key| *key <= when || *key > 1800), "{listed:?}");
+    }
+    let found = check(store.reader(), &newest, "capped");
+    assert!(found.len() >= 120 && found.contains_key(&1999), "{found:?}");
+    let error = store.put_batch(&(0..81_u64).collect::<Vec<_>>(), &vec![Value::Int(1); 81]).unwrap_err();
+    assert!(matches!(error, Error::TooLarge { limit: 80, .. }), "{error}");
+    assert_eq!(check(store.reader(), &newest, "nothing was put"), found);
 }
 
 fn rows(from: u64) -> (Vec<u64>, Vec<f32>) {

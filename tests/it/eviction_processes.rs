@@ -135,7 +135,9 @@ fn a_killed_eviction_loses_nothing_that_stays_and_readers_see_no_error() {
         std::thread::sleep(Duration::from_millis(random.below(30)));
         writer.kill().unwrap();
         writer.wait().unwrap();
-        numbers.for_each(|number| drop(take(number)));
+        for number in numbers {
+            take(number);
+        }
         let reader = options().recovery(Recovery::Strict).open_reader(dir.path(), "m").unwrap();
         let found = read(&reader, &(0..KEYS).collect::<Vec<_>>());
         let flushed = found.iter().filter_map(|(key, version)| Some((key, version, newest.get(key)?)));

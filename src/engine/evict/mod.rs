@@ -218,7 +218,7 @@ fn evict_step(
     }
     let state = context.state;
     let mut sources = step.to_vec();
-    sources.extend(carried(state, alone));
+    sources.extend(carried(state, step, alone));
     let hiding = rows_that_hide(state, &sources)?;
     let kind = state.identity().key_kind().ok_or_else(|| Error::internal("rows without a kind of keys"))?;
     let schema = Arc::new(RowSchema::tombstones(kind));
@@ -246,13 +246,20 @@ fn evict_step(
     unlinked
 }
 
-/// The small segments that earlier steps left. With each step they are replaced too, so there are few.
-fn carried(state: &State, alone: &LeftAlone) -> Vec<Arc<Segment>> {
+/// The segments of tombstones that are replaced along with `step`: small ones that earlier steps left, so that there
+/// are few, and those that are older than all values that stay, since nobody needs their tombstones any more.
+fn carried(state: &State, step: &[Arc<Segment>], alone: &LeftAlone) -> Vec<Arc<Segment>> {
     let version = state.versions().load();
-    let small = version.segments().values().filter(|segment| {
-        segment.schema().is_tombstones() && segment.front.header.compacted && segment.seal.rows <= CARRIED_ROWS
-    });
-    small.filter(|segment| !alone.contains(segment) && is_readable(segment)).cloned().collect()
+    let (tombstones, values): (Vec<_>, Vec<_>) =
+        version.segments().values().partition(|segment| segment.schema().is_tombstones());
+    let staying = values.iter().filter(|segment| step.iter().all(|leaving| leaving.id != segment.id));
+    let oldest = staying.map(|segment| segment.seal.first_timestamp).min().unwrap_or(u64::MAX);
+    let is_carried = |segment: &Segment| {
+        let is_left = segment.front.header.compacted && segment.seal.rows <= CARRIED_ROWS;
+        is_left || segment.seal.last_timestamp < oldest && segment.seal.rows <= STEP_ROWS
+    };
+    let carried = tombstones.into_iter().filter(|segment| is_carried(segment) && !alone.contains(segment));
+    carried.filter(|segment| is_readable(segment)).cloned().collect()
 }
 
 /// Writes a tombstone in the place of each of `rows`, which are in commit order.

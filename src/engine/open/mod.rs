@@ -23,6 +23,7 @@ use crate::engine::files::listing::{Listing, not_files};
 use crate::engine::files::locks::{take_lane, wait_for_open_lock};
 use crate::engine::files::quarantine::note_missing;
 use crate::engine::files::sync_log::SyncLogs;
+use crate::engine::files::usage::Usage;
 use crate::engine::findings::{Findings, findings};
 use crate::engine::follow::{leave_damaged, refresh};
 use crate::engine::open::identity::settle_identity;
@@ -196,6 +197,13 @@ fn finish_report(state: &State, listing: &Listing, report: &mut OpenReport, star
             "the clock of this machine is {} s behind the newest row of the store: set it right; what is put until then \
              gets times after that row's",
             behind.as_secs()
+        ));
+    }
+    let quarantine = if state.options().caps.disk_bytes.is_some() { Usage::of(state.storage())?.quarantine } else { 0 };
+    if quarantine > 0 {
+        report.notes.push(format!(
+            "files in quarantine take {quarantine} bytes of the cap, and are never removed: look at them, and move them \
+             away"
         ));
     }
     report.elapsed = start.elapsed();

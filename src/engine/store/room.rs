@@ -48,13 +48,15 @@ struct Tally {
 }
 
 /// A measurement.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Measured {
     /// All files.
     files: u64,
     /// Bytes that wait to be written, and that sealing and merging will add.
     to_come: u64,
     rows: u64,
+    /// Rows that wait to be written.
+    rows_to_come: u64,
     /// What was free under the cap.
     free: u64,
 }
@@ -211,8 +213,8 @@ impl Room {
         let files = Usage::of(self.state.storage())?.total();
         let to_come = putting.0 + waiting.bytes as u64 + unsealed * SEAL_BYTES + rows * RUN_BYTES;
         let free = self.caps().disk_bytes.map_or(u64::MAX, |cap| cap.saturating_sub(files + to_come));
-        let rows = rows + waiting.rows as u64 + putting.1;
-        tally.measured = Some(Measured { files, to_come, rows, free });
+        let rows_to_come = waiting.rows as u64 + putting.1;
+        tally.measured = Some(Measured { files, to_come, rows, rows_to_come, free });
         (tally.bytes, tally.rows) = (0, 0);
         Ok(())
     }
@@ -220,7 +222,7 @@ impl Room {
     fn fits(&self, tally: &Tally, wanted: Wanted) -> bool {
         let Some(measured) = tally.measured else { return false };
         let bytes = measured.files + measured.to_come + tally.bytes + wanted.bytes;
-        let rows = measured.rows + tally.rows + wanted.rows;
+        let rows = measured.rows + measured.rows_to_come + tally.rows + wanted.rows;
         self.caps().disk_bytes.is_none_or(|cap| bytes <= cap.saturating_add(wanted.beyond))
             && self.caps().rows.is_none_or(|cap| rows <= cap)
     }
@@ -273,13 +275,13 @@ impl Room {
     /// What eviction is to reach: room for `wanted`, and for a part of a segment more, so that small puts do not evict
     /// one small segment each.
     fn goal(&self, tally: &Tally, wanted: Wanted, patience: Duration) -> Goal {
-        let measured = tally.measured.unwrap_or(Measured { files: 0, to_come: 0, rows: 0, free: 0 });
+        let measured = tally.measured.unwrap_or_default();
         let more = measured.to_come + tally.bytes + wanted.bytes + self.segment_bytes() / 4;
-        let waiting_rows = measured.rows.saturating_sub(rows_of_values(self.context()).unwrap_or(measured.rows));
+        let more_rows = measured.rows_to_come + tally.rows + wanted.rows;
         Goal {
             before: None,
             bytes: self.caps().disk_bytes.map(|cap| (cap + wanted.beyond).saturating_sub(more)),
-            rows: self.caps().rows.map(|cap| cap.saturating_sub(waiting_rows + tally.rows + wanted.rows)),
+            rows: self.caps().rows.map(|cap| cap.saturating_sub(more_rows)),
             order: self.caps().eviction,
             dry_run: false,
             patience,
@@ -287,14 +289,14 @@ impl Room {
     }
 
     fn full(&self, tally: &Tally, wanted: Wanted, why: String) -> Error {
-        let measured = tally.measured.unwrap_or(Measured { files: 0, to_come: 0, rows: 0, free: 0 });
+        let measured = tally.measured.unwrap_or_default();
         let bytes = measured.files + measured.to_come + tally.bytes;
         match (self.caps().disk_bytes, self.caps().rows) {
             (Some(limit), _) if bytes + wanted.bytes > limit => {
                 Error::Full { what: "bytes on disk", used: bytes, wanted: wanted.bytes, limit, why }
             }
             (_, limit) => {
-                let (used, limit) = (measured.rows + tally.rows, limit.unwrap_or(u64::MAX));
+                let (used, limit) = (measured.rows + measured.rows_to_come + tally.rows, limit.unwrap_or(u64::MAX));
                 Error::Full { what: "rows", used, wanted: wanted.rows, limit, why }
             }
         }
@@ -316,7 +318,7 @@ impl Room {
         }
         tally.aged = Some(Instant::now());
         let now = (self.state.options().clock)();
-        let before = |age: Duration| now.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX));
+        let before = |age| earlier(now, age);
         let old = self.writer.with_lane(|lane| Ok(lane.oldest_unsealed()))?;
         if old.is_some_and(|first| first > 0 && first < before(age / 2)) {
             self.writer.with_lane(|lane| lane.start_seals(&self.state).map(drop))?;
@@ -349,10 +351,9 @@ impl Room {
     pub(super) fn prune(&self, options: &Prune) -> Result<PruneReport> {
         let mut tally = self.tally.lock();
         let now = (self.state.options().clock)();
-        let before = |age: Duration| now.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX));
         let stop = || self.queue.check();
         let goal = Goal {
-            before: options.older_than.map(before),
+            before: options.older_than.map(|age| earlier(now, age)),
             bytes: options.to_bytes,
             rows: options.to_rows,
             order: options.order,
@@ -362,6 +363,11 @@ impl Room {
         tally.measured = None;
         evict(Context { stop: &stop, ..self.context() }, &goal)
     }
+}
+
+/// The commit timestamp of `age` before `now`.
+fn earlier(now: u64, age: Duration) -> u64 {
+    now.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX))
 }
 
 const STOPPED: &str = "its options say to evict nothing (Eviction::Stop): delete keys and compact, prune it, or raise \

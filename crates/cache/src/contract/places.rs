@@ -96,13 +96,11 @@ pub fn a_full_cache_evicts<F: Adapter>() {
     fill(&old, 10);
     let old_folder = old.folder().unwrap();
     old.close().unwrap();
-    drop(old);
     // An identity whose cap is its own leaves others alone.
     let (own, _) = doubling(options("2", DiskScope::Identity));
     fill(&own, 80);
     assert!(len_bytes(own.folder().unwrap()) <= CAP && old_folder.is_dir());
     own.close().unwrap();
-    drop(own);
     let (new, _) = doubling(options("3", DiskScope::Module));
     fill(&new, 80);
     let module_folder = new.folder().unwrap().parent().unwrap().to_path_buf();

@@ -270,6 +270,9 @@ impl<F: Framework> Inner<F> {
             }
             Computed::Values(values) => keys.with(|keys| store.put_batch(keys, values)),
         };
+        if let Err(StoreError::Full { .. }) = &put {
+            return Ok(None);
+        }
         put.map_err(|error| match error {
             // Maps the position in the put to the position in the call.
             StoreError::Item(mut item) => {
