@@ -115,8 +115,8 @@ pub use crate::engine::read::range::Range;
 pub use crate::engine::read::scan::{Entries, KeysIter};
 pub use crate::engine::reader::Reader;
 pub use crate::engine::report::{
-    CompactReport, Damage, Lookup, Missing, OpenReport, Preloaded, PruneReport, Quarantined, Skipped, Stats, ValueCacheStats,
-    VerifyReport, Waiting,
+    CompactReport, Damage, Lookup, Missing, OpenReport, Preloaded, PruneReport, Quarantined, Skipped, Stats,
+    ValueCacheStats, VerifyReport, Waiting,
 };
 pub use crate::engine::store::Store;
 pub use crate::error::{Error, ItemError, Result};

@@ -50,9 +50,11 @@ impl Caps {
             Err(Error::invalid(format!("the option {name} is {found}, which cannot hold: give at least {least}")))
         };
         match (self.disk_bytes, self.rows, self.age) {
-            (Some(bytes), _, _) if bytes < least_bytes => {
-                too_small("max_disk_bytes", &bytes.to_string(), format!("{least_bytes} ({SEGMENTS} segments of 64 KiB)"))
-            }
+            (Some(bytes), _, _) if bytes < least_bytes => too_small(
+                "max_disk_bytes",
+                &bytes.to_string(),
+                format!("{least_bytes} ({SEGMENTS} segments of 64 KiB)"),
+            ),
             (_, Some(rows), _) if rows < SEGMENTS => {
                 too_small("max_rows", &rows.to_string(), format!("{SEGMENTS} (as many segments of one row)"))
             }

@@ -185,11 +185,9 @@ impl Segment {
 
     /// The batches that were parsed.
     fn parsed_batches(&self) -> impl Iterator<Item = &Arc<Batch>> {
-        let batches = self.batches.get();
-        let parsed = batches.into_iter().flat_map(|batches| {
+        self.batches.get().into_iter().flat_map(|batches| {
             (0..batches.frames().len()).filter_map(|number| batches.parsed(number)?.get()?.as_ref().ok())
-        });
-        parsed
+        })
     }
 
     /// How often sampled calls have read its batches, halved at each eviction. O(batches).

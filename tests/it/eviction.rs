@@ -107,7 +107,12 @@ fn no_older_row_comes_back() {
     for seed in 0..seeds {
         let storage = MemoryStorage::new();
         let mut random = Random(seed);
-        let mut store = options().value_cache_bytes(1 << 16).open_on(Arc::new(storage.clone())).unwrap();
+        let options = || {
+            let options = options().value_cache_bytes(1 << 16).eviction(Eviction::ColdestFirst);
+            // Evicts while rows are in active segments; a prune seals them first.
+            options.max_rows((seed % 3 == 0).then_some(64))
+        };
+        let mut store = options().open_on(Arc::new(storage.clone())).unwrap();
         let follower = Options::new().memtable_keys(50).value_cache_bytes(1 << 16);
         let follower = follower.open_reader_on(Arc::new(storage.clone())).unwrap();
         let (mut newest, mut next) = (Newest::new(), 0);
@@ -143,6 +148,25 @@ fn no_older_row_comes_back() {
         }
         store.close().unwrap();
         assert!(store.verify(&mut |_, _| {}).unwrap().is_clean());
+    }
+}
+
+#[test]
+fn a_row_in_an_active_segment_does_not_come_back() {
+    let storage = MemoryStorage::new();
+    let options = Options::new().synchronous(true).max_rows(64);
+    let store = options.open_on(Arc::new(storage.clone())).unwrap();
+    // The segment of this structure stays active.
+    store.put(0_u64, value(1)).unwrap();
+    store.flush().unwrap();
+    for key in 0..200_u64 {
+        store.put(key, value(2)).unwrap();
+        store.flush().unwrap();
+    }
+    assert!(store.stats().unwrap().segments_evicted > 0);
+    assert_eq!((store.get(0_u64).unwrap(), store.get(199_u64).unwrap()), (None, Some(value(2))));
+    for copy in [killed(&storage), without_runs(&storage)] {
+        assert_eq!(Options::new().open_reader_on(Arc::new(copy)).unwrap().get(0_u64).unwrap(), None);
     }
 }
 

@@ -218,7 +218,8 @@ fn pruning_waits_for_another_process_or_says_so() {
 #[test]
 fn a_cap_holds_at_every_moment() {
     let cap: u64 = std::env::var("TENSORCASK_CAP_BYTES").map_or(16 << 20, |bytes| bytes.parse().unwrap());
-    let dir = tempfile::tempdir_in(std::env::var_os("TENSORCASK_CAP_DIR").map_or(std::env::temp_dir(), PathBuf::from)).unwrap();
+    let dir = tempfile::tempdir_in(std::env::var_os("TENSORCASK_CAP_DIR").map_or(std::env::temp_dir(), PathBuf::from))
+        .unwrap();
     let store = Options::new().max_disk_bytes(cap).open(dir.path(), "m").unwrap();
     let (start, stop) = (Instant::now(), AtomicBool::new(false));
     let (most, samples, written) = std::thread::scope(|scope| {
@@ -251,7 +252,10 @@ fn a_cap_holds_at_every_moment() {
         (most, samples, written)
     });
     let left = files_len_bytes(dir.path());
-    println!("{written} bytes written under a cap of {cap} in {:?}: at most {most} in {samples} samples, {left} at the end", start.elapsed());
+    println!(
+        "{written} bytes written under a cap of {cap} in {:?}: at most {most} in {samples} samples, {left} at the end",
+        start.elapsed()
+    );
     assert!(most <= cap + cap / 16, "{most} of {cap}");
     assert!(left >= cap / 10 * 8, "evicts no more than it has to: {left} of {cap}");
     let store = Options::new().open(dir.path(), "m").unwrap();

@@ -30,8 +30,7 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
 /// # Errors
 /// What was expected.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    const UNITS: [(&str, u64); 5] =
-        [("s", 1), ("min", 60), ("h", 3600), ("d", 24 * 3600), ("w", 7 * 24 * 3600)];
+    const UNITS: [(&str, u64); 5] = [("s", 1), ("min", 60), ("h", 3600), ("d", 24 * 3600), ("w", 7 * 24 * 3600)];
     let expected = "expected a number with a unit, one of s, min, h, d and w: 30d, 12h";
     let (number, unit) = parts(text);
     let unit = UNITS.iter().find(|(name, _)| *name == unit).ok_or(expected)?.1;

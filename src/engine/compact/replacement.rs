@@ -149,8 +149,7 @@ fn seal(state: &State, active: Active, sources: &[Arc<Segment>], maps: &[RowMap]
         durability,
     )?;
     // The files of segments replaced earlier may come back, from a backup for example, so they are listed too.
-    let mut replaces: Vec<SegmentId> =
-        sources.iter().flat_map(|source| source.replaces.iter().copied()).collect();
+    let mut replaces: Vec<SegmentId> = sources.iter().flat_map(|source| source.replaces.iter().copied()).collect();
     replaces.sort_unstable();
     replaces.dedup();
     replaces.extend(sources.iter().map(|source| source.id));

@@ -81,12 +81,7 @@ impl Pace {
 }
 
 /// Copies the live rows in commit order, so that commit timestamps ascend as in every segment.
-fn write_rows(
-    context: Context<'_>,
-    mut active: Active,
-    group: &[Candidate],
-    options: &Compaction,
-) -> Result<Written> {
+fn write_rows(context: Context<'_>, mut active: Active, group: &[Candidate], options: &Compaction) -> Result<Written> {
     let state = context.state;
     let mut maps: Vec<RowMapBuilder> =
         group.iter().map(|candidate| RowMap::builder(candidate.segment.rows())).collect();

@@ -207,12 +207,7 @@ fn foresee(state: &State, step: &[Arc<Segment>], report: &mut PruneReport) -> Re
 }
 
 /// Evicts `step`, all of it or nothing.
-fn evict_step(
-    context: Context<'_>,
-    step: &[Arc<Segment>],
-    alone: &LeftAlone,
-    report: &mut PruneReport,
-) -> Result<()> {
+fn evict_step(context: Context<'_>, step: &[Arc<Segment>], alone: &LeftAlone, report: &mut PruneReport) -> Result<()> {
     if step.is_empty() {
         return Ok(());
     }

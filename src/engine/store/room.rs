@@ -143,7 +143,8 @@ impl Room {
     /// # Errors
     /// As [`Room::make`].
     pub(super) fn make_for_deletes(&self, bytes: usize, rows: usize) -> Result<Admitted<'_>> {
-        let mut admitted = self.admit(bytes + rows * (SEAL_BYTES + RUN_BYTES) as usize, 0, 1, self.segment_bytes() / 2)?;
+        let mut admitted =
+            self.admit(bytes + rows * (SEAL_BYTES + RUN_BYTES) as usize, 0, 1, self.segment_bytes() / 2)?;
         admitted.rows = 0;
         Ok(admitted)
     }
@@ -189,7 +190,11 @@ impl Room {
 
     fn check_size(&self, wanted: Wanted) -> Result<()> {
         let limits = [
-            ("the rows of a put in bytes, under a cap twice as large as the limit", wanted.bytes, self.caps().disk_bytes),
+            (
+                "the rows of a put in bytes, under a cap twice as large as the limit",
+                wanted.bytes,
+                self.caps().disk_bytes,
+            ),
             ("the number of rows of a put, under a cap twice as large as the limit", wanted.rows, self.caps().rows),
         ];
         for (what, found, cap) in limits {

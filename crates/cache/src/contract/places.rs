@@ -110,9 +110,9 @@ pub fn a_full_cache_evicts<F: Adapter>() {
     assert!(new.counts().not_kept == 0 && new.warnings().is_empty(), "{} {:?}", new.counts(), new.warnings());
     assert!(new.len().unwrap() > 100);
     refused(
-        in_memory::<F>().eviction(Eviction::OldestFirst).wrap_fn(|x: &F::Tensor| {
-            crate::layer::Output::<F>::Tensor(F::share(x))
-        }),
+        in_memory::<F>()
+            .eviction(Eviction::OldestFirst)
+            .wrap_fn(|x: &F::Tensor| crate::layer::Output::<F>::Tensor(F::share(x))),
         "in memory are not evicted",
     );
 }

@@ -24,11 +24,11 @@ use crate::identity::record::Identity;
 use crate::identity::size::folder_len_bytes;
 use crate::rank::Rank;
 use crate::threads::flight::Flight;
-use tensorcask::{Options, Prune};
 use tensorcask::folder::check_module_id;
 use tensorcask::storage::MemoryStorage;
 use tensorcask::{Durability, Error, Result};
 use tensorcask::{Key, KeyKind};
+use tensorcask::{Options, Prune};
 
 /// How long a call that computed outputs waits for another process that compacts the store, before it keeps them.
 const EVICTION_PATIENCE: Duration = Duration::from_secs(2);
