@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use crate::engine::options::Options;
 use crate::error::{Error, Result};
 
 /// The least number of segments under a cap, so that evicting one frees a small part of the store.
@@ -63,19 +62,14 @@ impl Caps {
         }
     }
 
-    /// The options under these caps: segments are small against the cap, and writes small against a segment.
-    pub(crate) fn limit(&self, mut options: Options) -> Options {
-        if let Some(bytes) = self.disk_bytes {
-            options.segment_bytes = options.segment_bytes.min(bytes / SEGMENTS);
-            let write = usize::try_from(options.segment_bytes / 4).unwrap_or(usize::MAX).max(1);
-            options.flush_bytes = options.flush_bytes.min(write);
-        }
-        if let Some(rows) = self.rows {
-            let segment = u32::try_from(rows / SEGMENTS).unwrap_or(u32::MAX).max(1);
-            options.segment_rows = options.segment_rows.min(segment);
-            options.flush_rows = options.flush_rows.min(segment as usize);
-        }
-        options
+    /// The largest size of a segment in bytes, small against the cap.
+    pub(crate) fn segment_bytes(&self) -> Option<u64> {
+        self.disk_bytes.map(|bytes| bytes / SEGMENTS)
+    }
+
+    /// The largest number of rows of a segment, small against the cap.
+    pub(crate) fn segment_rows(&self) -> Option<u32> {
+        self.rows.map(|rows| u32::try_from(rows / SEGMENTS).unwrap_or(u32::MAX))
     }
 }
 

@@ -394,6 +394,20 @@ impl Options {
         self
     }
 
+    /// The options of a writer under its caps: segments are small against a cap, and writes small against a segment.
+    pub(crate) fn under_caps(mut self) -> Self {
+        if let Some(bytes) = self.caps.segment_bytes() {
+            self.segment_bytes = self.segment_bytes.min(bytes);
+            let write = usize::try_from(self.segment_bytes / 4).unwrap_or(usize::MAX).max(1);
+            self.flush_bytes = self.flush_bytes.min(write);
+        }
+        if let Some(rows) = self.caps.segment_rows() {
+            self.segment_rows = self.segment_rows.min(rows);
+            self.flush_rows = self.flush_rows.min(rows as usize);
+        }
+        self
+    }
+
     /// Fails if an option cannot be used.
     pub(crate) fn check(&self) -> Result<()> {
         if let Some(dtype) = self.store_as

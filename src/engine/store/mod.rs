@@ -75,9 +75,7 @@ impl Store {
 
     pub(crate) fn open_on(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
         options.check()?;
-        let caps = options.caps;
-        let options = caps.limit(options);
-        let (state, lane, report) = open_writer(storage, options)?;
+        let (state, lane, report) = open_writer(storage, options.under_caps())?;
         let options = state.options();
         let mut schemas = Schemas::default();
         for segment in state.versions().load().segments().values() {
@@ -252,12 +250,8 @@ impl Store {
         // Chunks of about one write of the writer, so that the buffer's bound holds for calls of any size.
         let most_bytes = options.flush_bytes.min(MAX_COLUMN_LEN_BYTES / 2);
         let most_rows = (most_bytes / width.max(8)).clamp(1, 1 << 20);
-        let keys_len_bytes = match keys.integers() {
-            Some(integers) => size_of_val(integers),
-            None => keys.iter().map(|key| key.with_bytes(<[u8]>::len)).sum(),
-        };
         let batches = rows.len() / most_bytes + 1;
-        let _admitted = self.inner.room.make(rows.len() + keys_len_bytes, keys.len(), batches)?;
+        let _admitted = self.inner.room.make(rows.len() + keys_len_bytes(keys), keys.len(), batches)?;
         let (mut start, mut zero_copy) = (0, false);
         while start < keys.len() {
             let mut end = start;
@@ -383,6 +377,13 @@ impl Inner {
         }
         remove_row_maps(state, self.lane)?;
         self.merger.check()
+    }
+}
+
+fn keys_len_bytes(keys: Keys<'_>) -> usize {
+    match keys.integers() {
+        Some(integers) => size_of_val(integers),
+        None => keys.iter().map(|key| key.with_bytes(<[u8]>::len)).sum(),
     }
 }
 

@@ -143,10 +143,8 @@ impl Room {
     /// # Errors
     /// As [`Room::make`].
     pub(super) fn make_for_deletes(&self, bytes: usize, rows: usize) -> Result<Admitted<'_>> {
-        let mut admitted =
-            self.admit(bytes + rows * (SEAL_BYTES + RUN_BYTES) as usize, 0, 1, self.segment_bytes() / 2)?;
-        admitted.rows = 0;
-        Ok(admitted)
+        // Rows of tombstones do not count.
+        self.admit(bytes + rows * (SEAL_BYTES + RUN_BYTES) as usize, 0, 1, self.segment_bytes() / 2)
     }
 
     /// Makes the caps hold, for a store that earlier handles filled.
@@ -285,7 +283,7 @@ impl Room {
         let more_rows = measured.rows_to_come + tally.rows + wanted.rows;
         Goal {
             before: None,
-            bytes: self.caps().disk_bytes.map(|cap| (cap + wanted.beyond).saturating_sub(more)),
+            bytes: self.caps().disk_bytes.map(|cap| cap.saturating_add(wanted.beyond).saturating_sub(more)),
             rows: self.caps().rows.map(|cap| cap.saturating_sub(more_rows)),
             order: self.caps().eviction,
             dry_run: false,
