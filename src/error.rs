@@ -99,6 +99,19 @@ pub enum Error {
         /// The lock file.
         path: PathBuf,
     },
+    /// A cap of the store is reached, and nothing could be evicted. Nothing was put; reads and deletes work.
+    Full {
+        /// What the cap limits: `"bytes on disk"` or `"rows"`.
+        what: &'static str,
+        /// How much there is, with what waits to be written.
+        used: u64,
+        /// How much the call would add.
+        wanted: u64,
+        /// The cap.
+        limit: u64,
+        /// Why nothing was evicted, and what to do.
+        why: String,
+    },
     /// The store, or this handle of it, cannot write.
     ReadOnly {
         /// Why not, and what to do.
@@ -313,6 +326,9 @@ impl fmt::Display for Error {
                 "lane {lane} has a writer already (lock {}); close it, choose another lane, or use Lane::Auto",
                 path.display()
             ),
+            Self::Full { what, used, wanted, limit, why } => {
+                write!(f, "the store is full: {used} {what}, {wanted} more wanted, at most {limit} allowed: {why}")
+            }
             Self::ReadOnly { why } => write!(f, "this handle cannot write: {why}"),
             Self::Poisoned { cause } => write!(
                 f,

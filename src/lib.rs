@@ -124,6 +124,7 @@ pub use half;
 
 pub use crate::codec::Codec;
 pub use crate::dtype::Dtype;
+pub use crate::engine::caps::{Eviction, Prune};
 pub use crate::engine::options::{
     Backup, Compaction, Lane, Merge, Options, Recovery, ValueCacheFill, ValueCachePolicy,
 };
@@ -135,7 +136,7 @@ pub use crate::engine::read::wanted::LeafBuffer;
 pub use crate::engine::reader::Reader;
 pub use crate::engine::report::{
     BackupReport, CompactReport, CompactionProgress, ComputeReport, Damage, Lookup, MergeReport, Missing, OpenReport,
-    Preloaded, Quarantined, SchemaUse, Skipped, Stats, ValueCacheStats, VerifyReport, Waiting,
+    Preloaded, PruneReport, Quarantined, SchemaUse, Skipped, Stats, ValueCacheStats, VerifyReport, Waiting,
 };
 pub use crate::engine::store::Store;
 pub use crate::error::{Error, ItemError, Result};

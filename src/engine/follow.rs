@@ -222,10 +222,10 @@ fn take_compacted(state: &State, known: &mut Known, compacted: Vec<Segment>) -> 
         }
     }
     for (segment, old, has_all) in entered {
-        let hides = hides_deletion(state, &old);
-        replace_segments(state, &segment, &old, has_all)?;
+        let hides = hides_deletion(state, &segment, &old);
+        replace_segments(state, &segment, &old, has_all, || {})?;
         if hides {
-            // Without the tombstones, nothing told of it.
+            // Nothing else told of it.
             state.value_cache().supersede_all();
             state.live().set(None);
         }
@@ -255,8 +255,12 @@ fn enter_compacted(state: &State, known: &Known, segment: &Arc<Segment>) -> Resu
             old.push(Gone { id, segment: None, map: Arc::new(join_active(state, id, segment)?) });
         }
     }
-    let copied: u64 = old.iter().map(|old| old.map.rows_there()).sum();
-    let has_all = copied == u64::from(segment.rows());
+    // A key that occurs twice in a batch has two rows of one timestamp, which are joined with one copy.
+    let mut is_copy = vec![false; segment.rows() as usize];
+    for row in old.iter().flat_map(|old| old.map.targets()) {
+        is_copy.get_mut(row as usize).into_iter().for_each(|copy| *copy = true);
+    }
+    let has_all = !is_copy.contains(&false);
     if !has_all {
         admit_block(state, segment, &hash_block(state, segment)?)?;
     }

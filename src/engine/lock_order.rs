@@ -17,6 +17,7 @@ pub(crate) enum Rank {
     Leases,
     Close,
     Compaction,
+    Room,
     ShortMerge,
     LongMerge,
     Lane,

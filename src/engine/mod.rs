@@ -4,7 +4,7 @@
 //!
 //! | layer | contents |
 //! | --- | --- |
-//! | [`lock_order`], [`threads`], [`options`], [`report`] | locks with a rank, threads and forks, plain data |
+//! | [`lock_order`], [`threads`], [`caps`], [`options`], [`report`] | locks with a rank, threads and forks, plain data |
 //! | [`observe`] | spans and metrics for programs that collect them (features) |
 //! | [`flight`] | threads that compute one key: claims, waits |
 //! | [`files`] | the files in the folder other than segments and runs |
@@ -17,6 +17,7 @@
 //! | [`findings`] | known damage |
 //! | [`read`], [`write`] | values, copies, scans, checks; the queue, the lane, the merger |
 //! | [`compact`] | rewriting segments without superseded rows |
+//! | [`evict`] | removing whole segments, to keep caps |
 //! | [`open`], [`repair`] | opening, and repairing on close |
 //! | [`backup`], [`merge_stores`] | copies of a store; merging other stores into one |
 //! | [`reader`], [`copies`], [`store`] | the public handles |
@@ -37,6 +38,7 @@
 //! | `Leases` | the leases of a handle, each with the number of threads that share it | yes: system calls on locks |
 //! | `Close` | the handle of the writer thread, until the store is closed | yes |
 //! | `Compaction` | the handle of the thread that compacts | no |
+//! | `Room` | what is counted under the caps | yes: eviction, measuring; puts wait for it |
 //! | `ShortMerge`, `LongMerge` | the handles of the merge threads | yes, under the first: begins to seal |
 //! | `Lane` | the lane: active segments, their numbers, the sync log | yes: all writes and syncs of the lane |
 //! | `Merging` | the one merge that covers new segments | yes: puts wait for it at twice the memtable's bound |
@@ -78,9 +80,11 @@
 
 pub(crate) mod admit;
 pub(crate) mod backup;
+pub(crate) mod caps;
 pub(crate) mod compact;
 pub(crate) mod complete;
 pub(crate) mod copies;
+pub(crate) mod evict;
 pub(crate) mod files;
 pub(crate) mod findings;
 pub(crate) mod flight;

@@ -34,6 +34,9 @@ named! {
         Seals = "tensorcask_seals_total", Count, "Segments that were sealed.";
         RunsBuilt = "tensorcask_merges_total", Count, "Index runs that were built.";
         Refreshes = "tensorcask_refreshes_total", Count, "Refreshes.";
+        SegmentsEvicted = "tensorcask_segments_evicted_total", Count, "Segments that were evicted.";
+        RowsEvicted = "tensorcask_rows_evicted_total", Count, "Rows of evicted segments.";
+        BytesEvicted = "tensorcask_bytes_evicted_total", Bytes, "Bytes of evicted segments.";
         SegmentsCompacted = "tensorcask_segments_compacted_total", Count, "Segments that compaction replaced.";
         BytesCompacted = "tensorcask_bytes_compacted_total", Bytes, "Bytes that compaction wrote.";
         BytesFreed = "tensorcask_bytes_freed_total", Bytes, "Bytes by which compaction shrank the store.";

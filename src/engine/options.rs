@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::codec::Codec;
 use crate::dtype::Dtype;
+use crate::engine::caps::{Caps, Eviction};
 use crate::error::{Error, Result};
 use crate::io::Durability;
 use crate::schema::stored_dtype;
@@ -100,6 +101,7 @@ pub struct Options {
     pub(crate) read_threads: usize,
     pub(crate) hash_bits: u8,
     pub(crate) hash_seed: Option<u64>,
+    pub(crate) caps: Caps,
     /// Microseconds since 1970.
     pub(crate) clock: fn() -> u64,
 }
@@ -345,6 +347,7 @@ impl Default for Options {
             read_threads: crate::engine::threads::default_threads(),
             hash_bits: 0,
             hash_seed: None,
+            caps: Caps::default(),
             clock: system_clock,
         }
     }
@@ -458,6 +461,42 @@ impl Options {
         self
     }
 
+    /// Maximum size in bytes of all files of the store (default: `None`, no limit): segments of all lanes and runs,
+    /// earlier ones too, indexes, and quarantined files, which are never removed. When a put would exceed it, the
+    /// segments that [`Options::eviction`] says are evicted first; a step of eviction, merging or compaction may exceed
+    /// it by one segment meanwhile. Segments are sealed at a sixteenth of it at most. At least 1 MiB.
+    #[must_use]
+    pub fn max_disk_bytes(mut self, bytes: impl Into<Option<u64>>) -> Self {
+        self.caps.disk_bytes = bytes.into();
+        self
+    }
+
+    /// Maximum number of rows (default: `None`, no limit), as [`Options::max_disk_bytes`] limits bytes. Overwritten and
+    /// deleted rows count until they are compacted; tombstones do not. At least 16.
+    #[must_use]
+    pub fn max_rows(mut self, rows: impl Into<Option<u64>>) -> Self {
+        self.caps.rows = rows.into();
+        self
+    }
+
+    /// Evicts segments whose last commit is older than this (default: `None`): at opening, and when rows are put, with a
+    /// delay of up to a sixteenth of it. An active segment is sealed once its first commit is older than half of it.
+    /// Not with [`Eviction::Stop`], which evicts nothing.
+    #[must_use]
+    pub fn max_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.caps.age = age.into();
+        self
+    }
+
+    /// What is evicted to keep the caps (default: [`Eviction::OldestFirst`]). Whole segments are evicted, by unlinking
+    /// their files. Segments of lanes that another handle writes are left alone: that handle evicts them under its own
+    /// caps. If nothing can be evicted, puts fail with [`Error::Full`].
+    #[must_use]
+    pub fn eviction(mut self, eviction: Eviction) -> Self {
+        self.caps.eviction = eviction;
+        self
+    }
+
     /// The numbers of waiting rows and bytes at which they are written (default: 8,192 and 16 MiB).
     #[must_use]
     pub fn flush_every(mut self, rows: usize, bytes: usize) -> Self {
@@ -473,10 +512,25 @@ impl Options {
         self
     }
 
+    /// The options of a writer under its caps: segments are small against a cap, and writes small against a segment.
+    pub(crate) fn under_caps(mut self) -> Self {
+        if let Some(bytes) = self.caps.segment_bytes() {
+            self.segment_bytes = self.segment_bytes.min(bytes);
+            let write = usize::try_from(self.segment_bytes / 4).unwrap_or(usize::MAX).max(1);
+            self.flush_bytes = self.flush_bytes.min(write);
+        }
+        if let Some(rows) = self.caps.segment_rows() {
+            self.segment_rows = self.segment_rows.min(rows);
+            self.flush_rows = self.flush_rows.min(rows as usize);
+        }
+        self
+    }
+
     /// Fails if an option cannot be used.
     pub(crate) fn check(&self) -> Result<()> {
         check_store_as(self.store_as)?;
         check_share("compaction_live_share", self.compaction_live_share)?;
+        self.caps.check()?;
         let numbers = [
             ("segment_bytes", self.segment_bytes),
             ("segment_rows", u64::from(self.segment_rows)),

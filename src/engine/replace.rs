@@ -19,13 +19,21 @@ use crate::names::SegmentId;
 use crate::segment::reader::Segment;
 
 /// Publishes `segment` in the place of others. `has_all`: whether it has no rows but theirs. The caller holds the
-/// registry, so that nobody enters rows of these segments meanwhile. O(entries of the memtable) if it has rows of them.
+/// registry, so that nobody enters rows of these segments meanwhile. `before` is called first, while no thread can insert
+/// rows. O(entries of the memtable) if it has rows of them.
 ///
 /// # Errors
 /// [`crate::Error::ReadOnly`] when the batch ids are used up; nothing is changed then.
-pub(crate) fn replace_segments(state: &State, segment: &Arc<Segment>, old: &[Gone], has_all: bool) -> Result<()> {
+pub(crate) fn replace_segments(
+    state: &State,
+    segment: &Arc<Segment>,
+    old: &[Gone],
+    has_all: bool,
+    before: impl FnOnce(),
+) -> Result<()> {
     let by_id: HashMap<SegmentId, &RowMap> = old.iter().map(|old| (old.id, &*old.map)).collect();
     let inserting = state.memtable().lock_inserts();
+    before();
     state.memtable().replace_segments(&inserting, segment, |id| by_id.get(&id).copied())?;
     let all_sealed = old.iter().all(|old| old.segment.is_some());
     state.versions().replace_segments(segment, old, has_all && all_sealed);
@@ -33,13 +41,16 @@ pub(crate) fn replace_segments(state: &State, segment: &Arc<Segment>, old: &[Gon
     Ok(())
 }
 
-/// Whether a row of the old segments was not copied although this process knows no newer row of its key. Then the key
-/// was deleted since the last refresh, and its tombstone is gone too. True if a row cannot be read. O(rows).
-pub(crate) fn hides_deletion(state: &State, old: &[Gone]) -> bool {
+/// Whether a row of the old segments has no copy in `new` although this process knows no newer row of its key. Then the
+/// key was deleted since the last refresh, and its tombstone is gone too, or the row was evicted. True if a row cannot
+/// be read. O(rows).
+pub(crate) fn hides_deletion(state: &State, new: &Segment, old: &[Gone]) -> bool {
+    // Eviction maps a row to a tombstone.
+    let keeps_values = !new.schema().is_tombstones();
     old.iter().any(|old| {
         let Some(segment) = &old.segment else { return true };
         let mut finder = Finder::new(1);
-        let mut gone = (0..segment.rows()).filter(|row| old.map.get(*row).is_none());
+        let mut gone = (0..segment.rows()).filter(|row| !keeps_values || old.map.get(*row).is_none());
         !segment.schema().is_tombstones()
             && gone.any(|row| {
                 let Ok(Some(row)) = Row::of_segment(segment, row) else { return true };

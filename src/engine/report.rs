@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::schema::Schema;
+use crate::segment::reader::Segment;
 use crate::value::Value;
 
 /// The result for one key of [`crate::Reader::get_batch`]. Damage to one row does not hide the others.
@@ -128,8 +129,12 @@ pub struct Stats {
     pub segments: usize,
     /// Bytes of segment files, including active ones and the zeros that fill their last pages.
     pub segment_bytes: u64,
-    /// Bytes of index runs on disk.
+    /// Bytes of index runs and row maps on disk.
     pub run_bytes: u64,
+    /// Bytes of quarantined files. They count under a cap, and are never removed.
+    pub quarantine_bytes: u64,
+    /// Bytes of all files of the store: those above, lock files and sync logs. This is what a cap limits.
+    pub disk_bytes: u64,
     /// Index runs in use.
     pub runs: usize,
     /// Keys in these runs.
@@ -164,6 +169,12 @@ pub struct Stats {
     pub runs_built: u64,
     /// Refreshes, which read what other writers have committed.
     pub refreshes: u64,
+    /// Segments that this handle evicted, to keep a cap or because it was asked to.
+    pub segments_evicted: u64,
+    /// Rows of these segments.
+    pub rows_evicted: u64,
+    /// Bytes of these segments.
+    pub bytes_evicted: u64,
     /// Seconds by which this machine's clock is behind the newest row of other writers or earlier handles; 0 if it is
     /// not behind. New rows still get later commit timestamps.
     pub clock_behind_s: f64,
@@ -341,6 +352,41 @@ pub struct MergeReport {
     pub elapsed: Duration,
 }
 
+/// What [`crate::Store::prune`] did, or, in a dry run, would do.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct PruneReport {
+    /// Whether it was a dry run, which changes nothing.
+    pub dry_run: bool,
+    /// Sealed segments of values.
+    pub segments: usize,
+    /// Segments that were evicted.
+    pub segments_evicted: usize,
+    /// Bytes of these segments.
+    pub bytes_evicted: u64,
+    /// Rows of these segments, including overwritten and deleted ones.
+    pub rows_evicted: u64,
+    /// Keys that do not exist any more because of it.
+    pub keys_evicted: u64,
+    /// Tombstones that took the place of rows, so that older rows of their keys do not come back. Compaction drops them
+    /// once these are gone. 0 in a dry run.
+    pub tombstones_kept: u64,
+    /// Bytes of all files of the store before, and after; an estimate in a dry run.
+    pub bytes_before: u64,
+    /// See `bytes_before`.
+    pub bytes_after: u64,
+    /// Rows of values that are left, including overwritten and deleted ones, and those that are not sealed yet.
+    pub rows_after: u64,
+    /// Segments that were left alone because another writer has their lane, or their order depends on it.
+    pub segments_in_use: usize,
+    /// Segments that were left alone because they are damaged.
+    pub skipped: Vec<Skipped>,
+    /// Whether the limits hold now.
+    pub reached: bool,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
 /// How far a compaction is; see [`crate::Store::compaction_progress`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
@@ -351,6 +397,15 @@ pub struct CompactionProgress {
     pub done_bytes: u64,
     /// Bytes of all segments of this step.
     pub total_bytes: u64,
+}
+
+impl PruneReport {
+    /// Counts an evicted segment.
+    pub(crate) fn count(&mut self, segment: &Segment) {
+        self.segments_evicted += 1;
+        self.bytes_evicted += segment.len_bytes;
+        self.rows_evicted += segment.seal.rows;
+    }
 }
 
 /// A file that was skipped.

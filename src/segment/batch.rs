@@ -44,6 +44,8 @@ pub(crate) struct Batch {
     pub frame: Frame,
     path: Arc<Path>,
     crcs: Bytes,
+    /// How often a sampled call read it.
+    reads: AtomicU32,
 }
 
 /// The flatbuffer of the message that `prefix_and_metadata` starts with, and the bytes of prefix and metadata.
@@ -119,7 +121,23 @@ impl Batch {
         let (columns, crcs) = parse_columns(&header, schema, frame.rows as usize, &body).map_err(corrupt)?;
         let verified = (0..columns.rows.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         let unverified_rows = AtomicU32::new(frame.rows);
-        Ok(Self { columns, verified, unverified_rows, frame, path: Arc::clone(path), crcs })
+        Ok(Self { columns, verified, unverified_rows, frame, path: Arc::clone(path), crcs, reads: AtomicU32::new(0) })
+    }
+
+    /// Counts a sampled read.
+    #[inline]
+    pub(crate) fn note_read(&self) {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The sampled reads.
+    pub(super) fn sampled_reads(&self) -> u32 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
+    /// Halves the sampled reads.
+    pub(super) fn halve_reads(&self) {
+        self.reads.store(self.sampled_reads() / 2, Ordering::Relaxed);
     }
 
     /// The error of damage in `row`.

@@ -180,6 +180,23 @@ impl Segment {
         }
     }
 
+    /// The batches that were parsed.
+    fn parsed_batches(&self) -> impl Iterator<Item = &Arc<Batch>> {
+        self.batches.get().into_iter().flat_map(|batches| {
+            (0..batches.frames().len()).filter_map(|number| batches.parsed(number)?.get()?.as_ref().ok())
+        })
+    }
+
+    /// How often sampled calls have read its batches, halved at each eviction. O(batches).
+    pub(crate) fn sampled_reads(&self) -> u64 {
+        self.parsed_batches().map(|batch| u64::from(batch.sampled_reads())).sum()
+    }
+
+    /// Halves the sampled reads. O(batches).
+    pub(crate) fn halve_reads(&self) {
+        self.parsed_batches().for_each(|batch| batch.halve_reads());
+    }
+
     /// Its batches. O(batches) at the first call, O(1) after that. If the frame table is damaged, the frames after the
     /// batches are used.
     ///

@@ -128,6 +128,20 @@ fn a_refresh_between_two_steps_loses_no_key() {
 }
 
 #[test]
+fn a_key_that_occurs_twice_in_a_batch_hides_no_new_row() {
+    let storage = MemoryStorage::new();
+    let store = options().open_on(Arc::new(storage.clone())).unwrap();
+    store.put_rows(&["a", "a", "b"], &[1], &[1.0_f32, 2.0, 3.0]).unwrap();
+    store.flush().unwrap();
+    let reader = Options::new().open_reader_on(Arc::new(storage)).unwrap();
+    store.put_rows(&["c"], &[1], &[4.0_f32]).unwrap();
+    // The two rows of `a` that the reader knows have one copy. So there are as many rows as it finds copies.
+    store.compact(&Compaction::new()).unwrap();
+    reader.refresh().unwrap();
+    assert_eq!(reader.contains_batch(&["a", "b", "c"]).unwrap(), [true; 3]);
+}
+
+#[test]
 fn rows_that_are_not_synced_replace_none_that_are() {
     let storage = MemoryStorage::new();
     let store = Options::new().open_on(Arc::new(storage.clone())).unwrap();

@@ -22,6 +22,8 @@ mod compaction_values;
 mod compute;
 mod crash;
 mod damage;
+mod eviction;
+mod eviction_processes;
 mod faults;
 mod filling;
 mod flushing;

@@ -72,5 +72,6 @@ pub use crate::log::init_logging;
 pub use crate::rank::Rank;
 pub use crate::store::space::Place;
 pub use crate::store::temporary::TemporaryFolder;
+pub use crate::store::used::DiskScope;
 pub use crate::values::output::Lists;
 pub use crate::values::tree::Ragged;

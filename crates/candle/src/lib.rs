@@ -53,7 +53,7 @@ mod wrap;
 pub use tensorcask_cache::identities::{Pruned, Stays, StoredIdentity};
 pub use tensorcask_cache::layer::{self, Compute, IntoArgument, IntoIds, IntoInputs, IntoOutput, OutputLike, Settings};
 pub use tensorcask_cache::{
-    Content, Counts, Elsewhere, Error, HeldRows, Id, Ids, Lists, OnStoreError, Place, Ragged, Rank, Result,
+    Content, Counts, DiskScope, Elsewhere, Error, HeldRows, Id, Ids, Lists, OnStoreError, Place, Ragged, Rank, Result,
     Verification, Weights, WhyMiss, init_logging,
 };
 

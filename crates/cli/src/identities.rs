@@ -1,7 +1,7 @@
 //! `tensorcask identities`
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -33,6 +33,22 @@ pub(crate) struct Arguments {
 /// Lists the cached identities of a module, most recently used first, or removes some.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let folder = &arguments.folder;
+    let (found, left) = listed(folder)?;
+    if let Some(seconds) = arguments.prune_unused_s {
+        return prune_unused(arguments, &found, Duration::from_secs(seconds), output);
+    }
+    if !arguments.prune.is_empty() {
+        return prune_listed(folder, &arguments.prune, arguments.dry_run, found.iter().chain(&left), output);
+    }
+    found.iter().try_for_each(|identity| output.line(|| human(identity), || json(identity)))?;
+    left.iter().try_for_each(|left| {
+        let line = || format!("{}  {}, {INTERRUPTED}", left.id, bytes(left.bytes));
+        output.line(line, || json!({ "id": left.id, "bytes": left.bytes, "interrupted": true }))
+    })
+}
+
+/// The identities in a module's folder, and what interrupted removals left.
+fn listed(folder: &Path) -> Result<(Vec<StoredIdentity>, Vec<StoredIdentity>), Failure> {
     std::fs::read_dir(folder).map_err(|error| match error.kind() {
         ErrorKind::NotFound => Failure::input(format!("{} does not exist", folder.display())),
         _ => Failure::io(folder, &error),
@@ -44,37 +60,34 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
             folder.display()
         )));
     }
-    if let Some(seconds) = arguments.prune_unused_s {
-        return prune_unused(arguments, &found, Duration::from_secs(seconds), output);
-    }
-    if !arguments.prune.is_empty() {
-        return prune_named(arguments, found.iter().chain(&left), output);
-    }
-    found.iter().try_for_each(|identity| output.line(|| human(identity), || json(identity)))?;
-    left.iter().try_for_each(|left| {
-        let line = || format!("{}  {}, {INTERRUPTED}", left.id, bytes(left.bytes));
-        output.line(line, || json!({ "id": left.id, "bytes": left.bytes, "interrupted": true }))
-    })
+    Ok((found, left))
+}
+
+/// Removes the identities `named` of the module's folder, or only lists them.
+pub(crate) fn prune_named(folder: &Path, named: &[String], dry_run: bool, output: &Output) -> Result<(), Failure> {
+    let (found, left) = listed(folder)?;
+    prune_listed(folder, named, dry_run, found.iter().chain(&left), output)
 }
 
 const INTERRUPTED: &str = "left by an interrupted removal: the next removal finishes it";
 
-fn prune_named<'a>(
-    arguments: &Arguments,
+fn prune_listed<'a>(
+    folder: &Path,
+    named: &[String],
+    dry_run: bool,
     mut there: impl Iterator<Item = &'a StoredIdentity> + Clone,
     output: &Output,
 ) -> Result<(), Failure> {
-    let named = &arguments.prune;
     if let Some(unknown) = named.iter().find(|id| there.clone().all(|identity| identity.id != **id)) {
         let first = there.next().map(|identity| identity.id.clone()).unwrap_or_default();
         return Err(Failure::input(format!(
             "{} has no identity {unknown:?}, so nothing was removed: give ids as this command lists them, such \
              as {first}",
-            arguments.folder.display()
+            folder.display()
         )));
     }
-    let pruned = prune(&arguments.folder, arguments.dry_run, |identity| named.contains(&identity.id))?;
-    say(&pruned, arguments.dry_run, output)?;
+    let pruned = prune(folder, dry_run, |identity| named.contains(&identity.id))?;
+    say(&pruned, dry_run, output)?;
     fail_if_kept(pruned.kept.iter())
 }
 

@@ -22,6 +22,8 @@ mod npy_file;
 mod numbers;
 mod output;
 mod preload;
+mod prune;
+mod quantity;
 mod report;
 mod rm;
 mod schemas;
@@ -82,6 +84,8 @@ enum Command {
     Merge(merge::Arguments),
     /// Checks the file system, the limits of the system and the files of a store, and says what to do.
     Doctor(doctor::Arguments),
+    /// Removes old rows by whole segments, until a limit holds; all keys with a prefix; or whole identities.
+    Prune(prune::Arguments),
     /// Lists or removes the cached identities (weights, versions, configurations) of a wrapped module.
     Identities(identities::Arguments),
     /// Explains why a key is not found: never put, deleted, damaged, or of another identity.
@@ -148,6 +152,7 @@ fn main() -> ExitCode {
         Command::Copy(arguments) => copy::run(arguments, &output),
         Command::Merge(arguments) => merge::run(arguments, &output),
         Command::Doctor(arguments) => doctor::run(arguments, &output),
+        Command::Prune(arguments) => prune::run(arguments, &output),
         Command::Identities(arguments) => identities::run(arguments, &output),
         Command::WhyMiss(arguments) => why_miss::run(arguments, &output),
         Command::Import(arguments) => import::run(arguments, &output),

@@ -30,7 +30,13 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
             ),
             (
                 "on disk",
-                format!("{} in segments, {} in index runs", bytes(stats.segment_bytes), bytes(stats.run_bytes)),
+                format!(
+                    "{}: {} in segments, {} in index runs, {} in quarantine",
+                    bytes(stats.disk_bytes),
+                    bytes(stats.segment_bytes),
+                    bytes(stats.run_bytes),
+                    bytes(stats.quarantine_bytes)
+                ),
             ),
             (
                 "dead",

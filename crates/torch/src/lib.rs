@@ -52,8 +52,8 @@ mod wrap;
 pub use tensorcask_cache::identities::{Pruned, Stays, StoredIdentity};
 pub use tensorcask_cache::layer::{self, Compute, IntoArgument, IntoIds, IntoInputs, IntoOutput, OutputLike, Settings};
 pub use tensorcask_cache::{
-    Content, Counts, Elsewhere, HeldRows, Id, Ids, Lists, OnStoreError, Place, Ragged, Rank, Verification, Weights,
-    WhyMiss, init_logging,
+    Content, Counts, DiskScope, Elsewhere, HeldRows, Id, Ids, Lists, OnStoreError, Place, Ragged, Rank, Verification,
+    Weights, WhyMiss, init_logging,
 };
 
 pub use crate::convert::to_stored;

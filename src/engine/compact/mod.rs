@@ -18,8 +18,9 @@ mod durable;
 pub(crate) mod live;
 mod plan;
 mod recode;
+pub(crate) mod replacement;
 mod rewrite;
-mod ties;
+pub(crate) mod ties;
 mod tombstones;
 
 use std::path::Path;
@@ -30,7 +31,8 @@ use crate::engine::compact::context::Context;
 use crate::engine::compact::durable::sync_sealed;
 use crate::engine::compact::live::{Live, Newer, live_rows, sample_is_sparse};
 use crate::engine::compact::plan::{Candidate, groups};
-use crate::engine::compact::rewrite::{remove_left, rewrite};
+use crate::engine::compact::replacement::remove_left;
+use crate::engine::compact::rewrite::rewrite;
 use crate::engine::compact::ties::tied;
 use crate::engine::compact::tombstones::Tombstones;
 use crate::engine::files::locks::{lanes_with_writers, wait_for_compact_lock};
@@ -58,12 +60,7 @@ pub(crate) fn compact(context: Context<'_>, options: &Compaction) -> Result<Comp
     if !options.dry_run {
         remove_left(context)?;
     }
-    // Before and after the refresh, so that the rows of a writer that ends meanwhile are seen.
-    let mut others = lanes_with_writers(context.state.storage())?;
-    // Otherwise a segment that another process has replaced could be rewritten from its old file.
-    refresh(context.state)?;
-    others.extend(lanes_with_writers(context.state.storage())?);
-    others.retain(|lane| *lane != context.lane);
+    let others = lanes_of_others(context)?;
     let mut report = CompactReport { dry_run: options.dry_run, ..CompactReport::default() };
     compact_values(context, &others, options, &mut report)?;
     // Now that dead rows are gone, fewer tombstones are needed.
@@ -76,6 +73,20 @@ pub(crate) fn compact(context: Context<'_>, options: &Compaction) -> Result<Comp
         context.state.metrics().compacted(&report);
     }
     Ok(report)
+}
+
+/// The lanes that other writers hold. Reads what they have committed.
+///
+/// # Errors
+/// IO errors.
+pub(crate) fn lanes_of_others(context: Context<'_>) -> Result<Vec<u16>> {
+    // Before and after the refresh, so that the rows of a writer that ends meanwhile are seen.
+    let mut others = lanes_with_writers(context.state.storage())?;
+    // Otherwise a segment that another process has replaced could be rewritten from its old file.
+    refresh(context.state)?;
+    others.extend(lanes_with_writers(context.state.storage())?);
+    others.retain(|lane| *lane != context.lane);
+    Ok(others)
 }
 
 /// Removes the row map files of `lane`, once no index run needs row maps.

@@ -86,7 +86,7 @@ impl RowMaps {
 
     /// Whether each row of the target comes from somewhere, and none from beyond it. O(rows).
     fn fits(&self) -> bool {
-        let there: u64 = self.moved.iter().map(|moved| moved.map.rows_there()).sum();
+        let there: u64 = self.moved.iter().map(|moved| moved.map.targets().count() as u64).sum();
         there == self.rows && self.moved.iter().all(|moved| moved.map.is_within(self.rows))
     }
 

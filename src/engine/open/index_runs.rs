@@ -111,7 +111,9 @@ pub(crate) fn use_runs(state: &State, runs: Runs, lane: Option<u16>, report: &mu
         moved.remove_unused(state, lane, &chosen)?;
     }
     let runs = || chosen.iter().map(|run: &Arc<LoadedRun>| run.run());
-    let live = runs().find_map(|run| remembered_live(run, runs()));
+    // Runs count evicted keys until the next merge.
+    let counts = !chosen.iter().any(|run| run.may_have_evicted_rows());
+    let live = runs().find_map(|run| remembered_live(run, runs())).filter(|_| counts);
     if !chosen.is_empty() {
         state.live().set(live);
     }

@@ -207,6 +207,13 @@ fn finish_report(
             behind.as_secs()
         ));
     }
+    let quarantine = if state.options().caps.disk_bytes.is_some() { state.usage()?.quarantine } else { 0 };
+    if quarantine > 0 {
+        report.notes.push(format!(
+            "files in quarantine take {quarantine} bytes of the cap, and are never removed: look at them, and move them \
+             away"
+        ));
+    }
     report.elapsed = start.elapsed();
     span.record("rows", report.rows);
     span.record("segments", report.segments as u64);

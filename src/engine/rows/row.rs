@@ -155,6 +155,15 @@ impl Row<'_> {
         }
     }
 
+    /// Counts a sampled read of the row's batch; rows that wait have none.
+    pub(crate) fn note_read(&self) {
+        match &self.holder {
+            Holder::Pending(..) => {}
+            Holder::Batch(batch, _) => batch.note_read(),
+            Holder::Cached(cached) => cached.batch.note_read(),
+        }
+    }
+
     /// Whether the row is a tombstone.
     #[inline]
     pub(crate) fn is_tombstone(&self) -> bool {

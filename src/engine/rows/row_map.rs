@@ -34,15 +34,15 @@ impl RowMap {
         rows.get(row as usize).map(|row| u32::from_le_bytes(*row)).filter(|row| *row != GONE)
     }
 
-    /// The number of rows that are not gone. O(rows).
-    pub(crate) fn rows_there(&self) -> u64 {
-        self.rows.as_chunks::<4>().0.iter().filter(|row| u32::from_le_bytes(**row) != GONE).count() as u64
+    /// The new rows, in order of the old ones. O(rows).
+    pub(crate) fn targets(&self) -> impl Iterator<Item = u32> {
+        let to = self.rows.as_chunks::<4>().0.iter().map(|row| u32::from_le_bytes(*row));
+        to.filter(|to| *to != GONE)
     }
 
     /// Whether no row is at `rows` or behind. O(rows).
     pub(crate) fn is_within(&self, rows: u64) -> bool {
-        let to = self.rows.as_chunks::<4>().0.iter().map(|row| u32::from_le_bytes(*row));
-        to.filter(|to| *to != GONE).all(|to| u64::from(to) < rows)
+        self.targets().all(|to| u64::from(to) < rows)
     }
 
     /// The map through this one, then through `next`. O(rows).

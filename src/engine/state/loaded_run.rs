@@ -154,6 +154,13 @@ impl LoadedRun {
         !self.moved.is_empty()
     }
 
+    /// Whether rows that it covers may have been evicted: then a segment of tombstones replaced theirs. So may have
+    /// compaction, which drops only rows that do not count.
+    pub(crate) fn may_have_evicted_rows(&self) -> bool {
+        let mut targets = self.segments.iter().filter(|segment| self.moved.iter().any(|of| of.target == segment.id));
+        targets.any(|target| target.schema().is_tombstones())
+    }
+
     /// Translates row number `run_row` of the run to that of the locator; `None` if compaction dropped the row. O(1),
     /// or O(log replaced segments).
     #[inline]

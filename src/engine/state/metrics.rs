@@ -19,6 +19,9 @@ pub(crate) struct Metrics {
     flushes: AtomicU64,
     runs_built: AtomicU64,
     refreshes: AtomicU64,
+    segments_evicted: AtomicU64,
+    rows_evicted: AtomicU64,
+    bytes_evicted: AtomicU64,
     compacting: Compacting,
     instruments: Instruments,
 }
@@ -113,6 +116,13 @@ impl Metrics {
         }
     }
 
+    /// Counts an evicted segment.
+    pub(crate) fn evicted(&self, rows: u64, bytes: u64) {
+        self.add(&self.segments_evicted, Counter::SegmentsEvicted, 1);
+        self.add(&self.rows_evicted, Counter::RowsEvicted, rows);
+        self.add(&self.bytes_evicted, Counter::BytesEvicted, bytes);
+    }
+
     /// Whether any key was read and found.
     pub(crate) fn any_hits(&self) -> bool {
         self.hits.load(Ordering::Relaxed) > 0
@@ -136,6 +146,9 @@ impl Metrics {
             flushes: get(&self.flushes),
             runs_built: get(&self.runs_built),
             refreshes: get(&self.refreshes),
+            segments_evicted: get(&self.segments_evicted),
+            rows_evicted: get(&self.rows_evicted),
+            bytes_evicted: get(&self.bytes_evicted),
             ..Stats::default()
         }
     }

@@ -45,10 +45,12 @@ use residency::Residency;
 use value_cache::ValueCache;
 use versions::Versions;
 
+use crate::engine::files::usage::Usage;
 use crate::engine::options::Options;
 use crate::error::Result;
 use crate::io::Storage;
 use crate::key::KeyHasher;
+use crate::names::{self, SegmentName};
 use crate::segment::writer::StoreIdentity;
 
 /// The state of one open store in one process.
@@ -105,6 +107,18 @@ impl State {
         let in_runs = version.runs().iter().fold(0_u64, |keys, run| keys.saturating_add(run.run().keys()));
         let bound = usize::try_from(in_runs / RUN_KEYS_PER_MEMTABLE_KEY).unwrap_or(usize::MAX);
         bound.clamp(least, least.saturating_mul(MOST))
+    }
+
+    /// The bytes of the store's files. O(files), without a call of the system for each sealed segment.
+    ///
+    /// # Errors
+    /// IO errors.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        let version = self.versions.load();
+        Usage::of(self.storage(), |name| {
+            let SegmentName::Sealed(id) = names::parse_segment(name) else { return None };
+            version.segments().get(&id).map(|segment| segment.len_bytes)
+        })
     }
 
     /// As [`Access::check_fork`].

@@ -47,6 +47,7 @@ impl Store {
         let keys = keys.into();
         let mut written = Vec::with_capacity(keys.len());
         let built = self.build(keys, values)?;
+        let _admitted = self.admit(&built)?;
         take_in_others(&self.inner.state, self.inner.lane);
         for columns in built {
             self.put_absent(keys, columns, &mut written)?;

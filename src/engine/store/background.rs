@@ -1,7 +1,7 @@
 //! Compaction in the background, after a merge of the index or when the store is idle, if enough rows are dead.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use crate::engine::compact::compact;
@@ -15,7 +15,7 @@ use crate::engine::threads;
 use crate::engine::write::merger::Merger;
 use crate::engine::write::queue::Queue;
 use crate::engine::write::writer::Writer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sync::JoinHandle;
 
 /// A smaller store is never compacted automatically.
@@ -33,6 +33,8 @@ pub(super) struct Background {
     thread: RankedMutex<Option<JoinHandle<()>>>,
     /// The number of dead rows when a compaction last found no segment to rewrite.
     dead_in_vain: AtomicU64,
+    /// Whether a put waits for the lock of compaction, to evict.
+    is_in_the_way: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for Background {
@@ -47,13 +49,13 @@ fn is_worth_a_look(waste: &Waste, share: f64) -> bool {
 }
 
 impl Background {
-    /// Makes the store compact after merges and when it is idle.
+    /// Makes the store compact after merges and when it is idle. It stops while `is_in_the_way`.
     pub(super) fn start(
-        state: &Arc<State>,
-        queue: &Arc<Queue>,
+        (state, queue): (&Arc<State>, &Arc<Queue>),
         writer: &Arc<Writer>,
         merger: &Arc<Merger>,
         lane: u16,
+        is_in_the_way: &Arc<AtomicBool>,
     ) -> Arc<Self> {
         let background = Arc::new(Self {
             state: Arc::clone(state),
@@ -63,6 +65,7 @@ impl Background {
             lane,
             thread: RankedMutex::new(Rank::Compaction, None),
             dead_in_vain: AtomicU64::new(0),
+            is_in_the_way: Arc::clone(is_in_the_way),
         });
         let weak = Arc::downgrade(&background);
         merger.set_upkeep(move || {
@@ -93,13 +96,16 @@ impl Background {
 
     fn run(&self, dead_rows: u64) {
         let (Some(writer), Some(merger)) = (self.writer.upgrade(), self.merger.upgrade()) else { return };
-        let stop = || self.queue.check();
+        let stop = || match self.is_in_the_way.load(Ordering::Relaxed) {
+            true => Err(Error::Closed),
+            false => self.queue.check(),
+        };
         let context = Context { state: &self.state, writer: &writer, lane: self.lane, stop: &stop };
         match compact(context, &Compaction::in_background(self.state.options())) {
             Ok(report) if report.segments_rewritten == 0 => self.dead_in_vain.store(dead_rows, Ordering::Relaxed),
             Ok(_) => {}
-            // The store is closing, or another process is compacting.
-            Err(error) if stop().is_err() || error.is_timed_out() => {}
+            // The store is closing, a put evicts, or another process is compacting.
+            Err(error) if matches!(error, Error::Closed) || stop().is_err() || error.is_timed_out() => {}
             Err(error) => merger.note(Err(error)),
         }
     }

@@ -54,7 +54,9 @@ impl Store {
         }
         let deleted = column.rows();
         if deleted > 0 {
-            puts.put(column.finish())?;
+            let columns = column.finish();
+            let _admitted = self.inner.room.make_for_deletes(columns.len_bytes(), deleted)?;
+            puts.put(columns)?;
         }
         Ok(deleted)
     }

@@ -1,12 +1,13 @@
 //! Maintenance of a store: merging its index, compacting its segments, and acknowledging losses.
 
+use crate::engine::caps::Prune;
 use crate::engine::compact::context::Context;
 use crate::engine::compact::{compact, remove_row_maps};
 use crate::engine::findings::acknowledge;
 use crate::engine::options::Compaction;
 #[cfg(doc)]
 use crate::engine::reader::Reader;
-use crate::engine::report::{CompactReport, CompactionProgress};
+use crate::engine::report::{CompactReport, CompactionProgress, PruneReport};
 use crate::engine::runs::plan::Purpose;
 use crate::engine::store::Store;
 #[cfg(doc)]
@@ -77,6 +78,46 @@ impl Store {
     #[must_use]
     pub fn compaction_progress(&self) -> Option<CompactionProgress> {
         self.inner.state.metrics().compacting().progress()
+    }
+
+    /// Evicts whole segments by age, or until the store is small enough, and unlinks their files. Their keys do not exist
+    /// any more; an older row of such a key never comes back. Readers and writers, in this process and in others,
+    /// continue meanwhile, and batches that are being read keep their files. A crash leaves each segment either
+    /// unchanged or evicted. O(segments), and O(rows of the evicted segments) lookups; no values are read.
+    ///
+    /// ```
+    /// # fn main() -> tensorcask::Result<()> {
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// use tensorcask::{Prune, Store};
+    ///
+    /// let store = Store::open(dir.path(), "encoder")?;
+    /// store.put_rows(&[1_u64, 2, 3], &[256], &[0.5_f32; 3 * 256])?;
+    /// let report = store.prune(&Prune::new().to_rows(2))?;
+    /// assert_eq!((report.keys_evicted, store.len()?), (3, 0));
+    /// # store.close()
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Io`] of kind `TimedOut` if another process compacts or prunes the store for longer than
+    /// [`Prune::patience`]; [`Error::Invalid`] for [`Eviction::Stop`]; [`Error::Poisoned`], [`Error::Closed`], IO
+    /// errors. Finished steps are kept, and the rest is unchanged.
+    ///
+    /// [`Eviction::Stop`]: crate::Eviction::Stop
+    pub fn prune(&self, options: &Prune) -> Result<PruneReport> {
+        let inner = &self.inner;
+        inner.puts.check_process()?;
+        options.check()?;
+        if !options.dry_run {
+            self.flush_with(Durability::SyncData)?;
+            inner.writer.with_lane(|lane| lane.start_seals(&inner.state))?.wait()?;
+        }
+        let report = inner.room.prune(options)?;
+        if inner.state.versions().load().runs().iter().any(|run| run.has_moved_rows()) && !options.dry_run {
+            self.merge_index()?;
+            remove_row_maps(&inner.state, inner.lane)?;
+        }
+        Ok(report)
     }
 
     /// Acknowledges losses: damaged files that were set aside, missing segments, files of other stores. The reports of

@@ -7,6 +7,7 @@ mod copies;
 mod deletes;
 mod maintenance;
 mod reads;
+mod room;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::engine::report::Waiting;
 use crate::engine::runs::plan::Purpose;
 use crate::engine::state::State;
 use crate::engine::store::background::{Background, compact_at_close};
+use crate::engine::store::room::{Admitted, Room};
 use crate::engine::threads;
 use crate::engine::write::merger::Merger;
 use crate::engine::write::put::{Puts, check_len, check_size};
@@ -67,6 +69,7 @@ struct Inner {
     background: Arc<Background>,
     flight: Flight,
     leases: Leases,
+    room: Room,
 }
 
 /// Puts rows, either complete or without their data, which are passed beside them.
@@ -83,7 +86,7 @@ impl Store {
 
     pub(crate) fn open_on(storage: Arc<dyn Storage>, options: Options) -> Result<Self> {
         options.check()?;
-        let (state, lane, report) = open_writer(storage, options)?;
+        let (state, lane, report) = open_writer(storage, options.under_caps())?;
         let options = state.options();
         let mut schemas = Schemas::default();
         for segment in state.versions().load().segments().values() {
@@ -110,11 +113,15 @@ impl Store {
         );
         let thread = RankedMutex::new(Rank::Close, thread);
         let reader = Reader::new(Arc::clone(&state), report);
-        let background = Background::start(&state, &queue, &writer, &merger, number);
+        let room = Room::new(&state, &queue, &writer, number);
+        let background = Background::start((&state, &queue), &writer, &merger, number, room.is_wanted());
         let leases = Leases::new(Arc::clone(&state), number);
         let flight = Flight::default();
-        let inner = Inner { state, queue, puts, writer, merger, lane: number, thread, background, flight, leases };
-        Ok(Self { reader, inner: Arc::new(inner) })
+        let inner =
+            Inner { state, queue, puts, writer, merger, lane: number, thread, background, flight, leases, room };
+        let store = Self { reader, inner: Arc::new(inner) };
+        store.inner.room.settle()?;
+        Ok(store)
     }
 
     /// Puts one value. Copies it and returns; the row can be read at once. See [`Store::put_rows`] for many.
@@ -135,7 +142,7 @@ impl Store {
     /// # Errors
     /// [`Error::KeyKind`], [`Error::TooLarge`], [`Error::Invalid`] for values that cannot be stored (a map with a
     /// duplicate name, a byte of a BOOL tensor that is not 0 or 1); [`Error::Poisoned`], [`Error::Closed`],
-    /// [`Error::ReadOnly`] if the handle cannot write.
+    /// [`Error::ReadOnly`] if the handle cannot write; [`Error::Full`] if the caps of the options leave no room.
     pub fn put(&self, key: impl AsKey, value: impl AsValue) -> Result<()> {
         self.put_batch(&[key.as_key()?], &[value]).map_err(Error::into_cause)
     }
@@ -143,10 +150,18 @@ impl Store {
     /// Puts values of any structure. If a key occurs twice, the last value wins. Blocks while the buffer is full.
     ///
     /// # Errors
-    /// As [`Store::put`], but an error of one key or value is an [`Error::Item`]; [`Error::Invalid`] if the numbers of
-    /// keys and values differ. Nothing is put then.
+    /// As [`Store::put`], but an error of one key or value is an [`Error::Item`]; [`Error::Full`] under a cap;
+    /// [`Error::Invalid`] if the numbers of keys and values differ. Nothing is put then.
     pub fn put_batch<'a>(&self, keys: impl Into<Keys<'a>>, values: &[impl AsValue]) -> Result<()> {
-        self.build(keys.into(), values)?.into_iter().try_for_each(|columns| self.inner.puts.put(columns))
+        let built = self.build(keys.into(), values)?;
+        let _admitted = self.admit(&built)?;
+        built.into_iter().try_for_each(|columns| self.inner.puts.put(columns))
+    }
+
+    /// Makes room for `built` under the caps.
+    fn admit(&self, built: &[Columns]) -> Result<Admitted<'_>> {
+        let len_bytes = built.iter().map(Columns::len_bytes).sum();
+        self.inner.room.make(len_bytes, built.iter().map(|columns| columns.rows).sum(), built.len())
     }
 
     /// The rows of values of any structure, in order, as batches of one structure each.
@@ -273,10 +288,13 @@ impl Store {
                 TensorView::with_shape_of(dtype, row_shape, row).map(ValueView::Tensor)
             });
             let built = self.build(keys, &views.collect::<Result<Vec<_>>>()?)?;
+            let _admitted = self.admit(&built)?;
             return built.into_iter().try_for_each(|columns| put(columns, None));
         }
         let most_bytes = options.flush_bytes.min(MAX_COLUMN_LEN_BYTES / 2);
         let most_rows = (most_bytes / width.max(8)).clamp(1, 1 << 20);
+        let batches = rows.len() / most_bytes + 1;
+        let _admitted = self.inner.room.make(rows.len() + keys_len_bytes(keys), keys.len(), batches)?;
         let mut start = 0;
         while start < keys.len() {
             let mut end = start;
@@ -400,6 +418,13 @@ impl Inner {
         }
         remove_row_maps(state, self.lane)?;
         self.merger.check()
+    }
+}
+
+fn keys_len_bytes(keys: Keys<'_>) -> usize {
+    match keys.integers() {
+        Some(integers) => size_of_val(integers),
+        None => keys.iter().map(|key| key.with_bytes(<[u8]>::len)).sum(),
     }
 }
 

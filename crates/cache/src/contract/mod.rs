@@ -77,6 +77,7 @@ macro_rules! contract {
             a_folder_outlives_its_handles,
             a_folder_that_is_only_read,
             a_full_cache_computes,
+            a_full_cache_evicts,
             a_temporary_folder_goes
         );
         $crate::contract!(@ $framework, threads:

@@ -1,7 +1,10 @@
 //! Where outputs are kept, and how many are kept.
 
 use super::{doubled, doubling, elements, folder, ids, in_memory, one, refused, rows};
-use crate::layer::{Adapter, CacheOptions};
+use tensorcask::Eviction;
+
+use crate::DiskScope;
+use crate::layer::{Adapter, CacheOptions, Cached};
 
 /// A new handle finds the outputs of former handles.
 pub fn a_folder_outlives_its_handles<F: Adapter>() {
@@ -65,6 +68,53 @@ pub fn a_full_cache_computes<F: Adapter>() {
         module.forward_with_ids(one::<F>(&rows::<F>(0, 4, 256)), &ids(0, 4)).unwrap();
         assert_eq!((module.counts().hits, module.len().unwrap()), (4, kept));
     }
+}
+
+/// With eviction, the newest outputs are kept under the cap: first unused identities go, then the oldest outputs.
+pub fn a_full_cache_evicts<F: Adapter>() {
+    const CAP: u64 = 2 << 20;
+    let folder = folder();
+    let options = |version: &str, scope| {
+        let options = CacheOptions::<F>::in_folder(folder.path(), "module").version(version).disk_bytes(CAP);
+        options.disk_scope(scope).eviction(Eviction::OldestFirst)
+    };
+    let fill = |module: &Cached<F>, batches: usize| {
+        for from in 0..batches {
+            let x = rows::<F>(from * 16, 16, 1024);
+            let output = module.forward_with_ids(one::<F>(&x), &ids(from as u64 * 16, 16));
+            assert_eq!(elements(output), doubled::<F>(from * 16, 16, 1024));
+        }
+        module.flush().unwrap();
+    };
+    let hits = |module: &Cached<F>, from: usize| {
+        let before = module.counts().hits;
+        module.forward_with_ids(one::<F>(&rows::<F>(from, 1, 1024)), &ids(from as u64, 1)).unwrap();
+        module.counts().hits - before
+    };
+    let len_bytes = |folder: std::path::PathBuf| crate::identity::size::folder_len_bytes(&folder);
+    let (old, _) = doubling(options("1", DiskScope::Module));
+    fill(&old, 10);
+    let old_folder = old.folder().unwrap();
+    old.close().unwrap();
+    // An identity whose cap is its own leaves others alone.
+    let (own, _) = doubling(options("2", DiskScope::Identity));
+    fill(&own, 80);
+    assert!(len_bytes(own.folder().unwrap()) <= CAP && old_folder.is_dir());
+    own.close().unwrap();
+    let (new, _) = doubling(options("3", DiskScope::Module));
+    fill(&new, 80);
+    let module_folder = new.folder().unwrap().parent().unwrap().to_path_buf();
+    assert!(len_bytes(module_folder.clone()) <= CAP + CAP / 16, "{}", len_bytes(module_folder));
+    assert!(!old_folder.exists(), "the identity that was not used for longest");
+    assert_eq!((hits(&new, 79 * 16), hits(&new, 0)), (1, 0));
+    assert!(new.counts().not_kept == 0 && new.warnings().is_empty(), "{} {:?}", new.counts(), new.warnings());
+    assert!(new.len().unwrap() > 100);
+    refused(
+        in_memory::<F>()
+            .eviction(Eviction::OldestFirst)
+            .wrap_fn(|x: &F::Tensor| crate::layer::Output::<F>::Tensor(F::share(x))),
+        "in memory are not evicted",
+    );
 }
 
 /// A temporary folder is removed with its last handle.

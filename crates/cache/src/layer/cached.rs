@@ -314,7 +314,7 @@ fn opening<F: Framework>(options: &CacheOptions<F>, module_id: String, rank: Ran
         options: options.engine_options(),
         rank,
         writes: !options.read_only && options.writer_rank.is_none_or(|writer| writer == rank.rank),
-        used: Arc::new(Used::new(options.cap_bytes(), module.as_deref())),
+        used: Arc::new(Used::new(options.cap(), module.as_deref())),
         temporary,
         held: options.memory_device.as_ref().map(|device| format!("{device:?} {}", options.memory_bytes)),
     })

@@ -18,6 +18,7 @@ mod inner;
 mod kept;
 pub(crate) mod options;
 mod resolve;
+mod room;
 mod verify;
 mod watch;
 pub(crate) mod why;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tensorcask::{Codec, Dtype, Options, ValueCacheFill, ValueCachePolicy};
+use tensorcask::{Codec, Dtype, Eviction, Options, ValueCacheFill, ValueCachePolicy};
 
 use crate::error::{Result, invalid};
 use crate::framework::Framework;
@@ -14,6 +14,7 @@ use crate::keys::ids::Ids;
 use crate::keys::key::Content;
 use crate::rank::Rank;
 use crate::store::space::Place;
+use crate::store::used::{Cap, DiskScope};
 use crate::values::input::Inputs;
 use crate::values::output::Lists;
 use crate::values::tree::Ragged;
@@ -84,6 +85,10 @@ pub enum OnStoreError {
 /// The default limit for outputs in memory.
 const MEMORY_BYTES: u64 = 1 << 30;
 
+/// Segments under a limit, if they are evicted, and their sizes.
+const SEGMENTS: u64 = 16;
+const SEGMENT_BYTES: std::ops::Range<u64> = 64 << 10..256 << 20;
+
 pub(crate) type IdsFrom<F> = Arc<dyn Fn(&Inputs<F>) -> Result<Ids> + Send + Sync>;
 
 /// Options of a [`Cached`](crate::layer::Cached).
@@ -131,6 +136,8 @@ pub struct CacheOptions<F: Framework> {
     pub(crate) memory_bytes: usize,
     pub(crate) memory_device: Option<F::Device>,
     pub(crate) disk_bytes: Option<u64>,
+    pub(crate) disk_scope: DiskScope,
+    pub(crate) eviction: Eviction,
     pub(crate) rank: Option<Rank>,
     pub(crate) writer_rank: Option<u16>,
     pub(crate) engine: Options,
@@ -180,6 +187,8 @@ impl<F: Framework> CacheOptions<F> {
             memory_bytes: 0,
             memory_device: None,
             disk_bytes: None,
+            disk_scope: DiskScope::default(),
+            eviction: Eviction::Stop,
             rank: None,
             writer_rank: None,
             engine,
@@ -311,13 +320,32 @@ impl<F: Framework> CacheOptions<F> {
         self
     }
 
-    /// The limit of the module's files in bytes (default: none). It covers all its identities, ranks and indexes, by
-    /// file length, and rows that are not yet written; in memory, the outputs. At the limit no more outputs are kept
-    /// and none are removed, so that each epoch and each run finds the same samples. Writes of other processes are
-    /// counted with a delay.
+    /// The limit of the module's files in bytes (default: none). It covers all its identities, unless
+    /// [`CacheOptions::disk_scope`] says otherwise, ranks and indexes, by file length, and rows that are not yet
+    /// written; in memory, the outputs. At the limit no more outputs are kept and none are removed, so that each epoch
+    /// and each run finds the same samples, unless [`CacheOptions::eviction`] says otherwise. Writes of other processes
+    /// are counted with a delay.
     #[must_use]
     pub fn disk_bytes(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.disk_bytes = bytes.into();
+        self
+    }
+
+    /// What [`CacheOptions::disk_bytes`] limits: the files of all identities of the module id, or of the one that is
+    /// used (default: all).
+    #[must_use]
+    pub fn disk_scope(mut self, scope: DiskScope) -> Self {
+        self.disk_scope = scope;
+        self
+    }
+
+    /// What is removed when [`CacheOptions::disk_bytes`] is reached (default: [`Eviction::Stop`], nothing). Otherwise
+    /// identities that nobody has open go first, the least recently used one before the others, if the limit covers
+    /// them; then whole segments of the outputs of the identity that is used, those of other ranks excepted. Reading
+    /// an identity does not count as use. For folders only. Only an epoch that fits under the limit hits.
+    #[must_use]
+    pub fn eviction(mut self, eviction: Eviction) -> Self {
+        self.eviction = eviction;
         self
     }
 
@@ -386,8 +414,12 @@ impl<F: Framework> CacheOptions<F> {
         self.weights == Weights::Check
     }
 
-    /// The limit of kept bytes.
-    pub(crate) fn cap_bytes(&self) -> Option<u64> {
+    /// The limit of kept bytes, and how it is kept.
+    pub(crate) fn cap(&self) -> Cap {
+        Cap { bytes: self.cap_bytes(), scope: self.disk_scope, eviction: self.eviction }
+    }
+
+    fn cap_bytes(&self) -> Option<u64> {
         if self.place != Place::Memory {
             return self.disk_bytes;
         }
@@ -399,7 +431,12 @@ impl<F: Framework> CacheOptions<F> {
 
     /// The store's options, adjusted to the options of the layer.
     pub(crate) fn engine_options(&self) -> Options {
-        let options = self.engine.clone();
+        let mut options = self.engine.clone();
+        // Reads are only counted for this order, and small segments make evictions small.
+        options = options.eviction(self.eviction);
+        if let Some(cap) = self.disk_bytes.filter(|_| self.eviction != Eviction::Stop) {
+            options = options.segment_bytes((cap / SEGMENTS).clamp(SEGMENT_BYTES.start, SEGMENT_BYTES.end));
+        }
         if self.memory_bytes == 0 || self.memory_device.is_some() || self.place == Place::Memory {
             return options;
         }
@@ -421,6 +458,9 @@ impl<F: Framework> CacheOptions<F> {
                 "a verification rate of {rate} with tolerances {relative} and {absolute}: the rate is between 0 and \
                  1, tolerances are not negative"
             )));
+        }
+        if self.eviction != Eviction::Stop && self.place == Place::Memory {
+            return Err(invalid("outputs in memory are not evicted: keep them in a folder, or leave out `eviction`"));
         }
         if self.memory_device.is_some() && self.memory_bytes == 0 {
             return Err(invalid("a memory_device was given without memory_bytes: say how much it may hold"));

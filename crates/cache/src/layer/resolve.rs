@@ -16,7 +16,6 @@ use crate::layer::exclusive::infer;
 use crate::layer::gather::{Computed, Rows, empty_batch, value_len_bytes};
 use crate::layer::inner::{Batch, Inner, Load, Loads};
 use crate::layer::options::Weights;
-use crate::store::used::Room;
 use crate::values::output::Output;
 use crate::values::tree::{Ragged, check_batch, split};
 
@@ -220,11 +219,7 @@ impl<F: Framework> Inner<F> {
             Computed::Values(values) => values.iter().map(value_len_bytes).sum(),
         };
         let Some(store) = space.store()? else { return Ok(None) };
-        let room = spaces.reserve(at.len(), len_bytes);
-        if room == Room::FullNow {
-            self.warn(format!("the cap of {} bytes is reached: no more outputs are kept", spaces.cap_bytes()));
-        }
-        if room != Room::Granted {
+        if !self.reserve(spaces, at.len(), len_bytes)? {
             return Ok(None);
         }
         let chosen;
@@ -241,6 +236,9 @@ impl<F: Framework> Inner<F> {
             }
             Computed::Values(values) => keys.with(|keys| store.put_batch(keys, values)),
         };
+        if matches!(put, Err(tensorcask::Error::Full { .. })) {
+            return Ok(None);
+        }
         put.map_err(|error| error.at_positions(at))?;
         Ok(Some(len_bytes))
     }

@@ -11,23 +11,27 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::backend::{Source, Space};
 use super::json::{read_json, write_json};
 use super::temporary::TemporaryFolder;
-use super::used::{ROW_BYTES, Room, Used};
+use super::used::{DiskScope, ROW_BYTES, Room, Used};
 use crate::identity::names::{self, KINDS, RECORD, TIMING};
 use crate::identity::record::Identity;
 use crate::identity::size::folder_len_bytes;
 use crate::rank::Rank;
-use tensorcask::Options;
 use tensorcask::flight::Flight;
 use tensorcask::folder::check_module_id;
 use tensorcask::storage::MemoryStorage;
 use tensorcask::{Durability, Error, Result};
 use tensorcask::{Key, KeyKind};
+use tensorcask::{Options, Prune};
+
+/// How long a call that computed outputs waits for another process that compacts the store, before it keeps them.
+const EVICTION_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The place where the outputs of a module are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -273,15 +277,49 @@ impl Spaces {
         room
     }
 
-    /// Bytes of the files of all identities of this module, and of rows that this process has not written yet.
+    /// Bytes of the files that the limit counts, and of rows that this process has not written yet.
     fn files_len_bytes(&self) -> u64 {
-        let Some(module) = self.folder.as_deref().and_then(Path::parent) else { return 0 };
-        let here = open_in(|open| open.parent() == Some(module));
+        let Some(own) = self.folder.as_deref() else { return 0 };
+        let counted = match self.opening.used.scope() {
+            DiskScope::Module => own.parent().unwrap_or(own),
+            DiskScope::Identity => own,
+        };
+        let here = open_in(|open| open.starts_with(counted));
         let waiting = |spaces: &Arc<Self>| {
             let waiting: usize = spaces.opened().iter().map(|space| space.waiting_len_bytes()).sum();
             waiting as u64 + spaces.put_rows.load(Ordering::Relaxed) * ROW_BYTES / 2
         };
-        folder_len_bytes(module) + here.iter().map(waiting).sum::<u64>()
+        folder_len_bytes(counted) + here.iter().map(waiting).sum::<u64>()
+    }
+
+    /// Evicts at least `bytes` of the rows of this identity, if there are as many, from the largest store first. Returns
+    /// the bytes that were freed.
+    ///
+    /// # Errors
+    /// As [`tensorcask::Store::prune`].
+    pub fn evict(&self, bytes: u64) -> Result<u64> {
+        let mut stores = Vec::new();
+        for space in KINDS.map(|kind| self.existing(kind)) {
+            if let Some(store) = space?.map(|space| space.store()).transpose()?.flatten() {
+                stores.push((store.stats()?.disk_bytes, store));
+            }
+        }
+        stores.sort_by_key(|(len_bytes, _)| std::cmp::Reverse(*len_bytes));
+        let mut freed = 0;
+        for (len_bytes, store) in stores {
+            if freed < bytes {
+                let to = len_bytes.saturating_sub(bytes - freed);
+                let prune = Prune::new().to_bytes(to).order(self.opening.used.eviction()).patience(EVICTION_PATIENCE);
+                let report = store.prune(&prune)?;
+                freed += report.bytes_before.saturating_sub(report.bytes_after);
+            }
+        }
+        Ok(freed)
+    }
+
+    /// The limit, and how much is kept under it.
+    pub fn used(&self) -> &Used {
+        &self.opening.used
     }
 
     /// The limit of kept bytes.

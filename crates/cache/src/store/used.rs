@@ -6,6 +6,8 @@ use std::sync::{Arc, LazyLock, Weak};
 
 use parking_lot::Mutex;
 
+use tensorcask::Eviction;
+
 use super::json::{read_json, write_json};
 use crate::identity::names::FULL;
 
@@ -17,9 +19,28 @@ const BATCH_BYTES: u64 = 600;
 const ALIGNED_BATCH_BYTES: u64 = 32 << 10;
 const PAGE_BYTES: u64 = 4096;
 
+/// The outputs that a limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum DiskScope {
+    /// Those of all identities of the module id: outputs of former weights and versions too.
+    #[default]
+    Module,
+    /// Those of the identity that is used.
+    Identity,
+}
+
+/// A limit on the bytes of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cap {
+    pub bytes: Option<u64>,
+    pub scope: DiskScope,
+    pub eviction: Eviction,
+}
+
 /// The limit, and the bytes in use.
 pub struct Used {
-    cap: Option<u64>,
+    cap: Cap,
     /// Acquired before `state`.
     usage: Arc<Mutex<Usage>>,
     state: Mutex<State>,
@@ -59,8 +80,9 @@ impl std::fmt::Debug for Used {
 }
 
 impl Used {
-    /// `module` is the folder of the module, whose handles share the count.
-    pub fn new(cap: Option<u64>, module: Option<&Path>) -> Self {
+    /// `module` is the folder of the module, whose handles share the count if it is the module's.
+    pub fn new(cap: Cap, module: Option<&Path>) -> Self {
+        let module = module.filter(|_| cap.scope == DiskScope::Module);
         let usage = module.map_or_else(Arc::default, |module| {
             let mut usages = USAGES.lock();
             usages.retain(|_, usage| usage.strong_count() > 0);
@@ -76,32 +98,47 @@ impl Used {
 
     /// Whether there is a limit.
     pub const fn is_capped(&self) -> bool {
-        self.cap.is_some()
+        self.cap.bytes.is_some()
     }
 
     /// The limit in bytes.
     pub fn cap(&self) -> u64 {
-        self.cap.unwrap_or(u64::MAX)
+        self.cap.bytes.unwrap_or(u64::MAX)
+    }
+
+    /// Which outputs count.
+    pub const fn scope(&self) -> DiskScope {
+        self.cap.scope
+    }
+
+    /// What is evicted at the limit.
+    pub const fn eviction(&self) -> Eviction {
+        self.cap.eviction
+    }
+
+    /// By how many bytes the limit would be exceeded by a batch that was just refused, if it is not latched as full.
+    pub fn missing_bytes(&self, rows: u64, bytes: u64) -> u64 {
+        (self.usage.lock().bytes.saturating_add(wanted_bytes(rows, bytes))).saturating_sub(self.cap())
     }
 
     /// Starts with the size of the files. An identity that was full at this limit or a higher one stays full unless
     /// half of the files are gone, so that each run finds the same samples as the last one.
     pub fn begin(&self, files: u64, folder: &Path) {
-        let Some(cap) = self.cap else { return };
+        let Some(cap) = self.cap.bytes else { return };
         *self.usage.lock() = Usage { bytes: files, since: 0 };
         let mut state = self.state.lock();
         let was_full = read_json::<(u64, u64)>(&folder.join(FULL));
-        state.full = was_full.is_some_and(|(at, took)| at >= cap && files >= took / 2);
+        let stops = self.cap.eviction == Eviction::Stop;
+        state.full = stops && was_full.is_some_and(|(at, took)| at >= cap && files >= took / 2);
     }
 
     /// Whether `rows` of `bytes` in total fit; counts them if so. `files` measures the files and pending rows. It is
     /// called more often as less space is left. Once full, an identity stays full, so that each epoch finds the same
-    /// samples.
+    /// samples, unless outputs are evicted.
     pub fn reserve(&self, rows: u64, bytes: u64, folder: Option<&Path>, files: impl Fn() -> u64) -> Room {
         let mut usage = self.usage.lock();
-        let batch = if bytes >= ALIGNED_BATCH_BYTES { BATCH_BYTES + PAGE_BYTES } else { BATCH_BYTES };
-        let wanted = bytes.saturating_add(rows * ROW_BYTES).saturating_add(batch);
-        let Some(cap) = self.cap else {
+        let wanted = wanted_bytes(rows, bytes);
+        let Some(cap) = self.cap.bytes else {
             // Counted for handles that have a limit.
             usage.add(wanted);
             return Room::Granted;
@@ -113,6 +150,9 @@ impl Used {
             *usage = Usage { bytes: files(), since: 0 };
         }
         if state.full || usage.bytes.saturating_add(wanted) > cap {
+            if self.cap.eviction != Eviction::Stop {
+                return Room::Full;
+            }
             if let Some(folder) = folder.filter(|_| !state.full)
                 && let Err(error) = write_json(&folder.join(FULL), &(cap, files()))
             {
@@ -125,11 +165,27 @@ impl Used {
         Room::Granted
     }
 
+    /// The files are measured at the next reservation.
+    pub fn measure_again(&self) {
+        self.usage.lock().since = u64::MAX;
+    }
+
+    /// Whether no caller was warned before that the limit is reached although outputs are evicted.
+    pub fn is_news(&self) -> bool {
+        !std::mem::replace(&mut self.state.lock().told, true)
+    }
+
     /// Files were removed, so that there may be space again.
     pub fn reopen(&self) {
         self.usage.lock().since = u64::MAX;
         *self.state.lock() = State::default();
     }
+}
+
+/// Bytes on disk of a batch of `rows` rows with elements of `bytes` in total.
+fn wanted_bytes(rows: u64, bytes: u64) -> u64 {
+    let batch = if bytes >= ALIGNED_BATCH_BYTES { BATCH_BYTES + PAGE_BYTES } else { BATCH_BYTES };
+    bytes.saturating_add(rows * ROW_BYTES).saturating_add(batch)
 }
 
 impl Usage {

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::support::{code, names, ok, text};
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 20] = [
     "stats",
     "ls",
     "schemas",
@@ -19,6 +19,7 @@ const COMMANDS: [&str; 19] = [
     "copy",
     "merge",
     "doctor",
+    "prune",
     "identities",
     "import",
     "export",

@@ -14,6 +14,7 @@ mod identities;
 mod import;
 mod operations;
 mod output;
+mod prune;
 mod report;
 mod round_trips;
 mod schemas;
