@@ -89,9 +89,12 @@ impl Recorder for Recorded {
     }
 }
 
-/// The spans that were begun, by name, each with its fields.
+/// A span's id, name and fields.
+type Span = (Id, String, BTreeMap<String, u64>);
+
+/// The spans that were begun.
 #[derive(Default, Clone)]
-struct Spans(Arc<Mutex<Vec<(Id, String, BTreeMap<String, u64>)>>>);
+struct Spans(Arc<Mutex<Vec<Span>>>);
 
 struct Fields<'a>(&'a mut BTreeMap<String, u64>);
 
