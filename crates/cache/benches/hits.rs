@@ -31,7 +31,7 @@ fn output(x: &Tensor, leaves: usize) -> tensorcask::Result<Output> {
 
 /// A wrapped function whose outputs are cached.
 fn filled(dir: &std::path::Path, leaves: usize) -> Fallible<CachedModule> {
-    let options = CacheOptions::in_folder(dir, &format!("leaves-{leaves}")).version("1");
+    let options = CacheOptions::in_folder(dir, format!("leaves-{leaves}")).version("1");
     let module = options.wrap_fn(move |x: &Tensor| output(x, leaves))?;
     let ids: Vec<u64> = (0..ROWS).collect();
     for ids in ids.chunks(2048) {
