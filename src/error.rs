@@ -242,6 +242,15 @@ impl Error {
         matches!(self.cause(), Self::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
     }
 
+    /// Whether a read failed because the file was truncated meanwhile: its writer cuts off zeros, and the lane's next
+    /// writer cuts off a torn tail.
+    pub(crate) fn is_cut(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => source.kind() == std::io::ErrorKind::UnexpectedEof,
+            error => error.is_corrupt(),
+        }
+    }
+
     /// Whether another process held a lock for too long.
     pub(crate) fn is_timed_out(&self) -> bool {
         matches!(self.cause(), Self::Io { source, .. } if source.kind() == std::io::ErrorKind::TimedOut)

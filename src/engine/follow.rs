@@ -31,15 +31,6 @@ use crate::segment::writer::SegmentWriter;
 /// The maximum number of further listings of a folder that keeps changing.
 const LISTINGS: usize = 100;
 
-/// Whether a read failed because the file was truncated meanwhile: its writer cuts off zeros, and the lane's next
-/// writer cuts off a torn tail.
-fn was_cut(error: &Error) -> bool {
-    match error {
-        Error::Io { source, .. } => source.kind() == std::io::ErrorKind::UnexpectedEof,
-        error => error.is_corrupt(),
-    }
-}
-
 /// Refreshes if the last refresh is at least the refresh interval ago. Returns whether there was anything new.
 ///
 /// # Errors
@@ -335,7 +326,7 @@ fn follow_batches(state: &State, known: &mut Known, id: SegmentId, followed: &mu
     loop {
         let seed = followed.front.seed;
         let prefix = match walk(&*followed.file, seed, followed.end_offset, followed.rows) {
-            Err(error) if was_cut(&error) => return Ok(new),
+            Err(error) if error.is_cut() => return Ok(new),
             prefix => prefix?,
         };
         for frame in &prefix.frames {
@@ -354,7 +345,7 @@ fn follow_batches(state: &State, known: &mut Known, id: SegmentId, followed: &mu
             return Ok(new);
         }
         let frames = match look_ahead(&*followed.file, seed, &prefix, (followed.rows, followed.timestamp), synced) {
-            Err(error) if was_cut(&error) => return Ok(new),
+            Err(error) if error.is_cut() => return Ok(new),
             Err(error) => return Err(error),
             Ok(Ahead::More) => continue,
             Ok(Ahead::Nothing) => {

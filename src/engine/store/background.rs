@@ -101,7 +101,9 @@ impl Background {
             false => self.queue.check(),
         };
         let context = Context { state: &self.state, writer: &writer, lane: self.lane, stop: &stop };
-        match compact(context, &Compaction::in_background(self.state.options())) {
+        let options = self.state.options();
+        let options = Compaction::in_background(options.compaction_live_share, options.compaction_bytes_per_s);
+        match compact(context, &options) {
             Ok(report) if report.segments_rewritten == 0 => self.dead_in_vain.store(dead_rows, Ordering::Relaxed),
             Ok(_) => {}
             // The store is closing, a put evicts, or another process is compacting.
@@ -128,7 +130,7 @@ pub(super) fn compact_at_close(state: &Arc<State>, writer: &Writer, merger: &Mer
     }
     merger.merge(Purpose::One)?;
     let context = Context { state, writer, lane, stop: &|| Ok(()) };
-    match compact(context, &Compaction::in_background(state.options()).bytes_per_s(None)) {
+    match compact(context, &Compaction::in_background(state.options().compaction_live_share, None)) {
         Ok(report) if report.segments_written > 0 => merger.merge(Purpose::One),
         Err(error) if !error.is_timed_out() => Err(error),
         _ => Ok(()),

@@ -2,9 +2,17 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+mod checks;
+mod compaction;
+mod copies;
+
+pub use compaction::Compaction;
+pub use copies::{Backup, Merge};
+
 use crate::codec::Codec;
 use crate::dtype::Dtype;
 use crate::engine::caps::{Caps, Eviction};
+use crate::engine::options::checks::{check_share, check_store_as};
 use crate::error::{Error, Result};
 use crate::io::Durability;
 use crate::schema::stored_dtype;
@@ -104,211 +112,6 @@ pub struct Options {
     pub(crate) caps: Caps,
     /// Microseconds since 1970.
     pub(crate) clock: fn() -> u64,
-}
-
-/// Options of [`crate::Store::compact`].
-#[derive(Debug, Clone, PartialEq)]
-pub struct Compaction {
-    pub(crate) live_share: f64,
-    pub(crate) join: bool,
-    pub(crate) codec: Option<Codec>,
-    pub(crate) store_as: Option<Dtype>,
-    pub(crate) bytes_per_s: Option<u64>,
-    pub(crate) dry_run: bool,
-    pub(crate) patience: Duration,
-    /// Whether a sample of its rows decides whether a segment is examined in full.
-    pub(crate) by_sample: bool,
-}
-
-impl Default for Compaction {
-    fn default() -> Self {
-        Self {
-            live_share: 0.95,
-            join: true,
-            codec: None,
-            store_as: None,
-            bytes_per_s: None,
-            dry_run: false,
-            patience: Duration::from_secs(60),
-            by_sample: false,
-        }
-    }
-}
-
-impl Compaction {
-    /// Rewrites segments of which at least a twentieth of the rows is dead, joins small segments, and does not limit
-    /// its write rate.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The options of compaction in the background.
-    pub(crate) fn in_background(options: &Options) -> Self {
-        Self {
-            live_share: options.compaction_live_share,
-            join: false,
-            bytes_per_s: options.compaction_bytes_per_s,
-            patience: Duration::ZERO,
-            by_sample: true,
-            ..Self::default()
-        }
-    }
-
-    /// Rewrites segments of which at most this share of the rows is live, from 0 to 1 (default: 0.95). 1 rewrites every
-    /// segment with a dead row.
-    #[must_use]
-    pub fn live_share(mut self, share: f64) -> Self {
-        self.live_share = share;
-        self
-    }
-
-    /// Whether small segments of one schema are joined (default: on).
-    #[must_use]
-    pub fn join(mut self, join: bool) -> Self {
-        self.join = join;
-        self
-    }
-
-    /// Packs all tensors with this codec, or unpacks them (default: `None`, as they are). Segments with another codec
-    /// are rewritten, whatever their share of live rows; the level of zstd alone rewrites none. Later puts are packed as
-    /// [`Options::codec`] says.
-    #[must_use]
-    pub fn codec(mut self, codec: impl Into<Option<Codec>>) -> Self {
-        self.codec = codec.into();
-        self
-    }
-
-    /// Stores wider floats in this dtype, as [`Options::store_as`] does for new rows (default: `None`, as they are).
-    /// What is lost does not come back.
-    #[must_use]
-    pub fn store_as(mut self, dtype: impl Into<Option<Dtype>>) -> Self {
-        self.store_as = dtype.into();
-        self
-    }
-
-    /// Maximum write rate in bytes a second (default: `None`, no limit).
-    #[must_use]
-    pub fn bytes_per_s(mut self, bytes_per_s: Option<u64>) -> Self {
-        self.bytes_per_s = bytes_per_s;
-        self
-    }
-
-    /// Only reports what would be rewritten and freed, and changes nothing (default: off).
-    #[must_use]
-    pub fn dry_run(mut self, dry_run: bool) -> Self {
-        self.dry_run = dry_run;
-        self
-    }
-
-    /// How long to wait for another process that compacts the store (default: 60 s).
-    #[must_use]
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
-        self
-    }
-
-    /// Fails if an option cannot be used.
-    pub(crate) fn check(&self) -> Result<()> {
-        check_store_as(self.store_as)?;
-        check_share("live_share", self.live_share)
-    }
-}
-
-fn check_store_as(dtype: Option<Dtype>) -> Result<()> {
-    match dtype {
-        None | Some(Dtype::F16 | Dtype::BF16 | Dtype::F32) => Ok(()),
-        Some(dtype) => Err(Error::invalid(format!("cannot store as {dtype}: choose F16, BF16 or F32"))),
-    }
-}
-
-/// Options of [`Reader::backup_with`](crate::Reader::backup_with).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Backup {
-    pub(crate) link: bool,
-    pub(crate) verify: bool,
-    pub(crate) damaged: bool,
-}
-
-impl Default for Backup {
-    fn default() -> Self {
-        Self { link: true, verify: false, damaged: false }
-    }
-}
-
-impl Backup {
-    /// Links files where possible, does not read the copied rows again, and refuses a store that has lost rows.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Whether published files become hard links (default: on). Linked files take no space and no time, but a damaged
-    /// sector damages both stores. If off, or on another file system, all bytes are copied.
-    #[must_use]
-    pub fn link(mut self, link: bool) -> Self {
-        self.link = link;
-        self
-    }
-
-    /// Whether all rows of the copy are compared with their checksums before it gets its name (default: off).
-    #[must_use]
-    pub fn verify(mut self, verify: bool) -> Self {
-        self.verify = verify;
-        self
-    }
-
-    /// Whether a store that has lost rows is copied (default: off). The copy has its damaged files and notes too, so
-    /// opening it reports the same losses.
-    #[must_use]
-    pub fn damaged(mut self, damaged: bool) -> Self {
-        self.damaged = damaged;
-        self
-    }
-}
-
-/// Options of [`Store::merge_from`](crate::Store::merge_from).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Merge {
-    pub(crate) dry_run: bool,
-    pub(crate) fail_on_conflict: bool,
-    pub(crate) damaged: bool,
-}
-
-impl Merge {
-    /// Merges, lets the newest value of each key win, and fails if a source has lost rows.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Only reports what would be merged, and changes nothing (default: off).
-    #[must_use]
-    pub fn dry_run(mut self, dry_run: bool) -> Self {
-        self.dry_run = dry_run;
-        self
-    }
-
-    /// Whether keys with differing values are an error, found before anything is merged (default: off).
-    #[must_use]
-    pub fn fail_on_conflict(mut self, fail: bool) -> Self {
-        self.fail_on_conflict = fail;
-        self
-    }
-
-    /// Whether sources that have lost rows are merged, without the rows that cannot be read (default: off).
-    #[must_use]
-    pub fn damaged(mut self, damaged: bool) -> Self {
-        self.damaged = damaged;
-        self
-    }
-}
-
-fn check_share(name: &str, share: f64) -> Result<()> {
-    if (0.0..=1.0).contains(&share) {
-        return Ok(());
-    }
-    Err(Error::invalid(format!("the option {name} is {share}: give a share from 0 to 1")))
 }
 
 fn system_clock() -> u64 {
