@@ -92,6 +92,11 @@ impl Metrics {
         self.add(&self.refreshes, Counter::Refreshes, 1);
     }
 
+    /// The index runs that were built.
+    pub(crate) fn runs_built(&self) -> u64 {
+        self.runs_built.load(Ordering::Relaxed)
+    }
+
     /// Counts what a compaction did.
     pub(crate) fn compacted(&self, report: &CompactReport) {
         self.instruments.add(Counter::SegmentsCompacted, report.segments_rewritten as u64);

@@ -31,8 +31,8 @@ pub(super) struct Background {
     merger: Weak<Merger>,
     lane: u16,
     thread: RankedMutex<Option<JoinHandle<()>>>,
-    /// The number of dead rows when a compaction last found no segment to rewrite.
-    dead_in_vain: AtomicU64,
+    /// The numbers of dead rows and of merges when a compaction last found no segment to rewrite.
+    in_vain: (AtomicU64, AtomicU64),
     /// Whether a put waits for the lock of compaction, to evict.
     is_in_the_way: Arc<AtomicBool>,
 }
@@ -64,7 +64,7 @@ impl Background {
             merger: Arc::downgrade(merger),
             lane,
             thread: RankedMutex::new(Rank::Compaction, None),
-            dead_in_vain: AtomicU64::new(0),
+            in_vain: Default::default(),
             is_in_the_way: Arc::clone(is_in_the_way),
         });
         let weak = Arc::downgrade(&background);
@@ -79,10 +79,12 @@ impl Background {
     /// Starts the thread if compaction is worthwhile and the thread is not running.
     fn look(self: &Arc<Self>) {
         let Some(waste) = Waste::of(&self.state) else { return };
-        // After a compaction that found nothing to rewrite, waits for a tenth more dead rows.
-        let in_vain = self.dead_in_vain.load(Ordering::Relaxed);
-        let is_worth = is_worth_a_look(&waste, self.state.options().compaction_live_share);
-        if !is_worth || waste.dead_rows <= in_vain + in_vain / 10 {
+        // After a compaction that found nothing to rewrite, waits for a tenth more dead rows, or for a merge: rows are
+        // dead once a run has their successors.
+        let (dead, merges) = (self.in_vain.0.load(Ordering::Relaxed), self.in_vain.1.load(Ordering::Relaxed));
+        let runs_built = self.state.metrics().runs_built();
+        let is_in_vain = waste.dead_rows <= dead + dead / 10 && runs_built == merges;
+        if is_in_vain || !is_worth_a_look(&waste, self.state.options().compaction_live_share) {
             return;
         }
         let Some(mut thread) = self.thread.try_lock() else { return };
@@ -91,10 +93,10 @@ impl Background {
         }
         let background = Arc::clone(self);
         // If the thread cannot be started, the next call tries again.
-        *thread = threads::spawn("tensorcask-compact", move || background.run(waste.dead_rows)).ok();
+        *thread = threads::spawn("tensorcask-compact", move || background.run((waste.dead_rows, runs_built))).ok();
     }
 
-    fn run(&self, dead_rows: u64) {
+    fn run(&self, (dead_rows, runs_built): (u64, u64)) {
         let (Some(writer), Some(merger)) = (self.writer.upgrade(), self.merger.upgrade()) else { return };
         let stop = || match self.is_in_the_way.load(Ordering::Relaxed) {
             true => Err(Error::Closed),
@@ -104,7 +106,10 @@ impl Background {
         let options = self.state.options();
         let options = Compaction::in_background(options.compaction_live_share, options.compaction_bytes_per_s);
         match compact(context, &options) {
-            Ok(report) if report.segments_rewritten == 0 => self.dead_in_vain.store(dead_rows, Ordering::Relaxed),
+            Ok(report) if report.segments_rewritten == 0 => {
+                self.in_vain.0.store(dead_rows, Ordering::Relaxed);
+                self.in_vain.1.store(runs_built, Ordering::Relaxed);
+            }
             Ok(_) => {}
             // The store is closing, a put evicts, or another process is compacting.
             Err(error) if matches!(error, Error::Closed) || stop().is_err() || error.is_timed_out() => {}

@@ -24,9 +24,16 @@ impl Store {
     /// # Errors
     /// IO errors; the store stays as it was.
     pub fn merge_index(&self) -> Result<()> {
+        self.merge_all()?;
+        self.inner.merger.keep_up();
+        Ok(())
+    }
+
+    fn merge_all(&self) -> Result<()> {
         let inner = &self.inner;
         inner.puts.check_process()?;
         inner.queue.check()?;
+        inner.writer.with_lane(|lane| Ok(lane.running_seals()))?.wait()?;
         inner.merger.join();
         inner.merger.merge(Purpose::One)
     }
@@ -61,13 +68,13 @@ impl Store {
             self.flush_with(Durability::SyncData)?;
             let seals = inner.writer.with_lane(|lane| lane.start_seals(&inner.state))?;
             seals.wait()?;
-            self.merge_index()?;
+            self.merge_all()?;
         }
         let stop = || inner.queue.check();
         let context = Context { state: &inner.state, writer: &inner.writer, lane: inner.lane, stop: &stop };
         let report = compact(context, options)?;
         if report.segments_written > 0 && !options.dry_run {
-            self.merge_index()?;
+            self.merge_all()?;
             remove_row_maps(&inner.state, inner.lane)?;
         }
         Ok(report)
@@ -114,7 +121,7 @@ impl Store {
         }
         let report = inner.room.prune(options)?;
         if inner.state.versions().load().runs().iter().any(|run| run.has_moved_rows()) && !options.dry_run {
-            self.merge_index()?;
+            self.merge_all()?;
             remove_row_maps(&inner.state, inner.lane)?;
         }
         Ok(report)

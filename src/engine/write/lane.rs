@@ -325,7 +325,12 @@ impl Lane {
     pub(crate) fn start_seals(&mut self, state: &Arc<State>) -> Result<Arc<Sealing>> {
         let actives = std::mem::take(&mut self.actives);
         self.seal(state, actives)?;
-        Ok(self.sealing.clone().unwrap_or_default())
+        Ok(self.running_seals())
+    }
+
+    /// The segments that are being sealed, to wait for.
+    pub(crate) fn running_seals(&self) -> Arc<Sealing> {
+        self.sealing.clone().unwrap_or_default()
     }
 
     /// Rows that are not sealed yet.
