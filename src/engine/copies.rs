@@ -65,7 +65,8 @@ impl Reader {
     /// # }
     /// ```
     ///
-    /// # Errors [`Error::Invalid`] if `dir` cannot name a store or lies in this one; [`Error::Io`] of kind
+    /// # Errors
+    /// [`Error::Invalid`] if `dir` cannot name a store or lies in this one; [`Error::Io`] of kind
     /// `AlreadyExists` if it is neither absent nor empty; [`Error::Corrupt`] or [`Error::MissingSegment`] if the store
     /// has lost rows; IO errors.
     pub fn backup_to(&self, dir: impl AsRef<Path>) -> Result<BackupReport> {

@@ -204,6 +204,8 @@ pub struct ComputeReport {
     pub found: usize,
     /// Keys that this call computed.
     pub computed: usize,
+    /// Of these, keys that are not kept, since the caps leave no room for them.
+    pub not_kept: usize,
     /// Keys that other threads or processes computed meanwhile.
     pub waited: usize,
     /// Further positions of missing keys.

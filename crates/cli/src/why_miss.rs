@@ -225,7 +225,7 @@ fn said(answer: &Answer, text: &str, left_out: u64) -> String {
         ),
         Answer::Absent => format!(
             "{key} is not there: it was never put here (another identity or preprocessing gives other keys), was not \
-             flushed before its writer died, or was deleted and its tombstone compacted away"
+             flushed before its writer died, was evicted, or was deleted and its tombstone compacted away"
         ),
         Answer::OtherKind(why) => format!("{key} cannot be a key of this store: {why}"),
         Answer::Empty => "nothing was ever put here".to_owned(),

@@ -107,8 +107,8 @@ impl Store {
 trait Batch {
     /// Reads the keys at the positions `at`; returns the positions that have no row, and how many rows are damaged.
     fn read(&mut self, store: &Store, keys: Keys<'_>, at: &[usize]) -> Result<(Vec<usize>, usize)>;
-    /// Computes and puts the keys at the positions `at`.
-    fn compute(&mut self, store: &Store, keys: &[KeyRef<'_>], at: &[usize]) -> Result<()>;
+    /// Computes and puts the keys at the positions `at`; returns whether the caps left room to keep them.
+    fn compute(&mut self, store: &Store, keys: &[KeyRef<'_>], at: &[usize]) -> Result<bool>;
     /// Copies a row to another position.
     fn copy(&mut self, from: usize, to: usize);
 }
@@ -175,8 +175,9 @@ impl<B: Batch> Work for Call<'_, B> {
     }
 
     fn compute(&mut self, at: &[usize]) -> Result<ControlFlow<Self::Stop>> {
-        self.batch.compute(self.store, &self.select(at), at)?;
+        let kept = self.batch.compute(self.store, &self.select(at), at)?;
         self.report.computed += at.len();
+        self.report.not_kept += if kept { 0 } else { at.len() };
         Ok(ControlFlow::Continue(()))
     }
 
@@ -189,6 +190,14 @@ impl<B: Batch> Work for Call<'_, B> {
             what: "a computation asked the store for a key that it is to compute: let it compute the value itself"
                 .into(),
         }
+    }
+}
+
+/// Whether a put was accepted. What the caps leave no room for is computed all the same.
+fn is_kept(put: Result<()>, at: &[usize]) -> Result<bool> {
+    match put {
+        Err(Error::Full { .. }) => Ok(false),
+        put => put.map(|()| true).map_err(|error| error.at_positions(at)),
     }
 }
 
@@ -239,7 +248,7 @@ impl<T: Element, C: FnMut(&[usize]) -> Result<Vec<T>>> Batch for Rows<'_, T, C> 
         Ok((missing, damaged))
     }
 
-    fn compute(&mut self, store: &Store, keys: &[KeyRef<'_>], at: &[usize]) -> Result<()> {
+    fn compute(&mut self, store: &Store, keys: &[KeyRef<'_>], at: &[usize]) -> Result<bool> {
         let options = store.inner.state.options();
         let read_dtype = options.read_dtype(T::DTYPE);
         if read_dtype != T::DTYPE {
@@ -248,13 +257,13 @@ impl<T: Element, C: FnMut(&[usize]) -> Result<Vec<T>>> Batch for Rows<'_, T, C> 
         }
         let rows = (self.compute)(at)?;
         check_len(rows.len(), at.len() * self.width, "elements")?;
-        store.put_rows(keys, self.row_shape, &rows).map_err(|error| error.at_positions(at))?;
+        let kept = is_kept(store.put_rows(keys, self.row_shape, &rows), at)?;
         self.scatter(&rows, at, &vec![true; at.len()]);
         // Rows that are rounded are read again, as every later call does.
-        if options.stored_dtype(T::DTYPE) != T::DTYPE {
+        if kept && options.stored_dtype(T::DTYPE) != T::DTYPE {
             self.read(store, keys.into(), at)?;
         }
-        Ok(())
+        Ok(kept)
     }
 
     fn copy(&mut self, from: usize, to: usize) {
@@ -292,16 +301,16 @@ impl<C: FnMut(&[usize]) -> Result<Vec<Value>>> Batch for Values<C> {
         Ok((missing, damaged))
     }
 
-    fn compute(&mut self, store: &Store, keys: &[KeyRef<'_>], at: &[usize]) -> Result<()> {
+    fn compute(&mut self, store: &Store, keys: &[KeyRef<'_>], at: &[usize]) -> Result<bool> {
         let values = (self.compute)(at)?;
         check_len(values.len(), at.len(), "values")?;
-        store.put_batch(keys, &values).map_err(|error| error.at_positions(at))?;
+        let kept = is_kept(store.put_batch(keys, &values), at)?;
         values.into_iter().zip(at).for_each(|(value, at)| self.set(*at, value));
         // Values that are rounded are read again, as every later call does.
-        if store.inner.state.options().store_as.is_some() {
+        if kept && store.inner.state.options().store_as.is_some() {
             self.read(store, keys.into(), at)?;
         }
-        Ok(())
+        Ok(kept)
     }
 
     fn copy(&mut self, from: usize, to: usize) {

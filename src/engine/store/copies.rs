@@ -78,7 +78,8 @@ impl Store {
     /// # }
     /// ```
     ///
-    /// # Errors [`Error::KeyKind`] if the stores have different kinds of keys, [`Error::Invalid`] if a source is this
+    /// # Errors
+    /// [`Error::KeyKind`] if the stores have different kinds of keys, [`Error::Invalid`] if a source is this
     /// store, [`Error::Corrupt`] or [`Error::MissingSegment`] if a source has lost rows, [`Error::Conflict`] if
     /// [`Merge::fail_on_conflict`] is on: nothing is merged then. [`Error::Corrupt`] if a row of a source turns out to
     /// be damaged; [`Error::Io`] of kind `TimedOut` if another process compacts the store for a minute;
@@ -104,12 +105,16 @@ impl Store {
         self.flush_with(Durability::SyncData)?;
         // A compaction could drop a tombstone that was put after its older row was chosen here.
         let compacting = (!options.dry_run).then(|| wait_for_compact_lock(inner.state.storage(), COMPACTION_PATIENCE));
-        let _lock = compacting.transpose()?;
+        let lock = compacting.transpose()?;
         refresh(&inner.state)?;
         let stop = || inner.queue.check();
         let context = Context { state: &inner.state, writer: &inner.writer, lane: inner.lane, stop: &stop };
         let sealed = || if inner.merger.memtable_is_full() { inner.merger.merge(Purpose::Rest) } else { Ok(()) };
-        merge_stores(context, (&sources, kind), options, &sealed, progress)
+        let merged = merge_stores(context, (&sources, kind), options, &sealed, progress)?;
+        drop(lock);
+        // The caps held for what was there.
+        inner.room.settle()?;
+        Ok(merged)
     }
 
     /// Fails if `source` reads this store.
