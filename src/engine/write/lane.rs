@@ -280,16 +280,16 @@ impl Lane {
         }
     }
 
-    /// Makes the rows of segments that are being sealed as durable as asked. Their index may not be.
-    fn sync_seals(&mut self, state: &State, durability: Durability) -> Result<()> {
-        let Some(sealing) = &self.sealing else { return Ok(()) };
+    /// Makes the rows of segments that are being sealed as durable as asked, and returns their records for the sync log.
+    /// Their index may not be durable.
+    fn sync_seals(&mut self, state: &State, durability: Durability) -> Result<Vec<SyncRecord>> {
+        let Some(sealing) = &self.sealing else { return Ok(Vec::new()) };
         // A full sync log is rewritten from the records of segments that are not sealed, and one that is sealed.
         let is_full = self.sync_log.as_ref().is_none_or(SyncLog::is_full);
         if durability > state.options().durability || is_full || !sealing.wait_for_data() {
-            return self.wait_for_seals();
+            return self.wait_for_seals().map(|()| Vec::new());
         }
-        let sealed = std::mem::take(&mut self.sealed);
-        self.log(&sealed)
+        Ok(std::mem::take(&mut self.sealed))
     }
 
     /// Records that a segment which the lane does not append to was sealed, and synced.
@@ -390,7 +390,7 @@ impl Lane {
             return Ok(());
         }
         self.actives.iter_mut().try_for_each(|active| active.sync(durability))?;
-        self.sync_seals(state, durability)?;
+        let sealed = self.sync_seals(state, durability)?;
         let storage = state.storage();
         for id in std::mem::take(&mut self.unsynced) {
             let path = names::sealed(id);
@@ -410,7 +410,9 @@ impl Lane {
             storage.sync_dir(Path::new(names::SEGMENTS))?;
             self.names_dirty = false;
         }
-        let records: Vec<SyncRecord> = self.actives.iter_mut().filter_map(Active::synced).collect();
+        // Not before the names are durable: a record without a file is a lost segment.
+        let records: Vec<SyncRecord> =
+            sealed.into_iter().chain(self.actives.iter_mut().filter_map(Active::synced)).collect();
         match &self.sync_log {
             Some(log) if !log.is_full() => self.log(&records),
             _ => self.rewrite_sync_log(state),
