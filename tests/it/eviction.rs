@@ -412,7 +412,8 @@ fn a_full_store_refuses_puts_and_goes_on() {
     assert!(matches!(error, Error::Full { what: "bytes on disk", limit: 1_048_576, .. }), "{error}");
     // The last put left nothing behind, and nothing else stopped.
     assert_eq!((store.len().unwrap(), store.contains(put).unwrap()), (put, false));
-    assert!(put > 600, "{put} rows of 1 KiB");
+    // Each put may become a batch of its own, padded to pages.
+    assert!(put > 400, "{put} rows of 1 KiB");
     store.flush().unwrap();
     assert!(store.stats().unwrap().disk_bytes <= 1 << 20);
     let all: Vec<u64> = (0..put).collect();
