@@ -66,14 +66,14 @@ impl Compaction {
 
     /// Packs all tensors with this codec, or unpacks them (default: `None`, as they are). Segments with another codec
     /// are rewritten, whatever their share of live rows; the level of zstd alone rewrites none. Later puts are packed as
-    /// [`Options::codec`] says.
+    /// [`Options::codec`](crate::Options::codec) says.
     #[must_use]
     pub fn codec(mut self, codec: impl Into<Option<Codec>>) -> Self {
         self.codec = codec.into();
         self
     }
 
-    /// Stores wider floats in this dtype, as [`Options::store_as`] does for new rows (default: `None`, as they are).
+    /// Stores wider floats in this dtype, as [`Options::store_as`](crate::Options::store_as) does for new rows (default: `None`, as they are).
     /// What is lost does not come back.
     #[must_use]
     pub fn store_as(mut self, dtype: impl Into<Option<Dtype>>) -> Self {
