@@ -32,6 +32,7 @@ use crate::engine::rows::row::{Row, RowVersion};
 use crate::engine::rows::row_map::{RowMap, RowMapBuilder};
 use crate::engine::runs::hashes::whole_block;
 use crate::engine::state::State;
+use crate::engine::state::registry::Followed;
 use crate::engine::write::active::Active;
 use crate::error::{Error, Result};
 use crate::key::KeyRef;
@@ -150,6 +151,11 @@ fn candidates(state: &State, alone: &LeftAlone, goal: &Goal, report: &mut PruneR
             found.push((reads, Arc::clone(segment)));
         }
     }
+    // Those that other writers have not sealed.
+    let known = state.registry().lock();
+    let is_due = |followed: &&Followed| goal.before.is_none_or(|before| followed.timestamp < before);
+    report.segments_in_use += known.followed().filter(|followed| followed.rows > 0).filter(is_due).count();
+    drop(known);
     found.sort_by_key(|(reads, segment)| Reverse((*reads, segment.seal.last_timestamp, segment.id)));
     found.into_iter().map(|(_, segment)| segment).collect()
 }

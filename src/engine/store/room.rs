@@ -146,11 +146,15 @@ impl Room {
         self.admit(bytes + rows * (SEAL_BYTES + RUN_BYTES) as usize, 0, 1, self.segment_bytes() / 2)
     }
 
-    /// Makes the caps hold, for a store that earlier handles filled.
+    /// Makes the caps hold for what did not come through this room: what earlier handles put, what was merged or
+    /// rewritten.
     ///
     /// # Errors
     /// IO errors. A store that stays too full refuses puts.
     pub(super) fn settle(&self) -> Result<()> {
+        let mut tally = self.tally.lock();
+        (tally.measured, tally.refused) = (None, None);
+        drop(tally);
         match self.admit(0, 0, 0, 0) {
             Err(error) if !matches!(error, Error::Full { .. }) && !error.is_timed_out() => Err(error),
             _ => Ok(()),
@@ -186,14 +190,8 @@ impl Room {
     }
 
     fn check_size(&self, wanted: Wanted) -> Result<()> {
-        let limits = [
-            (
-                "the rows of a put in bytes, under a cap twice as large as the limit",
-                wanted.bytes,
-                self.caps().disk_bytes,
-            ),
-            ("the number of rows of a put, under a cap twice as large as the limit", wanted.rows, self.caps().rows),
-        ];
+        let limits =
+            [(TOO_MANY_BYTES, wanted.bytes, self.caps().disk_bytes), (TOO_MANY_ROWS, wanted.rows, self.caps().rows)];
         for (what, found, cap) in limits {
             if let Some(limit) = cap.map(|cap| cap / 2).filter(|limit| found > *limit) {
                 return Err(Error::TooLarge { what: what.into(), found, limit });
@@ -364,6 +362,18 @@ impl Room {
         };
         tally.measured = None;
         evict(Context { stop: &stop, ..self.context() }, &goal)
+    }
+}
+
+const TOO_MANY_BYTES: &str = "the rows of a put in bytes, under a cap twice as large as the limit";
+const TOO_MANY_ROWS: &str = "the number of rows of a put, under a cap twice as large as the limit";
+
+/// Whether the caps leave no room for a put.
+pub(super) fn is_refused(error: &Error) -> bool {
+    match error {
+        Error::Full { .. } => true,
+        Error::TooLarge { what, .. } => [TOO_MANY_BYTES, TOO_MANY_ROWS].contains(&&**what),
+        _ => false,
     }
 }
 
