@@ -52,6 +52,21 @@ fn a_merge_keeps_the_caps_and_the_newest_rows() {
 }
 
 #[test]
+fn rows_that_are_written_meanwhile_do_not_count_twice() {
+    // Several stores at once keep the processors, and so the writers, busy.
+    let fill = || {
+        let options = Options::new().max_disk_bytes(CAP / 2).eviction(Eviction::Stop);
+        let store = options.open_on(Arc::new(MemoryStorage::new())).unwrap();
+        let keys = |from: u64| (from..from + 16).collect::<Vec<u64>>();
+        let mut fits =
+            (0..).step_by(16).take_while(|from| store.put_rows(&keys(*from), &[256], &[1.0_f32; 4096]).is_ok());
+        let last: u64 = fits.by_ref().last().unwrap();
+        assert!(last > 700, "full with {last} rows of 1 KiB");
+    };
+    std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(|| (0..15).for_each(|_| fill())))));
+}
+
+#[test]
 fn unpacking_keeps_the_caps_and_does_not_empty_the_store() {
     let options = || Options::new().codec(Codec::ShuffleZstd { level: 1 }).max_disk_bytes(CAP);
     let store = options().open_on(Arc::new(MemoryStorage::new())).unwrap();

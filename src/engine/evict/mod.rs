@@ -68,12 +68,17 @@ pub(crate) struct Goal {
 ///
 /// # Errors
 /// [`Error::Closed`].
-pub(crate) fn rows_of_values(context: Context<'_>) -> Result<u64> {
+fn rows_of_values(context: Context<'_>) -> Result<u64> {
     let unsealed = context.writer.with_lane(|lane| Ok(lane.unsealed_rows()))?;
-    let followed: u64 = context.state.registry().lock().followed().map(|followed| followed.rows).sum();
-    let version = context.state.versions().load();
+    Ok(unsealed + rows_not_of_lane(context.state))
+}
+
+/// The rows of values in sealed segments, and those that other writers have not sealed.
+pub(crate) fn rows_not_of_lane(state: &State) -> u64 {
+    let followed: u64 = state.registry().lock().followed().map(|followed| followed.rows).sum();
+    let version = state.versions().load();
     let sealed = version.segments().values().map(|segment| segment.seal.rows - segment.seal.tombstones);
-    Ok(unsealed + followed + sealed.sum::<u64>())
+    followed + sealed.sum::<u64>()
 }
 
 /// Evicts segments until `goal` is reached or no more can be evicted. O(segments) and, for each evicted one, the work

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::caps::{Caps, Eviction, Prune};
 use crate::engine::compact::context::Context;
-use crate::engine::evict::{Goal, evict, oldest, rows_of_values};
+use crate::engine::evict::{Goal, evict, oldest, rows_not_of_lane};
 use crate::engine::lock_order::{Rank, RankedMutex};
 use crate::engine::report::PruneReport;
 use crate::engine::state::State;
@@ -205,12 +205,13 @@ impl Room {
     }
 
     fn measure(&self, tally: &mut Tally) -> Result<()> {
-        // In this order: rows move from a put to the queue, and from there to the files.
+        // First, since rows move from a put to the queue.
         let putting = (self.putting.0.load(Ordering::Relaxed), self.putting.1.load(Ordering::Relaxed));
-        let waiting = self.queue.depth();
-        let rows = rows_of_values(self.context())?;
-        let unsealed = self.writer.with_lane(|lane| Ok(lane.unsealed_rows()))?;
-        let files = self.state.usage()?.total();
+        // The lane is held, so no rows move from the queue to the files meanwhile: they would count twice.
+        let (waiting, unsealed, rows, files) = self.writer.with_lane(|lane| {
+            let (waiting, unsealed) = (self.queue.depth(), lane.unsealed_rows());
+            Ok((waiting, unsealed, unsealed + rows_not_of_lane(&self.state), self.state.usage()?.total()))
+        })?;
         let to_come = putting.0 + waiting.bytes as u64 + unsealed * SEAL_BYTES + rows * RUN_BYTES;
         let free = self.caps().disk_bytes.map_or(u64::MAX, |cap| cap.saturating_sub(files + to_come));
         let rows_to_come = waiting.rows as u64 + putting.1;
