@@ -212,7 +212,9 @@ impl Room {
             let (waiting, unsealed) = (self.queue.depth(), lane.unsealed_rows());
             Ok((waiting, unsealed, unsealed + rows_not_of_lane(&self.state), self.state.usage()?.total()))
         })?;
-        let to_come = putting.0 + waiting.bytes as u64 + unsealed * SEAL_BYTES + rows * RUN_BYTES;
+        let writes = waiting.bytes.div_ceil(self.state.options().flush_bytes.max(1)) as u64;
+        let unwritten = waiting.bytes as u64 + writes * BATCH_BYTES + waiting.rows as u64 * (SEAL_BYTES + RUN_BYTES);
+        let to_come = putting.0 + unwritten + unsealed * SEAL_BYTES + rows * RUN_BYTES;
         let free = self.caps().disk_bytes.map_or(u64::MAX, |cap| cap.saturating_sub(files + to_come));
         let rows_to_come = waiting.rows as u64 + putting.1;
         tally.measured = Some(Measured { files, to_come, rows, rows_to_come, free });
