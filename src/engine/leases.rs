@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::engine::follow::{has_others, take_in_others};
 use crate::engine::lock_order::{Rank, RankedMutex};
 use crate::engine::state::State;
+use crate::engine::threads::later;
 use crate::error::{Error, Result};
 use crate::io::PositionLocks;
 use crate::key::Key;
@@ -191,7 +192,7 @@ impl Leases {
     /// Waits until one of the leases `refused` is released. Returns `false` if the call has waited for as long as the
     /// options allow: then it computes without leases.
     pub(crate) fn wait(&self, refused: &[u64], patience: &mut Patience) -> bool {
-        let end = *patience.end.get_or_insert_with(|| Instant::now() + self.state.options().lease_timeout);
+        let end = *patience.end.get_or_insert_with(|| later(Instant::now(), self.state.options().lease_timeout));
         loop {
             let Some(locks) = self.locks().filter(|_| Instant::now() < end) else { return false };
             sleep(patience.wait);

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Once, OnceLock};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::sync::{Builder, JoinHandle};
 
@@ -21,6 +22,12 @@ pub(crate) fn spawn<T: Send + 'static>(
         take_turns();
         work()
     })
+}
+
+/// `wait` after `start`; of waits that no clock can express, some decades.
+pub(crate) fn later(start: Instant, wait: Duration) -> Instant {
+    const DECADES: Duration = Duration::from_secs(1 << 30);
+    start.checked_add(wait).unwrap_or_else(|| start + DECADES)
 }
 
 /// Threads unless the options set a number: a few use all the bandwidth, and callers have threads of their own.

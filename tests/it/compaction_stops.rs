@@ -445,3 +445,23 @@ fn a_store_is_opened_while_a_compaction_fails() {
     let reader = options().open_reader_on(Arc::new(storage)).unwrap();
     check(&reader, &model);
 }
+
+#[test]
+fn closing_does_not_wait_for_a_slow_compaction() {
+    let store = Options::new().open_on(Arc::new(MemoryStorage::new())).unwrap();
+    let keys: Vec<u64> = (0..2000).collect();
+    for rows in [2000, 1500] {
+        store.put_rows(&keys[..rows], &[256], &vec![1.0_f32; 256 * rows]).unwrap();
+    }
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| store.compact(&Compaction::new().bytes_per_s(Some(1000))));
+        while !store.compaction_progress().is_some_and(|progress| progress.is_rewriting) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let start = Instant::now();
+        store.close().unwrap();
+        assert!(slow.join().unwrap().is_err());
+        assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    });
+    assert_eq!(store.len().unwrap(), 2000);
+}

@@ -281,7 +281,7 @@ fn another_handle_waits_for_the_lease() {
         let open = |timeout| {
             Options::new().lane(Lane::Auto).lease_timeout(timeout).open_on(Arc::new(storage.clone())).unwrap()
         };
-        let (one, two) = (open(Duration::from_secs(30)), open(Duration::from_secs(30)));
+        let (one, two) = (open(Duration::from_secs(30)), open(Duration::MAX));
         let (hasty, careless) = (open(Duration::from_millis(200)), open(Duration::ZERO));
         let value = |number| Ok(vec![Value::Int(number)]);
         let (computing, started) = mpsc::channel();

@@ -272,6 +272,20 @@ fn a_firm_flush_reaches_segments_that_were_sealed_without_one() {
     store.flush_with(Durability::SyncData).unwrap();
     let after = options().open_reader_on(Arc::new(storage.power_loss())).unwrap();
     check(&after, &model);
+    assert!(after.open_report().quarantined.is_empty(), "{:?}", after.open_report());
+}
+
+#[test]
+fn rows_may_wait_for_ever_to_be_written() {
+    let storage = MemoryStorage::new();
+    let store = Options::new().flush_interval(Duration::MAX).open_on(Arc::new(storage.clone())).unwrap();
+    put(&store, &[1], 1);
+    std::thread::sleep(Duration::from_millis(20));
+    store.flush().unwrap();
+    put(&store, &[2], 1);
+    store.close().unwrap();
+    let reader = Options::new().open_reader_on(Arc::new(storage)).unwrap();
+    check(&reader, &BTreeMap::from([(1, 1), (2, 1)]));
 }
 
 /// A writer was killed while it sealed one segment and wrote the next segment of the same structure.

@@ -15,6 +15,7 @@ mod adoption;
 mod backup;
 mod bad_input;
 mod batch_errors;
+mod capped;
 mod compaction;
 mod compaction_files;
 mod compaction_stops;

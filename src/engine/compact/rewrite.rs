@@ -18,6 +18,9 @@ use crate::segment::batch::Batch;
 use crate::segment::columns::BatchPart;
 use crate::segment::reader::Segment;
 
+/// A segment may grow to this part of a cap on bytes when its rows are unpacked.
+const PARTS_OF_CAP: u64 = 4;
+
 /// Rewrites `group`, whose rows will have one schema. If a live row of them is damaged, or cannot be stored as asked,
 /// the whole group is skipped.
 ///
@@ -76,12 +79,17 @@ struct Pace {
 }
 
 impl Pace {
-    fn written(&mut self, bytes: u64) {
+    /// Sleeps after `bytes` were written, until it is to end as `stop` says.
+    fn written(&mut self, bytes: u64, stop: &dyn Fn() -> Result<()>) -> Result<()> {
+        const NAP: Duration = Duration::from_millis(50);
         self.bytes += bytes;
-        if let Some(bytes_per_s) = self.bytes_per_s {
-            let due = Duration::from_secs_f64(self.bytes as f64 / bytes_per_s.max(1) as f64);
-            std::thread::sleep(due.saturating_sub(self.start.elapsed()));
+        let Some(bytes_per_s) = self.bytes_per_s else { return Ok(()) };
+        let due = Duration::from_secs_f64(self.bytes as f64 / bytes_per_s.max(1) as f64);
+        while let Some(left) = due.checked_sub(self.start.elapsed()).filter(|left| !left.is_zero()) {
+            stop()?;
+            std::thread::sleep(left.min(NAP));
         }
+        Ok(())
     }
 }
 
@@ -101,7 +109,7 @@ fn write_rows(context: Context<'_>, mut active: Active, group: &[Candidate], opt
         let (Some(candidate), Some(map)) = (group.get(at), maps.get_mut(at)) else { continue };
         let before = active.len_bytes();
         copy_batch(context, &mut active, (candidate, options), (number, timestamp), map)?;
-        pace.written(active.len_bytes() - before);
+        pace.written(active.len_bytes() - before, context.stop)?;
     }
     Ok((active, maps.into_iter().map(RowMapBuilder::finish).collect()))
 }
@@ -139,9 +147,20 @@ fn copy_batch(
     for (to, row) in (active.rows() as u32..).zip(&rows) {
         map.set(first + *row as u32, to);
     }
+    // Segments stay small against a cap: otherwise evicting one would empty the store.
+    let cap = state.options().caps.disk_bytes.filter(|_| candidate.is_recoded());
+    let limit = cap.map_or(u64::MAX, |cap| (cap / PARTS_OF_CAP).max(candidate.segment.len_bytes));
     for columns in &copies {
+        let found = active.len_bytes() + columns.len_bytes() as u64;
+        if found > limit {
+            return Err(Error::TooLarge {
+                what: "a segment of unpacked rows in bytes, under a cap".into(),
+                found,
+                limit,
+            });
+        }
         if !active.has_room(columns.rows, columns.len_bytes()) {
-            let (found, limit) = (active.len_bytes() + columns.len_bytes() as u64, active.len_bytes());
+            let limit = active.len_bytes();
             return Err(Error::TooLarge { what: "a segment of unpacked rows in bytes".into(), found, limit });
         }
         active.append(&[BatchPart::from(columns)], timestamp, columns.hashes(state.hasher()).into_iter())?;

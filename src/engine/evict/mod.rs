@@ -32,6 +32,7 @@ use crate::engine::rows::row::{Row, RowVersion};
 use crate::engine::rows::row_map::{RowMap, RowMapBuilder};
 use crate::engine::runs::hashes::whole_block;
 use crate::engine::state::State;
+use crate::engine::state::registry::Followed;
 use crate::engine::write::active::Active;
 use crate::error::{Error, Result};
 use crate::key::KeyRef;
@@ -67,12 +68,17 @@ pub(crate) struct Goal {
 ///
 /// # Errors
 /// [`Error::Closed`].
-pub(crate) fn rows_of_values(context: Context<'_>) -> Result<u64> {
+fn rows_of_values(context: Context<'_>) -> Result<u64> {
     let unsealed = context.writer.with_lane(|lane| Ok(lane.unsealed_rows()))?;
-    let followed: u64 = context.state.registry().lock().followed().map(|followed| followed.rows).sum();
-    let version = context.state.versions().load();
+    Ok(unsealed + rows_not_of_lane(context.state))
+}
+
+/// The rows of values in sealed segments, and those that other writers have not sealed.
+pub(crate) fn rows_not_of_lane(state: &State) -> u64 {
+    let followed: u64 = state.registry().lock().followed().map(|followed| followed.rows).sum();
+    let version = state.versions().load();
     let sealed = version.segments().values().map(|segment| segment.seal.rows - segment.seal.tombstones);
-    Ok(unsealed + followed + sealed.sum::<u64>())
+    followed + sealed.sum::<u64>()
 }
 
 /// Evicts segments until `goal` is reached or no more can be evicted. O(segments) and, for each evicted one, the work
@@ -150,6 +156,11 @@ fn candidates(state: &State, alone: &LeftAlone, goal: &Goal, report: &mut PruneR
             found.push((reads, Arc::clone(segment)));
         }
     }
+    // Those that other writers have not sealed.
+    let known = state.registry().lock();
+    let is_due = |followed: &&Followed| goal.before.is_none_or(|before| followed.timestamp < before);
+    report.segments_in_use += known.followed().filter(|followed| followed.rows > 0).filter(is_due).count();
+    drop(known);
     found.sort_by_key(|(reads, segment)| Reverse((*reads, segment.seal.last_timestamp, segment.id)));
     found.into_iter().map(|(_, segment)| segment).collect()
 }

@@ -89,7 +89,8 @@ pub(crate) fn read(storage: &dyn Storage) -> Result<Recorded> {
     Ok(Recorded::Identity(identity, found.key))
 }
 
-/// Writes `store.json`, replacing a former one.
+/// Writes `store.json`, replacing a former one. It is synced even in a store whose options sync nothing: a later flush
+/// may ask for durability.
 ///
 /// # Errors
 /// IO errors; the former file is then still there.
@@ -101,5 +102,5 @@ pub(crate) fn write(
 ) -> Result<()> {
     let json = serde_json::to_vec(&IdentityFile::new(identity, key))
         .map_err(|error| Error::invalid(format!("identity: {error}")))?;
-    replace_file(storage, Path::new(names::IDENTITY), &json, durability)
+    replace_file(storage, Path::new(names::IDENTITY), &json, durability.max(Durability::SyncData))
 }

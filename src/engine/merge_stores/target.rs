@@ -37,8 +37,17 @@ impl<'a> Target<'a> {
         Self { context, sealed, actives: Vec::new(), segments: 0, bytes: 0 }
     }
 
-    /// Appends `rows` of `batch`, with its commit timestamp. Timestamps must not descend from call to call.
+    /// Appends `rows` of `batch`, with its commit timestamp. Timestamps must not descend from call to call. A batch that
+    /// is larger than the writes of this store is divided, so that segments stay as small as its options say.
     pub(super) fn append(&mut self, batch: &Batch, rows: &[usize]) -> Result<()> {
+        let options = self.context.state.options();
+        let of_bytes = BatchPart::from(&batch.columns).len_bytes().div_ceil(options.flush_bytes.max(1));
+        let of_rows = batch.columns.rows.div_ceil(options.segment_rows.max(1) as usize);
+        let most = batch.columns.rows.div_ceil(of_bytes.max(of_rows).max(1)).max(1);
+        rows.chunks(most).try_for_each(|rows| self.append_part(batch, rows))
+    }
+
+    fn append_part(&mut self, batch: &Batch, rows: &[usize]) -> Result<()> {
         let some: Columns;
         let columns = if rows.len() == batch.columns.rows {
             &batch.columns

@@ -66,7 +66,8 @@ impl Compaction {
 
     /// Packs all tensors with this codec, or unpacks them (default: `None`, as they are). Segments with another codec
     /// are rewritten, whatever their share of live rows; the level of zstd alone rewrites none. Later puts are packed as
-    /// [`Options::codec`](crate::Options::codec) says.
+    /// [`Options::codec`](crate::Options::codec) says. Under [`Options::max_disk_bytes`], segments that would grow to more than a quarter of it
+    /// are skipped, and what it leaves no room for is evicted afterwards.
     #[must_use]
     pub fn codec(mut self, codec: impl Into<Option<Codec>>) -> Self {
         self.codec = codec.into();

@@ -8,6 +8,7 @@ use crate::engine::flight::nested::Nested;
 use crate::engine::leases::Leases;
 use crate::engine::report::ComputeReport;
 use crate::engine::store::Store;
+use crate::engine::store::room::is_refused;
 use crate::error::{Error, Result};
 use crate::io::Durability;
 use crate::key::{Key, KeyRef, Keys};
@@ -196,7 +197,7 @@ impl<B: Batch> Work for Call<'_, B> {
 /// Whether a put was accepted. What the caps leave no room for is computed all the same.
 fn is_kept(put: Result<()>, at: &[usize]) -> Result<bool> {
     match put {
-        Err(Error::Full { .. }) => Ok(false),
+        Err(error) if is_refused(&error) => Ok(false),
         put => put.map(|()| true).map_err(|error| error.at_positions(at)),
     }
 }

@@ -76,6 +76,8 @@ impl Store {
         if report.segments_written > 0 && !options.dry_run {
             self.merge_all()?;
             remove_row_maps(&inner.state, inner.lane)?;
+            // Unpacked rows take more space.
+            inner.room.settle()?;
         }
         Ok(report)
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::caps::{Caps, Eviction, Prune};
 use crate::engine::compact::context::Context;
-use crate::engine::evict::{Goal, evict, oldest, rows_of_values};
+use crate::engine::evict::{Goal, evict, oldest, rows_not_of_lane};
 use crate::engine::lock_order::{Rank, RankedMutex};
 use crate::engine::report::PruneReport;
 use crate::engine::state::State;
@@ -146,11 +146,15 @@ impl Room {
         self.admit(bytes + rows * (SEAL_BYTES + RUN_BYTES) as usize, 0, 1, self.segment_bytes() / 2)
     }
 
-    /// Makes the caps hold, for a store that earlier handles filled.
+    /// Makes the caps hold for what did not come through this room: what earlier handles put, what was merged or
+    /// rewritten.
     ///
     /// # Errors
     /// IO errors. A store that stays too full refuses puts.
     pub(super) fn settle(&self) -> Result<()> {
+        let mut tally = self.tally.lock();
+        (tally.measured, tally.refused) = (None, None);
+        drop(tally);
         match self.admit(0, 0, 0, 0) {
             Err(error) if !matches!(error, Error::Full { .. }) && !error.is_timed_out() => Err(error),
             _ => Ok(()),
@@ -186,14 +190,8 @@ impl Room {
     }
 
     fn check_size(&self, wanted: Wanted) -> Result<()> {
-        let limits = [
-            (
-                "the rows of a put in bytes, under a cap twice as large as the limit",
-                wanted.bytes,
-                self.caps().disk_bytes,
-            ),
-            ("the number of rows of a put, under a cap twice as large as the limit", wanted.rows, self.caps().rows),
-        ];
+        let limits =
+            [(TOO_MANY_BYTES, wanted.bytes, self.caps().disk_bytes), (TOO_MANY_ROWS, wanted.rows, self.caps().rows)];
         for (what, found, cap) in limits {
             if let Some(limit) = cap.map(|cap| cap / 2).filter(|limit| found > *limit) {
                 return Err(Error::TooLarge { what: what.into(), found, limit });
@@ -207,13 +205,16 @@ impl Room {
     }
 
     fn measure(&self, tally: &mut Tally) -> Result<()> {
-        // In this order: rows move from a put to the queue, and from there to the files.
+        // First, since rows move from a put to the queue.
         let putting = (self.putting.0.load(Ordering::Relaxed), self.putting.1.load(Ordering::Relaxed));
-        let waiting = self.queue.depth();
-        let rows = rows_of_values(self.context())?;
-        let unsealed = self.writer.with_lane(|lane| Ok(lane.unsealed_rows()))?;
-        let files = self.state.usage()?.total();
-        let to_come = putting.0 + waiting.bytes as u64 + unsealed * SEAL_BYTES + rows * RUN_BYTES;
+        // The lane is held, so no rows move from the queue to the files meanwhile: they would count twice.
+        let (waiting, unsealed, rows, files) = self.writer.with_lane(|lane| {
+            let (waiting, unsealed) = (self.queue.depth(), lane.unsealed_rows());
+            Ok((waiting, unsealed, unsealed + rows_not_of_lane(&self.state), self.state.usage()?.total()))
+        })?;
+        let writes = waiting.bytes.div_ceil(self.state.options().flush_bytes.max(1)) as u64;
+        let unwritten = waiting.bytes as u64 + writes * BATCH_BYTES + waiting.rows as u64 * (SEAL_BYTES + RUN_BYTES);
+        let to_come = putting.0 + unwritten + unsealed * SEAL_BYTES + rows * RUN_BYTES;
         let free = self.caps().disk_bytes.map_or(u64::MAX, |cap| cap.saturating_sub(files + to_come));
         let rows_to_come = waiting.rows as u64 + putting.1;
         tally.measured = Some(Measured { files, to_come, rows, rows_to_come, free });
@@ -364,6 +365,18 @@ impl Room {
         };
         tally.measured = None;
         evict(Context { stop: &stop, ..self.context() }, &goal)
+    }
+}
+
+const TOO_MANY_BYTES: &str = "the rows of a put in bytes, under a cap twice as large as the limit";
+const TOO_MANY_ROWS: &str = "the number of rows of a put, under a cap twice as large as the limit";
+
+/// Whether the caps leave no room for a put.
+pub(super) fn is_refused(error: &Error) -> bool {
+    match error {
+        Error::Full { .. } => true,
+        Error::TooLarge { what, .. } => [TOO_MANY_BYTES, TOO_MANY_ROWS].contains(&&**what),
+        _ => false,
     }
 }
 

@@ -7,6 +7,7 @@ use crate::engine::lock_order::{Rank, RankedMutex};
 use crate::engine::observe::writer_stopped;
 use crate::engine::report::Waiting;
 use crate::engine::rows::row::QueuedBatch;
+use crate::engine::threads::later;
 use crate::error::{Error, Result};
 use crate::io::Durability;
 use crate::sync::Condvar;
@@ -157,7 +158,7 @@ impl Queue {
         let mut contents = self.contents.lock();
         let mut at_rest = false;
         loop {
-            let due = contents.oldest.map(|oldest| oldest + self.flush_interval);
+            let due = contents.oldest.map(|oldest| later(oldest, self.flush_interval));
             let now = Instant::now();
             if (self.enough(&contents) || contents.blocked > 0) && !contents.waiting.is_empty()
                 || contents.asked.is_some()
