@@ -66,16 +66,17 @@ impl Compaction {
 
     /// Packs all tensors with this codec, or unpacks them (default: `None`, as they are). Segments with another codec
     /// are rewritten, whatever their share of live rows; the level of zstd alone rewrites none. Later puts are packed as
-    /// [`Options::codec`](crate::Options::codec) says. Under [`Options::max_disk_bytes`], segments that would grow to more than a quarter of it
-    /// are skipped, and what it leaves no room for is evicted afterwards.
+    /// [`Options::codec`](crate::Options::codec) says. Segments that would grow to more than a quarter of
+    /// [`Options::max_disk_bytes`](crate::Options::max_disk_bytes) are skipped, and what that leaves no room for is
+    /// evicted afterwards.
     #[must_use]
     pub fn codec(mut self, codec: impl Into<Option<Codec>>) -> Self {
         self.codec = codec.into();
         self
     }
 
-    /// Stores wider floats in this dtype, as [`Options::store_as`](crate::Options::store_as) does for new rows (default: `None`, as they are).
-    /// What is lost does not come back.
+    /// Stores wider floats in this dtype, as [`Options::store_as`](crate::Options::store_as) does for new rows (default:
+    /// `None`, as they are). What is lost does not come back.
     #[must_use]
     pub fn store_as(mut self, dtype: impl Into<Option<Dtype>>) -> Self {
         self.store_as = dtype.into();
