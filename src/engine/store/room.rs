@@ -254,7 +254,10 @@ impl Room {
                     self.is_wanted.store(true, Ordering::Relaxed);
                     let evicted = evict(self.context(), &self.goal(tally, wanted, PATIENCE));
                     self.is_wanted.store(false, Ordering::Relaxed);
-                    report = evicted?;
+                    report = match evicted {
+                        Err(error) if error.is_timed_out() => return Err(self.full(tally, wanted, COMPACTED.into())),
+                        evicted => evicted?,
+                    };
                 }
                 Err(error) => return Err(error),
             }
@@ -384,6 +387,9 @@ pub(super) fn is_refused(error: &Error) -> bool {
 fn earlier(now: u64, age: Duration) -> u64 {
     now.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX))
 }
+
+const COMPACTED: &str = "another process compacts, prunes or merges the store, so nothing can be evicted: try again when \
+                         it has finished";
 
 const STOPPED: &str = "its options say to evict nothing (Eviction::Stop): delete keys and compact, prune it, or raise \
                        the cap";
