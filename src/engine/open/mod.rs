@@ -88,12 +88,13 @@ pub(crate) fn open_writer(storage: Arc<dyn Storage>, options: Options) -> Result
     use_runs(&state, runs, Some(number), &mut report)?;
     index_uncovered(&state, &mut report)?;
     own.into_iter().for_each(|id| state.registry().lock().own(id));
-    let recovering = state.metrics().begin(Operation::Recover);
-    for (id, judged) in judged {
-        recover_active(&state, &mut lane, id, judged, (&mut report, &mut empty))?;
+    {
+        let span = state.metrics().begin(Operation::Recover);
+        for (id, judged) in judged {
+            recover_active(&state, &mut lane, id, judged, (&mut report, &mut empty))?;
+        }
+        span.record("rows", report.rows_recovered);
     }
-    recovering.record("rows", report.rows_recovered);
-    drop(recovering);
     let durability = state.options().durability;
     missing.iter().try_for_each(|missing| note_missing(state.storage(), durability, missing, false))?;
     lane.open_sync_log(&state)?;
