@@ -62,7 +62,7 @@ fn fill(row: &mut [u8], key: u64, version: u32) {
     let seed = (key << 8 | u64::from(version)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     for (at, word) in row.chunks_mut(8).enumerate() {
         let bytes = (seed ^ at as u64).to_le_bytes();
-        word.copy_from_slice(bytes.get(..word.len()).unwrap_or_default());
+        word.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
     }
 }
 

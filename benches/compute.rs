@@ -49,7 +49,8 @@ fn measure(store: &Store, batch: usize, first: u64, put: bool) -> f64 {
             out.copy_from_slice(&computed);
         } else {
             let mut computed = Some(computed);
-            let compute = |_: &[usize]| Ok(computed.take().unwrap_or_default());
+            let compute =
+                |_: &[usize]| computed.take().ok_or_else(|| tensorcask::Error::compute("keys are computed twice"));
             store.get_or_compute_rows(&keys, &[DIMS], &mut out, compute).expect("rows");
         }
         spent += start.elapsed();

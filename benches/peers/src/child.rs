@@ -107,7 +107,7 @@ impl Child<'_> {
         let spent = batches.iter().sum();
         batches.sort_unstable();
         let at = |share: usize| batches.get((batches.len() * share).div_ceil(100).saturating_sub(1)).copied();
-        let (median, slow) = (at(50).unwrap_or_default(), at(99).unwrap_or_default());
+        let (median, slow) = at(50).zip(at(99)).ok_or("a load has no batches")?;
         let disk = engine::disk_bytes(&opening.dir)?;
         Ok(vec![nanos(spent), nanos(closing), disk, nanos(median), nanos(slow), written])
     }

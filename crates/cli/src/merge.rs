@@ -172,7 +172,7 @@ fn tell(report: &MergeReport, arguments: &Arguments, output: &Output) -> Result<
     if report.rows_damaged > 0 {
         output.warn(&format!("{} rows could not be read and are left out", report.rows_damaged));
     }
-    output.line(|| summary(report, arguments), || serde_json::to_value(report).unwrap_or_default())?;
+    output.result(|| summary(report, arguments), report)?;
     if report.rows_damaged == 0 { Ok(()) } else { Err(Failure::damage()) }
 }
 

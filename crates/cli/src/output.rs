@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use crate::failure::Failure;
@@ -56,6 +57,14 @@ impl Output {
     /// Prints a line: `human` or `json`, as the format requires.
     pub(crate) fn line(&self, human: impl FnOnce() -> String, json: impl FnOnce() -> Json) -> Result<(), Failure> {
         let mut text = if self.is_json() { json().to_string() } else { human() };
+        text.push('\n');
+        self.raw(text.as_bytes())
+    }
+
+    /// Prints a result: the line `human`, or all of `value` as JSON.
+    pub(crate) fn result(&self, human: impl FnOnce() -> String, value: &impl Serialize) -> Result<(), Failure> {
+        let json = self.is_json().then(|| serde_json::to_string(value)).transpose();
+        let mut text = json.map_err(|error| Failure::standard_output(&error.into()))?.unwrap_or_else(human);
         text.push('\n');
         self.raw(text.as_bytes())
     }

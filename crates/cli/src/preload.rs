@@ -34,5 +34,5 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
             bytes(preloaded.read_bytes),
         )
     };
-    output.line(human, || serde_json::to_value(preloaded).unwrap_or_default())
+    output.result(human, &preloaded)
 }

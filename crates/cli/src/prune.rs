@@ -66,7 +66,7 @@ fn prune_segments(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     for skipped in &report.skipped {
         output.warn(&format!("{} was left as it is: {}", skipped.path.display(), skipped.why));
     }
-    output.line(|| summary(&report), || serde_json::to_value(&report).unwrap_or_default())?;
+    output.result(|| summary(&report), &report)?;
     if !report.skipped.is_empty() {
         return Err(Failure::damage());
     }

@@ -16,10 +16,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {
     let reader = crate::store::reader(&arguments.read, output)?;
     for used in reader.schemas()? {
-        output.line(
-            || format!("{} rows in {} segments: {}", used.rows, used.segments, used.schema),
-            || serde_json::to_value(&used).unwrap_or_default(),
-        )?;
+        output.result(|| format!("{} rows in {} segments: {}", used.rows, used.segments, used.schema), &used)?;
     }
     Ok(())
 }

@@ -162,9 +162,9 @@ pub(super) fn copy(values: &[&Value], out: &mut Vec<u8>) -> u64 {
 pub(super) fn structures(values: &[Value]) -> String {
     let mut counts = BTreeMap::<String, usize>::new();
     values.iter().for_each(|value| *counts.entry(structure(value)).or_default() += 1);
-    let most = counts.iter().max_by_key(|(_, count)| **count).map(|(shown, _)| shown.clone()).unwrap_or_default();
-    match counts.len() {
-        0 | 1 => most,
-        several => format!("{most} and {} more structure(s)", several - 1),
+    match (counts.iter().max_by_key(|(_, count)| **count), counts.len()) {
+        (None, _) => "no values".to_owned(),
+        (Some((only, _)), 1) => only.clone(),
+        (Some((most, _)), several) => format!("{most} and {} more structure(s)", several - 1),
     }
 }
