@@ -16,7 +16,7 @@ limits, and writes reports/peers.md, peers.json and peers-*.svg.
 
 Each engine runs in a process of its own. Loads are timed in turn. Then each peer is read beside tensorcask and the
 limit: the three are open at once and are asked for one slice of measurements after another, so that a noisy machine is
-noisy for all of them. Every row that is read is checked. A full run takes about an hour, 14 GB of disk at a time, and 16 GB
+noisy for all of them. Every row that is read is checked. A full run takes some hours, 14 GB of disk at a time, and 16 GB
 of memory.
 
   --short            a tenth of the rows, 1 load, 10 rounds: a few minutes; other options may follow

@@ -160,7 +160,7 @@ impl Store {
 
     /// Makes room for `built` under the caps.
     fn admit(&self, built: &[Columns]) -> Result<Admitted<'_>> {
-        let len_bytes = built.iter().map(Columns::len_bytes).sum();
+        let len_bytes = || built.iter().map(Columns::len_bytes).sum();
         self.inner.room.make(len_bytes, built.iter().map(|columns| columns.rows).sum(), built.len())
     }
 
@@ -294,7 +294,7 @@ impl Store {
         let most_bytes = options.flush_bytes.min(MAX_COLUMN_LEN_BYTES / 2);
         let most_rows = (most_bytes / width.max(8)).clamp(1, 1 << 20);
         let batches = rows.len() / most_bytes + 1;
-        let _admitted = self.inner.room.make(rows.len() + keys_len_bytes(keys), keys.len(), batches)?;
+        let _admitted = self.inner.room.make(|| rows.len() + keys_len_bytes(keys), keys.len(), batches)?;
         let mut start = 0;
         while start < keys.len() {
             let mut end = start;

@@ -128,12 +128,12 @@ impl Room {
         &self.is_wanted
     }
 
-    /// Makes room for `rows` rows of values of `bytes` in total, in `batches` batches.
+    /// Makes room for `rows` rows of values of `bytes` in total, in `batches` batches. `bytes` is only called under caps.
     ///
     /// # Errors
     /// [`Error::Full`]; [`Error::TooLarge`] if they take more than half of a cap; IO errors. Nothing is admitted then.
-    pub(super) fn make(&self, bytes: usize, rows: usize, batches: usize) -> Result<Admitted<'_>> {
-        self.admit(bytes, rows, batches, 0)
+    pub(super) fn make(&self, bytes: impl FnOnce() -> usize, rows: usize, batches: usize) -> Result<Admitted<'_>> {
+        self.admit(if self.caps().are_none() { 0 } else { bytes() }, rows, batches, 0)
     }
 
     /// As [`Room::make`], for tombstones, which may exceed the cap on bytes by half a segment: a full store must not
@@ -156,7 +156,7 @@ impl Room {
         (tally.measured, tally.refused) = (None, None);
         drop(tally);
         match self.admit(0, 0, 0, 0) {
-            Err(error) if !matches!(error, Error::Full { .. }) && !error.is_timed_out() => Err(error),
+            Err(error) if !matches!(error, Error::Full { .. }) => Err(error),
             _ => Ok(()),
         }
     }
