@@ -58,6 +58,8 @@ impl Store {
     /// first source. Deletions count like rows, unless compaction has dropped them. Rows keep their commit timestamps
     /// and codecs. The sources are not changed, and may be written to: what is committed now is merged.
     ///
+    /// What the caps of the options leave no room for is evicted at the end, not before.
+    ///
     /// A merge that fails or is killed has merged a part of the rows; merge again to complete it. `progress` is called
     /// with the rows done and the total. O(rows of the sources · stores) lookups, and O(bytes of the copied rows).
     ///
