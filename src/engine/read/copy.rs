@@ -74,19 +74,21 @@ fn copy_rows(
     let mut copier = Copier { options: state.options(), decoder: Decoder::new(), wanted, plans: Vec::new(), last: 0 };
     let plans: Vec<Option<usize>> = rows.iter().map(|row| copier.plan_if_plain(row.as_ref()?)).collect();
     prefault_rows(state, part.queries, &rows, &|row, leaf| copier.reads(row, leaf))?;
-    // First find the bytes of every row, while the data needed for that are in the processor's caches. Then only copy,
-    // prefetching rows while others are copied.
-    let mut bytes = Vec::with_capacity(rows.len() * wanted.leaves.len());
-    for (number, out) in part.outs.iter_mut().enumerate() {
-        copier.plain_leaf(&rows, &plans, number, out, &mut bytes)?;
-    }
-    for ((leaf, out), bytes) in wanted.leaves.iter().zip(&mut part.outs).zip(bytes.chunks(rows.len().max(1))) {
-        copy_each(bytes, leaf.width, out);
-    }
     let mut hits = 0;
     for (flag, plan) in part.found.iter_mut().zip(&plans) {
         *flag = plan.is_some();
         hits += usize::from(*flag);
+    }
+    if hits > 0 {
+        // First find the bytes of every row, while the data needed for that are in the processor's caches. Then only
+        // copy, prefetching rows while others are copied.
+        let mut bytes = Vec::with_capacity(rows.len() * wanted.leaves.len());
+        for (number, out) in part.outs.iter_mut().enumerate() {
+            copier.plain_leaf(&rows, &plans, number, out, &mut bytes)?;
+        }
+        for ((leaf, out), bytes) in wanted.leaves.iter().zip(&mut part.outs).zip(bytes.chunks(rows.len().max(1))) {
+            copy_each(bytes, leaf.width, out);
+        }
     }
     let not_plain = rows.iter().zip(&plans).enumerate().filter(|(_, (_, plan))| plan.is_none());
     let others: Vec<(usize, &Row<'_>)> =
