@@ -126,7 +126,7 @@ pub use crate::codec::Codec;
 pub use crate::dtype::Dtype;
 pub use crate::engine::caps::{Eviction, Prune};
 pub use crate::engine::options::{
-    Backup, Compaction, Lane, Merge, Options, Recovery, ValueCacheFill, ValueCachePolicy,
+    Backup, Compaction, Lane, Merge, Options, Order, Recovery, ValueCacheFill, ValueCachePolicy,
 };
 pub use crate::engine::read::locate::{Location, RowPlace};
 pub use crate::engine::read::range::Range;

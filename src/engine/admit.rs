@@ -233,7 +233,7 @@ pub(crate) fn admit_batch(
 ) -> Result<Arc<Batch>> {
     state.clock().saw(frame.timestamp);
     let message = file.bytes(frame.offset, frame.message_len_bytes() as usize)?;
-    let batch = Arc::new(Batch::parse(path, &front.schema, frame, &message, false)?);
+    let batch = Arc::new(Batch::parse(path, front.rows(), frame, &message, false)?);
     let source = Source::Committed { segment: front.header.id(), batch: Arc::clone(&batch), first: 0 };
     let id = state.memtable().add_batch(source.clone(), frame.rows)?;
     let tombstone = front.schema.is_tombstones();

@@ -286,6 +286,8 @@ pub struct CompactReport {
     pub rows_dropped: u64,
     /// Live rows that were packed, unpacked or stored in a narrower dtype.
     pub rows_recoded: u64,
+    /// Live rows that were put into order.
+    pub rows_sorted: u64,
     /// Tombstones that were no longer needed.
     pub tombstones_dropped: u64,
     /// Bytes that were written.

@@ -9,8 +9,8 @@ use crate::checksum::crc32;
 use crate::error::{Error, Result};
 use crate::names::SegmentId;
 
-/// Version of the run layout.
-pub(crate) const RUN_VERSION: u32 = 2;
+/// The newest version of stores whose runs this library reads. Runs have the version of their store.
+pub(crate) const RUN_VERSION: u32 = 3;
 /// The magic at the start of a run.
 pub(crate) const MAGIC: &[u8; 8] = b"TCRUN\r\n\x01";
 /// The magic at the start of the footer.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Field, Fields, Schema};
+use arrow_schema::{DataType, Field, Fields, Schema, TimeUnit};
 
 use super::paths::leaf_paths;
 use super::tree::{Dims, Header, LeafKind};
@@ -15,7 +15,8 @@ use crate::key::KeyKind;
 /// The key of the JSON header in the Arrow schema's metadata.
 pub(crate) const METADATA_KEY: &str = "tensorcask";
 
-/// The Arrow schema of a segment: `key`, `row_crc32`, and one column a leaf.
+/// The Arrow schema of a segment: `key`, `row_crc32`, `commit_time` and `leaf_crc32` if its layout has them, and one
+/// column a leaf.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the header cannot be written as JSON.
@@ -27,6 +28,15 @@ pub(crate) fn arrow_schema(header: &Header) -> Result<Schema> {
         KeyKind::Bytes => DataType::Binary,
     };
     let mut fields = vec![Field::new("key", key, false), Field::new("row_crc32", DataType::UInt32, false)];
+    let layout = header.layout();
+    if layout.has_times {
+        fields.push(Field::new("commit_time", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), false));
+    }
+    if layout.leaf_crcs > 0 {
+        let crc = Arc::new(Field::new("item", DataType::UInt32, false));
+        // At most `MAX_LEAVES`.
+        fields.push(Field::new("leaf_crc32", DataType::FixedSizeList(crc, layout.leaf_crcs as i32), false));
+    }
     let names = leaf_paths(&schema.tree);
     fields.extend(schema.leaves.iter().zip(&names).map(|(leaf, name)| leaf_field(name, leaf)));
     let json = serde_json::to_string(header).map_err(|error| Error::invalid(format!("schema header: {error}")))?;

@@ -7,11 +7,13 @@ mod arrow;
 mod derive;
 mod described;
 mod paths;
+mod row_layout;
 mod tree;
 
 pub(crate) use self::arrow::{METADATA_KEY, arrow_schema, stored_elements};
 pub(crate) use self::derive::{LeafValue, derive, single_tensor_schema, stored_dtype};
 pub use self::described::{Leaf, Schema};
 pub(crate) use self::paths::{ROOT, leaf_at, value_at};
+pub(crate) use self::row_layout::{ROW_LAYOUT_VERSION, RowLayout};
 pub(crate) use self::tree::{Dims, Header, LeafKind, Node, RowSchema, Storage};
 pub use self::tree::{MAX_LEAVES, MAX_RANK};

@@ -4,8 +4,8 @@
 //! the segment's structure and with the bytes that are there, before anything is accessed.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arrow_ipc::{Message, MessageHeader, MetadataVersion, RecordBatch, root_as_message};
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use crate::checksum::crc32;
 use crate::error::{Error, Result};
 use crate::io::residency::read_ahead;
 use crate::key::KeyKind;
-use crate::schema::{RowSchema, Storage};
+use crate::schema::{LeafKind, RowLayout, RowSchema, Storage};
 
 /// When row checksums are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,6 +33,15 @@ pub enum Verify {
     Never,
 }
 
+/// The checksums of a batch.
+#[derive(Debug, Default)]
+struct Checksums {
+    /// Of rows, four bytes each.
+    rows: Bytes,
+    /// Of the leaves that have their own, row after row.
+    leaves: Bytes,
+}
+
 /// One committed batch.
 #[derive(Debug)]
 pub(crate) struct Batch {
@@ -43,7 +52,11 @@ pub(crate) struct Batch {
     unverified_rows: AtomicU32,
     pub frame: Frame,
     path: Arc<Path>,
-    crcs: Bytes,
+    checksums: Checksums,
+    /// How many leaves have checksums of their own.
+    leaf_crcs: usize,
+    /// For each row, one bit for each leaf that was checked without the others. Made when a leaf is first read alone.
+    verified_leaves: OnceLock<Box<[AtomicU64]>>,
     /// How often a sampled call read it.
     reads: AtomicU32,
 }
@@ -77,7 +90,7 @@ impl Batch {
     /// [`Error::Corrupt`] if anything is damaged.
     pub(crate) fn parse(
         path: &Arc<Path>,
-        schema: &Arc<RowSchema>,
+        rows: (&Arc<RowSchema>, RowLayout),
         frame: Frame,
         message: &Bytes,
         check_structure: bool,
@@ -92,7 +105,7 @@ impl Batch {
         if check_structure && crc32(structure) != frame.structure_crc {
             return Err(corrupt("the checksum of a batch's keys and offsets does not match its bytes".into()));
         }
-        Self::parse_parts(path, schema, frame, message)
+        Self::parse_parts(path, rows, frame, message)
     }
 
     /// Parses a batch whose structure checksum does not match. Its rows are valid if their own checksums match.
@@ -101,14 +114,19 @@ impl Batch {
     /// [`Error::Corrupt`] if its layout cannot be understood.
     pub(super) fn parse_damaged(
         path: &Arc<Path>,
-        schema: &Arc<RowSchema>,
+        rows: (&Arc<RowSchema>, RowLayout),
         frame: Frame,
         message: &Bytes,
     ) -> Result<Self> {
-        Self::parse_parts(path, schema, frame, message)
+        Self::parse_parts(path, rows, frame, message)
     }
 
-    fn parse_parts(path: &Arc<Path>, schema: &Arc<RowSchema>, frame: Frame, message: &Bytes) -> Result<Self> {
+    fn parse_parts(
+        path: &Arc<Path>,
+        (schema, layout): (&Arc<RowSchema>, RowLayout),
+        frame: Frame,
+        message: &Bytes,
+    ) -> Result<Self> {
         let corrupt = |what: String| Error::corrupt(&**path, frame.offset, what);
         let (header, metadata_len) = parse_message(message).map_err(corrupt)?;
         if metadata_len as u64 != u64::from(frame.metadata_len_bytes) {
@@ -118,10 +136,21 @@ impl Batch {
             )));
         }
         let body = message.slice(metadata_len..);
-        let (columns, crcs) = parse_columns(&header, schema, frame.rows as usize, &body).map_err(corrupt)?;
+        let rows = frame.rows as usize;
+        let (columns, checksums) = parse_columns(&header, (schema, layout), rows, &body).map_err(corrupt)?;
         let verified = (0..columns.rows.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         let unverified_rows = AtomicU32::new(frame.rows);
-        Ok(Self { columns, verified, unverified_rows, frame, path: Arc::clone(path), crcs, reads: AtomicU32::new(0) })
+        Ok(Self {
+            columns,
+            verified,
+            unverified_rows,
+            frame,
+            path: Arc::clone(path),
+            checksums,
+            leaf_crcs: layout.leaf_crcs,
+            verified_leaves: OnceLock::new(),
+            reads: AtomicU32::new(0),
+        })
     }
 
     /// Counts a sampled read.
@@ -158,17 +187,85 @@ impl Batch {
         if self.is_checked(row, verify) {
             return Ok(());
         }
-        let expected = self.crcs.get(row * 4..row * 4 + 4);
-        let found = self.columns.row_crc(self.frame.seed, row).map(u32::to_le_bytes);
-        match (expected, found) {
-            (Some(expected), Some(found)) if expected == found => {
-                if verify == Verify::FirstRead {
-                    self.set_verified(row);
-                }
-                Ok(())
-            }
-            _ => Err(self.corrupt(row, "the row's checksum does not match its bytes")),
+        if !self.matches(row, |_| true) {
+            return Err(self.mismatch(row));
         }
+        if verify == Verify::FirstRead {
+            self.set_verified(row);
+        }
+        Ok(())
+    }
+
+    /// As [`Batch::check_row`], but only for some of the leaves. If leaves have no checksums of their own, the whole row is
+    /// compared. O(bytes of these leaves) on a first read.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if a checksum does not match.
+    pub(crate) fn check_leaves(&self, row: usize, verify: Verify, leaves: &[usize]) -> Result<()> {
+        if self.leaf_crcs == 0 {
+            return self.check_row(row, verify);
+        }
+        if self.leaves_are_checked(row, verify, leaves) {
+            return Ok(());
+        }
+        if !self.matches(row, |leaf| leaves.contains(&leaf)) {
+            return Err(self.mismatch(row));
+        }
+        if verify == Verify::FirstRead {
+            let bits = self.columns.rows * self.columns.leaves.len();
+            let words = || (0..bits.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+            let words = self.verified_leaves.get_or_init(words);
+            for bit in leaves.iter().map(|leaf| row * self.columns.leaves.len() + leaf) {
+                if let Some(word) = words.get(bit / 64) {
+                    word.fetch_or(1 << (bit % 64), Ordering::Relaxed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether [`Batch::check_leaves`] has nothing left to compare.
+    #[inline]
+    pub(crate) fn leaves_are_checked(&self, row: usize, verify: Verify, leaves: &[usize]) -> bool {
+        let Some(words) = self.verified_leaves.get().filter(|_| verify == Verify::FirstRead) else {
+            return self.is_checked(row, verify);
+        };
+        let is_set =
+            |bit: usize| words.get(bit / 64).is_some_and(|word| word.load(Ordering::Relaxed) >> (bit % 64) & 1 == 1);
+        let width = self.columns.leaves.len();
+        leaves.iter().all(|leaf| is_set(row * width + leaf)) || self.is_checked(row, verify)
+    }
+
+    /// Whether `leaf` has a checksum of its own.
+    pub(crate) fn has_leaf_crc(&self, leaf: usize) -> bool {
+        self.leaf_crcs > 0 && self.columns.schema.leaves.get(leaf).is_some_and(LeafKind::has_crc)
+    }
+
+    fn mismatch(&self, row: usize) -> Error {
+        self.corrupt(row, "the row's checksum does not match its bytes")
+    }
+
+    /// Whether `row` matches its checksum, and those of its leaves that are `wanted` match theirs.
+    fn matches(&self, row: usize, wanted: impl Fn(usize) -> bool) -> bool {
+        let leaf_crcs = self.leaf_crcs_of(row);
+        let expected = self.checksums.rows.get(row * 4..row * 4 + 4);
+        let found = self.columns.row_crc(self.frame.seed, row, leaf_crcs).map(u32::to_le_bytes);
+        let leaves_match = |leaf_crcs| self.columns.leaves_match(self.frame.seed, row, leaf_crcs, wanted) == Some(true);
+        found.is_some_and(|found| expected == Some(&found)) && leaf_crcs.is_none_or(leaves_match)
+    }
+
+    /// The checksums of the leaves of `row` that have their own, if any have.
+    fn leaf_crcs_of(&self, row: usize) -> Option<&[u8]> {
+        let width = self.leaf_crcs * 4;
+        // Out of bounds, no checksum matches.
+        (width > 0).then(|| self.checksums.leaves.get(row * width..(row + 1) * width).unwrap_or(&[]))
+    }
+
+    /// When `row` was committed: never after its frame says.
+    #[inline]
+    pub(crate) fn timestamp(&self, row: usize) -> u64 {
+        let last = self.frame.timestamp;
+        self.columns.time(row).map_or(last, |time| time.min(last))
     }
 
     fn set_verified(&self, row: usize) {
@@ -213,7 +310,7 @@ impl Batch {
 
     /// The checksum of `row`, without touching it, if [`Batch::check_row`] will compare it.
     pub(crate) fn crc_to_compare(&self, row: usize, verify: Verify) -> Option<&[u8]> {
-        if self.is_checked(row, verify) { None } else { self.crcs.get(row * 4..row * 4 + 4) }
+        if self.is_checked(row, verify) { None } else { self.checksums.rows.get(row * 4..row * 4 + 4) }
     }
 
     /// The rows whose checksums do not match. O(bytes).
@@ -225,21 +322,21 @@ impl Batch {
 
 fn parse_columns(
     message: &Message<'_>,
-    schema: &Arc<RowSchema>,
+    (schema, layout): (&Arc<RowSchema>, RowLayout),
     rows: usize,
     body: &Bytes,
-) -> Result<(Columns, Bytes), String> {
+) -> Result<(Columns, Checksums), String> {
     if message.header_type() != MessageHeader::RecordBatch {
         return Err("expected a record batch".into());
     }
     let batch = message.header_as_record_batch().ok_or("expected a record batch")?;
-    let plan = Plan::new(schema);
+    let plan = Plan::new(schema, layout);
     check_nodes(&batch, &plan, rows, message.bodyLength(), body.len())?;
     let buffers = batch.buffers().ok_or("a batch has no buffers")?;
     if buffers.len() != plan.buffers.len() {
         return Err(format!("expected {} buffers, found {}", plan.buffers.len(), buffers.len()));
     }
-    let mut slices = Slices { keys: [Bytes::new(), Bytes::new()], crcs: Bytes::new(), leaves: Vec::new() };
+    let mut slices = Slices { times: layout.has_times.then(Bytes::new), ..Slices::default() };
     slices.leaves.resize_with(schema.leaves.len(), Default::default);
     for (role, buffer) in plan.buffers.iter().zip(buffers) {
         let bounds = usize::try_from(buffer.offset())
@@ -248,14 +345,13 @@ fn parse_columns(
             .and_then(|(start, len)| Some((start, start.checked_add(len)?)))
             .filter(|(_, end)| *end <= body.len())
             .ok_or_else(|| format!("a buffer lies outside of the batch's {} bytes", body.len()))?;
-        let expected = fixed_len(*role, schema, rows).ok_or("the size of a buffer overflows")?;
+        let expected = fixed_len(*role, (schema, layout), rows).ok_or("the size of a buffer overflows")?;
         if expected.is_some_and(|expected| expected != bounds.1 - bounds.0) {
             return Err(format!("expected {expected:?} bytes for {role:?}, found {}", bounds.1 - bounds.0));
         }
         slices.set(*role, body.slice(bounds.0..bounds.1));
     }
-    let (columns, crcs) = slices.into_columns(schema, rows)?;
-    Ok((columns, crcs))
+    slices.into_columns(schema, rows)
 }
 
 fn check_nodes(batch: &RecordBatch<'_>, plan: &Plan, rows: usize, body_len: i64, found: usize) -> Result<(), String> {
@@ -286,9 +382,11 @@ struct LeafSlices {
 }
 
 /// The buffers of a batch by what they hold.
+#[derive(Default)]
 struct Slices {
     keys: [Bytes; 2],
-    crcs: Bytes,
+    checksums: Checksums,
+    times: Option<Bytes>,
     leaves: Vec<LeafSlices>,
 }
 
@@ -299,7 +397,9 @@ impl Slices {
             Role::Validity => return,
             Role::KeyOffsets => Some(key_offsets),
             Role::KeyIntegers | Role::KeyData => Some(key_data),
-            Role::RowCrc => Some(&mut self.crcs),
+            Role::RowCrc => Some(&mut self.checksums.rows),
+            Role::LeafCrcs => Some(&mut self.checksums.leaves),
+            Role::RowTimes => self.times.as_mut(),
             Role::LeafOffsets(leaf) => self.leaves.get_mut(leaf).map(|leaf| &mut leaf.offsets),
             Role::LeafDims(leaf) => self.leaves.get_mut(leaf).map(|leaf| &mut leaf.dims),
             Role::LeafData(leaf) => self.leaves.get_mut(leaf).map(|leaf| &mut leaf.data),
@@ -309,7 +409,7 @@ impl Slices {
         }
     }
 
-    fn into_columns(self, schema: &Arc<RowSchema>, rows: usize) -> Result<(Columns, Bytes), String> {
+    fn into_columns(self, schema: &Arc<RowSchema>, rows: usize) -> Result<(Columns, Checksums), String> {
         let [offsets, data] = self.keys;
         let keys = match schema.key {
             KeyKind::U64 => KeyColumn::U64(data),
@@ -333,6 +433,7 @@ impl Slices {
                 })
             })
             .collect::<Result<_, String>>()?;
-        Ok((Columns { schema: Arc::clone(schema), rows, keys, leaves }, self.crcs))
+        let columns = Columns { schema: Arc::clone(schema), rows, keys, times: self.times, leaves };
+        Ok((columns, self.checksums))
     }
 }

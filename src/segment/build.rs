@@ -182,7 +182,13 @@ impl ColumnsBuilder {
                 LeafColumn::Variable { offsets: offsets.into(), unit, data: data.into(), dims: dims.into(), rank }
             }
         });
-        Columns { rows: self.rows, keys: self.keys.finish(), leaves: leaves.collect(), schema: self.schema }
+        Columns {
+            rows: self.rows,
+            keys: self.keys.finish(),
+            times: None,
+            leaves: leaves.collect(),
+            schema: self.schema,
+        }
     }
 }
 
@@ -269,7 +275,8 @@ pub(crate) fn without_data(schema: Arc<RowSchema>, keys: KeyColumn, rows: usize)
     };
     match width {
         Some(Storage::Fixed { width }) => {
-            Ok(Columns { schema, rows, keys, leaves: vec![LeafColumn::Fixed { width, data: Bytes::new() }] })
+            let leaves = vec![LeafColumn::Fixed { width, data: Bytes::new() }];
+            Ok(Columns { schema, rows, keys, times: None, leaves })
         }
         _ => Err(Error::invalid("contiguous rows need one unpacked tensor of one shape")),
     }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::checksum::{crc32_from, crc32_on, crc32_start};
 use crate::key::KeyHasher;
 use crate::prefetch::{lines_at_start, prefetch_lines, prefetch_read};
 use crate::schema::RowSchema;
@@ -35,6 +34,8 @@ pub(crate) struct Columns {
     pub schema: Arc<RowSchema>,
     pub rows: usize,
     pub keys: KeyColumn,
+    /// The commit timestamp of each row (`u64`), in a segment that has them.
+    pub times: Option<Bytes>,
     pub leaves: Vec<LeafColumn>,
 }
 
@@ -67,33 +68,6 @@ impl<'a> BatchPart<'a> {
     /// Bytes of the rows in memory.
     pub(crate) fn len_bytes(&self) -> usize {
         self.columns.len_bytes() + self.borrowed.map_or(0, <[u8]>::len)
-    }
-
-    /// Appends [`Columns::row_crc`] of all rows to `crcs`. `None` if the columns are inconsistent. O(bytes).
-    pub(crate) fn row_crcs(&self, seed: u32, crcs: &mut Vec<u8>) -> Option<()> {
-        let columns = self.columns;
-        let [LeafColumn::Fixed { width, .. }] = columns.leaves.as_slice() else {
-            return (0..columns.rows).try_for_each(|row| {
-                crcs.extend_from_slice(&columns.row_crc(seed, row)?.to_le_bytes());
-                Some(())
-            });
-        };
-        let data = self.data(0)?;
-        // All integers have the same length: its checksum is shared by all rows.
-        let length = |key: &[u8]| u32::try_from(key.len()).ok().map(u32::to_le_bytes);
-        let integers = matches!(columns.keys, KeyColumn::U64(_)).then(|| length(&[0; 8])).flatten();
-        let integers = integers.map(|length| crc32_start(crc32_from(seed, &[&length])));
-        for row in 0..columns.rows {
-            let key = columns.key(row)?;
-            let start = row.checked_mul(*width)?;
-            let value = data.get(start..start.checked_add(*width)?)?;
-            let crc = match &integers {
-                Some(start) => crc32_on(start, &[key, value]),
-                None => crc32_from(seed, &[&length(key)?, key, value]),
-            };
-            crcs.extend_from_slice(&crc.to_le_bytes());
-        }
-        Some(())
     }
 }
 
@@ -190,6 +164,38 @@ impl LeafColumn {
         }
     }
 
+    /// A column of this form with these rows. `None` if one of them is missing.
+    fn gather<'a>(&self, rows: impl Iterator<Item = Option<LeafBytes<'a>>>) -> Option<Self> {
+        let (mut data, mut all_dims, mut offsets) = (Vec::new(), Vec::new(), 0_i32.to_le_bytes().to_vec());
+        for (position, row) in rows.enumerate() {
+            match row? {
+                LeafBytes::Bit(flag) => {
+                    data.resize(position / 8 + 1, 0);
+                    *data.last_mut()? |= u8::from(flag) << (position % 8);
+                }
+                leaf @ LeafBytes::Bytes { dims, .. } => {
+                    data.extend_from_slice(leaf.as_slice());
+                    all_dims.extend_from_slice(dims);
+                }
+            }
+            if let Self::Variable { unit, .. } = self {
+                let end = i32::try_from(data.len().checked_div(*unit)?).ok()?;
+                offsets.extend_from_slice(&end.to_le_bytes());
+            }
+        }
+        Some(match self {
+            Self::Fixed { width, .. } => Self::Fixed { width: *width, data: data.into() },
+            Self::Bits(_) => Self::Bits(data.into()),
+            Self::Variable { unit, rank, .. } => Self::Variable {
+                offsets: offsets.into(),
+                unit: *unit,
+                data: data.into(),
+                dims: all_dims.into(),
+                rank: *rank,
+            },
+        })
+    }
+
     /// The stored bytes of `row`.
     #[inline]
     pub(crate) fn get(&self, row: usize) -> Option<LeafBytes<'_>> {
@@ -218,6 +224,24 @@ impl Columns {
         if row < self.rows { self.keys.get(row) } else { None }
     }
 
+    /// The commit timestamp of `row`, if rows have their own.
+    #[inline]
+    pub(crate) fn time(&self, row: usize) -> Option<u64> {
+        let times = self.times.as_ref()?.as_chunks::<8>().0;
+        times.get(row).map(|time| u64::from_le_bytes(*time))
+    }
+
+    /// The same rows without their commit timestamps.
+    pub(crate) fn without_times(&self) -> Self {
+        Self { times: None, ..self.clone() }
+    }
+
+    /// The same rows with these commit timestamps, one a row.
+    pub(crate) fn with_times(self, times: &[u64]) -> Self {
+        let times: Vec<u8> = times.iter().flat_map(|time| time.to_le_bytes()).collect();
+        Self { times: Some(times.into()), ..self }
+    }
+
     /// The hashes of all keys.
     pub(crate) fn hashes(&self, hasher: KeyHasher) -> Vec<u64> {
         match &self.keys {
@@ -242,32 +266,6 @@ impl Columns {
         if *stored == width { data.get(start..start.checked_add(width)?) } else { None }
     }
 
-    /// The row checksum: CRC-32 seeded with the segment's identity, over the key's length (`u32`) and bytes, then each
-    /// leaf: a byte 0 or 1 for a boolean; the bytes alone if all rows have the same number; else the dimensions (`i32`
-    /// each), the length (`u64`) and the bytes. O(bytes of the row).
-    pub(crate) fn row_crc(&self, seed: u32, row: usize) -> Option<u32> {
-        let key = self.key(row)?;
-        let key_len = u32::try_from(key.len()).ok()?.to_le_bytes();
-        // One call for the common row: a key and one tensor.
-        if let [LeafColumn::Fixed { width, data }] = self.leaves.as_slice() {
-            let start = row.checked_mul(*width)?;
-            return Some(crc32_from(seed, &[&key_len, key, data.get(start..start.checked_add(*width)?)?]));
-        }
-        let mut crc = crc32_from(seed, &[&key_len, key]);
-        for column in &self.leaves {
-            let leaf = column.get(row)?;
-            crc = match (leaf, column) {
-                (LeafBytes::Bit(flag), _) => crc32_from(crc, &[&[u8::from(flag)]]),
-                (LeafBytes::Bytes { .. }, LeafColumn::Fixed { .. }) => crc32_from(crc, &[leaf.as_slice()]),
-                (LeafBytes::Bytes { dims, .. }, _) => {
-                    let bytes = leaf.as_slice();
-                    crc32_from(crc, &[dims, &(bytes.len() as u64).to_le_bytes(), bytes])
-                }
-            };
-        }
-        Some(crc)
-    }
-
     /// Bytes of the columns in memory.
     pub(crate) fn len_bytes(&self) -> usize {
         let keys = match &self.keys {
@@ -278,50 +276,37 @@ impl Columns {
             LeafColumn::Fixed { data, .. } | LeafColumn::Bits(data) => data.len(),
             LeafColumn::Variable { offsets, data, dims, .. } => offsets.len() + data.len() + dims.len(),
         });
-        keys + leaves.sum::<usize>()
+        keys + self.times.as_ref().map_or(0, Bytes::len) + leaves.sum::<usize>()
     }
 
     /// A copy of some of the rows, as they are stored. `None` if one of them is out of bounds.
     pub(crate) fn take(&self, rows: &[usize]) -> Option<Self> {
+        self.gather(rows.iter().map(|row| (self, *row)))
+    }
+
+    /// A copy of rows of columns of this structure, in this order. `None` if one of them is out of bounds.
+    pub(crate) fn gather<'a>(&self, rows: impl Iterator<Item = (&'a Self, usize)> + Clone) -> Option<Self> {
         let offset = |len: usize| i32::try_from(len).ok().map(i32::to_le_bytes);
         let mut key_offsets = 0_i32.to_le_bytes().to_vec();
         let mut key_data = Vec::new();
-        for &row in rows {
-            key_data.extend_from_slice(self.key(row)?);
+        for (columns, row) in rows.clone() {
+            key_data.extend_from_slice(columns.key(row)?);
             key_offsets.extend_from_slice(&offset(key_data.len())?);
         }
         let keys = match &self.keys {
             KeyColumn::U64(_) => KeyColumn::U64(key_data.into()),
             KeyColumn::Variable { .. } => KeyColumn::Variable { offsets: key_offsets.into(), data: key_data.into() },
         };
-        let mut leaves = Vec::with_capacity(self.leaves.len());
-        for column in &self.leaves {
-            let (mut data, mut all_dims, mut offsets) = (Vec::new(), Vec::new(), 0_i32.to_le_bytes().to_vec());
-            let mut bits = vec![0_u8; rows.len().div_ceil(8)];
-            for (position, &row) in rows.iter().enumerate() {
-                match column.get(row)? {
-                    LeafBytes::Bit(flag) => *bits.get_mut(position / 8)? |= u8::from(flag) << (position % 8),
-                    leaf @ LeafBytes::Bytes { dims, .. } => {
-                        data.extend_from_slice(leaf.as_slice());
-                        all_dims.extend_from_slice(dims);
-                    }
-                }
-                if let LeafColumn::Variable { unit, .. } = column {
-                    offsets.extend_from_slice(&offset(data.len().checked_div(*unit)?)?);
-                }
+        let times = match &self.times {
+            Some(_) => {
+                let times = rows.clone().map(|(columns, row)| columns.time(row).map(u64::to_le_bytes));
+                Some(times.collect::<Option<Vec<[u8; 8]>>>()?.into_flattened().into())
             }
-            leaves.push(match column {
-                LeafColumn::Fixed { width, .. } => LeafColumn::Fixed { width: *width, data: data.into() },
-                LeafColumn::Bits(_) => LeafColumn::Bits(bits.into()),
-                LeafColumn::Variable { unit, rank, .. } => LeafColumn::Variable {
-                    offsets: offsets.into(),
-                    unit: *unit,
-                    data: data.into(),
-                    dims: all_dims.into(),
-                    rank: *rank,
-                },
-            });
-        }
-        Some(Self { schema: Arc::clone(&self.schema), rows: rows.len(), keys, leaves })
+            None => None,
+        };
+        let leaves = self.leaves.iter().enumerate();
+        let leaves = leaves.map(|(leaf, like)| like.gather(rows.clone().map(|(columns, row)| columns.leaf(leaf, row))));
+        let leaves = leaves.collect::<Option<Vec<_>>>()?;
+        Some(Self { schema: Arc::clone(&self.schema), rows: rows.count(), keys, times, leaves })
     }
 }

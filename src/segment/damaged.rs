@@ -12,7 +12,7 @@ use super::columns::{Columns, KeyColumn, LeafBytes};
 use super::layout::Frame;
 use crate::error::{Error, Result};
 use crate::key::{KeyKind, MAX_KEY_LEN_BYTES};
-use crate::schema::RowSchema;
+use crate::schema::{RowLayout, RowSchema};
 
 /// Bytes of an integer key.
 const INTEGER_LEN_BYTES: usize = 8;
@@ -24,13 +24,18 @@ pub(crate) type Parsed = Result<Arc<Batch>, Box<Damaged>>;
 ///
 /// # Errors
 /// IO errors. Damage is not an error.
-pub(crate) fn parse(path: &Arc<Path>, schema: &Arc<RowSchema>, frame: Frame, message: &Bytes) -> Result<Parsed> {
-    match Batch::parse(path, schema, frame, message, true) {
+pub(crate) fn parse(
+    path: &Arc<Path>,
+    rows: (&Arc<RowSchema>, RowLayout),
+    frame: Frame,
+    message: &Bytes,
+) -> Result<Parsed> {
+    match Batch::parse(path, rows, frame, message, true) {
         Ok(batch) => Ok(Ok(Arc::new(batch))),
         Err(error) if error.is_corrupt() => {
-            let batch = Batch::parse_damaged(path, schema, frame, message);
+            let batch = Batch::parse_damaged(path, rows, frame, message);
             Ok(Err(Box::new(Damaged {
-                integers: integers(schema, &frame, message),
+                integers: integers(rows.0, &frame, message),
                 ..Damaged::new(error, batch.ok())
             })))
         }

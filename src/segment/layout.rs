@@ -9,7 +9,7 @@ use crate::names::SegmentId;
 
 /// The format version of new stores, and the newest that this library reads. A store keeps the version with which it
 /// was created, so that older programs can still read it.
-pub(crate) const FORMAT_VERSION: u32 = 2;
+pub(crate) const FORMAT_VERSION: u32 = 3;
 /// The first version whose key hashes have a seed.
 pub(crate) const SEEDED_VERSION: u32 = 2;
 /// The start of every Arrow IPC file, padded to eight bytes.

@@ -20,7 +20,7 @@ use super::layout::{CONTINUATION, Frame};
 use super::plan::{NodeRole, Plan, Role};
 use crate::checksum::crc32;
 use crate::error::{Error, Result};
-use crate::schema::{RowSchema, Storage};
+use crate::schema::{RowLayout, RowSchema, Storage};
 
 /// Buffers start on multiples of this, the most that arrow-rs asks for.
 const ALIGNMENT: usize = 64;
@@ -119,14 +119,18 @@ pub(crate) struct EncodedBatch<'a> {
 /// # Errors
 /// [`Error::TooLarge`] if a column passes Arrow's 32-bit offsets, [`Error::Invalid`] if the parts are inconsistent.
 pub(crate) fn encode_batch<'a>(
-    schema: &RowSchema,
+    (schema, layout): (&RowSchema, RowLayout),
     parts: &[BatchPart<'a>],
     seed: u32,
     offset: u64,
 ) -> Result<EncodedBatch<'a>> {
-    let plan = Plan::new(schema);
+    let plan = Plan::new(schema, layout);
     let rows: usize = parts.iter().map(|part| part.columns.rows).sum();
     let rows_u32 = u32::try_from(rows).map_err(|_| too_large("the rows of a batch", rows as u64))?;
+    if parts.iter().any(|part| part.columns.times.is_some() != layout.has_times) {
+        return Err(Error::internal("rows with and without commit timestamps of their own are in one segment"));
+    }
+    let checksums = checksums(parts, layout, seed).ok_or_else(inconsistent)?;
     let mut structures = Vec::new();
     let mut values = Vec::new();
     for &role in &plan.buffers {
@@ -134,7 +138,7 @@ pub(crate) fn encode_batch<'a>(
             let pieces = value_pieces(role, parts, rows)?;
             values.push(pieces);
         } else {
-            structures.push(structure_buffer(role, parts, seed, rows)?);
+            structures.push(structure_buffer(role, parts, &checksums, rows)?);
         }
     }
     let nodes: Vec<FieldNode> =
@@ -247,7 +251,29 @@ fn join_offsets<'a>(parts: impl Iterator<Item = Option<(&'a Bytes, usize)>>, row
     Ok(joined)
 }
 
-fn structure_buffer(role: Role, parts: &[BatchPart<'_>], seed: u32, rows: usize) -> Result<Vec<u8>> {
+/// The checksums of all rows, and of all leaves that have their own, row after row.
+struct Checksums {
+    rows: Vec<u8>,
+    leaves: Vec<u8>,
+}
+
+/// `None` if the columns are inconsistent.
+fn checksums(parts: &[BatchPart<'_>], layout: RowLayout, seed: u32) -> Option<Checksums> {
+    let rows: usize = parts.iter().map(|part| part.columns.rows).sum();
+    let mut all =
+        Checksums { rows: Vec::with_capacity(rows * 4), leaves: Vec::with_capacity(rows * layout.leaf_crcs * 4) };
+    for part in parts {
+        let before = all.leaves.len();
+        if layout.leaf_crcs > 0 {
+            part.leaf_crcs(seed, &mut all.leaves)?;
+        }
+        let leaf_crcs = all.leaves.get(before..).filter(|_| layout.leaf_crcs > 0);
+        part.row_crcs(seed, leaf_crcs, &mut all.rows)?;
+    }
+    Some(all)
+}
+
+fn structure_buffer(role: Role, parts: &[BatchPart<'_>], checksums: &Checksums, rows: usize) -> Result<Vec<u8>> {
     let mut buffer = Vec::new();
     match role {
         Role::Validity | Role::LeafData(_) => {}
@@ -271,9 +297,13 @@ fn structure_buffer(role: Role, parts: &[BatchPart<'_>], seed: u32, rows: usize)
                 buffer.extend_from_slice(data);
             }
         }
-        Role::RowCrc => {
-            buffer.reserve(rows * 4);
-            parts.iter().try_for_each(|part| part.row_crcs(seed, &mut buffer)).ok_or_else(inconsistent)?;
+        Role::RowCrc => buffer.extend_from_slice(&checksums.rows),
+        Role::LeafCrcs => buffer.extend_from_slice(&checksums.leaves),
+        Role::RowTimes => {
+            parts
+                .iter()
+                .filter_map(|part| part.columns.times.as_ref())
+                .for_each(|times| buffer.extend_from_slice(times));
         }
         Role::LeafDims(leaf) => {
             for part in parts {
@@ -305,12 +335,13 @@ fn value_pieces<'a>(role: Role, parts: &[BatchPart<'a>], rows: usize) -> Result<
 }
 
 /// The bytes that a buffer of `role` must have in a batch of `rows`, where that does not depend on the data.
-pub(crate) fn fixed_len(role: Role, schema: &RowSchema, rows: usize) -> Option<Option<usize>> {
+pub(crate) fn fixed_len(role: Role, (schema, layout): (&RowSchema, RowLayout), rows: usize) -> Option<Option<usize>> {
     let leaf = |leaf: usize| schema.leaves.get(leaf);
     Some(match role {
         Role::Validity => Some(0),
-        Role::KeyIntegers => Some(rows.checked_mul(8)?),
+        Role::KeyIntegers | Role::RowTimes => Some(rows.checked_mul(8)?),
         Role::RowCrc => Some(rows.checked_mul(4)?),
+        Role::LeafCrcs => Some(rows.checked_mul(layout.leaf_crcs)?.checked_mul(4)?),
         Role::KeyOffsets | Role::LeafOffsets(_) => Some(rows.checked_add(1)?.checked_mul(4)?),
         Role::KeyData => None,
         Role::LeafDims(number) => match leaf(number)?.storage()? {

@@ -14,5 +14,6 @@ pub(crate) mod layout;
 pub(crate) mod message;
 pub(crate) mod plan;
 pub(crate) mod reader;
+mod row_crcs;
 pub(crate) mod scan;
 pub(crate) mod writer;

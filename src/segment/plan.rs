@@ -3,7 +3,7 @@
 
 use crate::codec::Codec;
 use crate::key::KeyKind;
-use crate::schema::{LeafKind, RowSchema, Storage, stored_elements};
+use crate::schema::{LeafKind, RowLayout, RowSchema, Storage, stored_elements};
 
 /// The length of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,10 @@ pub(crate) enum Role {
     KeyOffsets,
     KeyData,
     RowCrc,
+    /// Eight bytes a row.
+    RowTimes,
+    /// Four bytes for each leaf with a checksum of its own.
+    LeafCrcs,
     LeafOffsets(usize),
     LeafDims(usize),
     LeafData(usize),
@@ -47,7 +51,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// The plan for rows of `schema`, which has been checked.
-    pub(crate) fn new(schema: &RowSchema) -> Self {
+    pub(crate) fn new(schema: &RowSchema, layout: RowLayout) -> Self {
         let mut plan = Self::default();
         match schema.key {
             KeyKind::U64 => plan.column(&[NodeRole::Rows], &[Role::Validity, Role::KeyIntegers]),
@@ -56,6 +60,13 @@ impl Plan {
             }
         }
         plan.column(&[NodeRole::Rows], &[Role::Validity, Role::RowCrc]);
+        if layout.has_times {
+            plan.column(&[NodeRole::Rows], &[Role::Validity, Role::RowTimes]);
+        }
+        if layout.leaf_crcs > 0 {
+            let nodes = [NodeRole::Rows, NodeRole::Times(layout.leaf_crcs)];
+            plan.column(&nodes, &[Role::Validity, Role::Validity, Role::LeafCrcs]);
+        }
         for (leaf, kind) in schema.leaves.iter().enumerate() {
             plan.leaf(leaf, kind);
         }

@@ -305,14 +305,19 @@ impl Segment {
             Err(error) if error.is_corrupt() => return Ok(Err(Box::new(Damaged::new(error, None)))),
             message => message?,
         };
-        damaged::parse(&self.described, &self.front.schema, frame, &message)
+        damaged::parse(&self.described, self.front.rows(), frame, &message)
     }
 
-    /// The frame of the batch of `row`, if there is one.
-    pub(crate) fn frame_of(&self, row: u32) -> Option<&Frame> {
+    /// When `row` was committed; `None` if nothing tells. If rows have commit timestamps of their own and this one is
+    /// damaged, an upper bound. O(1), once its batch is parsed.
+    pub(crate) fn timestamp(&self, row: u32) -> Option<u64> {
         let batches = self.batches().ok()?;
-        let (number, _) = batches.locate(row)?;
-        batches.frames().get(number)
+        let (number, within) = batches.locate(row)?;
+        let frame = batches.frames().get(number)?;
+        if !self.front.header.row_times {
+            return Some(frame.timestamp);
+        }
+        Some(self.batch_of_row(number, within).map_or(frame.timestamp, |batch| batch.timestamp(within)))
     }
 
     /// Whether batch `number` was parsed before.

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::io::{LARGE_PAGE_BYTES, ReadFile};
 use crate::key::KeyHasher;
 use crate::names::SegmentId;
-use crate::schema::{Header, METADATA_KEY, RowSchema};
+use crate::schema::{Header, METADATA_KEY, ROW_LAYOUT_VERSION, RowLayout, RowSchema};
 
 /// Bytes of the magic with which the file starts; the schema message follows.
 pub(crate) const HEADER_OFFSET: u64 = ARROW_MAGIC.len() as u64;
@@ -31,6 +31,13 @@ pub(crate) struct Front {
     pub seed: u32,
     /// The schema message's frame.
     pub frame: Frame,
+}
+
+impl Front {
+    /// The structure of the rows, and which other columns there are.
+    pub(crate) fn rows(&self) -> (&Arc<RowSchema>, RowLayout) {
+        (&self.schema, self.header.layout())
+    }
 }
 
 /// The bytes after the committed prefix.
@@ -192,6 +199,9 @@ fn parse_header(path: &Path, json: &str) -> Result<Header> {
     if header.hash_seed.is_some() != (format >= SEEDED_VERSION) {
         return Err(corrupt(format!("version {format} with hash seed {:?} is not possible", header.hash_seed)));
     }
+    if header.row_times && format < ROW_LAYOUT_VERSION {
+        return Err(corrupt(format!("rows with commit timestamps are not possible in version {format}")));
+    }
     Ok(header)
 }
 
@@ -272,8 +282,7 @@ pub(crate) fn recover(path: &Arc<Path>, file: &dyn ReadFile, front: &Front, sync
     for number in unsure..prefix.frames.len() {
         let Some(frame) = prefix.frames.get(number).copied() else { break };
         let message = file.bytes(frame.offset, frame.message_len_bytes() as usize)?;
-        let whole =
-            Batch::parse(path, &front.schema, frame, &message, false).is_ok_and(|b| b.damaged_rows().is_empty());
+        let whole = Batch::parse(path, front.rows(), frame, &message, false).is_ok_and(|b| b.damaged_rows().is_empty());
         if !whole {
             prefix.frames.truncate(number);
             prefix.end_offset = frame.offset;

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::io::{AppendFile, Durability, ReadFile, Storage};
 use crate::key::HashSeed;
 use crate::names::{self, SegmentId};
-use crate::schema::{Header, RowSchema, arrow_schema};
+use crate::schema::{Header, ROW_LAYOUT_VERSION, RowLayout, RowSchema, arrow_schema};
 
 /// The identity that all segments of a store share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -112,21 +112,46 @@ pub(crate) struct SegmentWriter {
     schema_part: Part,
     frames: Vec<Frame>,
     rows: u64,
+    /// The earliest commit timestamp, if there are rows.
+    first_timestamp: Option<u64>,
     capacity_bytes: u64,
 }
 
+/// What a new segment is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewSegment {
+    pub id: SegmentId,
+    /// Whether it will have the rows of other segments, which it replaces.
+    pub compacted: bool,
+    /// Whether its rows have commit timestamps of their own: then they may come in any order.
+    pub row_times: bool,
+}
+
+impl From<SegmentId> for NewSegment {
+    /// A segment for new rows.
+    fn from(id: SegmentId) -> Self {
+        Self { id, compacted: false, row_times: false }
+    }
+}
+
 impl SegmentWriter {
-    /// Creates segment `id` as `path`. It takes at most `capacity_bytes` before it must be sealed. `compacted`: whether
-    /// it will have the rows of other segments, which it replaces.
+    /// Creates segment `new` as `path`. It takes at most `capacity_bytes` before it must be sealed.
+    ///
+    /// # Errors
+    /// IO errors; [`Error::Invalid`] if the schema has no layout on disk.
     pub(crate) fn create(
         storage: &Arc<dyn Storage>,
         identity: StoreIdentity,
-        (id, compacted): (SegmentId, bool),
+        new: NewSegment,
         path: &Path,
         schema: &Arc<RowSchema>,
         capacity_bytes: u64,
     ) -> Result<Self> {
         schema.check().map_err(Error::invalid)?;
+        let NewSegment { id, compacted, row_times } = new;
+        if row_times && identity.format < ROW_LAYOUT_VERSION {
+            return Err(Error::internal("rows with commit timestamps in a store of an older version"));
+        }
         let header = Header {
             format: identity.format,
             store: identity.store,
@@ -135,6 +160,7 @@ impl SegmentWriter {
             hash: identity.hash_id,
             hash_seed: identity.recorded_seed(),
             compacted,
+            row_times,
             schema: RowSchema::clone(schema),
         };
         let arrow = arrow_schema(&header)?;
@@ -161,6 +187,7 @@ impl SegmentWriter {
             schema_part: Part::of(HEADER_OFFSET, &message),
             frames: Vec::new(),
             rows: 0,
+            first_timestamp: None,
             header,
             arrow,
             seed,
@@ -170,7 +197,8 @@ impl SegmentWriter {
         })
     }
 
-    /// Continues an active segment whose committed prefix is `prefix`; cuts what follows it.
+    /// Continues an active segment whose committed prefix is `prefix`; cuts what follows it. The caller must call
+    /// [`SegmentWriter::note_times`] for each batch of the prefix.
     pub(crate) fn resume(
         storage: &Arc<dyn Storage>,
         front: &Front,
@@ -195,6 +223,7 @@ impl SegmentWriter {
             schema_part: Part { offset: HEADER_OFFSET, len_bytes: schema_len, crc: front.frame.structure_crc },
             frames: prefix.frames.clone(),
             rows: prefix.frames.last().map_or(0, |frame| frame.first_row + u64::from(frame.rows)),
+            first_timestamp: None,
             file,
             reader,
             capacity_bytes,
@@ -226,9 +255,14 @@ impl SegmentWriter {
         self.file.len_bytes()
     }
 
+    /// The columns of its rows besides keys and leaves.
+    pub(crate) fn layout(&self) -> RowLayout {
+        self.header.layout()
+    }
+
     fn read_back(&self, frame: Frame) -> Result<Batch> {
         let message = self.reader.bytes(frame.offset, frame.message_len_bytes() as usize)?;
-        Batch::parse(&self.described, &self.schema, frame, &message, false)
+        Batch::parse(&self.described, (&self.schema, self.layout()), frame, &message, false)
     }
 
     /// Whether `len_bytes` more of rows fit. The margin is for metadata, frames and padding.
@@ -238,12 +272,15 @@ impl SegmentWriter {
             && self.len_bytes() + len_bytes as u64 + margin <= self.capacity_bytes
     }
 
-    /// Appends the rows of `parts` as one batch: one vectored write, nothing copied together.
+    /// Appends the rows of `parts` as one batch: one vectored write, nothing copied together. If rows have commit
+    /// timestamps, the batch gets the latest of them, or that of the batch before.
     ///
     /// # Errors
     /// IO errors, after which the writer must be dropped; [`Error::TooLarge`] before anything is written.
     pub(crate) fn append(&mut self, parts: &[BatchPart<'_>], timestamp: u64, durable_timestamp: u64) -> Result<Batch> {
-        let encoded = encode_batch(&self.schema, parts, self.seed, self.len_bytes())?;
+        let layout = self.layout();
+        let encoded = encode_batch((&self.schema, layout), parts, self.seed, self.len_bytes())?;
+        let timestamp = if layout.has_times { self.last_time(parts) } else { timestamp };
         let frame = Frame { first_row: self.rows, timestamp, durable_timestamp, ..encoded.frame };
         let record = frame.encode();
         let mut slices = Vec::with_capacity(encoded.values.len() + 2);
@@ -253,7 +290,28 @@ impl SegmentWriter {
         self.file.append(&slices)?;
         self.rows += u64::from(frame.rows);
         self.frames.push(frame);
-        self.read_back(frame)
+        let batch = self.read_back(frame)?;
+        self.note_times(&batch);
+        Ok(batch)
+    }
+
+    /// The latest commit timestamp of these rows, which have their own, and of those before them.
+    fn last_time(&self, parts: &[BatchPart<'_>]) -> u64 {
+        let before = self.frames.last().map_or(0, |frame| frame.timestamp);
+        let times = parts.iter().flat_map(|part| (0..part.columns.rows).filter_map(|row| part.columns.time(row)));
+        times.fold(before, u64::max)
+    }
+
+    /// Notes the commit timestamps of a batch of the segment.
+    pub(crate) fn note_times(&mut self, batch: &Batch) {
+        let of_rows = (0..batch.columns.rows).filter_map(|row| batch.columns.time(row)).min();
+        let first = of_rows.unwrap_or(batch.frame.timestamp);
+        self.first_timestamp = Some(self.first_timestamp.map_or(first, |before| before.min(first)));
+    }
+
+    /// The earliest commit timestamp, if there are rows.
+    pub(crate) fn first_timestamp(&self) -> Option<u64> {
+        self.first_timestamp
     }
 
     /// See [`AppendFile::write_early`].
@@ -301,7 +359,7 @@ impl SegmentWriter {
             key_kind: self.schema.key.code(),
             hash_id: self.header.hash,
             seed: self.seed,
-            first_timestamp: self.frames.first().map_or(0, |frame| frame.timestamp),
+            first_timestamp: self.first_timestamp.unwrap_or(0),
             last_timestamp: self.frames.last().map_or(0, |frame| frame.timestamp),
             rows: self.rows,
             tombstones: if self.schema.is_tombstones() { self.rows } else { 0 },

@@ -152,7 +152,7 @@ def xxh3(data, seed):
 
 def seed_of(header):
     """The seed of key hashes in a header or store.json; version 1 had none."""
-    check(header["format"] in (1, 2) and ("hash_seed" in header) == (header["format"] == 2), "a newer format")
+    check(header["format"] in (1, 2, 3) and ("hash_seed" in header) == (header["format"] > 1), "a newer format")
     return int(header.get("hash_seed", "0"), 16)
 
 
@@ -180,7 +180,7 @@ def read_seal(data):
     check(data[-6:] == b"ARROW1", "no Arrow trailer")
     at = len(data) - 10 - struct.unpack_from("<i", data, len(data) - 10)[0] - 256
     record = data[at : at + 256]
-    check(record[:8] == b"TCSEAL\r\n" and u32(record, 8) in (1, 2) and u32(record, 12) == 256, "no seal of version 1 or 2")
+    check(record[:8] == b"TCSEAL\r\n" and u32(record, 8) in (1, 2, 3) and u32(record, 12) == 256, "no seal of a known version")
     check(crc32(record[:252]) == u32(record, 252), "the seal's checksum")
     parts = {}
     for i, name in enumerate(["schema", "frames", "index", "keys", "replaced", "footer"]):
@@ -295,6 +295,10 @@ class Segment:
             offsets = ints(take(2))
             key = variable(offsets, take(1))
         crcs = struct.unpack(f"<{rows}I", take(2))
+        times = struct.unpack(f"<{rows}Q", take(2)) if self.header.get("row_times") else None
+        kinds = [leaf["type"] in ("tensor", "str", "bytes") for leaf in self.header["leaves"]]
+        own = sum(kinds) if self.header["format"] >= 3 and len(kinds) > 1 else 0
+        leaf_crcs = fixed(take(3), 4 * own) if own else None
         leaves = []
         for leaf in self.header["leaves"]:
             kind, packed = leaf["type"], leaf.get("codec", "none") != "none"
@@ -316,17 +320,24 @@ class Segment:
                 leaves.append((leaf, variable(offsets, take(1)), b""))
         check(next(buffers, None) is None, "more buffers than columns")
         for row in range(rows):
-            crc = crc32(struct.pack("<I", len(key(row))) + key(row), self.seed)
-            values = []
-            for leaf, data, dims in leaves:
-                stored = data(row)
+            number = frame["first_row"] + row
+            crc = crc32(struct.pack("<Q", times[row]), self.seed) if times else self.seed
+            crc = crc32(struct.pack("<I", len(key(row))) + key(row), crc)
+            values, found = [], b""
+            for (leaf, data, dims), has_crc in zip(leaves, kinds):
+                stored, covered = data(row), data(row)
                 if dims is not None:
                     shape = dims(row) if callable(dims) else dims
-                    crc = crc32(shape + struct.pack("<Q", len(stored)), crc)
-                crc = crc32(stored, crc)
+                    covered = shape + struct.pack("<Q", len(stored)) + stored
+                if own and has_crc:
+                    found += struct.pack("<I", crc32(covered, self.seed))
+                else:
+                    crc = crc32(covered, crc)
                 values.append((leaf, stored, ints(shape) if dims else None))
-            check(crc == crcs[row], f"the checksum of row {frame['first_row'] + row}")
-            yield frame["timestamp"], frame["first_row"] + row, key(row), values
+            check(not own or found == leaf_crcs(row), f"the checksum of a leaf of row {number}")
+            check(crc32(found, crc) == crcs[row], f"the checksum of row {number}")
+            check(not times or times[row] <= frame["timestamp"], f"the commit timestamp of row {number}")
+            yield times[row] if times else frame["timestamp"], number, key(row), values
 
 
 def value_of(node, values):

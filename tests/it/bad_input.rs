@@ -135,9 +135,9 @@ fn newer_formats_are_refused() {
     let identity = dir.path().join("m/store.json");
     let json = std::fs::read_to_string(&identity).unwrap();
     let store_id = json.split("\"store\":\"").nth(1).unwrap().split('"').next().unwrap();
-    let crc = crc32fast::hash(format!("3 {store_id} 0").as_bytes());
-    std::fs::write(&identity, format!("{{\"format\":3,\"store\":\"{store_id}\",\"hash\":0,\"crc32\":{crc}}}")).unwrap();
-    says(Store::open(dir.path(), "m"), &["version 3", "version 2", "newer"]);
+    let crc = crc32fast::hash(format!("4 {store_id} 0").as_bytes());
+    std::fs::write(&identity, format!("{{\"format\":4,\"store\":\"{store_id}\",\"hash\":0,\"crc32\":{crc}}}")).unwrap();
+    says(Store::open(dir.path(), "m"), &["version 4", "version 3", "newer"]);
     std::fs::write(&identity, json).unwrap();
     let segment = std::fs::read_dir(dir.path().join("m/segments")).unwrap().next().unwrap().unwrap().path();
     let good = std::fs::read(&segment).unwrap();

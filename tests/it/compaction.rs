@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tensorcask::storage::FaultStorage;
 use tensorcask::storage::MemoryStorage;
 use tensorcask::storage::Storage;
-use tensorcask::{Compaction, Durability, Lane, Options, Reader, Recovery, Store, Value};
+use tensorcask::{Compaction, Durability, Lane, Options, Order, Reader, Recovery, Store, Value};
 
 pub const DIMS: usize = 16;
 
@@ -83,7 +83,7 @@ pub fn names(storage: &dyn Storage, folder: &str) -> Vec<String> {
     storage.list(Path::new(folder)).unwrap().into_iter().map(|entry| entry.name).collect()
 }
 
-fn segment_bytes(storage: &dyn Storage) -> u64 {
+pub fn segment_bytes(storage: &dyn Storage) -> u64 {
     let entries = storage.list(Path::new("segments")).unwrap();
     entries.iter().map(|entry| storage.len_bytes(&Path::new("segments").join(&entry.name)).unwrap()).sum()
 }
@@ -130,7 +130,7 @@ fn what_counts_stays_and_the_rest_goes() {
 
 /// Runs `action` on copies of `storage`, each of which fails one operation later than the last. Calls `check` with the
 /// state after a kill and after a power failure.
-fn fail_at_each(storage: &MemoryStorage, action: impl Fn(&Store), check: impl Fn(MemoryStorage, &str)) {
+pub fn fail_at_each(storage: &MemoryStorage, action: impl Fn(&Store), check: impl Fn(MemoryStorage, &str)) {
     let mut operations = 0;
     loop {
         let copy = storage.power_loss_keeping(|_, _, len| len);
@@ -342,7 +342,8 @@ fn writers_and_readers_agree_after_every_step() {
         match what {
             0..3 => put(writer, &mut model, (from..keys).step_by(2), step),
             3 => delete(writer, &mut model, (from..keys).step_by(3)),
-            4..6 => drop(writer.compact(&Compaction::new().live_share(0.7)).unwrap()),
+            4 => drop(writer.compact(&Compaction::new().live_share(0.7)).unwrap()),
+            5 => drop(writer.compact(&Compaction::new().sort(Order::Keys)).unwrap()),
             6 => writer.merge_index().unwrap(),
             _ => {
                 writer.close().unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tensorcask::storage::MemoryStorage;
-use tensorcask::{Codec, Compaction, Dtype, Key, Options, Reader, Tensor, Value};
+use tensorcask::{Codec, Compaction, Dtype, Key, Options, Order, Reader, Tensor, Value};
 
 use crate::storages::copy_folder;
 
@@ -77,7 +77,9 @@ fn values_of_every_kind_stay() {
             if round % 3 == 0 {
                 reader.refresh().unwrap();
             }
-            store.compact(&Compaction::new().join(round % 2 == 0)).unwrap();
+            let given = (0..128).rev().step_by(3).map(key).collect();
+            let order = [None, Some(Order::Keys), Some(Order::Given(given))].into_iter().nth(round as usize % 3);
+            store.compact(&Compaction::new().join(round % 2 == 0).sort(order.flatten())).unwrap();
             let gone: Vec<Key> = (0..128).map(key).filter(|key| !expected.contains_key(key)).collect();
             reader.refresh().unwrap();
             for reader in [store.reader(), &reader] {

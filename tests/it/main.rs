@@ -18,6 +18,7 @@ mod batch_errors;
 mod capped;
 mod compaction;
 mod compaction_files;
+mod compaction_order;
 mod compaction_stops;
 mod compaction_values;
 mod compute;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tensorcask::{Compaction, Lane, Options, Reader, Store};
+use tensorcask::{Compaction, Lane, Options, Order, Reader, Store};
 
 const ROLE: &str = "TENSORCASK_SOAK_ROLE";
 const DIR: &str = "TENSORCASK_SOAK_DIR";
@@ -97,7 +97,10 @@ fn write(dir: &Path, number: u64) {
             write_versions(&flushed, &versions);
         }
         match random.below(60) {
-            0 => drop(store.compact(&Compaction::new().live_share(0.6)).unwrap()),
+            0 => {
+                let order = (random.below(2) == 0).then_some(Order::Keys);
+                drop(store.compact(&Compaction::new().live_share(0.6).sort(order)).unwrap());
+            }
             1 => {
                 store.close().unwrap();
                 drop(store);

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tensorcask::{CompactReport, Compaction, Dtype, Store};
+use tensorcask::{CompactReport, Compaction, Dtype, KeyKind, Order, Store};
 
 use crate::failure::Failure;
 use crate::import::arguments::CodecName;
+use crate::import::keys::KeySource;
 use crate::output::{Output, bytes};
 
 /// Arguments of `compact`.
@@ -27,6 +28,13 @@ pub(crate) struct Arguments {
     /// Stores F32 and F64 as F16 or BF16 (lossy); without this option they stay as they are.
     #[arg(long, value_parser = ["F16", "BF16"])]
     store_as: Option<String>,
+    /// Sorts the rows by key, so that reading them in this order reads files from front to back.
+    #[arg(long)]
+    sort: bool,
+    /// Sorts the rows in the order of the keys in this file, and all other rows behind them by key: a text file with one
+    /// key per line, or a .npy file.
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath, conflicts_with = "sort")]
+    order: Option<PathBuf>,
     /// Writes at most this many bytes per second (default: no limit).
     #[arg(long, value_name = "N")]
     bytes_per_s: Option<u64>,
@@ -53,6 +61,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
         .patience(Duration::from_secs(arguments.wait_s))
         .dry_run(arguments.dry_run);
     let store = crate::store::any_lane(&arguments.store)?;
+    let compaction = compaction.sort(order(arguments, store.key_kind())?);
     let report = with_progress(&store, output, || store.compact(&compaction))?;
     store.close()?;
     for skipped in &report.skipped {
@@ -60,6 +69,13 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     }
     output.result(|| summary(&report), &report)?;
     if report.skipped.is_empty() { Ok(()) } else { Err(Failure::damage()) }
+}
+
+/// The order that the arguments ask for, in a store with keys of `kind`.
+fn order(arguments: &Arguments, kind: Option<KeyKind>) -> Result<Option<Order>, Failure> {
+    let Some(path) = &arguments.order else { return Ok(arguments.sort.then_some(Order::Keys)) };
+    let keys = KeySource::files(std::slice::from_ref(path), kind)?.reader().rest()?;
+    Ok(Some(Order::Given(keys)))
 }
 
 /// Compacts, and shows how far it is meanwhile.
@@ -105,7 +121,11 @@ fn summary(report: &CompactReport) -> String {
         0 => String::new(),
         rows => format!(", {rows} rows {would}stored as asked"),
     };
-    let rows = format!("{} rows {would}dropped{recoded}", report.rows_dropped);
+    let sorted = match report.rows_sorted {
+        0 => String::new(),
+        rows => format!(", {rows} rows {would}sorted"),
+    };
+    let rows = format!("{} rows {would}dropped{recoded}{sorted}", report.rows_dropped);
     let about = if report.dry_run { "about " } else { "" };
     let freed = format!("{about}{} of {} {would}freed", bytes(report.bytes_freed), bytes(report.bytes));
     format!("{segments}, {rows}, {freed}")

@@ -109,14 +109,14 @@ fn find_live(
         })
         .collect();
     let keys = keys.ok_or_else(|| batch.corrupt(0, "a row has no key"))?;
-    let first_row = batch.frame.first_row as u32;
     for (rows, queries) in rows.chunks(KEYS).zip(keys.chunks(KEYS)) {
         let note = |located: Located<'_>| {
             if let Some((_, error)) = located.errors.into_iter().next() {
                 return Err(error);
             }
             for (row, found) in rows.iter().zip(&located.rows) {
-                let version = RowVersion::of_segment(segment, first_row + row);
+                let order = batch.frame.first_row + u64::from(*row);
+                let version = RowVersion { timestamp: batch.timestamp(*row as usize), lane: segment.id.lane, order };
                 if found.as_ref().is_none_or(|found| found.version() <= version) {
                     live(*row);
                 }

@@ -9,10 +9,13 @@
 //! dead only if an index run has a newer row of its key. Rows in runs are sealed, so a power failure cannot lose the
 //! newer row after the older one is gone. One process compacts at a time.
 //!
-//! On request, rows are packed or unpacked, or stored in a narrower dtype, while they are copied ([`recode`]).
+//! On request, rows are packed or unpacked, or stored in a narrower dtype, while they are copied ([`recode`]). On request,
+//! they are sorted, and rows that were committed one by one get into few batches ([`arrange`]): each row of the new
+//! segment then has a commit timestamp of its own.
 //!
 //! A tombstone is dropped when no segment and no other writer can have an older row of its key ([`tombstones`]).
 
+mod arrange;
 pub(crate) mod context;
 mod durable;
 pub(crate) mod live;
@@ -30,7 +33,7 @@ use std::time::Instant;
 use crate::engine::compact::context::Context;
 use crate::engine::compact::durable::sync_sealed;
 use crate::engine::compact::live::{Live, Newer, live_rows, sample_is_sparse};
-use crate::engine::compact::plan::{Candidate, groups};
+use crate::engine::compact::plan::{Candidate, groups, is_fragmented};
 use crate::engine::compact::replacement::remove_left;
 use crate::engine::compact::rewrite::rewrite;
 use crate::engine::compact::ties::tied;
@@ -39,10 +42,12 @@ use crate::engine::files::locks::{lanes_with_writers, wait_for_compact_lock};
 use crate::engine::files::row_maps;
 use crate::engine::follow::refresh;
 use crate::engine::observe::Operation;
-use crate::engine::options::Compaction;
+use crate::engine::options::{Compaction, Order};
 use crate::engine::report::{CompactReport, Skipped};
 use crate::engine::state::State;
 use crate::error::{Error, Result};
+use crate::key::Keys;
+use crate::schema::ROW_LAYOUT_VERSION;
 use crate::segment::reader::Segment;
 
 /// Compacts as `options` say. Only segments that index runs cover are rewritten, so the caller seals and merges first.
@@ -53,6 +58,7 @@ use crate::segment::reader::Segment;
 /// finished steps are kept.
 pub(crate) fn compact(context: Context<'_>, options: &Compaction) -> Result<CompactReport> {
     let start = Instant::now();
+    check_order(context.state, options)?;
     let span = context.state.metrics().begin(Operation::Compact);
     let _lock = wait_for_compact_lock(context.state.storage(), options.patience)?;
     // Under the lock, so that no two compactions of this process tell how far they are.
@@ -73,6 +79,18 @@ pub(crate) fn compact(context: Context<'_>, options: &Compaction) -> Result<Comp
         context.state.metrics().compacted(&report);
     }
     Ok(report)
+}
+
+/// Fails if rows of this store cannot be sorted as `options` ask.
+fn check_order(state: &State, options: &Compaction) -> Result<()> {
+    let format = state.identity().recorded().format;
+    match &options.sort {
+        Some(_) if format < ROW_LAYOUT_VERSION => Err(Error::invalid(format!(
+            "this store has format version {format}, whose rows cannot be sorted: merge it into a new store, and sort that"
+        ))),
+        Some(Order::Given(keys)) => Keys::from(keys).check(state.identity().key_kind()).map(drop),
+        _ => Ok(()),
+    }
 }
 
 /// The lanes that other writers hold. Reads what they have committed.
@@ -131,7 +149,8 @@ fn compact_values(
     for segment in segments {
         (context.stop)()?;
         compacting.add(segment.len_bytes);
-        if options.by_sample && !sample_is_sparse(context.state, &segment, options.live_share) {
+        let is_due = || is_fragmented(&segment) || sample_is_sparse(context.state, &segment, options.live_share);
+        if options.by_sample && !is_due() {
             continue;
         }
         report.segments += 1;

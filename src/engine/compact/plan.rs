@@ -5,8 +5,13 @@ use std::sync::Arc;
 use crate::engine::compact::live::Live;
 use crate::engine::compact::recode::{target, unpacked_bytes};
 use crate::engine::options::{Compaction, Options};
-use crate::schema::RowSchema;
+use crate::error::Result;
+use crate::schema::{ROW_LAYOUT_VERSION, RowSchema};
+use crate::segment::batch::Batch;
 use crate::segment::reader::Segment;
+
+/// Under a cap on bytes, a segment grows to this part of it at most, when rows are unpacked or sorted.
+pub(crate) const PARTS_OF_CAP: u64 = 4;
 
 /// A segment that may be rewritten.
 #[derive(Debug)]
@@ -18,17 +23,41 @@ pub(crate) struct Candidate {
     /// The structure of its rows after compaction.
     pub target: Arc<RowSchema>,
     /// Its share of live rows is low enough to rewrite it, or its rows are to be stored in another way.
-    is_due: bool,
+    pub is_due: bool,
+    /// Its batches are so small that they are joined.
+    pub is_fragmented: bool,
 }
 
 impl Candidate {
-    /// `None` if enough rows of the segment are live and `options` do not join segments.
+    /// `None` if enough rows of the segment are live and `options` neither join nor sort segments.
     pub(crate) fn new(segment: Arc<Segment>, live: Live, options: &Compaction) -> Option<Self> {
         let (rows, live_rows) = (u64::from(segment.rows()), live.count());
         let target = target(segment.schema(), options);
         let is_sparse = live_rows < rows && (live_rows as f64) <= options.live_share * rows as f64;
-        let is_due = is_sparse || target != *segment.schema();
-        (is_due || options.join).then_some(Self { segment, live, needless: 0, target, is_due })
+        let is_fragmented = is_fragmented(&segment);
+        let is_due = is_sparse || is_fragmented || target != *segment.schema();
+        let is_candidate = is_due || options.join || options.sort.is_some();
+        is_candidate.then_some(Self { segment, live, needless: 0, target, is_due, is_fragmented })
+    }
+
+    /// The live rows of `batch`, which is one of the segment's.
+    pub(crate) fn live_rows(&self, batch: &Batch) -> Vec<usize> {
+        let first = batch.frame.first_row as u32;
+        (0..batch.columns.rows).filter(|row| self.live.contains(first + *row as u32)).collect()
+    }
+
+    /// Compares the checksums of `rows` of `batch`, which is one of the segment's.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if one does not match: a copy of the row would get a matching one.
+    pub(crate) fn check_rows(&self, batch: &Batch, rows: &[usize]) -> Result<()> {
+        match batch.damaged_rows().into_iter().find(|row| rows.binary_search(row).is_ok()) {
+            Some(damaged) => {
+                self.segment.note_damaged();
+                Err(batch.corrupt(damaged, "the checksum of a row does not match"))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Whether its rows are to be stored in another way.
@@ -53,6 +82,19 @@ impl Candidate {
     }
 }
 
+/// Whether the batches of `segment` are so many, and so small, that it is rewritten to join them: rows that were flushed
+/// one by one have a batch each, with a few hundred bytes that are no rows.
+pub(crate) fn is_fragmented(segment: &Segment) -> bool {
+    const MANY: usize = 16;
+    const SMALL_LEN_BYTES: u64 = 16 << 10;
+    if segment.front.header.format < ROW_LAYOUT_VERSION {
+        return false;
+    }
+    // Damage is reported where rows are read.
+    let batches = segment.batches().map_or(0, |batches| batches.frames().len());
+    batches >= MANY && segment.len_bytes / (batches as u64) < SMALL_LEN_BYTES
+}
+
 /// Groups segments whose rows will have one schema. A group becomes one new segment, so one rename replaces all of it.
 pub(crate) fn groups(candidates: Vec<Candidate>, store: &Options, options: &Compaction) -> Vec<Vec<Candidate>> {
     let mut kinds: Vec<Vec<Candidate>> = Vec::new();
@@ -69,17 +111,17 @@ pub(crate) fn groups(candidates: Vec<Candidate>, store: &Options, options: &Comp
 fn groups_of_kind(mut candidates: Vec<Candidate>, store: &Options, options: &Compaction) -> Vec<Vec<Candidate>> {
     // Rows that were put at about the same time stay close together.
     candidates.sort_by_key(|candidate| (candidate.segment.seal.first_timestamp, candidate.segment.id));
+    let (most_bytes, most_rows) = limits(store, options);
     let mut groups: Vec<Vec<Candidate>> = Vec::new();
     let (mut bytes, mut rows) = (u64::MAX, u64::MAX);
     for candidate in candidates {
         // A segment that live rows fill by more than half is not joined.
         let is_small = candidate.live_bytes() <= store.segment_bytes / 2;
-        if !(candidate.is_due || options.join && is_small) {
+        if !(candidate.is_due || options.sort.is_some() || options.join && is_small) {
             continue;
         }
         let (more_bytes, more_rows) = (candidate.live_bytes(), candidate.live.count());
-        let fits = bytes.saturating_add(more_bytes) <= store.segment_bytes
-            && rows.saturating_add(more_rows) <= u64::from(store.segment_rows);
+        let fits = bytes.saturating_add(more_bytes) <= most_bytes && rows.saturating_add(more_rows) <= most_rows;
         match groups.last_mut().filter(|_| fits) {
             Some(group) => group.push(candidate),
             None => {
@@ -90,6 +132,16 @@ fn groups_of_kind(mut candidates: Vec<Candidate>, store: &Options, options: &Com
         bytes += more_bytes;
         rows += more_rows;
     }
-    groups.retain(|group| group.len() > 1 || group.iter().any(|candidate| candidate.is_due));
+    groups.retain(|group| group.len() > 1 || options.sort.is_some() || group.iter().any(|candidate| candidate.is_due));
     groups
+}
+
+/// At most so many bytes and rows a new segment gets from several.
+fn limits(store: &Options, options: &Compaction) -> (u64, u64) {
+    if options.sort.is_none() {
+        return (store.segment_bytes, u64::from(store.segment_rows));
+    }
+    // Segments stay small against a cap: otherwise evicting one would empty the store.
+    let most = store.caps.disk_bytes.map_or(u64::MAX, |cap| cap / PARTS_OF_CAP);
+    (options.sorted_segment_bytes.min(most), u64::from(u32::MAX) / 2)
 }

@@ -49,7 +49,7 @@ pub(crate) fn unpacked_bytes(schema: &RowSchema, rows: u64) -> u64 {
     rows.saturating_mul(row_bytes.fold(0, u64::saturating_add))
 }
 
-/// Converts `rows` of `batch`, which are of lane `lane`, to `target`. Their order stays. The caller has compared their
+/// Converts `rows`, each with its batch and its lane, to `target`. Their order stays. The caller has compared their
 /// checksums. Packed tensors are packed with `codec`. O(bytes of the rows).
 ///
 /// # Errors
@@ -57,8 +57,7 @@ pub(crate) fn unpacked_bytes(schema: &RowSchema, rows: u64) -> u64 {
 /// this way.
 pub(crate) fn recode(
     store: &Options,
-    (batch, lane): (&Arc<Batch>, u16),
-    rows: &[usize],
+    rows: &[(&Arc<Batch>, u16, usize)],
     (target, codec): (&Arc<RowSchema>, Codec),
 ) -> Result<Vec<Columns>> {
     // Values are read as they are stored.
@@ -66,7 +65,7 @@ pub(crate) fn recode(
     let mut decoder = Decoder::new();
     let mut done = Vec::new();
     let mut builder = ColumnsBuilder::new(Arc::clone(target), codec)?;
-    for &number in rows {
+    for &(batch, lane, number) in rows {
         let row = Row { holder: Holder::Batch(Arc::clone(batch), lane), row: number };
         let key = row.key().ok_or_else(|| batch.corrupt(number, "its key lies outside of its column"))?;
         let value = value_of(&reading, &row, &mut decoder)?;

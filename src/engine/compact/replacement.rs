@@ -20,21 +20,31 @@ use crate::io::Durability;
 use crate::names::{self, SegmentId};
 use crate::schema::RowSchema;
 use crate::segment::reader::Segment;
-use crate::segment::writer::SegmentWriter;
+use crate::segment::writer::{NewSegment, SegmentWriter};
 
 /// The new segment with the rows of `sources` that stay, and for each of them where its rows are now.
 pub(crate) type Written = (Active, Vec<RowMap>);
 
-/// Replaces `sources` by a new segment of `schema` that takes at most about `most_bytes`. `write` appends the rows that stay. `before_publishing` is called
-/// once, while no thread can insert rows and the sources are still published. Returns the new segment, and whether the
-/// files of the sources could be unlinked; the next step tries again.
+/// The rows of the new segment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewRows<'a> {
+    pub schema: &'a Arc<RowSchema>,
+    /// At most about so many bytes they take.
+    pub most_bytes: u64,
+    /// Whether they have commit timestamps of their own.
+    pub row_times: bool,
+}
+
+/// Replaces `sources` by a new segment with `rows`. `write` appends those that stay. `before_publishing` is called once,
+/// while no thread can insert rows and the sources are still published. Returns the new segment, and whether the files
+/// of the sources could be unlinked; the next step tries again.
 ///
 /// # Errors
 /// Those of `write`; IO errors. Nothing is replaced then.
 pub(crate) fn replace(
     context: Context<'_>,
     sources: &[Arc<Segment>],
-    (schema, most_bytes): (&Arc<RowSchema>, u64),
+    rows: NewRows<'_>,
     write: impl FnOnce(Active) -> Result<Written>,
     before_publishing: impl FnOnce(),
 ) -> Result<(Arc<Segment>, Result<()>)> {
@@ -42,7 +52,7 @@ pub(crate) fn replace(
     // The lane is held: no later number is given out before the file exists, since a gap counts as a missing segment.
     let (id, created) = context.writer.with_lane(|lane| {
         let id = lane.next_id(state)?;
-        Ok((id, create(state, id, schema, most_bytes)))
+        Ok((id, create(state, id, rows)))
     })?;
     state.registry().lock().own(id);
     let published = created.and_then(write).and_then(|(active, maps)| seal(state, active, sources, &maps));
@@ -121,14 +131,14 @@ fn remove(state: &State, path: &Path) -> Result<()> {
 }
 
 /// Creates the temporary file of the new segment.
-fn create(state: &State, id: SegmentId, schema: &Arc<RowSchema>, most_bytes: u64) -> Result<Active> {
+fn create(state: &State, id: SegmentId, rows: NewRows<'_>) -> Result<Active> {
     let writer = SegmentWriter::create(
         state.shared_storage(),
         state.identity().recorded(),
-        (id, true),
+        NewSegment { id, compacted: true, row_times: rows.row_times },
         &names::temporary_segment(id),
-        schema,
-        most_bytes.saturating_mul(2) + SegmentWriter::overhead_bytes(),
+        rows.schema,
+        rows.most_bytes.saturating_mul(2) + SegmentWriter::overhead_bytes(),
     )?;
     Ok(Active::new(writer))
 }

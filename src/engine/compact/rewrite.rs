@@ -4,22 +4,29 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::engine::compact::arrange::Arranged;
 use crate::engine::compact::context::Context;
 use crate::engine::compact::live::batch;
-use crate::engine::compact::plan::Candidate;
+use crate::engine::compact::plan::{Candidate, PARTS_OF_CAP};
 use crate::engine::compact::recode::{is_of_rows, recode};
-use crate::engine::compact::replacement::{Written, replace};
+use crate::engine::compact::replacement::{NewRows, Written, replace};
 use crate::engine::options::Compaction;
 use crate::engine::report::{CompactReport, Skipped};
 use crate::engine::rows::row_map::{RowMap, RowMapBuilder};
 use crate::engine::write::active::Active;
 use crate::error::{Error, Result};
 use crate::segment::batch::Batch;
-use crate::segment::columns::BatchPart;
+use crate::segment::columns::{BatchPart, Columns};
 use crate::segment::reader::Segment;
 
-/// A segment may grow to this part of a cap on bytes when its rows are unpacked.
-const PARTS_OF_CAP: u64 = 4;
+/// What became of a group.
+enum Step {
+    /// Its rows are as they should be already.
+    Unchanged,
+    /// It would be rewritten.
+    Planned,
+    Written(Arc<Segment>),
+}
 
 /// Rewrites `group`, whose rows will have one schema. If a live row of them is damaged, or cannot be stored as asked,
 /// the whole group is skipped.
@@ -35,40 +42,67 @@ pub(crate) fn rewrite(
     let before: u64 = group.iter().map(|candidate| candidate.segment.len_bytes).sum();
     let rows: u64 = group.iter().map(|candidate| u64::from(candidate.segment.rows())).sum();
     let live: u64 = group.iter().map(|candidate| candidate.live.count()).sum();
-    if !options.dry_run {
-        let written = match write_group(context, &group, options) {
-            Ok(written) => written,
-            Err(error) if is_of_rows(&error) => {
-                let first = || group.first().map_or(Path::new(""), |first| first.segment.described());
-                let path = error.path().unwrap_or_else(first).to_path_buf();
-                report.skipped.push(Skipped { path, why: error.to_string() });
-                return Ok(());
-            }
-            Err(error) => return Err(error),
-        };
-        report.bytes_written += written.len_bytes;
-        report.bytes_freed += before.saturating_sub(written.len_bytes);
-    } else {
+    match rewrite_group(context, &group, options) {
+        Ok(Step::Unchanged) => return Ok(()),
         // Assumes rows of equal size.
-        report.bytes_freed += (u128::from(before) * u128::from(rows - live) / u128::from(rows.max(1))) as u64;
+        Ok(Step::Planned) => {
+            report.bytes_freed += (u128::from(before) * u128::from(rows - live) / u128::from(rows.max(1))) as u64;
+        }
+        Ok(Step::Written(written)) => {
+            report.bytes_written += written.len_bytes;
+            report.bytes_freed += before.saturating_sub(written.len_bytes);
+        }
+        Err(error) if is_of_rows(&error) => {
+            let first = || group.first().map_or(Path::new(""), |first| first.segment.described());
+            let path = error.path().unwrap_or_else(first).to_path_buf();
+            report.skipped.push(Skipped { path, why: error.to_string() });
+            return Ok(());
+        }
+        Err(error) => return Err(error),
     }
     report.segments_rewritten += group.len();
     report.segments_written += 1;
     report.rows_dropped += rows - live;
+    report.rows_sorted += options.sort.as_ref().map_or(0, |_| live);
     let recoded = group.iter().filter(|candidate| candidate.is_recoded());
     report.rows_recoded += recoded.map(|candidate| candidate.live.count()).sum::<u64>();
     report.tombstones_dropped += group.iter().map(|candidate| candidate.needless).sum::<u64>();
     Ok(())
 }
 
+/// Puts the live rows of `group` in order if rows may come in any order and have to; else `None`.
+fn arrange(context: Context<'_>, group: &[Candidate], options: &Compaction) -> Result<Option<Arranged>> {
+    let is_timed = |candidate: &Candidate| candidate.segment.front.header.row_times;
+    let is_arranged = options.sort.is_some() || group.iter().any(|one| is_timed(one) || one.is_fragmented);
+    is_arranged.then(|| Arranged::in_commit_order(group, context.stop)).transpose()
+}
+
 /// Writes the new segment in the place of the segments of `group`.
-fn write_group(context: Context<'_>, group: &[Candidate], options: &Compaction) -> Result<Arc<Segment>> {
+fn rewrite_group(context: Context<'_>, group: &[Candidate], options: &Compaction) -> Result<Step> {
     let first = group.first().ok_or_else(|| Error::internal("no segment is to be rewritten"))?;
+    let mut arranged = arrange(context, group, options)?;
+    if let (Some(arranged), Some(order)) = (&mut arranged, &options.sort) {
+        let in_order = arranged.sort(context.state, order)?;
+        if in_order && group.iter().skip(1).count() == 0 && !first.is_due {
+            return Ok(Step::Unchanged);
+        }
+    }
+    if options.dry_run {
+        return Ok(Step::Planned);
+    }
     let sources: Vec<Arc<Segment>> = group.iter().map(|candidate| Arc::clone(&candidate.segment)).collect();
-    let write = |active| write_rows(context, active, group, options);
+    let write = |active| {
+        let mut rewriting = Rewriting::new(context, active, group, options);
+        match &arranged {
+            Some(arranged) => rewriting.copy_arranged(arranged)?,
+            None => rewriting.copy_batches()?,
+        }
+        Ok(rewriting.finish())
+    };
     let most_bytes = group.iter().map(Candidate::most_bytes).sum();
-    let (segment, unlinked) = replace(context, &sources, (&first.target, most_bytes), write, || {})?;
-    unlinked.map(|()| segment)
+    let rows = NewRows { schema: &first.target, most_bytes, row_times: arranged.is_some() };
+    let (segment, unlinked) = replace(context, &sources, rows, write, || {})?;
+    unlinked.map(|()| Step::Written(segment))
 }
 
 /// Limits the write rate to `bytes_per_s` by sleeping.
@@ -93,77 +127,139 @@ impl Pace {
     }
 }
 
-/// Copies the live rows in commit order, so that commit timestamps ascend as in every segment.
-fn write_rows(context: Context<'_>, mut active: Active, group: &[Candidate], options: &Compaction) -> Result<Written> {
-    let mut maps: Vec<RowMapBuilder> =
-        group.iter().map(|candidate| RowMap::builder(candidate.segment.rows())).collect();
-    let mut commits = Vec::new();
-    for (at, candidate) in group.iter().enumerate() {
-        let frames = candidate.segment.batches()?.frames().iter().enumerate();
-        commits.extend(frames.map(|(number, frame)| (frame.timestamp, candidate.segment.id, number, at)));
-    }
-    commits.sort_unstable();
-    let mut pace = Pace { start: Instant::now(), bytes: 0, bytes_per_s: options.bytes_per_s };
-    for (timestamp, _, number, at) in commits {
-        (context.stop)()?;
-        let (Some(candidate), Some(map)) = (group.get(at), maps.get_mut(at)) else { continue };
-        let before = active.len_bytes();
-        copy_batch(context, &mut active, (candidate, options), (number, timestamp), map)?;
-        pace.written(active.len_bytes() - before, context.stop)?;
-    }
-    Ok((active, maps.into_iter().map(RowMapBuilder::finish).collect()))
+/// One new segment that is being written.
+struct Rewriting<'a> {
+    context: Context<'a>,
+    group: &'a [Candidate],
+    options: &'a Compaction,
+    active: Active,
+    /// One a segment of the group.
+    maps: Vec<RowMapBuilder>,
+    pace: Pace,
 }
 
-/// Copies the live rows of a batch.
-///
-/// # Errors
-/// [`Error::Corrupt`] if a live row does not match its checksum: its copy would get a matching one.
-fn copy_batch(
-    context: Context<'_>,
-    active: &mut Active,
-    (candidate, options): (&Candidate, &Compaction),
-    (number, timestamp): (usize, u64),
-    map: &mut RowMapBuilder,
-) -> Result<()> {
-    let state = context.state;
-    let batch: Arc<Batch> = batch(&candidate.segment, number)?;
-    let first = batch.frame.first_row as u32;
-    let rows: Vec<usize> = (0..batch.columns.rows).filter(|row| candidate.live.contains(first + *row as u32)).collect();
-    if let Some(damaged) = batch.damaged_rows().into_iter().find(|row| rows.binary_search(row).is_ok()) {
-        candidate.segment.note_damaged();
-        return Err(batch.corrupt(damaged, "the checksum of a row does not match"));
+impl<'a> Rewriting<'a> {
+    fn new(context: Context<'a>, active: Active, group: &'a [Candidate], options: &'a Compaction) -> Self {
+        Self {
+            context,
+            group,
+            options,
+            active,
+            maps: group.iter().map(|candidate| RowMap::builder(candidate.segment.rows())).collect(),
+            pace: Pace { start: Instant::now(), bytes: 0, bytes_per_s: options.bytes_per_s },
+        }
     }
-    if rows.is_empty() {
-        return Ok(());
+
+    fn finish(self) -> Written {
+        (self.active, self.maps.into_iter().map(RowMapBuilder::finish).collect())
     }
-    let copies = if candidate.is_recoded() {
-        let codec = options.codec.unwrap_or_default();
-        recode(state.options(), (&batch, candidate.segment.id.lane), &rows, (&candidate.target, codec))?
-    } else if rows.len() == batch.columns.rows {
-        vec![batch.columns.clone()]
-    } else {
-        vec![batch.columns.take(&rows).ok_or_else(|| batch.corrupt(0, "a row is out of bounds"))?]
-    };
-    for (to, row) in (active.rows() as u32..).zip(&rows) {
-        map.set(first + *row as u32, to);
+
+    fn candidate(&self, segment: usize) -> Result<&'a Candidate> {
+        self.group.get(segment).ok_or_else(|| Error::internal("a row of no segment of the group"))
     }
-    // Segments stay small against a cap: otherwise evicting one would empty the store.
-    let cap = state.options().caps.disk_bytes.filter(|_| candidate.is_recoded());
-    let limit = cap.map_or(u64::MAX, |cap| (cap / PARTS_OF_CAP).max(candidate.segment.len_bytes));
-    for columns in &copies {
-        let found = active.len_bytes() + columns.len_bytes() as u64;
-        if found > limit {
-            return Err(Error::TooLarge {
-                what: "a segment of unpacked rows in bytes, under a cap".into(),
-                found,
-                limit,
+
+    /// Copies the live rows batch by batch, in commit order.
+    fn copy_batches(&mut self) -> Result<()> {
+        let mut commits = Vec::new();
+        for (segment, candidate) in self.group.iter().enumerate() {
+            let frames = candidate.segment.batches()?.frames().iter().enumerate();
+            commits.extend(frames.map(|(number, frame)| (frame.timestamp, candidate.segment.id, number, segment)));
+        }
+        // So that commit timestamps ascend as in every segment.
+        commits.sort_unstable();
+        for (timestamp, _, number, segment) in commits {
+            (self.context.stop)()?;
+            let candidate = self.candidate(segment)?;
+            let batch = batch(&candidate.segment, number)?;
+            let rows = candidate.live_rows(&batch);
+            candidate.check_rows(&batch, &rows)?;
+            if rows.is_empty() {
+                continue;
+            }
+            let copies = if candidate.is_recoded() {
+                self.recode(&rows.iter().map(|row| (&batch, candidate.segment.id.lane, *row)).collect::<Vec<_>>())?
+            } else if rows.len() == batch.columns.rows {
+                vec![batch.columns.clone()]
+            } else {
+                vec![batch.columns.take(&rows).ok_or_else(|| batch.corrupt(0, "a row is out of bounds"))?]
+            };
+            let places = rows.iter().map(|row| (segment, batch.frame.first_row as u32 + *row as u32));
+            self.append(&copies, places, timestamp)?;
+        }
+        Ok(())
+    }
+
+    /// Copies the rows as they are arranged, each with its commit timestamp.
+    fn copy_arranged(&mut self, arranged: &Arranged) -> Result<()> {
+        let first = self.candidate(0)?;
+        arranged.check_rows(self.group, self.context.stop)?;
+        for rows in arranged.batches() {
+            (self.context.stop)()?;
+            let sources = rows.iter().map(|row| Ok((arranged.source(*row)?, row.row as usize)));
+            let sources = sources.collect::<Result<Vec<_>>>()?;
+            let times = sources.iter().map(|(source, row)| source.batch.timestamp(*row)).collect::<Vec<_>>();
+            let copies = if self.group.iter().any(Candidate::is_recoded) {
+                self.recode(
+                    &sources.iter().map(|(source, row)| (&source.batch, source.lane, *row)).collect::<Vec<_>>(),
+                )?
+            } else {
+                let rows = sources.iter().map(|(source, row)| (&source.batch.columns, *row));
+                let like = sources.first().map(|(source, _)| &source.batch.columns);
+                let copy = like.and_then(|like| like.without_times().gather(rows));
+                vec![copy.ok_or_else(|| first.segment.lost())?]
+            };
+            let mut times = times.as_slice();
+            let copies = copies.into_iter().map(|columns| {
+                let (of_these, others) = times.split_at_checked(columns.rows).unwrap_or_default();
+                times = others;
+                columns.with_times(of_these)
             });
+            let places =
+                sources.iter().map(|(source, row)| (source.segment, source.batch.frame.first_row as u32 + *row as u32));
+            self.append(&copies.collect::<Vec<_>>(), places, 0)?;
         }
-        if !active.has_room(columns.rows, columns.len_bytes()) {
-            let limit = active.len_bytes();
-            return Err(Error::TooLarge { what: "a segment of unpacked rows in bytes".into(), found, limit });
-        }
-        active.append(&[BatchPart::from(columns)], timestamp, columns.hashes(state.hasher()).into_iter())?;
+        Ok(())
     }
-    Ok(())
+
+    fn recode(&self, rows: &[(&Arc<Batch>, u16, usize)]) -> Result<Vec<Columns>> {
+        let codec = self.options.codec.unwrap_or_default();
+        recode(self.context.state.options(), rows, (&self.candidate(0)?.target, codec))
+    }
+
+    /// Appends the copies of rows. `places` are their segments in the group and their rows there.
+    fn append(&mut self, copies: &[Columns], places: impl Iterator<Item = (usize, u32)>, timestamp: u64) -> Result<()> {
+        for (to, (segment, row)) in (self.active.rows() as u32..).zip(places) {
+            if let Some(map) = self.maps.get_mut(segment) {
+                map.set(row, to);
+            }
+        }
+        let state = self.context.state;
+        // Segments stay small against a cap: otherwise evicting one would empty the store.
+        let grows = self.group.iter().any(Candidate::is_recoded);
+        let cap = state.options().caps.disk_bytes.filter(|_| grows);
+        let largest = self.group.iter().map(|candidate| candidate.segment.len_bytes).max().unwrap_or(0);
+        let limit = cap.map_or(u64::MAX, |cap| (cap / PARTS_OF_CAP).max(largest));
+        for columns in copies {
+            let before = self.active.len_bytes();
+            let found = before + columns.len_bytes() as u64;
+            if found > limit {
+                return Err(Error::TooLarge {
+                    what: "a segment of unpacked rows in bytes, under a cap".into(),
+                    found,
+                    limit,
+                });
+            }
+            if !self.active.has_room(columns.rows, columns.len_bytes()) {
+                return Err(Error::TooLarge {
+                    what: "a segment of unpacked rows in bytes".into(),
+                    found,
+                    limit: before,
+                });
+            }
+            let hashes = columns.hashes(state.hasher()).into_iter();
+            self.active.append(&[BatchPart::from(columns)], timestamp, hashes)?;
+            self.pace.written(self.active.len_bytes() - before, self.context.stop)?;
+        }
+        Ok(())
+    }
 }

@@ -8,7 +8,8 @@ use crate::names::SegmentId;
 use crate::segment::reader::Segment;
 
 /// The segments of other lanes than `lane` that have a commit timestamp in common with a segment of a third lane: there
-/// the lane decides which row is newer. O(commits), if there are other lanes.
+/// the lane decides which row is newer. If there are other lanes, O(commits), and O(rows) of segments whose rows have
+/// commit timestamps of their own.
 ///
 /// # Errors
 /// IO errors.
@@ -34,6 +35,12 @@ pub(crate) fn tied(version: &Version, lane: u16) -> Result<HashSet<SegmentId>> {
 /// The commit timestamps of a segment; none if they cannot be read.
 fn timestamps(segment: &Segment) -> Result<Vec<u64>> {
     match segment.batches() {
+        Ok(_) if segment.front.header.row_times => {
+            let mut times: Vec<u64> = (0..segment.rows()).filter_map(|row| segment.timestamp(row)).collect();
+            times.sort_unstable();
+            times.dedup();
+            Ok(times)
+        }
         Ok(batches) => Ok(batches.frames().iter().map(|frame| frame.timestamp).collect()),
         Err(error) if error.is_corrupt() => Ok(Vec::new()),
         Err(error) => Err(error),

@@ -22,7 +22,7 @@ use crate::codec::Codec;
 use crate::engine::caps::Eviction;
 use crate::engine::compact::context::Context;
 use crate::engine::compact::live::{Newer, batches, live_rows};
-use crate::engine::compact::replacement::{Written, remove_left, replace};
+use crate::engine::compact::replacement::{NewRows, Written, remove_left, replace};
 use crate::engine::compact::ties::tied;
 use crate::engine::compact::{lanes_of_others, remove_row_maps};
 use crate::engine::evict::older::rows_that_hide;
@@ -237,7 +237,8 @@ fn evict_step(context: Context<'_>, step: &[Arc<Segment>], alone: &LeftAlone, re
     };
     let write = |active| write_tombstones(state, active, &schema, &sources, &hiding);
     let most_bytes = sources.iter().map(|source| source.len_bytes).sum();
-    let (_, unlinked) = replace(context, &sources, (&schema, most_bytes), write, count)?;
+    let (_, unlinked) =
+        replace(context, &sources, NewRows { schema: &schema, most_bytes, row_times: false }, write, count)?;
     match live {
         Some(live) => state.live().add(-i64::try_from(live).unwrap_or(i64::MAX)),
         None => state.live().set(None),

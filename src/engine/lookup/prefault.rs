@@ -68,7 +68,7 @@ fn prefault_tables(state: &State, places: &[Place<'_>]) -> Result<()> {
 }
 
 /// Prefaults located rows: first the offsets of their values, then values and row checksums. `reads` says which leaves of
-/// a row are read; a row whose checksum will be compared is read whole.
+/// a row are read. If the checksum of a row will be compared, so are all leaves without checksums of their own.
 ///
 /// # Errors
 /// [`crate::Error::Io`] if some of it cannot be read.
@@ -79,7 +79,7 @@ pub(crate) fn prefault_rows(
     reads: &dyn Fn(&Row<'_>, usize) -> bool,
 ) -> Result<()> {
     let verify = state.options().verify;
-    let reads = |row: &Row<'_>, leaf| !row.is_checked(verify) || reads(row, leaf);
+    let reads = |row: &Row<'_>, leaf| reads(row, leaf) || !row.is_checked(verify) && row.is_checked_with(leaf);
     let at = |position: usize| rows.get(position).and_then(Option::as_ref);
     let resident = |position| at(position).is_none_or(|row| values(row, &reads).all(is_resident));
     if !state.residency().rows().suspects(rows.len(), ROWS_A_LOOK, salt(queries), resident) {

@@ -32,6 +32,7 @@ use crate::engine::state::State;
 use crate::engine::write::key_kind::claim_key_kind;
 use crate::error::{Error, Result};
 use crate::key::{KeyKind, KeyRef};
+use crate::schema::ROW_LAYOUT_VERSION;
 use crate::segment::batch::{Batch, Verify};
 
 /// The number of keys in one lookup.
@@ -66,6 +67,13 @@ pub(crate) fn merge_stores(
 ) -> Result<MergeReport> {
     let start = Instant::now();
     let pieces = pieces(sources)?;
+    let format = context.state.identity().recorded().format;
+    if format < ROW_LAYOUT_VERSION && pieces.iter().any(Piece::has_times) {
+        return Err(Error::invalid(format!(
+            "this store has format version {format}, which cannot hold rows that a compaction has put into another order; \
+             merge into a new store instead"
+        )));
+    }
     if options.fail_on_conflict && !options.dry_run {
         let found = Merging::new(context, sources, options).run(&pieces, None, progress)?;
         if found.conflicts > 0 {
@@ -189,7 +197,7 @@ impl<'a> Merging<'a> {
             let (standings, error) = look_up(state, batch, &candidates, |at, located| {
                 let (row, differs) = *candidates.get(at)?;
                 let found = located.rows.get(at)?.as_ref();
-                let own = piece.version(row);
+                let own = piece.version(batch, row);
                 let standing = match found {
                     _ if located.errors.iter().any(|(position, _)| *position == at) => Standing::Unknown,
                     None if source == piece.source => Standing::Superseded,
@@ -229,7 +237,7 @@ impl<'a> Merging<'a> {
             match located.rows.get(at)?.as_ref() {
                 Some(found) => {
                     differs |= comparer.differ(batch, row, piece.lane(), found);
-                    if found.version().timestamp >= piece.timestamp {
+                    if found.version().timestamp >= batch.timestamp(row) {
                         report.rows_kept += 1;
                     } else {
                         report.rows_replaced += u64::from(!found.is_tombstone());

@@ -14,6 +14,7 @@ use crate::segment::reader::Segment;
 /// A batch of a source.
 #[derive(Debug)]
 pub(super) struct Piece {
+    /// No row of it is newer.
     pub timestamp: u64,
     pub rows: u32,
     /// The number of its source.
@@ -50,9 +51,17 @@ impl Piece {
         self.id.lane
     }
 
-    /// The version of row `row` of the batch.
-    pub(super) fn version(&self, row: usize) -> RowVersion {
-        RowVersion { timestamp: self.timestamp, lane: self.id.lane, order: self.first_row + row as u64 }
+    /// The version of row `row` of `batch`, which is that of the piece.
+    pub(super) fn version(&self, batch: &Batch, row: usize) -> RowVersion {
+        RowVersion { timestamp: batch.timestamp(row), lane: self.id.lane, order: self.first_row + row as u64 }
+    }
+
+    /// Whether its rows have commit timestamps of their own.
+    pub(super) fn has_times(&self) -> bool {
+        match &self.place {
+            Place::Sealed(segment, _) | Place::Lost(segment) => segment.front.header.row_times,
+            Place::Open(_) => false,
+        }
     }
 }
 

@@ -10,11 +10,10 @@ use crate::engine::write::active::Active;
 use crate::error::{Error, Result};
 use crate::io::Durability;
 use crate::names;
-use crate::schema::RowSchema;
 use crate::segment::batch::Batch;
 use crate::segment::columns::{BatchPart, Columns};
 use crate::segment::reader::Segment;
-use crate::segment::writer::SegmentWriter;
+use crate::segment::writer::{NewSegment, SegmentWriter};
 
 /// Most segments that are open at once. With more structures, the least recently used segment is sealed.
 const MAX_ACTIVE: usize = 8;
@@ -58,7 +57,7 @@ impl<'a> Target<'a> {
         let hashes = columns.hashes(self.context.state.hasher());
         let part = BatchPart::from(columns);
         let options = self.context.state.options();
-        let active = self.active_for(&columns.schema, columns.rows, part.len_bytes())?;
+        let active = self.active_for(columns, part.len_bytes())?;
         active.append(&[part], batch.frame.timestamp, hashes.into_iter())?;
         if active.is_full(options) { self.seal_last() } else { Ok(()) }
     }
@@ -71,30 +70,33 @@ impl<'a> Target<'a> {
         Ok((self.segments, self.bytes))
     }
 
-    /// The active segment for rows of `schema`. It becomes the last (most recently used) one.
-    fn active_for(&mut self, schema: &Arc<RowSchema>, rows: usize, len_bytes: usize) -> Result<&mut Active> {
-        if let Some(position) = self.actives.iter().position(|active| active.schema() == schema) {
+    /// The active segment for rows like `columns`. It becomes the last (most recently used) one.
+    fn active_for(&mut self, columns: &Columns, len_bytes: usize) -> Result<&mut Active> {
+        let of_these = |active: &Active| {
+            active.schema() == &columns.schema && active.layout().has_times == columns.times.is_some()
+        };
+        if let Some(position) = self.actives.iter().position(of_these) {
             let active = self.actives.remove(position);
-            let has_room = active.has_room(rows, len_bytes);
+            let has_room = active.has_room(columns.rows, len_bytes);
             self.actives.push(active);
             if !has_room {
                 self.seal_last()?;
             }
         }
-        if self.actives.last().is_none_or(|active| active.schema() != schema) {
+        if !self.actives.last().is_some_and(of_these) {
             if self.actives.len() >= MAX_ACTIVE {
                 self.actives.rotate_left(1);
                 self.seal_last()?;
             }
-            let created = self.create(schema, rows, len_bytes)?;
+            let created = self.create(columns, len_bytes)?;
             self.actives.push(created);
         }
         self.actives.last_mut().ok_or_else(|| Error::internal("no segment is active"))
     }
 
-    fn create(&self, schema: &Arc<RowSchema>, rows: usize, len_bytes: usize) -> Result<Active> {
+    fn create(&self, columns: &Columns, len_bytes: usize) -> Result<Active> {
         let state = self.context.state;
-        let needed = len_bytes as u64 + rows as u64 * 64 + SegmentWriter::overhead_bytes();
+        let needed = len_bytes as u64 + columns.rows as u64 * 64 + SegmentWriter::overhead_bytes();
         let capacity = (state.options().segment_bytes + SegmentWriter::overhead_bytes()).max(needed);
         // The lane is held: no later number is given out before the file exists, since a gap counts as a missing
         // segment.
@@ -103,7 +105,9 @@ impl<'a> Target<'a> {
             let (storage, identity) = (state.shared_storage(), state.identity().recorded());
             // The registry is held, so that a refresh does not follow the file before it is known.
             let mut known = state.registry().lock();
-            let writer = SegmentWriter::create(storage, identity, (id, false), &names::active(id), schema, capacity)?;
+            let new = NewSegment { row_times: columns.times.is_some(), ..id.into() };
+            let path = names::active(id);
+            let writer = SegmentWriter::create(storage, identity, new, &path, &columns.schema, capacity)?;
             known.own(id);
             Ok(writer)
         })?;

@@ -16,7 +16,7 @@ use crate::segment::damaged;
 use crate::segment::layout::Frame;
 use crate::segment::reader::Segment;
 use crate::segment::scan::{Front, frames_in_place, read_front};
-use crate::segment::writer::SegmentWriter;
+use crate::segment::writer::{NewSegment, SegmentWriter};
 
 /// Copies the intact rows of the damaged file at `path` to a new segment that replaces it, then moves the file to
 /// quarantine. In this order, a crash in between leaves the file where it was, replaced. Returns the new segment, which
@@ -91,7 +91,7 @@ fn whole_rows(state: &State, front: &Front, frames: &[Frame], path: &Path) -> Re
     let mut whole = Vec::new();
     for frame in frames {
         let message = file.bytes(frame.offset, frame.message_len_bytes() as usize)?;
-        let parsed = damaged::parse(&described, &front.schema, *frame, &message)?;
+        let parsed = damaged::parse(&described, front.rows(), *frame, &message)?;
         let (batch, rows) = match &parsed {
             Ok(batch) => {
                 let damaged = batch.damaged_rows();
@@ -132,7 +132,7 @@ fn save_rows(
     let writer = SegmentWriter::create(
         state.shared_storage(),
         state.identity().recorded(),
-        (new_id, false),
+        NewSegment { row_times: front.header.row_times, ..new_id.into() },
         &temporary,
         &front.schema,
         capacity,

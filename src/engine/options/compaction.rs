@@ -6,6 +6,18 @@ use crate::codec::Codec;
 use crate::dtype::Dtype;
 use crate::engine::options::checks::{check_share, check_store_as};
 use crate::error::Result;
+use crate::key::Key;
+
+/// The order of rows in sorted segments.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Order {
+    /// By key: integers by value, strings and byte strings by their bytes.
+    Keys,
+    /// As these keys; then all other rows, by key. If a key is named twice, its first place counts. For example the order
+    /// in which an epoch reads them.
+    Given(Vec<Key>),
+}
 
 /// Options of [`crate::Store::compact`].
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +26,8 @@ pub struct Compaction {
     pub(crate) join: bool,
     pub(crate) codec: Option<Codec>,
     pub(crate) store_as: Option<Dtype>,
+    pub(crate) sort: Option<Order>,
+    pub(crate) sorted_segment_bytes: u64,
     pub(crate) bytes_per_s: Option<u64>,
     pub(crate) dry_run: bool,
     pub(crate) patience: Duration,
@@ -28,6 +42,8 @@ impl Default for Compaction {
             join: true,
             codec: None,
             store_as: None,
+            sort: None,
+            sorted_segment_bytes: 64 << 30,
             bytes_per_s: None,
             dry_run: false,
             patience: Duration::from_secs(60),
@@ -80,6 +96,27 @@ impl Compaction {
     #[must_use]
     pub fn store_as(mut self, dtype: impl Into<Option<Dtype>>) -> Self {
         self.store_as = dtype.into();
+        self
+    }
+
+    /// Sorts the rows (default: `None`, rows stay in the order in which they were put), so that reading them in this order
+    /// reads files from front to back. All rows of one structure get into one segment, as far as
+    /// [`Compaction::sorted_segment_bytes`] allows; segments that are in order already are not rewritten. Rows that are
+    /// put later are not in order until the next such compaction. Needs free space for another copy of the rows that
+    /// are sorted together, and about 60 bytes of memory for each of them. Stores of format version 1 and 2 cannot be
+    /// sorted; [`Store::merge_from`](crate::Store::merge_from) copies one into a new store.
+    #[must_use]
+    pub fn sort(mut self, order: impl Into<Option<Order>>) -> Self {
+        self.sort = order.into();
+        self
+    }
+
+    /// A sorted segment takes about so many bytes at most (default: 64 GiB), and at most a quarter of
+    /// [`Options::max_disk_bytes`](crate::Options::max_disk_bytes). Of more rows, several segments are made, each of which
+    /// is in order.
+    #[must_use]
+    pub fn sorted_segment_bytes(mut self, bytes: u64) -> Self {
+        self.sorted_segment_bytes = bytes;
         self
     }
 

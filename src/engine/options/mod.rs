@@ -6,7 +6,7 @@ mod checks;
 mod compaction;
 mod copies;
 
-pub use compaction::Compaction;
+pub use compaction::{Compaction, Order};
 pub use copies::{Backup, Merge};
 
 use crate::codec::Codec;

@@ -58,5 +58,5 @@ fn place(row: &Row<'_>) -> RowPlace {
         Holder::Batch(batch, _) => batch,
         Holder::Cached(cached) => &cached.batch,
     };
-    RowPlace { path: Some(batch.path().to_path_buf()), committed_s: Some(batch.frame.timestamp as f64 / 1e6) }
+    RowPlace { path: Some(batch.path().to_path_buf()), committed_s: Some(batch.timestamp(row.row) as f64 / 1e6) }
 }

@@ -5,8 +5,10 @@ use crate::dtype::Dtype;
 use crate::engine::options::Options;
 use crate::engine::read::wanted::{Wanted, WantedLeaf, other_structure};
 use crate::engine::rows::decode::described;
+use crate::engine::rows::row::Row;
 use crate::error::Result;
 use crate::schema::{Dims, LeafKind, RowSchema, Schema, leaf_at};
+use crate::segment::batch::Verify;
 
 /// Where a wanted leaf is.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +34,8 @@ impl Step {
 #[derive(Debug)]
 pub(super) struct Plan {
     pub steps: Vec<Step>,
+    /// The leaves that are read, if not all are.
+    some: Option<Vec<usize>>,
     /// Whether rows are copied as they are stored.
     pub is_plain: bool,
 }
@@ -59,7 +63,28 @@ impl Plan {
         };
         let steps = wanted.leaves.iter().enumerate().map(step).collect::<Result<Vec<_>>>()?;
         let is_plain = !steps.iter().any(|step| matches!(step, Step::Decode { .. }));
-        Ok(Self { steps, is_plain })
+        let mut read: Vec<usize> = steps.iter().map(|step| step.leaf()).collect();
+        read.sort_unstable();
+        read.dedup();
+        let some = (read.len() < schema.leaves.len()).then_some(read);
+        Ok(Self { steps, some, is_plain })
+    }
+
+    /// Whether [`Plan::check`] has nothing left to compare.
+    #[inline]
+    pub(super) fn is_checked(&self, row: &Row<'_>, verify: Verify) -> bool {
+        row.is_checked(verify) || self.some.as_ref().is_some_and(|leaves| row.leaves_are_checked(verify, leaves))
+    }
+
+    /// Compares the checksums of what is read.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`] if they do not match.
+    pub(super) fn check(&self, row: &Row<'_>, verify: Verify) -> Result<()> {
+        match &self.some {
+            Some(leaves) => row.check_leaves(verify, leaves),
+            None => row.check(verify),
+        }
     }
 }
 

@@ -57,9 +57,9 @@ impl Ragged<'_> {
 
     /// The tensor in a row, and its number of entries.
     fn tensor<'r>(&self, options: &Options, row: &'r Row<'_>) -> Result<(StoredLeaf<'r>, usize)> {
-        row.check(options.verify)?;
         let schema = row.schema();
         let leaf = leaf_at(&schema.tree, self.path).ok_or_else(|| no_such_leaf(schema, self.path))?;
+        row.check_leaves(options.verify, &[leaf])?;
         let tensor = StoredLeaf::of(row, leaf)?;
         let dtype = tensor.read_dtype(options);
         match tensor.shape.split_first() {

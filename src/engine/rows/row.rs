@@ -68,9 +68,9 @@ impl RowVersion {
     /// Newer than every row.
     pub(crate) const NEWEST: Self = Self { timestamp: u64::MAX, lane: u16::MAX, order: u64::MAX };
 
-    /// The version of row `row` of `segment`; if no frame tells it, its upper bound.
+    /// The version of row `row` of `segment`; if damage hides it, its upper bound.
     pub(crate) fn of_segment(segment: &Segment, row: u32) -> Self {
-        let timestamp = segment.frame_of(row).map_or(segment.seal.last_timestamp, |frame| frame.timestamp);
+        let timestamp = segment.timestamp(row).unwrap_or(segment.seal.last_timestamp);
         Self { timestamp, lane: segment.id.lane, order: u64::from(row) }
     }
 }
@@ -116,7 +116,7 @@ impl Row<'_> {
             Holder::Batch(batch, lane) => (&**batch, *lane),
             Holder::Cached(cached) => (&*cached.batch, cached.lane),
         };
-        RowVersion { timestamp: batch.frame.timestamp, lane, order: batch.frame.first_row + self.row as u64 }
+        RowVersion { timestamp: batch.timestamp(self.row), lane, order: batch.frame.first_row + self.row as u64 }
     }
 
     /// Whether it is newer than `other`; true if there is none.
@@ -203,6 +203,32 @@ impl Row<'_> {
             Holder::Cached(cached) => cached.batch.check_row(self.row, verify),
         }
     }
+
+    /// The batch that the row is in; rows in memory are in none.
+    fn batch(&self) -> Option<&Batch> {
+        match &self.holder {
+            Holder::Pending(..) => None,
+            Holder::Batch(batch, _) => Some(batch),
+            Holder::Cached(cached) => Some(&cached.batch),
+        }
+    }
+
+    /// Whether [`Row::check_leaves`] has nothing left to compare.
+    #[inline]
+    pub(crate) fn leaves_are_checked(&self, verify: Verify, leaves: &[usize]) -> bool {
+        self.batch().is_none_or(|batch| batch.leaves_are_checked(self.row, verify, leaves))
+    }
+
+    /// As [`Row::check`], but only for some of the leaves, if these have checksums of their own.
+    #[inline]
+    pub(crate) fn check_leaves(&self, verify: Verify, leaves: &[usize]) -> Result<()> {
+        self.batch().map_or(Ok(()), |batch| batch.check_leaves(self.row, verify, leaves))
+    }
+
+    /// Whether comparing the checksum of the row without any of its leaves reads `leaf`.
+    pub(crate) fn is_checked_with(&self, leaf: usize) -> bool {
+        self.batch().is_some_and(|batch| !batch.has_leaf_crc(leaf))
+    }
 }
 
 impl Row<'static> {
@@ -256,7 +282,7 @@ impl Source {
         match self {
             Self::Pending(_) => RowVersion::NEWEST,
             Self::Committed { segment, batch, first } => RowVersion {
-                timestamp: batch.frame.timestamp,
+                timestamp: batch.timestamp(*first as usize + row as usize),
                 lane: segment.lane,
                 order: batch.frame.first_row + u64::from(*first) + u64::from(row),
             },

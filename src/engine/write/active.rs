@@ -11,7 +11,7 @@ use crate::index::{block, keys_fst};
 use crate::io::Durability;
 use crate::key::KeyKind;
 use crate::names::SegmentId;
-use crate::schema::RowSchema;
+use crate::schema::{RowLayout, RowSchema};
 use crate::segment::batch::Batch;
 use crate::segment::columns::BatchPart;
 use crate::segment::layout::Seal;
@@ -52,6 +52,7 @@ impl Active {
     /// Takes over a batch that a former writer committed.
     pub(crate) fn take_over(&mut self, batch: Arc<Batch>, hashes: impl Iterator<Item = u64>) {
         self.hashes.extend(hashes);
+        self.writer.note_times(&batch);
         self.batches.push(batch);
     }
 
@@ -71,6 +72,11 @@ impl Active {
         self.writer.schema()
     }
 
+    /// Which columns its rows have besides keys and leaves.
+    pub(crate) fn layout(&self) -> RowLayout {
+        self.writer.layout()
+    }
+
     /// Whether `rows` more rows of `len_bytes` in total fit.
     pub(crate) fn has_room(&self, rows: usize, len_bytes: usize) -> bool {
         self.writer.has_room(rows, len_bytes)
@@ -86,9 +92,9 @@ impl Active {
         block::fingerprint(self.hashes.iter().zip(0..).map(|(hash, row)| (*hash, row)))
     }
 
-    /// Commit timestamp of its oldest batch.
+    /// Commit timestamp of its oldest row.
     pub(crate) fn first_timestamp(&self) -> Option<u64> {
-        self.batches.first().map(|batch| batch.frame.timestamp)
+        self.writer.first_timestamp()
     }
 
     /// Whether its file still has its name.

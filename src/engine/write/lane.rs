@@ -170,8 +170,10 @@ impl Lane {
         rows: usize,
         len_bytes: usize,
     ) -> Result<&mut Active> {
-        // A writer that was killed while it sealed a segment leaves two of its structure.
-        while let Some(position) = self.actives.iter().rposition(|active| active.schema() == schema) {
+        // A writer that was killed while it sealed a segment leaves two of its structure. One that was killed while it
+        // merged stores may leave one whose rows have commit timestamps of their own: it takes no more rows.
+        let takes = |active: &Active| active.schema() == schema && !active.layout().has_times;
+        while let Some(position) = self.actives.iter().rposition(takes) {
             let active = self.actives.remove(position);
             let room = active.has_room(rows, len_bytes);
             self.actives.push(active);
@@ -194,7 +196,7 @@ impl Lane {
         let needed = len_bytes as u64 + rows as u64 * 64 + SegmentWriter::overhead_bytes();
         let capacity = (state.options().segment_bytes + SegmentWriter::overhead_bytes()).max(needed);
         let (storage, identity) = (state.shared_storage(), state.identity().recorded());
-        let writer = SegmentWriter::create(storage, identity, (id, false), &names::active(id), schema, capacity)?;
+        let writer = SegmentWriter::create(storage, identity, id.into(), &names::active(id), schema, capacity)?;
         self.names_dirty = true;
         state.registry().lock().own(id);
         Ok(Active::new(writer))

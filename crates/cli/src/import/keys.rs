@@ -26,7 +26,7 @@ impl KeyFile {
         match Format::of(path) {
             Some(Format::Npy) => KeyArray::open(&file, kind).map(Self::Array),
             Some(other) => Err(file.refuse(format!(
-                "--keys takes text files and .npy files of integers or strings, not {} files",
+                "keys are in text files and in .npy files of integers or strings, not {} files",
                 other.name()
             ))),
             None => Ok(Self::Text(KeyText::open(file, kind.unwrap_or(KeyKind::Str))?)),
@@ -147,6 +147,19 @@ enum Current<'a> {
 }
 
 impl KeyReader<'_> {
+    /// All keys that are left of files.
+    pub(crate) fn rest(&mut self) -> Result<Vec<Key>, Failure> {
+        const STEP: usize = 1 << 16;
+        let mut keys = Vec::new();
+        loop {
+            let more = self.next(STEP)?;
+            if more.is_empty() {
+                return Ok(keys);
+            }
+            keys.extend(more);
+        }
+    }
+
     /// The next `count` keys; fewer only at the end.
     pub(crate) fn next(&mut self, count: usize) -> Result<Vec<Key>, Failure> {
         let mut keys = Vec::with_capacity(count);

@@ -12,7 +12,7 @@ mod elements;
 mod input;
 mod key_array;
 mod key_text;
-mod keys;
+pub(crate) mod keys;
 mod literal;
 mod npy;
 mod npz;

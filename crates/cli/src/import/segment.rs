@@ -1,7 +1,7 @@
 //! Row checksums of sealed segments (FORMAT.md, 2.3): a damaged row is reported and not imported.
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, StringArray};
-use arrow::datatypes::{DataType, Schema, UInt32Type};
+use arrow::datatypes::{DataType, Schema, TimestampMicrosecondType, UInt32Type};
 use crc32fast::Hasher;
 use tensorcask::Bytes;
 
@@ -9,11 +9,17 @@ use super::elements::{elements, flat};
 
 /// The name of the column of checksums.
 pub(crate) const COLUMN: &str = "row_crc32";
+/// The name of the column of the checksums of leaves. Row checksums cover them.
+pub(crate) const LEAF_COLUMN: &str = "leaf_crc32";
+/// The name of the column of commit timestamps.
+pub(crate) const TIME_COLUMN: &str = "commit_time";
 
 /// Computes the row checksums of a segment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Checksums {
     seed: u32,
+    /// Whether leaves have checksums of their own.
+    of_leaves: bool,
 }
 
 impl Checksums {
@@ -28,17 +34,27 @@ impl Checksums {
         hasher.update(store.as_bytes());
         hasher.update(&lane.to_le_bytes());
         hasher.update(&sequence.to_le_bytes());
-        Some(Self { seed: hasher.finalize() })
+        Some(Self { seed: hasher.finalize(), of_leaves: schema.column_with_name(LEAF_COLUMN).is_some() })
     }
 
-    /// The first row whose checksum does not match its key and leaves, if there is one.
-    pub(crate) fn first_damaged(self, key: &ArrayRef, leaves: &[&ArrayRef], checksums: &ArrayRef) -> Option<usize> {
+    /// The first row whose checksum does not match its commit timestamp, if there are `times`, its key and its leaves.
+    pub(crate) fn first_damaged(
+        self,
+        (times, key): (Option<&ArrayRef>, &ArrayRef),
+        leaves: &[&ArrayRef],
+        checksums: &ArrayRef,
+    ) -> Option<usize> {
         let checked = || -> Option<Option<usize>> {
             let checksums = checksums.as_primitive_opt::<UInt32Type>()?;
+            let times = match times {
+                Some(times) => Some(times.as_primitive_opt::<TimestampMicrosecondType>()?.values()),
+                None => None,
+            };
             let key = Cells::of(key)?;
             let leaves = leaves.iter().map(|leaf| Cells::of(leaf)).collect::<Option<Vec<_>>>()?;
             let matches = |row: &usize| {
-                let found = self.row(&key, &leaves, *row);
+                let time = times.and_then(|times| times.get(*row).copied());
+                let found = self.row(time, &key, &leaves, *row);
                 found == checksums.values().get(*row).copied()
             };
             Some((0..checksums.len()).find(|row| !matches(row)))
@@ -47,19 +63,28 @@ impl Checksums {
         checked().unwrap_or(Some(0))
     }
 
-    fn row(self, key: &Cells<'_>, leaves: &[Cells<'_>], row: usize) -> Option<u32> {
+    fn row(self, time: Option<i64>, key: &Cells<'_>, leaves: &[Cells<'_>], row: usize) -> Option<u32> {
         let mut hasher = Hasher::new_with_initial(self.seed);
+        time.into_iter().for_each(|time| hasher.update(&time.to_le_bytes()));
         let key = match key {
-            Cells::Fixed { bytes, width } => bytes.get(row * width..(row + 1) * width)?,
+            Cells::Scalar { bytes, width } => bytes.get(row * width..(row + 1) * width)?,
             Cells::Text(texts) => texts.value(row).as_bytes(),
             Cells::Binary(bytes) => bytes.value(row),
             _ => return None,
         };
         hasher.update(&u32::try_from(key.len()).ok()?.to_le_bytes());
         hasher.update(key);
+        let mut of_leaves = Vec::new();
         for leaf in leaves {
-            leaf.update(&mut hasher, row)?;
+            if self.of_leaves && leaf.has_checksum() {
+                let mut hasher = Hasher::new_with_initial(self.seed);
+                leaf.update(&mut hasher, row)?;
+                of_leaves.extend_from_slice(&hasher.finalize().to_le_bytes());
+            } else {
+                leaf.update(&mut hasher, row)?;
+            }
         }
+        hasher.update(&of_leaves);
         Some(hasher.finalize())
     }
 }
@@ -67,6 +92,10 @@ impl Checksums {
 /// The cells of a column, as bytes.
 enum Cells<'a> {
     Bits(&'a BooleanArray),
+    Scalar {
+        bytes: Bytes,
+        width: usize,
+    },
     Fixed {
         bytes: Bytes,
         width: usize,
@@ -108,9 +137,14 @@ impl<'a> Cells<'a> {
             }
             _ => {
                 let (dtype, bytes) = elements(column).ok()??;
-                Self::Fixed { bytes, width: dtype.bits() / 8 }
+                Self::Scalar { bytes, width: dtype.bits() / 8 }
             }
         })
+    }
+
+    /// Whether leaves of this kind have checksums of their own, where leaves have.
+    fn has_checksum(&self) -> bool {
+        !matches!(self, Self::Bits(_) | Self::Scalar { .. })
     }
 
     fn update(&self, hasher: &mut Hasher, row: usize) -> Option<()> {
@@ -119,7 +153,7 @@ impl<'a> Cells<'a> {
                 hasher.update(&[u8::from(flags.value(row))]);
                 return Some(());
             }
-            Self::Fixed { bytes, width } => {
+            Self::Scalar { bytes, width } | Self::Fixed { bytes, width } => {
                 hasher.update(bytes.get(row * width..(row + 1) * width)?);
                 return Some(());
             }

@@ -10,7 +10,7 @@ use tensorcask::{Dtype, Key, KeyKind};
 use super::columns::{fixed, values};
 use super::elements::Refusal;
 use super::input::InputFile;
-use super::segment::{COLUMN, Checksums};
+use super::segment::{COLUMN, Checksums, LEAF_COLUMN, TIME_COLUMN};
 use super::source::{CHUNK_BYTES, CHUNK_ROWS, Chunk, Chunks, Rows, Source, check_value_len, tensor_len_bytes};
 use super::tree::Tree;
 use crate::failure::Failure;
@@ -49,6 +49,8 @@ enum Role {
     Value,
     /// The row checksums of a segment.
     Checksum,
+    /// The commit timestamps of the rows of a segment.
+    Time,
     /// Not imported, but covered by the row checksums.
     Checked,
 }
@@ -99,6 +101,8 @@ impl<T: Tables> Table<T> {
         let role = |at: usize, field: &Field| match (only, Some(at) == key_at) {
             (_, true) => Some(Role::Key),
             _ if checksums.is_some() && field.name() == COLUMN => Some(Role::Checksum),
+            _ if checksums.is_some() && field.name() == TIME_COLUMN => Some(Role::Time),
+            _ if checksums.is_some() && field.name() == LEAF_COLUMN => None,
             (Some(only), _) if at != only => checksums.map(|_| Role::Checked),
             _ => Some(Role::Value),
         };
@@ -138,15 +142,17 @@ impl<T: Tables> Table<T> {
     /// Compares the row checksums, if the file is a segment.
     fn check_rows(&self, batch: &RecordBatch, first: u64) -> Result<(), Failure> {
         let Some(checksums) = self.checksums else { return Ok(()) };
-        let (mut key, mut stored, mut leaves) = (None, None, Vec::new());
+        let (mut key, mut times, mut stored, mut leaves) = (None, None, None, Vec::new());
         for (column, Column { field, role, .. }) in batch.columns().iter().zip(&self.columns) {
             match role {
                 Role::Checksum => stored = Some(column),
+                Role::Time => times = Some(column),
                 _ if field.name() == "key" => key = Some(column),
                 _ => leaves.push(column),
             }
         }
-        let damaged = key.zip(stored).map_or(Some(0), |(key, stored)| checksums.first_damaged(key, &leaves, stored));
+        let first_damaged = |(key, stored)| checksums.first_damaged((times, key), &leaves, stored);
+        let damaged = key.zip(stored).map_or(Some(0), first_damaged);
         match damaged {
             Some(row) => Err(Failure::damaged(format!(
                 "{}: row {} is damaged: its checksum does not match; open or export its store to recover the other \

@@ -50,6 +50,16 @@ fn deleted_and_overwritten_rows_are_dropped() {
     assert!(sizes[0] < sizes[1] / 4, "{sizes:?}");
     let tensor = Reader::open(dir.path(), "m").unwrap().get("1/007").unwrap().unwrap().into_tensor().unwrap();
     assert_eq!(tensor.data()[..], [1; 512]);
+    assert_eq!(json(&["compact", path, "--sort"])["rows_sorted"], 0, "they were put in this order");
+    let order = dir.path().join("order.txt");
+    std::fs::write(&order, "1/399\n1/101\n").unwrap();
+    assert_eq!(json(&["compact", path, "--order", text(&order)])["rows_sorted"], 197);
+    let first: Vec<String> =
+        Reader::open(dir.path(), "m").unwrap().keys().take(3).map(|key| key.unwrap().to_string()).collect();
+    assert_eq!(first, ["1/399", "1/101", "1/007"]);
+    assert!(ok(&["compact", path, "--sort"]).contains("197 rows sorted"));
+    let (found, message) = code(&["compact", path, "--order", "no such file"]);
+    assert_eq!((found, message.contains("no such file")), (3, true), "{message}");
     for share in ["1.5", "-0.1", "NaN"] {
         let output = run(&["compact", path, &format!("--live-share={share}")]);
         assert_eq!(output.status.code(), Some(3), "{output:?}");
