@@ -1,6 +1,6 @@
 //! The columns of a segment besides keys and leaves: checksums and commit timestamps.
 
-use crate::schema::tree::{LeafKind, RowSchema};
+use crate::schema::tree::{Header, LeafKind, RowSchema};
 
 /// The first format version whose leaves have checksums of their own, and whose rows can have commit timestamps.
 pub(crate) const ROW_LAYOUT_VERSION: u32 = 3;
@@ -15,11 +15,11 @@ pub(crate) struct RowLayout {
     pub leaf_crcs: usize,
 }
 
-impl RowLayout {
-    /// The layout of rows of `schema` in a segment of version `format`.
-    pub(crate) fn new(format: u32, has_times: bool, schema: &RowSchema) -> Self {
-        let leaf_crcs = if format < ROW_LAYOUT_VERSION { 0 } else { schema.leaf_crcs() };
-        Self { has_times, leaf_crcs }
+impl Header {
+    /// The columns of its rows besides keys and leaves.
+    pub(crate) fn layout(&self) -> RowLayout {
+        let leaf_crcs = if self.format < ROW_LAYOUT_VERSION { 0 } else { self.schema.leaf_crcs() };
+        RowLayout { has_times: self.row_times, leaf_crcs }
     }
 }
 

@@ -29,6 +29,32 @@ pub(super) struct SourceBatch {
     pub batch: Arc<Batch>,
 }
 
+/// A batch of a group, which is not read yet.
+#[derive(Debug)]
+pub(super) struct Commit<'a> {
+    pub timestamp: u64,
+    /// The position of its segment in the group.
+    pub segment: usize,
+    pub candidate: &'a Candidate,
+    /// Its number in the segment.
+    pub number: usize,
+}
+
+/// The batches of `group` in commit order, in which commit timestamps ascend as in every segment.
+///
+/// # Errors
+/// IO errors.
+pub(super) fn commits(group: &[Candidate]) -> Result<Vec<Commit<'_>>> {
+    let mut commits = Vec::new();
+    for (segment, candidate) in group.iter().enumerate() {
+        for (number, frame) in candidate.segment.batches()?.frames().iter().enumerate() {
+            commits.push(Commit { timestamp: frame.timestamp, segment, candidate, number });
+        }
+    }
+    commits.sort_unstable_by_key(|commit| (commit.timestamp, commit.candidate.segment.id, commit.number));
+    Ok(commits)
+}
+
 /// A live row.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LiveRow {
@@ -50,21 +76,15 @@ impl Arranged {
     /// # Errors
     /// [`Error::Corrupt`] if a batch is damaged, IO errors, and what `stop` returns.
     pub(super) fn in_commit_order(group: &[Candidate], stop: &dyn Fn() -> Result<()>) -> Result<Self> {
-        let mut commits = Vec::new();
-        for (segment, candidate) in group.iter().enumerate() {
-            let frames = candidate.segment.batches()?.frames().iter().enumerate();
-            commits.extend(frames.map(|(number, frame)| (frame.timestamp, candidate.segment.id, number, segment)));
-        }
-        commits.sort_unstable();
+        let commits = commits(group)?;
         let mut arranged = Self { batches: Vec::with_capacity(commits.len()), rows: Vec::new() };
-        for (_, id, number, segment) in commits {
+        for Commit { segment, candidate, number, .. } in commits {
             stop()?;
-            let Some(candidate) = group.get(segment) else { continue };
-            let batch = batch(&candidate.segment, number)?;
+            let (batch, lane) = (batch(&candidate.segment, number)?, candidate.segment.id.lane);
             let at = arranged.batches.len() as u32;
             let live = candidate.live_rows(&batch).into_iter();
             arranged.rows.extend(live.map(|row| LiveRow { batch: at, row: row as u32 }));
-            arranged.batches.push(SourceBatch { segment, lane: id.lane, batch });
+            arranged.batches.push(SourceBatch { segment, lane, batch });
         }
         Ok(arranged)
     }

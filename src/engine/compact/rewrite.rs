@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::engine::compact::arrange::Arranged;
+use crate::engine::compact::arrange::{Arranged, Commit, commits};
 use crate::engine::compact::context::Context;
 use crate::engine::compact::live::batch;
 use crate::engine::compact::plan::{Candidate, PARTS_OF_CAP};
@@ -83,7 +83,7 @@ fn rewrite_group(context: Context<'_>, group: &[Candidate], options: &Compaction
     let mut arranged = arrange(context, group, options)?;
     if let (Some(arranged), Some(order)) = (&mut arranged, &options.sort) {
         let in_order = arranged.sort(context.state, order)?;
-        if in_order && group.iter().skip(1).count() == 0 && !first.is_due {
+        if in_order && matches!(group, [only] if !only.is_due) {
             return Ok(Step::Unchanged);
         }
     }
@@ -154,22 +154,14 @@ impl<'a> Rewriting<'a> {
         (self.active, self.maps.into_iter().map(RowMapBuilder::finish).collect())
     }
 
-    fn candidate(&self, segment: usize) -> Result<&'a Candidate> {
-        self.group.get(segment).ok_or_else(|| Error::internal("a row of no segment of the group"))
+    fn first(&self) -> Result<&'a Candidate> {
+        self.group.first().ok_or_else(|| Error::internal("no segment is to be rewritten"))
     }
 
     /// Copies the live rows batch by batch, in commit order.
     fn copy_batches(&mut self) -> Result<()> {
-        let mut commits = Vec::new();
-        for (segment, candidate) in self.group.iter().enumerate() {
-            let frames = candidate.segment.batches()?.frames().iter().enumerate();
-            commits.extend(frames.map(|(number, frame)| (frame.timestamp, candidate.segment.id, number, segment)));
-        }
-        // So that commit timestamps ascend as in every segment.
-        commits.sort_unstable();
-        for (timestamp, _, number, segment) in commits {
+        for Commit { timestamp, segment, candidate, number } in commits(self.group)? {
             (self.context.stop)()?;
-            let candidate = self.candidate(segment)?;
             let batch = batch(&candidate.segment, number)?;
             let rows = candidate.live_rows(&batch);
             candidate.check_rows(&batch, &rows)?;
@@ -191,7 +183,7 @@ impl<'a> Rewriting<'a> {
 
     /// Copies the rows as they are arranged, each with its commit timestamp.
     fn copy_arranged(&mut self, arranged: &Arranged) -> Result<()> {
-        let first = self.candidate(0)?;
+        let first = self.first()?;
         arranged.check_rows(self.group, self.context.stop)?;
         for rows in arranged.batches() {
             (self.context.stop)()?;
@@ -223,7 +215,7 @@ impl<'a> Rewriting<'a> {
 
     fn recode(&self, rows: &[(&Arc<Batch>, u16, usize)]) -> Result<Vec<Columns>> {
         let codec = self.options.codec.unwrap_or_default();
-        recode(self.context.state.options(), rows, (&self.candidate(0)?.target, codec))
+        recode(self.context.state.options(), rows, (&self.first()?.target, codec))
     }
 
     /// Appends the copies of rows. `places` are their segments in the group and their rows there.

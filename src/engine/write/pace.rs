@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn puts_are_delayed_the_more_the_further_they_are_ahead_of_the_merge() {
-        let at = |keys, since_ms| delay(keys, 1000, since_ms * 1000, 160_000).as_millis();
+        let at = |keys: usize, since_ms: u64| delay(keys, 1000, since_ms * 1000, 160_000).as_millis();
         assert_eq!((at(1000, 0), at(900, 0), at(1500, 0)), (0, 0, 40));
         assert_eq!((at(1500, 40), at(1500, 30), at(2000, 100), at(5000, 100)), (0, 10, 60, 60));
         assert_eq!(delay(2000, 1000, 0, 900_000), MOST);
