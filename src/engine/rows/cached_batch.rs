@@ -11,12 +11,15 @@ use crate::schema::RowSchema;
 use crate::segment::batch::{Batch, Verify};
 use crate::segment::columns::{KeyColumn, LeafColumn};
 
-/// A sealed batch, with the fields that common hits read (integer keys, one tensor of fixed size a row) stored inline.
+/// A sealed batch, with the fields that common hits read (keys of one length, one tensor of fixed size a row) stored
+/// inline.
 /// A gather of large rows evicts the near caches, so each line that a hit touches counts.
 #[derive(Debug)]
 pub(crate) struct CachedBatch {
-    /// Integer keys; empty for keys of another kind.
+    /// Keys, if all have one length: integers, or for example hashes; else empty.
     keys: Bytes,
+    /// That length.
+    key_width: u32,
     /// The values of the only leaf; empty if there are several leaves, or rows differ in length.
     values: Bytes,
     /// Bytes of a row of `values`.
@@ -36,12 +39,15 @@ impl CachedBatch {
             [LeafColumn::Fixed { width, data }] => (u32::try_from(*width).ok(), data.clone()),
             _ => (None, Bytes::new()),
         };
-        let keys = match &batch.columns.keys {
-            KeyColumn::U64(keys) => keys.clone(),
-            KeyColumn::Variable { .. } => Bytes::new(),
+        let (key_width, keys) = match &batch.columns.keys {
+            KeyColumn::U64(keys) => (8, keys.clone()),
+            KeyColumn::Variable { offsets, data } => {
+                one_length(offsets).map_or((0, Bytes::new()), |width| (width, data.clone()))
+            }
         };
         Self {
             keys,
+            key_width,
             values,
             width,
             lane,
@@ -57,7 +63,7 @@ impl CachedBatch {
         if self.keys.is_empty() {
             self.batch.columns.keys.prefetch(row);
         } else {
-            prefetch_read(&self.keys, row * 8);
+            prefetch_read(&self.keys, row * self.key_width as usize);
         }
     }
 
@@ -76,7 +82,13 @@ impl CachedBatch {
             let stored = self.keys.as_chunks::<8>().0.get(row);
             return stored.is_some_and(|bytes| u64::from_le_bytes(*bytes) == number);
         }
-        key.with_bytes(|bytes| self.batch.columns.key(row) == Some(bytes))
+        key.with_bytes(|bytes| {
+            if self.keys.is_empty() {
+                return self.batch.columns.key(row) == Some(bytes);
+            }
+            let start = row * self.key_width as usize;
+            self.keys.get(start..start + self.key_width as usize) == Some(bytes)
+        })
     }
 
     /// The structure of the rows.
@@ -109,5 +121,30 @@ impl CachedBatch {
             self.verified.store(true, Ordering::Relaxed);
         }
         self.batch.is_checked(row, verify)
+    }
+}
+
+/// The length of all keys with these offsets, if they have one. O(keys).
+fn one_length(offsets: &[u8]) -> Option<u32> {
+    let offsets = offsets.as_chunks::<4>().0;
+    let width = u32::from_le_bytes(*offsets.get(1)?);
+    let expected = |row: usize| u32::try_from(row).ok()?.checked_mul(width).map(u32::to_le_bytes);
+    offsets.iter().enumerate().all(|(row, offset)| expected(row) == Some(*offset)).then_some(width)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_one_length_are_recognized() {
+        let of =
+            |offsets: &[i32]| one_length(offsets.iter().flat_map(|at| at.to_le_bytes()).collect::<Vec<_>>().as_slice());
+        assert_eq!((of(&[0, 16, 32, 48]), of(&[0, 0, 0]), of(&[0, 5])), (Some(16), Some(0), Some(5)));
+        assert_eq!(
+            (of(&[0, 16, 31]), of(&[0, 16, 32, 47]), of(&[1, 2, 3]), of(&[0]), of(&[])),
+            (None, None, None, None, None)
+        );
+        assert_eq!(of(&[0, -1, -2, -3]), None);
     }
 }
