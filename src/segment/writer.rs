@@ -304,8 +304,7 @@ impl SegmentWriter {
 
     /// Notes the commit timestamps of a batch of the segment.
     pub(crate) fn note_times(&mut self, batch: &Batch) {
-        let of_rows = (0..batch.columns.rows).filter_map(|row| batch.columns.time(row)).min();
-        let first = of_rows.unwrap_or(batch.frame.timestamp);
+        let first = batch.first_timestamp();
         self.first_timestamp = Some(self.first_timestamp.map_or(first, |before| before.min(first)));
     }
 
