@@ -17,7 +17,7 @@ use crate::segment::batch::Batch;
 
 /// Most rows of a batch that compaction makes of others.
 const BATCH_ROWS: usize = 1 << 16;
-/// A batch that compaction makes of others ends when it has so many bytes.
+/// Most bytes of a batch that compaction makes of others, unless a single row has more.
 const BATCH_LEN_BYTES: usize = 8 << 20;
 
 /// A batch of a segment that is rewritten.
@@ -128,11 +128,11 @@ impl Arranged {
     pub(super) fn batches(&self) -> impl Iterator<Item = &[LiveRow]> {
         let mut rest = self.rows.as_slice();
         std::iter::from_fn(move || {
-            let mut len_bytes = 0;
+            let mut len_bytes = 0_usize;
             let fits = rest.iter().take(BATCH_ROWS).take_while(|row| {
                 let before = len_bytes;
-                len_bytes += self.len_bytes(**row);
-                before < BATCH_LEN_BYTES
+                len_bytes = before.saturating_add(self.len_bytes(**row));
+                before == 0 || len_bytes <= BATCH_LEN_BYTES
             });
             let (rows, others) = rest.split_at_checked(fits.count())?;
             rest = others;
@@ -140,10 +140,10 @@ impl Arranged {
         })
     }
 
-    /// The mean size of a row in its batch.
+    /// About the bytes that a row takes.
     fn len_bytes(&self, row: LiveRow) -> usize {
         let source = self.batches.get(row.batch as usize);
-        source.map_or(0, |source| source.batch.columns.len_bytes() / source.batch.columns.rows.max(1))
+        source.and_then(|source| source.batch.row_len_bytes(row.row as usize)).unwrap_or(0)
     }
 }
 

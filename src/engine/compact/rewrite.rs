@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::engine::compact::arrange::Arranged;
 use crate::engine::compact::context::Context;
 use crate::engine::compact::live::batch;
-use crate::engine::compact::plan::{Candidate, PARTS_OF_CAP};
+use crate::engine::compact::plan::{Candidate, PARTS_OF_CAP, stays_fragmented};
 use crate::engine::compact::recode::{is_of_rows, recode};
 use crate::engine::compact::replacement::{NewRows, Written, replace};
 use crate::engine::options::Compaction;
@@ -73,7 +73,8 @@ pub(crate) fn rewrite(
 /// Puts the live rows of `group` in order if rows may come in any order and have to; else `None`.
 fn arrange(context: Context<'_>, group: &[Candidate], options: &Compaction) -> Result<Option<Arranged>> {
     let is_timed = |candidate: &Candidate| candidate.segment.front.header.row_times;
-    let is_arranged = options.sort.is_some() || group.iter().any(|one| is_timed(one) || one.is_fragmented);
+    let has_to_be = |one: &Candidate| is_timed(one) || one.is_fragmented;
+    let is_arranged = options.sort.is_some() || group.iter().any(has_to_be) || stays_fragmented(group);
     is_arranged.then(|| Arranged::in_commit_order(group, context.stop)).transpose()
 }
 
