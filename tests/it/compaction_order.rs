@@ -257,6 +257,23 @@ fn sorting_and_packing_work_together() {
 }
 
 #[test]
+fn packed_rows_get_into_few_batches() {
+    let storage = MemoryStorage::new();
+    let store = Options::new().synchronous(true).open_on(Arc::new(storage)).unwrap();
+    let tensor = Tensor::from_slice(&[1 << 19], &vec![0_u8; 1 << 19]).unwrap();
+    for key in (0..300_u64).rev() {
+        store.put(key, tensor.clone()).unwrap();
+    }
+    let pack = sorted().codec(Codec::Zstd { level: 1 });
+    let report = store.compact(&pack).unwrap();
+    assert_eq!((report.rows_recoded, report.rows_sorted), (300, 300), "{report:?}");
+    assert_eq!(store.compact(&pack).unwrap().segments_rewritten, 0);
+    let report = store.compact(&sorted().codec(Codec::None)).unwrap();
+    assert_eq!((report.rows_recoded, report.rows_sorted), (300, 300), "{report:?}");
+    assert!((0..300_u64).all(|key| store.get(key).unwrap() == Some(Value::Tensor(tensor.clone()))));
+}
+
+#[test]
 fn stores_that_cannot_be_sorted_are_refused_and_nothing_is_changed() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v2");
     let copy = tempfile::tempdir().unwrap();

@@ -16,7 +16,7 @@ use crate::key::{Key, KeyHasher, KeyKind};
 use crate::segment::batch::Batch;
 
 /// Most rows of a batch that compaction makes of others.
-const BATCH_ROWS: usize = 1 << 16;
+pub(super) const BATCH_ROWS: usize = 1 << 16;
 /// Most bytes of a batch that compaction makes of others, unless a single row has more.
 const BATCH_LEN_BYTES: usize = 8 << 20;
 
@@ -122,6 +122,11 @@ impl Arranged {
     /// The batch of a row.
     pub(super) fn source(&self, row: LiveRow) -> Result<&SourceBatch> {
         self.batches.get(row.batch as usize).ok_or_else(|| Error::internal("a row of no batch"))
+    }
+
+    /// The rows in their order.
+    pub(super) fn rows(&self) -> &[LiveRow] {
+        &self.rows
     }
 
     /// The rows of each new batch.
