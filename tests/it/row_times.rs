@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tensorcask::storage::{MemoryStorage, Storage};
-use tensorcask::{Codec, Compaction, Eviction, Key, Lane, Merge, Options, Order, Prune, Reader, Store, Tensor, Value};
+use tensorcask::{
+    Codec, Compaction, Durability, Eviction, Key, Lane, Merge, Options, Order, Prune, Reader, Store, Tensor, Value,
+};
 
 use crate::compaction::{names, segment_bytes};
 use crate::compaction_stops::killed;
@@ -164,19 +166,56 @@ fn value_of(version: u64) -> Value {
 /// The newest version of each key that its store has seen, and whether it is a value.
 type Model = BTreeMap<u64, (u64, bool)>;
 
+/// The keys of a test.
+#[derive(Debug, Clone, Copy)]
+struct Keys {
+    count: u64,
+    /// Whether they are texts, of which one is empty.
+    are_texts: bool,
+}
+
+impl Keys {
+    fn key(self, number: u64) -> Key {
+        if self.are_texts {
+            Key::Str("k".repeat((number % 12) as usize) + &"y".repeat(number as usize / 12))
+        } else {
+            Key::U64(number)
+        }
+    }
+
+    fn number(self, key: &Key) -> u64 {
+        match key {
+            Key::Str(text) => text.matches('k').count() as u64 + text.matches('y').count() as u64 * 12,
+            other => other.as_u64().unwrap(),
+        }
+    }
+
+    fn all(self) -> Vec<Key> {
+        (0..self.count).map(|number| self.key(number)).collect()
+    }
+
+    /// All keys in order.
+    fn range(self, reader: &Reader) -> Vec<Key> {
+        let keys: Vec<_> = if self.are_texts { reader.prefix("").collect() } else { reader.range(0_u64..).collect() };
+        keys.into_iter().map(|key| key.unwrap()).collect()
+    }
+}
+
 /// What there is, by all ways to read it.
-fn look(reader: &Reader, keys: u64, what: &str) -> BTreeMap<u64, u64> {
-    let all: Vec<u64> = (0..keys).collect();
-    let batch = reader.get_batch(&all).unwrap().into_iter().map(|found| found.unwrap().as_ref().map(version));
+fn look(reader: &Reader, keys: Keys, what: &str) -> BTreeMap<u64, u64> {
+    let all: Vec<u64> = (0..keys.count).collect();
+    let batch = reader.get_batch(&keys.all()).unwrap().into_iter().map(|found| found.unwrap().as_ref().map(version));
     let found: BTreeMap<u64, u64> =
         all.iter().zip(batch).filter_map(|(key, version)| version.map(|version| (*key, version))).collect();
     for key in all {
-        assert_eq!(reader.get(key).unwrap().as_ref().map(version), found.get(&key).copied(), "{what}");
+        assert_eq!(reader.get(keys.key(key)).unwrap().as_ref().map(version), found.get(&key).copied(), "{what}");
     }
     let entries = reader.iter().map(|entry| entry.unwrap());
-    let listed: BTreeMap<u64, u64> = entries.map(|(key, value)| (key.as_u64().unwrap(), version(&value))).collect();
+    let listed: BTreeMap<u64, u64> = entries.map(|(key, value)| (keys.number(&key), version(&value))).collect();
     assert_eq!((listed, reader.len().unwrap()), (found.clone(), found.len() as u64), "{what}");
-    assert!(reader.range(0_u64..).map(|key| key.unwrap().as_u64().unwrap()).eq(found.keys().copied()), "{what}");
+    let mut in_order: Vec<Key> = found.keys().map(|key| keys.key(*key)).collect();
+    in_order.sort();
+    assert!(keys.range(reader).eq(&in_order), "{what}");
     found
 }
 
@@ -184,22 +223,23 @@ fn look(reader: &Reader, keys: u64, what: &str) -> BTreeMap<u64, u64> {
 struct One {
     storage: MemoryStorage,
     store: Store,
+    follower: Reader,
     model: Model,
     evicted: bool,
 }
 
 impl One {
-    fn put(&mut self, random: &mut Random, keys: u64, next: &mut u64) {
+    fn put(&mut self, random: &mut Random, keys: Keys, next: &mut u64) {
         let every = random.below(5);
         for _ in 0..=random.below(30) {
-            let key = random.below(keys);
+            let key = random.below(keys.count);
             *next += 1;
             CLOCK.set(*next * 10);
             let is_value = random.below(6) > 0;
             if is_value {
-                self.store.put(key, value_of(*next)).unwrap()
+                self.store.put(keys.key(key), value_of(*next)).unwrap()
             } else {
-                self.store.delete(key).map(drop).unwrap();
+                self.store.delete(keys.key(key)).map(drop).unwrap();
             }
             self.model.insert(key, (*next, is_value));
             if every < 3 || random.below(9) == 0 {
@@ -209,13 +249,13 @@ impl One {
         self.store.flush().unwrap();
     }
 
-    fn compact(&self, random: &mut Random, keys: u64, what: &str) {
+    fn compact(&self, random: &mut Random, keys: Keys, what: &str) {
         let live_share = [0.5, 0.95, 1.0][random.below(3) as usize];
         let mut compaction = Compaction::new().join(random.below(2) == 0).live_share(live_share);
         match random.below(4) {
             0 => compaction = compaction.sort(Order::Keys),
             1 => {
-                let given = (0..keys).map(|_| Key::U64(random.below(keys + 5))).collect();
+                let given = (0..keys.count).map(|_| keys.key(random.below(keys.count + 5))).collect();
                 compaction = compaction.sort(Order::Given(given));
             }
             _ => {}
@@ -230,7 +270,7 @@ impl One {
         let held = self.store.keys();
         let expected = look(self.store.reader(), keys, what);
         assert!(self.store.compact(&compaction).unwrap().skipped.is_empty(), "{what}");
-        let mut listed: Vec<u64> = held.map(|key| key.unwrap().as_u64().unwrap()).collect();
+        let mut listed: Vec<u64> = held.map(|key| keys.number(&key.unwrap())).collect();
         listed.sort_unstable();
         listed.dedup();
         assert!(listed.iter().eq(expected.keys()), "{what}: an iterator that was held");
@@ -239,7 +279,7 @@ impl One {
     }
 
     /// Merges another store, or is killed meanwhile.
-    fn merge(&mut self, other: &Self, random: &mut Random, keys: u64, what: &str) {
+    fn merge(&mut self, other: &Self, random: &mut Random, keys: Keys, what: &str) {
         let source = reader(&killed(&other.storage));
         let (theirs, before) = (look(&source, keys, what), look(self.store.reader(), keys, what));
         let stop_at = if random.below(3) == 0 { random.below(8) } else { u64::MAX };
@@ -255,10 +295,11 @@ impl One {
         let is_partial = copy.is_some();
         if let Some(copy) = copy {
             self.storage = copy;
+            self.follower = follower(&self.storage);
             self.store = open(&self.storage, random.below(4) as u16);
         }
         let after = look(self.store.reader(), keys, what);
-        for key in 0..keys {
+        for key in 0..keys.count {
             let (own, its) =
                 [&self.model, &other.model].map(|model| model.get(&key).copied().unwrap_or_default()).into();
             let [old, new, found] = [&before, &theirs, &after].map(|versions| versions.get(&key).copied());
@@ -288,11 +329,15 @@ impl One {
 
     fn open_again(&mut self, random: &mut Random, what: &str) {
         self.store.flush().unwrap();
-        if random.below(2) == 0 {
-            self.store.close().unwrap();
-        } else {
-            self.storage = killed(&self.storage);
+        match random.below(3) {
+            0 => self.store.close().unwrap(),
+            1 => self.storage = killed(&self.storage),
+            _ => {
+                self.store.flush_with(Durability::SyncData).unwrap();
+                self.storage = self.storage.power_loss();
+            }
         }
+        self.follower = follower(&self.storage);
         if random.below(3) == 0 {
             remove_runs(&self.storage);
         }
@@ -301,18 +346,24 @@ impl One {
         assert!(report.quarantined.is_empty() && report.missing.is_empty(), "{what}: {report:?}");
     }
 
-    fn check(&self, keys: u64, what: &str) {
+    fn check(&self, keys: Keys, what: &str) {
         let found = look(self.store.reader(), keys, what);
-        for key in 0..keys {
+        for key in 0..keys.count {
             let expected = self.model.get(&key).filter(|(_, is_value)| *is_value).map(|(version, _)| *version);
             let found = found.get(&key).copied();
             assert!(found == expected || self.evicted && found.is_none(), "{what}: {key}: {found:?}, not {expected:?}");
         }
+        self.follower.refresh().unwrap();
+        assert_eq!(look(&self.follower, keys, what), found, "{what}: a reader that follows");
         let copy = killed(&self.storage);
         remove_runs(&copy);
         assert_eq!(look(&reader(&copy), keys, what), found, "{what}: without an index");
         assert!(self.store.verify(&mut |_, _| {}).unwrap().is_clean(), "{what}");
     }
+}
+
+fn follower(storage: &MemoryStorage) -> Reader {
+    options().memtable_keys(50).value_cache_bytes(1 << 16).open_reader_on(Arc::new(storage.clone())).unwrap()
 }
 
 fn remove_runs(storage: &MemoryStorage) {
@@ -326,10 +377,16 @@ fn the_newest_row_counts_whatever_is_done() {
     let seeds = std::env::var("TENSORCASK_SEEDS").map_or(8, |seeds| seeds.parse().unwrap());
     for seed in 0..seeds {
         let (mut random, mut next) = (Random(seed), 1);
-        let keys = [12, 40, 150][(seed % 3) as usize];
+        let keys = Keys { count: [12, 40, 150][(seed % 3) as usize], are_texts: seed % 2 > 0 };
         let new = |lane| {
             let storage = MemoryStorage::new();
-            One { store: open(&storage, lane), storage, model: Model::new(), evicted: false }
+            One {
+                store: open(&storage, lane),
+                follower: follower(&storage),
+                storage,
+                model: Model::new(),
+                evicted: false,
+            }
         };
         let mut stores: Vec<One> = (0..3).map(new).collect();
         for step in 0..60 {
