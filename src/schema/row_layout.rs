@@ -35,8 +35,8 @@ impl LeafKind {
 }
 
 impl RowSchema {
-    /// How many leaves have checksums of their own. The checksum of a row with a single leaf covers the leaf.
-    fn leaf_crcs(&self) -> usize {
+    /// How many leaves have checksums of their own, from [`ROW_LAYOUT_VERSION`] on. The checksum of a row with a single leaf covers the leaf.
+    pub(crate) fn leaf_crcs(&self) -> usize {
         if self.leaves.len() < 2 { 0 } else { self.leaves.iter().filter(|leaf| leaf.has_crc()).count() }
     }
 }

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tensorcask::storage::{MemoryStorage, Storage};
 use tensorcask::{
@@ -115,6 +116,25 @@ fn tombstones_of_evicted_rows_take_less_space_than_the_rows() {
     assert!(after < before, "{before} bytes before, {after} after");
     for reader in [store.reader(), &Options::new().open_reader_on(Arc::new(killed(&storage))).unwrap()] {
         assert_eq!((reader.get(3_u64).unwrap(), reader.len().unwrap()), (None, 19_000));
+    }
+}
+
+#[test]
+fn rows_that_are_sorted_or_joined_with_newer_ones_again_and_again_become_too_old() {
+    const AGE: Duration = Duration::from_secs(100);
+    for compaction in [Compaction::new(), Compaction::new().sort(Order::Keys)] {
+        let storage = MemoryStorage::new();
+        let store = options().max_age(Some(AGE)).open_on(Arc::new(storage)).unwrap();
+        for at in 1..40_u64 {
+            CLOCK.set(at * 10_000_000);
+            store.put(1000 - at, Value::Int(at as i64)).unwrap();
+            store.compact(&compaction).unwrap();
+            store.prune(&Prune::new().older_than(AGE)).unwrap();
+            let oldest = store.iter().map(|entry| entry.unwrap().1.as_int().unwrap() as u64).min().unwrap();
+            assert!(at - oldest < 10 + 4, "a row is {} seconds old", (at - oldest) * 10);
+            assert_eq!(store.len().unwrap(), at - oldest + 1, "newer rows stay");
+        }
+        assert!(store.stats().unwrap().segments < 9, "{:?}", store.stats());
     }
 }
 

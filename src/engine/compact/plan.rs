@@ -10,7 +10,8 @@ use crate::schema::{ROW_LAYOUT_VERSION, RowSchema};
 use crate::segment::batch::Batch;
 use crate::segment::reader::Segment;
 
-/// Under a cap on bytes, a segment grows to this part of it at most, when rows are unpacked or sorted.
+/// Under a cap, a segment grows to this part of it at most: of bytes, when rows are unpacked or sorted; of time, when
+/// segments are joined.
 pub(crate) const PARTS_OF_CAP: u64 = 4;
 
 /// A segment that may be rewritten.
@@ -151,8 +152,9 @@ fn groups_of_kind(mut candidates: Vec<Candidate>, store: &Options, options: &Com
     // Rows that were put at about the same time stay close together.
     candidates.sort_by_key(|candidate| (candidate.segment.seal.first_timestamp, candidate.segment.id));
     let (most_bytes, most_rows) = limits(store, options);
+    let most_us = most_us(store);
     let mut groups: Vec<Vec<Candidate>> = Vec::new();
-    let (mut bytes, mut rows) = (u64::MAX, u64::MAX);
+    let (mut bytes, mut rows, mut span) = (u64::MAX, u64::MAX, (0, 0));
     for candidate in candidates {
         // A segment that live rows fill by more than half is not joined.
         let is_small = candidate.live_bytes <= store.segment_bytes / 2;
@@ -160,19 +162,29 @@ fn groups_of_kind(mut candidates: Vec<Candidate>, store: &Options, options: &Com
             continue;
         }
         let (more_bytes, more_rows) = (candidate.live_bytes, candidate.live.count());
-        let fits = bytes.saturating_add(more_bytes) <= most_bytes && rows.saturating_add(more_rows) <= most_rows;
+        let (first, last) = (candidate.segment.seal.first_timestamp, candidate.segment.seal.last_timestamp);
+        let fits = bytes.saturating_add(more_bytes) <= most_bytes
+            && rows.saturating_add(more_rows) <= most_rows
+            && span.1.max(last).saturating_sub(span.0) <= most_us;
         match groups.last_mut().filter(|_| fits) {
             Some(group) => group.push(candidate),
             None => {
-                (bytes, rows) = (0, 0);
+                (bytes, rows, span) = (0, 0, (first, last));
                 groups.push(vec![candidate]);
             }
         }
         bytes += more_bytes;
         rows += more_rows;
+        span.1 = span.1.max(last);
     }
     groups.retain(|group| group.len() > 1 || options.sort.is_some() || group.iter().any(|candidate| candidate.is_due));
     groups
+}
+
+/// At most so many microseconds lie between the commits of rows that get into one segment from several: a segment is
+/// evicted when all its rows are too old, so old rows would stay as long as new ones join them.
+fn most_us(store: &Options) -> u64 {
+    store.caps.age.map_or(u64::MAX, |age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX) / PARTS_OF_CAP)
 }
 
 /// At most so many bytes and rows a new segment gets from several.
