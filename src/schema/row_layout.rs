@@ -1,6 +1,6 @@
 //! The columns of a segment besides keys and leaves: checksums and commit timestamps.
 
-use crate::schema::tree::{LeafKind, RowSchema};
+use crate::schema::tree::{Header, LeafKind, RowSchema};
 
 /// The first format version whose leaves have checksums of their own, and whose rows can have commit timestamps.
 pub(crate) const ROW_LAYOUT_VERSION: u32 = 3;
@@ -20,6 +20,13 @@ impl RowLayout {
     pub(crate) fn new(format: u32, has_times: bool, schema: &RowSchema) -> Self {
         let leaf_crcs = if format < ROW_LAYOUT_VERSION { 0 } else { schema.leaf_crcs() };
         Self { has_times, leaf_crcs }
+    }
+}
+
+impl Header {
+    /// The columns of its rows besides keys and leaves.
+    pub(crate) fn layout(&self) -> RowLayout {
+        RowLayout::new(self.format, self.row_times, &self.schema)
     }
 }
 

@@ -9,7 +9,6 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::key::{HashSeed, KeyKind};
 use crate::names::SegmentId;
-use crate::schema::row_layout::RowLayout;
 use crate::value::{MAX_DEPTH, Value};
 
 /// Most leaves of a value tree.
@@ -124,7 +123,7 @@ pub(crate) struct Header {
     /// Whether compaction wrote it: it then has every live row of the segments that it replaces.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub compacted: bool,
-    /// Whether each row has a commit timestamp of its own; see [`RowLayout::has_times`].
+    /// Whether each row has a commit timestamp of its own; see [`crate::schema::RowLayout::has_times`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub row_times: bool,
     #[serde(flatten)]
@@ -135,11 +134,6 @@ impl Header {
     /// The segment's name within its store.
     pub(crate) fn id(&self) -> SegmentId {
         SegmentId { lane: self.lane, sequence: self.sequence }
-    }
-
-    /// The columns of its rows besides keys and leaves.
-    pub(crate) fn layout(&self) -> RowLayout {
-        RowLayout::new(self.format, self.row_times, &self.schema)
     }
 }
 
