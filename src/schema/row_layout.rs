@@ -21,6 +21,12 @@ impl RowLayout {
         let leaf_crcs = if format < ROW_LAYOUT_VERSION { 0 } else { schema.leaf_crcs() };
         Self { has_times, leaf_crcs }
     }
+
+    /// Bytes that `rows` rows take besides keys, row checksums and leaves.
+    pub(crate) fn len_bytes(self, rows: usize) -> usize {
+        let times = if self.has_times { 8 } else { 0 };
+        rows.saturating_mul(times + self.leaf_crcs * 4)
+    }
 }
 
 impl Header {
@@ -42,8 +48,8 @@ impl LeafKind {
 }
 
 impl RowSchema {
-    /// How many leaves have checksums of their own, from [`ROW_LAYOUT_VERSION`] on. The checksum of a row with a single leaf covers the leaf.
-    pub(crate) fn leaf_crcs(&self) -> usize {
+    /// How many leaves have checksums of their own. The checksum of a row with a single leaf covers the leaf.
+    fn leaf_crcs(&self) -> usize {
         if self.leaves.len() < 2 { 0 } else { self.leaves.iter().filter(|leaf| leaf.has_crc()).count() }
     }
 }

@@ -280,8 +280,8 @@ impl Batch {
 
     /// About the bytes that `row` takes in a segment. O(leaves).
     pub(crate) fn row_len_bytes(&self, row: usize) -> Option<usize> {
-        let times = self.columns.times.as_ref().map_or(0, |_| 8);
-        Some(self.columns.row_len_bytes(row)? + times + 4 + self.leaf_crcs * 4)
+        let layout = RowLayout { has_times: self.columns.times.is_some(), leaf_crcs: self.leaf_crcs };
+        Some(self.columns.row_len_bytes(row)? + 4 + layout.len_bytes(1))
     }
 
     fn set_verified(&self, row: usize) {

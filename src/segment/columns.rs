@@ -266,7 +266,7 @@ impl Columns {
         if *stored == width { data.get(start..start.checked_add(width)?) } else { None }
     }
 
-    /// Bytes of the columns in memory, with the checksums that leaves get when they are written.
+    /// Bytes of the columns in memory.
     pub(crate) fn len_bytes(&self) -> usize {
         let keys = match &self.keys {
             KeyColumn::U64(data) => data.len(),
@@ -276,8 +276,7 @@ impl Columns {
             LeafColumn::Fixed { data, .. } | LeafColumn::Bits(data) => data.len(),
             LeafColumn::Variable { offsets, data, dims, .. } => offsets.len() + data.len() + dims.len(),
         });
-        let leaf_crcs = self.rows * self.schema.leaf_crcs() * 4;
-        keys + self.times.as_ref().map_or(0, Bytes::len) + leaves.sum::<usize>() + leaf_crcs
+        keys + self.times.as_ref().map_or(0, Bytes::len) + leaves.sum::<usize>()
     }
 
     /// Bytes of the key and the leaves of `row`; `None` if some of them are out of bounds. O(leaves).

@@ -267,7 +267,7 @@ impl SegmentWriter {
 
     /// Whether `len_bytes` more of rows fit. The margin is for metadata, frames and padding.
     pub(crate) fn has_room(&self, rows: usize, len_bytes: usize) -> bool {
-        let margin = 64 * 1024 + rows as u64 * 16;
+        let margin = 64 * 1024 + rows as u64 * 16 + self.layout().len_bytes(rows) as u64;
         self.rows + rows as u64 <= u64::from(u32::MAX)
             && self.len_bytes() + len_bytes as u64 + margin <= self.capacity_bytes
     }
