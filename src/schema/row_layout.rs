@@ -15,11 +15,24 @@ pub(crate) struct RowLayout {
     pub leaf_crcs: usize,
 }
 
+impl RowLayout {
+    /// The layout of rows of `schema` in a segment of version `format`.
+    pub(crate) fn new(format: u32, has_times: bool, schema: &RowSchema) -> Self {
+        let leaf_crcs = if format < ROW_LAYOUT_VERSION { 0 } else { schema.leaf_crcs() };
+        Self { has_times, leaf_crcs }
+    }
+
+    /// Bytes that `rows` rows take besides keys, row checksums and leaves.
+    pub(crate) fn len_bytes(self, rows: usize) -> usize {
+        let times = if self.has_times { 8 } else { 0 };
+        rows.saturating_mul(times + self.leaf_crcs * 4)
+    }
+}
+
 impl Header {
     /// The columns of its rows besides keys and leaves.
     pub(crate) fn layout(&self) -> RowLayout {
-        let leaf_crcs = if self.format < ROW_LAYOUT_VERSION { 0 } else { self.schema.leaf_crcs() };
-        RowLayout { has_times: self.row_times, leaf_crcs }
+        RowLayout::new(self.format, self.row_times, &self.schema)
     }
 }
 

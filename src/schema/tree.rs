@@ -123,7 +123,7 @@ pub(crate) struct Header {
     /// Whether compaction wrote it: it then has every live row of the segments that it replaces.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub compacted: bool,
-    /// Whether each row has a commit timestamp of its own; see [`super::RowLayout::has_times`].
+    /// Whether each row has a commit timestamp of its own; see [`crate::schema::RowLayout::has_times`].
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub row_times: bool,
     #[serde(flatten)]

@@ -196,7 +196,7 @@ impl Batch {
         Ok(())
     }
 
-    /// As [`Batch::check_row`], but only for some of the leaves. If leaves have no checksums of their own, the whole row is
+    /// As [`Batch::check_row`], but only for `leaves`, whose numbers ascend. If leaves have no checksums of their own, the whole row is
     /// compared. O(bytes of these leaves) on a first read.
     ///
     /// # Errors
@@ -208,7 +208,7 @@ impl Batch {
         if self.leaves_are_checked(row, verify, leaves) {
             return Ok(());
         }
-        if !self.matches(row, |leaf| leaves.contains(&leaf)) {
+        if !self.matches(row, |leaf| leaves.binary_search(&leaf).is_ok()) {
             return Err(self.mismatch(row));
         }
         if verify == Verify::FirstRead {
@@ -245,8 +245,12 @@ impl Batch {
         self.corrupt(row, "the row's checksum does not match its bytes")
     }
 
-    /// Whether `row` matches its checksum, and those of its leaves that are `wanted` match theirs.
+    /// Whether `row` matches its checksum, and those of its leaves that are `wanted` match theirs. Its commit timestamp
+    /// must not be later than the frame says: a copy of the row would be newer than the row.
     fn matches(&self, row: usize, wanted: impl Fn(usize) -> bool) -> bool {
+        if self.columns.time(row).is_some_and(|time| time > self.frame.timestamp) {
+            return false;
+        }
         let leaf_crcs = self.leaf_crcs_of(row);
         let expected = self.checksums.rows.get(row * 4..row * 4 + 4);
         let found = self.columns.row_crc(self.frame.seed, row, leaf_crcs).map(u32::to_le_bytes);
@@ -266,6 +270,18 @@ impl Batch {
     pub(crate) fn timestamp(&self, row: usize) -> u64 {
         let last = self.frame.timestamp;
         self.columns.time(row).map_or(last, |time| time.min(last))
+    }
+
+    /// The earliest commit timestamp of its rows. O(rows) if they have their own, else O(1).
+    pub(crate) fn first_timestamp(&self) -> u64 {
+        let rows = if self.columns.times.is_some() { 0..self.columns.rows } else { 0..0 };
+        rows.map(|row| self.timestamp(row)).min().unwrap_or(self.frame.timestamp)
+    }
+
+    /// About the bytes that `row` takes in a segment. O(leaves).
+    pub(crate) fn row_len_bytes(&self, row: usize) -> Option<usize> {
+        let layout = RowLayout { has_times: self.columns.times.is_some(), leaf_crcs: self.leaf_crcs };
+        Some(self.columns.row_len_bytes(row)? + 4 + layout.len_bytes(1))
     }
 
     fn set_verified(&self, row: usize) {

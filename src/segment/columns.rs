@@ -279,6 +279,15 @@ impl Columns {
         keys + self.times.as_ref().map_or(0, Bytes::len) + leaves.sum::<usize>()
     }
 
+    /// Bytes of the key and the leaves of `row`; `None` if some of them are out of bounds. O(leaves).
+    pub(crate) fn row_len_bytes(&self, row: usize) -> Option<usize> {
+        let leaves = self.leaves.iter().map(|leaf| match leaf.get(row)? {
+            LeafBytes::Bit(_) => Some(1),
+            LeafBytes::Bytes { start, end, dims, .. } => Some(end - start + dims.len()),
+        });
+        leaves.sum::<Option<usize>>()?.checked_add(self.key(row)?.len())
+    }
+
     /// A copy of some of the rows, as they are stored. `None` if one of them is out of bounds.
     pub(crate) fn take(&self, rows: &[usize]) -> Option<Self> {
         self.gather(rows.iter().map(|row| (self, *row)))

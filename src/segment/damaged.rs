@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::batch::{Batch, Verify};
-use super::columns::{Columns, KeyColumn, LeafBytes};
+use super::columns::{Columns, KeyColumn};
 use super::layout::Frame;
 use crate::error::{Error, Result};
 use crate::key::{KeyKind, MAX_KEY_LEN_BYTES};
@@ -130,9 +130,5 @@ fn row_len_bytes(columns: &Columns, row: usize) -> Option<usize> {
     if matches!(columns.keys, KeyColumn::Variable { .. }) && key_len > MAX_KEY_LEN_BYTES {
         return None;
     }
-    let leaves = columns.leaves.iter().map(|leaf| match leaf.get(row)? {
-        LeafBytes::Bit(_) => Some(1),
-        LeafBytes::Bytes { start, end, dims, .. } => Some(end - start + dims.len()),
-    });
-    leaves.sum::<Option<usize>>()?.checked_add(key_len)
+    columns.row_len_bytes(row)
 }

@@ -267,7 +267,7 @@ impl SegmentWriter {
 
     /// Whether `len_bytes` more of rows fit. The margin is for metadata, frames and padding.
     pub(crate) fn has_room(&self, rows: usize, len_bytes: usize) -> bool {
-        let margin = 64 * 1024 + rows as u64 * 16;
+        let margin = 64 * 1024 + rows as u64 * 16 + self.layout().len_bytes(rows) as u64;
         self.rows + rows as u64 <= u64::from(u32::MAX)
             && self.len_bytes() + len_bytes as u64 + margin <= self.capacity_bytes
     }
@@ -304,8 +304,7 @@ impl SegmentWriter {
 
     /// Notes the commit timestamps of a batch of the segment.
     pub(crate) fn note_times(&mut self, batch: &Batch) {
-        let of_rows = (0..batch.columns.rows).filter_map(|row| batch.columns.time(row)).min();
-        let first = of_rows.unwrap_or(batch.frame.timestamp);
+        let first = batch.first_timestamp();
         self.first_timestamp = Some(self.first_timestamp.map_or(first, |before| before.min(first)));
     }
 

@@ -190,6 +190,52 @@ fn rows_that_were_flushed_one_by_one_get_into_few_batches() {
 }
 
 #[test]
+fn small_batches_of_several_segments_are_joined_at_once() {
+    let storage = MemoryStorage::new();
+    let open = |rows| Options::new().synchronous(true).segment_rows(rows).open_on(Arc::new(storage.clone())).unwrap();
+    let store = open(10);
+    for number in 0..60_u64 {
+        store.put(number, Value::Int(number as i64)).unwrap();
+        store.flush().unwrap();
+    }
+    store.close().unwrap();
+    drop(store);
+    let store = open(1000);
+    assert_eq!(store.compact(&Compaction::new()).unwrap().segments_rewritten, 6);
+    assert_eq!(store.compact(&Compaction::new()).unwrap().segments_rewritten, 0);
+}
+
+#[test]
+fn the_size_of_sorted_segments_does_not_count_what_is_no_rows() {
+    let storage = MemoryStorage::new();
+    let store = Options::new().synchronous(true).segment_rows(200).open_on(Arc::new(storage)).unwrap();
+    for number in (0..2000_u64).rev() {
+        store.put(number, Value::Int(number as i64)).unwrap();
+        store.flush().unwrap();
+    }
+    let report = store.compact(&sorted().sorted_segment_bytes(40_000)).unwrap();
+    assert!((2..6).contains(&report.segments_written), "{report:?}");
+    let again = store.compact(&sorted().sorted_segment_bytes(40_000)).unwrap();
+    assert_eq!(again.segments_rewritten, 0, "{again:?}");
+}
+
+#[test]
+fn large_rows_that_sorting_brings_together_get_batches_of_their_own() {
+    let storage = MemoryStorage::new();
+    let store = Options::new().synchronous(true).open_on(Arc::new(storage.clone())).unwrap();
+    let keys: Vec<u64> = (0..400).rev().collect();
+    let value = |key: u64| Value::Str("x".repeat(if key < 30 { 1 << 20 } else { 1 }));
+    store.put_batch(&keys, &keys.iter().map(|key| value(*key)).collect::<Vec<_>>()).unwrap();
+    assert_eq!(store.compact(&sorted()).unwrap().rows_sorted, 400);
+    assert!(keys.iter().all(|key| store.get(*key).unwrap() == Some(value(*key))));
+    store.close().unwrap();
+    let bytes = storage.read(Path::new("segments").join(names(&storage, "segments").pop().unwrap())).unwrap();
+    let bodies = crate::forged::places(&bytes).0.into_iter().map(|at| bytes[at + 64..at + 72].try_into().unwrap());
+    let largest = bodies.map(u64::from_le_bytes).max().unwrap();
+    assert!(largest < 9 << 20, "a batch of {largest} bytes");
+}
+
+#[test]
 fn sorting_and_packing_work_together() {
     let storage = MemoryStorage::new();
     let store = Options::new().synchronous(true).segment_rows(50).open_on(Arc::new(storage.clone())).unwrap();
@@ -208,6 +254,23 @@ fn sorting_and_packing_work_together() {
         let tensor = found.get("tensor").unwrap().as_tensor().unwrap().cast(Dtype::F32).unwrap();
         assert_eq!(tensor.to_vec::<f32>().unwrap(), [*key as f32; 64]);
     }
+}
+
+#[test]
+fn packed_rows_get_into_few_batches() {
+    let storage = MemoryStorage::new();
+    let store = Options::new().synchronous(true).open_on(Arc::new(storage)).unwrap();
+    let tensor = Tensor::from_slice(&[1 << 19], &vec![0_u8; 1 << 19]).unwrap();
+    for key in (0..300_u64).rev() {
+        store.put(key, tensor.clone()).unwrap();
+    }
+    let pack = sorted().codec(Codec::Zstd { level: 1 });
+    let report = store.compact(&pack).unwrap();
+    assert_eq!((report.rows_recoded, report.rows_sorted), (300, 300), "{report:?}");
+    assert_eq!(store.compact(&pack).unwrap().segments_rewritten, 0);
+    let report = store.compact(&sorted().codec(Codec::None)).unwrap();
+    assert_eq!((report.rows_recoded, report.rows_sorted), (300, 300), "{report:?}");
+    assert!((0..300_u64).all(|key| store.get(key).unwrap() == Some(Value::Tensor(tensor.clone()))));
 }
 
 #[test]

@@ -106,7 +106,7 @@ fn u64_at(bytes: &[u8], at: usize) -> usize {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize
 }
 
-fn set(bytes: &mut [u8], at: usize, value: &[u8]) {
+pub fn set(bytes: &mut [u8], at: usize, value: &[u8]) {
     if let Some(place) = bytes.get_mut(at..at + value.len()) {
         place.copy_from_slice(value);
     }
@@ -120,13 +120,13 @@ fn set_crc(bytes: &mut [u8], start: usize, end: usize, at: usize) {
 }
 
 /// The offsets of frames, and of the seal if there is one.
-fn places(bytes: &[u8]) -> (Vec<usize>, Option<usize>) {
+pub fn places(bytes: &[u8]) -> (Vec<usize>, Option<usize>) {
     let frames = (0..bytes.len().saturating_sub(96)).step_by(8).filter(|at| bytes[*at..].starts_with(b"TCFRAME1"));
     (frames.collect(), bytes.windows(8).rposition(|window| window == b"TCSEAL\r\n"))
 }
 
 /// Updates the checksums of frames, parts, the seal and a run's footer, but not those of rows.
-fn reseal(bytes: &mut [u8], (frames, seal): &(Vec<usize>, Option<usize>)) {
+pub fn reseal(bytes: &mut [u8], (frames, seal): &(Vec<usize>, Option<usize>)) {
     for at in frames {
         let (offset, structure) = (u64_at(bytes, at + 40), u64_at(bytes, at + 56));
         set_crc(bytes, offset, offset.saturating_add(structure), at + 52);

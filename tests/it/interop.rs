@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value as Json, json};
-use tensorcask::{Codec, Compaction, Dtype, Key, Options, Store, Tensor, Value};
+use tensorcask::{Codec, Compaction, Dtype, Key, Options, Order, Store, Tensor, Value};
 
 fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -152,6 +152,12 @@ fn a_reader_that_knows_only_the_format_page() {
             let store = Store::open(dir.path(), "m").unwrap();
             let report = store.compact(&Compaction::new().live_share(1.0)).unwrap();
             assert!(report.rows_dropped > 0 && report.skipped.is_empty(), "{report:?}");
+            store.close().unwrap();
+            check_with_reader(&python, &dir.path().join("m"), &expected);
+            let store = Store::open(dir.path(), "m").unwrap();
+            let backwards = expected.keys().rev().cloned().collect();
+            let report = store.compact(&Compaction::new().sort(Order::Given(backwards))).unwrap();
+            assert!(report.rows_sorted > 0, "{report:?}");
             store.close().unwrap();
             check_with_reader(&python, &dir.path().join("m"), &expected);
         }

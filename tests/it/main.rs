@@ -45,6 +45,7 @@ mod parallel;
 mod processes;
 mod repair;
 mod residency;
+mod row_times;
 mod soak;
 mod store;
 mod survey;

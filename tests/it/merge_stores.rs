@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tensorcask::storage::{FaultStorage, MemoryStorage, Storage};
 use tensorcask::{
-    Codec, Compaction, Error, Key, Lane, Merge, MergeReport, Options, Reader, Recovery, Result, Store, Value,
+    Codec, Compaction, Error, Key, Lane, Merge, MergeReport, Options, Order, Reader, Recovery, Result, Store, Value,
 };
 
 use crate::compaction::names;
@@ -91,7 +91,7 @@ fn merge(store: &Store, sources: &[Reader], options: &Merge) -> Result<MergeRepo
     store.merge_from(sources, options, &mut |_, _| {})
 }
 
-/// Three stores with overlapping keys, of which the second still has a writer; the first is also compacted.
+/// Three stores with overlapping keys, of which the second still has a writer; the first is compacted, and the third sorted.
 fn stores() -> Vec<(MemoryStorage, Model)> {
     let mut stores = Vec::new();
     for number in 0..3_u64 {
@@ -100,8 +100,10 @@ fn stores() -> Vec<(MemoryStorage, Model)> {
         let store = options().codec(codec).open_on(as_storage(&storage)).unwrap();
         put(&store, &mut model, 100 + number, number * 20..number * 20 + 60, false);
         put(&store, &mut model, 200 - number, (0..100).step_by(7 + number as usize), false);
-        if number == 0 {
-            store.compact(&Compaction::new()).unwrap();
+        match number {
+            0 => drop(store.compact(&Compaction::new()).unwrap()),
+            2 => drop(store.compact(&Compaction::new().sort(Order::Keys)).unwrap()),
+            _ => {}
         }
         put(&store, &mut model, 300 + number, (number * 20..number * 20 + 60).step_by(5), true);
         put(&store, &mut model, 400 - number, (number * 10..100).step_by(11), false);

@@ -16,8 +16,8 @@ use crate::key::{Key, KeyHasher, KeyKind};
 use crate::segment::batch::Batch;
 
 /// Most rows of a batch that compaction makes of others.
-const BATCH_ROWS: usize = 1 << 16;
-/// A batch that compaction makes of others ends when it has so many bytes.
+pub(super) const BATCH_ROWS: usize = 1 << 16;
+/// Most bytes of a batch that compaction makes of others, unless a single row has more.
 const BATCH_LEN_BYTES: usize = 8 << 20;
 
 /// A batch of a segment that is rewritten.
@@ -144,15 +144,20 @@ impl Arranged {
         self.batches.get(row.batch as usize).ok_or_else(|| Error::internal("a row of no batch"))
     }
 
+    /// The rows in their order.
+    pub(super) fn rows(&self) -> &[LiveRow] {
+        &self.rows
+    }
+
     /// The rows of each new batch.
     pub(super) fn batches(&self) -> impl Iterator<Item = &[LiveRow]> {
         let mut rest = self.rows.as_slice();
         std::iter::from_fn(move || {
-            let mut len_bytes = 0;
+            let mut len_bytes = 0_usize;
             let fits = rest.iter().take(BATCH_ROWS).take_while(|row| {
                 let before = len_bytes;
-                len_bytes += self.len_bytes(**row);
-                before < BATCH_LEN_BYTES
+                len_bytes = before.saturating_add(self.len_bytes(**row));
+                before == 0 || len_bytes <= BATCH_LEN_BYTES
             });
             let (rows, others) = rest.split_at_checked(fits.count())?;
             rest = others;
@@ -160,10 +165,10 @@ impl Arranged {
         })
     }
 
-    /// The mean size of a row in its batch.
+    /// About the bytes that a row takes.
     fn len_bytes(&self, row: LiveRow) -> usize {
         let source = self.batches.get(row.batch as usize);
-        source.map_or(0, |source| source.batch.columns.len_bytes() / source.batch.columns.rows.max(1))
+        source.and_then(|source| source.batch.row_len_bytes(row.row as usize)).unwrap_or(0)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::engine::compact::live::Live;
+use crate::engine::compact::live::{Live, batch};
 use crate::engine::compact::recode::{target, unpacked_bytes};
 use crate::engine::options::{Compaction, Options};
 use crate::error::Result;
@@ -10,7 +10,8 @@ use crate::schema::{ROW_LAYOUT_VERSION, RowSchema};
 use crate::segment::batch::Batch;
 use crate::segment::reader::Segment;
 
-/// Under a cap on bytes, a segment grows to this part of it at most, when rows are unpacked or sorted.
+/// Under a cap, a segment grows to this part of it at most: of bytes, when rows are unpacked or sorted; of time, when
+/// segments are joined.
 pub(crate) const PARTS_OF_CAP: u64 = 4;
 
 /// A segment that may be rewritten.
@@ -18,6 +19,8 @@ pub(crate) const PARTS_OF_CAP: u64 = 4;
 pub(crate) struct Candidate {
     pub segment: Arc<Segment>,
     pub live: Live,
+    /// The approximate size of its live rows in bytes.
+    live_bytes: u64,
     /// Tombstones that are dead only because they are no longer needed.
     pub needless: u64,
     /// The structure of its rows after compaction.
@@ -37,7 +40,10 @@ impl Candidate {
         let is_fragmented = is_fragmented(&segment);
         let is_due = is_sparse || is_fragmented || target != *segment.schema();
         let is_candidate = is_due || options.join || options.sort.is_some();
-        is_candidate.then_some(Self { segment, live, needless: 0, target, is_due, is_fragmented })
+        is_candidate.then(|| {
+            let live_bytes = live_len_bytes(&segment, &live);
+            Self { segment, live, live_bytes, needless: 0, target, is_due, is_fragmented }
+        })
     }
 
     /// The live rows of `batch`, which is one of the segment's.
@@ -74,25 +80,59 @@ impl Candidate {
             len_bytes
         }
     }
-
-    /// The approximate size of its live rows in bytes.
-    fn live_bytes(&self) -> u64 {
-        let rows = u64::from(self.segment.rows()).max(1);
-        (u128::from(self.segment.len_bytes) * u128::from(self.live.count()) / u128::from(rows)) as u64
-    }
 }
 
 /// Whether the batches of `segment` are so many, and so small, that it is rewritten to join them: rows that were flushed
 /// one by one have a batch each, with a few hundred bytes that are no rows.
 pub(crate) fn is_fragmented(segment: &Segment) -> bool {
+    can_be_joined(segment) && is_in_fragments(batches(segment), segment.len_bytes)
+}
+
+/// Whether the rows of `group` would be in so many small batches, if their batches were copied as they are. Then the next
+/// compaction would rewrite them again.
+pub(crate) fn stays_fragmented(group: &[Candidate]) -> bool {
+    let number: usize = group.iter().map(|candidate| batches(&candidate.segment)).sum();
+    let len_bytes = group.iter().map(|candidate| candidate.live_bytes).sum();
+    group.iter().all(|candidate| can_be_joined(&candidate.segment)) && is_in_fragments(number, len_bytes)
+}
+
+fn is_in_fragments(batches: usize, len_bytes: u64) -> bool {
     const MANY: usize = 16;
     const SMALL_LEN_BYTES: u64 = 16 << 10;
-    if segment.front.header.format < ROW_LAYOUT_VERSION {
-        return false;
+    batches >= MANY && len_bytes / (batches as u64) < SMALL_LEN_BYTES
+}
+
+/// Whether rows of several commits can be in one batch of its store.
+fn can_be_joined(segment: &Segment) -> bool {
+    segment.front.header.format >= ROW_LAYOUT_VERSION
+}
+
+/// The number of batches of `segment`. Damage is reported where rows are read.
+fn batches(segment: &Segment) -> usize {
+    segment.batches().map_or(0, |batches| batches.frames().len())
+}
+
+/// The approximate size of the `live` rows of `segment` in bytes, without the metadata of batches that are joined.
+fn live_len_bytes(segment: &Segment, live: &Live) -> u64 {
+    if is_fragmented(segment)
+        && let Ok(len_bytes) = rows_len_bytes(segment, live)
+    {
+        return len_bytes;
     }
-    // Damage is reported where rows are read.
-    let batches = segment.batches().map_or(0, |batches| batches.frames().len());
-    batches >= MANY && segment.len_bytes / (batches as u64) < SMALL_LEN_BYTES
+    let rows = u64::from(segment.rows()).max(1);
+    (u128::from(segment.len_bytes) * u128::from(live.count()) / u128::from(rows)) as u64
+}
+
+/// Bytes of the `live` rows of `segment`, with those of the index. O(rows).
+fn rows_len_bytes(segment: &Segment, live: &Live) -> Result<u64> {
+    const OF_INDEX: usize = 12;
+    let mut len_bytes = 0;
+    for number in 0..batches(segment) {
+        let batch = batch(segment, number)?;
+        let rows = (0..batch.columns.rows).filter(|row| live.contains(batch.frame.first_row as u32 + *row as u32));
+        len_bytes += rows.filter_map(|row| batch.row_len_bytes(row)).map(|len| (len + OF_INDEX) as u64).sum::<u64>();
+    }
+    Ok(len_bytes)
 }
 
 /// Groups segments whose rows will have one schema. A group becomes one new segment, so one rename replaces all of it.
@@ -112,28 +152,39 @@ fn groups_of_kind(mut candidates: Vec<Candidate>, store: &Options, options: &Com
     // Rows that were put at about the same time stay close together.
     candidates.sort_by_key(|candidate| (candidate.segment.seal.first_timestamp, candidate.segment.id));
     let (most_bytes, most_rows) = limits(store, options);
+    let most_us = most_us(store);
     let mut groups: Vec<Vec<Candidate>> = Vec::new();
-    let (mut bytes, mut rows) = (u64::MAX, u64::MAX);
+    let (mut bytes, mut rows, mut span) = (u64::MAX, u64::MAX, (0, 0));
     for candidate in candidates {
         // A segment that live rows fill by more than half is not joined.
-        let is_small = candidate.live_bytes() <= store.segment_bytes / 2;
+        let is_small = candidate.live_bytes <= store.segment_bytes / 2;
         if !(candidate.is_due || options.sort.is_some() || options.join && is_small) {
             continue;
         }
-        let (more_bytes, more_rows) = (candidate.live_bytes(), candidate.live.count());
-        let fits = bytes.saturating_add(more_bytes) <= most_bytes && rows.saturating_add(more_rows) <= most_rows;
+        let (more_bytes, more_rows) = (candidate.live_bytes, candidate.live.count());
+        let (first, last) = (candidate.segment.seal.first_timestamp, candidate.segment.seal.last_timestamp);
+        let fits = bytes.saturating_add(more_bytes) <= most_bytes
+            && rows.saturating_add(more_rows) <= most_rows
+            && span.1.max(last).saturating_sub(span.0) <= most_us;
         match groups.last_mut().filter(|_| fits) {
             Some(group) => group.push(candidate),
             None => {
-                (bytes, rows) = (0, 0);
+                (bytes, rows, span) = (0, 0, (first, last));
                 groups.push(vec![candidate]);
             }
         }
         bytes += more_bytes;
         rows += more_rows;
+        span.1 = span.1.max(last);
     }
     groups.retain(|group| group.len() > 1 || options.sort.is_some() || group.iter().any(|candidate| candidate.is_due));
     groups
+}
+
+/// At most so many microseconds lie between the commits of rows that get into one segment from several: a segment is
+/// evicted when all its rows are too old, so old rows would stay as long as new ones join them.
+fn most_us(store: &Options) -> u64 {
+    store.caps.age.map_or(u64::MAX, |age| u64::try_from(age.as_micros()).unwrap_or(u64::MAX) / PARTS_OF_CAP)
 }
 
 /// At most so many bytes and rows a new segment gets from several.

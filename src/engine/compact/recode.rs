@@ -49,36 +49,38 @@ pub(crate) fn unpacked_bytes(schema: &RowSchema, rows: u64) -> u64 {
     rows.saturating_mul(row_bytes.fold(0, u64::saturating_add))
 }
 
-/// Converts `rows`, each with its batch and its lane, to `target`. Their order stays. The caller has compared their
-/// checksums. Packed tensors are packed with `codec`. O(bytes of the rows).
+/// Converts `rows`, each with its batch and its lane, to `target`, and calls `write` with parts of them of at most
+/// `most_rows`, in their order. The caller has compared their checksums. Packed tensors are packed with `codec`. O(bytes
+/// of the rows), and the memory of one part.
 ///
 /// # Errors
 /// [`Error::Corrupt`] if a row cannot be unpacked; [`Error::Invalid`] and [`Error::TooLarge`] if it cannot be stored in
-/// this way.
-pub(crate) fn recode(
+/// this way; those of `write`.
+pub(crate) fn recode<'r>(
     store: &Options,
-    rows: &[(&Arc<Batch>, u16, usize)],
+    rows: impl Iterator<Item = Result<(&'r Arc<Batch>, u16, usize)>>,
     (target, codec): (&Arc<RowSchema>, Codec),
-) -> Result<Vec<Columns>> {
+    most_rows: usize,
+    write: &mut dyn FnMut(Columns) -> Result<()>,
+) -> Result<()> {
     // Values are read as they are stored.
     let reading = store.clone().restore_dtype(false);
     let mut decoder = Decoder::new();
-    let mut done = Vec::new();
     let mut builder = ColumnsBuilder::new(Arc::clone(target), codec)?;
-    for &(batch, lane, number) in rows {
+    for row in rows {
+        let (batch, lane, number) = row?;
         let row = Row { holder: Holder::Batch(Arc::clone(batch), lane), row: number };
         let key = row.key().ok_or_else(|| batch.corrupt(number, "its key lies outside of its column"))?;
         let value = value_of(&reading, &row, &mut decoder)?;
         let view = value.as_value();
         let (_, leaves) = derive(&view, target.key, None, Codec::None)?;
-        if builder.largest_column_len_bytes() >= COLUMN_LEN_BYTES {
+        if builder.largest_column_len_bytes() >= COLUMN_LEN_BYTES || builder.rows() >= most_rows {
             let fresh = ColumnsBuilder::new(Arc::clone(target), codec)?;
-            done.push(std::mem::replace(&mut builder, fresh).finish());
+            write(std::mem::replace(&mut builder, fresh).finish())?;
         }
         builder.push(KeyRef::Bytes(key), &leaves)?;
     }
-    done.push(builder.finish());
-    Ok(done)
+    if builder.rows() > 0 { write(builder.finish()) } else { Ok(()) }
 }
 
 /// Whether `error` is about rows, so that their segment can be left as it is.

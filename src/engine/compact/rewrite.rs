@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::engine::compact::arrange::{Arranged, Commit, commits};
+use crate::engine::compact::arrange::{Arranged, BATCH_ROWS, Commit, LiveRow, commits};
 use crate::engine::compact::context::Context;
 use crate::engine::compact::live::batch;
-use crate::engine::compact::plan::{Candidate, PARTS_OF_CAP};
+use crate::engine::compact::plan::{Candidate, PARTS_OF_CAP, stays_fragmented};
 use crate::engine::compact::recode::{is_of_rows, recode};
 use crate::engine::compact::replacement::{NewRows, Written, replace};
 use crate::engine::options::Compaction;
@@ -73,7 +73,8 @@ pub(crate) fn rewrite(
 /// Puts the live rows of `group` in order if rows may come in any order and have to; else `None`.
 fn arrange(context: Context<'_>, group: &[Candidate], options: &Compaction) -> Result<Option<Arranged>> {
     let is_timed = |candidate: &Candidate| candidate.segment.front.header.row_times;
-    let is_arranged = options.sort.is_some() || group.iter().any(|one| is_timed(one) || one.is_fragmented);
+    let has_to_be = |one: &Candidate| is_timed(one) || one.is_fragmented;
+    let is_arranged = options.sort.is_some() || group.iter().any(has_to_be) || stays_fragmented(group);
     is_arranged.then(|| Arranged::in_commit_order(group, context.stop)).transpose()
 }
 
@@ -168,15 +169,18 @@ impl<'a> Rewriting<'a> {
             if rows.is_empty() {
                 continue;
             }
-            let copies = if candidate.is_recoded() {
-                self.recode(&rows.iter().map(|row| (&batch, candidate.segment.id.lane, *row)).collect::<Vec<_>>())?
+            let mut places = rows.iter().map(|row| (segment, batch.frame.first_row as u32 + *row as u32));
+            if candidate.is_recoded() {
+                let rows = rows.iter().map(|row| Ok((&batch, candidate.segment.id.lane, *row)));
+                self.recode(rows, usize::MAX, |this, columns| {
+                    this.append(&columns, places.by_ref().take(columns.rows), timestamp)
+                })?;
             } else if rows.len() == batch.columns.rows {
-                vec![batch.columns.clone()]
+                self.append(&batch.columns, places, timestamp)?;
             } else {
-                vec![batch.columns.take(&rows).ok_or_else(|| batch.corrupt(0, "a row is out of bounds"))?]
-            };
-            let places = rows.iter().map(|row| (segment, batch.frame.first_row as u32 + *row as u32));
-            self.append(&copies, places, timestamp)?;
+                let some = batch.columns.take(&rows).ok_or_else(|| batch.corrupt(0, "a row is out of bounds"))?;
+                self.append(&some, places, timestamp)?;
+            }
         }
         Ok(())
     }
@@ -185,41 +189,54 @@ impl<'a> Rewriting<'a> {
     fn copy_arranged(&mut self, arranged: &Arranged) -> Result<()> {
         let first = self.first()?;
         arranged.check_rows(self.group, self.context.stop)?;
+        if self.group.iter().any(Candidate::is_recoded) {
+            let mut rest = arranged.rows();
+            let rows = arranged.rows().iter().map(|row| {
+                let source = arranged.source(*row)?;
+                Ok((&source.batch, source.lane, row.row as usize))
+            });
+            return self.recode(rows, BATCH_ROWS, |this, columns| {
+                let (rows, others) = rest.split_at_checked(columns.rows).unwrap_or_default();
+                rest = others;
+                this.append_arranged(arranged, rows, columns)
+            });
+        }
         for rows in arranged.batches() {
-            (self.context.stop)()?;
             let sources = rows.iter().map(|row| Ok((arranged.source(*row)?, row.row as usize)));
             let sources = sources.collect::<Result<Vec<_>>>()?;
-            let times = sources.iter().map(|(source, row)| source.batch.timestamp(*row)).collect::<Vec<_>>();
-            let copies = if self.group.iter().any(Candidate::is_recoded) {
-                self.recode(
-                    &sources.iter().map(|(source, row)| (&source.batch, source.lane, *row)).collect::<Vec<_>>(),
-                )?
-            } else {
-                let rows = sources.iter().map(|(source, row)| (&source.batch.columns, *row));
-                let like = sources.first().map(|(source, _)| &source.batch.columns);
-                let copy = like.and_then(|like| like.without_times().gather(rows));
-                vec![copy.ok_or_else(|| first.segment.lost())?]
-            };
-            let mut times = times.as_slice();
-            let copies = copies.into_iter().map(|columns| {
-                let (of_these, others) = times.split_at_checked(columns.rows).unwrap_or_default();
-                times = others;
-                columns.with_times(of_these)
-            });
-            let places =
-                sources.iter().map(|(source, row)| (source.segment, source.batch.frame.first_row as u32 + *row as u32));
-            self.append(&copies.collect::<Vec<_>>(), places, 0)?;
+            let like = sources.first().map(|(source, _)| source.batch.columns.without_times());
+            let rows_of = sources.iter().map(|(source, row)| (&source.batch.columns, *row));
+            let copy = like.and_then(|like| like.gather(rows_of)).ok_or_else(|| first.segment.lost())?;
+            self.append_arranged(arranged, rows, copy)?;
         }
         Ok(())
     }
 
-    fn recode(&self, rows: &[(&Arc<Batch>, u16, usize)]) -> Result<Vec<Columns>> {
-        let codec = self.options.codec.unwrap_or_default();
-        recode(self.context.state.options(), rows, (&self.first()?.target, codec))
+    /// Appends `columns`, the copies of `rows`, with their commit timestamps.
+    fn append_arranged(&mut self, arranged: &Arranged, rows: &[LiveRow], columns: Columns) -> Result<()> {
+        (self.context.stop)()?;
+        let (mut times, mut places) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
+        for row in rows {
+            let source = arranged.source(*row)?;
+            times.push(source.batch.timestamp(row.row as usize));
+            places.push((source.segment, source.batch.frame.first_row as u32 + row.row));
+        }
+        self.append(&columns.with_times(&times), places.into_iter(), 0)
+    }
+
+    /// Calls `write` with parts of `rows`, stored as asked.
+    fn recode<'r>(
+        &mut self,
+        rows: impl Iterator<Item = Result<(&'r Arc<Batch>, u16, usize)>>,
+        most_rows: usize,
+        mut write: impl FnMut(&mut Self, Columns) -> Result<()>,
+    ) -> Result<()> {
+        let target = (&self.first()?.target, self.options.codec.unwrap_or_default());
+        recode(self.context.state.options(), rows, target, most_rows, &mut |columns| write(self, columns))
     }
 
     /// Appends the copies of rows. `places` are their segments in the group and their rows there.
-    fn append(&mut self, copies: &[Columns], places: impl Iterator<Item = (usize, u32)>, timestamp: u64) -> Result<()> {
+    fn append(&mut self, columns: &Columns, places: impl Iterator<Item = (usize, u32)>, timestamp: u64) -> Result<()> {
         for (to, (segment, row)) in (self.active.rows() as u32..).zip(places) {
             if let Some(map) = self.maps.get_mut(segment) {
                 map.set(row, to);
@@ -231,27 +248,20 @@ impl<'a> Rewriting<'a> {
         let cap = state.options().caps.disk_bytes.filter(|_| grows);
         let largest = self.group.iter().map(|candidate| candidate.segment.len_bytes).max().unwrap_or(0);
         let limit = cap.map_or(u64::MAX, |cap| (cap / PARTS_OF_CAP).max(largest));
-        for columns in copies {
-            let before = self.active.len_bytes();
-            let found = before + columns.len_bytes() as u64;
-            if found > limit {
-                return Err(Error::TooLarge {
-                    what: "a segment of unpacked rows in bytes, under a cap".into(),
-                    found,
-                    limit,
-                });
-            }
-            if !self.active.has_room(columns.rows, columns.len_bytes()) {
-                return Err(Error::TooLarge {
-                    what: "a segment of unpacked rows in bytes".into(),
-                    found,
-                    limit: before,
-                });
-            }
-            let hashes = columns.hashes(state.hasher()).into_iter();
-            self.active.append(&[BatchPart::from(columns)], timestamp, hashes)?;
-            self.pace.written(self.active.len_bytes() - before, self.context.stop)?;
+        let before = self.active.len_bytes();
+        let found = before + columns.len_bytes() as u64;
+        if found > limit {
+            return Err(Error::TooLarge {
+                what: "a segment of unpacked rows in bytes, under a cap".into(),
+                found,
+                limit,
+            });
         }
-        Ok(())
+        if !self.active.has_room(columns.rows, columns.len_bytes()) {
+            return Err(Error::TooLarge { what: "a segment of unpacked rows in bytes".into(), found, limit: before });
+        }
+        let hashes = columns.hashes(state.hasher()).into_iter();
+        self.active.append(&[BatchPart::from(columns)], timestamp, hashes)?;
+        self.pace.written(self.active.len_bytes() - before, self.context.stop)
     }
 }

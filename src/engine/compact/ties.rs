@@ -1,6 +1,6 @@
 //! Segments whose rows would change their order if they moved to another lane.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::engine::state::versions::Version;
 use crate::error::Result;
@@ -8,21 +8,22 @@ use crate::names::SegmentId;
 use crate::segment::reader::Segment;
 
 /// The segments of other lanes than `lane` that have a commit timestamp in common with a segment of a third lane: there
-/// the lane decides which row is newer. If there are other lanes, O(commits), and O(rows) of segments whose rows have
-/// commit timestamps of their own.
+/// the lane decides which row is newer. O(segments · lanes); O(commits) of segments that were written while another lane
+/// was, and O(rows) of those whose rows have commit timestamps of their own.
 ///
 /// # Errors
 /// IO errors.
 pub(crate) fn tied(version: &Version, lane: u16) -> Result<HashSet<SegmentId>> {
+    let spans = Spans::of(version);
     let mut moving: Vec<(u64, SegmentId)> = Vec::new();
-    for segment in version.segments().values().filter(|segment| segment.id.lane != lane) {
+    for segment in version.segments().values().filter(|segment| segment.id.lane != lane && spans.overlap(segment)) {
         moving.extend(timestamps(segment)?.into_iter().map(|timestamp| (timestamp, segment.id)));
     }
     moving.sort_unstable();
     let mut tied = HashSet::new();
     let (Some(first), Some(last)) = (moving.first(), moving.last()) else { return Ok(tied) };
     let overlaps = |segment: &Segment| segment.seal.first_timestamp <= last.0 && segment.seal.last_timestamp >= first.0;
-    for segment in version.segments().values().filter(|segment| overlaps(segment)) {
+    for segment in version.segments().values().filter(|segment| overlaps(segment) && spans.overlap(segment)) {
         for timestamp in timestamps(segment)? {
             let start = moving.partition_point(|(other, _)| *other < timestamp);
             let same = moving.iter().skip(start).take_while(|(other, _)| *other == timestamp);
@@ -30,6 +31,41 @@ pub(crate) fn tied(version: &Version, lane: u16) -> Result<HashSet<SegmentId>> {
         }
     }
     Ok(tied)
+}
+
+/// From which commit timestamp to which the segments of each lane reach.
+struct Spans {
+    /// For each lane: the first timestamps in order, each with the latest timestamp of the segments up to there.
+    lanes: BTreeMap<u16, Vec<(u64, u64)>>,
+}
+
+impl Spans {
+    fn of(version: &Version) -> Self {
+        let mut lanes: BTreeMap<u16, Vec<(u64, u64)>> = BTreeMap::new();
+        for segment in version.segments().values() {
+            let span = (segment.seal.first_timestamp, segment.seal.last_timestamp);
+            lanes.entry(segment.id.lane).or_default().push(span);
+        }
+        for spans in lanes.values_mut() {
+            spans.sort_unstable();
+            let mut latest = 0;
+            for (_, last) in spans {
+                latest = latest.max(*last);
+                *last = latest;
+            }
+        }
+        Self { lanes }
+    }
+
+    /// Whether a segment of another lane has timestamps in the span of `segment`.
+    fn overlap(&self, segment: &Segment) -> bool {
+        let others = self.lanes.iter().filter(|(lane, _)| **lane != segment.id.lane);
+        others.map(|(_, spans)| spans).any(|spans| {
+            let begun = spans.partition_point(|(first, _)| *first <= segment.seal.last_timestamp);
+            let latest = begun.checked_sub(1).and_then(|at| spans.get(at));
+            latest.is_some_and(|(_, latest)| *latest >= segment.seal.first_timestamp)
+        })
+    }
 }
 
 /// The commit timestamps of a segment; none if they cannot be read.

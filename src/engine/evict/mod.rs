@@ -37,7 +37,7 @@ use crate::engine::write::active::Active;
 use crate::error::{Error, Result};
 use crate::key::KeyRef;
 use crate::names::SegmentId;
-use crate::schema::RowSchema;
+use crate::schema::{ROW_LAYOUT_VERSION, RowSchema};
 use crate::segment::build::ColumnsBuilder;
 use crate::segment::columns::BatchPart;
 use crate::segment::reader::Segment;
@@ -46,6 +46,8 @@ use crate::segment::reader::Segment;
 const STEP_ROWS: u64 = 1 << 20;
 /// Most segments of one step.
 const STEP_SEGMENTS: usize = 256;
+/// Most tombstones of a batch.
+const BATCH_ROWS: usize = 4096;
 /// Tombstones of earlier steps are carried along in segments of up to this many rows.
 const CARRIED_ROWS: u64 = 4096;
 
@@ -236,9 +238,13 @@ fn evict_step(context: Context<'_>, step: &[Arc<Segment>], alone: &LeftAlone, re
         }
     };
     let write = |active| write_tombstones(state, active, &schema, &sources, &hiding);
-    let most_bytes = sources.iter().map(|source| source.len_bytes).sum();
-    let (_, unlinked) =
-        replace(context, &sources, NewRows { schema: &schema, most_bytes, row_times: false }, write, count)?;
+    let rows = NewRows {
+        schema: &schema,
+        most_bytes: sources.iter().map(|source| source.len_bytes).sum(),
+        // A batch for each commit could take more space than the rows that are evicted.
+        row_times: state.identity().recorded().format >= ROW_LAYOUT_VERSION,
+    };
+    let (_, unlinked) = replace(context, &sources, rows, write, count)?;
     match live {
         Some(live) => state.live().add(-i64::try_from(live).unwrap_or(i64::MAX)),
         None => state.live().set(None),
@@ -278,19 +284,23 @@ fn write_tombstones(
     rows: &[(usize, u32)],
 ) -> Result<Written> {
     let mut maps: Vec<RowMapBuilder> = sources.iter().map(|source| RowMap::builder(source.rows())).collect();
+    let has_times = active.layout().has_times;
     let at = |(source, row): &(usize, u32)| sources.get(*source).map(|source| RowVersion::of_segment(source, *row));
-    for commit in rows.chunk_by(|a, b| at(a).map(|a| a.timestamp) == at(b).map(|b| b.timestamp)) {
+    let commits = rows.chunk_by(|a, b| has_times || at(a).map(|a| a.timestamp) == at(b).map(|b| b.timestamp));
+    for commit in commits.flat_map(|commit| commit.chunks(BATCH_ROWS)) {
         let mut column = ColumnsBuilder::new(Arc::clone(schema), Codec::None)?;
-        let mut timestamp = 0;
+        let mut times = Vec::with_capacity(commit.len());
         for (number, row) in commit {
             let (Some(source), Some(map)) = (sources.get(*number), maps.get_mut(*number)) else { continue };
             let lost = || source.lost();
             let found = Row::of_segment(source, *row)?.ok_or_else(lost)?;
             column.push(KeyRef::Bytes(found.key().ok_or_else(lost)?), &[])?;
             map.set(*row, active.rows() as u32 + column.rows() as u32 - 1);
-            timestamp = found.version().timestamp;
+            times.push(found.version().timestamp);
         }
         let columns = column.finish();
+        let columns = if has_times { columns.with_times(&times) } else { columns };
+        let timestamp = times.last().copied().unwrap_or(0);
         active.append(&[BatchPart::from(&columns)], timestamp, columns.hashes(state.hasher()).into_iter())?;
     }
     Ok((active, maps.into_iter().map(RowMapBuilder::finish).collect()))

@@ -68,13 +68,13 @@ pub(super) fn rows_that_hide(state: &State, sources: &[Arc<Segment>]) -> Result<
     Ok(leaving.into_iter().map(|row| (row.source, row.row)).collect())
 }
 
-/// A batch of values that is in no segment of `version` but committed, as early as `newest`: in an active segment, or in
-/// a damaged one.
+/// A batch of values that is in no segment of `version` but committed, with a row as old as `newest`: in an active
+/// segment, or in a damaged one.
 fn older_unsealed(mut batch: MemBatch, version: &Version, newest: u64) -> Option<MemBatch> {
     batch.source = batch.source.now();
     match &batch.source {
         Source::Committed { segment, batch: committed, .. } => {
-            let is_older = committed.frame.timestamp <= newest && !batch.source.is_tombstones();
+            let is_older = committed.first_timestamp() <= newest && !batch.source.is_tombstones();
             (is_older && !version.segments().contains_key(segment)).then_some(batch)
         }
         // Rows that wait get later timestamps.

@@ -60,7 +60,7 @@ impl Piece {
     pub(super) fn has_times(&self) -> bool {
         match &self.place {
             Place::Sealed(segment, _) | Place::Lost(segment) => segment.front.header.row_times,
-            Place::Open(_) => false,
+            Place::Open(batch) => batch.columns.times.is_some(),
         }
     }
 }

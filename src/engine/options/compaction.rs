@@ -113,7 +113,8 @@ impl Compaction {
 
     /// A sorted segment takes about so many bytes at most (default: 64 GiB), and at most a quarter of
     /// [`Options::max_disk_bytes`](crate::Options::max_disk_bytes). Of more rows, several segments are made, each of which
-    /// is in order.
+    /// is in order; so are of rows that were put more than a quarter of [`Options::max_age`](crate::Options::max_age)
+    /// apart, since a segment is evicted when all its rows are too old.
     #[must_use]
     pub fn sorted_segment_bytes(mut self, bytes: u64) -> Self {
         self.sorted_segment_bytes = bytes;

@@ -129,9 +129,8 @@ fn add_rows(segment: &mut SegmentSurvey, batch: &MemBatch) {
     segment.rows += u64::from(batch.rows);
     segment.tombstones += u64::from(batch.rows) - value_rows(batch);
     if let Source::Committed { batch, .. } = &batch.source {
-        let committed_s = seconds(batch.frame.timestamp);
-        segment.first_commit_s = segment.first_commit_s.min(committed_s);
-        segment.last_commit_s = segment.last_commit_s.max(committed_s);
+        segment.first_commit_s = segment.first_commit_s.min(seconds(batch.first_timestamp()));
+        segment.last_commit_s = segment.last_commit_s.max(seconds(batch.frame.timestamp));
     }
 }
 

@@ -40,7 +40,7 @@ use crate::io::disk::DiskStorage;
 use crate::io::{Durability, Storage};
 use crate::key::{AsKey, Keys};
 use crate::names;
-use crate::schema::{RowSchema, derive, single_tensor_schema};
+use crate::schema::{RowLayout, RowSchema, derive, single_tensor_schema};
 use crate::segment::build::{ColumnsBuilder, KeyBuilder, MAX_COLUMN_LEN_BYTES, with_data, without_data};
 use crate::segment::columns::Columns;
 use crate::sync::JoinHandle;
@@ -160,7 +160,9 @@ impl Store {
 
     /// Makes room for `built` under the caps.
     fn admit(&self, built: &[Columns]) -> Result<Admitted<'_>> {
-        let len_bytes = || built.iter().map(Columns::len_bytes).sum();
+        let format = self.inner.state.identity().recorded().format;
+        let of_layout = |columns: &Columns| RowLayout::new(format, false, &columns.schema).len_bytes(columns.rows);
+        let len_bytes = || built.iter().map(|columns| columns.len_bytes() + of_layout(columns)).sum();
         self.inner.room.make(len_bytes, built.iter().map(|columns| columns.rows).sum(), built.len())
     }
 

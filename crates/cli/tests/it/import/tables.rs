@@ -12,7 +12,7 @@ use arrow::datatypes::{DataType, Field, Float32Type, Int32Type, Schema};
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
 use parquet::arrow::ArrowWriter;
-use tensorcask::{Codec, Dtype, Key, Options, Store, Tensor, Value};
+use tensorcask::{Codec, Compaction, Dtype, Key, Options, Order, Store, Tensor, Value};
 
 use super::{Place, path_text as text};
 use crate::support::{code, ok};
@@ -260,14 +260,22 @@ fn sealed_segments_can_be_imported() {
     {
         let store = format!("m{at}");
         fill(&place, &store, Options::new().codec(codec), &values);
-        let again = format!("again{at}");
-        let mut files = 0;
-        for entry in std::fs::read_dir(place.store(&store).join("segments")).unwrap() {
-            place.import(&again, &[text(&entry.unwrap().path())]);
-            files += 1;
+        for order in ["put", "sorted"] {
+            if order == "sorted" {
+                let store = Options::new().open(place.path("cache"), &store).unwrap();
+                let backwards = values.iter().rev().map(|(key, _)| Key::from(key.as_str())).collect();
+                let report = store.compact(&Compaction::new().sort(Order::Given(backwards))).unwrap();
+                assert!(report.rows_sorted > 0);
+                store.close().unwrap();
+            }
+            let (again, mut files) = (format!("{order}{at}"), 0);
+            for entry in std::fs::read_dir(place.store(&store).join("segments")).unwrap() {
+                place.import(&again, &[text(&entry.unwrap().path())]);
+                files += 1;
+            }
+            assert!(files > 1);
+            same(&place, &again, &values);
         }
-        assert!(files > 1);
-        same(&place, &again, &values);
     }
     a_damaged_segment_is_told(&place);
     let store = Options::new().open(place.path("cache"), "m0").unwrap();
