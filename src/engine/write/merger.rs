@@ -11,7 +11,6 @@ use crate::engine::runs::merge::merge_runs;
 use crate::engine::runs::plan::{MAX_RUNS_AT_REST, Merges, Purpose};
 use crate::engine::state::State;
 use crate::engine::threads;
-use crate::engine::write::pace::Pace;
 use crate::engine::write::queue::Queue;
 use crate::engine::write::seal::Sealing;
 use crate::error::{Error, Result};
@@ -34,8 +33,6 @@ pub(crate) struct Merger {
     short: RankedMutex<Option<JoinHandle<()>>>,
     /// The thread of the merge that only `close` waits for.
     long: RankedMutex<Option<JoinHandle<()>>>,
-    /// Of the merge of `short`.
-    pace: Pace,
     /// Merges that run in the background.
     running: AtomicUsize,
     failure: RankedMutex<Option<Error>>,
@@ -59,7 +56,6 @@ impl Merger {
             merges: Merges::default(),
             short: RankedMutex::new(Rank::ShortMerge, None),
             long: RankedMutex::new(Rank::LongMerge, None),
-            pace: Pace::new(),
             running: AtomicUsize::new(0),
             failure: RankedMutex::new(Rank::MergeFailure, None),
             upkeep: OnceLock::new(),
@@ -82,23 +78,14 @@ impl Merger {
         self.state.memtable().len() >= self.state.memtable_bound()
     }
 
-    /// At twice the memtable's bound, waits for the running merge; before that, as long as [`Pace`] says. Only puts wait,
-    /// not the writer thread, so that earlier puts can be flushed meanwhile. A small bound is not worth a wait for the
-    /// disk.
+    /// At twice the memtable's bound, waits for the running merge. Only puts wait, not the writer thread, so that
+    /// earlier puts can be flushed meanwhile. A small bound is not worth a wait for the disk.
     pub(crate) fn hold_back_puts(&self) {
         /// These keys take about 9 MiB. Sequential small puts add fewer while a merge is synced.
         const FREE_KEYS: usize = 1 << 18;
-        let (keys, bound) = (self.state.memtable().len(), self.state.memtable_bound());
-        if self.state.options().synchronous || keys <= bound.max(FREE_KEYS / 2) {
-            return;
-        }
-        if keys >= bound.saturating_mul(2).max(FREE_KEYS) {
+        let most_keys = || self.state.memtable_bound().saturating_mul(2).max(FREE_KEYS);
+        if !self.state.options().synchronous && self.state.memtable().len() >= most_keys() {
             drop(self.merging.lock());
-        } else {
-            let delay = self.pace.delay(keys, bound.max(FREE_KEYS / 2));
-            if !delay.is_zero() {
-                std::thread::sleep(delay);
-            }
         }
     }
 
@@ -135,12 +122,12 @@ impl Merger {
         *short = self.spawn("tensorcask-merge", move |merger| {
             // From here on puts may have to wait.
             let merging = merger.merging.lock();
-            merger.pace.begin();
             // The lane reports why a segment could not be sealed.
-            let merged = seals.wait().is_ok().then(|| merger.merge_with(&merging, Purpose::Short));
-            merger.pace.end();
+            if seals.wait().is_err() {
+                return Ok(());
+            }
+            let merged = merger.merge_with(&merging, Purpose::Short);
             drop(merging);
-            let Some(merged) = merged else { return Ok(()) };
             merger.start_long();
             merged
         });

@@ -10,7 +10,6 @@ pub(crate) mod key_kind;
 pub(crate) mod lane;
 pub(crate) mod merger;
 pub(crate) mod numbers;
-mod pace;
 pub(crate) mod put;
 pub(crate) mod queue;
 pub(crate) mod schemas;
