@@ -130,7 +130,7 @@ pub(crate) fn encode_batch<'a>(
     if parts.iter().any(|part| part.columns.times.is_some() != layout.has_times) {
         return Err(Error::internal("rows with and without commit timestamps of their own are in one segment"));
     }
-    let checksums = checksums(parts, layout, seed).ok_or_else(inconsistent)?;
+    let mut checksums = checksums(parts, layout, seed).ok_or_else(inconsistent)?;
     let mut structures = Vec::new();
     let mut values = Vec::new();
     for &role in &plan.buffers {
@@ -138,7 +138,7 @@ pub(crate) fn encode_batch<'a>(
             let pieces = value_pieces(role, parts, rows)?;
             values.push(pieces);
         } else {
-            structures.push(structure_buffer(role, parts, &checksums, rows)?);
+            structures.push(structure_buffer(role, parts, &mut checksums, rows)?);
         }
     }
     let nodes: Vec<FieldNode> =
@@ -273,7 +273,7 @@ fn checksums(parts: &[BatchPart<'_>], layout: RowLayout, seed: u32) -> Option<Ch
     Some(all)
 }
 
-fn structure_buffer(role: Role, parts: &[BatchPart<'_>], checksums: &Checksums, rows: usize) -> Result<Vec<u8>> {
+fn structure_buffer(role: Role, parts: &[BatchPart<'_>], checksums: &mut Checksums, rows: usize) -> Result<Vec<u8>> {
     let mut buffer = Vec::new();
     match role {
         Role::Validity | Role::LeafData(_) => {}
@@ -297,8 +297,8 @@ fn structure_buffer(role: Role, parts: &[BatchPart<'_>], checksums: &Checksums, 
                 buffer.extend_from_slice(data);
             }
         }
-        Role::RowCrc => buffer.extend_from_slice(&checksums.rows),
-        Role::LeafCrcs => buffer.extend_from_slice(&checksums.leaves),
+        Role::RowCrc => buffer = std::mem::take(&mut checksums.rows),
+        Role::LeafCrcs => buffer = std::mem::take(&mut checksums.leaves),
         Role::RowTimes => {
             parts
                 .iter()

@@ -217,3 +217,17 @@ fn floats_are_stored_in_a_narrower_dtype() {
     let store = open(Options::new(), &MemoryStorage::new());
     assert!(store.compact(&Compaction::new().store_as(Dtype::I64)).is_err());
 }
+
+#[test]
+fn packed_rows_stay_packed_when_they_are_stored_in_a_narrower_dtype() {
+    for order in [None, Some(Order::Keys)] {
+        let storage = MemoryStorage::new();
+        let options = Options::new().synchronous(true).codec(Codec::ShuffleZstd { level: 3 });
+        let store = options.open_on(Arc::new(storage.clone())).unwrap();
+        store.put_rows(&[2_u64, 1], &[4096], &[1.5_f32; 8192]).unwrap();
+        store.compact(&Compaction::new().store_as(Dtype::F16).sort(order)).unwrap();
+        assert_eq!(store.get(1_u64).unwrap().unwrap().into_tensor().unwrap().data().len(), 8192);
+        let bytes = crate::compaction::segment_bytes(&storage);
+        assert!(bytes < 8000, "{bytes} bytes: two rows of 8 KiB that are all the same");
+    }
+}

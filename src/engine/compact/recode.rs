@@ -33,6 +33,15 @@ pub(crate) fn target(schema: &Arc<RowSchema>, options: &Compaction) -> Arc<RowSc
     if target == **schema { Arc::clone(schema) } else { Arc::new(target) }
 }
 
+/// How tensors of `target` are packed: as `options` ask, or as they were.
+pub(crate) fn codec_of(target: &RowSchema, options: &Compaction) -> Codec {
+    let of_leaf = |leaf: &LeafKind| match leaf {
+        LeafKind::Tensor { codec, .. } if *codec != Codec::None => Some(*codec),
+        _ => None,
+    };
+    options.codec.or_else(|| target.leaves.iter().find_map(of_leaf)).unwrap_or(Codec::None)
+}
+
 /// An upper bound of the bytes of `rows` rows of `schema`, if the tensors in each row take at most 1 MiB where shapes
 /// differ from row to row. Only address space is reserved for them.
 pub(crate) fn unpacked_bytes(schema: &RowSchema, rows: u64) -> u64 {

@@ -8,7 +8,7 @@ use crate::engine::compact::arrange::{Arranged, BATCH_ROWS, Commit, LiveRow, com
 use crate::engine::compact::context::Context;
 use crate::engine::compact::live::batch;
 use crate::engine::compact::plan::{Candidate, PARTS_OF_CAP, stays_fragmented};
-use crate::engine::compact::recode::{is_of_rows, recode};
+use crate::engine::compact::recode::{codec_of, is_of_rows, recode};
 use crate::engine::compact::replacement::{NewRows, Written, replace};
 use crate::engine::options::Compaction;
 use crate::engine::report::{CompactReport, Skipped};
@@ -196,7 +196,9 @@ impl<'a> Rewriting<'a> {
                 Ok((&source.batch, source.lane, row.row as usize))
             });
             return self.recode(rows, BATCH_ROWS, |this, columns| {
-                let (rows, others) = rest.split_at_checked(columns.rows).unwrap_or_default();
+                let split = rest.split_at_checked(columns.rows);
+                let (rows, others) =
+                    split.ok_or_else(|| Error::internal("more rows were stored anew than there are"))?;
                 rest = others;
                 this.append_arranged(arranged, rows, columns)
             });
@@ -231,7 +233,8 @@ impl<'a> Rewriting<'a> {
         most_rows: usize,
         mut write: impl FnMut(&mut Self, Columns) -> Result<()>,
     ) -> Result<()> {
-        let target = (&self.first()?.target, self.options.codec.unwrap_or_default());
+        let target = &self.first()?.target;
+        let target = (target, codec_of(target, self.options));
         recode(self.context.state.options(), rows, target, most_rows, &mut |columns| write(self, columns))
     }
 

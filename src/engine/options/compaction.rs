@@ -103,8 +103,8 @@ impl Compaction {
     /// reads files from front to back. All rows of one structure get into one segment, as far as
     /// [`Compaction::sorted_segment_bytes`] allows; segments that are in order already are not rewritten. Rows that are
     /// put later are not in order until the next such compaction. Needs free space for another copy of the rows that
-    /// are sorted together, and about 60 bytes of memory for each of them. Stores of format version 1 and 2 cannot be
-    /// sorted; [`Store::merge_from`](crate::Store::merge_from) copies one into a new store.
+    /// are sorted together, and memory for each of them: 8 bytes, and 24 more while they are sorted, besides the index of
+    /// the new segment. Stores of format version 1 and 2 cannot be sorted; [`Store::merge_from`](crate::Store::merge_from) copies one into a new store.
     #[must_use]
     pub fn sort(mut self, order: impl Into<Option<Order>>) -> Self {
         self.sort = order.into();

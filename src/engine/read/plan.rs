@@ -73,7 +73,10 @@ impl Plan {
     /// Whether [`Plan::check`] has nothing left to compare.
     #[inline]
     pub(super) fn is_checked(&self, row: &Row<'_>, verify: Verify) -> bool {
-        row.is_checked(verify) || self.some.as_ref().is_some_and(|leaves| row.leaves_are_checked(verify, leaves))
+        match &self.some {
+            Some(leaves) => row.leaves_are_checked(verify, leaves),
+            None => row.is_checked(verify),
+        }
     }
 
     /// Compares the checksums of what is read.
