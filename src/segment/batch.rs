@@ -196,8 +196,8 @@ impl Batch {
         Ok(())
     }
 
-    /// As [`Batch::check_row`], but only for `leaves`, whose numbers ascend. If leaves have no checksums of their own, the whole row is
-    /// compared. O(bytes of these leaves) on a first read.
+    /// As [`Batch::check_row`], but only for `leaves`, whose numbers ascend. If leaves have no checksums of their own, the
+    /// whole row is compared. O(bytes of these leaves) on a first read.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if a checksum does not match.

@@ -12,8 +12,7 @@ use crate::segment::batch::{Batch, Verify};
 use crate::segment::columns::{KeyColumn, LeafColumn};
 
 /// A sealed batch, with the fields that common hits read (keys of one length, one tensor of fixed size a row) stored
-/// inline.
-/// A gather of large rows evicts the near caches, so each line that a hit touches counts.
+/// inline. A gather of large rows evicts the near caches, so each line that a hit touches counts.
 #[derive(Debug)]
 pub(crate) struct CachedBatch {
     /// Keys, if all have one length: integers, or for example hashes; else empty.
