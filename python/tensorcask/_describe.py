@@ -18,6 +18,7 @@ from ._canonical import canonical
 from ._digests import digest_of, digest_of_array
 from ._names import is_library, is_library_module, qualified_name
 from ._source import text_of, uses
+from ._state import written_attributes
 from ._structure import Variable
 
 _MOST = 5000
@@ -117,10 +118,9 @@ class Describer:
         for submodule in module.modules():
             submodule = _structure.unwrapped(submodule)
             if not _structure.is_scripted(submodule):
-                self.bindings.items(submodule._modules)
-                if submodule._forward_hooks or submodule._forward_pre_hooks:
-                    self.bindings.items(submodule._forward_hooks)
-                    self.bindings.items(submodule._forward_pre_hooks)
+                for owner in (submodule._modules, submodule._forward_hooks, submodule._forward_pre_hooks):
+                    if owner:
+                        self.bindings.items(owner)
         self.modules.append((where, module))
         return name
 
@@ -192,7 +192,8 @@ class Describer:
             slots = vars(kind).get("__slots__", ())
             attributes.update({s: getattr(value, s) for s in ([slots] if isinstance(slots, str) else slots)
                                if hasattr(value, s)})
-        texts = [f"{key}: {self.value(f'{where}.{key}', attributes[key])}" for key in sorted(attributes)]
+        names = sorted(attributes.keys() - written_attributes(type(value)))
+        texts = [f"{key}: {self.value(f'{where}.{key}', attributes[key])}" for key in names]
         return f"{name}{{{', '.join(texts)}}}"
 
     # Code

@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from . import _native, _options, _structure
-from ._errors import InvalidError
+from ._errors import InvalidError, TensorcaskWarning
 from ._identity import Given, Identity, default_module_id
 from ._torch_state import AUTOCAST, autocast_as, autocast_text
-from ._warnings import TensorcaskWarning
 
 _log = logging.getLogger("tensorcask")
 _COUNTS = ("hits", "misses", "duplicates", "waited", "not_kept", "damaged", "verified", "bypassed", "read_bytes",

@@ -69,6 +69,8 @@ class Identity:
 def default_module_id(subject: Any) -> str:
     """The class name of a module, or the name of a function with that of its Python module."""
     subject = getattr(subject, "func", subject)
+    if isinstance(subject, torch.jit.ScriptModule):
+        return module_id_of(str(getattr(subject, "original_name", type(subject).__name__)))
     named = hasattr(subject, "__qualname__") or hasattr(subject, "__name__")
     return module_id_of(qualified_name(subject) if named else type(subject).__name__)
 

@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import CodeType
 
-_MUTATORS = frozenset(
+MUTATORS = frozenset(
     "append appendleft extend insert add update setdefault pop popleft popitem remove discard clear sort reverse "
     "put put_nowait set acquire release write".split()
 )
+"""Methods that change their object."""
 _LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_GLOBALS")
 _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
 _FILES_MAX = 256
@@ -65,8 +66,8 @@ def node_of(code: CodeType) -> ast.AST | None:
 def uses(code: CodeType) -> Uses:
     """The names that `code` and the functions within it use from outside."""
     found = Uses()
-    own = {name for inner in _nested(code) for name in inner.co_cellvars}
-    for inner in _nested(code):
+    own = {name for inner in nested(code) for name in inner.co_cellvars}
+    for inner in nested(code):
         _read_instructions(inner, found, own)
     node = node_of(code)
     if node is not None:
@@ -88,15 +89,16 @@ def _read_instructions(code: CodeType, found: Uses, own: set[str]) -> None:
                 break
             chain.append(following.argval)
         found.names.setdefault(name, []).append(tuple(chain))
-        if len(chain) == 1 and chain[0] in _MUTATORS:
+        if len(chain) == 1 and chain[0] in MUTATORS:
             found.written.add(name)
 
 
-def _nested(code: CodeType) -> Iterator[CodeType]:
+def nested(code: CodeType) -> Iterator[CodeType]:
+    """`code` and the code of the functions within it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            yield from _nested(constant)
+            yield from nested(constant)
 
 
 def _changed_in_place(node: ast.AST) -> Iterator[str]:
@@ -124,14 +126,10 @@ def _file(name: str) -> _File | None:
     except (SyntaxError, ValueError):
         return None
     codes: dict[tuple[str, int], list[CodeType]] = {}
-    for code in _nested(module):
+    for code in nested(module):
         codes.setdefault((code.co_name, code.co_firstlineno), []).append(code)
     if len(_files) >= _FILES_MAX:
         _files.clear()
-    return _files.setdefault(name, _File(lines, tree, codes)) if known is None else _replace(name, lines, tree, codes)
-
-
-def _replace(name: str, lines: tuple[str, ...], tree: ast.Module, codes: dict[tuple[str, int], list[CodeType]]) -> _File:
     _files[name] = _File(lines, tree, codes)
     return _files[name]
 

@@ -11,8 +11,10 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ._digests import digest_of_array
 from ._errors import InvalidError
 from ._names import is_library, qualified_name
+from ._state import written_attributes
 
 Variable = tuple[str, torch.Tensor, dict[str, Any], str]
 """A name, a tensor, and the dict and key where it was found."""
@@ -20,15 +22,19 @@ Variable = tuple[str, torch.Tensor, dict[str, Any], str]
 SLOT = "_tensorcask"
 """The attribute in which instances of decorated classes keep their handle."""
 
+# What libraries note about where a module was loaded from, and what they told the user.
+_BOOKKEEPING = frozenset({SLOT, "_is_hf_initialized", "name_or_path", "warnings_issued"})
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 _DEVICE_ARGUMENT = re.compile(r",? ?device='?[\w:]+'?(\(.*?\))?")
+_READ = re.compile(r"\b\w+\.(\w+)\b")
+_SCRIPT_PLAIN = (bool, int, float, complex, str, list, tuple, dict, type(None))
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 @functools.cache
 def own_attributes() -> frozenset[str]:
     """The attributes that every module has. They hold its variables, children and hooks."""
-    return frozenset(vars(nn.Module())) | {SLOT, "_is_full_backward_hook", "_non_persistent_buffers_set"}
+    return frozenset(vars(nn.Module())) | _BOOKKEEPING
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -68,9 +74,9 @@ def _attributes(path: str, module: nn.Module, text_of: Callable[[str, Any], str]
     generated = getattr(module, "code", None) if type(module).__module__.startswith("torch.fx") else None
     if isinstance(generated, str):
         return f" {{code: {generated}}}"
-    found = {name: value for name, value in vars(module).items() if name not in own_attributes()}
+    skipped = own_attributes() | written_attributes(type(module))
     # Tensors are among the variables.
-    found = {name: value for name, value in found.items() if not isinstance(value, torch.Tensor)}
+    found = {n: value for n, value in vars(module).items() if n not in skipped and not isinstance(value, torch.Tensor)}
     hooks = {name: list(vars(module).get(name, {}).values()) for name in _HOOKS}
     found.update({name: value for name, value in hooks.items() if value})
     if not found:
@@ -85,14 +91,21 @@ def is_scripted(module: nn.Module) -> bool:
 
 
 def _script(module: Any) -> str:
-    methods = sorted(method.name for method in module._c._get_methods())
-    codes = [f"{name}: {module._c._get_method(name).code}" for name in methods]
-    plain = (bool, int, float, str, list, tuple, dict)
-    attributes = [(name, getattr(module, name, None)) for name, _ in module._c._attributes()] if hasattr(
-        module._c, "_attributes"
-    ) else []
-    shown = [f"{name}={value!r}" for name, value in sorted(attributes) if isinstance(value, plain) and name != "training"]
-    return " {" + "; ".join(shown + codes) + "}"
+    """The code of a TorchScript module's methods, and the plain attributes and constants that they use."""
+    parts = []
+    for name in sorted(module._c._method_names()):
+        code, constants = module._c._get_method(name).code_with_constants
+        used = sorted(set(_READ.findall(code)))
+        plain = {key: module._c.getattr(key) for key in used if module._c.hasattr(key)}
+        parts += [f"{key}={value!r}" for key, value in plain.items() if isinstance(value, _SCRIPT_PLAIN)]
+        found = constants.const_mapping if hasattr(constants, "const_mapping") else dict(constants)
+        parts += [f"{key}={_script_constant(found[key])}" for key in sorted(found)]
+        parts.append(f"{name}: {code}")
+    return " {" + "; ".join(parts) + "}"
+
+
+def _script_constant(value: Any) -> str:
+    return digest_of_array(value) if isinstance(value, torch.Tensor) else repr(value)
 
 
 def variables(module: nn.Module, prefix: str, skipped: Callable[[nn.Module, str], bool]) -> Iterator[Variable]:
@@ -117,8 +130,8 @@ def _tensors_of(
         return
     for owner in (module._parameters, module._buffers):
         yield from ((owner, key, tensor) for key, tensor in owner.items() if tensor is not None)
-    attributes = vars(module)
-    for key in [key for key, value in attributes.items() if isinstance(value, torch.Tensor)]:
+    attributes, written = vars(module), written_attributes(type(module))
+    for key in [key for key, value in attributes.items() if isinstance(value, torch.Tensor) and key not in written]:
         # A tensor with a history was computed from other variables, such as a normalised weight.
         if attributes[key].grad_fn is None and not skipped(module, key):
             yield attributes, key, attributes[key]
