@@ -73,7 +73,8 @@ def epochs(device: Any, write: Write, folder: Path, name: str, backbone: Any, ba
         with torch.no_grad():
             backbone(*inputs)
         break
-    samples = sum(len(ids) for _, ids in batches())
+    sizes = [len(ids) for _, ids in batches()]
+    samples = sum(sizes)
     loading_s = timed_s(device, lambda: [None for _ in batches()])
     plain_s = timed_s(device, plain)
     with tc.cache(backbone, folder, module_id=name, **options) as cached:
@@ -85,7 +86,7 @@ def epochs(device: Any, write: Write, folder: Path, name: str, backbone: Any, ba
         misses = cached.stats()["misses"]
     row_bytes = stats["put_bytes"] // samples
     write({
-        "kind": "measure", "name": name, "samples": samples, "row_bytes": row_bytes, "batch": BATCH,
+        "kind": "measure", "name": name, "samples": samples, "row_bytes": row_bytes, "batch": sizes[0],
         "inputs_s": loading_s, "no_cache_s": plain_s, "epoch_1_s": first_s, "epoch_2_s": second_s,
         "new_handle_s": reopened_s, "ratio": plain_s / second_s, "misses": stats["misses"],
         "misses_of_new_handle": misses, "read_gb_per_s": row_bytes * samples / second_s / 1e9,

@@ -1,9 +1,9 @@
-"""Reads batches of rows from a store; in a worker process of a ``DataLoader``, into shared memory."""
+"""Reads batches of rows from a store, into the memory that their next copy starts from."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tensorcask._errors import InvalidError, MismatchError
@@ -62,14 +62,19 @@ def _compact(keys: Any) -> Any:
 class Gather:
     """Reads the rows of a batch with one call of the store.
 
-    Results of a worker process travel through shared memory. Once a first batch has shown the dtype and shape of a row,
-    later ones are read into shared memory, so they are not copied a second time.
+    Results of a worker process travel through shared memory, and copies to a GPU are made from page-locked memory. Once
+    a first batch has shown the dtype and shape of a row, later ones are read into such memory directly.
+
+    Args:
+        store: The store.
+        is_pinned: Whether rows are read into page-locked memory.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, is_pinned: bool = False) -> None:
         self.store = store
+        self._is_pinned = is_pinned
         self._example: Any = None
-        self._can_share = True
+        self._is_alike = True
 
     def take(self, keys: Any) -> Any:
         """The rows of ``keys``: a tensor ``[n, …]``, a tree of such, or a list of values that differ in shape.
@@ -77,39 +82,45 @@ class Gather:
         Raises:
             KeyMissingError: A key is not in the store.
         """
-        is_worker = torch.utils.data.get_worker_info() is not None
-        if not is_worker or not self._can_share:
+        allocate = self._allocator()
+        if allocate is None or not self._is_alike:
             return self.store.take(keys)
         if self._example is None:
             rows = self.store.take(keys)
             self._learn(rows)
             return rows
         try:
-            return self.store.take(keys, out=_shared_like(self._example, len(keys)))
+            out = map_columns(self._example, lambda column: allocate((len(keys), *column.shape[1:]), column.dtype))
+            return self.store.take(keys, out=out)
         except (InvalidError, MismatchError):
             # Rows of another structure were put, or the keys are at fault; the store tells which.
-            self._can_share = False
+            self._is_alike = False
             return self.store.take(keys)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"store": self.store}
+    def _allocator(self) -> Callable[[tuple[int, ...], torch.dtype], torch.Tensor] | None:
+        if torch.utils.data.get_worker_info() is not None:
+            return _shared
+        return _pinned if self._is_pinned else None
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["store"])  # type: ignore[misc]
+    def __getstate__(self) -> tuple[Any, bool]:
+        return self.store, self._is_pinned
+
+    def __setstate__(self, state: tuple[Any, bool]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
 
     def _learn(self, rows: Any) -> None:
         def look(column: Any) -> Any:
-            self._can_share = self._can_share and isinstance(column, torch.Tensor) and column.device.type == "cpu"
-            return column[:0].clone() if self._can_share else None
+            self._is_alike = self._is_alike and isinstance(column, torch.Tensor) and column.device.type == "cpu"
+            return column[:0].clone() if self._is_alike else None
 
         example = map_columns(rows, look)
-        self._example = example if self._can_share else None
+        self._example = example if self._is_alike else None
 
 
-def _shared_like(example: Any, length: int) -> Any:
-    def shared(column: torch.Tensor) -> torch.Tensor:
-        shape = (length, *column.shape[1:])
-        storage = torch.UntypedStorage._new_shared(math.prod(shape) * column.element_size(), device="cpu")
-        return torch.empty(0, dtype=column.dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
+def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize, device="cpu")
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
 
-    return map_columns(example, shared)
+
+def _pinned(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, pin_memory=True)

@@ -44,13 +44,13 @@ class Batches(torch.utils.data.IterableDataset[Any]):
     ) -> None:
         if batch_size < 1 or prefetch < 0:
             raise InvalidError(f"batch_size is {batch_size} and prefetch {prefetch}: pass at least 1 and 0")
-        self._gather = Gather(store)
+        self._device = None if device is None else torch.device(device)
+        self._gather = Gather(store, is_pinned=self._device is not None and self._device.type == "cuda")
         self._keys = KeyList(store.keys() if keys is None else keys)
         self._targets = None if targets is None else Targets(targets, self._keys)
         self._batch_size = batch_size
         self._shuffle = shuffle
         self._drop_last = drop_last
-        self._device = None if device is None else torch.device(device)
         self._prefetch = prefetch
         self._return_keys = return_keys
         self._rank, self._world_size = _rank(rank, world_size)
