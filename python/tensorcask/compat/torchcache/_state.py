@@ -1,0 +1,91 @@
+"""What the outputs of a module or function depend on, apart from its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ..._digests import digest_of
+from ..._identity import Given, Identity, constructor_arguments
+from .._weights import Weights
+from ._inputs import signature_of
+from ._settings import PREFIX
+
+CACHE = "cache_instance"
+"""The attribute of a module that holds its cache."""
+
+
+class State:
+    """The code, constructor arguments, attributes and weights of a module, or the code of a function."""
+
+    def __init__(self, subject: Any, compute: Callable[..., Any], arguments: Mapping[str, Any] | None = None) -> None:
+        self.module = subject if isinstance(subject, torch.nn.Module) else None
+        self.signature = signature_of(compute)
+        self._subject, self._constructor = subject, constructor_arguments(arguments or {})
+        self._identity = self._identify()
+        self._weights = Weights(self._variables)
+
+    def _identify(self) -> Identity:
+        with _without_own_attributes(self.module):
+            return Identity(self._subject, Given(), self._constructor)
+
+    def _variables(self) -> list[Any]:
+        return list(self._identity.variables(lambda _module, name: name.startswith(PREFIX)))
+
+    def code(self) -> str:
+        """The digest of everything but the weights."""
+        if self._identity.changed():
+            self._identity = self._identify()
+            self._weights = Weights(self._variables)
+        settings = self._identity.settings
+        parts = [settings["structure"], sorted(settings["arguments"].items()), settings["indistinct"]]
+        return digest_of(repr(parts))
+
+    def digest(self) -> str:
+        """The digest of everything."""
+        return f"{self.code()} {self._weights.digest()} {self.module is not None and self.module.training}"
+
+    def weights_changed(self) -> bool:
+        """Whether weights changed since the last `digest`."""
+        return self._weights.changed()
+
+    def is_trainable(self) -> bool:
+        """Whether a gradient is wanted for a parameter."""
+        if self.module is None or not torch.is_grad_enabled():
+            return False
+        return any(parameter.requires_grad for parameter in self.module.parameters())
+
+
+def bound_arguments(constructor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Constructor arguments by the names of their parameters, with defaults."""
+    signature = signature_of(constructor)
+    if signature is None:
+        return {str(at): value for at, value in enumerate(args)} | kwargs
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+@contextmanager
+def _without_own_attributes(module: torch.nn.Module | None) -> Iterator[None]:
+    """Hides the attributes that say how a module is cached: they do not change what it computes."""
+    attributes = {} if module is None else vars(module)
+    hidden = {name: attributes.pop(name) for name in list(attributes) if name == CACHE or name.startswith(PREFIX)}
+    try:
+        yield
+    finally:
+        attributes.update(hidden)
+
+
+def autocast(device: torch.device) -> str:
+    """The dtype of automatic mixed precision on a device, as a text; empty if it is off."""
+    try:
+        if not torch.is_autocast_enabled(device.type):
+            return ""
+        return str(torch.get_autocast_dtype(device.type))
+    except (TypeError, AttributeError, RuntimeError):
+        # Releases before 2.4 ask without a device.
+        return str(torch.is_autocast_enabled())
