@@ -25,6 +25,10 @@ class Weights:
         self._seen: list[tuple[dict[str, Any], str, torch.Tensor, int]] | None = None
         self._digest = ""
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Tensors of a copy are other objects.
+        return {**vars(self), "_seen": None}
+
     def changed(self) -> bool:
         """Whether a variable changed since the last `digest`. It costs about 0.2 µs a variable."""
         if self._seen is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import hashlib
 import logging
 import os
@@ -25,6 +26,8 @@ from ._settings import Settings
 from ._state import State, autocast
 
 logger = logging.getLogger(__name__)
+
+_PARAMETERS = frozenset(field.name for field in dataclasses.fields(Settings))
 
 
 class TrainableModuleError(TrainableError, AssertionError):
@@ -74,7 +77,7 @@ class _TorchCache:
 
     def __getattr__(self, name: str) -> Any:
         # The parameters of the decorator are attributes.
-        if name != "_settings" and hasattr(Settings, name):
+        if name in _PARAMETERS:
             return getattr(self._settings, name)
         raise AttributeError(f"the cache has no attribute {name!r}")
 
@@ -114,7 +117,8 @@ class _TorchCache:
             InvalidError: the arguments cannot be cached by sample, or the output is no tensor with a row a sample.
         """
         inputs = Inputs.of(args, kwargs)
-        if len(inputs) == 0:
+        if len(inputs) == 0 or state.is_running():
+            # A subclass that calls the forward of its base caches the whole, not the part.
             return compute(*args, **kwargs)
         if state.is_trainable():
             self._mention("a parameter requires gradients, so the module is computed with them and not cached")
@@ -144,7 +148,7 @@ class _TorchCache:
 
     def _compute(self, state: State, compute: Callable[..., Any], inputs: Inputs, missing: list[int]) -> torch.Tensor:
         args, kwargs = inputs.select(missing)
-        with torch.no_grad():
+        with torch.no_grad(), state.running():
             outputs = compute(*args, **kwargs)
         if not isinstance(outputs, torch.Tensor):
             raise InvalidError(

@@ -85,8 +85,12 @@ class Inputs:
             yield from ((str(at), value) for at, value in enumerate(self.args))
             yield from sorted(self.kwargs.items())
             return
-        bound = parameters.bind(*self.args, **self.kwargs).arguments
-        for name, value in bound.items():
+        bound = parameters.bind(*self.args, **self.kwargs)
+        passed = set(bound.arguments)
+        bound.apply_defaults()
+        for name, value in bound.arguments.items():
+            if name not in passed and not isinstance(value, _PLAIN):
+                continue
             kind = parameters.parameters[name].kind
             if kind is inspect.Parameter.VAR_POSITIONAL:
                 yield from ((f"*{name}[{at}]", item) for at, item in enumerate(value))

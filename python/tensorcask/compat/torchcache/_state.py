@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,8 @@ class State:
         self._subject, self._constructor = subject, constructor_arguments(arguments or {})
         self._identity = self._identify()
         self._weights = Weights(self._variables)
+        self._is_complete = False
+        self._running = threading.local()
 
     def _identify(self) -> Identity:
         with _without_own_attributes(self.module):
@@ -46,11 +49,27 @@ class State:
 
     def digest(self) -> str:
         """The digest of everything."""
+        if not self._is_complete:
+            # The `__init__` of a subclass goes on after that of its base.
+            self._identity, self._is_complete = self._identify(), True
         return f"{self.code()} {self._weights.digest()} {self.module is not None and self.module.training}"
 
     def weights_changed(self) -> bool:
         """Whether weights changed since the last `digest`."""
         return self._weights.changed()
+
+    def is_running(self) -> bool:
+        """Whether this thread is computing an output of it."""
+        return getattr(self._running, "is_on", False)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Says so while outputs are computed."""
+        self._running.is_on = True
+        try:
+            yield
+        finally:
+            self._running.is_on = False
 
     def is_trainable(self) -> bool:
         """Whether a gradient is wanted for a parameter."""

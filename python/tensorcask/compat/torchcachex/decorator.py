@@ -143,7 +143,11 @@ class CacheModuleDecorator(nn.Module):
         if self._weights is None or not isinstance(self.cache, ArrowIPCCacheBackend) or not self._weights.changed():
             return
         record = self.cache.cache_dir / "weights.json"
-        digest = self._weights.digest()
+        try:
+            digest = self._weights.digest()
+        except InvalidError:
+            # Variables without values, such as those of lazy modules, get them in the first call.
+            return
         try:
             filled_with = json.loads(record.read_text())["digest"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -172,7 +176,6 @@ class CacheModuleDecorator(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         # A model that contains this one loads its children by path, but `state_dict` leaves the path "module" out.
-        for name in [name for name in state_dict if name.startswith(prefix)]:
-            if not name.startswith(f"{prefix}module."):
-                state_dict[f"{prefix}module.{name.removeprefix(prefix)}"] = state_dict.pop(name)
+        names = [name for name in state_dict if name.startswith(prefix)]
+        state_dict.update({f"{prefix}module.{name.removeprefix(prefix)}": state_dict.pop(name) for name in names})
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
