@@ -17,26 +17,34 @@ from ._settings import PREFIX
 
 CACHE = "cache_instance"
 """The attribute of a module that holds its cache."""
+ORIGINAL = "__torchcache_original__"
+"""The attribute of a decorated class that holds the class as it was."""
+ARGUMENTS = "_torchcache_arguments"
+"""The attribute of a module that holds the texts of its constructor arguments, which copies of it keep."""
+FORWARD = "_torchcache_forward"
+"""The attribute of a module that holds a forward which was set on the module rather than on its class."""
 
 
 class State:
     """The code, constructor arguments, attributes and weights of a module, or the code of a function."""
 
-    def __init__(self, subject: Any, compute: Callable[..., Any], arguments: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, subject: Any, compute: Callable[..., Any]) -> None:
         self.module = subject if isinstance(subject, torch.nn.Module) else None
         self.signature = signature_of(compute)
-        self._subject, self._constructor = subject, constructor_arguments(arguments or {})
+        self._subject = subject
+        self._constructor: Mapping[str, str] = getattr(subject, ARGUMENTS, {})
         self._identity = self._identify()
         self._weights = Weights(self._variables)
         self._is_complete = False
         self._running = threading.local()
 
     def _identify(self) -> Identity:
-        with _without_own_attributes(self.module):
+        with _undecorated(self.module):
             return Identity(self._subject, Given(), self._constructor)
 
     def _variables(self) -> list[Any]:
-        return list(self._identity.variables(lambda _module, name: name.startswith(PREFIX)))
+        with _undecorated(self.module):
+            return list(self._identity.variables(lambda _module, _name: False))
 
     def code(self) -> str:
         """The digest of everything but the weights."""
@@ -78,24 +86,37 @@ class State:
         return any(parameter.requires_grad for parameter in self.module.parameters())
 
 
-def bound_arguments(constructor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Constructor arguments by the names of their parameters, with defaults."""
+def describe_arguments(
+    module: torch.nn.Module, constructor: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, str]:
+    """The constructor arguments of a module as texts, by the names of their parameters, with defaults."""
     signature = signature_of(constructor)
     if signature is None:
-        return {str(at): value for at, value in enumerate(args)} | kwargs
+        return constructor_arguments({str(at): value for at, value in enumerate(args)} | kwargs)
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
-    return dict(bound.arguments)
+    folder = getattr(module, PREFIX + "persistent_cache_dir", None)
+    # The same outputs are valid in another folder.
+    return constructor_arguments({name: value for name, value in bound.arguments.items() if value is not folder})
 
 
 @contextmanager
-def _without_own_attributes(module: torch.nn.Module | None) -> Iterator[None]:
-    """Hides the attributes that say how a module is cached: they do not change what it computes."""
-    attributes = {} if module is None else vars(module)
-    hidden = {name: attributes.pop(name) for name in list(attributes) if name == CACHE or name.startswith(PREFIX)}
+def _undecorated(module: torch.nn.Module | None) -> Iterator[None]:
+    """Gives a module the class and the attributes that it would have without the decorator.
+
+    A call of another thread meanwhile is computed without the cache.
+    """
+    if module is None:
+        yield
+        return
+    attributes, kind = vars(module), type(module)
+    own = [name for name in attributes if name in (CACHE, ARGUMENTS, FORWARD) or name.startswith(PREFIX)]
+    hidden = {name: attributes.pop(name) for name in own}
+    module.__class__ = vars(kind).get(ORIGINAL, kind)
     try:
         yield
     finally:
+        module.__class__ = kind
         attributes.update(hidden)
 
 

@@ -14,11 +14,10 @@ import torch
 
 from ._cache import Caches, TrainableModuleError, _TorchCache
 from ._settings import PREFIX, Settings
-from ._state import CACHE, State, bound_arguments
+from ._state import ARGUMENTS, CACHE, FORWARD, ORIGINAL, State, describe_arguments
 
 logger = logging.getLogger(__name__)
 
-_INSTANCE_FORWARD = "_torchcache_forward"
 _states: weakref.WeakKeyDictionary[torch.nn.Module, State] = weakref.WeakKeyDictionary()
 
 
@@ -30,7 +29,8 @@ def wrap_class(original: type[torch.nn.Module], settings: Settings, enabled: boo
         original.__init__(self, *args, **kwargs)
         # A subclass of a decorated class is decorated once, by the outermost of both.
         if enabled and getattr(self, PREFIX + "enabled", True):
-            attach(self, caches, bound_arguments(original, args, kwargs))
+            vars(self)[ARGUMENTS] = describe_arguments(self, original, args, kwargs)
+            attach(self, caches)
         else:
             logger.info("torchcache is disabled: nothing is cached, and nothing is looked up")
 
@@ -42,7 +42,7 @@ def wrap_module(module: torch.nn.Module, settings: Settings, enabled: bool) -> t
     """The same module, cached from now on."""
     if enabled and getattr(module, PREFIX + "enabled", True):
         original = type(module)
-        attach(module, Caches(settings), {})
+        attach(module, Caches(settings))
         module.__class__ = _with_forward(original, {"__reduce_ex__": _reduce_module})
     return module
 
@@ -62,7 +62,7 @@ def wrap_function(function: types.FunctionType, settings: Settings, enabled: boo
     return cached
 
 
-def attach(module: torch.nn.Module, caches: Caches, arguments: dict[str, Any]) -> None:
+def attach(module: torch.nn.Module, caches: Caches) -> None:
     """Gives a module the cache that it shares with those that are alike."""
     trainable = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     if trainable:
@@ -73,8 +73,8 @@ def attach(module: torch.nn.Module, caches: Caches, arguments: dict[str, Any]) -
     attributes = vars(module)
     if "forward" in attributes:
         # It would hide the forward of the class.
-        attributes[_INSTANCE_FORWARD] = attributes.pop("forward")
-    state = State(module, _forward_of(module), arguments)
+        attributes[FORWARD] = attributes.pop("forward")
+    state = State(module, _forward_of(module))
     _states[module] = state
     setattr(module, CACHE, caches.of(state, caches.settings.of_module(module)))
 
@@ -83,7 +83,7 @@ def _with_forward(original: type[torch.nn.Module], members: dict[str, Any]) -> t
     """A subclass under the name of `original`, so that instances are pickled as usual."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        compute = vars(self).get(_INSTANCE_FORWARD) or functools.partial(original.forward, self)
+        compute = vars(self).get(FORWARD) or functools.partial(original.forward, self)
         cache: _TorchCache | None = vars(self).get(CACHE)
         if cache is None:
             return compute(*args, **kwargs)
@@ -91,7 +91,7 @@ def _with_forward(original: type[torch.nn.Module], members: dict[str, Any]) -> t
 
     functools.update_wrapper(forward, original.forward)
     names = ("__module__", "__qualname__", "__doc__")
-    own = {"forward": forward, "__torchcache_original__": original} | {name: getattr(original, name) for name in names}
+    own = {"forward": forward, ORIGINAL: original} | {name: getattr(original, name) for name in names}
     return type(original.__name__, (original,), own | members)
 
 
@@ -104,12 +104,12 @@ def _state_of(module: torch.nn.Module, compute: Callable[..., Any]) -> State:
 
 
 def _forward_of(module: torch.nn.Module) -> Callable[..., Any]:
-    own = vars(module).get(_INSTANCE_FORWARD)
+    own = vars(module).get(FORWARD)
     return own if own is not None else inspect.unwrap(type(module).forward).__get__(module)
 
 
 def _reduce_module(module: Any, protocol: int) -> tuple[Any, ...]:
-    return (_unpickled, (type(module).__torchcache_original__,), vars(module))
+    return (_unpickled, (getattr(type(module), ORIGINAL),), vars(module))
 
 
 def _unpickled(original: type[torch.nn.Module]) -> torch.nn.Module:
