@@ -113,10 +113,13 @@ def _undecorated(module: torch.nn.Module | None) -> Iterator[None]:
     own = [name for name in attributes if name in (CACHE, ARGUMENTS, FORWARD) or name.startswith(PREFIX)]
     hidden = {name: attributes.pop(name) for name in own}
     module.__class__ = vars(kind).get(ORIGINAL, kind)
+    if FORWARD in hidden:
+        attributes["forward"] = hidden[FORWARD]
     try:
         yield
     finally:
         module.__class__ = kind
+        attributes.pop("forward", None)
         attributes.update(hidden)
 
 
