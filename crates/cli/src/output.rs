@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::process::ExitCode;
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -109,7 +108,7 @@ impl Output {
     }
 
     /// Prints why a command failed; returns its exit code.
-    pub(crate) fn fail(&self, failure: &Failure) -> ExitCode {
+    pub(crate) fn fail(&self, failure: &Failure) -> u8 {
         if let Some(message) = failure.message() {
             let text = if self.is_json() {
                 json!({ "error": message, "code": failure.code() }).to_string()
@@ -119,7 +118,7 @@ impl Output {
             // If standard error is closed, there is nowhere to report it.
             let _ = writeln!(std::io::stderr().lock(), "{text}");
         }
-        ExitCode::from(failure.code())
+        failure.code()
     }
 }
 
