@@ -56,6 +56,7 @@ mod error;
 mod framework;
 mod keys;
 mod log;
+mod padding;
 mod rank;
 mod store;
 mod values;

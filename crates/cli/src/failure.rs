@@ -62,6 +62,12 @@ pub(crate) struct Failure {
     message: Option<String>,
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.message.as_deref().unwrap_or("damage was found"))
+    }
+}
+
 impl Failure {
     /// The key does not exist.
     pub(crate) fn missing(message: String) -> Self {

@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
 pub(crate) fn keys(
     reader: &Reader,
     prefix: Option<&str>,
-) -> Result<Box<dyn Iterator<Item = tensorcask::Result<Key>>>, Failure> {
+) -> Result<Box<dyn Iterator<Item = tensorcask::Result<Key>> + Send>, Failure> {
     match prefix {
         None => Ok(Box::new(reader.keys())),
         Some(prefix) => {

@@ -4,6 +4,7 @@ use tensorcask::{Dtype, Tensor};
 
 use crate::error::{Result, invalid};
 use crate::framework::is_close;
+use crate::padding::{Block, fill_padded, padded_shape};
 
 /// The elements of a tensor of integers or booleans; `None` for any other.
 pub(super) fn integers(tensor: &Tensor) -> Option<Vec<i128>> {
@@ -61,69 +62,13 @@ pub(super) fn difference(a: &Tensor, b: &Tensor, relative: f64, absolute: f64) -
     Ok((differ > 0).then(|| format!("{differ} bytes differ")))
 }
 
-/// The bytes of one element with this value.
-fn filler(dtype: Dtype, value: f64) -> Result<Vec<u8>> {
-    let refused =
-        || invalid(format!("outputs of dtype {dtype} cannot be padded with {value}: choose a value it can hold"));
-    macro_rules! integer {
-        ($type:ty) => {{
-            let number = value as $type;
-            let back = number as f64;
-            if back != value {
-                return Err(refused());
-            }
-            number.to_le_bytes().to_vec()
-        }};
-    }
-    Ok(match dtype {
-        Dtype::Bool if value == 0.0 || value == 1.0 => vec![u8::from(value == 1.0)],
-        Dtype::U8 => integer!(u8),
-        Dtype::I8 => integer!(i8),
-        Dtype::U16 => integer!(u16),
-        Dtype::I16 => integer!(i16),
-        Dtype::U32 => integer!(u32),
-        Dtype::I32 => integer!(i32),
-        Dtype::U64 => integer!(u64),
-        Dtype::I64 => integer!(i64),
-        Dtype::F64 => value.to_le_bytes().to_vec(),
-        Dtype::F16 | Dtype::BF16 | Dtype::F32 => Tensor::from_slice(&[], &[value])?.cast(dtype)?.data().to_vec(),
-        Dtype::C64 => {
-            let real = Tensor::from_slice(&[], &[value])?.cast(Dtype::F32)?;
-            [real.data().as_ref(), &0.0_f32.to_le_bytes()].concat()
-        }
-        _ => return Err(refused()),
-    })
-}
-
 /// Pads tensors of one dtype and rank, and stacks them to a batch.
 pub(super) fn pad(rows: &[Tensor], value: f64) -> Result<Tensor> {
     let Some(first) = rows.first() else { return Err(invalid("no rows to pad")) };
-    let dims = first.shape().len();
-    let longest = |dim: usize| rows.iter().filter_map(|row| row.shape().get(dim)).max().copied().unwrap_or(0);
-    let shape: Vec<usize> = (0..dims).map(longest).collect();
-    let filler = filler(first.dtype(), value)?;
-    let elements = shape.iter().product::<usize>();
-    let mut bytes = filler.repeat(rows.len() * elements);
-    let places = bytes.chunks_exact_mut((elements * filler.len()).max(1));
-    for (row, place) in rows.iter().zip(places) {
-        copy(row.data(), row.shape(), place, &shape, filler.len());
-    }
-    let shape: Vec<usize> = std::iter::once(rows.len()).chain(shape).collect();
+    let blocks: Vec<Block<'_>> = rows.iter().map(|row| Block { bytes: row.data(), shape: row.shape() }).collect();
+    let shape = padded_shape(&blocks);
+    let len = first.dtype().tensor_len_bytes(&shape).ok_or_else(|| invalid("the size of the padded rows overflows"))?;
+    let mut bytes = vec![0; len];
+    fill_padded(&blocks, first.dtype(), value, &mut bytes)?;
     Ok(Tensor::new(first.dtype(), &shape, bytes)?)
-}
-
-/// Copies a block to the start of each dimension of a larger block.
-fn copy(from: &[u8], from_shape: &[usize], to: &mut [u8], to_shape: &[usize], width: usize) {
-    let (Some((&len, from_rest)), Some((_, to_rest))) = (from_shape.split_first(), to_shape.split_first()) else {
-        if let Some(to) = to.get_mut(..from.len()) {
-            to.copy_from_slice(from);
-        }
-        return;
-    };
-    let part = |shape: &[usize]| shape.iter().product::<usize>() * width;
-    if part(from_rest) == 0 || part(to_rest) == 0 {
-        return;
-    }
-    let places = to.chunks_exact_mut(part(to_rest)).take(len);
-    from.chunks_exact(part(from_rest)).zip(places).for_each(|(from, to)| copy(from, from_rest, to, to_rest, width));
 }

@@ -15,7 +15,7 @@ use crate::layer::call::Call;
 use crate::layer::compute::{Compute, Settings};
 use crate::layer::held::Held;
 use crate::layer::inner::{Inner, add_weights};
-use crate::layer::options::{CacheOptions, Weights};
+use crate::layer::options::{CacheOptions, Verification, Weights};
 use crate::layer::why::WhyMiss;
 use crate::rank::Rank;
 use crate::store::space::{Opening, Place, module_folder, resolved};
@@ -98,6 +98,17 @@ impl<F: Framework> Cached<F> {
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.inner.is_enabled()
+    }
+
+    /// Recomputes a share of the hits of later calls and compares, as [`CacheOptions::verify`] does; `None` ends it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] for rates and tolerances without meaning.
+    pub fn set_verification(&self, verification: impl Into<Option<Verification>>) -> Result<()> {
+        let verification = verification.into();
+        verification.as_ref().map_or(Ok(()), Verification::check)?;
+        *self.inner.verification.lock() = verification;
+        Ok(())
     }
 
     /// Returns when all outputs computed so far are on disk, with the durability level of the engine's options.

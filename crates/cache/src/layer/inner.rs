@@ -15,7 +15,7 @@ use crate::keys::key::BatchKeys;
 use crate::layer::compute::Compute;
 use crate::layer::exclusive::{self, Exclusive};
 use crate::layer::held::Held;
-use crate::layer::options::{CacheOptions, OnStoreError};
+use crate::layer::options::{CacheOptions, OnStoreError, Verification};
 use crate::store::backend::{Space, is_full, is_of_disk, is_read_only};
 use crate::store::space::{Opening, Place, Spaces};
 use crate::values::input::Inputs;
@@ -45,6 +45,8 @@ pub(crate) struct Inner<F: Framework> {
     enabled: AtomicBool,
     /// The number of calls in training mode. Each may have changed buffers without a trace in the tensor library.
     trainings: AtomicU64,
+    /// What [`CacheOptions::verify`] said, or what the handle was told later.
+    pub verification: Mutex<Option<Verification>>,
     epoch: Mutex<(u64, Counts)>,
     /// The number of hits that were considered for verification.
     sampled: AtomicU64,
@@ -111,7 +113,6 @@ impl<F: Framework> Inner<F> {
         }
         let watched = Watched { variables, sign, identity: identity.clone(), told: false };
         let inner = Arc::new_cyclic(|me| Self {
-            options,
             rounding: Rounding(opening.options.clone()),
             opening,
             weights: Mutex::new(watched),
@@ -124,9 +125,11 @@ impl<F: Framework> Inner<F> {
             fleeting: Mutex::new(fleeting),
             enabled: AtomicBool::new(true),
             trainings: AtomicU64::new(0),
+            verification: Mutex::new(options.verification),
             epoch: Mutex::default(),
             sampled: AtomicU64::new(0),
             warnings: Mutex::default(),
+            options,
         });
         let told = inner.compare_record(&identity);
         inner.weights.lock().told = told;

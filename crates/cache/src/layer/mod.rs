@@ -33,5 +33,6 @@ pub use crate::layer::call::Call;
 pub use crate::layer::compute::{Compute, OfInputs, Settings, only};
 pub use crate::layer::options::CacheOptions;
 pub use crate::layer::wrap::Adapter;
+pub use crate::padding::{Block, fill_padded, padded_shape};
 pub use crate::values::input::{Argument, Inputs, IntoArgument, IntoInputs};
 pub use crate::values::output::{IntoOutput, Output, OutputLike};

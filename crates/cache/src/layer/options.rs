@@ -64,6 +64,21 @@ impl Verification {
     pub const fn rate(rate: f64) -> Self {
         Self { rate, relative: 1e-3, absolute: 1e-5, fails: true }
     }
+
+    /// Refuses rates and tolerances without meaning.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`].
+    pub(crate) fn check(&self) -> Result<()> {
+        let Self { rate, relative, absolute, .. } = self;
+        if (0.0..=1.0).contains(rate) && *relative >= 0.0 && *absolute >= 0.0 {
+            return Ok(());
+        }
+        Err(invalid(format!(
+            "a verification rate of {rate} with tolerances {relative} and {absolute}: the rate is between 0 and 1, \
+             tolerances are not negative"
+        )))
+    }
 }
 
 /// How a call handles a store that fails, such as on a full or broken disk.
@@ -451,14 +466,7 @@ impl<F: Framework> CacheOptions<F> {
             return Err(invalid(format!("rank {writer} is to write, but there are {} processes", rank.world_size)));
         }
         F::check_settings(&self.settings)?;
-        if let Some(Verification { rate, relative, absolute, .. }) = self.verification
-            && !((0.0..=1.0).contains(&rate) && relative >= 0.0 && absolute >= 0.0)
-        {
-            return Err(invalid(format!(
-                "a verification rate of {rate} with tolerances {relative} and {absolute}: the rate is between 0 and \
-                 1, tolerances are not negative"
-            )));
-        }
+        self.verification.as_ref().map_or(Ok(()), Verification::check)?;
         if self.eviction != Eviction::Stop && self.place == Place::Memory {
             return Err(invalid("outputs in memory are not evicted: keep them in a folder, or leave out `eviction`"));
         }

@@ -19,7 +19,7 @@ impl<F: Framework> Inner<F> {
         kept: &dyn Fn(&[usize]) -> Result<Output<F>>,
         load: Load<'_, F>,
     ) -> Result<()> {
-        let Some(verification) = self.options.verification.filter(|v| batch.loads != Loads::Nothing && v.rate > 0.0)
+        let Some(verification) = self.verification.lock().filter(|v| batch.loads != Loads::Nothing && v.rate > 0.0)
         else {
             return Ok(());
         };

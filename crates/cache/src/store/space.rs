@@ -120,7 +120,8 @@ impl Spaces {
         };
         let opening = &opening;
         let Opening { options, rank, writes, used, held, .. } = opening;
-        let settings = format!("{read_only:?} {options:?} {rank:?} {writes} {used:?} {held:?}");
+        // A child of a fork cannot use the handles of its parent.
+        let settings = format!("{} {read_only:?} {options:?} {rank:?} {writes} {used:?} {held:?}", std::process::id());
         let mut open = OPEN.lock();
         if let Some(spaces) = open.get(&(folder.clone(), settings.clone())).and_then(Weak::upgrade) {
             drop(open);

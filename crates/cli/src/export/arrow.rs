@@ -67,10 +67,10 @@ fn failure(path: &Path, error: ArrowError) -> Failure {
 
 /// Writes all values to `path`. When a column turns out to have rows of several shapes, the export starts again with
 /// that column as lists.
-pub(crate) fn write<'r>(
+pub(crate) fn write(
     path: &Path,
     layout: Layout,
-    rows: &dyn Fn() -> Result<Rows<'r>, Failure>,
+    rows: &dyn Fn() -> Result<Rows, Failure>,
     bar: &ProgressBar,
 ) -> Result<Written, Failure> {
     let mut ragged = HashSet::new();
@@ -92,7 +92,7 @@ fn write_all(
     path: &Path,
     layout: Layout,
     mut columns: Columns,
-    mut rows: Rows<'_>,
+    mut rows: Rows,
     bar: &ProgressBar,
 ) -> Result<Written, Refused> {
     let mut writer: Option<(Writer, Arc<Schema>)> = None;

@@ -6,6 +6,7 @@ mod lists;
 mod npy;
 mod rows;
 mod safetensors;
+mod stream;
 mod structure;
 mod written;
 
@@ -21,6 +22,7 @@ use crate::store::ReadArguments;
 
 use self::arrow::Layout;
 use self::rows::Rows;
+pub use self::stream::Batches;
 
 /// A kind of file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -103,7 +105,7 @@ pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure>
     }
     let rows = || {
         let keys = crate::ls::keys(&reader, arguments.prefix.as_deref())?;
-        Ok::<_, Failure>(Rows::new(&reader, keys, arguments.f16_as_f32))
+        Ok::<_, Failure>(Rows::new(reader.clone(), keys, arguments.f16_as_f32))
     };
     let (keys, left_out) = (reader.len()?, crate::store::left_out(&reader));
     if keys == 0 && left_out > 0 {

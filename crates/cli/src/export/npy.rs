@@ -16,7 +16,7 @@ use crate::output::one_line;
 pub(crate) fn write(
     path: &Path,
     keys_out: Option<&Path>,
-    rows: &mut Rows<'_>,
+    rows: &mut Rows,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Written, Failure> {
     let keys_path = keys_out.map_or_else(|| default_keys_path(path), Path::to_path_buf);

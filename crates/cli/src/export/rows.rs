@@ -14,20 +14,20 @@ const MOST_KEYS: usize = 32;
 /// The number of bytes that one call should read.
 const CALL_LEN_BYTES: usize = 1 << 20;
 
-type Keys = Box<dyn Iterator<Item = tensorcask::Result<Key>>>;
+type Keys = Box<dyn Iterator<Item = tensorcask::Result<Key>> + Send>;
 
 /// Reads keys and values in batches.
-pub(crate) struct Rows<'a> {
-    reader: &'a Reader,
+pub(crate) struct Rows {
+    reader: Reader,
     keys: Keys,
     f16_as_f32: bool,
     /// The number of keys of the next call.
     call_keys: usize,
 }
 
-impl<'a> Rows<'a> {
+impl Rows {
     /// Reads the values of `keys`; with `f16_as_f32`, converts F16 and BF16 to F32.
-    pub(crate) fn new(reader: &'a Reader, keys: Keys, f16_as_f32: bool) -> Self {
+    pub(crate) fn new(reader: Reader, keys: Keys, f16_as_f32: bool) -> Self {
         Self { reader, keys, f16_as_f32, call_keys: 1 }
     }
 

@@ -37,7 +37,7 @@ pub(crate) fn write(
     reader: &Reader,
     metadata: &Metadata,
     f16_as_f32: bool,
-    mut rows: Rows<'_>,
+    mut rows: Rows,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Written, Failure> {
     let (mut keys, mut entries): (Vec<Key>, BTreeMap<String, Entry>) = Default::default();

@@ -1,0 +1,530 @@
+//! A store as a class of Python.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+use tensorcask::{Key, Reader, Store as EngineStore};
+
+use crate::array::Format;
+use crate::errors::{exception, invalid, missing, of_store};
+use crate::keys::{self, Items, KeyBatch};
+use crate::options::{Mode, OpenOptions};
+use crate::reports;
+use crate::rows::{Layout, Wanted};
+use crate::tensor::Device;
+use crate::values::{Rows, from_object, to_object};
+
+/// An open store.
+enum Handle {
+    Reader(Reader),
+    Writer(EngineStore),
+}
+
+/// The state of a handle.
+enum State {
+    Open { handle: Arc<Handle>, process: u32 },
+    /// It was unpickled, or its process was forked; the next call opens it.
+    ToOpen,
+    Closed,
+}
+
+/// A store of rows under keys, in the folder `<folder>/<module_id>`.
+///
+/// Handles can be shared by threads; the interpreter runs other threads while rows are read and written. A handle is
+/// pickled as its folder and options, and opened again where it is unpickled. A child of a fork reads with a handle of
+/// its own, and must not write.
+#[pyclass(frozen, module = "tensorcask", name = "Store", weakref)]
+pub(crate) struct Store {
+    folder: PathBuf,
+    module_id: String,
+    options: OpenOptions,
+    format: Format,
+    device: Option<Device>,
+    state: Mutex<State>,
+    layout: Layout,
+}
+
+impl State {
+    /// Drops the handle, unless it is that of a parent process.
+    fn end(self) {
+        if let Self::Open { handle, process } = self
+            && process != std::process::id()
+        {
+            // The parent's threads and locks are not in this process, so nothing of the handle can be ended.
+            std::mem::forget(handle);
+        }
+    }
+}
+
+impl Handle {
+    fn reader(&self) -> &Reader {
+        match self {
+            Self::Reader(reader) => reader,
+            Self::Writer(store) => store.reader(),
+        }
+    }
+}
+
+impl Store {
+    pub(crate) fn open(
+        py: Python<'_>,
+        folder: PathBuf,
+        module_id: String,
+        options: OpenOptions,
+        lazily: bool,
+    ) -> PyResult<Self> {
+        let format = Format::named(py, options.format())?;
+        let device = options.device().map(|device| Device::of(device.bind(py))).transpose()?;
+        if device.as_ref().is_some_and(|device| *device != Device::Cpu) && format != Format::Torch {
+            return Err(invalid(py, "`device` is given, which only tensors have: open the store with format=\"torch\""));
+        }
+        let store = Self { folder, module_id, options, format, device, state: Mutex::new(State::ToOpen), layout: Layout::default() };
+        if !lazily {
+            let handle = Arc::new(store.opened(py, store.options.mode())?);
+            *store.state.lock() = State::Open { handle, process: std::process::id() };
+        }
+        Ok(store)
+    }
+
+    fn opened(&self, py: Python<'_>, mode: Mode) -> PyResult<Handle> {
+        let options = self.options.engine().clone();
+        let opened = py.detach(|| match mode {
+            Mode::Read => options.open_reader(&self.folder, &self.module_id).map(Handle::Reader),
+            Mode::Append => options.open(&self.folder, &self.module_id).map(Handle::Writer),
+        });
+        let handle = opened.map_err(|error| of_store(py, &error))?;
+        self.warn_of_damage(py, &handle)?;
+        Ok(handle)
+    }
+
+    /// Warns if the store was not opened whole.
+    fn warn_of_damage(&self, py: Python<'_>, handle: &Handle) -> PyResult<()> {
+        let report = handle.reader().open_report();
+        if report.quarantined.is_empty() && report.missing.is_empty() {
+            return Ok(());
+        }
+        let first = report.quarantined.first().map(|file| format!("{}: {}", file.path.display(), file.why));
+        let first = first.or_else(|| report.missing.first().map(ToString::to_string)).unwrap_or_default();
+        let message = format!(
+            "the store {:?} was opened without {} damaged and {} missing files, first {first}; `tensorcask verify` lists \
+             what was lost",
+            self.path(),
+            report.quarantined.len(),
+            report.missing.len()
+        );
+        let category = py.import("tensorcask._errors")?.getattr("TensorcaskWarning")?;
+        PyErr::warn(py, &category, &std::ffi::CString::new(message).unwrap_or_default(), 2)
+    }
+
+    /// Calls `f` with the reader, which is opened if it is not.
+    fn with_reader<T>(&self, py: Python<'_>, f: impl FnOnce(&Reader) -> PyResult<T>) -> PyResult<T> {
+        let open = match &*self.state.lock() {
+            State::Open { handle, process } if *process == std::process::id() => Some(Arc::clone(handle)),
+            State::Closed => return Err(self.closed(py)),
+            _ => None,
+        };
+        let handle = open.map_or_else(|| self.reopen(py, Mode::Read), Ok)?;
+        f(handle.reader())
+    }
+
+    /// Calls `f` with the writer.
+    fn with_writer<T>(&self, py: Python<'_>, f: impl FnOnce(&EngineStore) -> PyResult<T>) -> PyResult<T> {
+        if self.options.mode() == Mode::Read {
+            return Err(exception(
+                py,
+                "ReadOnlyError",
+                format!("the store {:?} was opened with mode=\"r\": open it with mode=\"a\" to write", self.path()),
+            ));
+        }
+        let open = match &*self.state.lock() {
+            State::Open { process, .. } if *process != std::process::id() => {
+                return Err(exception(
+                    py,
+                    "ForkedError",
+                    "the store was opened before this process was forked: open it in the child to write".to_owned(),
+                ));
+            }
+            State::Open { handle, .. } if matches!(**handle, Handle::Writer(_)) => Some(Arc::clone(handle)),
+            State::Closed => return Err(self.closed(py)),
+            _ => None,
+        };
+        let handle = open.map_or_else(|| self.reopen(py, Mode::Append), Ok)?;
+        match &*handle {
+            Handle::Writer(store) => f(store),
+            Handle::Reader(_) => Err(invalid(py, "the store could not be opened for writing")),
+        }
+    }
+
+    /// Opens the store in this process.
+    fn reopen(&self, py: Python<'_>, mode: Mode) -> PyResult<Arc<Handle>> {
+        let handle = Arc::new(self.opened(py, mode)?);
+        let process = std::process::id();
+        let mut state = self.state.lock();
+        match &*state {
+            State::Closed => {
+                drop(state);
+                return Err(self.closed(py));
+            }
+            // Another thread was faster.
+            State::Open { handle: there, process: of } if *of == process && (mode == Mode::Read || matches!(**there, Handle::Writer(_))) => {
+                return Ok(Arc::clone(there));
+            }
+            _ => {}
+        }
+        let former = std::mem::replace(&mut *state, State::Open { handle: Arc::clone(&handle), process });
+        drop(state);
+        former.end();
+        Ok(handle)
+    }
+
+    fn closed(&self, py: Python<'_>) -> PyErr {
+        invalid(py, format!("the store {:?} is closed: open it again", self.path()))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.join(&self.module_id)
+    }
+
+    fn pins(&self) -> bool {
+        self.device.as_ref().is_some_and(Device::is_cuda)
+    }
+
+    /// Rows on the device that the store was opened with.
+    fn deliver<'py>(&self, py: Python<'py>, rows: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        match &self.device {
+            None | Some(Device::Cpu) => Ok(rows),
+            Some(device) => py.import("tensorcask._devices")?.call_method1("to_device", (rows, device.object(py)?)),
+        }
+    }
+
+    /// Which rows were found, in the store's format.
+    fn mask<'py>(&self, py: Python<'py>, found: Vec<bool>) -> PyResult<Bound<'py, PyAny>> {
+        let mut mask = crate::array::Output::new(py, self.format, tensorcask::Dtype::Bool, &[found.len()], false)?;
+        if self.format == Format::Bytes {
+            return Ok(PyList::new(py, found)?.into_any());
+        }
+        let place = mask.bytes_mut().ok_or_else(|| invalid(py, "an array cannot be written to"))?;
+        place.iter_mut().zip(found).for_each(|(place, found)| *place = u8::from(found));
+        mask.finish(py)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        std::mem::replace(self.state.get_mut(), State::Closed).end();
+    }
+}
+
+#[pymethods]
+impl Store {
+    /// The folder of the store.
+    #[getter(path)]
+    fn path_text(&self) -> PathBuf {
+        self.path()
+    }
+
+    /// The name of the store within its folder.
+    #[getter]
+    fn module_id(&self) -> &str {
+        &self.module_id
+    }
+
+    /// ``"r"`` or ``"a"``.
+    #[getter]
+    fn mode(&self) -> &'static str {
+        self.options.mode().name()
+    }
+
+    /// ``"torch"``, ``"numpy"`` or ``"bytes"``.
+    #[getter]
+    fn format(&self) -> &'static str {
+        self.format.name()
+    }
+
+    /// Whether the store was closed.
+    #[getter(closed)]
+    fn is_closed(&self) -> bool {
+        matches!(&*self.state.lock(), State::Closed)
+    }
+
+    /// The rows of ``keys`` and a mask of those that exist: ``(rows, found)``.
+    fn get<'py>(&self, py: Python<'py>, keys: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        let items = Items::of(keys)?;
+        let keys = KeyBatch::of(keys, &items)?;
+        let wanted = Wanted { format: self.format, pinned: self.pins(), out: None };
+        let batch = self.with_reader(py, |reader| self.layout.read(py, reader, &keys, &wanted))?;
+        Ok((self.deliver(py, batch.rows)?, self.mask(py, batch.found)?))
+    }
+
+    /// The rows of ``keys``, all of which exist.
+    #[pyo3(signature = (keys, out=None))]
+    fn take<'py>(
+        &self,
+        py: Python<'py>,
+        keys: &Bound<'py, PyAny>,
+        out: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let items = Items::of(keys)?;
+        let keys = KeyBatch::of(keys, &items)?;
+        let wanted = Wanted { format: self.format, pinned: self.pins() && out.is_none(), out };
+        let batch = self.with_reader(py, |reader| self.layout.read(py, reader, &keys, &wanted))?;
+        if batch.found.iter().any(|found| !found) {
+            let (first, count) = keys.chosen(py, |at| batch.found.get(at).is_none_or(|found| !found))?;
+            return Err(missing(py, first, count));
+        }
+        if out.is_some() { Ok(batch.rows) } else { self.deliver(py, batch.rows) }
+    }
+
+    /// Puts one row a key.
+    fn put(&self, py: Python<'_>, keys: &Bound<'_, PyAny>, rows: &Bound<'_, PyAny>) -> PyResult<()> {
+        let items = Items::of(keys)?;
+        let keys = KeyBatch::of(keys, &items)?;
+        let rows = Rows::of(rows, keys.len())?;
+        self.layout.forget();
+        self.with_writer(py, |store| {
+            let put = if let Rows::Array(array) = &rows
+                && let (Some(dtype), Some(bytes)) = (array.dtype(), array.bytes(py))
+            {
+                let shape = array.shape().get(1..).unwrap_or_default();
+                py.detach(|| keys.with(|keys| store.put_rows_bytes(keys, dtype, shape, bytes)))
+            } else if let Rows::Values(values) = &rows {
+                py.detach(|| keys.with(|keys| store.put_batch(keys, values)))
+            } else {
+                let values = (0..keys.len()).map(|at| rows.row(py, at)).collect::<PyResult<Vec<_>>>()?;
+                py.detach(|| keys.with(|keys| store.put_batch(keys, &values)))
+            };
+            put.map_err(|error| of_store(py, &error))
+        })
+    }
+
+    /// Whether each of ``keys`` exists.
+    fn contains<'py>(&self, py: Python<'py>, keys: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let items = Items::of(keys)?;
+        let keys = KeyBatch::of(keys, &items)?;
+        let found = self.with_reader(py, |reader| {
+            py.detach(|| keys.with(|keys| reader.contains_batch(keys))).map_err(|error| of_store(py, &error))
+        })?;
+        self.mask(py, found)
+    }
+
+    fn __getitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let of = keys::one(key)?;
+        let value = self.with_reader(py, |reader| py.detach(|| reader.get(&of)).map_err(|error| of_store(py, &error)))?;
+        match value {
+            Some(value) => self.deliver(py, to_object(py, &value, self.format)?),
+            None => Err(missing(py, vec![key.clone().unbind()], 1)),
+        }
+    }
+
+    fn __setitem__(&self, py: Python<'_>, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let (key, value) = (keys::one(key)?, from_object(value)?);
+        self.layout.forget();
+        self.with_writer(py, |store| py.detach(|| store.put(&key, &value)).map_err(|error| of_store(py, &error)))
+    }
+
+    fn __delitem__(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<()> {
+        let of = keys::one(key)?;
+        let existed =
+            self.with_writer(py, |store| py.detach(|| store.delete(&of)).map_err(|error| of_store(py, &error)))?;
+        if existed { Ok(()) } else { Err(missing(py, vec![key.clone().unbind()], 1)) }
+    }
+
+    fn __contains__(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let key = keys::one(key)?;
+        self.with_reader(py, |reader| py.detach(|| reader.contains(&key)).map_err(|error| of_store(py, &error)))
+    }
+
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        let len = self.with_reader(py, |reader| py.detach(|| reader.len()).map_err(|error| of_store(py, &error)))?;
+        usize::try_from(len).map_err(|_| invalid(py, "the number of keys overflows"))
+    }
+
+    /// A store without keys is true as well.
+    fn __bool__(&self) -> bool {
+        true
+    }
+
+    fn __iter__(&self, py: Python<'_>) -> PyResult<KeyIter> {
+        self.with_reader(py, |reader| Ok(KeyIter { keys: Mutex::new(reader.keys()) }))
+    }
+
+    /// All keys, or those with a prefix or in a range, in order if the range says so.
+    #[pyo3(signature = (prefix=None, start=None, stop=None))]
+    fn keys<'py>(
+        &self,
+        py: Python<'py>,
+        prefix: Option<&Bound<'py, PyAny>>,
+        start: Option<&Bound<'py, PyAny>>,
+        stop: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let prefix = prefix.map(keys::one).transpose()?;
+        let (start, stop) = (start.map(keys::one).transpose()?, stop.map(keys::one).transpose()?);
+        let all = self.with_reader(py, |reader| {
+            let list = || -> tensorcask::Result<Vec<Key>> {
+                match (&prefix, &start, &stop) {
+                    (None, None, None) => reader.keys().collect(),
+                    (Some(prefix), None, None) => reader.prefix(prefix).collect(),
+                    (None, Some(start), None) => reader.range::<&Key>(start..).collect(),
+                    (None, None, Some(stop)) => reader.range::<&Key>(..stop).collect(),
+                    (None, Some(start), Some(stop)) => reader.range::<&Key>(start..stop).collect(),
+                    _ => Err(tensorcask::Error::invalid("a prefix and a range were given: give one of them")),
+                }
+            };
+            py.detach(list).map_err(|error| of_store(py, &error))
+        })?;
+        PyList::new(py, all.iter().map(|key| keys::to_object(py, key.as_ref())).collect::<PyResult<Vec<_>>>()?)
+    }
+
+    /// Deletes ``keys``, and returns how many existed.
+    fn delete(&self, py: Python<'_>, keys: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let items = Items::of(keys)?;
+        let keys = KeyBatch::of(keys, &items)?;
+        self.with_writer(py, |store| {
+            py.detach(|| keys.with(|keys| store.delete_batch(keys))).map_err(|error| of_store(py, &error))
+        })
+    }
+
+    /// Returns when everything that was put is on disk.
+    fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        self.with_writer(py, |store| py.detach(|| store.flush()).map_err(|error| of_store(py, &error)))
+    }
+
+    /// Makes the commits of other processes visible. Returns whether there were any.
+    fn refresh(&self, py: Python<'_>) -> PyResult<bool> {
+        self.layout.forget();
+        self.with_reader(py, |reader| py.detach(|| reader.refresh()).map_err(|error| of_store(py, &error)))
+    }
+
+    /// Flushes and closes. A closed store cannot be used.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        let former = std::mem::replace(&mut *self.state.lock(), State::Closed);
+        if let State::Open { handle, process } = &former
+            && *process == std::process::id()
+            && let Handle::Writer(store) = &**handle
+        {
+            py.detach(|| store.close()).map_err(|error| of_store(py, &error))?;
+        }
+        py.detach(|| former.end());
+        Ok(())
+    }
+
+    /// Sizes, counts and the state of the index.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let stats = self.with_reader(py, |reader| py.detach(|| reader.stats()).map_err(|error| of_store(py, &error)))?;
+        reports::to_object(py, &stats)
+    }
+
+    /// Reads every byte and compares all checksums.
+    fn verify<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let report = self.with_reader(py, |reader| {
+            py.detach(|| reader.verify(&mut |_, _| {})).map_err(|error| of_store(py, &error))
+        })?;
+        reports::verified(py, &report)
+    }
+
+    /// The structures of the rows, each with its number of rows.
+    fn schemas<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let schemas = self.with_reader(py, |reader| py.detach(|| reader.schemas()).map_err(|error| of_store(py, &error)))?;
+        let entries = schemas.iter().map(|used| {
+            let entry = PyDict::new(py);
+            entry.set_item("schema", used.schema.to_string())?;
+            entry.set_item("rows", used.rows)?;
+            Ok(entry)
+        });
+        PyList::new(py, entries.collect::<PyResult<Vec<_>>>()?)
+    }
+
+    /// Rewrites segments without rows that were overwritten or deleted, and joins small ones; ``sort=True`` sorts rows by key.
+    #[pyo3(signature = (*, live_share=None, sort=false, dry_run=false))]
+    fn compact<'py>(
+        &self,
+        py: Python<'py>,
+        live_share: Option<f64>,
+        sort: bool,
+        dry_run: bool,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let mut options = tensorcask::Compaction::new().dry_run(dry_run);
+        if let Some(share) = live_share {
+            options = options.live_share(share);
+        }
+        if sort {
+            options = options.sort(tensorcask::Order::Keys);
+        }
+        let report = self.with_writer(py, |store| {
+            py.detach(|| store.compact(&options)).map_err(|error| of_store(py, &error))
+        })?;
+        reports::to_object(py, &report)
+    }
+
+    /// Reads the index and up to ``limit_bytes`` of segments into the page cache. Returns the bytes that were read.
+    fn preload(&self, py: Python<'_>, limit_bytes: u64) -> PyResult<Py<PyAny>> {
+        let report = self.with_reader(py, |reader| {
+            py.detach(|| reader.preload(limit_bytes)).map_err(|error| of_store(py, &error))
+        })?;
+        reports::to_object(py, &report).map(Bound::unbind)
+    }
+
+    /// The rows as a stream of Arrow's C interface, which polars, DuckDB, pyarrow and pandas read.
+    #[pyo3(signature = (requested_schema=None))]
+    fn __arrow_c_stream__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let _ = requested_schema;
+        self.with_reader(py, |reader| crate::arrow::stream(py, reader))
+    }
+
+    /// All rows as a table of ``pyarrow``.
+    fn to_arrow<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let pyarrow = slf.py().import("pyarrow").map_err(|error| {
+            let ours = pyo3::exceptions::PyImportError::new_err(
+                "this needs pyarrow, which could not be imported: install it with `pip install tensorcask[arrow]`",
+            );
+            ours.set_cause(slf.py(), Some(error));
+            ours
+        })?;
+        pyarrow.call_method1("table", (slf,))
+    }
+
+    fn __enter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    #[pyo3(signature = (*_error))]
+    fn __exit__(&self, py: Python<'_>, _error: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.close(py)
+    }
+
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
+        let reopen = py.import("tensorcask._native")?.getattr("_reopen")?;
+        let state = (self.folder.as_os_str(), &self.module_id, self.options.described(py)?).into_pyobject(py)?;
+        Ok((reopen, state))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<tensorcask.Store {:?}, mode {:?}>", self.path(), self.options.mode().name())
+    }
+
+}
+
+/// The keys of a store, one by one.
+#[pyclass(frozen, module = "tensorcask")]
+pub(crate) struct KeyIter {
+    keys: Mutex<tensorcask::KeysIter>,
+}
+
+#[pymethods]
+impl KeyIter {
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let next = py.detach(|| self.keys.lock().next()).transpose().map_err(|error| of_store(py, &error))?;
+        next.map(|key| keys::to_object(py, key.as_ref())).transpose()
+    }
+}

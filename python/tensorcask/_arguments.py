@@ -1,0 +1,50 @@
+"""Arguments of calls that are neither tensors nor plain values, as text for keys."""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import enum
+import pathlib
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+
+def fields(value: Any) -> dict[str, Any] | None:
+    """The items of a mapping, such as the inputs that a tokenizer returns; ``None`` for anything else."""
+    return dict(value.items()) if isinstance(value, collections.abc.Mapping) else None
+
+
+def describe(value: Any) -> str | None:
+    """A text that is equal for equal values, in every process; ``None`` if there is none."""
+    of = type(value)
+    name = f"{of.__module__}.{of.__qualname__}"
+    if isinstance(value, enum.Enum):
+        return f"{name}.{value.name}"
+    if isinstance(value, (int, float, complex, bytes, str, range, slice)):
+        return f"{name}:{value!r}"
+    if value is None:
+        return "None"
+    if isinstance(value, (tuple, list)):
+        return _all(name, value)
+    if isinstance(value, (frozenset, set)):
+        items = [describe(item) for item in value]
+        return None if None in items else f"{name}:{sorted(str(item) for item in items)}"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _all(name, [getattr(value, field.name) for field in dataclasses.fields(value)])
+    if isinstance(value, pathlib.PurePath):
+        return f"path:{value}"
+    if isinstance(value, type):
+        return f"class:{value.__module__}.{value.__qualname__}"
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, (torch.dtype, torch.device, torch.layout, torch.memory_format)):
+        return f"{name}:{value}"
+    if of.__module__ == "numpy" and hasattr(value, "item"):
+        return f"{name}:{value.item()!r}"
+    return None
+
+
+def _all(name: str, items: Iterable[Any]) -> str | None:
+    described = [describe(item) for item in items]
+    return None if None in described else f"{name}:{described}"
