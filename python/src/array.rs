@@ -8,7 +8,7 @@ use tensorcask::Dtype;
 use crate::errors::invalid;
 use crate::memory;
 use crate::tensor::PyTensor;
-use crate::torch::torch_if_imported;
+use crate::torch::{imported, torch_if_imported};
 
 /// An array in main memory, in row-major order.
 pub(crate) enum Array {
@@ -81,7 +81,7 @@ fn is_numpy(object: &Bound<'_, PyAny>) -> PyResult<bool> {
         return Ok(of.name()? == "ndarray");
     }
     // A subclass, such as a memory map.
-    match object.py().import("sys")?.getattr("modules")?.cast::<PyDict>()?.get_item("numpy")? {
+    match imported(object.py(), "numpy")? {
         Some(numpy) if numpy.hasattr("ndarray")? => object.is_instance(&numpy.getattr("ndarray")?),
         _ => Ok(false),
     }
@@ -218,16 +218,16 @@ impl Format {
             Some("bytes") => Ok(Self::Bytes),
             Some(other) => Err(invalid(py, format!("the format is {other:?}: pass \"torch\", \"numpy\" or \"bytes\""))),
             None => {
-                let modules = py.import("sys")?.getattr("modules")?;
-                let find = py.import("importlib.util")?.getattr("find_spec")?;
                 let all = [("torch", Self::Torch), ("numpy", Self::Numpy)];
                 for (name, format) in all {
-                    if modules.contains(name)? {
+                    if imported(py, name)?.is_some() {
                         return Ok(format);
                     }
                 }
+                let find = py.import("importlib.util")?.getattr("find_spec")?;
                 for (name, format) in all {
-                    if !find.call1((name,))?.is_none() {
+                    // It is an error to look for a module that must not be imported.
+                    if find.call1((name,)).is_ok_and(|found| !found.is_none()) {
                         return Ok(format);
                     }
                 }

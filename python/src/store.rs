@@ -43,6 +43,8 @@ pub(crate) struct Store {
     options: OpenOptions,
     format: Format,
     device: Option<Device>,
+    /// The process that opened or unpickled it. Its children must not write.
+    process: u32,
     state: Mutex<State>,
     layout: Layout,
 }
@@ -81,7 +83,8 @@ impl Store {
         if device.as_ref().is_some_and(|device| *device != Device::Cpu) && format != Format::Torch {
             return Err(invalid(py, "`device` is given, which only tensors have: open the store with format=\"torch\""));
         }
-        let store = Self { folder, module_id, options, format, device, state: Mutex::new(State::ToOpen), layout: Layout::default() };
+        let process = std::process::id();
+        let store = Self { folder, module_id, options, format, device, process, state: Mutex::new(State::ToOpen), layout: Layout::default() };
         if !lazily {
             let handle = Arc::new(store.opened(py, store.options.mode())?);
             *store.state.lock() = State::Open { handle, process: std::process::id() };
@@ -139,14 +142,14 @@ impl Store {
                 format!("the store {:?} was opened with mode=\"r\": open it with mode=\"a\" to write", self.path()),
             ));
         }
+        if self.process != std::process::id() {
+            return Err(exception(
+                py,
+                "ForkedError",
+                "the store was opened before this process was forked: open it in the child to write".to_owned(),
+            ));
+        }
         let open = match &*self.state.lock() {
-            State::Open { process, .. } if *process != std::process::id() => {
-                return Err(exception(
-                    py,
-                    "ForkedError",
-                    "the store was opened before this process was forked: open it in the child to write".to_owned(),
-                ));
-            }
             State::Open { handle, .. } if matches!(**handle, Handle::Writer(_)) => Some(Arc::clone(handle)),
             State::Closed => return Err(self.closed(py)),
             _ => None,

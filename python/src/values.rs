@@ -93,7 +93,7 @@ pub(crate) fn to_object<'py>(py: Python<'py>, value: &Value, format: Format) -> 
     })
 }
 
-pub(crate) fn tensor_to_object<'py>(py: Python<'py>, tensor: &Tensor, format: Format) -> PyResult<Bound<'py, PyAny>> {
+fn tensor_to_object<'py>(py: Python<'py>, tensor: &Tensor, format: Format) -> PyResult<Bound<'py, PyAny>> {
     let mut output = Output::new(py, format, tensor.dtype(), tensor.shape(), false)?;
     let place = output.bytes_mut().filter(|place| place.len() == tensor.data().len());
     place.ok_or_else(|| invalid(py, "a row does not fit its array"))?.copy_from_slice(tensor.data());

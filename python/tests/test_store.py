@@ -235,7 +235,7 @@ def test_prefixes_and_ranges(store: Any) -> None:
 
 
 def test_modes(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError) if False else pytest.raises(OSError) as raised:
+    with pytest.raises(OSError) as raised:
         tc.open(tmp_path, "nothing", mode="r")
     assert raised.value.errno == 2 and not (tmp_path / "nothing").exists()
     with tc.open(tmp_path, "rows") as store:
@@ -283,8 +283,9 @@ def test_options_reach_the_engine(tmp_path: Path) -> None:
         store.put(range(10), ROWS)
         assert store.take([3]).dtype == torch.float16
         assert "shuffle-zstd" in store.schemas()[0]["schema"] or store.stats()["keys"] == 10
-    with tc.open(tmp_path, "full", max_rows=16, eviction="stop") as store:
-        store.put(range(16), torch.zeros(16, 2))
+    with tc.open(tmp_path, "full", max_rows=64, eviction="stop") as store:
+        store.put(range(32), torch.zeros(32, 2))
+        store.put(range(32, 64), torch.zeros(32, 2))
         with pytest.raises(tc.FullError):
             store.put([99], torch.zeros(1, 2))
             store.flush()
