@@ -15,5 +15,5 @@ use crate::errors::exception;
 pub(crate) fn stream<'py>(py: Python<'py>, reader: &Reader) -> PyResult<Bound<'py, PyAny>> {
     let batches = py.detach(|| Batches::new(reader)).map_err(|what| exception(py, "TensorcaskError", what))?;
     let stream = FFI_ArrowArrayStream::new(Box::new(batches));
-    Ok(PyCapsule::new(py, stream, Some(c"arrow_array_stream".to_owned()))?.into_any())
+    Ok(PyCapsule::new_with_value(py, stream, c"arrow_array_stream")?.into_any())
 }

@@ -174,6 +174,12 @@ fn copy<'py>(
         Err(error) if matches!(error.cause(), Error::Mismatch { .. }) => return Ok(None),
         other => other.map_err(|error| of_store(py, &error))?,
     };
+    // The rows of other keys are unspecified.
+    for (leaf, place) in structure.leaves.iter().zip(places.iter_mut()) {
+        let width = leaf.dtype.tensor_len_bytes(&leaf.shape).unwrap_or(0);
+        let missing = place.chunks_mut(width.max(1)).zip(&found).filter(|(_, found)| !**found);
+        missing.for_each(|(row, _)| row.fill(0));
+    }
     let mut arrays = outputs.into_iter().map(|output| output.finish(py));
     let rows = tree(py, &structure.example, &mut arrays)?;
     Ok(Some(Batch { rows, found }))

@@ -1,0 +1,336 @@
+"""Describes functions, classes and objects: their code, and the values that the code uses."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import inspect
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from . import _structure
+from ._bindings import Bindings, content, is_bound
+from ._canonical import canonical
+from ._digests import digest_of, digest_of_array
+from ._names import is_library, is_library_module, qualified_name
+from ._source import text_of, uses
+from ._state import written_attributes
+from ._structure import Variable
+
+_MOST = 5000
+"""The number of functions, classes and objects that one description may hold."""
+_LONG = 240
+_HARMLESS = ("_thread", "threading", "queue", "_queue", "logging", "multiprocessing", "concurrent", "contextlib",
+             "contextvars", "_contextvars", "weakref", "itertools", "typing", "types", "abc", "_abc", "warnings")
+_BUILTIN = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType,
+            types.MethodWrapperType, types.ClassMethodDescriptorType)
+_SKIPPED = ("_abc_impl", "_is_protocol", "_tensorcask")
+_CACHED = ("tensorcask._function", "tensorcask._module")
+
+
+class Describer:
+    """Collects the identity of a computation.
+
+    `arguments` holds one line for each function, class and value; `variables` the tensors that count by their bytes;
+    `reasons` says what cannot be described.
+    """
+
+    def __init__(self) -> None:
+        self.arguments: dict[str, str] = {}
+        self.reasons: list[str] = []
+        self.bindings = Bindings()
+        self.tensors: list[Variable] = []
+        self.modules: list[tuple[str, Any]] = []
+        self._labels: dict[int, str] = {}
+        self._alive: list[Any] = []
+        self._strict = True
+
+    def add(self, name: str, text: str) -> None:
+        """Adds a line. Long texts are shortened and end with a digest of the whole."""
+        shown = text if len(text) <= _LONG else f"{text[:_LONG]}… {digest_of(text)}"
+        found, number = name, 1
+        while found in self.arguments and self.arguments[found] != shown:
+            number += 1
+            found = f"{name} #{number}"
+        self.arguments[found] = shown
+
+    def value(self, where: str, value: Any) -> str:
+        """The text of any value. Tensors, modules, functions and objects that it holds are described under `where`."""
+        count = 0
+
+        def other(item: Any) -> str:
+            nonlocal count
+            count += 1
+            return self._other(where if count == 1 else f"{where}[{count}]", item)
+
+        return canonical(value, other)
+
+    def callable(self, where: str, value: Any) -> str:
+        """The text of the computation itself, whose code has to be visible."""
+        if isinstance(value, functools.partial) or inspect.ismethod(value) or type(value).__module__ in _CACHED:
+            return self._other(where, value)
+        if isinstance(value, types.FunctionType):
+            return self._function(value)
+        if isinstance(value, type):
+            return self.class_(value)
+        if isinstance(value, _BUILTIN) or is_library(type(value).__module__):
+            code = getattr(value, "code", None)
+            if isinstance(code, str):
+                return f"script {digest_of(code)}"
+            wrapped = getattr(value, "__wrapped__", None)
+            if wrapped is not None:
+                return self.callable(where, wrapped)
+            self.reasons.append(f"the code of {qualified_name(value)} cannot be seen")
+            return qualified_name(value)
+        return self._object(where, value)
+
+    def class_(self, kind: type) -> str:
+        """Describes a class of the user: its methods, class attributes, and bases."""
+        name = qualified_name(kind)
+        if not self._first(kind, name):
+            return name
+        with self._lenient():
+            parts = [base.__qualname__ if self._counts(base) else qualified_name(base) for base in kind.__bases__]
+            for base in kind.__bases__:
+                if self._counts(base):
+                    self.class_(base)
+            parts += [f"{key}: {text}" for key, text in sorted(self._members(kind))]
+        self.add(f"class {name}", digest_of("\n".join(parts)))
+        return name
+
+    def module(self, where: str, module: Any, all_classes: bool | None = None) -> str:
+        """Describes an `nn.Module`: a line for each submodule, the source of its classes, and its variables."""
+        module = _structure.unwrapped(module)
+        name = qualified_name(type(module))
+        if not self._first(module, name):
+            return name
+        prefix = f"{where}." if where else ""
+        with self._lenient():
+            for path, text in _structure.lines(module, lambda path, value: self.value(prefix + path, value)):
+                self.add(f"module {prefix}{path}".rstrip(". "), text)
+            if all_classes is not False:
+                for kind in _structure.user_classes(module, bool(all_classes)):
+                    self.class_(kind)
+        for submodule in module.modules():
+            submodule = _structure.unwrapped(submodule)
+            if not _structure.is_scripted(submodule):
+                for owner in (submodule._modules, submodule._forward_hooks, submodule._forward_pre_hooks):
+                    if owner:
+                        self.bindings.items(owner)
+        self.modules.append((where, module))
+        return name
+
+    # What a value is
+
+    def _other(self, where: str, value: Any) -> str:
+        """The text of a value that is not plain."""
+        name = type(value).__module__.partition(".")[0]
+        if type(value).__module__ in _CACHED:
+            return self._other(where, value.unwrap())
+        if name == "numpy" and type(value).__name__ == "ndarray":
+            return digest_of_array(value)
+        if isinstance(value, torch.Tensor):
+            return self._tensor(where, value)
+        if isinstance(value, torch.nn.Module):
+            return self.module(where, value)
+        if isinstance(value, functools.partial):
+            given = [*map(str, range(len(value.args))), *sorted(value.keywords)]
+            values = [*value.args, *(value.keywords[key] for key in sorted(value.keywords))]
+            texts = [f"{key}={self.value(f'{where} {key}', item)}" for key, item in zip(given, values, strict=True)]
+            return f"partial {self.callable(where, value.func)}({', '.join(texts)})"
+        if inspect.ismethod(value):
+            return f"method {value.__func__.__qualname__} of {self.value(where, value.__self__)}" + self._method(value)
+        if isinstance(value, types.FunctionType):
+            return self._function(value)
+        if isinstance(value, type):
+            return self.class_(value) if self._counts(value) else qualified_name(value)
+        return self._rest(where, value, name)
+
+    def _method(self, value: types.MethodType) -> str:
+        function = value.__func__
+        seen = isinstance(function, types.FunctionType) and not is_library(_module_of(function))
+        return f" {self._function(function)}" if seen else ""
+
+    def _rest(self, where: str, value: Any, top: str) -> str:
+        wrapped = getattr(value, "__wrapped__", None)
+        if isinstance(value, _BUILTIN) or type(value).__name__ in ("ufunc", "_ArrayFunctionDispatcher"):
+            return qualified_name(value)
+        if isinstance(value, types.ModuleType):
+            return value.__name__
+        if type(value).__module__ == "torch._ops":
+            return str(value)
+        if isinstance(value, (types.GenericAlias, types.UnionType)) or top in ("typing", "typing_extensions"):
+            return repr(value)
+        if isinstance(wrapped, types.FunctionType):
+            return self._function(wrapped)
+        if top in _HARMLESS:
+            return qualified_name(type(value))
+        if not is_library(type(value).__module__):
+            return self._object(where, value)
+        if isinstance(getattr(value, "code", None), str):
+            return f"script {digest_of(value.code)}"
+        if self._strict:
+            self.reasons.append(f"{where} is of the type {qualified_name(type(value))}, whose state cannot be described")
+        return qualified_name(type(value))
+
+    def _tensor(self, where: str, value: Any) -> str:
+        if self._first(value, f"tensor {where}"):
+            self.tensors.append((where, value, {where: value}, where))
+        return "tensor"
+
+    def _object(self, where: str, value: Any) -> str:
+        """Describes an object of a user's class: its class and its attributes."""
+        name = self.class_(type(value))
+        if not self._first(value, name):
+            return name
+        attributes = dict(getattr(value, "__dict__", {}))
+        for kind in type(value).__mro__:
+            slots = vars(kind).get("__slots__", ())
+            attributes.update({s: getattr(value, s) for s in ([slots] if isinstance(slots, str) else slots)
+                               if hasattr(value, s)})
+        names = sorted(attributes.keys() - written_attributes(type(value)))
+        texts = [f"{key}: {self.value(f'{where}.{key}', attributes[key])}" for key in names]
+        return f"{name}{{{', '.join(texts)}}}"
+
+    # Code
+
+    def _function(self, function: types.FunctionType) -> str:
+        """Describes a function: its code, its defaults, and what it uses from outside."""
+        name = function.__qualname__
+        if not self._first(function, name):
+            return name
+        library = is_library(_module_of(function)) and not self._is_root()
+        strict = self._strict and not library
+        with self._lenient() if not strict else _unchanged():
+            parts = [qualified_name(function) if library else text_of(function.__code__)]
+            defaults = {**dict(enumerate(function.__defaults__ or ())), **(function.__kwdefaults__ or {})}
+            parts += [f"default {key}: {self.value(f'default {key} of {name}', defaults[key])}" for key in defaults]
+            used = uses(function.__code__)
+            parts += list(self._closure(function, used.written, library))
+            self.add(f"function {name}", digest_of("\n".join(parts)))
+            if not library:
+                self._globals(function, used.names, used.written)
+        return name
+
+    def _closure(self, function: types.FunctionType, written: set[str], library: bool) -> Iterator[str]:
+        for variable, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            value = content(cell)
+            if variable in written or variable == "__class__" or not is_bound(value):
+                continue
+            if not library:
+                self.bindings.cell(cell)
+            where = f"closure {variable}"
+            text = self.value(where, value)
+            yield f"closure {variable}: {text}"
+            if not library and not isinstance(value, types.FunctionType):
+                self.add(where, text)
+
+    def _globals(self, function: types.FunctionType, names: dict[str, list[tuple[str, ...]]], written: set[str]) -> None:
+        space = function.__globals__
+        for name in sorted(names):
+            if name in written or name not in space or name in function.__code__.co_freevars:
+                continue
+            value = space[name]
+            if isinstance(value, types.ModuleType):
+                for chain in sorted(set(names[name])):
+                    self._of_module(value, chain)
+                continue
+            self._named(space, name, value)
+
+    def _of_module(self, module: types.ModuleType, chain: tuple[str, ...]) -> None:
+        """Describes what a module of the user holds under a chain of attributes."""
+        for name in chain:
+            if is_library_module(module) or not hasattr(module, name):
+                return
+            value = getattr(module, name)
+            if not isinstance(value, types.ModuleType):
+                self._named(vars(module), name, value)
+                return
+            module = value
+
+    def _named(self, space: dict[str, Any], name: str, value: Any) -> None:
+        """Describes a global variable."""
+        is_code = isinstance(value, (type, types.FunctionType, *_BUILTIN))
+        if is_code and is_library(_module_of(value)) and not getattr(value, "__closure__", None):
+            return
+        self.bindings.name(space, name)
+        where = f"global {name}"
+        text = self.value(where, value)
+        # Functions and classes have lines of their own.
+        if not is_code:
+            self.add(where, text)
+
+    def _members(self, kind: type) -> Iterator[tuple[str, str]]:
+        for key, member in vars(kind).items():
+            functions = _functions_of(member)
+            if functions is not None:
+                parts = [self._function(item) for item in map(_undecorated, functions) if item is not None]
+                if parts:
+                    yield key, ", ".join(parts)
+            elif not (key.startswith("__") and key.endswith("__")) and not key.startswith(_SKIPPED):
+                yield key, self.value(f"{kind.__qualname__}.{key}", member)
+
+    # Bookkeeping
+
+    def _counts(self, kind: type) -> bool:
+        return not is_library(kind.__module__) and kind.__module__ != builtins.__name__
+
+    def _is_root(self) -> bool:
+        return len(self._alive) == 1
+
+    def _first(self, value: Any, label: str) -> bool:
+        """Whether a value is described for the first time."""
+        if id(value) in self._labels:
+            return False
+        if len(self._alive) == _MOST:
+            self.reasons.append(f"it uses more than {_MOST} functions, classes and objects")
+        if len(self._alive) >= _MOST:
+            return False
+        self._labels[id(value)] = label
+        self._alive.append(value)
+        return True
+
+    @contextmanager
+    def _lenient(self) -> Iterator[None]:
+        """Objects whose state cannot be described count by their type."""
+        before, self._strict = self._strict, False
+        try:
+            yield
+        finally:
+            self._strict = before
+
+
+@contextmanager
+def _unchanged() -> Iterator[None]:
+    yield
+
+
+def _functions_of(member: Any) -> list[Any] | None:
+    """The functions of a member of a class; None if it is a value."""
+    if isinstance(member, types.FunctionType):
+        return [member]
+    if isinstance(member, (staticmethod, classmethod)):
+        return [member.__func__]
+    if isinstance(member, property):
+        return [member.fget, member.fset]
+    if isinstance(member, functools.cached_property):
+        return [member.func]
+    return None
+
+
+def _undecorated(function: Any) -> types.FunctionType | None:
+    """A method as its class defined it; None for one that this package added."""
+    while isinstance(function, types.FunctionType) and _module_of(function).partition(".")[0] == "tensorcask":
+        function = getattr(function, "__wrapped__", None)
+    return function if isinstance(function, types.FunctionType) else None
+
+
+def _module_of(value: Any) -> str:
+    """The module whose code a function is. A wrapper has the name of what it wraps, but not its code."""
+    if isinstance(value, types.FunctionType):
+        return str(value.__globals__.get("__name__", value.__module__))
+    return str(getattr(value, "__module__", None) or "builtins")
