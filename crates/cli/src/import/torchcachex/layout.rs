@@ -80,7 +80,8 @@ fn is_binary(data_type: &DataType) -> bool {
 
 /// The names of a dict's tensors.
 fn names(json: &str) -> Result<Vec<String>, String> {
-    serde_json::from_str(json).map_err(|_| format!("its metadata \"tensor_keys\" is {json:?}, which is no list of names"))
+    serde_json::from_str(json)
+        .map_err(|_| format!("its metadata \"tensor_keys\" is {json:?}, which is no list of names"))
 }
 
 /// The names before `_data`, in the order of the schema.

@@ -98,7 +98,8 @@ fn report(
 ) -> Result<(), Failure> {
     let warnings = warnings(arguments, plan);
     warnings.iter().for_each(|warning| output.warn(warning));
-    let skipped: Vec<_> = plan.damaged.iter().map(|(path, why)| json!({ "path": path_json(path), "why": why })).collect();
+    let skipped: Vec<_> =
+        plan.damaged.iter().map(|(path, why)| json!({ "path": path_json(path), "why": why })).collect();
     let existing = plan.distinct.saturating_sub(counts.new);
     let (duplicates, rows) = (plan.usable - plan.distinct, plan.usable + plan.pickled + plan.incomplete);
     let (imported, kept) = if arguments.overwrite { (plan.distinct, 0) } else { (counts.new, existing) };

@@ -34,6 +34,9 @@ pub(super) struct Plan<'a> {
     pub common_prefix: Option<String>,
 }
 
+/// Called with a batch and some rows of it.
+type EachBatch<'a> = dyn FnMut(&Batch, &[usize]) -> Result<(), Failure> + 'a;
+
 /// What was put, or would be.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
@@ -118,12 +121,15 @@ impl<'a> Plan<'a> {
     /// Whether all rows of a segment are skipped, since they have pickled parts.
     fn skips_all(&self, segment: &Segment) -> bool {
         let layout = &segment.layout;
-        let droppable = layout.kind == Kind::Dict && !layout.tensors.is_empty();
-        !layout.pickled.is_empty() && !(self.arguments.without_pickled && droppable)
+        if layout.pickled.is_empty() {
+            return false;
+        }
+        let has_others = layout.kind == Kind::Dict && !layout.tensors.is_empty();
+        !self.arguments.without_pickled || !has_others
     }
 
     /// Calls `each` with the batches of all segments and the rows of them that can be imported.
-    fn each(&self, each: &mut dyn FnMut(&Batch, &[usize]) -> Result<(), Failure>) -> Result<(), Failure> {
+    fn each(&self, each: &mut EachBatch<'_>) -> Result<(), Failure> {
         for segment in self.segments.iter().filter(|segment| !self.skips_all(segment)) {
             let mut batches = segment.batches(self.lists)?.collect::<Result<Vec<_>, _>>()?;
             if !self.arguments.overwrite {

@@ -5,7 +5,9 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BinaryArray, BooleanArray, Float32Array, Int64Array, ListArray, RecordBatch, StringArray};
+use arrow::array::{
+    ArrayRef, BinaryArray, BooleanArray, Float32Array, Int64Array, ListArray, RecordBatch, StringArray,
+};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{Field, Schema};
 use arrow::ipc::writer::FileWriter;
@@ -160,7 +162,7 @@ fn values_of_the_store_are_kept_unless_overwritten() {
     let place = Place::new();
     pairs(&place, 0, &[("a", [1.0, 1.0]), ("b", [2.0, 2.0])]);
     let store = Options::new().open(place.path("cache"), "m").unwrap();
-    store.put("a", &tensor(&[1], &[5.0_f32])).unwrap();
+    store.put("a", tensor(&[1], &[5.0_f32])).unwrap();
     store.close().unwrap();
     let said = import(&place, &[]);
     assert_eq!((&said["imported"], &said["existing"]), (&json!(1), &json!(1)));
@@ -280,7 +282,7 @@ fn other_folders_and_stores_are_refused() {
     assert!(refused(&place, &[]).contains("no segments of torchcachex"));
     pairs(&place, 0, &[("a", [1.0, 1.0])]);
     let store = Options::new().open(place.path("cache"), "numbers").unwrap();
-    store.put(7_u64, &tensor(&[1], &[5.0_f32])).unwrap();
+    store.put(7_u64, tensor(&[1], &[5.0_f32])).unwrap();
     store.close().unwrap();
     for dry_run in [&["--dry-run"][..], &[]] {
         let message = refused(&place, &[&["--to", text(&place.store("numbers"))], dry_run].concat());
