@@ -91,6 +91,8 @@ enum Command {
     WhyMiss(why_miss::Arguments),
     /// Imports rows or tensors from .npy, .npz, .safetensors, Arrow and Parquet files.
     Import(import::Arguments),
+    /// Imports the segments of a cache of torchcachex, for `tensorcask.compat.torchcachex`.
+    ImportTorchcachex(import::torchcachex::Arguments),
     /// Exports all values to an Arrow, .safetensors or .npy file.
     Export(export::Arguments),
     /// Prints the completion script for a shell.
@@ -154,6 +156,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Identities(arguments) => identities::run(arguments, &output),
         Command::WhyMiss(arguments) => why_miss::run(arguments, &output),
         Command::Import(arguments) => import::run(arguments, &output),
+        Command::ImportTorchcachex(arguments) => import::torchcachex::run(arguments, &output),
         Command::Export(arguments) => export::run(arguments, &output),
         Command::Completions(arguments) => generated::completions(arguments, Arguments::command(), &output),
         Command::Man(arguments) => generated::man(arguments, Arguments::command(), &output),

@@ -26,6 +26,7 @@ mod safetensors;
 mod segment;
 mod source;
 mod table;
+pub(crate) mod torchcachex;
 mod tree;
 
 use std::time::Instant;

@@ -148,7 +148,7 @@ fn put_all(
 }
 
 /// Puts rows; returns the size of their tensors in bytes.
-fn put(store: &Store, keys: &[Key], rows: &Rows) -> Result<u64, Failure> {
+pub(super) fn put(store: &Store, keys: &[Key], rows: &Rows) -> Result<u64, Failure> {
     match rows {
         Rows::Tensors { dtype, shape, data } => {
             store.put_rows_bytes(keys, *dtype, shape, data)?;

@@ -273,7 +273,7 @@ impl<T: Tables> Source for Table<T> {
 }
 
 /// Splits a batch into parts of bounded size.
-fn parts(batch: &RecordBatch) -> Vec<RecordBatch> {
+pub(super) fn parts(batch: &RecordBatch) -> Vec<RecordBatch> {
     let rows = batch.num_rows();
     let len_bytes: usize =
         batch.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or_default()).sum();

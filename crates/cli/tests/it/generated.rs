@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::support::{code, names, ok, text};
 
-const COMMANDS: [&str; 20] = [
+const COMMANDS: [&str; 21] = [
     "stats",
     "ls",
     "schemas",
@@ -22,6 +22,7 @@ const COMMANDS: [&str; 20] = [
     "prune",
     "identities",
     "import",
+    "import-torchcachex",
     "export",
     "completions",
     "man",

@@ -6,6 +6,7 @@ mod options;
 mod others;
 mod tables;
 mod tensors;
+mod torchcachex;
 
 use std::path::{Path, PathBuf};
 
