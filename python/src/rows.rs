@@ -1,6 +1,6 @@
 //! Batches of rows that are read from a store.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -36,8 +36,8 @@ enum Known {
     #[default]
     Nothing,
     Fixed(Arc<Structure>),
-    /// Rows have several structures, or leaves of several sizes. Leaves that are stored with the shape of each row are
-    /// named: they are always returned as lists.
+    /// Rows have several structures, or leaves of several sizes. Leaves of several shapes are named: they are returned
+    /// as lists, also by a batch in which the shapes are the same.
     Mixed(Arc<HashSet<String>>),
 }
 
@@ -102,7 +102,7 @@ impl Layout {
         if let Some(structure) = fixed {
             match copy(py, reader, keys, &structure, wanted)? {
                 Some(batch) => return Ok(batch),
-                None => *self.0.write() = mixed(py, reader)?,
+                None => *self.0.write() = Known::Mixed(structures(py, reader)?.1),
             }
         }
         let lookups = py.detach(|| keys.with(|keys| reader.get_batch(keys))).map_err(|error| of_store(py, &error))?;
@@ -129,38 +129,47 @@ impl Layout {
 
     /// Remembers the structure of `values`, or of any row if none was found.
     fn learn(&self, py: Python<'_>, reader: &Reader, values: &[Option<Value>]) -> PyResult<()> {
-        let mut present = values.iter().flatten();
-        let first = match present.next() {
+        let first = match values.iter().flatten().next() {
             Some(first) => first.clone(),
             None => match reader.iter().next() {
                 Some(Ok((_, value))) => value,
                 _ => return Ok(()),
             },
         };
-        let structure = Structure::of(&first);
-        let alike = structure.filter(|of| present.all(|row| Schema::of(row).is_ok_and(|schema| schema == of.schema)));
-        *self.0.write() = match alike {
+        let (is_one, ragged) = structures(py, reader)?;
+        *self.0.write() = match Structure::of(&first).filter(|_| is_one) {
             Some(structure) => Known::Fixed(Arc::new(structure)),
-            None => mixed(py, reader)?,
+            None => Known::Mixed(ragged),
         };
         Ok(())
     }
 
-    /// Forgets what is known, as rows of another structure may be put.
-    pub(crate) fn forget(&self) {
-        let mut known = self.0.write();
-        if matches!(&*known, Known::Mixed(_)) {
-            *known = Known::Nothing;
+    /// Forgets what is known unless the rows that are put, whose leaves are given, have the known structure.
+    pub(crate) fn put(&self, leaves: Option<&[(Dtype, Vec<usize>)]>) {
+        let is_known = |known: &Known| match known {
+            Known::Fixed(structure) => leaves.is_some_and(|leaves| {
+                let same = |(leaf, put): (&Leaf, &(Dtype, Vec<usize>))| leaf.dtype == put.0 && leaf.shape == put.1;
+                leaves.len() == structure.leaves.len() && structure.leaves.iter().zip(leaves).all(same)
+            }),
+            _ => false,
+        };
+        if !is_known(&self.0.read()) {
+            *self.0.write() = Known::Nothing;
         }
     }
 }
 
-/// What is known of a store whose rows are not all of one structure.
-fn mixed(py: Python<'_>, reader: &Reader) -> PyResult<Known> {
+/// Whether all rows of a store are of one structure, and the leaves whose shapes differ from row to row.
+fn structures(py: Python<'_>, reader: &Reader) -> PyResult<(bool, Arc<HashSet<String>>)> {
     let schemas = py.detach(|| reader.schemas()).map_err(|error| of_store(py, &error))?;
-    let leaves = schemas.iter().flat_map(|used| used.schema.leaves());
-    let ragged = leaves.filter(|leaf| leaf.is_tensor() && leaf.shape().is_none()).map(|leaf| leaf.path().to_owned());
-    Ok(Known::Mixed(Arc::new(ragged.collect())))
+    let mut shapes: HashMap<&str, &[usize]> = HashMap::new();
+    let mut ragged = HashSet::new();
+    for leaf in schemas.iter().flat_map(|used| used.schema.leaves()).filter(|leaf| leaf.is_tensor()) {
+        if leaf.shape().is_none_or(|shape| *shapes.entry(leaf.path()).or_insert(shape) != shape) {
+            ragged.insert(leaf.path().to_owned());
+        }
+    }
+    Ok((schemas.len() == 1, Arc::new(ragged)))
 }
 
 /// Copies rows of one structure; `None` if they have others.
@@ -243,7 +252,7 @@ fn tree<'py>(
 /// Builds batches of rows of any structure.
 struct Columns<'a, 'b, 'py> {
     wanted: &'a Wanted<'b, 'py>,
-    /// Leaves that are stored with the shape of each row.
+    /// Leaves of several shapes.
     ragged: &'a HashSet<String>,
 }
 

@@ -1,12 +1,12 @@
 //! A store as a class of Python.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
-use tensorcask::{Key, Reader, Store as EngineStore};
+use tensorcask::{Durability, Key, Reader, Store as EngineStore};
 
 use crate::array::Format;
 use crate::errors::{exception, invalid, missing, of_store};
@@ -21,6 +21,23 @@ use crate::values::{Rows, from_object, to_object};
 enum Handle {
     Reader(Reader),
     Writer(EngineStore),
+}
+
+/// The writers that are open, or that the parent process had open.
+static WRITERS: Mutex<Vec<Weak<Handle>>> = Mutex::new(Vec::new());
+
+/// Hands everything that was put to the operating system, so that a child of a fork can read it. An error is reported by
+/// the next call of the store.
+#[pyfunction]
+pub(crate) fn _before_fork(py: Python<'_>) {
+    let writers: Vec<Arc<Handle>> = WRITERS.lock().iter().filter_map(Weak::upgrade).collect();
+    py.detach(|| {
+        for writer in &writers {
+            if let Handle::Writer(store) = &**writer {
+                let _reported_later = store.flush_with(Durability::Buffered);
+            }
+        }
+    });
 }
 
 /// The state of a handle.
@@ -86,13 +103,13 @@ impl Store {
         let process = std::process::id();
         let store = Self { folder, module_id, options, format, device, process, state: Mutex::new(State::ToOpen), layout: Layout::default() };
         if !lazily {
-            let handle = Arc::new(store.opened(py, store.options.mode())?);
+            let handle = store.opened(py, store.options.mode())?;
             *store.state.lock() = State::Open { handle, process: std::process::id() };
         }
         Ok(store)
     }
 
-    fn opened(&self, py: Python<'_>, mode: Mode) -> PyResult<Handle> {
+    fn opened(&self, py: Python<'_>, mode: Mode) -> PyResult<Arc<Handle>> {
         let options = self.options.engine().clone();
         let opened = py.detach(|| match mode {
             Mode::Read => options.open_reader(&self.folder, &self.module_id).map(Handle::Reader),
@@ -100,6 +117,12 @@ impl Store {
         });
         let handle = opened.map_err(|error| of_store(py, &error))?;
         self.warn_of_damage(py, &handle)?;
+        let handle = Arc::new(handle);
+        if mode == Mode::Append {
+            let mut writers = WRITERS.lock();
+            writers.retain(|writer| writer.strong_count() > 0);
+            writers.push(Arc::downgrade(&handle));
+        }
         Ok(handle)
     }
 
@@ -163,7 +186,7 @@ impl Store {
 
     /// Opens the store in this process.
     fn reopen(&self, py: Python<'_>, mode: Mode) -> PyResult<Arc<Handle>> {
-        let handle = Arc::new(self.opened(py, mode)?);
+        let handle = self.opened(py, mode)?;
         let process = std::process::id();
         let mut state = self.state.lock();
         match &*state {
@@ -286,7 +309,7 @@ impl Store {
         let items = Items::of(keys)?;
         let keys = KeyBatch::of(keys, &items)?;
         let rows = Rows::of(rows, keys.len())?;
-        self.layout.forget();
+        self.layout.put(rows.leaves().as_deref());
         self.with_writer(py, |store| {
             let put = if let Rows::Array(array) = &rows
                 && let (Some(dtype), Some(bytes)) = (array.dtype(), array.bytes(py))
@@ -324,7 +347,7 @@ impl Store {
 
     fn __setitem__(&self, py: Python<'_>, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let (key, value) = (keys::one(key)?, from_object(value)?);
-        self.layout.forget();
+        self.layout.put(None);
         self.with_writer(py, |store| py.detach(|| store.put(&key, &value)).map_err(|error| of_store(py, &error)))
     }
 
@@ -397,7 +420,7 @@ impl Store {
 
     /// Makes the commits of other processes visible. Returns whether there were any.
     fn refresh(&self, py: Python<'_>) -> PyResult<bool> {
-        self.layout.forget();
+        self.layout.put(None);
         self.with_reader(py, |reader| py.detach(|| reader.refresh()).map_err(|error| of_store(py, &error)))
     }
 
@@ -503,6 +526,14 @@ impl Store {
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
+        // What was put is read where the handle is unpickled.
+        let open = match &*self.state.lock() {
+            State::Open { handle, process } if *process == std::process::id() => Some(Arc::clone(handle)),
+            _ => None,
+        };
+        if let Some(Handle::Writer(store)) = open.as_deref() {
+            py.detach(|| store.flush_with(Durability::Buffered)).map_err(|error| of_store(py, &error))?;
+        }
         let reopen = py.import("tensorcask._native")?.getattr("_reopen")?;
         let state = (self.folder.as_os_str(), &self.module_id, self.options.described(py)?).into_pyobject(py)?;
         Ok((reopen, state))

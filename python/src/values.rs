@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
-use tensorcask::{MAX_DEPTH, Tensor, TensorView, Value, ValueView};
+use tensorcask::{Dtype, MAX_DEPTH, Tensor, TensorView, Value, ValueView};
 
 use crate::array::{Array, Format, Output, is_array};
 use crate::classes;
@@ -150,6 +150,16 @@ impl Rows {
         })
     }
 
+    /// The dtype and shape of each leaf of a row, in order; `None` if they may differ from row to row.
+    pub(crate) fn leaves(&self) -> Option<Vec<(Dtype, Vec<usize>)>> {
+        match self {
+            Self::Array(array) => Some(vec![(array.dtype()?, array.shape().get(1..)?.to_vec())]),
+            Self::Values(_) => None,
+            Self::Map(items) => concatenated(items.iter().map(|(_, rows)| rows.leaves())),
+            Self::Tuple(items) => concatenated(items.iter().map(Self::leaves)),
+        }
+    }
+
     /// The value of one row.
     pub(crate) fn row<'a>(&'a self, py: Python<'_>, at: usize) -> PyResult<ValueView<'a>> {
         let broken = || invalid(py, "a row cannot be read");
@@ -168,4 +178,8 @@ impl Rows {
             Self::Tuple(items) => ValueView::Tuple(items.iter().map(|rows| rows.row(py, at)).collect::<PyResult<_>>()?),
         })
     }
+}
+
+fn concatenated<T>(parts: impl Iterator<Item = Option<Vec<T>>>) -> Option<Vec<T>> {
+    Some(parts.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
 }
