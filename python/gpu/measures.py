@@ -149,7 +149,7 @@ def vit(device: Any, write: Write, folder: Path, small: bool) -> None:
 
     is_gpu = device.type == "cuda"
     backbone = encoders.InHalf(model, device.type) if is_gpu else model
-    quick: dict[str, Any] = {"pinned": True, "non_blocking": True, "map_location": str(device)} if is_gpu else {}
+    quick: dict[str, Any] = {"pinned": True, "map_location": str(device)} if is_gpu else {}
     epochs(device, write, folder, "vit-b16-class-token", backbone, batches, **quick)
     held = {"memory_device": str(device), "memory_bytes": 1 << 30}
     epochs(device, write, folder, "vit-b16-class-token-held-on-the-device", backbone, batches, **held)

@@ -115,7 +115,10 @@ impl Layout {
             }
         }
         if wanted.out.is_some() {
-            return Err(invalid(py, "the rows differ in structure or shape, so they do not fit one array: leave `out` out"));
+            return Err(invalid(
+                py,
+                "the rows differ in structure or shape, so they do not fit one array: leave `out` out",
+            ));
         }
         let ragged = match &*self.0.read() {
             Known::Mixed(ragged) => Arc::clone(ragged),
@@ -218,7 +221,9 @@ fn collect<'py>(out: &Bound<'py, PyAny>, example: &Value, arrays: &mut Vec<Bound
     match example {
         Value::Null => Ok(()),
         Value::Map(items) => items.iter().try_for_each(|(name, item)| collect(&out.get_item(name)?, item, arrays)),
-        Value::Tuple(items) => items.iter().enumerate().try_for_each(|(at, item)| collect(&out.get_item(at)?, item, arrays)),
+        Value::Tuple(items) => {
+            items.iter().enumerate().try_for_each(|(at, item)| collect(&out.get_item(at)?, item, arrays))
+        }
         _ => {
             arrays.push(out.clone());
             Ok(())
@@ -263,7 +268,8 @@ impl<'py> Columns<'_, '_, 'py> {
             Some(Value::Map(first)) if rows.iter().flatten().all(|row| has_names(row, first)) => {
                 let fields = PyDict::new(py);
                 for (name, _) in first {
-                    let of_name: Vec<Option<&Value>> = rows.iter().map(|row| row.and_then(|row| row.get(name))).collect();
+                    let of_name: Vec<Option<&Value>> =
+                        rows.iter().map(|row| row.and_then(|row| row.get(name))).collect();
                     let path = format!("{path}/{}", name.replace('~', "~0").replace('/', "~1"));
                     fields.set_item(name, self.of(py, &of_name, &path)?)?;
                 }

@@ -42,7 +42,10 @@ pub(crate) fn _before_fork(py: Python<'_>) {
 
 /// The state of a handle.
 enum State {
-    Open { handle: Arc<Handle>, process: u32 },
+    Open {
+        handle: Arc<Handle>,
+        process: u32,
+    },
     /// It was unpickled, or its process was forked; the next call opens it.
     ToOpen,
     Closed,
@@ -98,10 +101,22 @@ impl Store {
         let format = Format::named(py, options.format())?;
         let device = options.device().map(|device| Device::of(device.bind(py))).transpose()?;
         if device.as_ref().is_some_and(|device| *device != Device::Cpu) && format != Format::Torch {
-            return Err(invalid(py, "`device` is given, which only tensors have: open the store with format=\"torch\""));
+            return Err(invalid(
+                py,
+                "`device` is given, which only tensors have: open the store with format=\"torch\"",
+            ));
         }
         let process = std::process::id();
-        let store = Self { folder, module_id, options, format, device, process, state: Mutex::new(State::ToOpen), layout: Layout::default() };
+        let store = Self {
+            folder,
+            module_id,
+            options,
+            format,
+            device,
+            process,
+            state: Mutex::new(State::ToOpen),
+            layout: Layout::default(),
+        };
         if !lazily {
             let handle = store.opened(py, store.options.mode())?;
             *store.state.lock() = State::Open { handle, process: std::process::id() };
@@ -195,7 +210,9 @@ impl Store {
                 return Err(self.closed(py));
             }
             // Another thread was faster.
-            State::Open { handle: there, process: of } if *of == process && (mode == Mode::Read || matches!(**there, Handle::Writer(_))) => {
+            State::Open { handle: there, process: of }
+                if *of == process && (mode == Mode::Read || matches!(**there, Handle::Writer(_))) =>
+            {
                 return Ok(Arc::clone(there));
             }
             _ => {}
@@ -338,7 +355,8 @@ impl Store {
 
     fn __getitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let of = keys::one(key)?;
-        let value = self.with_reader(py, |reader| py.detach(|| reader.get(&of)).map_err(|error| of_store(py, &error)))?;
+        let value =
+            self.with_reader(py, |reader| py.detach(|| reader.get(&of)).map_err(|error| of_store(py, &error)))?;
         match value {
             Some(value) => self.deliver(py, to_object(py, &value, self.format)?),
             None => Err(missing(py, vec![key.clone().unbind()], 1)),
@@ -439,7 +457,8 @@ impl Store {
 
     /// Sizes, counts and the state of the index.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let stats = self.with_reader(py, |reader| py.detach(|| reader.stats()).map_err(|error| of_store(py, &error)))?;
+        let stats =
+            self.with_reader(py, |reader| py.detach(|| reader.stats()).map_err(|error| of_store(py, &error)))?;
         reports::to_object(py, &stats)
     }
 
@@ -453,7 +472,8 @@ impl Store {
 
     /// The structures of the rows, each with its number of rows.
     fn schemas<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let schemas = self.with_reader(py, |reader| py.detach(|| reader.schemas()).map_err(|error| of_store(py, &error)))?;
+        let schemas =
+            self.with_reader(py, |reader| py.detach(|| reader.schemas()).map_err(|error| of_store(py, &error)))?;
         let entries = schemas.iter().map(|used| {
             let entry = PyDict::new(py);
             entry.set_item("schema", used.schema.to_string())?;
@@ -479,9 +499,8 @@ impl Store {
         if sort {
             options = options.sort(tensorcask::Order::Keys);
         }
-        let report = self.with_writer(py, |store| {
-            py.detach(|| store.compact(&options)).map_err(|error| of_store(py, &error))
-        })?;
+        let report =
+            self.with_writer(py, |store| py.detach(|| store.compact(&options)).map_err(|error| of_store(py, &error)))?;
         reports::to_object(py, &report)
     }
 
@@ -542,7 +561,6 @@ impl Store {
     fn __repr__(&self) -> String {
         format!("<tensorcask.Store {:?}, mode {:?}>", self.path(), self.options.mode().name())
     }
-
 }
 
 /// The keys of a store, one by one.
