@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class ValueStore:
     """The store in `folder/name`.
 
-    Writing handles create the store when they are opened; for the others a store that is not there yet has no rows. Misses
-    look for what other processes have committed meanwhile. A forked child opens a handle of its own.
+    Writing handles create the store when they are opened; for the others a store that is not there yet has no rows.
+    Misses look for what other processes have committed meanwhile. A forked child opens a handle of its own.
     """
 
     def __init__(self, folder: Path, name: str, *, writes: bool, **options: Any) -> None:
@@ -113,7 +113,7 @@ class ValueStore:
 
 
 def split(rows: Any, count: int) -> list[Any]:
-    """The value of each of `count` keys in rows as a store returns them: arrays by their first dimension, lists by item."""
+    """The value of each of `count` keys in rows of a store: arrays by their first dimension, lists by item."""
     if isinstance(rows, list):
         return rows
     if hasattr(rows, "unbind"):

@@ -18,8 +18,8 @@ _PENDING_FLUSHES_MAX = 4
 class PendingWrites:
     """Collects values, and writes them to the store once `flush_every` of them are there.
 
-    Pending values are found by `get` until the store holds them. They are written in the order of the puts, whatever the
-    number of threads, so the newest value of a key wins.
+    Pending values are found by `get` until the store holds them. They are written in the order of the puts, whatever
+    the number of threads, so the newest value of a key wins.
     """
 
     def __init__(self, store: ValueStore, flush_every: int, max_workers: int) -> None:
