@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import shutil
+import warnings
 import pickle
 import subprocess
 import sys
@@ -50,12 +52,45 @@ def test_layout_is_cache_dir_module_id_segments_and_schema(backend: ArrowIPCCach
     assert not backend.index_path.exists(), "no pickle is written"
 
 
-def test_segments_are_arrow_files(backend: ArrowIPCCacheBackend) -> None:
+def test_each_flush_writes_one_arrow_file(backend: ArrowIPCCacheBackend) -> None:
     ipc = pytest.importorskip("pyarrow.ipc")
-    backend.put_batch({"a": torch.arange(3.0), "b": torch.ones(3)})
-    backend.close()
-    tables = [ipc.open_file(str(path)).read_all() for path in backend.segments_dir.glob("*.arrow")]
-    assert sorted(key for table in tables for key in table["key"].to_pylist()) == ["a", "b"]
+    for number in range(3):
+        backend.put_batch({f"{number}a": torch.arange(3.0), f"{number}b": torch.ones(3)})
+        backend.flush()
+        backend.flush()
+    names = sorted(path.name for path in backend.segments_dir.glob("segment_*.arrow"))
+    assert names == ["segment_000000.arrow", "segment_000001.arrow", "segment_000002.arrow"]
+    tables = [ipc.open_file(str(backend.segments_dir / name)).read_all() for name in names]
+    assert [table["key"].to_pylist() for table in tables] == [["0a", "0b"], ["1a", "1b"], ["2a", "2b"]]
+    assert tables[0]["value"].to_pylist() == [[0.0, 1.0, 2.0], [1.0, 1.0, 1.0]]
+
+
+def test_links_follow_compaction(backend: ArrowIPCCacheBackend) -> None:
+    for number in range(4):
+        backend.put_batch({"a": torch.full((3,), float(number)), str(number): torch.ones(3)})
+        backend.flush()
+    with tc.open(backend.cache_dir.parent, "module") as store:
+        store.compact(live_share=1.0)
+    backend.put_batch({"b": torch.ones(3)})
+    backend.flush()
+    links = sorted(backend.segments_dir.glob("segment_*.arrow"))
+    targets = {link.resolve().name for link in links}
+    assert all(link.exists() for link in links) and len(targets) == len(links)
+    assert targets == {path.name for path in backend.segments_dir.glob("0*.arrow")}
+    backend.lru.clear()
+    found, missing = backend.get_batch(["a", "0", "1", "2", "3", "b"])
+    assert missing == [] and found[0].tolist() == [3.0, 3.0, 3.0]
+
+
+def test_a_copied_segment_changes_nothing(backend: ArrowIPCCacheBackend) -> None:
+    backend.put_batch({"a": torch.ones(3)})
+    backend.flush()
+    (segment,) = backend.segments_dir.glob("segment_*.arrow")
+    shutil.copy(segment, backend.segments_dir / "segment_999999.arrow")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other = again(backend)
+    assert other.get_batch(["a"])[1] == [] and len(other.index) == 1
 
 
 def test_a_module_id_may_name_a_folder_below(tmp_path: Path) -> None:

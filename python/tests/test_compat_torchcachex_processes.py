@@ -141,7 +141,7 @@ def test_files_of_an_interrupted_write_are_ignored(backend: ArrowIPCCacheBackend
 def test_a_damaged_row_is_an_error_and_not_a_miss(backend: ArrowIPCCacheBackend) -> None:
     backend.put_batch({"a": torch.full((1000,), 1.5)})
     backend.close()
-    (segment,) = backend.segments_dir.glob("*.arrow")
+    (segment,) = backend.segments_dir.glob("segment_*.arrow")
     content = bytearray(segment.read_bytes())
     at = content.find(torch.full((1000,), 1.5).numpy().tobytes())
     content[at + 100] ^= 1

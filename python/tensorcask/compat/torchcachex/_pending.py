@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ..._errors import TensorcaskError, TensorcaskWarning
-from .._store import ValueStore
+from ._segments import SegmentStore
 
 _PENDING_FLUSHES_MAX = 4
 """A put waits for the disk if more than this number of flushes is pending."""
@@ -22,7 +22,7 @@ class PendingWrites:
     the number of threads, so the newest value of a key wins.
     """
 
-    def __init__(self, store: ValueStore, flush_every: int, max_workers: int) -> None:
+    def __init__(self, store: SegmentStore, flush_every: int, max_workers: int) -> None:
         self._store, self._flush_every, self._max_workers = store, max(flush_every, 1), max_workers
         self._warned = False
         self._begin()
@@ -95,7 +95,6 @@ class PendingWrites:
                 return
             try:
                 self._warn_of(self._store.write(batch))
-                self._store.flush()
             finally:
                 with self._lock:
                     self._writing = {}

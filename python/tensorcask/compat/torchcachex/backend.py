@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..._errors import InvalidError, TensorcaskError, TensorcaskWarning
-from .._store import ValueStore
 from ._lru import LRU
 from ._pending import PendingWrites
 from ._schema import OutputSchema
+from ._segments import SegmentStore, former_segments
 from .utils import map_tensors
 
 if TYPE_CHECKING:
@@ -32,9 +32,11 @@ class ArrowIPCCacheBackend:
 
     A value is a tensor, a plain value (None, bool, int, float, str, bytes), or a dict, list or tuple of such. Values
     need not have the same structure or shape. Lookups go to an LRU cache, then to values that wait to be written, then
-    to the store in `cache_dir/module_id`, whose segments are Arrow IPC files with a checksum for each row. Rows that
-    other processes have flushed are found by the next lookup. Threads may share a backend; a forked child, or a process
-    that a backend is pickled to, writes with a handle of its own.
+    to the store in `cache_dir/module_id`. Rows that other processes have flushed are found by the next lookup. Threads
+    may share a backend; a forked child, or a process that a backend is pickled to, writes with a handle of its own.
+
+    Each flush writes one segment of the store, an Arrow IPC file with a checksum for each row. It has a second name of
+    the form `segments/segment_000000.arrow`, a symbolic link, under which other programs may look for it.
 
     Args:
         cache_dir: the folder of all caches.
@@ -86,11 +88,10 @@ class ArrowIPCCacheBackend:
         self.lru = LRU(lru_size)
         self._lru_lock = threading.RLock()
         self._schema = OutputSchema.load(self.schema_path)
-        self._store = ValueStore(self.cache_dir.parent, self.cache_dir.name, writes=self._writes)
+        self._store = SegmentStore(self.cache_dir.parent, self.cache_dir.name, creates=self._writes)
         self._pending = PendingWrites(self._store, self.flush_every, max_workers if async_write and self._writes else 0)
         self._begin()
         if self._writes:
-            self.segments_dir.mkdir(exist_ok=True)
             self._mention_former_segments()
 
     def _begin(self) -> None:
@@ -229,7 +230,7 @@ class ArrowIPCCacheBackend:
         return f"<{type(self).__name__} {str(self.cache_dir)!r}>"
 
     def _mention_former_segments(self) -> None:
-        former = len(list(self.segments_dir.glob("segment_*.arrow")))
+        former = len(former_segments(self.segments_dir))
         if former and not len(self._store):
             warnings.warn(
                 f"{self.cache_dir} holds {former} segments of torchcachex, which are not read: bring them over with "
@@ -240,7 +241,7 @@ class ArrowIPCCacheBackend:
 class StoredKeys(Set[str]):
     """The keys of a store, as a set."""
 
-    def __init__(self, store: ValueStore) -> None:
+    def __init__(self, store: SegmentStore) -> None:
         self._store = store
 
     @classmethod
