@@ -16,7 +16,7 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "gpu"
 # The most telling checks come first, and those that compile last.
 ORDER = ("test_gpu_cached", "test_gpu_store", "test_gpu_streams", "test_gpu_sentences", "test_gpu_compile")
-LIMIT_S = 60
+LIMIT_S = 90
 
 
 def functions() -> Iterator[tuple[str, Callable[..., None]]]:
@@ -24,7 +24,7 @@ def functions() -> Iterator[tuple[str, Callable[..., None]]]:
     names = [path.stem for path in FOLDER.glob("test_*.py")]
     for name in sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name)):
         module = importlib.import_module(name)
-        for check, function in vars(module).items():
+        for check, function in list(vars(module).items()):
             if check.startswith("test_") and inspect.isfunction(function) and function.__module__ == name:
                 yield f"{name}::{check}", function
 

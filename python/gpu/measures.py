@@ -147,12 +147,30 @@ def vit(device: Any, write: Write, folder: Path, small: bool) -> None:
         for start in range(0, count, size):
             yield (images,), torch.arange(start, start + size)
 
-    half = device.type == "cuda"
-    for name, outputs in (("vit-b16 class token", "class"), ("vit-b16 all tokens", "tokens")):
-        model.outputs = outputs
-        backbone = encoders.InHalf(model, device.type) if half else model
-        options: dict[str, Any] = {"pinned": True, "non_blocking": True, "map_location": str(device)} if half else {}
-        epochs(device, write, folder, name.replace(" ", "-"), backbone, batches, **options)
+    is_gpu = device.type == "cuda"
+    backbone = encoders.InHalf(model, device.type) if is_gpu else model
+    quick: dict[str, Any] = {"pinned": True, "map_location": str(device)} if is_gpu else {}
+    epochs(device, write, folder, "vit-b16-class-token", backbone, batches, **quick)
+    held = {"memory_device": str(device), "memory_bytes": 1 << 30}
+    epochs(device, write, folder, "vit-b16-class-token-held-on-the-device", backbone, batches, **held)
+    by_content(device, write, folder, backbone, images)
+    model.outputs = "tokens"
+    epochs(device, write, folder, "vit-b16-all-tokens", backbone, batches, **quick)
+    if is_gpu:
+        epochs(device, write, folder, "vit-b16-all-tokens-pageable", backbone, batches)
+
+
+def by_content(device: Any, write: Write, folder: Path, backbone: Any, images: torch.Tensor) -> None:
+    """Hits without ids: all bytes of the images are copied to the host and hashed."""
+    with tc.cache(backbone, folder, module_id="vit-b16-by-content") as cached, torch.no_grad():
+        cached(images)
+        compute_s = median_s(device, lambda: backbone(images), 3)
+        hit_s = median_s(device, lambda: cached(images), 3)
+    input_bytes = images.numel() * images.element_size()
+    write({
+        "kind": "measure", "name": "vit-b16-by-content", "batch": len(images), "input_bytes": input_bytes,
+        "compute_s": compute_s, "hit_s": hit_s, "ratio": compute_s / hit_s, "hashed_gb_per_s": input_bytes / hit_s / 1e9,
+    })  # fmt: skip
 
 
 def transfers(device: Any, write: Write, folder: Path, small: bool) -> None:

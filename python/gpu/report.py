@@ -27,7 +27,16 @@ def _epochs(lines: list[dict[str, Any]]) -> list[str]:
         for line in found
     ]  # fmt: skip
     head = ["backbone", "samples", "row", "no cache", "epoch 1", "epoch 2", "new handle", "no cache / epoch 2"]
-    return _table("Epochs", head, rows)
+    text = _table("Epochs", head, rows)
+    for line in lines:
+        if line["kind"] == "measure" and "hit_s" in line:
+            text += [
+                f"By content, a batch of {line['batch']} images of {_bytes(line['input_bytes'] // line['batch'])} is found "
+                f"in {_ms(line['hit_s'])} ({line['hashed_gb_per_s']:.1f} GB/s copied to the host and hashed), and computed "
+                f"in {_ms(line['compute_s'])}.",
+                "",
+            ]
+    return text
 
 
 def _transfers(lines: list[dict[str, Any]]) -> list[str]:

@@ -8,14 +8,18 @@ use tensorcask::Dtype;
 use crate::errors::invalid;
 use crate::memory;
 use crate::tensor::PyTensor;
-use crate::torch::torch_if_imported;
+use crate::torch::{imported, torch_if_imported};
 
 /// An array in main memory, in row-major order.
 pub(crate) enum Array {
     Tensor(PyTensor),
     Numpy(Numpy),
     /// A copy of any other buffer.
-    Buffer { bytes: Py<PyBytes>, dtype: Dtype, shape: Vec<usize> },
+    Buffer {
+        bytes: Py<PyBytes>,
+        dtype: Dtype,
+        shape: Vec<usize>,
+    },
 }
 
 /// An array of NumPy.
@@ -81,7 +85,7 @@ fn is_numpy(object: &Bound<'_, PyAny>) -> PyResult<bool> {
         return Ok(of.name()? == "ndarray");
     }
     // A subclass, such as a memory map.
-    match object.py().import("sys")?.getattr("modules")?.cast::<PyDict>()?.get_item("numpy")? {
+    match imported(object.py(), "numpy")? {
         Some(numpy) if numpy.hasattr("ndarray")? => object.is_instance(&numpy.getattr("ndarray")?),
         _ => Ok(false),
     }
@@ -89,7 +93,8 @@ fn is_numpy(object: &Bound<'_, PyAny>) -> PyResult<bool> {
 
 fn is_array_array(object: &Bound<'_, PyAny>) -> PyResult<bool> {
     let of = object.get_type();
-    Ok(of.name()? == "array" && of.getattr(intern!(object.py(), "__module__"))?.extract::<String>().is_ok_and(|module| module == "array"))
+    Ok(of.name()? == "array"
+        && of.getattr(intern!(object.py(), "__module__"))?.extract::<String>().is_ok_and(|module| module == "array"))
 }
 
 impl Array {
@@ -104,10 +109,13 @@ impl Array {
         {
             let tensor = PyTensor::of(object)?.host(py)?;
             if tensor.kind().dtype.is_none() {
-                return Err(invalid(py, format!(
-                    "a {} tensor cannot be stored: convert it, complex numbers for example with torch.view_as_real",
-                    tensor.kind().name()
-                )));
+                return Err(invalid(
+                    py,
+                    format!(
+                        "a {} tensor cannot be stored: convert it, complex numbers for example with torch.view_as_real",
+                        tensor.kind().name()
+                    ),
+                ));
             }
             return Ok(Self::Tensor(tensor));
         }
@@ -120,9 +128,11 @@ impl Array {
             "?" => Dtype::Bool,
             "l" => Dtype::I64,
             "L" => Dtype::U64,
-            letter => LETTERS.iter().find(|(known, _)| *known == letter).map(|(_, dtype)| *dtype).ok_or_else(|| {
-                invalid(py, format!("a buffer has the format {format:?}: pass one of numbers"))
-            })?,
+            letter => LETTERS
+                .iter()
+                .find(|(known, _)| *known == letter)
+                .map(|(_, dtype)| *dtype)
+                .ok_or_else(|| invalid(py, format!("a buffer has the format {format:?}: pass one of numbers")))?,
         };
         let shape: Vec<usize> = view.getattr("shape")?.extract()?;
         let bytes = view.call_method0("tobytes")?.cast_into::<PyBytes>()?.unbind();
@@ -148,7 +158,9 @@ impl Array {
     pub(crate) fn bytes<'a>(&'a self, py: Python<'_>) -> Option<&'a [u8]> {
         match self {
             Self::Tensor(tensor) => memory::bytes(tensor),
-            Self::Numpy(array) => memory::array_bytes(&array.object, array.address, array.dtype.tensor_len_bytes(&array.shape)?),
+            Self::Numpy(array) => {
+                memory::array_bytes(&array.object, array.address, array.dtype.tensor_len_bytes(&array.shape)?)
+            }
             Self::Buffer { bytes, .. } => Some(bytes.as_bytes(py)),
         }
     }
@@ -160,7 +172,10 @@ impl Numpy {
         let dtype = object.getattr(intern!(py, "dtype"))?;
         let name: String = dtype.getattr(intern!(py, "name"))?.extract()?;
         let known = NUMPY_NAMES.iter().find(|(known, _)| *known == name).map(|(_, dtype)| *dtype).ok_or_else(|| {
-            invalid(py, format!("an array of dtype {name} cannot be stored: convert it to a type of numbers that a tensor has"))
+            invalid(
+                py,
+                format!("an array of dtype {name} cannot be stored: convert it to a type of numbers that a tensor has"),
+            )
         })?;
         let flags = object.getattr(intern!(py, "flags"))?;
         let is_native: bool = dtype.getattr(intern!(py, "isnative"))?.extract()?;
@@ -185,10 +200,17 @@ impl Numpy {
 
     fn empty(py: Python<'_>, dtype: Dtype, shape: &[usize]) -> PyResult<Self> {
         let name = NUMPY_NAMES.iter().find(|(_, known)| *known == dtype).map(|(name, _)| *name);
-        let name = name.ok_or_else(|| invalid(py, format!("NumPy has no arrays of {dtype}: open the store with format=\"torch\"")))?;
+        let name = name.ok_or_else(|| {
+            invalid(py, format!("NumPy has no arrays of {dtype}: open the store with format=\"torch\""))
+        })?;
         let of = if name.starts_with("bfloat") || name.starts_with("float8") {
             let ml_dtypes = py.import("ml_dtypes").map_err(|_| {
-                invalid(py, format!("NumPy has no arrays of {dtype}: install ml_dtypes, or open the store with format=\"torch\""))
+                invalid(
+                    py,
+                    format!(
+                        "NumPy has no arrays of {dtype}: install ml_dtypes, or open the store with format=\"torch\""
+                    ),
+                )
             })?;
             ml_dtypes.getattr(name)?
         } else {
@@ -218,16 +240,16 @@ impl Format {
             Some("bytes") => Ok(Self::Bytes),
             Some(other) => Err(invalid(py, format!("the format is {other:?}: pass \"torch\", \"numpy\" or \"bytes\""))),
             None => {
-                let modules = py.import("sys")?.getattr("modules")?;
-                let find = py.import("importlib.util")?.getattr("find_spec")?;
                 let all = [("torch", Self::Torch), ("numpy", Self::Numpy)];
                 for (name, format) in all {
-                    if modules.contains(name)? {
+                    if imported(py, name)?.is_some() {
                         return Ok(format);
                     }
                 }
+                let find = py.import("importlib.util")?.getattr("find_spec")?;
                 for (name, format) in all {
-                    if !find.call1((name,))?.is_none() {
+                    // It is an error to look for a module that must not be imported.
+                    if find.call1((name,)).is_ok_and(|found| !found.is_none()) {
                         return Ok(format);
                     }
                 }
@@ -287,7 +309,11 @@ impl<'py> Output<'py> {
             if tensor.requires_grad() {
                 return Err(invalid(py, "`out` requires a gradient, so it cannot be overwritten: pass out.detach()"));
             }
-            let other = if tensor.is_block() { None } else { Some(PyTensor::empty(py, dtype, shape, tensor.device().is_cuda())?) };
+            let other = if tensor.is_block() {
+                None
+            } else {
+                Some(PyTensor::empty(py, dtype, shape, tensor.device().is_cuda())?)
+            };
             return Ok(Self::Callers(object.clone(), other, tensor));
         }
         if is_numpy(object)? {
@@ -334,9 +360,15 @@ impl<'py> Output<'py> {
                 if shape.contains(&0) {
                     return Ok(view);
                 }
-                let letter = if dtype == Dtype::Bool { Some("?") } else { LETTERS.iter().find(|(_, known)| *known == dtype).map(|(letter, _)| *letter) };
+                let letter = if dtype == Dtype::Bool {
+                    Some("?")
+                } else {
+                    LETTERS.iter().find(|(_, known)| *known == dtype).map(|(letter, _)| *letter)
+                };
                 match letter {
-                    Some(letter) if shape.len() > 1 => view.call_method1("cast", ("B",))?.call_method1("cast", (letter, shape)),
+                    Some(letter) if shape.len() > 1 => {
+                        view.call_method1("cast", ("B",))?.call_method1("cast", (letter, shape))
+                    }
                     Some(letter) => view.call_method1("cast", (letter,)),
                     None => Ok(view),
                 }

@@ -50,10 +50,7 @@ impl Cached {
     }
 
     /// Runs `f` with the interpreter released.
-    fn released<T: Send>(
-        py: Python<'_>,
-        f: impl FnOnce() -> tensorcask_cache::Result<T> + Send,
-    ) -> PyResult<T> {
+    fn released<T: Send>(py: Python<'_>, f: impl FnOnce() -> tensorcask_cache::Result<T> + Send) -> PyResult<T> {
         py.detach(f).map_err(|error| of_layer(py, &error))
     }
 }
@@ -125,7 +122,9 @@ impl Cached {
             (None, None) => Place::Memory,
             (Some(other), folder) => {
                 let with = if folder.is_some() { "with" } else { "without" };
-                let what = format!("the place is {other:?}, {with} a folder: pass a folder, or place=\"memory\" or \"temporary\" without one");
+                let what = format!(
+                    "the place is {other:?}, {with} a folder: pass a folder, or place=\"memory\" or \"temporary\" without one"
+                );
                 return Err(invalid(py, what));
             }
         };
@@ -133,7 +132,12 @@ impl Cached {
         let compute = PyCompute::new(compute, variables, settings_of(settings)?);
         let wrap = parsed.options;
         let handle = Self::released(py, || wrap.wrap_adapter(compute))?;
-        Ok(Self { handle: Mutex::new(Some(handle)), process: std::process::id(), device: parsed.device, pinned: parsed.pinned })
+        Ok(Self {
+            handle: Mutex::new(Some(handle)),
+            process: std::process::id(),
+            device: parsed.device,
+            pinned: parsed.pinned,
+        })
     }
 
     /// The output for a batch, by ids or by content.
@@ -339,7 +343,8 @@ impl Cached {
     /// Recomputes a share of the hits of later calls, and compares.
     #[pyo3(signature = (share, rtol=1e-3, atol=1e-5, fails=true))]
     fn set_verification(&self, py: Python<'_>, share: f64, rtol: f64, atol: f64, fails: bool) -> PyResult<()> {
-        let verification = (share != 0.0).then_some(Verification { rate: share, relative: rtol, absolute: atol, fails });
+        let verification =
+            (share != 0.0).then_some(Verification { rate: share, relative: rtol, absolute: atol, fails });
         self.handle(py)?.set_verification(verification).map_err(|error| of_layer(py, &error))
     }
 

@@ -31,11 +31,14 @@ pub(crate) fn encode<'py>(object: &Bound<'py, PyAny>) -> PyResult<Encoded<'py>> 
     }
     let encoded = helpers(py)?.call_method1(intern!(py, "encode"), (object,))?;
     if encoded.is_none() {
-        return Err(invalid(py, format!(
-            "an object of type {} cannot be stored: return or pass tensors, arrays, plain values, and dicts, lists, \
+        return Err(invalid(
+            py,
+            format!(
+                "an object of type {} cannot be stored: return or pass tensors, arrays, plain values, and dicts, lists, \
              tuples, dataclasses or named tuples of them",
-            object.get_type().name()?
-        )));
+                object.get_type().name()?
+            ),
+        ));
     }
     let (class, fields) = encoded.extract::<(Option<String>, Bound<'py, PyDict>)>()?;
     Ok(Encoded { class: class.map(|class| format!("{MARK}{class}")), fields })

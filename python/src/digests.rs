@@ -27,7 +27,10 @@ fn one(item: &Bound<'_, PyAny>) -> PyResult<String> {
         let header = format!("{:?} {:?} ", array.dtype(), array.shape());
         xxh3_128(&[header.as_bytes(), &xxh3_128(bytes).to_le_bytes()].concat())
     } else {
-        return Err(invalid(py, format!("an item is of type {}: pass strings, byte strings or arrays", item.get_type().name()?)));
+        return Err(invalid(
+            py,
+            format!("an item is of type {}: pass strings, byte strings or arrays", item.get_type().name()?),
+        ));
     };
     Ok(format!("{hash:032x}"))
 }

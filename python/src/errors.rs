@@ -45,7 +45,9 @@ pub(crate) fn of_store(py: Python<'_>, error: &StoreError) -> PyErr {
     }
     let name = match error.cause() {
         StoreError::Io { source, path, .. } => return os_error(py, source, path, &error.to_string()),
-        StoreError::Corrupt { .. } | StoreError::DamagedRows { .. } | StoreError::MissingSegment { .. } => "CorruptError",
+        StoreError::Corrupt { .. } | StoreError::DamagedRows { .. } | StoreError::MissingSegment { .. } => {
+            "CorruptError"
+        }
         StoreError::NewerFormat { .. } => "VersionError",
         StoreError::Mismatch { .. } => "MismatchError",
         StoreError::Invalid { .. } | StoreError::KeyKind { .. } | StoreError::TooLarge { .. } => "InvalidError",

@@ -264,9 +264,8 @@ impl Framework for PyTorch {
         if settings.pinned != Some(true) {
             return Ok(());
         }
-        let is_there = attached(|py| {
-            torch(py)?.module.bind(py).getattr("cuda")?.call_method0("is_available")?.extract::<bool>()
-        })?;
+        let is_there =
+            attached(|py| torch(py)?.module.bind(py).getattr("cuda")?.call_method0("is_available")?.extract::<bool>())?;
         if is_there {
             return Ok(());
         }

@@ -18,6 +18,10 @@ pub(crate) fn of_object(object: &Bound<'_, PyAny>) -> PyResult<Ids> {
     KeyBatch::of(object, &items)?.with(|keys| match keys {
         Keys::Strs(texts) => Ok(Ids::Str(texts.iter().map(|&text| text.to_owned()).collect())),
         Keys::U64(numbers) => Ok(Ids::Int(numbers.to_vec())),
-        keys => keys.iter().map(|key| if let KeyRef::U64(id) = key { Ok(id) } else { Err(refused()) }).collect::<PyResult<_>>().map(Ids::Int),
+        keys => keys
+            .iter()
+            .map(|key| if let KeyRef::U64(id) = key { Ok(id) } else { Err(refused()) })
+            .collect::<PyResult<_>>()
+            .map(Ids::Int),
     })
 }

@@ -147,7 +147,9 @@ impl Flattening<'_> {
         }
         let mut all = |items: Vec<Bound<'_, PyAny>>| {
             let items = items.iter().enumerate();
-            items.map(|(at, item)| self.describe(&format!("{place}.{at}"), item, depth + 1)).collect::<PyResult<Vec<_>>>()
+            items
+                .map(|(at, item)| self.describe(&format!("{place}.{at}"), item, depth + 1))
+                .collect::<PyResult<Vec<_>>>()
         };
         if let Ok(list) = object.cast_exact::<PyList>() {
             return Ok(json!({ "list": all(list.iter().collect())? }));
@@ -184,11 +186,14 @@ fn remember(object: &Bound<'_, PyAny>) -> PyResult<String> {
     let py = object.py();
     let description = py.import("tensorcask._arguments")?.call_method1("describe", (object,))?;
     let Some(description) = description.extract::<Option<String>>()? else {
-        return Err(invalid(py, format!(
-            "an argument is of type {}, which cannot be part of a key: pass tensors, plain values, and dicts, lists or \
+        return Err(invalid(
+            py,
+            format!(
+                "an argument is of type {}, which cannot be part of a key: pass tensors, plain values, and dicts, lists or \
              tuples of them",
-            object.get_type().name()?
-        )));
+                object.get_type().name()?
+            ),
+        ));
     };
     OBJECTS.lock().get_or_insert_default().insert(description.clone(), object.clone().unbind());
     Ok(description)
@@ -274,7 +279,9 @@ fn built<'py>(py: Python<'py>, described: &Json, inputs: &Inputs<PyTorch>) -> Py
         Json::Number(number) => number.as_i64().into_pyobject(py)?.into_any(),
         Json::Object(of) => {
             let Some((kind, inner)) = of.iter().next() else { return Err(broken()) };
-            let all = || inner.as_array().into_iter().flatten().map(|item| built(py, item, inputs)).collect::<PyResult<Vec<_>>>();
+            let all = || {
+                inner.as_array().into_iter().flatten().map(|item| built(py, item, inputs)).collect::<PyResult<Vec<_>>>()
+            };
             match (kind.as_str(), inner) {
                 ("tensor", Json::String(place)) => of_argument(py, inputs.get(place).ok_or_else(broken)?)?,
                 ("array", inner) => built(py, inner, inputs)?.call_method0("numpy")?,

@@ -40,7 +40,10 @@ impl<'py> Items<'py> {
         }
         if keys.cast::<PyString>().is_ok() || keys.cast::<PyBytes>().is_ok() || keys.cast::<PyInt>().is_ok() {
             let shown = keys.repr()?;
-            return Err(invalid(keys.py(), format!("the keys are {shown}, one key: pass a list of keys, or use store[key]")));
+            return Err(invalid(
+                keys.py(),
+                format!("the keys are {shown}, one key: pass a list of keys, or use store[key]"),
+            ));
         }
         if array::is_array(keys)? {
             return Ok(Self(Vec::new()));
@@ -48,10 +51,13 @@ impl<'py> Items<'py> {
         match keys.try_iter() {
             // Such as the values of a dict, or a column of a table.
             Ok(items) => Ok(Self(items.collect::<PyResult<_>>()?)),
-            Err(_) => Err(invalid(keys.py(), format!(
-                "the keys are of type {}: pass a tensor of integers, or a list of integers, strings or byte strings",
-                keys.get_type().name()?
-            ))),
+            Err(_) => Err(invalid(
+                keys.py(),
+                format!(
+                    "the keys are of type {}: pass a tensor of integers, or a list of integers, strings or byte strings",
+                    keys.get_type().name()?
+                ),
+            )),
         }
     }
 }
@@ -86,10 +92,13 @@ impl<'a> KeyBatch<'a> {
                 return Err(mixed(item, at, "int"));
             }
             let number = item.call_method0("__index__").map_err(|_| {
-                invalid(py, format!(
-                    "key {at} is of type {}: keys are integers, strings or byte strings",
-                    item.get_type().name().map_or_else(|_| "unknown".to_owned(), |name| name.to_string())
-                ))
+                invalid(
+                    py,
+                    format!(
+                        "key {at} is of type {}: keys are integers, strings or byte strings",
+                        item.get_type().name().map_or_else(|_| "unknown".to_owned(), |name| name.to_string())
+                    ),
+                )
             })?;
             number.extract::<u64>().map_err(|_| {
                 invalid(py, format!("key {at} is {number}: integer keys are from 0 to 2^64 - 1; or use strings"))
@@ -171,7 +180,10 @@ impl<'a> KeyBatch<'a> {
 
 fn mixed(item: &Bound<'_, PyAny>, at: usize, first: &str) -> PyErr {
     let of = item.get_type().name().map_or_else(|_| "unknown".to_owned(), |name| name.to_string());
-    invalid(item.py(), format!("key {at} is of type {of}, but the first is of type {first}: keys of a store are of one kind"))
+    invalid(
+        item.py(),
+        format!("key {at} is of type {of}, but the first is of type {first}: keys of a store are of one kind"),
+    )
 }
 
 /// The elements of an `int64` tensor in main memory.
@@ -208,9 +220,13 @@ pub(crate) fn one(of: &Bound<'_, PyAny>) -> PyResult<Key> {
         return Ok(KeyRef::Bytes(bytes.as_bytes()).to_key());
     }
     let number = of.call_method0("__index__").ok().filter(|_| of.cast::<PyBool>().is_err());
-    let refused = |what: String| invalid(py, format!("the key is {what}: a key is an integer from 0 on, a string or a byte string"));
+    let refused = |what: String| {
+        invalid(py, format!("the key is {what}: a key is an integer from 0 on, a string or a byte string"))
+    };
     match number {
-        Some(number) => number.extract::<u64>().map(|n| KeyRef::U64(n).to_key()).map_err(|_| refused(number.to_string())),
+        Some(number) => {
+            number.extract::<u64>().map(|n| KeyRef::U64(n).to_key()).map_err(|_| refused(number.to_string()))
+        }
         None => Err(refused(format!("of type {}", of.get_type().name()?))),
     }
 }

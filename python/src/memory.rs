@@ -108,7 +108,12 @@ pub(crate) fn integers(tensor: &PyTensor) -> Option<&[i64]> {
     (before.is_empty() && after.is_empty()).then_some(integers)
 }
 
-/// The bytes of a row-major tensor in main memory, which may require a gradient; `None` for any other.
-pub(crate) fn watched_bytes(tensor: &PyTensor) -> Option<&[u8]> {
-    span(tensor, tensor.len_bytes()).filter(|_| tensor.is_row_major())
+/// The bytes of a row-major tensor in main memory, whose address the tensor has just told; `None` if it has none.
+pub(crate) fn watched_bytes<'a>(_tensor: &'a Bound<'_, PyAny>, address: usize, len: usize) -> Option<&'a [u8]> {
+    if len == 0 || address == 0 || isize::try_from(len).is_err() {
+        return None;
+    }
+    // SAFETY: the tensor said that its first element is at `address`, and that it has as many elements as when it was
+    // described as a row-major tensor of `len` bytes. The caller holds the object and the interpreter meanwhile.
+    Some(unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance::<u8>(address), len) })
 }

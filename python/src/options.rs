@@ -142,7 +142,14 @@ pub(crate) fn dtype_of(object: &Bound<'_, PyAny>) -> PyResult<Dtype> {
 
 /// A codec: "none", "zstd", "shuffle-zstd", or one with a level, such as "zstd:9".
 fn codec_of(py: Python<'_>, name: &str) -> PyResult<Codec> {
-    let refused = || invalid(py, format!("the codec is {name:?}: pass \"none\", \"zstd\" or \"shuffle-zstd\", with a level as in \"zstd:9\""));
+    let refused = || {
+        invalid(
+            py,
+            format!(
+                "the codec is {name:?}: pass \"none\", \"zstd\" or \"shuffle-zstd\", with a level as in \"zstd:9\""
+            ),
+        )
+    };
     let (kind, level) = match name.split_once(':') {
         Some((kind, level)) => (kind, level.parse::<i32>().map_err(|_| refused())?),
         None => (name, 3),
@@ -201,7 +208,10 @@ pub(crate) fn engine(taken: &Bound<'_, PyDict>, mut options: Options) -> PyResul
             "data" => Durability::SyncData,
             "all" => Durability::SyncAll,
             other => {
-                return Err(invalid(py, format!("the durability is {other:?}: pass \"buffered\", \"data\" or \"all\"")));
+                return Err(invalid(
+                    py,
+                    format!("the durability is {other:?}: pass \"buffered\", \"data\" or \"all\""),
+                ));
             }
         });
     }

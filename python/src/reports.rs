@@ -10,7 +10,8 @@ use crate::keys;
 
 /// A report as a dict of plain values.
 pub(crate) fn to_object<'py>(py: Python<'py>, report: &impl serde::Serialize) -> PyResult<Bound<'py, PyAny>> {
-    let value = serde_json::to_value(report).map_err(|error| invalid(py, format!("a report cannot be shown: {error}")))?;
+    let value =
+        serde_json::to_value(report).map_err(|error| invalid(py, format!("a report cannot be shown: {error}")))?;
     plain(py, &value)
 }
 

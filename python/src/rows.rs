@@ -1,17 +1,18 @@
 //! Batches of rows that are read from a store.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
-use tensorcask::{Dtype, Error, Reader, Schema, Value};
+use tensorcask::{Dtype, Error, Reader, Schema, Tensor, Value};
 
 use crate::array::{Format, Output};
 use crate::classes;
 use crate::errors::{invalid, of_store};
 use crate::keys::KeyBatch;
-use crate::values::{tensor_to_object, to_object};
+use crate::values::to_object;
 
 /// A leaf of rows of one structure.
 #[derive(Debug)]
@@ -35,8 +36,9 @@ enum Known {
     #[default]
     Nothing,
     Fixed(Arc<Structure>),
-    /// Rows have several structures, or leaves of several sizes.
-    Mixed,
+    /// Rows have several structures, or leaves of several sizes. Leaves of several shapes are named: they are returned
+    /// as lists, also by a batch in which the shapes are the same.
+    Mixed(Arc<HashSet<String>>),
 }
 
 /// What the handles of a store know of its rows.
@@ -100,48 +102,77 @@ impl Layout {
         if let Some(structure) = fixed {
             match copy(py, reader, keys, &structure, wanted)? {
                 Some(batch) => return Ok(batch),
-                None => *self.0.write() = Known::Mixed,
+                None => *self.0.write() = Known::Mixed(structures(py, reader)?.1),
             }
         }
         let lookups = py.detach(|| keys.with(|keys| reader.get_batch(keys))).map_err(|error| of_store(py, &error))?;
         let values = lookups.into_iter().collect::<Result<Vec<_>, Error>>().map_err(|error| of_store(py, &error))?;
         if matches!(&*self.0.read(), Known::Nothing) {
-            self.learn(reader, &values);
+            self.learn(py, reader, &values)?;
             let learned = matches!(&*self.0.read(), Known::Fixed(_));
             if learned {
                 return self.read(py, reader, keys, wanted);
             }
         }
         if wanted.out.is_some() {
-            return Err(invalid(py, "the rows differ in structure or shape, so they do not fit one array: leave `out` out"));
+            return Err(invalid(
+                py,
+                "the rows differ in structure or shape, so they do not fit one array: leave `out` out",
+            ));
         }
+        let ragged = match &*self.0.read() {
+            Known::Mixed(ragged) => Arc::clone(ragged),
+            _ => Arc::default(),
+        };
         let found = values.iter().map(Option::is_some).collect();
         let rows: Vec<Option<&Value>> = values.iter().map(Option::as_ref).collect();
-        Ok(Batch { rows: column(py, &rows, wanted)?, found })
+        let columns = Columns { wanted, ragged: &ragged };
+        Ok(Batch { rows: columns.of(py, &rows, "value")?, found })
     }
 
     /// Remembers the structure of `values`, or of any row if none was found.
-    fn learn(&self, reader: &Reader, values: &[Option<Value>]) {
-        let mut present = values.iter().flatten();
-        let first = match present.next() {
+    fn learn(&self, py: Python<'_>, reader: &Reader, values: &[Option<Value>]) -> PyResult<()> {
+        let first = match values.iter().flatten().next() {
             Some(first) => first.clone(),
             None => match reader.iter().next() {
                 Some(Ok((_, value))) => value,
-                _ => return,
+                _ => return Ok(()),
             },
         };
-        let structure = Structure::of(&first);
-        let alike = structure.filter(|of| present.all(|row| Schema::of(row).is_ok_and(|schema| schema == of.schema)));
-        *self.0.write() = alike.map_or(Known::Mixed, |structure| Known::Fixed(Arc::new(structure)));
+        let (is_one, ragged) = structures(py, reader)?;
+        *self.0.write() = match Structure::of(&first).filter(|_| is_one) {
+            Some(structure) => Known::Fixed(Arc::new(structure)),
+            None => Known::Mixed(ragged),
+        };
+        Ok(())
     }
 
-    /// Forgets what is known, as rows of another structure may be put.
-    pub(crate) fn forget(&self) {
-        let mut known = self.0.write();
-        if matches!(&*known, Known::Mixed) {
-            *known = Known::Nothing;
+    /// Forgets what is known unless the rows that are put, whose leaves are given, have the known structure.
+    pub(crate) fn put(&self, leaves: Option<&[(Dtype, Vec<usize>)]>) {
+        let is_known = |known: &Known| match known {
+            Known::Fixed(structure) => leaves.is_some_and(|leaves| {
+                let same = |(leaf, put): (&Leaf, &(Dtype, Vec<usize>))| leaf.dtype == put.0 && leaf.shape == put.1;
+                leaves.len() == structure.leaves.len() && structure.leaves.iter().zip(leaves).all(same)
+            }),
+            _ => false,
+        };
+        if !is_known(&self.0.read()) {
+            *self.0.write() = Known::Nothing;
         }
     }
+}
+
+/// Whether all rows of a store are of one structure, and the leaves whose shapes differ from row to row.
+fn structures(py: Python<'_>, reader: &Reader) -> PyResult<(bool, Arc<HashSet<String>>)> {
+    let schemas = py.detach(|| reader.schemas()).map_err(|error| of_store(py, &error))?;
+    let mut shapes: HashMap<&str, &[usize]> = HashMap::new();
+    let mut ragged = HashSet::new();
+    for leaf in schemas.iter().flat_map(|used| used.schema.leaves()).filter(|leaf| leaf.is_tensor()) {
+        if leaf.shape().is_none_or(|shape| *shapes.entry(leaf.path()).or_insert(shape) != shape) {
+            ragged.insert(leaf.path().to_owned());
+        }
+    }
+    Ok((schemas.len() == 1, Arc::new(ragged)))
 }
 
 /// Copies rows of one structure; `None` if they have others.
@@ -190,7 +221,9 @@ fn collect<'py>(out: &Bound<'py, PyAny>, example: &Value, arrays: &mut Vec<Bound
     match example {
         Value::Null => Ok(()),
         Value::Map(items) => items.iter().try_for_each(|(name, item)| collect(&out.get_item(name)?, item, arrays)),
-        Value::Tuple(items) => items.iter().enumerate().try_for_each(|(at, item)| collect(&out.get_item(at)?, item, arrays)),
+        Value::Tuple(items) => {
+            items.iter().enumerate().try_for_each(|(at, item)| collect(&out.get_item(at)?, item, arrays))
+        }
         _ => {
             arrays.push(out.clone());
             Ok(())
@@ -221,38 +254,53 @@ fn tree<'py>(
     })
 }
 
-/// Rows of any structure: arrays where all rows have the same dtype and shape, lists elsewhere.
-fn column<'py>(py: Python<'py>, rows: &[Option<&Value>], wanted: &Wanted<'_, 'py>) -> PyResult<Bound<'py, PyAny>> {
-    let list = || {
-        let items = rows.iter().map(|row| match row {
-            Some(Value::Tensor(tensor)) => tensor_to_object(py, tensor, wanted.format),
-            Some(value) => to_object(py, value, wanted.format),
-            None => Ok(py.None().into_bound(py)),
-        });
-        Ok(PyList::new(py, items.collect::<PyResult<Vec<_>>>()?)?.into_any())
-    };
-    match rows.iter().flatten().next() {
-        Some(Value::Map(first)) if rows.iter().flatten().all(|row| has_names(row, first)) => {
-            let fields = PyDict::new(py);
-            for (name, _) in first {
-                let of_name: Vec<Option<&Value>> = rows.iter().map(|row| row.and_then(|row| row.get(name))).collect();
-                fields.set_item(name, column(py, &of_name, wanted)?)?;
-            }
-            classes::decode(fields)
-        }
-        Some(Value::Tensor(first)) if rows.iter().flatten().all(|row| is_like(row, first)) => {
-            let shape: Vec<usize> = std::iter::once(rows.len()).chain(first.shape().iter().copied()).collect();
-            let mut output = Output::new(py, wanted.format, first.dtype(), &shape, wanted.pinned)?;
-            let place = output.bytes_mut().ok_or_else(|| invalid(py, "an array cannot be written to"))?;
-            for (place, row) in place.chunks_mut(first.data().len().max(1)).zip(rows) {
-                match row {
-                    Some(Value::Tensor(tensor)) => place.copy_from_slice(tensor.data()),
-                    _ => place.fill(0),
+/// Builds batches of rows of any structure.
+struct Columns<'a, 'b, 'py> {
+    wanted: &'a Wanted<'b, 'py>,
+    /// Leaves of several shapes.
+    ragged: &'a HashSet<String>,
+}
+
+impl<'py> Columns<'_, '_, 'py> {
+    /// Arrays where all rows have the same dtype and shape, lists elsewhere. `path` names the leaf as schemas do.
+    fn of(&self, py: Python<'py>, rows: &[Option<&Value>], path: &str) -> PyResult<Bound<'py, PyAny>> {
+        match rows.iter().flatten().next() {
+            Some(Value::Map(first)) if rows.iter().flatten().all(|row| has_names(row, first)) => {
+                let fields = PyDict::new(py);
+                for (name, _) in first {
+                    let of_name: Vec<Option<&Value>> =
+                        rows.iter().map(|row| row.and_then(|row| row.get(name))).collect();
+                    let path = format!("{path}/{}", name.replace('~', "~0").replace('/', "~1"));
+                    fields.set_item(name, self.of(py, &of_name, &path)?)?;
                 }
+                classes::decode(fields)
             }
-            output.finish(py)
+            Some(Value::Tensor(first))
+                if !self.ragged.contains(path) && rows.iter().flatten().all(|row| is_like(row, first)) =>
+            {
+                self.stacked(py, rows, first)
+            }
+            _ => {
+                let items = rows.iter().map(|row| match row {
+                    Some(value) => to_object(py, value, self.wanted.format),
+                    None => Ok(py.None().into_bound(py)),
+                });
+                Ok(PyList::new(py, items.collect::<PyResult<Vec<_>>>()?)?.into_any())
+            }
         }
-        _ => list(),
+    }
+
+    fn stacked(&self, py: Python<'py>, rows: &[Option<&Value>], first: &Tensor) -> PyResult<Bound<'py, PyAny>> {
+        let shape: Vec<usize> = std::iter::once(rows.len()).chain(first.shape().iter().copied()).collect();
+        let mut output = Output::new(py, self.wanted.format, first.dtype(), &shape, self.wanted.pinned)?;
+        let place = output.bytes_mut().ok_or_else(|| invalid(py, "an array cannot be written to"))?;
+        for (place, row) in place.chunks_mut(first.data().len().max(1)).zip(rows) {
+            match row {
+                Some(Value::Tensor(tensor)) => place.copy_from_slice(tensor.data()),
+                _ => place.fill(0),
+            }
+        }
+        output.finish(py)
     }
 }
 
@@ -260,6 +308,6 @@ fn has_names(row: &Value, names: &[(String, Value)]) -> bool {
     row.as_map().is_some_and(|items| items.len() == names.len() && items.iter().zip(names).all(|(a, b)| a.0 == b.0))
 }
 
-fn is_like(row: &Value, first: &tensorcask::Tensor) -> bool {
+fn is_like(row: &Value, first: &Tensor) -> bool {
     row.as_tensor().is_some_and(|tensor| tensor.dtype() == first.dtype() && tensor.shape() == first.shape())
 }

@@ -1,12 +1,12 @@
 //! A store as a class of Python.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
-use tensorcask::{Key, Reader, Store as EngineStore};
+use tensorcask::{Durability, Key, Reader, Store as EngineStore};
 
 use crate::array::Format;
 use crate::errors::{exception, invalid, missing, of_store};
@@ -23,9 +23,29 @@ enum Handle {
     Writer(EngineStore),
 }
 
+/// The writers that are open, or that the parent process had open.
+static WRITERS: Mutex<Vec<Weak<Handle>>> = Mutex::new(Vec::new());
+
+/// Hands everything that was put to the operating system, so that a child of a fork can read it. An error is reported by
+/// the next call of the store.
+#[pyfunction]
+pub(crate) fn _before_fork(py: Python<'_>) {
+    let writers: Vec<Arc<Handle>> = WRITERS.lock().iter().filter_map(Weak::upgrade).collect();
+    py.detach(|| {
+        for writer in &writers {
+            if let Handle::Writer(store) = &**writer {
+                let _reported_later = store.flush_with(Durability::Buffered);
+            }
+        }
+    });
+}
+
 /// The state of a handle.
 enum State {
-    Open { handle: Arc<Handle>, process: u32 },
+    Open {
+        handle: Arc<Handle>,
+        process: u32,
+    },
     /// It was unpickled, or its process was forked; the next call opens it.
     ToOpen,
     Closed,
@@ -43,6 +63,8 @@ pub(crate) struct Store {
     options: OpenOptions,
     format: Format,
     device: Option<Device>,
+    /// The process that opened or unpickled it. Its children must not write.
+    process: u32,
     state: Mutex<State>,
     layout: Layout,
 }
@@ -79,17 +101,30 @@ impl Store {
         let format = Format::named(py, options.format())?;
         let device = options.device().map(|device| Device::of(device.bind(py))).transpose()?;
         if device.as_ref().is_some_and(|device| *device != Device::Cpu) && format != Format::Torch {
-            return Err(invalid(py, "`device` is given, which only tensors have: open the store with format=\"torch\""));
+            return Err(invalid(
+                py,
+                "`device` is given, which only tensors have: open the store with format=\"torch\"",
+            ));
         }
-        let store = Self { folder, module_id, options, format, device, state: Mutex::new(State::ToOpen), layout: Layout::default() };
+        let process = std::process::id();
+        let store = Self {
+            folder,
+            module_id,
+            options,
+            format,
+            device,
+            process,
+            state: Mutex::new(State::ToOpen),
+            layout: Layout::default(),
+        };
         if !lazily {
-            let handle = Arc::new(store.opened(py, store.options.mode())?);
+            let handle = store.opened(py, store.options.mode())?;
             *store.state.lock() = State::Open { handle, process: std::process::id() };
         }
         Ok(store)
     }
 
-    fn opened(&self, py: Python<'_>, mode: Mode) -> PyResult<Handle> {
+    fn opened(&self, py: Python<'_>, mode: Mode) -> PyResult<Arc<Handle>> {
         let options = self.options.engine().clone();
         let opened = py.detach(|| match mode {
             Mode::Read => options.open_reader(&self.folder, &self.module_id).map(Handle::Reader),
@@ -97,6 +132,12 @@ impl Store {
         });
         let handle = opened.map_err(|error| of_store(py, &error))?;
         self.warn_of_damage(py, &handle)?;
+        let handle = Arc::new(handle);
+        if mode == Mode::Append {
+            let mut writers = WRITERS.lock();
+            writers.retain(|writer| writer.strong_count() > 0);
+            writers.push(Arc::downgrade(&handle));
+        }
         Ok(handle)
     }
 
@@ -139,14 +180,14 @@ impl Store {
                 format!("the store {:?} was opened with mode=\"r\": open it with mode=\"a\" to write", self.path()),
             ));
         }
+        if self.process != std::process::id() {
+            return Err(exception(
+                py,
+                "ForkedError",
+                "the store was opened before this process was forked: open it in the child to write".to_owned(),
+            ));
+        }
         let open = match &*self.state.lock() {
-            State::Open { process, .. } if *process != std::process::id() => {
-                return Err(exception(
-                    py,
-                    "ForkedError",
-                    "the store was opened before this process was forked: open it in the child to write".to_owned(),
-                ));
-            }
             State::Open { handle, .. } if matches!(**handle, Handle::Writer(_)) => Some(Arc::clone(handle)),
             State::Closed => return Err(self.closed(py)),
             _ => None,
@@ -160,7 +201,7 @@ impl Store {
 
     /// Opens the store in this process.
     fn reopen(&self, py: Python<'_>, mode: Mode) -> PyResult<Arc<Handle>> {
-        let handle = Arc::new(self.opened(py, mode)?);
+        let handle = self.opened(py, mode)?;
         let process = std::process::id();
         let mut state = self.state.lock();
         match &*state {
@@ -169,7 +210,9 @@ impl Store {
                 return Err(self.closed(py));
             }
             // Another thread was faster.
-            State::Open { handle: there, process: of } if *of == process && (mode == Mode::Read || matches!(**there, Handle::Writer(_))) => {
+            State::Open { handle: there, process: of }
+                if *of == process && (mode == Mode::Read || matches!(**there, Handle::Writer(_))) =>
+            {
                 return Ok(Arc::clone(there));
             }
             _ => {}
@@ -283,7 +326,7 @@ impl Store {
         let items = Items::of(keys)?;
         let keys = KeyBatch::of(keys, &items)?;
         let rows = Rows::of(rows, keys.len())?;
-        self.layout.forget();
+        self.layout.put(rows.leaves().as_deref());
         self.with_writer(py, |store| {
             let put = if let Rows::Array(array) = &rows
                 && let (Some(dtype), Some(bytes)) = (array.dtype(), array.bytes(py))
@@ -312,7 +355,8 @@ impl Store {
 
     fn __getitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let of = keys::one(key)?;
-        let value = self.with_reader(py, |reader| py.detach(|| reader.get(&of)).map_err(|error| of_store(py, &error)))?;
+        let value =
+            self.with_reader(py, |reader| py.detach(|| reader.get(&of)).map_err(|error| of_store(py, &error)))?;
         match value {
             Some(value) => self.deliver(py, to_object(py, &value, self.format)?),
             None => Err(missing(py, vec![key.clone().unbind()], 1)),
@@ -321,7 +365,7 @@ impl Store {
 
     fn __setitem__(&self, py: Python<'_>, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let (key, value) = (keys::one(key)?, from_object(value)?);
-        self.layout.forget();
+        self.layout.put(None);
         self.with_writer(py, |store| py.detach(|| store.put(&key, &value)).map_err(|error| of_store(py, &error)))
     }
 
@@ -394,7 +438,7 @@ impl Store {
 
     /// Makes the commits of other processes visible. Returns whether there were any.
     fn refresh(&self, py: Python<'_>) -> PyResult<bool> {
-        self.layout.forget();
+        self.layout.put(None);
         self.with_reader(py, |reader| py.detach(|| reader.refresh()).map_err(|error| of_store(py, &error)))
     }
 
@@ -413,7 +457,8 @@ impl Store {
 
     /// Sizes, counts and the state of the index.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let stats = self.with_reader(py, |reader| py.detach(|| reader.stats()).map_err(|error| of_store(py, &error)))?;
+        let stats =
+            self.with_reader(py, |reader| py.detach(|| reader.stats()).map_err(|error| of_store(py, &error)))?;
         reports::to_object(py, &stats)
     }
 
@@ -427,7 +472,8 @@ impl Store {
 
     /// The structures of the rows, each with its number of rows.
     fn schemas<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let schemas = self.with_reader(py, |reader| py.detach(|| reader.schemas()).map_err(|error| of_store(py, &error)))?;
+        let schemas =
+            self.with_reader(py, |reader| py.detach(|| reader.schemas()).map_err(|error| of_store(py, &error)))?;
         let entries = schemas.iter().map(|used| {
             let entry = PyDict::new(py);
             entry.set_item("schema", used.schema.to_string())?;
@@ -453,9 +499,8 @@ impl Store {
         if sort {
             options = options.sort(tensorcask::Order::Keys);
         }
-        let report = self.with_writer(py, |store| {
-            py.detach(|| store.compact(&options)).map_err(|error| of_store(py, &error))
-        })?;
+        let report =
+            self.with_writer(py, |store| py.detach(|| store.compact(&options)).map_err(|error| of_store(py, &error)))?;
         reports::to_object(py, &report)
     }
 
@@ -500,6 +545,14 @@ impl Store {
     }
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
+        // What was put is read where the handle is unpickled.
+        let open = match &*self.state.lock() {
+            State::Open { handle, process } if *process == std::process::id() => Some(Arc::clone(handle)),
+            _ => None,
+        };
+        if let Some(Handle::Writer(store)) = open.as_deref() {
+            py.detach(|| store.flush_with(Durability::Buffered)).map_err(|error| of_store(py, &error))?;
+        }
         let reopen = py.import("tensorcask._native")?.getattr("_reopen")?;
         let state = (self.folder.as_os_str(), &self.module_id, self.options.described(py)?).into_pyobject(py)?;
         Ok((reopen, state))
@@ -508,7 +561,6 @@ impl Store {
     fn __repr__(&self) -> String {
         format!("<tensorcask.Store {:?}, mode {:?}>", self.path(), self.options.mode().name())
     }
-
 }
 
 /// The keys of a store, one by one.

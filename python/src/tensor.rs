@@ -142,8 +142,12 @@ impl PyTensor {
             Device::from_torch(&get(intern!(py, "device"))?)?
         };
         if device.name() == "meta" {
-            return Err(invalid(py, "a tensor is on the device meta, which has no elements: move the module and its \
-                                    inputs to a device with memory".to_owned()));
+            return Err(invalid(
+                py,
+                "a tensor is on the device meta, which has no elements: move the module and its \
+                                    inputs to a device with memory"
+                    .to_owned(),
+            ));
         }
         let flag = |name: &Bound<'py, PyString>| object.call_method0(name)?.extract::<bool>();
         let layout = if !get(intern!(py, "layout"))?.is(&torch.strided) {
@@ -260,7 +264,10 @@ impl PyTensor {
     pub(crate) fn empty(py: Python<'_>, dtype: Dtype, shape: &[usize], pinned: bool) -> PyResult<Self> {
         let torch = torch(py)?;
         let of = torch.dtype(py, dtype).ok_or_else(|| {
-            invalid(py, format!("a {dtype} tensor is kept, which this release of PyTorch does not have: update PyTorch"))
+            invalid(
+                py,
+                format!("a {dtype} tensor is kept, which this release of PyTorch does not have: update PyTorch"),
+            )
         })?;
         let options = [(intern!(py, "dtype"), of)].into_py_dict(py)?;
         options.set_item(intern!(py, "device"), intern!(py, "cpu"))?;
@@ -284,14 +291,20 @@ fn refuse_without_memory(object: &Bound<'_, PyAny>, torch: &Torch) -> PyResult<(
         let dispatch = intern!(py, "__torch_dispatch__");
         let is_plain = of.getattr(dispatch)?.is(&torch.tensor_type.bind(py).getattr(dispatch)?);
         if !is_plain {
-            return Err(invalid(py, format!(
-                "a {} has no elements in memory of its own: pass a plain torch.Tensor, outside of tracing and export",
-                of.name()?
-            )));
+            return Err(invalid(
+                py,
+                format!(
+                    "a {} has no elements in memory of its own: pass a plain torch.Tensor, outside of tracing and export",
+                    of.name()?
+                ),
+            ));
         }
     }
     if object.getattr(intern!(py, "is_nested"))?.extract()? {
-        return Err(invalid(py, "a nested tensor has rows of different shapes: pass its rows as a list, or pad them".to_owned()));
+        return Err(invalid(
+            py,
+            "a nested tensor has rows of different shapes: pass its rows as a list, or pad them".to_owned(),
+        ));
     }
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! The parts of PyTorch that this crate calls. They are looked up once, when a tensor is first met; nothing is linked.
 
 use pyo3::exceptions::PyImportError;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyType;
+use pyo3::types::{PyDict, PyType};
 use tensorcask::Dtype;
 use tensorcask_cache::layer::key_name;
 
@@ -95,10 +96,18 @@ pub(crate) fn torch_if_imported(py: Python<'_>) -> PyResult<Option<&'static Torc
     if let Some(torch) = TORCH.get(py) {
         return Ok(Some(torch));
     }
-    let modules = py.import("sys")?.getattr("modules")?;
     // While `torch` is being imported, its module is there but not whole.
-    let is_whole = modules.contains("torch")? && modules.get_item("torch")?.hasattr("float32")?;
-    if is_whole { torch(py).map(Some) } else { Ok(None) }
+    match imported(py, "torch")? {
+        Some(module) if module.hasattr("float32")? => torch(py).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// A module that the process has imported. Nothing is imported.
+pub(crate) fn imported<'py>(py: Python<'py>, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let modules = py.import(intern!(py, "sys"))?.getattr(intern!(py, "modules"))?;
+    // A module that must not be imported is `None` there.
+    Ok(modules.cast::<PyDict>()?.get_item(name)?.filter(|module| !module.is_none()))
 }
 
 impl Torch {

@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
-use tensorcask::{MAX_DEPTH, Tensor, TensorView, Value, ValueView};
+use tensorcask::{Dtype, MAX_DEPTH, Tensor, TensorView, Value, ValueView};
 
 use crate::array::{Array, Format, Output, is_array};
 use crate::classes;
@@ -26,10 +26,14 @@ fn from_nested(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
     }
     if is_array(object)? {
         let array = Array::of(object)?;
-        let (dtype, bytes) = array.dtype().zip(array.bytes(py)).ok_or_else(|| invalid(py, "an array cannot be read"))?;
-        return Tensor::new(dtype, array.shape(), bytes.to_vec()).map(Value::Tensor).map_err(|error| of_store(py, &error));
+        let (dtype, bytes) =
+            array.dtype().zip(array.bytes(py)).ok_or_else(|| invalid(py, "an array cannot be read"))?;
+        return Tensor::new(dtype, array.shape(), bytes.to_vec())
+            .map(Value::Tensor)
+            .map_err(|error| of_store(py, &error));
     }
-    let items = |items: Vec<Bound<'_, PyAny>>| items.iter().map(|item| from_nested(item, depth + 1)).collect::<PyResult<_>>();
+    let items =
+        |items: Vec<Bound<'_, PyAny>>| items.iter().map(|item| from_nested(item, depth + 1)).collect::<PyResult<_>>();
     if object.get_type().is(&py.get_type::<PyTuple>()) {
         return items(object.cast::<PyTuple>()?.iter().collect()).map(Value::Tuple);
     }
@@ -37,7 +41,9 @@ fn from_nested(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
         return items(list.iter().collect()).map(Value::List);
     }
     let named = |dict: &Bound<'_, PyDict>| {
-        dict.iter().map(|(name, item)| Ok((classes::field_name(&name)?, from_nested(&item, depth + 1)?))).collect::<PyResult<Vec<_>>>()
+        dict.iter()
+            .map(|(name, item)| Ok((classes::field_name(&name)?, from_nested(&item, depth + 1)?)))
+            .collect::<PyResult<Vec<_>>>()
     };
     let encoded = classes::encode(object)?;
     match encoded.class {
@@ -93,7 +99,7 @@ pub(crate) fn to_object<'py>(py: Python<'py>, value: &Value, format: Format) -> 
     })
 }
 
-pub(crate) fn tensor_to_object<'py>(py: Python<'py>, tensor: &Tensor, format: Format) -> PyResult<Bound<'py, PyAny>> {
+fn tensor_to_object<'py>(py: Python<'py>, tensor: &Tensor, format: Format) -> PyResult<Bound<'py, PyAny>> {
     let mut output = Output::new(py, format, tensor.dtype(), tensor.shape(), false)?;
     let place = output.bytes_mut().filter(|place| place.len() == tensor.data().len());
     place.ok_or_else(|| invalid(py, "a row does not fit its array"))?.copy_from_slice(tensor.data());
@@ -136,18 +142,32 @@ impl Rows {
             return items.iter().map(|item| Self::of(&item, count)).collect::<PyResult<_>>().map(Self::Tuple);
         }
         if plain(object)?.is_some() {
-            return Err(invalid(py, format!(
-                "the rows are of type {}: pass a tensor [keys, …], a dict or tuple of them, or a list of one value a key",
-                object.get_type().name()?
-            )));
+            return Err(invalid(
+                py,
+                format!(
+                    "the rows are of type {}: pass a tensor [keys, …], a dict or tuple of them, or a list of one value a key",
+                    object.get_type().name()?
+                ),
+            ));
         }
         let encoded = classes::encode(object)?;
-        let fields = encoded.fields.iter().map(|(name, item)| Ok((classes::field_name(&name)?, Self::of(&item, count)?)));
+        let fields =
+            encoded.fields.iter().map(|(name, item)| Ok((classes::field_name(&name)?, Self::of(&item, count)?)));
         let map = Self::Map(fields.collect::<PyResult<_>>()?);
         Ok(match encoded.class {
             None => map,
             Some(class) => Self::Map(vec![(class, map)]),
         })
+    }
+
+    /// The dtype and shape of each leaf of a row, in order; `None` if they may differ from row to row.
+    pub(crate) fn leaves(&self) -> Option<Vec<(Dtype, Vec<usize>)>> {
+        match self {
+            Self::Array(array) => Some(vec![(array.dtype()?, array.shape().get(1..)?.to_vec())]),
+            Self::Values(_) => None,
+            Self::Map(items) => concatenated(items.iter().map(|(_, rows)| rows.leaves())),
+            Self::Tuple(items) => concatenated(items.iter().map(Self::leaves)),
+        }
     }
 
     /// The value of one row.
@@ -159,7 +179,8 @@ impl Rows {
                 let shape = array.shape().get(1..).unwrap_or_default();
                 let dtype = array.dtype().ok_or_else(broken)?;
                 let width = dtype.tensor_len_bytes(shape).ok_or_else(broken)?;
-                let bytes = array.bytes(py).and_then(|bytes| bytes.get(at * width..(at + 1) * width)).ok_or_else(broken)?;
+                let bytes =
+                    array.bytes(py).and_then(|bytes| bytes.get(at * width..(at + 1) * width)).ok_or_else(broken)?;
                 ValueView::Tensor(TensorView::new(dtype, shape, bytes).map_err(|error| of_store(py, &error))?)
             }
             Self::Map(items) => ValueView::Map(
@@ -168,4 +189,8 @@ impl Rows {
             Self::Tuple(items) => ValueView::Tuple(items.iter().map(|rows| rows.row(py, at)).collect::<PyResult<_>>()?),
         })
     }
+}
+
+fn concatenated<T>(parts: impl Iterator<Item = Option<Vec<T>>>) -> Option<Vec<T>> {
+    Some(parts.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect())
 }

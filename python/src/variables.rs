@@ -36,14 +36,25 @@ struct Entry {
     key: Py<PyAny>,
 }
 
-/// A tensor among the entries.
+/// A tensor among the entries, as it was when it was described.
 #[derive(Debug)]
 struct Watched {
     entry: usize,
     /// PyTorch does not count the writes to a tensor that was made in inference mode.
     is_counted: bool,
-    /// What [`inspect`] returned.
-    inspected: u64,
+    /// Bytes of a row-major tensor in main memory; 0 for any other.
+    len_bytes: usize,
+    seen: Seen,
+}
+
+/// What an inspection sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    address: usize,
+    elements: usize,
+    requires_grad: bool,
+    /// A hash of some of its bytes.
+    bytes: u64,
 }
 
 /// The variables of a module.
@@ -78,7 +89,7 @@ impl Variables {
             let object = item.get_item(1)?;
             if object.is_instance(torch.tensor_type.bind(py))? {
                 let is_counted = !object.call_method0("is_inference")?.extract::<bool>()?;
-                watched.push(Watched { entry: entries.len(), is_counted, inspected: inspect(&object, is_counted)? });
+                watched.push(Watched::of(entries.len(), &object, is_counted)?);
             }
             entries.push(Entry {
                 name: item.get_item(0)?.extract()?,
@@ -116,9 +127,13 @@ impl Variables {
         for at in self.in_turn(samples) {
             let Some(watched) = self.watched.get(at) else { continue };
             let Some(entry) = self.entries.get(watched.entry) else { continue };
-            let now = inspect(entry.object.bind(py), watched.is_counted)?;
-            if now != watched.inspected {
-                add(now | 1);
+            let now = watched.look(entry.object.bind(py))?;
+            if now != watched.seen {
+                add(now.bytes
+                    ^ (now.address as u64).rotate_left(17)
+                    ^ now.elements as u64
+                    ^ u64::from(now.requires_grad)
+                    | 1);
             }
         }
         Ok(sign)
@@ -133,34 +148,49 @@ impl Variables {
     }
 }
 
-/// A hash of the address, the dtype, whether a gradient is required, and some bytes of a tensor in main memory: all of a
-/// small one, and up to 16 KiB of one whose writes are not counted.
-fn inspect(object: &Bound<'_, PyAny>, is_counted: bool) -> PyResult<u64> {
-    let py = object.py();
-    let Ok(tensor) = PyTensor::of(object) else {
-        // Such as a tensor on meta, or a quantized or distributed one.
-        return Ok(object.as_ptr().addr() as u64);
-    };
-    let mut sign = xxh3_64(tensor.kind().key_name.as_bytes()) ^ u64::from(tensor.requires_grad());
-    let mut add = |value: u64| sign = (sign.rotate_left(5) ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    for dim in tensor.shape() {
-        add(*dim as u64);
+impl Watched {
+    fn of(entry: usize, object: &Bound<'_, PyAny>, is_counted: bool) -> PyResult<Self> {
+        let len_bytes = match PyTensor::of(object) {
+            Ok(tensor) if tensor.is_row_major() => tensor.len_bytes(),
+            // Such as a tensor of a GPU, or a quantized or distributed one.
+            _ => 0,
+        };
+        let seen = Seen { address: 0, elements: 0, requires_grad: false, bytes: 0 };
+        let mut watched = Self { entry, is_counted, len_bytes, seen };
+        watched.seen.elements = elements(object)?;
+        watched.seen = watched.look(object)?;
+        Ok(watched)
     }
-    if tensor.device().is_cuda() {
-        add(object.call_method0(intern!(py, "data_ptr"))?.extract()?);
-        return Ok(sign);
-    }
-    add(tensor.address() as u64);
-    if let Some(bytes) = memory::watched_bytes(&tensor) {
-        let all = if is_counted { SMALL } else { 16 << 10 };
-        if bytes.len() <= all {
-            add(xxh3_64(bytes));
-        } else {
-            let step = bytes.len() / RANGES;
-            (0..RANGES).filter_map(|range| bytes.get(range * step..range * step + 8)).for_each(|range| add(xxh3_64(range)));
+
+    /// Looks at the address, and at some bytes: all of a small tensor, and up to 16 KiB of one whose writes are not
+    /// counted.
+    fn look(&self, object: &Bound<'_, PyAny>) -> PyResult<Seen> {
+        let py = object.py();
+        // Sparse tensors have no address.
+        let address = object.call_method0(intern!(py, "data_ptr")).and_then(|address| address.extract()).unwrap_or(0);
+        let requires_grad = object.getattr(intern!(py, "requires_grad"))?.extract()?;
+        let elements = elements(object)?;
+        let mut bytes = 0;
+        if elements == self.seen.elements
+            && let Some(all) = memory::watched_bytes(object, address, self.len_bytes)
+        {
+            let most = if self.is_counted { SMALL } else { 16 << 10 };
+            let step = all.len() / RANGES;
+            if all.len() <= most {
+                bytes = xxh3_64(all);
+            } else {
+                let ranges = (0..RANGES).filter_map(|range| all.get(range * step..range * step + 8));
+                ranges.for_each(|range| {
+                    bytes = (bytes.rotate_left(5) ^ xxh3_64(range)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                });
+            }
         }
+        Ok(Seen { address, elements, requires_grad, bytes })
     }
-    Ok(sign)
+}
+
+fn elements(object: &Bound<'_, PyAny>) -> PyResult<usize> {
+    object.call_method0(intern!(object.py(), "numel"))?.extract()
 }
 
 impl layer::Variables for Variables {
@@ -219,7 +249,8 @@ impl layer::Variables for Variables {
             })
             .map_err(of_python)?;
             let bytes = memory::bytes(&host);
-            let bytes = bytes.ok_or_else(|| layer::Error::invalid(format!("the variable {:?} cannot be read", entry.name)))?;
+            let bytes =
+                bytes.ok_or_else(|| layer::Error::invalid(format!("the variable {:?} cannot be read", entry.name)))?;
             Ok((entry.name.clone(), format!("{of} {:?} {:032x}", host.shape(), xxh3_128(bytes))))
         };
         self.tensors().map(one).collect()

@@ -16,6 +16,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from ._errors import (
@@ -34,7 +35,7 @@ from ._errors import (
     TrainableError,
     VersionError,
 )
-from ._native import Store, WhyMiss, __version__, digest, open, shared
+from ._native import Store, WhyMiss, __version__, _before_fork, digest, open, shared
 
 if TYPE_CHECKING:
     from . import compat, data, integrations, ops
@@ -67,6 +68,9 @@ __all__ = [
     "ops",
     "shared",
 ]
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork)
 
 _MODULES = ("compat", "data", "integrations", "ops")
 

@@ -79,10 +79,12 @@ def decorate(
     for name, method in (("__call__", _call), ("train", _train), ("_tensorcask_handle", _handle),
                          ("_tensorcask_training", _training), ("__init_subclass__", _subclass_hook(kind))):
         setattr(kind, name, method)
-    for name, member in vars(CacheMethods).items():
-        is_public = not name.startswith("_")
-        if is_public and not hasattr(kind, name):
-            setattr(kind, name, member)
+    added = {name for name in vars(CacheMethods) if not name.startswith("_")} | {"__enter__", "__exit__"}
+    # A length makes an empty cache false, unless the truth is defined too.
+    added |= {"__len__", "__bool__"} if not hasattr(kind, "__len__") else set()
+    for name in added:
+        if not hasattr(kind, name):
+            setattr(kind, name, vars(CacheMethods)[name])
     return kind
 
 

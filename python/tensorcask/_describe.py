@@ -48,6 +48,7 @@ class Describer:
         self._labels: dict[int, str] = {}
         self._alive: list[Any] = []
         self._strict = True
+        self._within_class = False
 
     def add(self, name: str, text: str) -> None:
         """Adds a line. Long texts are shortened and end with a digest of the whole."""
@@ -93,7 +94,7 @@ class Describer:
         name = qualified_name(kind)
         if not self._first(kind, name):
             return name
-        with self._lenient():
+        with self._of_class():
             parts = [base.__qualname__ if self._counts(base) else qualified_name(base) for base in kind.__bases__]
             for base in kind.__bases__:
                 if self._counts(base):
@@ -109,7 +110,7 @@ class Describer:
         if not self._first(module, name):
             return name
         prefix = f"{where}." if where else ""
-        with self._lenient():
+        with self._of_class():
             for path, text in _structure.lines(module, lambda path, value: self.value(prefix + path, value)):
                 self.add(f"module {prefix}{path}".rstrip(". "), text)
             if all_classes is not False:
@@ -203,10 +204,10 @@ class Describer:
         name = function.__qualname__
         if not self._first(function, name):
             return name
-        library = is_library(_module_of(function)) and not self._is_root()
-        strict = self._strict and not library
-        with self._lenient() if not strict else _unchanged():
-            parts = [qualified_name(function) if library else text_of(function.__code__)]
+        library = is_library(_module_of(function))
+        with self._strictness(not library and not self._within_class):
+            seen = not library or self._is_root()
+            parts = [text_of(function.__code__) if seen else qualified_name(function)]
             defaults = {**dict(enumerate(function.__defaults__ or ())), **(function.__kwdefaults__ or {})}
             parts += [f"default {key}: {self.value(f'default {key} of {name}', defaults[key])}" for key in defaults]
             used = uses(function.__code__)
@@ -295,18 +296,23 @@ class Describer:
         return True
 
     @contextmanager
-    def _lenient(self) -> Iterator[None]:
-        """Objects whose state cannot be described count by their type."""
-        before, self._strict = self._strict, False
+    def _strictness(self, strict: bool) -> Iterator[None]:
+        """Whether objects whose state cannot be described are a reason, or count by their type."""
+        before, self._strict = self._strict, strict
         try:
             yield
         finally:
             self._strict = before
 
-
-@contextmanager
-def _unchanged() -> Iterator[None]:
-    yield
+    @contextmanager
+    def _of_class(self) -> Iterator[None]:
+        """Describes a class or a module, which may hold objects that do not matter, such as loggers."""
+        before, self._within_class = self._within_class, True
+        try:
+            with self._strictness(False):
+                yield
+        finally:
+            self._within_class = before
 
 
 def _functions_of(member: Any) -> list[Any] | None:

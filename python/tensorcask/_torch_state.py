@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -75,9 +77,24 @@ def is_exporting() -> bool:
 
 
 def not_compiled(function: _Function) -> _Function:
-    """Excludes a function from `torch.compile`, which breaks its graph around the call."""
-    disabled: _Function = torch.compiler.disable(function)
-    return disabled
+    """Excludes a function from `torch.compile`, which breaks its graph around the call.
+
+    `torch.compiler.disable` does this, but it imports the compiler, which takes seconds. So a process that does not
+    compile does without.
+    """
+    disabled: list[Callable[..., Any]] = []
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if "torch._dynamo" not in sys.modules:
+            return function(*args, **kwargs)
+        if not disabled:
+            disabled.append(torch.compiler.disable(function))
+        return disabled[0](*args, **kwargs)
+
+    # The marks by which the compiler does not inline the call.
+    vars(call).update(_torchdynamo_disable=True, _torchdynamo_disable_msg="a lookup in a cache")
+    return cast("_Function", call)
 
 
 @contextmanager

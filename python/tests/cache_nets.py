@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+import tensorcask as tc
+
 
 class Net(nn.Module):
     """A small network that counts the samples that it computes."""
@@ -71,3 +73,19 @@ class Returning(nn.Module):
     def forward(self, x: torch.Tensor) -> Any:
         self.samples += len(x)
         return self.make(x)
+
+
+def batch_double(x: torch.Tensor) -> torch.Tensor:
+    """Doubles a batch."""
+    return x * 2
+
+
+@tc.cache(module_id="decorated-double")
+def decorated_double(x: torch.Tensor) -> torch.Tensor:
+    """Doubles a batch, and keeps the result in memory."""
+    return x * 2
+
+
+@tc.cache(module_id="decorated-net")
+class DecoratedNet(Net):
+    """A network that is cached in memory."""

@@ -97,7 +97,7 @@ def test_workers_read_into_shared_memory_once_they_know_the_rows(store: Any, mon
     store.put([200], torch.zeros(1, 5))
     mixed = gather.take([3, 200])
     assert [tuple(row.shape) for row in mixed] == [(2, 3), (5,)]
-    assert torch.equal(gather.take([7]), ROWS[7:8])
+    assert torch.equal(gather.take([7])[0], ROWS[7])
 
 
 def test_a_worker_reports_missing_keys(store: Any) -> None:

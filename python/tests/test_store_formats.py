@@ -115,7 +115,7 @@ def test_polars_duckdb_and_pandas_read_a_store(tmp_path: Path) -> None:
         frame = polars.DataFrame(store)
         assert frame.sort("key")["value"].to_list() == [2 * at for at in range(10)]
         reader = pyarrow.RecordBatchReader.from_stream(store)
-        assert duckdb.sql("select sum(value) from reader").fetchone()[0] == 90
+        assert duckdb.sql("select sum(value) from reader").fetchall() == [(90,)]
         assert isinstance(store.to_arrow().to_pandas(), pandas.DataFrame)
 
 

@@ -61,7 +61,9 @@ fn copy(from: &[u8], from_shape: &[usize], to: &mut [u8], to_shape: &[usize], fi
         fill(to, filler);
     } else {
         let places = to.chunks_exact_mut(part(to_rest));
-        from.chunks_exact(part(from_rest)).zip(places).for_each(|(from, to)| copy(from, from_rest, to, to_rest, filler));
+        from.chunks_exact(part(from_rest))
+            .zip(places)
+            .for_each(|(from, to)| copy(from, from_rest, to, to_rest, filler));
     }
 }
 

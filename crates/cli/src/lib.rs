@@ -35,8 +35,8 @@ use std::io::Write;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::failure::Failure;
 pub use crate::export::Batches;
+use crate::failure::Failure;
 use crate::output::{Format, Output};
 
 /// Inspects and verifies a store of tensors, imports into it and exports from it.

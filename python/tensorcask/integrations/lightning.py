@@ -17,7 +17,7 @@ except ImportError:
         from pytorch_lightning import Callback
     except ImportError as error:
         raise ImportError(
-            "tensorcask.integrations.lightning needs Lightning: install it with `pip install lightning`"
+            "tensorcask.integrations.lightning needs Lightning: install it with `pip install tensorcask[lightning]`"
         ) from error
 
 __all__ = ["CacheCallback"]

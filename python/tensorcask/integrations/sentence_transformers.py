@@ -20,7 +20,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "tensorcask.integrations.sentence_transformers needs sentence-transformers: install it with "
-        "`pip install sentence-transformers`"
+        "`pip install tensorcask[sentence-transformers]`"
     ) from error
 
 import numpy as np

@@ -19,7 +19,7 @@ try:
     from transformers.utils import ModelOutput
 except ImportError as error:
     raise ImportError(
-        "tensorcask.integrations.transformers needs transformers: install it with `pip install transformers`"
+        "tensorcask.integrations.transformers needs transformers: install it with `pip install tensorcask[transformers]`"
     ) from error
 
 import torch

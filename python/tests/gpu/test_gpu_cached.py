@@ -88,7 +88,7 @@ def test_pinned_and_non_blocking(device: Any, tmp_path: Path) -> None:
     found = pinned(x, ids=list(range(64)))
     assert found.is_pinned(), "results on the CPU are in page-locked memory"
     assert_bits(found, first)
-    quick = tc.cache(backbone, tmp_path, module_id="pinned", map_location=str(device), pinned=True, non_blocking=True)
+    quick = tc.cache(backbone, tmp_path, module_id="pinned", map_location=str(device), pinned=True)
     for start in range(0, 64, 8):
         ids = list(range(start, start + 8))
         rows = quick(x[start : start + 8], ids=ids)

@@ -15,7 +15,7 @@ import tensorcask as tc
 def test_hits_while_a_kernel_runs_on_another_stream(device: Any, tmp_path: Path) -> None:
     support.needs_cuda(device)
     cached = tc.cache(
-        Exact(), tmp_path, module_id="beside", pinned=True, non_blocking=True, map_location=str(device)
+        Exact(), tmp_path, module_id="beside", pinned=True, map_location=str(device)
     )
     x = images(256, device)
     expected = Exact()(x)
@@ -37,7 +37,7 @@ def test_hits_while_a_kernel_runs_on_another_stream(device: Any, tmp_path: Path)
 
 def test_hits_on_a_stream_of_the_caller(device: Any, tmp_path: Path) -> None:
     support.needs_cuda(device)
-    cached = tc.cache(Exact(), tmp_path, module_id="on-stream", pinned=True, non_blocking=True, map_location=str(device))
+    cached = tc.cache(Exact(), tmp_path, module_id="on-stream", pinned=True, map_location=str(device))
     x = images(64, device)
     expected = Exact()(x)
     cached(x, ids=list(range(64)))

@@ -32,6 +32,8 @@ impl From<Failure> for Refused {
 /// Builds record batches from values.
 pub(crate) struct Columns {
     plain: bool,
+    /// Whether tensors without dimensions are numbers, not lists of one.
+    numbers: bool,
     /// Columns whose rows have several shapes.
     ragged: HashSet<String>,
     /// Dtype and shape of the first tensor of each column.
@@ -59,7 +61,12 @@ impl Columns {
     /// If `plain`, columns of tensors are nested lists without extension types. Columns in `ragged` are lists in any
     /// case.
     pub(crate) fn new(plain: bool, ragged: HashSet<String>) -> Self {
-        Self { plain, ragged, first: HashMap::new(), structure: None, shapes_lost: 0 }
+        Self { plain, numbers: false, ragged, first: HashMap::new(), structure: None, shapes_lost: 0 }
+    }
+
+    /// Columns for programs that read tables: tensors without dimensions are numbers.
+    pub(crate) fn for_tables(ragged: HashSet<String>) -> Self {
+        Self { numbers: true, ..Self::new(false, ragged) }
     }
 
     /// How many tensors will be read back with another shape: after an empty dimension, no list tells the length of the
@@ -187,6 +194,10 @@ impl Columns {
                 "{name} has the dtype {dtype}, for which Arrow has no plain type: {why}"
             ))
             .into());
+        }
+        if self.numbers && shape.is_empty() && dtype != Dtype::C64 && no_plain_type(dtype).is_none() {
+            let (array, _) = elements(name, dtype, tensors, true)?;
+            return Ok((Field::new(name, array.data_type().clone(), false), array));
         }
         if !self.plain && !ragged {
             return Ok(fixed_column(name, dtype, shape, tensors)?);

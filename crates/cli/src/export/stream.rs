@@ -54,7 +54,7 @@ impl Batches {
 
     fn start(reader: &Reader) -> Result<Self, Failure> {
         let mut rows = Rows::new(reader.clone(), Box::new(reader.keys()), false);
-        let mut columns = Columns::new(false, ragged(reader)?);
+        let mut columns = Columns::for_tables(ragged(reader)?);
         let values = rows.next()?;
         let (schema, first) = if values.is_empty() {
             let keys = match reader.key_kind() {

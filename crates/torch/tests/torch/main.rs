@@ -19,6 +19,7 @@ mod identity;
 mod operations;
 mod outputs;
 mod places;
+mod python;
 mod ranks;
 mod refusals;
 mod script;
