@@ -252,7 +252,8 @@ def test_imported_dicts_and_sequences_have_their_structure(tmp_path: Path) -> No
     def tensor(name: str, value: Any) -> dict[str, Any]:
         kind = pyarrow.from_numpy_dtype(value.numpy().dtype)
         data = pyarrow.array([value.flatten().numpy()], pyarrow.list_(kind))
-        return {f"{name}_data": data, f"{name}_shape": pyarrow.array([list(value.shape)], pyarrow.list_(pyarrow.int64()))}
+        shape = pyarrow.array([list(value.shape)], pyarrow.list_(pyarrow.int64()))
+        return {f"{name}_data": data, f"{name}_shape": shape}
 
     half, numbers = torch.randn(2, 3).half(), torch.arange(4)
     fields = {"key": ["a"], **tensor("logits", half), **tensor("ids", numbers)}

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .._errors import InvalidError
 
@@ -44,7 +44,7 @@ class ValueStore:
                 self._store = self._open("a" if self._writes else "r")
             return self._store
 
-    def _open(self, mode: str) -> Store:
+    def _open(self, mode: Literal["r", "a"]) -> Store:
         from .._native import open as open_store
 
         # Every miss looks for new rows of other writers.

@@ -11,6 +11,7 @@ The environment variables `TORCHCACHE_LOG_LEVEL`, `TORCHCACHE_LOG_FMT`, `TORCHCA
 
 from __future__ import annotations
 
+from .. import _torch  # noqa: F401 - says what to install if PyTorch is missing
 from .logging import configure_at_import, set_logger_config
 from .torchcache import torchcache
 

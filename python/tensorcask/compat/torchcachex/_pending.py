@@ -69,6 +69,12 @@ class PendingWrites:
                 return [None] * len(keys)
             return [pending[key] if key in pending else writing.get(key) for key in keys]
 
+    def __len__(self) -> int:
+        """The number of values that are not written yet."""
+        self._check_process()
+        with self._lock:
+            return len(self._pending)
+
     def flush(self) -> None:
         """Writes all pending values. Raises the error of any write since the last call."""
         self._check_process()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import operator
 import os
@@ -91,6 +92,9 @@ class ArrowIPCCacheBackend:
         self._store = SegmentStore(self.cache_dir.parent, self.cache_dir.name, creates=self._writes)
         self._pending = PendingWrites(self._store, self.flush_every, max_workers if async_write and self._writes else 0)
         self._begin()
+        with contextlib.suppress(OSError):
+            # Ranks that only read may not be allowed to make it.
+            self.segments_dir.mkdir(parents=True, exist_ok=True)
         if self._writes:
             self._mention_former_segments()
 
