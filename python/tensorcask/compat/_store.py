@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .._errors import InvalidError
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class ValueStore:
     """The store in `folder/name`.
 
-    Writing handles create the store when they are opened; for the others a store that is not there yet has no rows. Misses
-    look for what other processes have committed meanwhile. A forked child opens a handle of its own.
+    Writing handles create the store when they are opened; for the others a store that is not there yet has no rows.
+    Misses look for what other processes have committed meanwhile. A forked child opens a handle of its own.
     """
 
     def __init__(self, folder: Path, name: str, *, writes: bool, **options: Any) -> None:
@@ -41,12 +41,14 @@ class ValueStore:
             if self._closed:
                 raise InvalidError(f"the cache in {self.path} is closed: make another one")
             if self._store is None and (self._writes or (self.path / "store.json").exists()):
-                from .._native import open as open_store
-
-                # Every miss looks for new rows of other writers.
-                options = {"mode": "a" if self._writes else "r", "refresh_interval_s": 0.0, **self._options}
-                self._store = open_store(self._folder, self._name, **options)
+                self._store = self._open("a" if self._writes else "r")
             return self._store
+
+    def _open(self, mode: Literal["r", "a"]) -> Store:
+        from .._native import open as open_store
+
+        # Every miss looks for new rows of other writers.
+        return open_store(self._folder, self._name, mode=mode, refresh_interval_s=0.0, **self._options)
 
     def _begin_in_child(self) -> None:
         former, self._store = self._store, None
@@ -67,19 +69,7 @@ class ValueStore:
     def write(self, items: Mapping[str, Any]) -> dict[str, InvalidError]:
         """Puts the items. Returns those of a type that a store does not hold, each with the reason."""
         store = self._opened()
-        if store is None or not items:
-            return {}
-        try:
-            store.put(list(items), list(items.values()))
-        except InvalidError as error:
-            if len(items) == 1:
-                return {next(iter(items)): error}
-        else:
-            return {}
-        refused: dict[str, InvalidError] = {}
-        for key, value in items.items():
-            refused |= self.write({key: value})
-        return refused
+        return {} if store is None else put_values(store, items)
 
     def put_rows(self, keys: list[str], rows: Any) -> None:
         """Puts the rows of a tensor."""
@@ -112,8 +102,25 @@ class ValueStore:
         return iter(()) if store is None else iter(store)
 
 
+def put_values(store: Store, items: Mapping[str, Any]) -> dict[str, InvalidError]:
+    """Puts the items. Returns those of a type that a store does not hold, each with the reason."""
+    if not items:
+        return {}
+    try:
+        store.put(list(items), list(items.values()))
+    except InvalidError as error:
+        if len(items) == 1:
+            return {next(iter(items)): error}
+    else:
+        return {}
+    refused: dict[str, InvalidError] = {}
+    for key, value in items.items():
+        refused |= put_values(store, {key: value})
+    return refused
+
+
 def split(rows: Any, count: int) -> list[Any]:
-    """The value of each of `count` keys in rows as a store returns them: arrays by their first dimension, lists by item."""
+    """The value of each of `count` keys in rows of a store: arrays by their first dimension, lists by item."""
     if isinstance(rows, list):
         return rows
     if hasattr(rows, "unbind"):

@@ -60,7 +60,8 @@ class _TorchCache:
         logger.info("Module hash: %s", module_hash)
         if settings.persistent_module_hash is not None:
             logger.warning(
-                "The module hash is %s. Changes of the module, its arguments and its weights are not noticed.", module_hash
+                "The module hash is %s. Changes of the module, its arguments and its weights are not noticed.",
+                module_hash,
             )
         if settings.persistent:
             self._open_store()
@@ -135,8 +136,8 @@ class _TorchCache:
             outputs = self._compute(state, compute, inputs, missing)
             if not fixed and state.weights_changed():
                 self._mention(
-                    "the module changed its own variables while it ran, such as batch statistics in training mode, so its "
-                    "outputs are not cached: call eval() on it"
+                    "the module changed its own variables while it ran, such as batch statistics in training mode, so "
+                    "its outputs are not cached: call eval() on it"
                 )
             else:
                 self._put([keys[at] for at in missing], outputs)
@@ -157,8 +158,8 @@ class _TorchCache:
             )
         if outputs.ndim == 0 or outputs.shape[0] != len(missing):
             raise InvalidError(
-                f"the output has the shape {list(outputs.shape)} for {len(missing)} samples: its first dimension has to be "
-                "the batch"
+                f"the output has the shape {list(outputs.shape)} for {len(missing)} samples: its first dimension has to "
+                "be the batch"
             )
         return outputs
 

@@ -1,9 +1,10 @@
-"""Kept outputs in memory and on disk, each up to a number of bytes. The newest outputs are left out when it is reached."""
+"""Kept outputs in memory and on disk, each up to a number of bytes. The newest are left out when it is reached."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,7 +58,7 @@ class DiskRows:
         # A cast to another kind of number is no loss of precision that the store could undo, so it is done here.
         floating = settings.cache_dtype is None or settings.cache_dtype.is_floating_point
         self._cast = None if floating else settings.cache_dtype
-        options = {"store_as": settings.cache_dtype if floating else None, "restore_dtype": True}
+        options: dict[str, Any] = {"store_as": settings.cache_dtype if floating else None, "restore_dtype": True}
         if settings.zstd_compression:
             options["codec"] = f"zstd:{settings.zstd_compression_level}"
         self._store = ValueStore(folder, name, writes=True, **options)

@@ -104,7 +104,7 @@ def _state_of(module: torch.nn.Module, compute: Callable[..., Any]) -> State:
 
 
 def _forward_of(module: torch.nn.Module) -> Callable[..., Any]:
-    own = vars(module).get(FORWARD)
+    own: Callable[..., Any] | None = vars(module).get(FORWARD)
     return own if own is not None else inspect.unwrap(type(module).forward).__get__(module)
 
 

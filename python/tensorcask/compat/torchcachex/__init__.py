@@ -12,6 +12,7 @@ Segments that `torchcachex` wrote there are brought over by the command `tensorc
 
 from __future__ import annotations
 
+from .. import _torch  # noqa: F401 - says what to install if PyTorch is missing
 from .backend import ArrowIPCCacheBackend
 from .decorator import CacheModuleDecorator
 

@@ -88,7 +88,7 @@ class OutputSplitter:
 
     def _list_kind(self, output: list[Any], count: int, path: tuple[Any, ...]) -> ListKind:
         if len(output) != count or not output or not all(torch.is_tensor(item) for item in output):
-            kind: ListKind | None = "tensors"
+            kind: ListKind = "tensors"
         elif all(item.ndim and item.shape[0] == count for item in output):
             return self._lists.get(path, "samples")
         elif all(item.ndim == 0 for item in output):
@@ -106,8 +106,8 @@ def _split_tensor(output: torch.Tensor, count: int, path: tuple[Any, ...]) -> li
     if output.shape[0] != count:
         where = f" at {'/'.join(map(str, path))}" if path else ""
         raise InvalidError(
-            f"the module returned a tensor of shape {list(output.shape)}{where} for {count} samples: its first dimension "
-            "has to be the batch, so that each sample has an output of its own"
+            f"the module returned a tensor of shape {list(output.shape)}{where} for {count} samples: its first "
+            "dimension has to be the batch, so that each sample has an output of its own"
         )
     return list(output.unbind(0))
 

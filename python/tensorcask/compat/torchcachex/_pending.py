@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ..._errors import TensorcaskError, TensorcaskWarning
-from .._store import ValueStore
+from ._segments import SegmentStore
 
 _PENDING_FLUSHES_MAX = 4
 """A put waits for the disk if more than this number of flushes is pending."""
@@ -18,11 +18,11 @@ _PENDING_FLUSHES_MAX = 4
 class PendingWrites:
     """Collects values, and writes them to the store once `flush_every` of them are there.
 
-    Pending values are found by `get` until the store holds them. They are written in the order of the puts, whatever the
-    number of threads, so the newest value of a key wins.
+    Pending values are found by `get` until the store holds them. They are written in the order of the puts, whatever
+    the number of threads, so the newest value of a key wins.
     """
 
-    def __init__(self, store: ValueStore, flush_every: int, max_workers: int) -> None:
+    def __init__(self, store: SegmentStore, flush_every: int, max_workers: int) -> None:
         self._store, self._flush_every, self._max_workers = store, max(flush_every, 1), max_workers
         self._warned = False
         self._begin()
@@ -69,6 +69,12 @@ class PendingWrites:
                 return [None] * len(keys)
             return [pending[key] if key in pending else writing.get(key) for key in keys]
 
+    def __len__(self) -> int:
+        """The number of values that are not written yet."""
+        self._check_process()
+        with self._lock:
+            return len(self._pending)
+
     def flush(self) -> None:
         """Writes all pending values. Raises the error of any write since the last call."""
         self._check_process()
@@ -95,7 +101,6 @@ class PendingWrites:
                 return
             try:
                 self._warn_of(self._store.write(batch))
-                self._store.flush()
             finally:
                 with self._lock:
                     self._writing = {}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ _ARROW_NAMES = {
     torch.float16: "halffloat", torch.float32: "float", torch.float64: "double", torch.bool: "bool",
     torch.int8: "int8", torch.int16: "int16", torch.int32: "int32", torch.int64: "int64", torch.uint8: "uint8",
 }  # fmt: skip
+# The functions of pyarrow that are not called as their types.
+_FUNCTIONS = {"halffloat": "float16", "float": "float32", "double": "float64", "bool": "bool_"}
 _SHAPE = "list<int64>"
 
 
@@ -69,7 +73,7 @@ class OutputSchema:
     def to_arrow(self) -> Any:
         """The `pyarrow.Schema`."""
         try:
-            import pyarrow
+            pyarrow = importlib.import_module("pyarrow")
         except ImportError as error:
             raise ImportError(
                 "the schema is a pyarrow.Schema, and pyarrow could not be imported: install it with "
@@ -79,9 +83,7 @@ class OutputSchema:
         def typed(name: str) -> Any:
             if name.startswith("list<"):
                 return pyarrow.list_(typed(name[len("list<"): -1]))
-            return getattr(pyarrow, {"halffloat": "float16", "float": "float32", "double": "float64", "bool": "bool_"}.get(
-                name, name
-            ))()
+            return getattr(pyarrow, _FUNCTIONS.get(name, name))()
 
         return pyarrow.schema([(name, typed(kind)) for name, kind in self.fields], metadata=self.metadata or None)
 
@@ -94,7 +96,15 @@ def _columns(prefix: str, value: Any) -> list[tuple[str, str]]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a file under another name and renames it, so that no reader sees a part of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    """Writes a file under another name and renames it, so that no reader sees a part of it.
+
+    The file only describes a cache, so a failure is logged.
+    """
+    # Several processes may write it.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        logger.warning("%s is not written: %s", path, error)
+        temporary.unlink(missing_ok=True)

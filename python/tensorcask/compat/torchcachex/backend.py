@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import operator
 import os
@@ -15,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..._errors import InvalidError, TensorcaskError, TensorcaskWarning
-from .._store import ValueStore
 from ._lru import LRU
 from ._pending import PendingWrites
 from ._schema import OutputSchema
+from ._segments import SegmentStore, former_segments
 from .utils import map_tensors
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ logger = logging.getLogger(__name__)
 class ArrowIPCCacheBackend:
     """The cached outputs of one module, one value a sample, under text keys.
 
-    A value is a tensor, a plain value (None, bool, int, float, str, bytes), or a dict, list or tuple of such. Values need
-    not have the same structure or shape. Lookups go to an LRU cache, then to values that wait to be written, then to the
-    store in `cache_dir/module_id`, whose segments are Arrow IPC files with a checksum for each row. Rows that other
-    processes have flushed are found by the next lookup. Threads may share a backend; a forked child, or a process that a
-    backend is pickled to, writes with a handle of its own.
+    A value is a tensor, a plain value (None, bool, int, float, str, bytes), or a dict, list or tuple of such. Values
+    need not have the same structure or shape. Lookups go to an LRU cache, then to values that wait to be written, then
+    to the store in `cache_dir/module_id`. Rows that other processes have flushed are found by the next lookup. Threads
+    may share a backend; a forked child, or a process that a backend is pickled to, writes with a handle of its own.
+
+    Each flush writes one segment of the store, an Arrow IPC file with a checksum for each row. It has a second name of
+    the form `segments/segment_000000.arrow`, a symbolic link, under which other programs may look for it.
 
     Args:
         cache_dir: the folder of all caches.
@@ -70,7 +73,9 @@ class ArrowIPCCacheBackend:
         writer_rank: int = 0,
         current_rank: int | None = None,
     ) -> None:
-        self._arguments = (cache_dir, module_id, lru_size, async_write, max_workers, flush_every, writer_rank, current_rank)
+        self._arguments = (
+            cache_dir, module_id, lru_size, async_write, max_workers, flush_every, writer_rank, current_rank,
+        )  # fmt: skip
         self.module_id = module_id
         self.cache_dir = Path(cache_dir) / module_id
         self.segments_dir = self.cache_dir / "segments"
@@ -84,11 +89,13 @@ class ArrowIPCCacheBackend:
         self.lru = LRU(lru_size)
         self._lru_lock = threading.RLock()
         self._schema = OutputSchema.load(self.schema_path)
-        self._store = ValueStore(self.cache_dir.parent, self.cache_dir.name, writes=self._writes)
+        self._store = SegmentStore(self.cache_dir.parent, self.cache_dir.name, creates=self._writes)
         self._pending = PendingWrites(self._store, self.flush_every, max_workers if async_write and self._writes else 0)
         self._begin()
+        with contextlib.suppress(OSError):
+            # Ranks that only read may not be allowed to make it.
+            self.segments_dir.mkdir(parents=True, exist_ok=True)
         if self._writes:
-            self.segments_dir.mkdir(exist_ok=True)
             self._mention_former_segments()
 
     def _begin(self) -> None:
@@ -146,19 +153,19 @@ class ArrowIPCCacheBackend:
         names = [key_text(key) for key in keys]
         with self._lru_lock:
             found = [self.lru.get(name) for name in names] if self.lru_enabled else [None] * len(names)
-        results = [map_tensors(value, lambda tensor: tensor.to(map_location, copy=True)) for value in found]
+        copy = operator.methodcaller("to", map_location, copy=True)
+        results = [None if value is None else map_tensors(value, copy) for value in found]
         rest = list(dict.fromkeys(name for name, value in zip(names, found, strict=True) if value is None))
         if rest:
-            read = dict(zip(rest, self._read(rest), strict=True))
-            to_place = operator.methodcaller("to", map_location)
-            results = [
-                map_tensors(read[name], to_place) if value is None else value
-                for name, value in zip(names, results, strict=True)
-            ]
+            values = self._read(rest)
+            if torch.device(map_location).type != "cpu":
+                values = [map_tensors(value, operator.methodcaller("to", map_location)) for value in values]
+            read = dict(zip(rest, values, strict=True))
+            results = [read[name] if value is None else value for name, value in zip(names, results, strict=True)]
         return results, [at for at, value in enumerate(results) if value is None]
 
     def _read(self, names: list[str]) -> list[Any | None]:
-        values = [map_tensors(value, torch.clone) for value in self._pending.get(names)]
+        values = [None if value is None else map_tensors(value, torch.clone) for value in self._pending.get(names)]
         absent = [at for at, value in enumerate(values) if value is None]
         for at, value in zip(absent, self._store.read([names[at] for at in absent]), strict=True):
             values[at] = value
@@ -227,7 +234,7 @@ class ArrowIPCCacheBackend:
         return f"<{type(self).__name__} {str(self.cache_dir)!r}>"
 
     def _mention_former_segments(self) -> None:
-        former = len(list(self.segments_dir.glob("segment_*.arrow")))
+        former = len(former_segments(self.segments_dir))
         if former and not len(self._store):
             warnings.warn(
                 f"{self.cache_dir} holds {former} segments of torchcachex, which are not read: bring them over with "
@@ -238,7 +245,7 @@ class ArrowIPCCacheBackend:
 class StoredKeys(Set[str]):
     """The keys of a store, as a set."""
 
-    def __init__(self, store: ValueStore) -> None:
+    def __init__(self, store: SegmentStore) -> None:
         self._store = store
 
     @classmethod
@@ -256,14 +263,14 @@ class StoredKeys(Set[str]):
 
 
 def key_text(key: Any) -> str:
-    """The text of a key: of a text itself, of an integer its digits. Elements of tensors and arrays are integers too."""
+    """The text of a key: of a text itself, of an integer its digits. Elements of tensors and arrays are integers."""
     if isinstance(key, str):
         return key
     try:
         return str(operator.index(key))
     except TypeError:
         raise InvalidError(
-            f"a cache id is {key!r} of type {type(key).__name__}: pass a text or an integer that is the same in all runs"
+            f"a cache id is {key!r} of type {type(key).__name__}: pass a text or an integer, the same in all runs"
         ) from None
 
 

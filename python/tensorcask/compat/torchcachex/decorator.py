@@ -28,12 +28,13 @@ class TrainableModuleError(TrainableError, RuntimeError):
 class CacheModuleDecorator(nn.Module):
     """Wraps a module, and returns kept outputs for samples whose ids were seen before.
 
-    A call looks all ids up at once, runs the module without gradients on the samples that are missing, puts their outputs
-    into the backend, and returns the batch in the order of the ids, on the device of the inputs. A sample's output may be
-    a tensor or a nested dict, list or tuple of tensors and plain values. Outputs of several shapes are returned as a list.
+    A call looks all ids up at once, runs the module without gradients on the samples that are missing, puts their
+    outputs into the backend, and returns the batch in the order of the ids, on the device of the inputs. A sample's
+    output may be a tensor or a nested dict, list or tuple of tensors and plain values. Outputs of several shapes are
+    returned as a list.
 
-    The ids are taken from the keyword argument `cache_ids`, else from `args[0]["cache_ids"]` if that is a dict, else from
-    `key_from_batch_fn(*args, **kwargs)`. The keyword argument is not passed on to the module.
+    The ids are taken from the keyword argument `cache_ids`, else from `args[0]["cache_ids"]` if that is a dict, else
+    from `key_from_batch_fn(*args, **kwargs)`. The keyword argument is not passed on to the module.
 
     The first positional argument is the batch: a tensor, or a dict of tensors and lists. Other arguments are passed on
     whole. If one of them has as many rows as there are samples, the module runs on the whole batch.
@@ -96,7 +97,10 @@ class CacheModuleDecorator(nn.Module):
                 results[at] = output
         reference = next(tensors_in((args, passed)), None)
         device = torch.device("cpu") if reference is None else reference.device
-        return _tree_stack([to_device(result, device) for result in results])
+        if missing and device.type != "cpu":
+            # Kept and computed samples are on different devices.
+            results = [to_device(result, device) for result in results]
+        return to_device(_tree_stack(results), device)
 
     def _compute(self, args: tuple[Any, ...], kwargs: dict[str, Any], missing: list[int], count: int) -> list[Any]:
         selected = args if len(missing) == count else select_inputs(args, kwargs, missing, count)
@@ -134,8 +138,8 @@ class CacheModuleDecorator(nn.Module):
         trainable = [name for name, parameter in self.module.named_parameters() if parameter.requires_grad]
         if trainable:
             raise TrainableModuleError(
-                f"the wrapped module has trainable parameters while caching is enabled, {len(trainable)} in all, such as "
-                f"{trainable[0]!r}: freeze it with `module.requires_grad_(False)`, or set enforce_stateless=False"
+                f"the wrapped module has trainable parameters while caching is enabled, {len(trainable)} in all, such "
+                f"as {trainable[0]!r}: freeze it with `module.requires_grad_(False)`, or set enforce_stateless=False"
             )
 
     def _check_weights(self) -> None:
@@ -159,14 +163,14 @@ class CacheModuleDecorator(nn.Module):
             self._weights = None
             warnings.warn(
                 f"{type(self.module).__name__} has other weights than the module that filled {self.cache.cache_dir}. "
-                "Outputs of those are returned for ids that are in the cache: use another module_id for other weights, or "
-                "remove the folder", TensorcaskWarning, stacklevel=3,
+                "Outputs of those are returned for ids that are in the cache: use another module_id for other weights, "
+                "or remove the folder", TensorcaskWarning, stacklevel=3,
             )  # fmt: skip
 
     def _variables(self) -> list[Any]:
         return variables_of(self.module)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The state of the wrapped module, under its names. What is cached is no part of it."""
         return self.module.state_dict(*args, **kwargs)
 

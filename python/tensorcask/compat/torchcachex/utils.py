@@ -36,8 +36,9 @@ def rebuilt(like: Any, items: list[Any]) -> Any:
 def _tree_index(x: Any, i: int) -> Any:
     """Sample `i` of a batch.
 
-    A tensor gives its row `i`, and a list of tensors, which is a batch of samples of different shapes, its item `i`. Dicts,
-    tuples and other lists are indexed item by item. Any other leaf belongs to all samples, and is returned as it is.
+    A tensor gives its row `i`, and a list of tensors, which is a batch of samples of different shapes, its item `i`.
+    Dicts, tuples and other lists are indexed item by item. Any other leaf belongs to all samples, and is returned as it
+    is.
     """
     if torch.is_tensor(x):
         return x[i]
@@ -53,8 +54,8 @@ def _tree_index(x: Any, i: int) -> Any:
 def _tree_stack(samples: list[Any]) -> Any:
     """The batch of `samples`, which is the inverse of `_tree_index`.
 
-    Tensors of one shape are stacked; tensors of several shapes become a list. Dicts, tuples and lists are stacked item by
-    item. Other leaves become a list with one item a sample.
+    Tensors of one shape are stacked; tensors of several shapes become a list. Dicts, tuples and lists are stacked item
+    by item. Other leaves become a list with one item a sample.
 
     Raises `ValueError` if there are no samples.
     """

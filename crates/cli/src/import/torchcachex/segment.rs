@@ -57,7 +57,9 @@ pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
         let path = entry.map_err(|error| Failure::io(&segments, &error))?.path();
         let name = path.file_name().and_then(|name| name.to_str());
         let number = name.and_then(|name| name.strip_prefix("segment_")?.strip_suffix(".arrow")?.parse::<u64>().ok());
-        if let Some(number) = number {
+        // tensorcask.compat.torchcachex links the segments of its store under such names, in the same folder.
+        let is_ours = std::fs::read_link(&path).is_ok_and(|target| target.parent() == Some(Path::new("")));
+        if let Some(number) = number.filter(|_| !is_ours) {
             found.push((number, path));
         }
     }

@@ -293,6 +293,22 @@ fn other_folders_and_stores_are_refused() {
 }
 
 #[test]
+fn links_to_segments_of_the_store_are_no_segments_of_torchcachex() {
+    let place = Place::new();
+    pairs(&place, 0, &[("a", [1.0, 1.0])]);
+    import(&place, &[]);
+    let segments = place.path("cache/m/segments");
+    let own = crate::support::names(&segments).into_iter().find(|name| name.starts_with("0000-")).unwrap();
+    std::os::unix::fs::symlink(own, segments.join("segment_000001.arrow")).unwrap();
+    // A link to a segment that lies elsewhere counts.
+    let elsewhere = place.path("elsewhere.arrow");
+    std::fs::rename(pairs(&place, 2, &[("b", [2.0, 2.0])]), &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, segments.join("segment_000002.arrow")).unwrap();
+    let said = import(&place, &[]);
+    assert_eq!((&said["segments"], &said["imported"], &said["existing"]), (&json!(2), &json!(1), &json!(1)));
+}
+
+#[test]
 fn large_segments_are_imported_in_parts() {
     let place = Place::new();
     let names: Vec<String> = (0..3000).map(|n| format!("k{n}")).collect();
