@@ -21,7 +21,9 @@ def describe(value: Any) -> str | None:
     of = type(value)
     name = f"{of.__module__}.{of.__qualname__}"
     if isinstance(value, enum.Enum):
-        return f"{name}.{value.name}"
+        # Flags without a name have a value only, and a member's value may be changed.
+        inner = describe(value.value)
+        return None if inner is None else f"{name}.{value.name}={inner}"
     if isinstance(value, (int, float, complex, bytes, str, range, slice)):
         return f"{name}:{value!r}"
     if value is None:
@@ -32,17 +34,27 @@ def describe(value: Any) -> str | None:
         items = [describe(item) for item in value]
         return None if None in items else f"{name}:{sorted(str(item) for item in items)}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if "<locals>" in name:
+            # Two functions may make classes of one name.
+            return None
         return _all(name, [getattr(value, field.name) for field in dataclasses.fields(value)])
     if isinstance(value, pathlib.PurePath):
         return f"path:{value}"
     if isinstance(value, type):
-        return f"class:{value.__module__}.{value.__qualname__}"
+        # The code of other classes may differ under one name.
+        is_fixed = value.__module__.partition(".")[0] in ("builtins", "torch", "numpy")
+        return f"class:{value.__module__}.{value.__qualname__}" if is_fixed else None
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, (torch.dtype, torch.device, torch.layout, torch.memory_format)):
         return f"{name}:{value}"
     if of.__module__ == "numpy" and hasattr(value, "item"):
         return f"{name}:{value.item()!r}"
     return None
+
+
+def describe_class(of: type) -> str:
+    """The name of a mapping's class."""
+    return f"class:{of.__module__}.{of.__qualname__}"
 
 
 def _all(name: str, items: Iterable[Any]) -> str | None:

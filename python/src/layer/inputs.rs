@@ -169,9 +169,9 @@ impl Flattening<'_> {
             if object.get_type().is(py.get_type::<PyDict>()) {
                 return Ok(json!({ "dict": described }));
             }
-            return Ok(json!({ "mapping": [remember(object.get_type().as_any())?, described] }));
+            return Ok(json!({ "mapping": [remember(object.get_type().as_any(), "describe_class")?, described] }));
         }
-        Ok(json!({ "object": remember(object)? }))
+        Ok(json!({ "object": remember(object, "describe")? }))
     }
 
     fn tensor(&mut self, place: &str, argument: Argument<PyTorch>) -> Json {
@@ -181,10 +181,10 @@ impl Flattening<'_> {
     }
 }
 
-/// Remembers a value, and returns its description.
-fn remember(object: &Bound<'_, PyAny>) -> PyResult<String> {
+/// Remembers a value, and returns the description that the helper `describe` gives.
+fn remember(object: &Bound<'_, PyAny>, describe: &str) -> PyResult<String> {
     let py = object.py();
-    let description = py.import("tensorcask._arguments")?.call_method1("describe", (object,))?;
+    let description = py.import("tensorcask._arguments")?.call_method1(describe, (object,))?;
     let Some(description) = description.extract::<Option<String>>()? else {
         return Err(invalid(
             py,
