@@ -23,7 +23,7 @@ pub(crate) struct Encoded<'py> {
 /// `InvalidError` for any other object.
 pub(crate) fn encode<'py>(object: &Bound<'py, PyAny>) -> PyResult<Encoded<'py>> {
     let py = object.py();
-    if object.get_type().is(&py.get_type::<PyDict>()) {
+    if object.get_type().is(py.get_type::<PyDict>()) {
         let fields = object.cast::<PyDict>()?.clone();
         // A dict that looks like a marked value is marked itself.
         let class = is_marked(&fields)?.then(|| format!("{MARK}dict"));

@@ -4,8 +4,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::array::{Array, is_array};
 use crate::errors::invalid;
+use crate::tensors::array::{Array, is_array};
 
 /// The 128-bit XXH3 hashes of strings, byte strings or arrays, in hexadecimal.
 ///

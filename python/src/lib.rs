@@ -6,29 +6,12 @@
 //! or the layer is held by a thread that waits for the interpreter and was given it by another that waits for the lock:
 //! every call that may wait releases the interpreter first.
 
-mod array;
-mod arrow;
-mod cache_options;
-mod cached;
 mod classes;
-mod compute;
 mod digests;
 mod errors;
-mod framework;
-mod ids;
-mod inputs;
-mod keys;
-mod memory;
-mod options;
-mod outputs;
-mod pad;
-mod reports;
-mod rows;
+mod layer;
 mod store;
-mod tensor;
-mod torch;
-mod values;
-mod variables;
+mod tensors;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -36,7 +19,8 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::options::OpenOptions;
+use crate::store::class::Store;
+use crate::store::options::OpenOptions;
 
 /// Opens the store `<folder>/<module_id>`.
 #[pyfunction]
@@ -46,15 +30,15 @@ fn open_store(
     folder: PathBuf,
     module_id: String,
     options: Option<&Bound<'_, PyDict>>,
-) -> PyResult<store::Store> {
+) -> PyResult<Store> {
     let given = options.map_or_else(|| PyDict::new(py), Bound::clone);
-    store::Store::open(py, folder, module_id, OpenOptions::of(&given)?, false)
+    Store::open(py, folder, module_id, OpenOptions::of(&given)?, false)
 }
 
 /// A pickled handle of a store, which is opened by its first call.
 #[pyfunction]
-fn _reopen(py: Python<'_>, folder: PathBuf, module_id: String, options: &Bound<'_, PyDict>) -> PyResult<store::Store> {
-    store::Store::open(py, folder, module_id, OpenOptions::of(options)?, true)
+fn _reopen(py: Python<'_>, folder: PathBuf, module_id: String, options: &Bound<'_, PyDict>) -> PyResult<Store> {
+    Store::open(py, folder, module_id, OpenOptions::of(options)?, true)
 }
 
 /// Runs the command line tool with these arguments, and returns its exit code.
@@ -66,14 +50,14 @@ fn main(py: Python<'_>, arguments: Vec<OsString>) -> u8 {
 #[pymodule(gil_used = false)]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-    module.add_class::<store::Store>()?;
-    module.add_class::<cached::Cached>()?;
-    module.add_class::<cached::WhyMiss>()?;
-    module.add_class::<inputs::Shared>()?;
+    module.add_class::<Store>()?;
+    module.add_class::<layer::cached::Cached>()?;
+    module.add_class::<layer::cached::WhyMiss>()?;
+    module.add_class::<layer::inputs::Shared>()?;
     module.add_function(wrap_pyfunction!(open_store, module)?)?;
     module.add_function(wrap_pyfunction!(_reopen, module)?)?;
     module.add_function(wrap_pyfunction!(main, module)?)?;
-    module.add_function(wrap_pyfunction!(store::_before_fork, module)?)?;
+    module.add_function(wrap_pyfunction!(store::handle::_before_fork, module)?)?;
     module.add_function(wrap_pyfunction!(digests::digest, module)?)?;
     Ok(())
 }

@@ -40,6 +40,7 @@ from ._native import Store, WhyMiss, __version__, _before_fork, digest, open, sh
 if TYPE_CHECKING:
     from . import compat, data, integrations, ops
     from ._cache import cache
+    from ._options import Options
 
 __all__ = [
     "CorruptError",
@@ -50,6 +51,7 @@ __all__ = [
     "LockedError",
     "MismatchError",
     "NotReproducibleError",
+    "Options",
     "ReadOnlyError",
     "Store",
     "StoreIOError",
@@ -82,6 +84,10 @@ def __getattr__(name: str) -> Any:
 
         globals()["cache"] = cache
         return cache
+    if name == "Options":
+        from ._options import Options
+
+        return Options
     if name in _MODULES:
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

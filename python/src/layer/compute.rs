@@ -4,10 +4,10 @@ use pyo3::prelude::*;
 use tensorcask_cache::layer::{Compute, Inputs, Output, Settings};
 
 use crate::errors::{CallResult, of_python};
-use crate::framework::PyTorch;
-use crate::inputs::to_call;
-use crate::outputs::of_object;
-use crate::variables::Variables;
+use crate::layer::framework::PyTorch;
+use crate::layer::inputs::to_call;
+use crate::layer::outputs::of_object;
+use crate::layer::variables::Variables;
 
 /// A function of Python: `compute(args, kwargs, training)`.
 pub(crate) struct PyCompute {

@@ -12,10 +12,10 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use serde_json::{Value as Json, json};
 use tensorcask_cache::layer::{Argument, Inputs};
 
-use crate::array::is_array;
 use crate::errors::invalid;
-use crate::framework::PyTorch;
-use crate::tensor::PyTensor;
+use crate::layer::framework::PyTorch;
+use crate::tensors::array::is_array;
+use crate::tensors::tensor::PyTensor;
 
 /// The name of the argument that describes the others.
 const DESCRIPTION: &str = "python:arguments";
@@ -95,7 +95,7 @@ fn add(
 /// A tensor or a plain value; `None` for anything else.
 fn simple(object: &Bound<'_, PyAny>) -> PyResult<Option<Argument<PyTorch>>> {
     let py = object.py();
-    let torch = crate::torch::torch(py)?;
+    let torch = crate::tensors::torch::torch(py)?;
     if object.is_instance(torch.tensor_type.bind(py))? {
         let tensor = PyTensor::of(object)?;
         // A tensor without dimensions has no batch: it is a parameter of the call.
@@ -139,7 +139,7 @@ impl Flattening<'_> {
             });
         }
         if is_array(object)? {
-            let torch = crate::torch::torch(py)?.module.bind(py);
+            let torch = crate::tensors::torch::torch(py)?.module.bind(py);
             let tensor = PyTensor::of(&torch.call_method1("from_numpy", (object,))?)?;
             let is_batch = !tensor.shape().is_empty();
             let argument = if is_batch { Argument::Tensor(tensor) } else { Argument::Shared(tensor) };
@@ -166,7 +166,7 @@ impl Flattening<'_> {
                 })?;
                 described.push(json!([name, self.describe(&format!("{place}.{name}"), &item, depth + 1)?]));
             }
-            if object.get_type().is(&py.get_type::<PyDict>()) {
+            if object.get_type().is(py.get_type::<PyDict>()) {
                 return Ok(json!({ "dict": described }));
             }
             return Ok(json!({ "mapping": [remember(object.get_type().as_any())?, described] }));

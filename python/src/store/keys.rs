@@ -4,11 +4,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyInt, PyList, PyRange, PyString, PyTuple};
 use tensorcask::{Key, KeyRef, Keys};
 
-use crate::array::{self, Array};
 use crate::errors::invalid;
-use crate::memory;
-use crate::tensor::PyTensor;
-use crate::torch::torch_if_imported;
+use crate::tensors::array::{self, Array};
+use crate::tensors::memory;
+use crate::tensors::tensor::PyTensor;
+use crate::tensors::torch::torch_if_imported;
 
 /// The keys of a batch. Strings and byte strings are borrowed from their Python objects.
 pub(crate) enum KeyBatch<'a> {

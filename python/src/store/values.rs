@@ -4,9 +4,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyByteArray, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use tensorcask::{Dtype, MAX_DEPTH, Tensor, TensorView, Value, ValueView};
 
-use crate::array::{Array, Format, Output, is_array};
 use crate::classes;
 use crate::errors::{invalid, of_store};
+use crate::tensors::array::{Array, Format, Output, is_array};
 
 /// A value of one row: an array, a plain value, or a dict, list or tuple of them.
 ///
@@ -34,7 +34,7 @@ fn from_nested(object: &Bound<'_, PyAny>, depth: usize) -> PyResult<Value> {
     }
     let items =
         |items: Vec<Bound<'_, PyAny>>| items.iter().map(|item| from_nested(item, depth + 1)).collect::<PyResult<_>>();
-    if object.get_type().is(&py.get_type::<PyTuple>()) {
+    if object.get_type().is(py.get_type::<PyTuple>()) {
         return items(object.cast::<PyTuple>()?.iter().collect()).map(Value::Tuple);
     }
     if let Ok(list) = object.cast::<PyList>() {
@@ -137,7 +137,7 @@ impl Rows {
             check(Some(list.len()))?;
             return list.iter().map(|item| from_object(&item)).collect::<PyResult<_>>().map(Self::Values);
         }
-        if object.get_type().is(&py.get_type::<PyTuple>()) {
+        if object.get_type().is(py.get_type::<PyTuple>()) {
             let items = object.cast::<PyTuple>()?;
             return items.iter().map(|item| Self::of(&item, count)).collect::<PyResult<_>>().map(Self::Tuple);
         }

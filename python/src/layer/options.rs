@@ -7,11 +7,11 @@ use tensorcask_cache::layer::{CacheOptions, Inputs};
 use tensorcask_cache::{Content, DiskScope, Lists, OnStoreError, Ragged, Rank, Verification, Weights};
 
 use crate::errors::{invalid, of_layer, of_python};
-use crate::framework::{PyTorch, Transfer};
-use crate::ids;
-use crate::inputs::to_call;
-use crate::options::{self, dtype_of, eviction_of, refuse_unknown, take, take_duration};
-use crate::tensor::Device;
+use crate::layer::framework::{PyTorch, Transfer};
+use crate::layer::ids;
+use crate::layer::inputs::to_call;
+use crate::store::options::{self, dtype_of, eviction_of, refuse_unknown, take, take_duration};
+use crate::tensors::tensor::Device;
 
 /// The options, and what the handle itself needs of them.
 pub(crate) struct Parsed {

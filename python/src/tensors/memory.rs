@@ -4,7 +4,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyByteArrayMethods};
 
-use crate::tensor::PyTensor;
+use crate::tensors::tensor::PyTensor;
 
 /// The bytes of a row-major tensor in main memory; `None` for any other.
 pub(crate) fn bytes(tensor: &PyTensor) -> Option<&[u8]> {

@@ -6,9 +6,9 @@ use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyTuple};
 use tensorcask::Dtype;
 
 use crate::errors::invalid;
-use crate::memory;
-use crate::tensor::PyTensor;
-use crate::torch::{imported, torch_if_imported};
+use crate::tensors::memory;
+use crate::tensors::tensor::PyTensor;
+use crate::tensors::torch::{imported, torch_if_imported};
 
 /// An array in main memory, in row-major order.
 pub(crate) enum Array {
@@ -235,7 +235,7 @@ impl Format {
     /// installed.
     pub(crate) fn named(py: Python<'_>, name: Option<&str>) -> PyResult<Self> {
         match name {
-            Some("torch") => crate::torch::torch(py).map(|_| Self::Torch),
+            Some("torch") => crate::tensors::torch::torch(py).map(|_| Self::Torch),
             Some("numpy") => py.import("numpy").map(|_| Self::Numpy),
             Some("bytes") => Ok(Self::Bytes),
             Some(other) => Err(invalid(py, format!("the format is {other:?}: pass \"torch\", \"numpy\" or \"bytes\""))),

@@ -1,55 +1,21 @@
 //! A store as a class of Python.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
-use tensorcask::{Durability, Key, Reader, Store as EngineStore};
+use tensorcask::Key;
 
-use crate::array::Format;
-use crate::errors::{exception, invalid, missing, of_store};
-use crate::keys::{self, Items, KeyBatch};
-use crate::options::{Mode, OpenOptions};
-use crate::reports;
-use crate::rows::{Layout, Wanted};
-use crate::tensor::Device;
-use crate::values::{Rows, from_object, to_object};
-
-/// An open store.
-enum Handle {
-    Reader(Reader),
-    Writer(EngineStore),
-}
-
-/// The writers that are open, or that the parent process had open.
-static WRITERS: Mutex<Vec<Weak<Handle>>> = Mutex::new(Vec::new());
-
-/// Hands everything that was put to the operating system, so that a child of a fork can read it. An error is reported by
-/// the next call of the store.
-#[pyfunction]
-pub(crate) fn _before_fork(py: Python<'_>) {
-    let writers: Vec<Arc<Handle>> = WRITERS.lock().iter().filter_map(Weak::upgrade).collect();
-    py.detach(|| {
-        for writer in &writers {
-            if let Handle::Writer(store) = &**writer {
-                let _reported_later = store.flush_with(Durability::Buffered);
-            }
-        }
-    });
-}
-
-/// The state of a handle.
-enum State {
-    Open {
-        handle: Arc<Handle>,
-        process: u32,
-    },
-    /// It was unpickled, or its process was forked; the next call opens it.
-    ToOpen,
-    Closed,
-}
+use crate::errors::{invalid, missing, of_store};
+use crate::store::handle::Connection;
+use crate::store::keys::{self, Items, KeyBatch};
+use crate::store::options::OpenOptions;
+use crate::store::reports;
+use crate::store::rows::{Layout, Wanted};
+use crate::store::values::{Rows, from_object, to_object};
+use crate::tensors::array::Format;
+use crate::tensors::tensor::Device;
 
 /// A store of rows under keys, in the folder `<folder>/<module_id>`.
 ///
@@ -58,36 +24,10 @@ enum State {
 /// its own, and must not write.
 #[pyclass(frozen, module = "tensorcask", name = "Store", weakref)]
 pub(crate) struct Store {
-    folder: PathBuf,
-    module_id: String,
-    options: OpenOptions,
+    connection: Connection,
     format: Format,
     device: Option<Device>,
-    /// The process that opened or unpickled it. Its children must not write.
-    process: u32,
-    state: Mutex<State>,
     layout: Layout,
-}
-
-impl State {
-    /// Drops the handle, unless it is that of a parent process.
-    fn end(self) {
-        if let Self::Open { handle, process } = self
-            && process != std::process::id()
-        {
-            // The parent's threads and locks are not in this process, so nothing of the handle can be ended.
-            std::mem::forget(handle);
-        }
-    }
-}
-
-impl Handle {
-    fn reader(&self) -> &Reader {
-        match self {
-            Self::Reader(reader) => reader,
-            Self::Writer(store) => store.reader(),
-        }
-    }
 }
 
 impl Store {
@@ -106,129 +46,8 @@ impl Store {
                 "`device` is given, which only tensors have: open the store with format=\"torch\"",
             ));
         }
-        let process = std::process::id();
-        let store = Self {
-            folder,
-            module_id,
-            options,
-            format,
-            device,
-            process,
-            state: Mutex::new(State::ToOpen),
-            layout: Layout::default(),
-        };
-        if !lazily {
-            let handle = store.opened(py, store.options.mode())?;
-            *store.state.lock() = State::Open { handle, process: std::process::id() };
-        }
-        Ok(store)
-    }
-
-    fn opened(&self, py: Python<'_>, mode: Mode) -> PyResult<Arc<Handle>> {
-        let options = self.options.engine().clone();
-        let opened = py.detach(|| match mode {
-            Mode::Read => options.open_reader(&self.folder, &self.module_id).map(Handle::Reader),
-            Mode::Append => options.open(&self.folder, &self.module_id).map(Handle::Writer),
-        });
-        let handle = opened.map_err(|error| of_store(py, &error))?;
-        self.warn_of_damage(py, &handle)?;
-        let handle = Arc::new(handle);
-        if mode == Mode::Append {
-            let mut writers = WRITERS.lock();
-            writers.retain(|writer| writer.strong_count() > 0);
-            writers.push(Arc::downgrade(&handle));
-        }
-        Ok(handle)
-    }
-
-    /// Warns if the store was not opened whole.
-    fn warn_of_damage(&self, py: Python<'_>, handle: &Handle) -> PyResult<()> {
-        let report = handle.reader().open_report();
-        if report.quarantined.is_empty() && report.missing.is_empty() {
-            return Ok(());
-        }
-        let first = report.quarantined.first().map(|file| format!("{}: {}", file.path.display(), file.why));
-        let first = first.or_else(|| report.missing.first().map(ToString::to_string)).unwrap_or_default();
-        let message = format!(
-            "the store {:?} was opened without {} damaged and {} missing files, first {first}; `tensorcask verify` lists \
-             what was lost",
-            self.path(),
-            report.quarantined.len(),
-            report.missing.len()
-        );
-        let category = py.import("tensorcask._errors")?.getattr("TensorcaskWarning")?;
-        PyErr::warn(py, &category, &std::ffi::CString::new(message).unwrap_or_default(), 2)
-    }
-
-    /// Calls `f` with the reader, which is opened if it is not.
-    fn with_reader<T>(&self, py: Python<'_>, f: impl FnOnce(&Reader) -> PyResult<T>) -> PyResult<T> {
-        let open = match &*self.state.lock() {
-            State::Open { handle, process } if *process == std::process::id() => Some(Arc::clone(handle)),
-            State::Closed => return Err(self.closed(py)),
-            _ => None,
-        };
-        let handle = open.map_or_else(|| self.reopen(py, Mode::Read), Ok)?;
-        f(handle.reader())
-    }
-
-    /// Calls `f` with the writer.
-    fn with_writer<T>(&self, py: Python<'_>, f: impl FnOnce(&EngineStore) -> PyResult<T>) -> PyResult<T> {
-        if self.options.mode() == Mode::Read {
-            return Err(exception(
-                py,
-                "ReadOnlyError",
-                format!("the store {:?} was opened with mode=\"r\": open it with mode=\"a\" to write", self.path()),
-            ));
-        }
-        if self.process != std::process::id() {
-            return Err(exception(
-                py,
-                "ForkedError",
-                "the store was opened before this process was forked: open it in the child to write".to_owned(),
-            ));
-        }
-        let open = match &*self.state.lock() {
-            State::Open { handle, .. } if matches!(**handle, Handle::Writer(_)) => Some(Arc::clone(handle)),
-            State::Closed => return Err(self.closed(py)),
-            _ => None,
-        };
-        let handle = open.map_or_else(|| self.reopen(py, Mode::Append), Ok)?;
-        match &*handle {
-            Handle::Writer(store) => f(store),
-            Handle::Reader(_) => Err(invalid(py, "the store could not be opened for writing")),
-        }
-    }
-
-    /// Opens the store in this process.
-    fn reopen(&self, py: Python<'_>, mode: Mode) -> PyResult<Arc<Handle>> {
-        let handle = self.opened(py, mode)?;
-        let process = std::process::id();
-        let mut state = self.state.lock();
-        match &*state {
-            State::Closed => {
-                drop(state);
-                return Err(self.closed(py));
-            }
-            // Another thread was faster.
-            State::Open { handle: there, process: of }
-                if *of == process && (mode == Mode::Read || matches!(**there, Handle::Writer(_))) =>
-            {
-                return Ok(Arc::clone(there));
-            }
-            _ => {}
-        }
-        let former = std::mem::replace(&mut *state, State::Open { handle: Arc::clone(&handle), process });
-        drop(state);
-        former.end();
-        Ok(handle)
-    }
-
-    fn closed(&self, py: Python<'_>) -> PyErr {
-        invalid(py, format!("the store {:?} is closed: open it again", self.path()))
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.join(&self.module_id)
+        let connection = Connection::open(py, folder, module_id, options, lazily)?;
+        Ok(Self { connection, format, device, layout: Layout::default() })
     }
 
     fn pins(&self) -> bool {
@@ -245,7 +64,8 @@ impl Store {
 
     /// Which rows were found, in the store's format.
     fn mask<'py>(&self, py: Python<'py>, found: Vec<bool>) -> PyResult<Bound<'py, PyAny>> {
-        let mut mask = crate::array::Output::new(py, self.format, tensorcask::Dtype::Bool, &[found.len()], false)?;
+        let mut mask =
+            crate::tensors::array::Output::new(py, self.format, tensorcask::Dtype::Bool, &[found.len()], false)?;
         if self.format == Format::Bytes {
             return Ok(PyList::new(py, found)?.into_any());
         }
@@ -255,30 +75,24 @@ impl Store {
     }
 }
 
-impl Drop for Store {
-    fn drop(&mut self) {
-        std::mem::replace(self.state.get_mut(), State::Closed).end();
-    }
-}
-
 #[pymethods]
 impl Store {
     /// The folder of the store.
     #[getter(path)]
     fn path_text(&self) -> PathBuf {
-        self.path()
+        self.connection.path()
     }
 
     /// The name of the store within its folder.
     #[getter]
     fn module_id(&self) -> &str {
-        &self.module_id
+        self.connection.module_id()
     }
 
     /// ``"r"`` or ``"a"``.
     #[getter]
     fn mode(&self) -> &'static str {
-        self.options.mode().name()
+        self.connection.options().mode().name()
     }
 
     /// ``"torch"``, ``"numpy"`` or ``"bytes"``.
@@ -290,7 +104,7 @@ impl Store {
     /// Whether the store was closed.
     #[getter(closed)]
     fn is_closed(&self) -> bool {
-        matches!(&*self.state.lock(), State::Closed)
+        self.connection.is_closed()
     }
 
     /// The rows of ``keys`` and a mask of those that exist: ``(rows, found)``.
@@ -298,7 +112,7 @@ impl Store {
         let items = Items::of(keys)?;
         let keys = KeyBatch::of(keys, &items)?;
         let wanted = Wanted { format: self.format, pinned: self.pins(), out: None };
-        let batch = self.with_reader(py, |reader| self.layout.read(py, reader, &keys, &wanted))?;
+        let batch = self.connection.with_reader(py, |reader| self.layout.read(py, reader, &keys, &wanted))?;
         Ok((self.deliver(py, batch.rows)?, self.mask(py, batch.found)?))
     }
 
@@ -313,7 +127,7 @@ impl Store {
         let items = Items::of(keys)?;
         let keys = KeyBatch::of(keys, &items)?;
         let wanted = Wanted { format: self.format, pinned: self.pins() && out.is_none(), out };
-        let batch = self.with_reader(py, |reader| self.layout.read(py, reader, &keys, &wanted))?;
+        let batch = self.connection.with_reader(py, |reader| self.layout.read(py, reader, &keys, &wanted))?;
         if batch.found.iter().any(|found| !found) {
             let (first, count) = keys.chosen(py, |at| batch.found.get(at).is_none_or(|found| !found))?;
             return Err(missing(py, first, count));
@@ -327,7 +141,7 @@ impl Store {
         let keys = KeyBatch::of(keys, &items)?;
         let rows = Rows::of(rows, keys.len())?;
         self.layout.put(rows.leaves().as_deref());
-        self.with_writer(py, |store| {
+        self.connection.with_writer(py, |store| {
             let put = if let Rows::Array(array) = &rows
                 && let (Some(dtype), Some(bytes)) = (array.dtype(), array.bytes(py))
             {
@@ -347,7 +161,7 @@ impl Store {
     fn contains<'py>(&self, py: Python<'py>, keys: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let items = Items::of(keys)?;
         let keys = KeyBatch::of(keys, &items)?;
-        let found = self.with_reader(py, |reader| {
+        let found = self.connection.with_reader(py, |reader| {
             py.detach(|| keys.with(|keys| reader.contains_batch(keys))).map_err(|error| of_store(py, &error))
         })?;
         self.mask(py, found)
@@ -355,8 +169,9 @@ impl Store {
 
     fn __getitem__<'py>(&self, py: Python<'py>, key: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let of = keys::one(key)?;
-        let value =
-            self.with_reader(py, |reader| py.detach(|| reader.get(&of)).map_err(|error| of_store(py, &error)))?;
+        let value = self
+            .connection
+            .with_reader(py, |reader| py.detach(|| reader.get(&of)).map_err(|error| of_store(py, &error)))?;
         match value {
             Some(value) => self.deliver(py, to_object(py, &value, self.format)?),
             None => Err(missing(py, vec![key.clone().unbind()], 1)),
@@ -366,23 +181,28 @@ impl Store {
     fn __setitem__(&self, py: Python<'_>, key: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let (key, value) = (keys::one(key)?, from_object(value)?);
         self.layout.put(None);
-        self.with_writer(py, |store| py.detach(|| store.put(&key, &value)).map_err(|error| of_store(py, &error)))
+        self.connection
+            .with_writer(py, |store| py.detach(|| store.put(&key, &value)).map_err(|error| of_store(py, &error)))
     }
 
     fn __delitem__(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<()> {
         let of = keys::one(key)?;
-        let existed =
-            self.with_writer(py, |store| py.detach(|| store.delete(&of)).map_err(|error| of_store(py, &error)))?;
+        let existed = self
+            .connection
+            .with_writer(py, |store| py.detach(|| store.delete(&of)).map_err(|error| of_store(py, &error)))?;
         if existed { Ok(()) } else { Err(missing(py, vec![key.clone().unbind()], 1)) }
     }
 
     fn __contains__(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<bool> {
         let key = keys::one(key)?;
-        self.with_reader(py, |reader| py.detach(|| reader.contains(&key)).map_err(|error| of_store(py, &error)))
+        self.connection
+            .with_reader(py, |reader| py.detach(|| reader.contains(&key)).map_err(|error| of_store(py, &error)))
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
-        let len = self.with_reader(py, |reader| py.detach(|| reader.len()).map_err(|error| of_store(py, &error)))?;
+        let len = self
+            .connection
+            .with_reader(py, |reader| py.detach(|| reader.len()).map_err(|error| of_store(py, &error)))?;
         usize::try_from(len).map_err(|_| invalid(py, "the number of keys overflows"))
     }
 
@@ -392,7 +212,7 @@ impl Store {
     }
 
     fn __iter__(&self, py: Python<'_>) -> PyResult<KeyIter> {
-        self.with_reader(py, |reader| Ok(KeyIter { keys: Mutex::new(reader.keys()) }))
+        self.connection.with_reader(py, |reader| Ok(KeyIter { keys: Mutex::new(reader.keys()) }))
     }
 
     /// All keys, or those with a prefix or in a range, in order if the range says so.
@@ -406,7 +226,7 @@ impl Store {
     ) -> PyResult<Bound<'py, PyList>> {
         let prefix = prefix.map(keys::one).transpose()?;
         let (start, stop) = (start.map(keys::one).transpose()?, stop.map(keys::one).transpose()?);
-        let all = self.with_reader(py, |reader| {
+        let all = self.connection.with_reader(py, |reader| {
             let list = || -> tensorcask::Result<Vec<Key>> {
                 match (&prefix, &start, &stop) {
                     (None, None, None) => reader.keys().collect(),
@@ -426,45 +246,38 @@ impl Store {
     fn delete(&self, py: Python<'_>, keys: &Bound<'_, PyAny>) -> PyResult<usize> {
         let items = Items::of(keys)?;
         let keys = KeyBatch::of(keys, &items)?;
-        self.with_writer(py, |store| {
+        self.connection.with_writer(py, |store| {
             py.detach(|| keys.with(|keys| store.delete_batch(keys))).map_err(|error| of_store(py, &error))
         })
     }
 
     /// Returns when everything that was put is on disk.
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
-        self.with_writer(py, |store| py.detach(|| store.flush()).map_err(|error| of_store(py, &error)))
+        self.connection.with_writer(py, |store| py.detach(|| store.flush()).map_err(|error| of_store(py, &error)))
     }
 
     /// Makes the commits of other processes visible. Returns whether there were any.
     fn refresh(&self, py: Python<'_>) -> PyResult<bool> {
         self.layout.put(None);
-        self.with_reader(py, |reader| py.detach(|| reader.refresh()).map_err(|error| of_store(py, &error)))
+        self.connection.with_reader(py, |reader| py.detach(|| reader.refresh()).map_err(|error| of_store(py, &error)))
     }
 
     /// Flushes and closes. A closed store cannot be used.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        let former = std::mem::replace(&mut *self.state.lock(), State::Closed);
-        if let State::Open { handle, process } = &former
-            && *process == std::process::id()
-            && let Handle::Writer(store) = &**handle
-        {
-            py.detach(|| store.close()).map_err(|error| of_store(py, &error))?;
-        }
-        py.detach(|| former.end());
-        Ok(())
+        self.connection.close(py)
     }
 
     /// Sizes, counts and the state of the index.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let stats =
-            self.with_reader(py, |reader| py.detach(|| reader.stats()).map_err(|error| of_store(py, &error)))?;
+        let stats = self
+            .connection
+            .with_reader(py, |reader| py.detach(|| reader.stats()).map_err(|error| of_store(py, &error)))?;
         reports::to_object(py, &stats)
     }
 
     /// Reads every byte and compares all checksums.
     fn verify<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let report = self.with_reader(py, |reader| {
+        let report = self.connection.with_reader(py, |reader| {
             py.detach(|| reader.verify(&mut |_, _| {})).map_err(|error| of_store(py, &error))
         })?;
         reports::verified(py, &report)
@@ -472,8 +285,9 @@ impl Store {
 
     /// The structures of the rows, each with its number of rows.
     fn schemas<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let schemas =
-            self.with_reader(py, |reader| py.detach(|| reader.schemas()).map_err(|error| of_store(py, &error)))?;
+        let schemas = self
+            .connection
+            .with_reader(py, |reader| py.detach(|| reader.schemas()).map_err(|error| of_store(py, &error)))?;
         let entries = schemas.iter().map(|used| {
             let entry = PyDict::new(py);
             entry.set_item("schema", used.schema.to_string())?;
@@ -499,14 +313,15 @@ impl Store {
         if sort {
             options = options.sort(tensorcask::Order::Keys);
         }
-        let report =
-            self.with_writer(py, |store| py.detach(|| store.compact(&options)).map_err(|error| of_store(py, &error)))?;
+        let report = self
+            .connection
+            .with_writer(py, |store| py.detach(|| store.compact(&options)).map_err(|error| of_store(py, &error)))?;
         reports::to_object(py, &report)
     }
 
     /// Reads the index and up to ``limit_bytes`` of segments into the page cache. Returns the bytes that were read.
     fn preload(&self, py: Python<'_>, limit_bytes: u64) -> PyResult<Py<PyAny>> {
-        let report = self.with_reader(py, |reader| {
+        let report = self.connection.with_reader(py, |reader| {
             py.detach(|| reader.preload(limit_bytes)).map_err(|error| of_store(py, &error))
         })?;
         reports::to_object(py, &report).map(Bound::unbind)
@@ -520,7 +335,7 @@ impl Store {
         requested_schema: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let _ = requested_schema;
-        self.with_reader(py, |reader| crate::arrow::stream(py, reader))
+        self.connection.with_reader(py, |reader| crate::store::arrow::stream(py, reader))
     }
 
     /// All rows as a table of ``pyarrow``.
@@ -546,20 +361,19 @@ impl Store {
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
         // What was put is read where the handle is unpickled.
-        let open = match &*self.state.lock() {
-            State::Open { handle, process } if *process == std::process::id() => Some(Arc::clone(handle)),
-            _ => None,
-        };
-        if let Some(Handle::Writer(store)) = open.as_deref() {
-            py.detach(|| store.flush_with(Durability::Buffered)).map_err(|error| of_store(py, &error))?;
-        }
+        self.connection.publish(py)?;
         let reopen = py.import("tensorcask._native")?.getattr("_reopen")?;
-        let state = (self.folder.as_os_str(), &self.module_id, self.options.described(py)?).into_pyobject(py)?;
+        let state = (
+            self.connection.folder().as_os_str(),
+            self.connection.module_id(),
+            self.connection.options().described(py)?,
+        )
+            .into_pyobject(py)?;
         Ok((reopen, state))
     }
 
     fn __repr__(&self) -> String {
-        format!("<tensorcask.Store {:?}, mode {:?}>", self.path(), self.options.mode().name())
+        format!("<tensorcask.Store {:?}, mode {:?}>", self.connection.path(), self.connection.options().mode().name())
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tensorcask::VerifyReport;
 
 use crate::errors::invalid;
-use crate::keys;
+use crate::store::keys;
 
 /// A report as a dict of plain values.
 pub(crate) fn to_object<'py>(py: Python<'py>, report: &impl serde::Serialize) -> PyResult<Bound<'py, PyAny>> {

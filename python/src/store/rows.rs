@@ -8,11 +8,11 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 use tensorcask::{Dtype, Error, Reader, Schema, Tensor, Value};
 
-use crate::array::{Format, Output};
 use crate::classes;
 use crate::errors::{invalid, of_store};
-use crate::keys::KeyBatch;
-use crate::values::to_object;
+use crate::store::keys::KeyBatch;
+use crate::store::values::to_object;
+use crate::tensors::array::{Format, Output};
 
 /// A leaf of rows of one structure.
 #[derive(Debug)]

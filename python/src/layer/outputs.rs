@@ -6,9 +6,9 @@ use tensorcask_cache::layer::Output;
 
 use crate::classes;
 use crate::errors::invalid;
-use crate::framework::PyTorch;
-use crate::tensor::PyTensor;
-use crate::torch::{Torch, torch};
+use crate::layer::framework::PyTorch;
+use crate::tensors::tensor::PyTensor;
+use crate::tensors::torch::{Torch, torch};
 
 /// The maximum depth of nested outputs.
 const MAX_DEPTH: usize = 64;

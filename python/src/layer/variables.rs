@@ -11,9 +11,9 @@ use tensorcask_cache::layer;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use crate::errors::{CallResult, of_python};
-use crate::memory;
-use crate::tensor::PyTensor;
-use crate::torch::torch;
+use crate::tensors::memory;
+use crate::tensors::tensor::PyTensor;
+use crate::tensors::torch::torch;
 
 /// Each call inspects all of up to so many tensors; of more it inspects a few, in turn.
 const FEW: usize = 64;

@@ -8,7 +8,7 @@ use pyo3::types::{PyDict, PyString};
 use tensorcask::{Codec, Dtype, Durability, Eviction, Lane, Options, Recovery, ValueCachePolicy};
 
 use crate::errors::invalid;
-use crate::torch::torch_if_imported;
+use crate::tensors::torch::torch_if_imported;
 
 /// How a store is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,11 +9,11 @@ use tensorcask::Dtype;
 use tensorcask_cache::layer::{self, Adapter, Cached, Framework, View};
 
 use crate::errors::{CallResult, of_python};
-use crate::memory;
-use crate::pad;
-use crate::tensor::{Device, PyTensor};
-use crate::torch::torch;
-use crate::variables::Variables;
+use crate::layer::pad;
+use crate::layer::variables::Variables;
+use crate::tensors::memory;
+use crate::tensors::tensor::{Device, PyTensor};
+use crate::tensors::torch::torch;
 
 /// PyTorch.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +47,7 @@ impl Drop for Pinning {
 }
 
 /// Whether batches are read into page-locked memory by this thread.
-pub(crate) fn pins() -> bool {
+fn pins() -> bool {
     PINS.get()
 }
 
@@ -207,7 +207,7 @@ impl Framework for PyTorch {
     }
 
     fn pad(rows: &[PyTensor], value: f64) -> CallResult<PyTensor> {
-        pad::pad(rows, value)
+        pad::pad(rows, value, pins())
     }
 
     fn difference(a: &PyTensor, b: &PyTensor, relative: f64, absolute: f64) -> CallResult<Option<String>> {

@@ -9,7 +9,7 @@ use pyo3::types::{IntoPyDict, PyString, PyTuple};
 use tensorcask::Dtype;
 
 use crate::errors::invalid;
-use crate::torch::{Kind, Torch, torch};
+use crate::tensors::torch::{Kind, Torch, torch};
 
 /// The device of a tensor.
 #[derive(Clone)]

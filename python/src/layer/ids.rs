@@ -5,7 +5,7 @@ use tensorcask::{KeyRef, Keys};
 use tensorcask_cache::Ids;
 
 use crate::errors::invalid;
-use crate::keys::{Items, KeyBatch};
+use crate::store::keys::{Items, KeyBatch};
 
 /// The ids that `object` lists: a tensor or array of integers, or a list of integers or strings.
 ///

@@ -9,16 +9,16 @@ use pyo3::types::{PyDict, PyString, PyTuple};
 use tensorcask_cache::layer::{Argument, CacheOptions, Cached as LayerCached, Inputs, Settings};
 use tensorcask_cache::{Counts, Place, Verification, WhyMiss as LayerWhyMiss};
 
-use crate::cache_options;
-use crate::compute::PyCompute;
 use crate::errors::{exception, invalid, of_layer, of_python};
-use crate::framework::{Pinning, PyTorch};
-use crate::ids;
-use crate::inputs::of_call;
-use crate::options::take;
-use crate::outputs::to_object;
-use crate::tensor::{Device, PyTensor};
-use crate::torch::torch;
+use crate::layer::compute::PyCompute;
+use crate::layer::framework::{Pinning, PyTorch};
+use crate::layer::ids;
+use crate::layer::inputs::of_call;
+use crate::layer::options as cache_options;
+use crate::layer::outputs::to_object;
+use crate::store::options::take;
+use crate::tensors::tensor::{Device, PyTensor};
+use crate::tensors::torch::torch;
 
 /// A wrapped function, whose outputs are kept. `tensorcask.cache` makes it.
 #[pyclass(frozen, module = "tensorcask._native", weakref)]
