@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -322,6 +323,26 @@ def test_hooks_of_the_module_see_whole_batches(x: Any) -> None:
     module(x[:2])
     assert torch.equal(module(x), x * 2)
     assert shapes == [2, 2, 4, 4]
+
+
+def test_a_compiled_model_may_contain_it(x: Any) -> None:
+    make, seen = decorated()
+    model = nn.Sequential(make(), nn.Linear(3, 1))
+    compiled = torch.compile(model, backend="eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            assert torch.equal(compiled(x), model[1](x * 2))
+    assert seen == [4] and len(model[0].cache_instance.cache) == 4
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_exports_and_transforms_run_the_module(x: Any) -> None:
+    module = decorated()[0]()
+    assert torch.equal(torch.export.export(module, (x,)).module()(x), x * 2)
+    assert torch.equal(torch.jit.trace(module, (x,), check_trace=False)(x), x * 2)
+    assert torch.equal(torch.vmap(module)(x.unsqueeze(1)).squeeze(1), x * 2)
+    assert len(module.cache_instance.cache) == 0
 
 
 def test_a_subclass_of_a_decorated_class_is_right(x: Any) -> None:

@@ -293,6 +293,35 @@ def test_modules_with_other_ids_have_other_caches(tmp_path: Path) -> None:
         assert module.samples == 1
 
 
+def test_a_compiled_model_may_contain_it(backend: ArrowIPCCacheBackend) -> None:
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features, self.head = CacheModuleDecorator(Doubler(), backend), torch.nn.Linear(3, 1)
+
+        def forward(self, x: Any, cache_ids: Any) -> Any:
+            return self.head(self.features(x, cache_ids=cache_ids))
+
+    model, x = Model(), torch.randn(4, 3)
+    compiled = torch.compile(model, backend="eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for batch in ([0, 1], [0, 1], [1, 2, 3]):
+            assert torch.equal(compiled(x[batch], ids(*batch)), model.head(x[batch] * 2))
+    assert model.features.module.samples == 4
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_exports_and_transforms_run_the_module(backend: ArrowIPCCacheBackend) -> None:
+    module = torch.nn.Linear(3, 2).requires_grad_(False)
+    cached, x = CacheModuleDecorator(module, backend), torch.randn(4, 3)
+    assert torch.equal(torch.export.export(cached, (x,)).module()(x), module(x))
+    assert torch.equal(torch.jit.trace(cached, (x,), check_trace=False)(x), module(x))
+    assert CacheModuleDecorator(Doubler(), backend)(x.to("meta")).is_meta
+    assert torch.allclose(torch.vmap(cached)(x.unsqueeze(1)).squeeze(1), module(x))
+    assert len(backend.index) == 0
+
+
 # Outputs
 
 

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -173,6 +174,16 @@ def test_dropping_a_backend_flushes_it(tmp_path: Path) -> None:
     backend.put_batch({"a": torch.ones(1)})
     del backend
     assert ArrowIPCCacheBackend(tmp_path, "m").get_batch(["a"])[1] == []
+
+
+def test_a_removed_folder_is_not_made_again(tmp_path: Path) -> None:
+    backend = ArrowIPCCacheBackend(tmp_path / "cache", "m")
+    backend.put_batch({"a": torch.ones(1)})
+    shutil.rmtree(tmp_path / "cache")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del backend
+    assert not (tmp_path / "cache").exists()
 
 
 # Weights

@@ -20,10 +20,11 @@ import torch
 from ..._digests import digest_of
 from ..._errors import InvalidError, TensorcaskWarning, TrainableError
 from ..._native import digest
+from ..._torch_state import autocast_text
 from ._inputs import Inputs, sample_bytes
 from ._rows import DiskRows, MemoryRows
 from ._settings import Settings
-from ._state import State, autocast
+from ._state import State
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ class _TorchCache:
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs.tensors):
             self._mention("an input requires gradients, which do not flow through cached outputs")
         fixed = self._settings.persistent_module_hash is not None
-        context = f"{self.module_hash if fixed else state.digest()} {autocast(inputs.device)}"
+        context = f"{self.module_hash if fixed else state.digest()} {autocast_text()}"
         keys = inputs.keys(context, state.signature)
         rows = self._get(keys)
         missing = [at for at, row in enumerate(rows) if row is None]

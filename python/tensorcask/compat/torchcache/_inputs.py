@@ -75,9 +75,9 @@ class Inputs:
         plain = [(name, repr(value)) for name, value in named if not isinstance(value, torch.Tensor)]
         tensors = [(name, value) for name, value in named if isinstance(value, torch.Tensor)]
         shapes = [(name, str(value.dtype), tuple(value.shape[1:])) for name, value in tensors]
-        head = f"{context}\n{plain}\n{shapes}\n".encode()
-        rows = [sample_bytes(value) for _, value in tensors]
-        return digest([head + b"".join(parts) for parts in zip(*rows, strict=True)])
+        head = f"{context}\n{plain}\n{shapes}\n"
+        rows = [digest(sample_bytes(value)) for _, value in tensors]
+        return digest([head + " ".join(parts) for parts in zip(*rows, strict=True)])
 
     def _named(self, parameters: inspect.Signature | None) -> Iterator[tuple[str, Any]]:
         """The arguments with the names of their parameters, however they were passed."""

@@ -121,14 +121,3 @@ def _undecorated(module: torch.nn.Module | None) -> Iterator[None]:
         module.__class__ = kind
         attributes.pop("forward", None)
         attributes.update(hidden)
-
-
-def autocast(device: torch.device) -> str:
-    """The dtype of automatic mixed precision on a device, as a text; empty if it is off."""
-    try:
-        if not torch.is_autocast_enabled(device.type):
-            return ""
-        return str(torch.get_autocast_dtype(device.type))
-    except (TypeError, AttributeError, RuntimeError):
-        # Releases before 2.4 ask without a device.
-        return str(torch.is_autocast_enabled())

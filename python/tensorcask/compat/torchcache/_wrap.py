@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..._torch_state import is_exporting, is_symbolic, not_compiled
 from ._cache import Caches, TrainableModuleError, _TorchCache
 from ._settings import PREFIX, Settings
 from ._state import ARGUMENTS, CACHE, FORWARD, ORIGINAL, State, describe_arguments
@@ -54,8 +55,11 @@ def wrap_function(function: types.FunctionType, settings: Settings, enabled: boo
     state = State(function, function)
     cache = Caches(settings).of(state, settings)
 
+    @not_compiled
     @functools.wraps(function)
     def cached(*args: Any, **kwargs: Any) -> Any:
+        if is_symbolic(args, kwargs):
+            return function(*args, **kwargs)
         return cache.call(state, function, args, kwargs)
 
     setattr(cached, CACHE, cache)
@@ -84,15 +88,24 @@ def _with_forward(original: type[torch.nn.Module], members: dict[str, Any]) -> t
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         compute = vars(self).get(FORWARD) or functools.partial(original.forward, self)
-        cache: _TorchCache | None = vars(self).get(CACHE)
-        if cache is None:
+        if CACHE not in vars(self) or is_exporting():
             return compute(*args, **kwargs)
-        return cache.call(_state_of(self, compute), compute, args, kwargs)
+        return _looked_up(self, compute, args, kwargs)
 
     functools.update_wrapper(forward, original.forward)
     names = ("__module__", "__qualname__", "__doc__")
     own = {"forward": forward, ORIGINAL: original} | {name: getattr(original, name) for name in names}
     return type(original.__name__, (original,), own | members)
+
+
+@not_compiled
+def _looked_up(
+    module: torch.nn.Module, compute: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    if is_symbolic(args, kwargs):
+        return compute(*args, **kwargs)
+    cache: _TorchCache = vars(module)[CACHE]
+    return cache.call(_state_of(module, compute), compute, args, kwargs)
 
 
 def _state_of(module: torch.nn.Module, compute: Callable[..., Any]) -> State:

@@ -83,6 +83,12 @@ class PendingWrites:
         if failure is not None:
             raise failure
 
+    def discard(self) -> None:
+        """Forgets the pending values."""
+        self._check_process()
+        with self._lock:
+            self._pending = {}
+
     def close(self) -> None:
         """Flushes, ends the threads and closes the store."""
         try:

@@ -281,9 +281,11 @@ def _snapshot(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _close_at_exit(pending: PendingWrites, folder: Path) -> None:
+    if not folder.exists():
+        # The folder was removed, such as a temporary one. It is not made again.
+        pending.discard()
     try:
         pending.close()
     except TensorcaskError as error:
-        # A temporary folder may be gone before the backend is.
         if folder.exists():
             warnings.warn(f"outputs that were pending at exit are not stored: {error}", TensorcaskWarning, stacklevel=2)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..._errors import InvalidError, TensorcaskWarning, TrainableError
+from ..._torch_state import is_exporting, is_symbolic, not_compiled
 from .._weights import Weights, variables_of
 from ._batches import OutputSplitter, select_inputs, tensors_in, to_device
 from ._schema import replace_text
@@ -82,7 +83,14 @@ class CacheModuleDecorator(nn.Module):
             RuntimeError: the module is trainable, in training mode with `enforce_stateless`.
         """
         passed = {name: value for name, value in kwargs.items() if name != "cache_ids"}
-        if not self.enabled:
+        if not self.enabled or is_exporting():
+            return self.module(*args, **passed)
+        return self._looked_up(args, kwargs, passed)
+
+    @not_compiled
+    def _looked_up(self, args: tuple[Any, ...], kwargs: dict[str, Any], passed: dict[str, Any]) -> Any:
+        if is_symbolic(args, passed):
+            # Tracers and transforms hand over tensors without values, which have no outputs to keep.
             return self.module(*args, **passed)
         ids, _ = self._extract_keys(args, kwargs)
         if args and torch.is_tensor(args[0]) and args[0].ndim and args[0].shape[0] != len(ids):
