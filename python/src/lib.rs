@@ -22,7 +22,24 @@ use pyo3::types::PyDict;
 use crate::store::class::Store;
 use crate::store::options::OpenOptions;
 
-/// Opens the store `<folder>/<module_id>`.
+/// Opens the store ``<folder>/<module_id>``.
+///
+/// ``mode="a"`` reads and writes, and creates the store if it does not exist; each handle writes in a lane of its own, so
+/// several processes may write. ``mode="r"`` reads a store that exists, also while others write it. ``format`` is
+/// ``"torch"``, ``"numpy"`` or ``"bytes"``: what rows are returned as (default: PyTorch or NumPy, the first that the
+/// process has imported, or that is installed). ``device`` is where tensors are returned.
+///
+/// Options of the engine: ``codec`` ("none", "zstd", "shuffle-zstd", with a level as in "zstd:9"), ``store_as`` (a
+/// dtype that wider floats are stored as), ``restore_dtype``, ``durability`` ("buffered", "data", "all"), ``lane``,
+/// ``recovery`` ("quiet", "strict"), ``verify_checksums`` ("first", "always", "never"), ``create``, ``max_disk_bytes``,
+/// ``max_rows``, ``max_age_s``, ``eviction`` ("oldest", "coldest", "stop"), ``segment_bytes``, ``segment_rows``,
+/// ``memtable_keys``, ``buffer_bytes``, ``value_cache_bytes``, ``value_cache_policy`` ("lru", "stop"),
+/// ``compaction_live_share``, ``compaction_bytes_per_s``, ``refresh_interval_s``, ``flush_interval_s``, ``read_threads``,
+/// ``max_value_bytes``, ``allow_network``, ``group_writable``.
+///
+/// Raises ``StoreIOError`` (an ``OSError``), ``LockedError`` if the lane has a writer, ``VersionError`` if a newer
+/// release wrote the store, ``CorruptError`` with ``recovery="strict"``, ``TypeError`` for unknown options. Warns with
+/// ``TensorcaskWarning`` if files were damaged or missing.
 #[pyfunction]
 #[pyo3(name = "open", signature = (folder, module_id, **options))]
 fn open_store(

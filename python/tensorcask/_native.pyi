@@ -124,7 +124,7 @@ def open(
     folder: _Path,
     module_id: str,
     *,
-    mode: Literal["r", "a", "w"] = "a",
+    mode: Literal["r", "a"] = "a",
     format: Literal["torch", "numpy", "bytes"] | None = None,
     device: Any = None,
     **options: Any,

@@ -107,7 +107,14 @@ impl Store {
         self.connection.is_closed()
     }
 
-    /// The rows of ``keys`` and a mask of those that exist: ``(rows, found)``.
+    /// The rows of ``keys``, and which of them exist: ``(rows, found)``.
+    ///
+    /// ``keys`` is a one-dimensional tensor or array of integers, or a list of integers, strings or byte strings.
+    /// ``rows`` is a tensor ``[keys, …]`` of the dtype that was put, in the order of the keys, zero where a key does not
+    /// exist. Rows that are trees come back as the tree of such tensors. Rows of several shapes or structures come
+    /// back as a list of one value a key, ``None`` where a key does not exist. ``found`` is a bool tensor ``[keys]``.
+    ///
+    /// Raises ``CorruptError`` if a row is damaged, and ``InvalidError`` for keys of another kind.
     fn get<'py>(&self, py: Python<'py>, keys: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         let items = Items::of(keys)?;
         let keys = KeyBatch::of(keys, &items)?;
@@ -116,7 +123,12 @@ impl Store {
         Ok((self.deliver(py, batch.rows)?, self.mask(py, batch.found)?))
     }
 
-    /// The rows of ``keys``, all of which exist.
+    /// The rows of ``keys``, as ``get`` returns them, all of which have to exist.
+    ///
+    /// ``out`` is a tensor, or a tree of tensors, of the rows' dtype and shape, which is filled and returned.
+    ///
+    /// Raises ``KeyMissingError`` (a ``KeyError``), whose ``keys`` lists missing keys; ``MismatchError`` if ``out`` has
+    /// another dtype or shape; ``CorruptError`` if a row is damaged.
     #[pyo3(signature = (keys, out=None))]
     fn take<'py>(
         &self,
@@ -135,7 +147,14 @@ impl Store {
         if out.is_some() { Ok(batch.rows) } else { self.deliver(py, batch.rows) }
     }
 
-    /// Puts one row a key.
+    /// Puts one row a key. An existing row is replaced.
+    ///
+    /// ``rows`` is a tensor ``[keys, …]``; or a dict, tuple, dataclass or named tuple of them; or a list of one value a
+    /// key, each a tensor of any shape, a plain value, or a tree of them. Rows are copied; they can be read at once, and
+    /// a thread writes them. Waits if too many wait to be written.
+    ///
+    /// Raises ``InvalidError`` if the numbers of keys and rows differ, or a value cannot be stored; ``FullError`` at a
+    /// cap; ``ReadOnlyError``; ``ForkedError`` in a child of a fork; ``StoreIOError`` for the first failure of a write.
     fn put(&self, py: Python<'_>, keys: &Bound<'_, PyAny>, rows: &Bound<'_, PyAny>) -> PyResult<()> {
         let items = Items::of(keys)?;
         let keys = KeyBatch::of(keys, &items)?;
@@ -157,7 +176,7 @@ impl Store {
         })
     }
 
-    /// Whether each of ``keys`` exists.
+    /// Whether each of ``keys`` exists: a bool tensor ``[keys]``.
     fn contains<'py>(&self, py: Python<'py>, keys: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let items = Items::of(keys)?;
         let keys = KeyBatch::of(keys, &items)?;
@@ -215,7 +234,7 @@ impl Store {
         self.connection.with_reader(py, |reader| Ok(KeyIter { keys: Mutex::new(reader.keys()) }))
     }
 
-    /// All keys, or those with a prefix or in a range, in order if the range says so.
+    /// All keys, in no order; or those that begin with ``prefix``, or from ``start`` to before ``stop``, in order.
     #[pyo3(signature = (prefix=None, start=None, stop=None))]
     fn keys<'py>(
         &self,
@@ -251,7 +270,9 @@ impl Store {
         })
     }
 
-    /// Returns when everything that was put is on disk.
+    /// Returns when everything that was put is on disk, with the durability that the store was opened with.
+    ///
+    /// Raises ``StoreIOError`` for the first failure of a write since the store was opened.
     fn flush(&self, py: Python<'_>) -> PyResult<()> {
         self.connection.with_writer(py, |store| py.detach(|| store.flush()).map_err(|error| of_store(py, &error)))
     }
@@ -267,7 +288,7 @@ impl Store {
         self.connection.close(py)
     }
 
-    /// Sizes, counts and the state of the index.
+    /// Sizes, counts and the state of the index, as a dict of numbers.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let stats = self
             .connection
@@ -275,7 +296,8 @@ impl Store {
         reports::to_object(py, &stats)
     }
 
-    /// Reads every byte and compares all checksums.
+    /// Reads every byte and compares all checksums. Returns a dict: ``clean``, ``rows``, ``files``, and ``damage``, a
+    /// list of dicts with ``path``, ``what``, ``rows`` and ``keys``.
     fn verify<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let report = self.connection.with_reader(py, |reader| {
             py.detach(|| reader.verify(&mut |_, _| {})).map_err(|error| of_store(py, &error))
@@ -297,7 +319,10 @@ impl Store {
         PyList::new(py, entries.collect::<PyResult<Vec<_>>>()?)
     }
 
-    /// Rewrites segments without rows that were overwritten or deleted, and joins small ones; ``sort=True`` sorts rows by key.
+    /// Rewrites segments without rows that were overwritten or deleted, and joins small ones.
+    ///
+    /// ``live_share`` is the share of live rows up to which a segment is rewritten (default: 0.5). ``sort=True`` sorts
+    /// all rows by key. ``dry_run=True`` reports what would be done. Returns the report as a dict.
     #[pyo3(signature = (*, live_share=None, sort=false, dry_run=false))]
     fn compact<'py>(
         &self,

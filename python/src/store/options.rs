@@ -48,7 +48,6 @@ impl OpenOptions {
         let taken = given.copy()?;
         let mode = match take::<String>(&taken, "mode")?.as_deref() {
             None | Some("a") => Mode::Append,
-            Some("w") => Mode::Append,
             Some("r") => Mode::Read,
             Some(other) => {
                 return Err(invalid(py, format!("the mode is {other:?}: \"r\" reads, \"a\" writes too")));
