@@ -10,10 +10,30 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from ._errors import InvalidError
+
 
 def fields(value: Any) -> dict[str, Any] | None:
     """The items of a mapping, such as the inputs that a tokenizer returns; ``None`` for anything else."""
     return dict(value.items()) if isinstance(value, collections.abc.Mapping) else None
+
+
+def as_tensor(value: Any) -> Any:
+    """An array of NumPy as a tensor. Arrays that PyTorch cannot share are copied.
+
+    Raises:
+        InvalidError: the array has a dtype that tensors do not have.
+    """
+    import numpy
+    import torch
+
+    array = numpy.asarray(value)
+    if not array.dtype.isnative or not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        array = numpy.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    try:
+        return torch.from_numpy(array)
+    except TypeError as error:
+        raise InvalidError(f"an argument is an array of dtype {array.dtype}, which tensors do not have: {error}") from None
 
 
 def describe(value: Any) -> str | None:
@@ -24,12 +44,16 @@ def describe(value: Any) -> str | None:
         # Flags without a name have a value only, and a member's value may be changed.
         inner = describe(value.value)
         return None if inner is None else f"{name}.{value.name}={inner}"
-    if isinstance(value, (int, float, complex, bytes, str, range, slice)):
+    for plain in (int, float, complex, bytes, str):
+        if isinstance(value, plain):
+            # A subclass may show itself as it likes.
+            return f"{name}:{plain.__repr__(value)}"
+    if isinstance(value, (range, slice)):
         return f"{name}:{value!r}"
     if value is None:
         return "None"
     if isinstance(value, (tuple, list)):
-        return _all(name, value)
+        return _all(f"{name}{getattr(of, '_fields', '')}", value)
     if isinstance(value, (frozenset, set)):
         items = [describe(item) for item in value]
         return None if None in items else f"{name}:{sorted(str(item) for item in items)}"
@@ -37,9 +61,12 @@ def describe(value: Any) -> str | None:
         if "<locals>" in name:
             # Two functions may make classes of one name.
             return None
-        return _all(name, [getattr(value, field.name) for field in dataclasses.fields(value)])
+        names = [field.name for field in dataclasses.fields(value)]
+        if set(vars(value) if hasattr(value, "__dict__") else names) != set(names):
+            return None
+        return _all(f"{name}{names}", [getattr(value, name) for name in names])
     if isinstance(value, pathlib.PurePath):
-        return f"path:{value}"
+        return f"{of.__name__}:{value}"
     if isinstance(value, type):
         # The code of other classes may differ under one name.
         is_fixed = value.__module__.partition(".")[0] in ("builtins", "torch", "numpy")

@@ -187,6 +187,18 @@ def test_out_is_filled(store: Any) -> None:
         store.take([1, 2, 3], out=torch.zeros(3, 4, requires_grad=True))
 
 
+@pytest.mark.parametrize("left_bytes", [0, 8])
+def test_tensors_whose_storage_was_shrunk_are_refused(store: Any, left_bytes: int) -> None:
+    store.put(range(10), ROWS)
+    rows, out, keys = torch.ones(10, 4), torch.ones(10, 4), torch.arange(10)
+    for tensor in (rows, out, keys):
+        tensor.untyped_storage().resize_(left_bytes)
+    for call in (lambda: store.put(range(10), rows), lambda: store.take(range(10), out=out), lambda: store.take(keys)):
+        with pytest.raises(tc.InvalidError):
+            call()
+    assert torch.equal(store.take(range(10)), ROWS)
+
+
 def test_what_is_read_is_the_callers_own(store: Any) -> None:
     store.put([1], ROWS[:1])
     store.take([1]).fill_(99)

@@ -63,6 +63,9 @@ pub(crate) fn of_call(args: &Bound<'_, PyTuple>, kwargs: Option<&Bound<'_, PyDic
     }
     for (name, object) in kwargs.into_iter().flat_map(|kwargs| kwargs.iter()) {
         let name = name.cast::<PyString>()?.to_str()?.to_owned();
+        if name == DESCRIPTION {
+            return Err(invalid(args.py(), format!("an argument is named {name:?}, which is reserved: rename it")));
+        }
         inputs = add(inputs, Some(&name), &name, &object, &mut nested)?;
     }
     if !nested.is_empty() {
@@ -139,8 +142,8 @@ impl Flattening<'_> {
             });
         }
         if is_array(object)? {
-            let torch = crate::tensors::torch::torch(py)?.module.bind(py);
-            let tensor = PyTensor::of(&torch.call_method1("from_numpy", (object,))?)?;
+            let helpers = py.import("tensorcask._arguments")?;
+            let tensor = PyTensor::of(&helpers.call_method1("as_tensor", (object,))?)?;
             let is_batch = !tensor.shape().is_empty();
             let argument = if is_batch { Argument::Tensor(tensor) } else { Argument::Shared(tensor) };
             return Ok(json!({ "array": self.tensor(place, argument) }));
@@ -164,7 +167,14 @@ impl Flattening<'_> {
                 let name: String = name.extract().map_err(|_| {
                     invalid(py, format!("a dict among the arguments has the key {name}: names are strings"))
                 })?;
-                described.push(json!([name, self.describe(&format!("{place}.{name}"), &item, depth + 1)?]));
+                described.push(json!([
+                    name,
+                    self.describe(
+                        &format!("{place}.{}", name.replace('~', "~0").replace('.', "~1")),
+                        &item,
+                        depth + 1
+                    )?
+                ]));
             }
             if object.get_type().is(py.get_type::<PyDict>()) {
                 return Ok(json!({ "dict": described }));

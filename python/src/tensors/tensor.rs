@@ -166,6 +166,9 @@ impl PyTensor {
         } else {
             0
         };
+        if !is_own && device == Device::Cpu && layout != Layout::Other {
+            check_storage(object, &shape, layout, kind.width)?;
+        }
         let object = object.clone().unbind();
         Ok(Self(Arc::new(Described { object, kind, shape, device, address, layout, requires_grad, is_own })))
     }
@@ -281,6 +284,33 @@ impl PyTensor {
 
 fn dims(sizes: &Bound<'_, PyAny>) -> PyResult<Vec<usize>> {
     sizes.cast::<PyTuple>()?.iter_borrowed().map(|dim| dim.extract()).collect()
+}
+
+/// Refuses a tensor whose storage was made smaller than its elements need, as by `resize_` of the storage.
+fn check_storage(object: &Bound<'_, PyAny>, shape: &[usize], layout: Layout, width: usize) -> PyResult<()> {
+    let py = object.py();
+    let last = if shape.contains(&0) {
+        return Ok(());
+    } else if layout == Layout::Contiguous {
+        shape.iter().product::<usize>() - 1
+    } else {
+        let strides = dims(&object.call_method0(intern!(py, "stride"))?)?;
+        shape.iter().zip(strides).map(|(dim, stride)| (dim - 1).saturating_mul(stride)).fold(0, usize::saturating_add)
+    };
+    let offset: usize = object.call_method0(intern!(py, "storage_offset"))?.extract()?;
+    let storage = object.call_method0(intern!(py, "untyped_storage"))?;
+    let held: usize = storage.call_method0(intern!(py, "nbytes"))?.extract()?;
+    let needed = last.saturating_add(offset).saturating_add(1).saturating_mul(width);
+    if needed <= held {
+        return Ok(());
+    }
+    Err(invalid(
+        py,
+        format!(
+            "the storage of a tensor of shape {shape:?} has {held} bytes, but its elements need {needed}: it was resized \
+             after the tensor was made; pass a tensor that has its memory"
+        ),
+    ))
 }
 
 /// Refuses subclasses whose operations are redefined and that may have no memory: fake, functional, distributed tensors.

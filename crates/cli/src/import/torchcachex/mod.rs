@@ -3,81 +3,19 @@
 //! Reads the Arrow segments of a cache of torchcachex, and nothing else that could run code: its pickled index is not
 //! needed, since each segment holds the keys of its rows. All segments are checked before the store is opened.
 
+mod arguments;
 mod layout;
 mod put;
 mod segment;
 
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use serde_json::{Value as Json, json};
+use serde_json::json;
 
+pub(crate) use self::arguments::Arguments;
 use self::put::{Counts, Plan};
 use crate::failure::Failure;
-use crate::import::arguments::CodecName;
 use crate::output::{Output, bytes, path_json};
-use crate::store::WriteArguments;
-
-/// What sequences of tensors become.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Sequences {
-    List,
-    Tuple,
-}
-
-/// Arguments of `import-torchcachex`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Arguments {
-    /// The folder of the cache, <cache_dir>/<module_id>, which holds `segments/segment_000000.arrow` and so on. Its files
-    /// stay as they are.
-    #[arg(value_hint = clap::ValueHint::DirPath)]
-    folder: PathBuf,
-    /// The store's folder (default: the folder of the cache, where tensorcask.compat.torchcachex looks for it).
-    #[arg(long, value_name = "STORE", value_hint = clap::ValueHint::DirPath)]
-    to: Option<PathBuf>,
-    /// Replaces the values of keys that the store has. Without it, they are kept.
-    #[arg(long)]
-    overwrite: bool,
-    /// Removes this from the start of keys that have it, such as "my_module:".
-    #[arg(long, value_name = "TEXT")]
-    strip_prefix: Option<String>,
-    /// What outputs with several tensors in an order become (default: what schema.json says, or else tuples).
-    #[arg(long, value_enum)]
-    sequences: Option<Sequences>,
-    /// Imports dicts that have pickled parts without these parts. Otherwise rows with pickled parts are skipped.
-    #[arg(long)]
-    without_pickled: bool,
-    /// Skips segments that are damaged or have another layout. Otherwise nothing is imported then.
-    #[arg(long)]
-    skip_damaged: bool,
-    /// How rows are compressed.
-    #[arg(long, value_enum, default_value_t = CodecName::None)]
-    codec: CodecName,
-    /// Checks the segments, shows what would be imported, and imports nothing.
-    #[arg(long)]
-    dry_run: bool,
-    #[command(flatten)]
-    write: WriteArguments,
-}
-
-impl Arguments {
-    /// The store's folder.
-    fn store(&self) -> &Path {
-        self.to.as_deref().unwrap_or(&self.folder)
-    }
-
-    /// Whether sequences become lists.
-    fn lists(&self) -> bool {
-        match self.sequences {
-            Some(kind) => kind == Sequences::List,
-            None => {
-                let text = std::fs::read(self.folder.join("schema.json")).unwrap_or_default();
-                let schema: Json = serde_json::from_slice(&text).unwrap_or_default();
-                schema.get("output_structure").and_then(Json::as_str) == Some("list")
-            }
-        }
-    }
-}
 
 /// Imports a cache of torchcachex.
 pub(crate) fn run(arguments: &Arguments, output: &Output) -> Result<(), Failure> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tensorcask::{Durability, Key, KeyKind, Options, Reader, Store};
 
-use super::Arguments;
+use super::arguments::Arguments;
 use super::layout::Kind;
 use super::segment::{Batch, Segment, list};
 use crate::failure::Failure;
