@@ -192,8 +192,8 @@ def _page(folder: Path) -> str:
         "timed, its rows are compared with the expected ones. All reads are warm: the files are in the page cache.\n",
     ]
     for name in _ORDER:
-        path = folder / f"{name}.json"
-        if path.exists():
+        # A benchmark that ran with several settings has a file for each.
+        for path in sorted(folder.glob(f"{name}*.json")):
             parts.append(_loaded(json.loads(path.read_text())).markdown())
     return "\n".join(parts)
 

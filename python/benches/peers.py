@@ -73,9 +73,12 @@ def _targets(times: dict[str, Times], results: Results) -> None:
 def main() -> None:
     parser = arguments(__doc__ or "", rows=100_000, rounds=20)
     parser.add_argument("--only", nargs="*", help="names of packages, besides tensorcask")
+    parser.add_argument("--name", default="peers", help="name of the section and its files, which starts with `peers`")
     given = parser.parse_args()
+    if not given.name.startswith("peers"):
+        parser.error(f"--name {given.name}: expected a name that starts with `peers`")
     torch.set_num_threads(1)
-    results = Results("peers", "Peers", {"rows": given.rows, "rounds": given.rounds}, environment())
+    results = Results(given.name, f"Peers, {given.rows:,} rows", {"rows": given.rows, "rounds": given.rounds}, environment())
     results.bars_title = f"Microseconds for {BATCH} random rows (less is better)"
     loaded: dict[str, _Loaded] = {}
     with work_folder(given.dir) as folder:
