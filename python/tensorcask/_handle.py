@@ -342,8 +342,8 @@ def _line(counts: Mapping[str, Any]) -> str:
         f"{counts['read_bytes'] / mib:.1f} MiB read, {counts['put_bytes'] / mib:.1f} MiB put, "
         f"{counts['compute_s']:.2f} s computed, {counts['saved_s']:.2f} s saved"
     )
-    rare = {name: name.replace("_", " ") for name in ("duplicates", "waited", "not_kept", "damaged", "verified", "bypassed")}
-    return text + "".join(f", {counts[name]} {shown}" for name, shown in rare.items() if counts[name])
+    rare = [name for name in ("duplicates", "waited", "not_kept", "damaged", "verified", "bypassed") if counts[name]]
+    return text + "".join(f", {counts[name]} {name.replace('_', ' ')}" for name in rare)
 
 
 def _levels_to_user() -> int:
