@@ -67,7 +67,7 @@ class GatheredBatch(Sequence[Any]):
 class _Row(torch.Tensor):
     """A sample that is a tensor. Operations on it return plain tensors."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
 
 class _Mapping(dict[str, Any]):

@@ -101,7 +101,7 @@ def _configuration(config: Any) -> str:
 
 
 def _tokenizer(tokenizer: Any) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if hasattr(backend, "to_str"):
         described = json.loads(backend.to_str())
         for name in _NOT_TOKENIZER:

@@ -14,7 +14,7 @@ try:
     from lightning.pytorch import Callback
 except ImportError:
     try:
-        from pytorch_lightning import Callback
+        from pytorch_lightning import Callback  # type: ignore[assignment]
     except ImportError as error:
         raise ImportError(
             "tensorcask.integrations.lightning needs Lightning: install it with `pip install tensorcask[lightning]`"

@@ -75,7 +75,7 @@ def cache(
         raise InvalidError(f"the model is a {type(model).__name__}: pass a SentenceTransformer")
     if isinstance(model, _CachedEncode):
         raise InvalidError("the model is cached already: pass model.unwrap() to cache it in another way")
-    cached = object.__new__(_class_of(type(model)))
+    cached: Any = object.__new__(_class_of(type(model)))
     # Both objects have one state: settings of either are those of the other.
     object.__setattr__(cached, "__dict__", model.__dict__)
     object.__setattr__(cached, "_tensorcask", _State(model, folder, module_id, version, options))
@@ -276,7 +276,8 @@ def _converted(rows: Any, how: Encoding) -> Any:
     if how.precision != "float32":
         from sentence_transformers import quantize_embeddings
 
-        quantized = quantize_embeddings(list(rows), precision=how.precision)
+        precision: Any = how.precision
+        quantized = quantize_embeddings(list(rows), precision=precision)
         if how.as_tensor:
             return torch.from_numpy(quantized)
         return quantized if how.as_numpy else [torch.from_numpy(row) for row in quantized]
