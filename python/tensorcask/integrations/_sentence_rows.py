@@ -70,7 +70,8 @@ class EncodedRows(torch.nn.Module):
         encoding = _requests[numbers[0]].encoding
         inputs = [_requests[number].inputs[at] for number, at in zip(numbers, positions, strict=True)]
         arguments = {**encoding.values, **encoding.running, "convert_to_tensor": not encoding.is_token_wise}
-        return type(self._model).encode(self._model, inputs, **arguments)
+        model: Any = object.__getattribute__(self, "_model")
+        return type(model).encode(model, inputs, **arguments)
 
 
 def identity(model: Any) -> dict[str, str]:
@@ -105,7 +106,7 @@ def _configuration(config: Any) -> str:
 
 
 def _tokenizer(tokenizer: Any) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if hasattr(backend, "to_str"):
         described = json.loads(backend.to_str())
         for name in _NOT_TOKENIZER:

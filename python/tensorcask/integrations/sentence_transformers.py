@@ -75,7 +75,7 @@ def cache(
         raise InvalidError(f"the model is a {type(model).__name__}: pass a SentenceTransformer")
     if isinstance(model, _CachedEncode):
         raise InvalidError("the model is cached already: pass model.unwrap() to cache it in another way")
-    cached = object.__new__(_class_of(type(model)))
+    cached: Any = object.__new__(_class_of(type(model)))
     # Both objects have one state: settings of either are those of the other.
     object.__setattr__(cached, "__dict__", model.__dict__)
     object.__setattr__(cached, "_tensorcask", _State(model, folder, module_id, version, options))
@@ -87,7 +87,7 @@ class _State:
 
     def __init__(self, model: Any, folder: Any, module_id: str, version: str, options: dict[str, Any]) -> None:
         self.model = model
-        self.remake = functools.partial(cache, folder=folder, module_id=module_id, version=version, **options)
+        self.remake: Any = functools.partial(cache, folder=folder, module_id=module_id, version=version, **options)
         # The settings that the structure consists of may change between calls, and are part of each call's key.
         arguments = {**identity(model), **options.pop("arguments", {})}
         self.rows: Any = tensorcask.cache(
@@ -202,7 +202,7 @@ class _CachedEncode:
         else:
             super().__setattr__(name, value)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> Any:
         return self._tensorcask.remake, (self._tensorcask.model,)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -211,8 +211,8 @@ class _CachedEncode:
         return self._tensorcask.remake(copy.deepcopy(self._tensorcask.model, memo))
 
 
-@functools.cache
-def _class_of(model: type) -> type:
+@functools.lru_cache(maxsize=None)
+def _class_of(model: type) -> Any:
     """A subclass of a model's class whose ``encode`` is cached."""
     body = {"__slots__": ("_tensorcask",), "__module__": __name__, "__doc__": model.__doc__}
     return type(f"Cached{model.__name__}", (_CachedEncode, model), body)
@@ -276,7 +276,8 @@ def _converted(rows: Any, how: Encoding) -> Any:
     if how.precision != "float32":
         from sentence_transformers import quantize_embeddings
 
-        quantized = quantize_embeddings(list(rows), precision=how.precision)
+        precision: Any = how.precision
+        quantized = quantize_embeddings(list(rows), precision=precision)
         if how.as_tensor:
             return torch.from_numpy(quantized)
         return quantized if how.as_numpy else [torch.from_numpy(row) for row in quantized]
