@@ -2,9 +2,9 @@
 
     scripts/with-python scripts/with-models python python/examples/frozen_encoder.py
 
-Prints the time of an epoch when it is computed, when it is cached, in a new process, and in a k-fold cross-validation of
-a classifier of the sentences' sentiment. It also shows the effect of another checkpoint, and that the classifier is as
-accurate with the cache as without. Needs sentence-transformers.
+Prints the time of an epoch when it is computed, when it is cached, in a new process, and in a k-fold cross-validation
+of a classifier of the sentences' sentiment. It also shows the effect of another checkpoint, and that the classifier is
+as accurate with the cache as without. Needs sentence-transformers.
 """
 
 from __future__ import annotations
@@ -72,10 +72,8 @@ def cross_validate(model: Any, sentences: list[str], labels: torch.Tensor) -> fl
     right = 0
     for fold in range(FOLDS):
         test = torch.arange(len(sentences)) % FOLDS == fold
-        embed = [
-            model.encode([sentences[at] for at in part.nonzero().flatten()], convert_to_tensor=True, show_progress_bar=False)
-            for part in (~test, test)
-        ]
+        parts = [[sentences[at] for at in part.nonzero().flatten()] for part in (~test, test)]
+        embed = [model.encode(part, convert_to_tensor=True, show_progress_bar=False) for part in parts]
         head = fit(embed[0], labels[~test])
         right += int(((head(embed[1]).squeeze(1) > 0) == labels[test]).sum())
     return right / len(sentences)
@@ -130,7 +128,8 @@ def run(plain: SentenceTransformer, folder: Path, sentences: list[str], labels: 
     first, first_s = timed(lambda: encode(model))
     print(f"epoch 1: {first_s:.2f} s, {model.end_epoch()['misses']} computed")
     second, second_s = timed(lambda: encode(model))
-    print(f"epoch 2: {second_s * 1e3:.1f} ms, {model.end_epoch()['misses']} computed: {plain_s / second_s:.0f} times as fast")
+    computed = model.end_epoch()["misses"]
+    print(f"epoch 2: {second_s * 1e3:.1f} ms, {computed} computed: {plain_s / second_s:.0f} times as fast")
     model.flush()
     print(in_new_process(folder, len(sentences)))
 

@@ -28,8 +28,8 @@ torch.manual_seed(0)
 # %% [markdown]
 # ## The data: 1,797 real digits
 #
-# A line has 64 grey values and the digit. Images are enlarged to 3 × 64 × 64, as a CNN of photographs expects. A sample
-# has an id that does not change between runs: its line.
+# A line has 64 grey values and the digit. Images are enlarged to 3 × 64 × 64, as a CNN of photographs expects. A
+# sample has an id that does not change between runs: its line.
 
 
 # %%
@@ -125,7 +125,8 @@ def train_epochs(model: Classifier, count: int, with_ids: bool) -> list[float]:
 model = Classifier(cached)
 epochs = train_epochs(model, 8, with_ids=True)
 stats = cached.end_epoch()
-print(f"epoch 1: {epochs[0]:.2f} s; epochs 2 to 8: {min(epochs[1:]):.4f} s: {epochs[0] / min(epochs[1:]):.0f} times as fast")
+best_s = min(epochs[1:])
+print(f"epoch 1: {epochs[0]:.2f} s; epochs 2 to 8: {best_s:.4f} s: {epochs[0] / best_s:.0f} times as fast")
 print(f"{stats['misses']} images were computed, {stats['hits']} were found")
 
 # %% [markdown]

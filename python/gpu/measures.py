@@ -31,7 +31,8 @@ def run(device: Any, write: Write, left_s: Callable[[], float], small: bool) -> 
             with tempfile.TemporaryDirectory(prefix="tensorcask-gpu-") as folder:
                 measure(device, write, Path(folder), small)
         except Exception:  # noqa: BLE001 - the other measurements have to run
-            write({"kind": "measure", "name": measure.__name__, "result": "failed", "why": traceback.format_exc(limit=-4)})
+            why = traceback.format_exc(limit=-4)
+            write({"kind": "measure", "name": measure.__name__, "result": "failed", "why": why})
 
 
 def timed_s(device: Any, run: Callable[[], Any]) -> float:
@@ -113,7 +114,8 @@ def minilm(device: Any, write: Write, folder: Path, small: bool) -> None:
     def batches() -> Any:
         for start in range(0, len(sentences), BATCH):
             at = slice(start, start + BATCH)
-            yield (tokens["input_ids"][at], tokens["attention_mask"][at]), torch.arange(start, min(start + BATCH, len(sentences)))
+            ids = torch.arange(start, min(start + BATCH, len(sentences)))
+            yield (tokens["input_ids"][at], tokens["attention_mask"][at]), ids
 
     epochs(device, write, folder / "tokens", "minilm", encoder, batches)
     cached = tc.integrations.sentence_transformers.cache(model, folder / "sentences")
@@ -169,7 +171,8 @@ def by_content(device: Any, write: Write, folder: Path, backbone: Any, images: t
     input_bytes = images.numel() * images.element_size()
     write({
         "kind": "measure", "name": "vit-b16-by-content", "batch": len(images), "input_bytes": input_bytes,
-        "compute_s": compute_s, "hit_s": hit_s, "ratio": compute_s / hit_s, "hashed_gb_per_s": input_bytes / hit_s / 1e9,
+        "compute_s": compute_s, "hit_s": hit_s, "ratio": compute_s / hit_s,
+        "hashed_gb_per_s": input_bytes / hit_s / 1e9,
     })  # fmt: skip
 
 

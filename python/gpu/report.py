@@ -21,8 +21,8 @@ def _epochs(lines: list[dict[str, Any]]) -> list[str]:
     found = [line for line in lines if line["kind"] == "measure" and "epoch_2_s" in line]
     rows = [
         [
-            line["name"], f"{line['samples']}", _bytes(line["row_bytes"]), _ms(line["no_cache_s"]), _ms(line["epoch_1_s"]),
-            _ms(line["epoch_2_s"]), _ms(line.get("new_handle_s")), f"{line['ratio']:.1f}",
+            line["name"], f"{line['samples']}", _bytes(line["row_bytes"]), _ms(line["no_cache_s"]),
+            _ms(line["epoch_1_s"]), _ms(line["epoch_2_s"]), _ms(line.get("new_handle_s")), f"{line['ratio']:.1f}",
         ]
         for line in found
     ]  # fmt: skip
@@ -31,9 +31,9 @@ def _epochs(lines: list[dict[str, Any]]) -> list[str]:
     for line in lines:
         if line["kind"] == "measure" and "hit_s" in line:
             text += [
-                f"By content, a batch of {line['batch']} images of {_bytes(line['input_bytes'] // line['batch'])} is found "
-                f"in {_ms(line['hit_s'])} ({line['hashed_gb_per_s']:.1f} GB/s copied to the host and hashed), and computed "
-                f"in {_ms(line['compute_s'])}.",
+                f"By content, a batch of {line['batch']} images of {_bytes(line['input_bytes'] // line['batch'])} is "
+                f"found in {_ms(line['hit_s'])} ({line['hashed_gb_per_s']:.1f} GB/s copied to the host and hashed), "
+                f"and computed in {_ms(line['compute_s'])}.",
                 "",
             ]
     return text

@@ -23,7 +23,9 @@ try:
     import torch
     from torch.library import custom_op
 except ImportError as error:
-    raise ImportError("tensorcask.ops needs PyTorch 2.4 or later: install it with `pip install tensorcask[torch]`") from error
+    raise ImportError(
+        "tensorcask.ops needs PyTorch 2.4 or later: install it with `pip install tensorcask[torch]`"
+    ) from error
 
 if TYPE_CHECKING:
     from tensorcask import Store
@@ -49,7 +51,8 @@ class Gather(torch.nn.Module):
 
     Args:
         name: The name of the store.
-        missing: ``"error"`` raises ``KeyMissingError`` for keys that are not in the store; ``"zeros"`` returns rows of zeros.
+        missing: ``"error"`` raises ``KeyMissingError`` for keys that are not in the store; ``"zeros"`` returns rows of
+            zeros.
     """
 
     def __init__(self, name: str, missing: str = "error") -> None:
@@ -63,8 +66,10 @@ class Gather(torch.nn.Module):
     def forward(self, keys: torch.Tensor) -> torch.Tensor:
         """Rows ``[..., *row shape]`` on the device of ``keys``, an integer tensor ``[...]``."""
         if self.missing == "zeros":
-            return torch.ops.tensorcask.gather_found(self.name, keys)[0]
-        return torch.ops.tensorcask.gather(self.name, keys)
+            zero_filled: torch.Tensor = torch.ops.tensorcask.gather_found(self.name, keys)[0]
+            return zero_filled
+        rows: torch.Tensor = torch.ops.tensorcask.gather(self.name, keys)
+        return rows
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, missing={self.missing!r}"
@@ -130,12 +135,16 @@ def _described(store: Store, name: str, shape: Sequence[int] | None, dtype: torc
     row: Any = None
     for key in store:
         if not isinstance(key, int):
-            raise InvalidError(f"the keys of {store.path} are of type {type(key).__name__}: operators take integer keys")
+            raise InvalidError(
+                f"the keys of {store.path} are of type {type(key).__name__}: operators take integer keys"
+            )
         row = store[key]
         break
     if row is None:
         if shape is None or dtype is None:
-            raise InvalidError(f"the store {store.path} is empty: pass the shape and dtype of its rows to register {name!r}")
+            raise InvalidError(
+                f"the store {store.path} is empty: pass the shape and dtype of its rows to register {name!r}"
+            )
         return _Entry(store, tuple(shape), dtype)
     if not isinstance(row, torch.Tensor):
         raise InvalidError(

@@ -79,7 +79,8 @@ def test_all_keys_of_the_store_are_the_default(store: Any) -> None:
 def test_workers_read_by_themselves(store: Any, method: str) -> None:
     dataset = StoreDataset(store, range(100), targets=torch.arange(100) * 2)
     loader = DataLoader(
-        dataset, batch_size=8, num_workers=2 if method == "fork" else 1, multiprocessing_context=method, persistent_workers=True
+        dataset, batch_size=8, num_workers=2 if method == "fork" else 1, multiprocessing_context=method,
+        persistent_workers=True,
     )
     for _epoch in range(2):
         rows, targets = zip(*loader, strict=True)

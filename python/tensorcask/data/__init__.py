@@ -1,7 +1,7 @@
 """Stored rows as input of a training loop.
 
-``StoreDataset`` is a map-style dataset for ``torch.utils.data.DataLoader``. ``batches`` is an iterable that reads ahead in a
-thread, for loops without worker processes. Both read each batch with one gather.
+``StoreDataset`` is a map-style dataset for ``torch.utils.data.DataLoader``. ``batches`` is an iterable that reads ahead
+in a thread, for loops without worker processes. Both read each batch with one gather.
 """
 
 from __future__ import annotations

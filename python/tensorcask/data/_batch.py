@@ -12,9 +12,9 @@ from tensorcask.data._tree import map_columns, row_of
 class GatheredBatch(Sequence[Any]):
     """The samples of one batch, whose columns are already collated.
 
-    It behaves as the list of samples that a dataset without ``__getitems__`` would give, so functions for ``collate_fn``
-    work on it. ``collated`` returns the columns without a copy. ``torch.utils.data.default_collate`` calls it, since the
-    first sample is of a type that is registered for it.
+    It behaves as the list of samples that a dataset without ``__getitems__`` would give, so functions for
+    ``collate_fn`` work on it. ``collated`` returns the columns without a copy. ``default_collate`` of PyTorch calls it,
+    since the first sample is of a type that is registered for it.
 
     Args:
         columns: Batches of rows: tensors ``[n, …]``, lists of ``n`` values, or trees of these.

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class StoreDataset(torch.utils.data.Dataset[Any]):
     """Rows of a store as samples of a ``torch.utils.data.DataLoader``.
 
-    ``DataLoader(dataset, batch_size=256, shuffle=True)`` gives batches ``[256, …]``, each read with one gather. Samplers,
-    worker processes (forked or spawned), ``pin_memory`` and ``torch.utils.data.Subset`` work as with any dataset. A worker
-    opens the store by itself; with workers, open the store without a GPU ``device``.
+    ``DataLoader(dataset, batch_size=256, shuffle=True)`` gives batches ``[256, …]``, each read with one gather.
+    Samplers, worker processes (forked or spawned), ``pin_memory`` and ``torch.utils.data.Subset`` work as with any
+    dataset. A worker opens the store by itself; with workers, open the store without a GPU ``device``.
 
     A sample is the row alone, or a tuple ``(row, target)``, ``(row, key)`` or ``(row, target, key)``.
 

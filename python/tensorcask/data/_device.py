@@ -7,6 +7,9 @@ from typing import Any
 from tensorcask.data._torch import torch
 from tensorcask.data._tree import map_columns
 
+# Their constructors have no annotations.
+_untyped: Any = torch.cuda
+
 
 class Transfer:
     """Copies batches to ``device``.
@@ -17,7 +20,8 @@ class Transfer:
 
     def __init__(self, device: torch.device | None) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device is not None and device.type == "cuda" else None
+        is_cuda = device is not None and device.type == "cuda"
+        self._stream: torch.cuda.Stream | None = _untyped.Stream(device) if is_cuda else None
 
     def send(self, batch: Any) -> Any:
         """Starts the copy of a batch."""
@@ -28,7 +32,7 @@ class Transfer:
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             # The allocator reuses page-locked memory only once the copy from it has ended.
             sent = _on_each(batch, lambda tensor: _pinned(tensor).to(self._device, non_blocking=True))
-            done = torch.cuda.Event()
+            done = _untyped.Event()
             done.record(self._stream)
         return sent, done
 

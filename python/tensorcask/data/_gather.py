@@ -118,8 +118,11 @@ class Gather:
 
 
 def _shared(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize, device="cpu")
-    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)  # type: ignore[call-overload]
+    untyped: Any = torch.UntypedStorage
+    storage = untyped._new_shared(math.prod(shape) * dtype.itemsize, device="cpu")
+    empty: Any = torch.empty(0, dtype=dtype)
+    shared: torch.Tensor = empty.set_(storage, 0, shape)
+    return shared
 
 
 def _pinned(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

@@ -68,13 +68,13 @@ class Batches(torch.utils.data.IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         order = self._order()
         self._epoch += 1
-        chunks = [chunk for chunk in order.split(self._batch_size) if len(chunk) == self._batch_size or not self._drop_last]
+        chunks = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
+        if self._drop_last and chunks and len(chunks[-1]) < self._batch_size:
+            chunks.pop()
         worker = torch.utils.data.get_worker_info()
         if worker is not None:
             # Each worker of a ``DataLoader(batches, batch_size=None)`` reads its share of the batches.
             return map(self._read, chunks[worker.id :: worker.num_workers])
-        if not len(order):
-            chunks = []
         return self._read_ahead(chunks)
 
     def _samples(self) -> int:

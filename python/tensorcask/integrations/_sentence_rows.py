@@ -48,11 +48,16 @@ def request(inputs: list[Any], encoding: Encoding) -> Iterator[int]:
 
 
 class EncodedRows(torch.nn.Module):
-    """Encodes inputs of requests. ``model`` is a submodule, so its weights are part of the identity."""
+    """Encodes inputs of requests. It has the submodules of ``model``, so their weights are part of the identity."""
+
+    # Attributes of a module describe it. The model is none of them: its modules alone are, each of them once.
+    __slots__ = ("_model",)
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model = model
+        object.__setattr__(self, "_model", model)
+        # The dict itself: a module that is replaced later is seen.
+        self._modules = model._modules
         # Embeddings do not depend on it: `encode` always runs in evaluation mode.
         self.training = False
 
@@ -62,11 +67,11 @@ class EncodedRows(torch.nn.Module):
         Returns a tensor ``[n, dims]``, or a list of tensors ``[tokens, dims]``. ``key`` is the text of all settings.
         """
         numbers, positions = places[:, 0].tolist(), places[:, 1].tolist()
-        known = _requests[numbers[0]]
-        encoding = known.encoding
-        encode = type(self.model).encode
+        encoding = _requests[numbers[0]].encoding
+        inputs = [_requests[number].inputs[at] for number, at in zip(numbers, positions, strict=True)]
         arguments = {**encoding.values, **encoding.running, "convert_to_tensor": not encoding.is_token_wise}
-        return encode(self.model, [_requests[n].inputs[at] for n, at in zip(numbers, positions, strict=True)], **arguments)
+        model: Any = object.__getattribute__(self, "_model")
+        return type(model).encode(model, inputs, **arguments)
 
 
 def identity(model: Any) -> dict[str, str]:

@@ -87,7 +87,7 @@ class _State:
 
     def __init__(self, model: Any, folder: Any, module_id: str, version: str, options: dict[str, Any]) -> None:
         self.model = model
-        self.remake = functools.partial(cache, folder=folder, module_id=module_id, version=version, **options)
+        self.remake: Any = functools.partial(cache, folder=folder, module_id=module_id, version=version, **options)
         # The settings that the structure consists of may change between calls, and are part of each call's key.
         arguments = {**identity(model), **options.pop("arguments", {})}
         self.rows: Any = tensorcask.cache(
@@ -202,7 +202,7 @@ class _CachedEncode:
         else:
             super().__setattr__(name, value)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> Any:
         return self._tensorcask.remake, (self._tensorcask.model,)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -211,8 +211,8 @@ class _CachedEncode:
         return self._tensorcask.remake(copy.deepcopy(self._tensorcask.model, memo))
 
 
-@functools.cache
-def _class_of(model: type) -> type:
+@functools.lru_cache(maxsize=None)
+def _class_of(model: type) -> Any:
     """A subclass of a model's class whose ``encode`` is cached."""
     body = {"__slots__": ("_tensorcask",), "__module__": __name__, "__doc__": model.__doc__}
     return type(f"Cached{model.__name__}", (_CachedEncode, model), body)

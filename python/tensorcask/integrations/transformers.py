@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from typing import Any
 
 try:
-    from transformers.utils import ModelOutput
+    from transformers.utils.generic import ModelOutput
 except ImportError as error:
     raise ImportError(
-        "tensorcask.integrations.transformers needs transformers: install it with `pip install tensorcask[transformers]`"
+        "tensorcask.integrations.transformers needs transformers: install it with "
+        "`pip install tensorcask[transformers]`"
     ) from error
 
 import torch
@@ -100,7 +101,9 @@ class CachedTokens(torch.nn.Module):
         if ids is None:
             ids = _token_ids(tokens, mask)
         kept = self.cached(input_ids, mask, ids=ids, variant=variant, **kwargs)
-        return ModelOutput(**{name: self._padded(value, mask) for name, value in kept.items()})
+        make: Any = ModelOutput
+        output: ModelOutput = make(**{name: self._padded(value, mask) for name, value in kept.items()})
+        return output
 
     def _padded(self, value: Any, mask: torch.Tensor) -> Any:
         if isinstance(value, tuple):
@@ -136,7 +139,9 @@ class _TokenRows(torch.nn.Module):
             input_ids=cut(input_ids), attention_mask=mask, **{name: cut(value) for name, value in kwargs.items()}
         )
         if not hasattr(result, "items"):
-            raise InvalidError(f"the model returns a {type(result).__name__}: outputs need names; pass return_dict=True")
+            raise InvalidError(
+                f"the model returns a {type(result).__name__}: outputs need names; pass return_dict=True"
+            )
         items = dict(result.items())
         names = [name for name, value in items.items() if _is_tensors(value)] if self.outputs is None else self.outputs
         missing = [name for name in names if name not in items]
@@ -146,7 +151,9 @@ class _TokenRows(torch.nn.Module):
 
 
 def _is_tensors(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) or (isinstance(value, tuple) and len(value) > 0 and all(map(_is_tensors, value)))
+    if isinstance(value, tuple):
+        return len(value) > 0 and all(map(_is_tensors, value))
+    return isinstance(value, torch.Tensor)
 
 
 def _is_like(value: Any, mask: torch.Tensor) -> bool:
@@ -159,8 +166,8 @@ def _split(name: str, value: Any, mask: torch.Tensor) -> Any:
     count, tokens = mask.shape
     if value.dim() > 2 and value.shape[-2:] == (tokens, tokens) and tokens != value.shape[1]:
         raise InvalidError(
-            f"the output {name!r} has shape {list(value.shape)}, with a row for each pair of tokens, whose padding cannot "
-            f"be left out: name the wanted ones as `outputs`, without {name!r}"
+            f"the output {name!r} has shape {list(value.shape)}, with a row for each pair of tokens, whose padding "
+            f"cannot be left out: name the wanted ones as `outputs`, without {name!r}"
         )
     if value.shape[:2] == (count, tokens):
         return {"tokens": [row[of != 0] for row, of in zip(value, mask, strict=True)]}

@@ -191,9 +191,9 @@ def test_callers_on_both_devices_share_one_cache(device: Any, tmp_path: Path) ->
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             failures.append(error)
 
+    callers = [(on_gpu, device), (on_cpu, torch.device("cpu")), (on_gpu, "cpu"), (on_cpu, device)]
     threads = [
-        threading.Thread(target=work, args=(cached, where, offset))
-        for offset, (cached, where) in enumerate([(on_gpu, device), (on_cpu, torch.device("cpu")), (on_gpu, "cpu"), (on_cpu, device)])
+        threading.Thread(target=work, args=(cached, where, offset)) for offset, (cached, where) in enumerate(callers)
     ]
     for thread in threads:
         thread.start()
