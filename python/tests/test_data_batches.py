@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -130,3 +132,28 @@ def test_no_keys_no_batches(tmp_path: Path) -> None:
     with tc.open(tmp_path, "empty") as store:
         batches = tc.data.batches(store)
         assert len(batches) == 0 and list(batches) == []
+
+
+def test_batches_that_are_made_anew_have_another_order(store: Any) -> None:
+    orders = {tuple(torch.cat(list(tc.data.batches(store, range(50), 7, shuffle=True)))[:, 0].tolist()) for _ in range(4)}
+    assert len(orders) == 4
+    torch.manual_seed(3)
+    first = torch.cat(list(tc.data.batches(store, range(50), 7, shuffle=True)))
+    torch.manual_seed(3)
+    assert torch.equal(torch.cat(list(tc.data.batches(store, range(50), 7, shuffle=True))), first)
+
+
+ABANDONED = """
+import sys, torch, tensorcask as tc
+with tc.open(sys.argv[1], "rows") as store:
+    store.put(range(1000), torch.randn(1000, 16))
+store = tc.open(sys.argv[1], "rows", mode="r")
+left = iter(tc.data.batches(store, range(1000), 10))
+next(left)
+"""
+
+
+def test_a_process_ends_well_if_batches_are_left_in_the_middle(tmp_path: Path) -> None:
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", ABANDONED, str(tmp_path)], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 _END = object()
 # How often a reading thread looks whether its consumer has stopped.
 _POLL_S = 0.05
+_THREAD = "tensorcask-batches"
+# What stops the threads that read.
+_reading: weakref.WeakSet[threading.Event] = weakref.WeakSet()
 
 
 class Batches(torch.utils.data.IterableDataset[Any]):
@@ -54,7 +59,16 @@ class Batches(torch.utils.data.IterableDataset[Any]):
         self._prefetch = prefetch
         self._return_keys = return_keys
         self._rank, self._world_size = _rank(rank, world_size)
+        self._seed = self._seed_of(shuffle)
         self._epoch = 0
+
+    def _seed_of(self, shuffle: bool | int) -> int:
+        if shuffle is not True:
+            return int(shuffle)
+        if self._world_size > 1:
+            # All ranks need one order.
+            return torch.initial_seed()
+        return int(torch.randint(2**62, ()))
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the number of the next epoch, on which the order depends, such as when a run is resumed."""
@@ -88,8 +102,7 @@ class Batches(torch.utils.data.IterableDataset[Any]):
             order = torch.arange(count)
         else:
             generator = torch.Generator()
-            seed = torch.initial_seed() if self._shuffle is True else self._shuffle
-            generator.manual_seed((seed + self._epoch) % 2**63)
+            generator.manual_seed((self._seed + self._epoch) % 2**63)
             order = torch.randperm(count, generator=generator)
         samples = self._samples()
         if samples * self._world_size > count > 0:
@@ -115,8 +128,9 @@ class Batches(torch.utils.data.IterableDataset[Any]):
         ready: queue.Queue[Any] = queue.Queue(self._prefetch)
         stop = threading.Event()
         thread = threading.Thread(
-            target=_produce, args=(self, chunks, transfer, ready, stop), name="tensorcask-batches", daemon=True
+            target=_produce, args=(self, chunks, transfer, ready, stop), name=_THREAD, daemon=True
         )
+        _reading.add(stop)
         thread.start()
         try:
             while (item := ready.get()) is not _END:
@@ -126,6 +140,18 @@ class Batches(torch.utils.data.IterableDataset[Any]):
         finally:
             stop.set()
             thread.join()
+
+
+def _stop_reading() -> None:
+    """Ends the threads of iterations that were left in the middle. A thread must not run while Python ends."""
+    for stop in list(_reading):
+        stop.set()
+    for thread in threading.enumerate():
+        if thread.name == _THREAD:
+            thread.join()
+
+
+atexit.register(_stop_reading)
 
 
 def _produce(
@@ -186,7 +212,9 @@ def batches(
         keys: The keys in order; by default those that the store has now.
         batch_size: Rows per batch.
         targets: One target per key, as in ``StoreDataset``.
-        shuffle: A seed; or ``True`` for the seed of PyTorch's generator. Each epoch has another order.
+        shuffle: A seed, or ``True`` for a seed that PyTorch's generator draws (in a distributed job: the generator's own
+            seed, which the ranks share). Each iteration over the result has another order. If a loop makes the result
+            anew for each epoch, pass ``True`` or the number of the epoch.
         drop_last: Whether an incomplete last batch is left out.
         device: The device of the batches. Copies to a GPU come from page-locked memory on a stream of their own, and
             overlap with kernels.
