@@ -20,14 +20,14 @@ with tempfile.TemporaryDirectory() as folder:
     with tensorcask.open(folder, "numbers") as store:
         assert store.format == "bytes"
         store.put(["a", "b"], memoryview(rows).cast("B").cast("f", (2, 4)))
-        store[7] = b"bytes"
+        store["c"] = b"bytes"
         assert "a" in store and len(store) == 3
     with tensorcask.open(folder, "numbers", mode="r") as store:
         assert memoryview(store.take(["b", "a"])).tolist() == [[4, 5, 6, 7], [0, 1, 2, 3]]
         rows, found = store.get(["a", "z"])
         assert (memoryview(rows).tolist(), list(found)) == ([[0, 1, 2, 3], [0, 0, 0, 0]], [True, False])
-        assert store[7] == b"bytes"
-        assert store.verify()["is_clean"]
+        assert store["c"] == b"bytes"
+        assert store.verify()["clean"]
     try:
         tensorcask.cache(lambda rows: rows, folder, module_id="f")
     except ImportError as error:

@@ -69,7 +69,7 @@ def memmap(width: int) -> Peer:
 
 def datasets(width: int) -> Peer:
     def load(folder: Path, rows: torch.Tensor) -> None:
-        from datasets import Array2D, Dataset, Features, Sequence, Value  # noqa: F401
+        from datasets import Features, Sequence, Value
         from datasets.arrow_writer import ArrowWriter
 
         features = Features({"row": Sequence(Value("float32"), length=width)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -140,10 +141,14 @@ def environment() -> dict[str, Any]:
 
 
 def version(package: str) -> str | None:
-    """The version of an installed package; None if it is not installed."""
+    """The version of a package; None if it is not there. Packages that are only on the path tell it themselves."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
+        pass
+    try:
+        return str(importlib.import_module(package).__version__)
+    except (ImportError, AttributeError):
         return None
 
 
@@ -182,13 +187,13 @@ def finish(results: Results, out: Path | None) -> None:
 def _page(folder: Path) -> str:
     parts = [
         "# The Python package, measured\n",
-        "Written by the scripts of `python/benches`. Times are medians over rounds, in which the contenders take turns.\n"
-        "Ratios are medians of the ratios within a round, with quartiles in brackets. Before a contender is timed, its\n"
-        "rows are compared with the expected ones. All reads are warm: the files are in the page cache.\n",
+        "Written by the scripts of `python/benches`. Times are medians over rounds, in which the contenders take\n"
+        "turns. Ratios are medians of the ratios within a round, with quartiles in brackets. Before a contender is\n"
+        "timed, its rows are compared with the expected ones. All reads are warm: the files are in the page cache.\n",
     ]
     for name in _ORDER:
-        path = folder / f"{name}.json"
-        if path.exists():
+        # A benchmark that ran with several settings has a file for each.
+        for path in sorted(folder.glob(f"{name}*.json")):
             parts.append(_loaded(json.loads(path.read_text())).markdown())
     return "\n".join(parts)
 

@@ -45,7 +45,10 @@ def _table(loaded: dict[str, _Loaded], times: dict[str, Times], results: Results
     ours = times["tensorcask"]
     table = Table(
         f"{BATCH} random rows of {WIDTH} float32 as a tensor",
-        ["", "version", "rows", "median µs", "quartiles µs", "× tensorcask", "load s", "µs a row", "disk MiB", "× data"],
+        [
+            "", "version", "rows", "median µs", "quartiles µs", "× tensorcask", "load s", "load µs a row", "disk MiB",
+            "disk × data",
+        ],  # fmt: skip
         note="The load includes what makes the data readable by another process, but not a wait for the disk.",
     )
     for name, found in sorted(times.items(), key=lambda item: item[1].median_s):
@@ -70,9 +73,12 @@ def _targets(times: dict[str, Times], results: Results) -> None:
 def main() -> None:
     parser = arguments(__doc__ or "", rows=100_000, rounds=20)
     parser.add_argument("--only", nargs="*", help="names of packages, besides tensorcask")
+    parser.add_argument("--name", default="peers", help="name of the section and its files, which starts with `peers`")
     given = parser.parse_args()
+    if not given.name.startswith("peers"):
+        parser.error(f"--name {given.name}: expected a name that starts with `peers`")
     torch.set_num_threads(1)
-    results = Results("peers", "Peers", {"rows": given.rows, "rounds": given.rounds}, environment())
+    results = Results(given.name, f"Peers, {given.rows:,} rows", {"rows": given.rows, "rounds": given.rounds}, environment())
     results.bars_title = f"Microseconds for {BATCH} random rows (less is better)"
     loaded: dict[str, _Loaded] = {}
     with work_folder(given.dir) as folder:

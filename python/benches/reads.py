@@ -50,8 +50,7 @@ class Project(nn.Module):
         found = self.layer(x.flatten(1))
         if not self.names:
             return found
-        pieces = dict(zip(self.names, found.chunk(len(self.names), 1), strict=True))
-        return pieces
+        return dict(zip(self.names, found.chunk(len(self.names), 1), strict=True))
 
 
 def stores(folder: Path, rows: torch.Tensor) -> Group:
@@ -81,11 +80,10 @@ def stores(folder: Path, rows: torch.Tensor) -> Group:
     )
 
 
-def kept(folder: Path, module_id: str, module: nn.Module, inputs: torch.Tensor, **options: Any) -> tuple[Any, Any]:
+def kept(folder: Path, module_id: str, module: nn.Module, inputs: torch.Tensor) -> tuple[Any, Any]:
     """A cached module and the outputs that it computed for all inputs."""
-    cached = tc.cache(module, folder, module_id=module_id, **options)
-    by_ids = options.get("ids_from") is None
-    found = [cached(inputs[a:b], ids=torch.arange(a, b)) if by_ids else cached(inputs[a:b]) for a, b in parts(len(inputs))]
+    cached = tc.cache(module, folder, module_id=module_id)
+    found = [cached(inputs[a:b], ids=torch.arange(a, b)) for a, b in parts(len(inputs))]
     cached.flush()
     return cached, found
 
@@ -167,8 +165,9 @@ def tokens(folder: Path, samples: int) -> Group:
     def embed(numbers: torch.Tensor) -> list[torch.Tensor]:
         return [rows[number] for number in numbers.tolist()]
 
+    given = {"lists": "each", "version": "1", "source": False}
     cached = {
-        ragged: tc.cache(embed, folder, module_id=f"tokens_{ragged}", ragged=ragged, lists="each", version="1", source=False)
+        ragged: tc.cache(embed, folder, module_id=f"tokens_{ragged}", ragged=ragged, **given)
         for ragged in ("pad", "list")
     }
     for one in cached.values():
@@ -210,7 +209,7 @@ def run_group(group: Group, rounds: int, results: Results) -> None:
         results.raw_s[f"{group.title}: {name}"] = found.rounds_s
         if name in group.targets and against is not None:
             results.at_most(f"{group.title}: {name}", against.median, group.targets[name])
-        label = name if base_name in (name, COPY, TABLE) and name in (TABLE, COPY) else f"tensorcask {name}"
+        label = name if name in (TABLE, COPY) else f"tensorcask {name}"
         results.bars.append((label, found.median_s * 1e6))
     results.tables.append(table)
 
@@ -220,7 +219,10 @@ _IMPORT = "import torch, time; a = time.perf_counter(); import {what}; print(tim
 
 def imports(rounds: int, results: Results) -> None:
     """The time of the import in a process that has torch."""
-    what = {"import tensorcask": "tensorcask", "import of tensorcask and of tensorcask.cache": "tensorcask._cache, tensorcask._module"}
+    what = {
+        "import tensorcask": "tensorcask",
+        "import of tensorcask and of tensorcask.cache": "tensorcask._cache, tensorcask._module",
+    }
 
     def once(statement: str) -> float:
         command = [sys.executable, "-c", _IMPORT.format(what=statement)]
@@ -246,7 +248,8 @@ def main() -> None:
     torch.set_num_threads(1)
     samples = min(given.samples, given.rows)
     settings = {"rows": given.rows, "samples": samples, "rounds": given.rounds}
-    results = Results("reads", "Reads", settings, environment(), bars_title="Microseconds per batch, warm (less is better)")
+    results = Results("reads", "Reads", settings, environment())
+    results.bars_title = "Microseconds per batch, warm (less is better)"
     with work_folder(given.dir) as folder:
         groups: list[Callable[[], Group]] = [
             lambda: stores(folder, mapped_rows(folder / "rows", given.rows, WIDTH)),

@@ -2,6 +2,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
 from typing import Any, Literal, final
 
+__all__ = [
+    "Cached",
+    "Store",
+    "WhyMiss",
+    "__version__",
+    "_before_fork",
+    "_reopen",
+    "digest",
+    "main",
+    "open",
+    "shared",
+]
+
 __version__: str
 
 _Path = str | PathLike[str]

@@ -89,6 +89,21 @@ def test_cache_cleanup_removes_the_folder(x: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
+def test_cache_cleanup_leaves_what_is_not_of_the_cache(x: Any, tmp_path: Path) -> None:
+    make, _ = decorated(persistent=True, persistent_cache_dir=tmp_path)
+    (tmp_path / "thesis.txt").write_text("mine")
+    module = make()
+    module(x)
+    module.cache_instance.cache_cleanup()
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+    make, _ = decorated(persistent=True, persistent_cache_dir=tmp_path / "two")
+    module = make()
+    module(x)
+    (module.cache_instance.cache_dir / "notes.txt").write_text("mine too")
+    module.cache_instance.cache_cleanup()
+    assert (module.cache_instance.cache_dir / "notes.txt").read_text() == "mine too"
+
+
 def test_persistent_cache_is_limited(x: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make, seen = decorated(persistent=True, persistent_cache_dir=tmp_path, max_persistent_cache_size=2 * (12 + 32))
     module = make()

@@ -36,7 +36,7 @@ pub(crate) fn check_batch<F: Framework>(output: &Output<F>, batch: usize) -> Res
                 Some(first) if first == batch => Ok(()),
                 first => Err(invalid(format!(
                     "{} has first dimension {}, but {batch} samples were computed: each sample needs a row of its own, \
-                     and a list of one item a sample is an Output::Each (CacheOptions::lists)",
+                     and a list of one item a sample needs the option `lists` set to each",
                     at(path),
                     first.map_or("none".to_owned(), |first| first.to_string())
                 ))),

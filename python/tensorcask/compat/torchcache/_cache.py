@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -35,6 +36,9 @@ class TrainableModuleError(TrainableError, AssertionError):
     """A module has parameters that require gradients."""
 
 
+_OF_STORE = {"store.json", "segments", "runs", "lanes", "quarantine"}
+
+
 class _TorchCache:
     """Kept outputs, one a sample, in memory and, if the settings say so, in a store.
 
@@ -50,7 +54,10 @@ class _TorchCache:
         cache_parent_dir, cache_dir: the folder of the stores, and that of this store, if it is persistent.
     """
 
-    def __init__(self, settings: Settings, module_hash: str) -> None:
+    def __init__(self, settings: Settings | None = None, module_hash: str | None = None, **parameters: Any) -> None:
+        """A cache with these settings, or with the parameters of `torchcache`. A hash names the folder of its store."""
+        settings = Settings(**parameters) if settings is None else settings
+        module_hash = module_hash or settings.persistent_module_hash or digest([settings.identity()])[0]
         settings.check()
         self._settings = settings
         self.module_hash = module_hash
@@ -194,11 +201,26 @@ class _TorchCache:
         return torch.tensor(hashes, dtype=torch.long, device=tensor.device)
 
     def cache_cleanup(self) -> None:
-        """Removes the folder of a persistent cache."""
-        if self._disk is not None:
-            logger.info("Cleaning up the persistent cache in %s", self.cache_parent_dir)
-            self._disk.close()
+        """Removes the store of a persistent cache, and the folder of stores if nothing else is in it.
+
+        What this package did not write is left there, with a warning.
+        """
+        if self._disk is None:
+            return
+        logger.info("Cleaning up the persistent cache in %s", self.cache_parent_dir)
+        self._disk.close()
+        if self._settings.persistent_cache_dir is None:
             shutil.rmtree(self.cache_parent_dir, ignore_errors=True)
+            return
+        found = {path.name for path in self.cache_dir.iterdir()} if self.cache_dir.is_dir() else set()
+        set_aside = self.cache_dir / "quarantine"
+        others = found - _OF_STORE or (set_aside.is_dir() and {path.name for path in set_aside.iterdir()})
+        if others:
+            logger.warning("%s is left, as it holds other files: %s", self.cache_dir, ", ".join(sorted(others)))
+            return
+        shutil.rmtree(self.cache_dir, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.cache_parent_dir.rmdir()
 
     def _clean_up_in(self, process: int) -> None:
         # A forked child leaves the folder to its parent.

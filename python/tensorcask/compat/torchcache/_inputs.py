@@ -45,7 +45,7 @@ class Inputs:
         for value in values:
             if not isinstance(value, (torch.Tensor, *_PLAIN)):
                 raise InvalidError(
-                    "All non-Tensor arguments must be of an immutable type, one of int, float, str and bool: found "
+                    "All non-Tensor extra args to the call must be of an immutable type, one of int, float, str and bool: found "
                     f"{type(value)}"
                 )
         return cls(args, kwargs, tensors)

@@ -8,7 +8,7 @@ import operator
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence, Set
 from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,7 +86,7 @@ class ArrowIPCCacheBackend:
         self.writer_rank = int(writer_rank)
         self.current_rank = int(os.environ.get("RANK", "0") if current_rank is None else current_rank)
         self.lru_enabled = lru_size > 0
-        self.lru = LRU(lru_size)
+        self.lru: MutableMapping[str, Any] = LRU(lru_size) if lru_size > 0 else {}
         self._lru_lock = threading.RLock()
         self._schema = OutputSchema.load(self.schema_path)
         self._store = SegmentStore(self.cache_dir.parent, self.cache_dir.name, creates=self._writes)
