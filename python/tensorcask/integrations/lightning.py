@@ -7,18 +7,25 @@ Each rank of a distributed job writes in a lane of its own and reads the outputs
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-try:
-    from lightning.pytorch import Callback
-except ImportError:
-    try:
-        from pytorch_lightning import Callback  # type: ignore[assignment]
-    except ImportError as error:
-        raise ImportError(
-            "tensorcask.integrations.lightning needs Lightning: install it with `pip install tensorcask[lightning]`"
-        ) from error
+
+def _callback_class() -> Any:
+    """The base class of callbacks, of whichever of the two packages is installed."""
+    missing: ImportError | None = None
+    for package in ("lightning.pytorch", "pytorch_lightning"):
+        try:
+            return importlib.import_module(package).Callback
+        except ModuleNotFoundError as error:
+            missing = error
+    raise ImportError(
+        "tensorcask.integrations.lightning needs Lightning: install it with `pip install tensorcask[lightning]`"
+    ) from missing
+
+
+Callback: Any = _callback_class()
 
 __all__ = ["CacheCallback"]
 
