@@ -14,7 +14,7 @@ class Bindings:
     def __init__(self) -> None:
         self._names: list[tuple[dict[str, Any], str, Any]] = []
         self._cells: list[tuple[CellType, Any]] = []
-        self._items: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self._items: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
 
     def name(self, owner: dict[str, Any], name: str) -> None:
         """Watches one name of a namespace."""
@@ -24,7 +24,7 @@ class Bindings:
         """Watches a closure variable."""
         self._cells.append((cell, content(cell)))
 
-    def items(self, owner: dict[str, Any]) -> None:
+    def items(self, owner: dict[Any, Any]) -> None:
         """Watches all items of a dict, such as the children of a module."""
         self._items.append((owner, dict(owner)))
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ._function import CachedFunction
     from ._module import CachedModule
 
-_Module = TypeVar("_Module", bound="nn.Module")
 _Parameters = ParamSpec("_Parameters")
 _Result = TypeVar("_Result")
 _Subject = TypeVar("_Subject")
@@ -24,8 +23,8 @@ Folder = str | os.PathLike[str] | None
 
 
 @overload
-def cache(
-    module: _Module, folder: Folder = None, *, module_id: str | None = None, **options: Unpack[Options]
+def cache(  # type: ignore[overload-overlap]  # a module is callable too, and the first overload takes it
+    module: nn.Module, folder: Folder = None, *, module_id: str | None = None, **options: Unpack[Options]
 ) -> CachedModule: ...
 @overload
 def cache(
@@ -90,7 +89,8 @@ def _wrap(subject: Any, folder: Folder, module_id: str | None, options: dict[str
     from ._function import CachedFunction
     from ._module import CachedModule
 
-    if isinstance(subject, (CachedModule, CachedFunction)) or (isinstance(subject, nn.Module) and is_decorated(subject)):
+    decorated = isinstance(subject, nn.Module) and is_decorated(subject)
+    if decorated or isinstance(subject, (CachedModule, CachedFunction)):
         raise TypeError(f"{type(subject).__name__} is cached already: cache what it wraps, or call it as it is")
     if not callable(subject):
         raise TypeError(f"cache() takes a module or a function, and {type(subject).__name__} is neither")
@@ -106,7 +106,7 @@ def _decorator(folder: Folder, module_id: str | None, options: dict[str, Any]) -
         nn = _require_torch()
         if isinstance(subject, type):
             if not issubclass(subject, nn.Module):
-                raise TypeError(f"the class {subject.__qualname__} is no nn.Module: decorate a function or an nn.Module")
+                raise TypeError(f"the class {subject.__qualname__} is no nn.Module: decorate a function or a module")
             from ._decorated import decorate as decorate_class
 
             return decorate_class(subject, folder, module_id, options)

@@ -165,7 +165,7 @@ def _bound(construct: Callable[..., None], self: nn.Module, args: Any, kwargs: A
     return dict(list(given.arguments.items())[1:])
 
 
-def _subclass_hook(kind: type[nn.Module]) -> classmethod[Any, Any, Any]:
+def _subclass_hook(kind: type[nn.Module]) -> Any:
     inherited = vars(kind).get("__init_subclass__")
 
     def __init_subclass__(cls: type[nn.Module], **kwargs: Any) -> None:
@@ -176,4 +176,5 @@ def _subclass_hook(kind: type[nn.Module]) -> classmethod[Any, Any, Any]:
         if "__init__" in vars(cls):
             _wrap_init(cls)
 
-    return classmethod(__init_subclass__)
+    hook: Any = __init_subclass__
+    return classmethod(hook)

@@ -17,7 +17,7 @@ from ._bindings import Bindings, content, is_bound
 from ._canonical import canonical
 from ._digests import digest_of, digest_of_array
 from ._names import is_library, is_library_module, qualified_name
-from ._source import text_of, uses
+from ._source import Uses, text_of, uses
 from ._state import written_attributes
 from ._structure import Variable
 
@@ -119,7 +119,8 @@ class Describer:
         for submodule in module.modules():
             submodule = _structure.unwrapped(submodule)
             if not _structure.is_scripted(submodule):
-                for owner in (submodule._modules, submodule._forward_hooks, submodule._forward_pre_hooks):
+                owners: list[dict[Any, Any]] = [submodule._modules, submodule._forward_hooks]
+                for owner in (*owners, submodule._forward_pre_hooks):
                     if owner:
                         self.bindings.items(owner)
         self.modules.append((where, module))
@@ -152,7 +153,7 @@ class Describer:
         return self._rest(where, value, name)
 
     def _method(self, value: types.MethodType) -> str:
-        function = value.__func__
+        function: Any = value.__func__
         seen = isinstance(function, types.FunctionType) and not is_library(_module_of(function))
         return f" {self._function(function)}" if seen else ""
 
@@ -175,7 +176,8 @@ class Describer:
         if isinstance(getattr(value, "code", None), str):
             return f"script {digest_of(value.code)}"
         if self._strict:
-            self.reasons.append(f"{where} is of the type {qualified_name(type(value))}, whose state cannot be described")
+            kind = qualified_name(type(value))
+            self.reasons.append(f"{where} is of the type {kind}, whose state cannot be described")
         return qualified_name(type(value))
 
     def _tensor(self, where: str, value: Any) -> str:
@@ -208,13 +210,14 @@ class Describer:
         with self._strictness(not library and not self._within_class):
             seen = not library or self._is_root()
             parts = [text_of(function.__code__) if seen else qualified_name(function)]
-            defaults = {**dict(enumerate(function.__defaults__ or ())), **(function.__kwdefaults__ or {})}
+            defaults: dict[Any, Any] = dict(enumerate(function.__defaults__ or ()))
+            defaults |= function.__kwdefaults__ or {}
             parts += [f"default {key}: {self.value(f'default {key} of {name}', defaults[key])}" for key in defaults]
             used = uses(function.__code__)
             parts += list(self._closure(function, used.written, library))
             self.add(f"function {name}", digest_of("\n".join(parts)))
             if not library:
-                self._globals(function, used.names, used.written)
+                self._globals(function, used)
         return name
 
     def _closure(self, function: types.FunctionType, written: set[str], library: bool) -> Iterator[str]:
@@ -230,14 +233,14 @@ class Describer:
             if not library and not isinstance(value, types.FunctionType):
                 self.add(where, text)
 
-    def _globals(self, function: types.FunctionType, names: dict[str, list[tuple[str, ...]]], written: set[str]) -> None:
+    def _globals(self, function: types.FunctionType, used: Uses) -> None:
         space = function.__globals__
-        for name in sorted(names):
-            if name in written or name not in space or name in function.__code__.co_freevars:
+        for name in sorted(used.names):
+            if name in used.written or name not in space or name in function.__code__.co_freevars:
                 continue
             value = space[name]
             if isinstance(value, types.ModuleType):
-                for chain in sorted(set(names[name])):
+                for chain in sorted(set(used.names[name])):
                     self._of_module(value, chain)
                 continue
             self._named(space, name, value)

@@ -72,8 +72,8 @@ class CachedFunction(CacheMethods, Generic[_Parameters, _Result]):
             return self
         name = getattr(self, "__name__", "method")
         raise TypeError(
-            f"the method {name} of {type(instance).__name__} was decorated, so `self` would be an argument: decorate the "
-            f"class, or cache the bound method in __init__: self.{name} = tensorcask.cache(self.{name}, folder)"
+            f"the method {name} of {type(instance).__name__} was decorated, so `self` would be an argument: decorate "
+            f"the class, or cache the bound method in __init__: self.{name} = tensorcask.cache(self.{name}, folder)"
         )
 
     def __repr__(self) -> str:

@@ -65,6 +65,8 @@ class Handle:
         self._stale = False
         self._enabled = bool(options.get("enabled", True))
         self._warned = 0
+        self._computed = False
+        self._damaged = 0
         self._written: set[tuple[int, str]] = set()
         self._retired = dict.fromkeys(_COUNTS, 0)
         self._epoch: tuple[int, dict[str, Any]] = (0, dict.fromkeys(_COUNTS, 0))
@@ -112,7 +114,8 @@ class Handle:
         opened.enabled = self._enabled
         if native is not None:
             self._retire(native)
-        self._identity, self._native, self._stale, self._warned = identity, opened, False, 0
+        self._identity, self._native, self._stale = identity, opened, False
+        self._warned = self._damaged = 0
         self._warn()
         return opened
 
@@ -132,13 +135,15 @@ class Handle:
         """Drops what belongs to the parent process, in the child after a fork. The next call opens a new handle."""
         _of_parent.append(self._native)
         self._lock = threading.RLock()
-        self._native, self._identity, self._warned = None, None, 0
+        self._native, self._identity = None, None
+        self._warned = self._damaged = 0
         self._retired = dict.fromkeys(_COUNTS, 0)
         self._epoch = (0, dict(self._retired))
 
     # Calls
 
     def _compute(self, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> Any:
+        self._computed = True
         autocast = kwargs.pop(AUTOCAST, None)
         modules = self._identity.modules if self._identity is not None and not training else []
         before = [_structure.plain_tensors(module) for module in modules]
@@ -181,14 +186,28 @@ class Handle:
 
     def _after(self, native: _native.Cached) -> None:
         self._warn()
+        # Damage always leads to a computation.
+        if self._computed:
+            self._computed = False
+            self._warn_of_damage(native)
         if self.options.get("progress"):
-            self._progress(native)
+            self._progress()
 
     def _warn(self) -> None:
         if self._native is not None:
             for warning in self._native.warnings()[self._warned:]:
                 self._warned += 1
                 warnings.warn(warning, TensorcaskWarning, stacklevel=_levels_to_user())
+
+    def _warn_of_damage(self, native: _native.Cached) -> None:
+        damaged = native.stats()["damaged"]
+        if damaged > self._damaged:
+            rows, self._damaged = damaged - self._damaged, damaged
+            warning = (
+                f"{rows} damaged rows of the cache of {self.module_id!r} were computed again: check the disk, and run "
+                f"`tensorcask verify {native.folder}` to see what is damaged"
+            )
+            warnings.warn(warning, TensorcaskWarning, stacklevel=_levels_to_user())
 
     # Counts
 
@@ -209,7 +228,7 @@ class Handle:
         _log.info("%s: epoch %d: %s", self.module_id, number + 1, _line(counts))
         return {"epoch": number + 1, **counts}
 
-    def _progress(self, native: _native.Cached) -> None:
+    def _progress(self) -> None:
         now_s = time.monotonic()
         if now_s - self._shown_s < _PROGRESS_INTERVAL_S:
             return
@@ -323,8 +342,8 @@ def _line(counts: Mapping[str, Any]) -> str:
         f"{counts['read_bytes'] / mib:.1f} MiB read, {counts['put_bytes'] / mib:.1f} MiB put, "
         f"{counts['compute_s']:.2f} s computed, {counts['saved_s']:.2f} s saved"
     )
-    rare = {name: name.replace("_", " ") for name in ("duplicates", "waited", "not_kept", "damaged", "verified", "bypassed")}
-    return text + "".join(f", {counts[name]} {shown}" for name, shown in rare.items() if counts[name])
+    rare = [name for name in ("duplicates", "waited", "not_kept", "damaged", "verified", "bypassed") if counts[name]]
+    return text + "".join(f", {counts[name]} {name.replace('_', ' ')}" for name in rare)
 
 
 def _levels_to_user() -> int:

@@ -111,7 +111,7 @@ class CachedModule(CacheMethods, nn.Module):
         return self._wrapped[index]
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *dir(self._wrapped)})
+        return sorted({*object.__dir__(self), *dir(self._wrapped)})
 
     def __repr__(self) -> str:
         handle = self._handle

@@ -165,7 +165,7 @@ def _place(folder: Any, place: str | None) -> str:
         raise InvalidError("place='folder' was given without a folder: name the folder of the outputs")
     if place in ("memory", "temporary") and folder is not None:
         raise InvalidError(
-            f"the folder {os.fspath(folder)!r} was given with place={place!r}, where outputs are not in it: leave out one"
+            f"the folder {os.fspath(folder)!r} was given with place={place!r}, which keeps nothing in it: leave out one"
         )
     return place
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import dis
 import functools
+from collections.abc import Hashable
 from types import CodeType, FunctionType
+from typing import Any, cast
 
 from ._names import is_library_file
 from ._source import MUTATORS, nested, node_of
@@ -13,9 +15,13 @@ from ._source import MUTATORS, nested, node_of
 _ROOTS = ("forward", "__call__")
 
 
-@functools.lru_cache(maxsize=4096)
 def written_attributes(kind: type) -> frozenset[str]:
     """The attributes that `forward` or `__call__`, and the methods that these use, assign or change in place."""
+    return _written_attributes(cast("Hashable", kind))
+
+
+@functools.lru_cache(maxsize=4096)
+def _written_attributes(kind: Any) -> frozenset[str]:
     written: set[str] = set()
     pending, seen = list(_ROOTS), set(_ROOTS)
     while pending:
@@ -53,6 +59,8 @@ def _written_by(code: CodeType) -> set[str]:
             before = instruction.argval if is_read else ""
     node = None if is_library_file(code.co_filename) else node_of(code)
     for item in ast.walk(node) if node is not None else ():
-        if isinstance(item, ast.Subscript) and not isinstance(item.ctx, ast.Load) and isinstance(item.value, ast.Attribute):
+        if not isinstance(item, ast.Subscript) or isinstance(item.ctx, ast.Load):
+            continue
+        if isinstance(item.value, ast.Attribute):
             found.add(item.value.attr)
     return found

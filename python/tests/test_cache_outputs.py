@@ -79,7 +79,7 @@ def test_every_dtype(folder: str, dtype: torch.dtype) -> None:
         lambda x: x.reshape(len(x), 1, 3, 1),
         lambda x: x[:, :0],
     ],
-    ids=["scalars", "dict", "tuple", "nested", "dataclass", "namedtuple", "classes", "none", "plain", "dims", "nothing"],
+    ids=["scalars", "dict", "tuple", "nested", "dataclass", "namedtuple", "classes", "none", "plain", "dims", "empty"],
 )
 def test_structures(folder: str, make: Callable[[torch.Tensor], Any]) -> None:
     _check(folder, make)

@@ -76,7 +76,8 @@ pub fn complete<W: Work>(
         }
         if !mine.is_empty() {
             let done = work.compute(&mine)?;
-            if is_shared {
+            // A process that came meanwhile may wait for the leases.
+            if is_shared || leases.is_some_and(Leases::is_shared) {
                 work.publish()?;
             }
             if let ControlFlow::Break(stop) = done {

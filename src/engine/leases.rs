@@ -176,6 +176,11 @@ impl Leases {
         taken
     }
 
+    /// Whether other processes have the store open to write.
+    pub(crate) fn is_shared(&self) -> bool {
+        has_others(&self.state, self.lane)
+    }
+
     /// Takes a lease, or shares it with another thread of this handle. Returns whether the handle holds it.
     fn share(&self, locks: &Locks, held: &mut HashMap<u64, usize>, hash: u64) -> Result<bool> {
         if let Some(threads) = held.get_mut(&hash) {
