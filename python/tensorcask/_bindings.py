@@ -1,42 +1,177 @@
-"""Detects that a name, a closure variable or a submodule was rebound since it was described."""
+"""Detects that a value which a description depends on was replaced, or changed in place."""
 
 from __future__ import annotations
 
-from types import CellType
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from itertools import chain
+from operator import attrgetter, is_not, itemgetter
+from types import CellType, FunctionType
 from typing import Any
 
+_CODE = ("__code__", "__defaults__", "__kwdefaults__")
+_SCALARS = (int, float, complex, bool, str, bytes, type(None))
+_SMALL_LEN_BYTES = 4096
+_PARTS = 64
 _MISSING = object()
+
+_Getter = Callable[[Any], tuple[Any, ...]]
 
 
 class Bindings:
-    """The objects that were found under the names that a description depends on. A check costs 50 ns a name."""
+    """The objects that were found under the names that a description depends on.
+
+    `keep` remembers them, and `changed` compares. It compares which objects are there, not what they hold, at 50 ns a
+    name. Containers are watched item by item. Of arrays with more than 4 KiB, 64 elements are compared.
+    """
 
     def __init__(self) -> None:
+<<<<<<< HEAD
         self._names: list[tuple[dict[str, Any], str, Any]] = []
         self._cells: list[tuple[CellType, Any]] = []
         self._items: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+=======
+        self._names: dict[tuple[bool, int], tuple[Any, dict[str, None]]] = {}
+        self._groups: list[tuple[_Getter, list[Any]]] = []
+        self._sizes: list[Sized] = []
+        self._items: list[Any] = []
+        self._ordered: list[Iterable[Any]] = []
+        self._sized: list[Sized] = []
+        self._empty: list[Sized] = []
+        self._arrays: list[Any] = []
+        self._known: set[int] = set()
+        self._before: list[Any] = []
+        self._lens: list[int] = []
+        self._bytes: list[bytes] = []
+>>>>>>> wt-mend
 
-    def name(self, owner: dict[str, Any], name: str) -> None:
-        """Watches one name of a namespace."""
-        self._names.append((owner, name, owner.get(name, _MISSING)))
+    # What is watched
+
+    def names(self, owner: Mapping[str, Any], names: Iterable[str]) -> None:
+        """Watches names of a namespace."""
+        self._add(owner, names, True)
+
+    def attributes(self, owner: Any, names: Iterable[str]) -> None:
+        """Watches attributes of an object."""
+        self._add(owner, names, False)
+
+    def _add(self, owner: Any, names: Iterable[str], are_items: bool) -> None:
+        at = (are_items, id(owner))
+        self._names.setdefault(at, (owner, {}))[1].update(dict.fromkeys(names))
+
+    def size(self, owner: Sized) -> None:
+        """Watches the number of items."""
+        self._sizes.append(owner)
+
+    def space(self, owner: Mapping[str, Any], names: Iterable[str]) -> None:
+        """Watches names of a namespace, and whether it gets more."""
+        self.names(owner, names)
+        self.size(owner)
 
     def cell(self, cell: CellType) -> None:
         """Watches a closure variable."""
-        self._cells.append((cell, content(cell)))
+        self.attributes(cell, ["cell_contents"])
 
+<<<<<<< HEAD
     def items(self, owner: dict[Any, Any]) -> None:
         """Watches all items of a dict, such as the children of a module."""
         self._items.append((owner, dict(owner)))
+=======
+    def function(self, function: FunctionType) -> None:
+        """Watches the code and the defaults of a function."""
+        self.attributes(function, _CODE)
+        if function.__kwdefaults__:
+            self.items(function.__kwdefaults__)
+
+    def items(self, owner: Any) -> None:
+        """Watches all items of a list, set or mapping, and their order."""
+        if id(owner) in self._known:
+            return
+        self._known.add(id(owner))
+        self._items.append(owner)
+
+    def container(self, value: Any) -> None:
+        """Watches a container of plain values, other than a tuple."""
+        if isinstance(value, (list, set, Mapping)):
+            self.items(value)
+        if hasattr(value, "__dict__"):
+            self.space(vars(value), vars(value))
+        elif dataclasses.is_dataclass(value):
+            self.attributes(value, [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)])
+
+    def array(self, array: Any) -> None:
+        """Watches the bytes of an array of numpy."""
+        self._arrays.append(array)
+
+    # Comparison
+
+    def keep(self) -> None:
+        """Remembers what is there now."""
+        if self._names:
+            self._group()
+        # To look at empty containers one by one takes longer.
+        self._empty = [owner for owner in (*self._sizes, *self._items) if not owner]
+        self._sized = [owner for owner in (*self._sizes, *self._items) if owner]
+        self._ordered = []
+        for owner in filter(None, self._items):
+            self._ordered += [owner.keys(), owner.values()] if isinstance(owner, Mapping) else [owner]
+        self._before = list(self._present())
+        self._lens = list(map(len, self._sized))
+        self._bytes = list(map(_sample, self._arrays))
+
+    def _group(self) -> None:
+        groups: dict[tuple[bool, tuple[str, ...]], list[Any]] = {}
+        for (are_items, _), (owner, names) in self._names.items():
+            if names:
+                groups.setdefault((are_items, tuple(names)), []).append(owner)
+        self._names = {}
+        for (are_items, found), owners in groups.items():
+            # A getter of one name returns no tuple.
+            wanted = found if len(found) > 1 else found * 2
+            self._groups.append(((itemgetter if are_items else attrgetter)(*wanted), owners))
+
+    def _present(self) -> Iterator[Any]:
+        named = chain.from_iterable(chain.from_iterable(map(getter, owners) for getter, owners in self._groups))
+        return chain(named, chain.from_iterable(self._ordered))
+>>>>>>> wt-mend
 
     def changed(self) -> bool:
-        """Whether any of them is another object than before."""
-        for owner, name, value in self._names:
-            if owner.get(name, _MISSING) is not value:
+        """Whether anything is another object than before, or an array holds other bytes."""
+        try:
+            if any(self._empty) or list(map(len, self._sized)) != self._lens:
                 return True
-        for cell, value in self._cells:
-            if content(cell) is not value:
+            if any(map(is_not, self._present(), self._before)) and self._differs():
                 return True
-        return any(owner != items for owner, items in self._items)
+            return bool(self._arrays) and list(map(_sample, self._arrays)) != self._bytes
+        except (KeyError, AttributeError, ValueError, RuntimeError):
+            # A name is gone, or another thread adds one.
+            return True
+
+    def _differs(self) -> bool:
+        """Whether any value differs. Numbers and texts may be other objects of the same value."""
+        now = list(self._present())
+        if len(now) != len(self._before) or not all(map(_same, now, self._before)):
+            return True
+        self._before = now
+        return False
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return type(one) in _SCALARS and repr(one) == repr(other)
+
+
+def _sample(array: Any) -> bytes:
+    """All bytes of a small array, and elements of a larger one, with its shape."""
+    shown = repr((array.shape, array.dtype.str)).encode()
+    if array.nbytes <= _SMALL_LEN_BYTES:
+        return shown + bytes(array.tobytes())
+    return shown + bytes(array.flat[:: max(array.size // _PARTS, 1)].tobytes())
 
 
 def content(cell: CellType) -> Any:

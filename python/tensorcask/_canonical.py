@@ -14,39 +14,60 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from ._names import qualified_name
+from ._names import is_library
 
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu|hpu|privateuseone)(:\d+)?")
 _DEEPEST = 24
+_PLAIN_MODULES = ("builtins", "datetime", "decimal", "fractions", "pathlib", "pathlib._local")
 _BY_REPR = (int, float, complex, str, bytes, datetime.date, datetime.timedelta, decimal.Decimal, fractions.Fraction,
             PurePath, range)
 _TORCH_PLAIN = ("dtype", "layout", "memory_format", "qscheme")
 
 Other = Callable[[Any], str]
-"""Describes a value that is not plain."""
+"""Describes a value that is not plain, or a class."""
 
 
-def canonical(value: Any, other: Other, depth: int = 0) -> str:
-    """The text of `value`. Values that are not plain are passed to `other`.
+def _ignore(value: Any) -> None:
+    """Does not watch a container."""
+
+
+def canonical(value: Any, other: Other, watch: Callable[[Any], None] = _ignore, depth: int = 0) -> str:
+    """The text of `value`. Values that are not plain, and classes of plain ones, are passed to `other`.
 
     Plain are None, numbers, strings, bytes, dates, paths, patterns, members of enums, dtypes, and lists, tuples, sets,
-    mappings, dataclasses and configuration objects of these. Devices have one text, as they do not name a computation.
+    mappings, dataclasses and configuration objects of these. The order of a mapping counts, as code can read it.
+    Devices have one text, as they do not name a computation. Containers that can be changed are passed to `watch`.
     """
     if value is None or isinstance(value, bool) or value is Ellipsis:
         return repr(value)
-    if isinstance(value, enum.Enum):
-        return f"{qualified_name(type(value))}.{value.name}"
-    if isinstance(value, str):
-        return "device" if _DEVICE.fullmatch(value) else repr(str(value))
-    if isinstance(value, _BY_REPR):
-        plain = type(value).__module__ in ("builtins", "datetime", "decimal", "fractions", "pathlib", "pathlib._local")
-        return repr(value) if plain else f"{qualified_name(type(value))}({value!r})"
     if depth > _DEEPEST:
         return other(value)
-    text = _of_library(value)
-    if text is not None:
-        return text
-    return _of_container(value, lambda item: canonical(item, other, depth + 1), other)
+    if isinstance(value, enum.Enum):
+        # Flags without a name have a value only.
+        return f"{other(type(value))}.{value.name}={canonical(value.value, other, watch, depth + 1)}"
+
+    def of(item: Any) -> str:
+        return canonical(item, other, watch, depth + 1)
+
+    for kind in _BY_REPR:
+        if isinstance(value, kind):
+            return _by_repr(value, kind, of, other)
+    return _of_library(value) or _of_container(value, of, other, watch)
+
+
+def named(name: str, value: Any, text_of: Callable[[Any], str]) -> str:
+    """The text of a value under a name. Texts such as "cuda:0" are devices if the name says so."""
+    is_device = isinstance(value, str) and "device" in name.lower() and _DEVICE.fullmatch(value)
+    return "device" if is_device else text_of(value)
+
+
+def _by_repr(value: Any, kind: type, of: Callable[[Any], str], other: Other) -> str:
+    if type(value).__module__ in _PLAIN_MODULES:
+        return repr(value)
+    if type(value).__module__.partition(".")[0] == "numpy":
+        return f"numpy.{type(value).__name__}({value.item()!r})"
+    # A subclass may show itself in any way.
+    return f"{other(type(value))}({kind.__repr__(value)}{_extras(value, set(), of)})"
 
 
 def _of_library(value: Any) -> str | None:
@@ -71,27 +92,52 @@ def _of_library(value: Any) -> str | None:
     return None
 
 
-def _of_container(value: Any, of: Callable[[Any], str], other: Other) -> str:
-    name = "" if type(value).__module__ == "builtins" else qualified_name(type(value))
+def _of_container(value: Any, of: Callable[[Any], str], other: Other, watch: Callable[[Any], None]) -> str:
+    if isinstance(value, type):
+        return other(value)
+    parts = _parts(value, of)
+    if parts is None:
+        return other(value)
+    text, fields = parts
+    watch(value)
+    kind = type(value)
+    if kind.__module__ == "builtins":
+        return text
+    return other(kind) + text + _extras(value, fields, of)
+
+
+def _parts(value: Any, of: Callable[[Any], str]) -> tuple[str, set[str]] | None:
+    """The text of what a container holds, and the attributes that are part of it; None if it is no container."""
     if isinstance(value, (list, tuple)):
         left, right = "[]" if isinstance(value, list) else "()"
-        return name + left + ", ".join(of(item) for item in value) + right
+        return left + ", ".join(map(of, value)) + right, set()
     if isinstance(value, (set, frozenset)):
-        return name + "{" + ", ".join(sorted(of(item) for item in value)) + "}"
+        return "{" + ", ".join(sorted(map(of, value))) + "}", set()
     if isinstance(value, Mapping):
-        return name + _items(value, of)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return name + _items({field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}, of)
-    if isinstance(value, (types.SimpleNamespace, Namespace)):
-        return name + _items(vars(value), of)
+        return _items(value, of), set(getattr(value, "__dict__", ()) if is_library(type(value).__module__) else ())
     configuration = _configuration(value)
-    return other(value) if configuration is None else name + _items(configuration, of)
+    if configuration is not None:
+        return _items(dict(sorted(configuration.items())), of), set(vars(value))
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
+        return _items(fields, of), set(fields)
+    if isinstance(value, (types.SimpleNamespace, Namespace)):
+        return _items(dict(sorted(vars(value).items())), of), set(vars(value))
+    return None
+
+
+def _extras(value: Any, fields: set[str], of: Callable[[Any], str]) -> str:
+    """The attributes that an instance of a subclass has beside what it holds."""
+    extras = {name: item for name, item in sorted(getattr(value, "__dict__", {}).items()) if name not in fields}
+    return " with " + _items(extras, of) if extras else ""
 
 
 def _configuration(value: Any) -> dict[str, Any] | None:
-    """The public entries of a configuration object, which is one that converts itself to a dict."""
+    """The public entries of a library's configuration object, which is one that converts itself to a dict."""
     convert = getattr(type(value), "to_dict", None)
-    if convert is None or isinstance(value, type) or not type(value).__name__.lower().endswith("config"):
+    if convert is None or not hasattr(value, "__dict__") or not type(value).__name__.lower().endswith("config"):
+        return None
+    if not is_library(getattr(convert, "__module__", None)):
         return None
     try:
         found = convert(value)
@@ -104,4 +150,4 @@ def _configuration(value: Any) -> dict[str, Any] | None:
 
 
 def _items(value: Mapping[Any, Any], of: Callable[[Any], str]) -> str:
-    return "{" + ", ".join(sorted(f"{of(key)}: {of(item)}" for key, item in value.items())) + "}"
+    return "{" + ", ".join(f"{of(key)}: {named(str(key), item, of)}" for key, item in value.items()) + "}"

@@ -14,7 +14,7 @@ import torch
 
 from . import _structure
 from ._bindings import Bindings, content, is_bound
-from ._canonical import canonical
+from ._canonical import canonical, named
 from ._digests import digest_of, digest_of_array
 from ._names import is_library, is_library_module, qualified_name
 from ._source import Uses, text_of, uses
@@ -29,6 +29,7 @@ _HARMLESS = ("_thread", "threading", "queue", "_queue", "logging", "multiprocess
 _BUILTIN = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType,
             types.MethodWrapperType, types.ClassMethodDescriptorType)
 _SKIPPED = ("_abc_impl", "_is_protocol", "_tensorcask")
+_MARKS = ("__wrapped__", "__signature__", "__isabstractmethod__")
 _CACHED = ("tensorcask._function", "tensorcask._module")
 
 
@@ -46,6 +47,7 @@ class Describer:
         self.tensors: list[Variable] = []
         self.modules: list[tuple[str, Any]] = []
         self._labels: dict[int, str] = {}
+        self._named_so: dict[str, int] = {}
         self._alive: list[Any] = []
         self._strict = True
         self._within_class = False
@@ -65,10 +67,13 @@ class Describer:
 
         def other(item: Any) -> str:
             nonlocal count
+            if isinstance(item, type):
+                return self._other(where, item)
             count += 1
             return self._other(where if count == 1 else f"{where}[{count}]", item)
 
-        return canonical(value, other)
+        name = where.rpartition(".")[2]
+        return named(name, value, lambda item: canonical(item, other, self.bindings.container))
 
     def callable(self, where: str, value: Any) -> str:
         """The text of the computation itself, whose code has to be visible."""
@@ -91,8 +96,8 @@ class Describer:
 
     def class_(self, kind: type) -> str:
         """Describes a class of the user: its methods, class attributes, and bases."""
-        name = qualified_name(kind)
-        if not self._first(kind, name):
+        name, is_first = self._label(kind, qualified_name(kind))
+        if not is_first:
             return name
         with self._of_class():
             parts = [base.__qualname__ if self._counts(base) else qualified_name(base) for base in kind.__bases__]
@@ -106,8 +111,8 @@ class Describer:
     def module(self, where: str, module: Any, all_classes: bool | None = None) -> str:
         """Describes an `nn.Module`: a line for each submodule, the source of its classes, and its variables."""
         module = _structure.unwrapped(module)
-        name = qualified_name(type(module))
-        if not self._first(module, name):
+        name, is_first = self._label(module, qualified_name(type(module)))
+        if not is_first:
             return name
         prefix = f"{where}." if where else ""
         with self._of_class():
@@ -116,15 +121,26 @@ class Describer:
             if all_classes is not False:
                 for kind in _structure.user_classes(module, bool(all_classes)):
                     self.class_(kind)
-        for submodule in module.modules():
-            submodule = _structure.unwrapped(submodule)
+        for submodule in map(_structure.unwrapped, module.modules()):
             if not _structure.is_scripted(submodule):
+<<<<<<< HEAD
                 owners: list[dict[Any, Any]] = [submodule._modules, submodule._forward_hooks]
                 for owner in (*owners, submodule._forward_pre_hooks):
                     if owner:
                         self.bindings.items(owner)
+=======
+                self._watch(submodule)
+>>>>>>> wt-mend
         self.modules.append((where, module))
         return name
+
+    def _watch(self, module: Any) -> None:
+        """Watches children, hooks and plain attributes of a module, and whether it gets or loses variables."""
+        for owner in (module._modules, *(getattr(module, name) for name in _structure.HOOKS)):
+            self.bindings.items(owner)
+        for owner in (module._parameters, module._buffers):
+            self.bindings.space(owner, [name for name, tensor in owner.items() if tensor is None])
+        self.bindings.space(vars(module), _structure.counted(module))
 
     # What a value is
 
@@ -134,15 +150,16 @@ class Describer:
         if type(value).__module__ in _CACHED:
             return self._other(where, value.unwrap())
         if name == "numpy" and type(value).__name__ == "ndarray":
+            self.bindings.array(value)
             return digest_of_array(value)
         if isinstance(value, torch.Tensor):
             return self._tensor(where, value)
         if isinstance(value, torch.nn.Module):
             return self.module(where, value)
         if isinstance(value, functools.partial):
-            given = [*map(str, range(len(value.args))), *sorted(value.keywords)]
-            values = [*value.args, *(value.keywords[key] for key in sorted(value.keywords))]
-            texts = [f"{key}={self.value(f'{where} {key}', item)}" for key, item in zip(given, values, strict=True)]
+            self.bindings.items(value.keywords)
+            given = {**{str(position): item for position, item in enumerate(value.args)}, **value.keywords}
+            texts = [f"{key}={self.value(f'{where} {key}', item)}" for key, item in given.items()]
             return f"partial {self.callable(where, value.func)}({', '.join(texts)})"
         if inspect.ismethod(value):
             return f"method {value.__func__.__qualname__} of {self.value(where, value.__self__)}" + self._method(value)
@@ -181,39 +198,46 @@ class Describer:
         return qualified_name(type(value))
 
     def _tensor(self, where: str, value: Any) -> str:
-        if self._first(value, f"tensor {where}"):
+        name, is_first = self._label(value, f"tensor {where}")
+        if is_first:
             self.tensors.append((where, value, {where: value}, where))
-        return "tensor"
+        return "tensor" if is_first else name
 
     def _object(self, where: str, value: Any) -> str:
         """Describes an object of a user's class: its class and its attributes."""
-        name = self.class_(type(value))
-        if not self._first(value, name):
+        kind = self.class_(type(value))
+        name, is_first = self._label(value, f"an object of {kind}")
+        if not is_first:
             return name
+        skipped = written_attributes(type(value))
+        if hasattr(value, "__dict__"):
+            self.bindings.space(vars(value), vars(value).keys() - skipped)
         attributes = dict(getattr(value, "__dict__", {}))
-        for kind in type(value).__mro__:
-            slots = vars(kind).get("__slots__", ())
-            attributes.update({s: getattr(value, s) for s in ([slots] if isinstance(slots, str) else slots)
-                               if hasattr(value, s)})
-        names = sorted(attributes.keys() - written_attributes(type(value)))
+        slots = {slot for base in type(value).__mro__ for slot in _slots(base) if hasattr(value, slot)} - skipped
+        self.bindings.attributes(value, sorted(slots))
+        attributes.update({slot: getattr(value, slot) for slot in slots})
+        names = sorted(attributes.keys() - skipped)
         texts = [f"{key}: {self.value(f'{where}.{key}', attributes[key])}" for key in names]
-        return f"{name}{{{', '.join(texts)}}}"
+        return f"{kind}{{{', '.join(texts)}}}"
 
     # Code
 
     def _function(self, function: types.FunctionType) -> str:
         """Describes a function: its code, its defaults, and what it uses from outside."""
-        name = function.__qualname__
-        if not self._first(function, name):
+        name, is_first = self._label(function, function.__qualname__)
+        if not is_first:
             return name
         library = is_library(_module_of(function))
         with self._strictness(not library and not self._within_class):
             seen = not library or self._is_root()
+            if seen:
+                self.bindings.function(function)
             parts = [text_of(function.__code__) if seen else qualified_name(function)]
             defaults: dict[Any, Any] = dict(enumerate(function.__defaults__ or ()))
             defaults |= function.__kwdefaults__ or {}
             parts += [f"default {key}: {self.value(f'default {key} of {name}', defaults[key])}" for key in defaults]
             used = uses(function.__code__)
+            parts += self._attributes_of(function, used.written)
             parts += list(self._closure(function, used.written, library))
             self.add(f"function {name}", digest_of("\n".join(parts)))
             if not library:
@@ -233,7 +257,19 @@ class Describer:
             if not library and not isinstance(value, types.FunctionType):
                 self.add(where, text)
 
+<<<<<<< HEAD
     def _globals(self, function: types.FunctionType, used: Uses) -> None:
+=======
+    def _attributes_of(self, function: types.FunctionType, written: set[str]) -> list[str]:
+        """Describes the attributes of a function, which its code may read."""
+        found = {key: value for key, value in vars(function).items() if key not in _MARKS}
+        if not found or function.__name__ in written or is_library(_module_of(function)):
+            return []
+        self.bindings.names(vars(function), found)
+        return [f"attribute {key}: {self.value(f'{function.__qualname__}.{key}', found[key])}" for key in sorted(found)]
+
+    def _globals(self, function: types.FunctionType, names: dict[str, list[tuple[str, ...]]], written: set[str]) -> None:
+>>>>>>> wt-mend
         space = function.__globals__
         for name in sorted(used.names):
             if name in used.written or name not in space or name in function.__code__.co_freevars:
@@ -261,7 +297,7 @@ class Describer:
         is_code = isinstance(value, (type, types.FunctionType, *_BUILTIN))
         if is_code and is_library(_module_of(value)) and not getattr(value, "__closure__", None):
             return
-        self.bindings.name(space, name)
+        self.bindings.names(space, [name])
         where = f"global {name}"
         text = self.value(where, value)
         # Functions and classes have lines of their own.
@@ -277,6 +313,9 @@ class Describer:
                     yield key, ", ".join(parts)
             elif not (key.startswith("__") and key.endswith("__")) and not key.startswith(_SKIPPED):
                 yield key, self.value(f"{kind.__qualname__}.{key}", member)
+            else:
+                continue
+            self.bindings.names(vars(kind), [key])
 
     # Bookkeeping
 
@@ -286,17 +325,19 @@ class Describer:
     def _is_root(self) -> bool:
         return len(self._alive) == 1
 
-    def _first(self, value: Any, label: str) -> bool:
-        """Whether a value is described for the first time."""
-        if id(value) in self._labels:
-            return False
-        if len(self._alive) == _MOST:
-            self.reasons.append(f"it uses more than {_MOST} functions, classes and objects")
+    def _label(self, value: Any, name: str) -> tuple[str, bool]:
+        """A name that no other value has, and whether the value is described for the first time."""
+        known = self._labels.get(id(value))
+        if known is not None:
+            return known, False
         if len(self._alive) >= _MOST:
-            return False
+            self.reasons.append(f"it uses more than {_MOST} functions, classes and objects")
+            return name, False
+        self._named_so[name] = number = self._named_so.get(name, 0) + 1
+        label = name if number == 1 else f"{name} #{number}"
         self._labels[id(value)] = label
         self._alive.append(value)
-        return True
+        return label, True
 
     @contextmanager
     def _strictness(self, strict: bool) -> Iterator[None]:
@@ -316,6 +357,11 @@ class Describer:
                 yield
         finally:
             self._within_class = before
+
+
+def _slots(kind: type) -> Iterator[str]:
+    slots = vars(kind).get("__slots__", ())
+    yield from [slots] if isinstance(slots, str) else slots
 
 
 def _functions_of(member: Any) -> list[Any] | None:

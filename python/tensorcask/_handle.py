@@ -68,6 +68,7 @@ class Handle:
         self._computed = False
         self._damaged = 0
         self._written: set[tuple[int, str]] = set()
+        self._listed: list[tuple[str, int, int]] = []
         self._retired = dict.fromkeys(_COUNTS, 0)
         self._epoch: tuple[int, dict[str, Any]] = (0, dict.fromkeys(_COUNTS, 0))
         self._shown_s = 0.0
@@ -95,8 +96,9 @@ class Handle:
         identity, before, native = self._identify(), self._identity, self._native
         if native is not None and before is not None and before.settings == identity.settings:
             # What was rebound describes itself in the same way. Its variables may be other objects.
-            self._identity, self._stale = identity, False
-            native.weights_changed()
+            is_stale, self._identity, self._stale = self._stale, identity, False
+            if is_stale or self._listed != _places(identity.variables(self._is_written)):
+                native.weights_changed()
             return native
         # The native handle must not keep this one alive, which owns it.
         owner = weakref.ref(self)
@@ -125,7 +127,12 @@ class Handle:
 
     def _variables(self) -> list[_structure.Variable]:
         identity = self._opening or self._identity
-        return [] if identity is None else identity.variables(lambda module, key: (id(module), key) in self._written)
+        found = [] if identity is None else identity.variables(self._is_written)
+        self._listed = _places(found)
+        return found
+
+    def _is_written(self, module: Any, key: str) -> bool:
+        return (id(module), key) in self._written
 
     def _retire(self, native: _native.Cached) -> None:
         counts = native.stats()
@@ -145,7 +152,8 @@ class Handle:
     def _compute(self, args: tuple[Any, ...], kwargs: dict[str, Any], training: bool) -> Any:
         self._computed = True
         autocast = kwargs.pop(AUTOCAST, None)
-        modules = self._identity.modules if self._identity is not None and not training else []
+        identity = self._identity
+        modules = identity.modules if identity is not None and not training else []
         before = [_structure.plain_tensors(module) for module in modules]
         with autocast_as(autocast):
             output = self._run(args, kwargs, training)
@@ -153,6 +161,8 @@ class Handle:
             # Tensors that the computation itself assigns are results, not weights.
             after = _structure.plain_tensors(module)
             self._written |= {at for at, tensor in after.items() if found.get(at) is not tensor}
+        if identity is not None:
+            identity.accept()
         return output
 
     def call(self, args: tuple[Any, ...], kwargs: dict[str, Any], ids: Any, variant: int, training: bool) -> Any:
@@ -301,6 +311,11 @@ class Handle:
                 self._native = None
                 self._retire(native)
                 native.close()
+
+
+def _places(variables: list[_structure.Variable]) -> list[tuple[str, int, int]]:
+    """Which tensors they are. The native handle keeps those that it was given."""
+    return [(name, id(tensor), id(owner)) for name, tensor, owner, _ in variables]
 
 
 def _without_autocast(ids_from: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from . import _structure
-from ._canonical import canonical
+from ._canonical import canonical, named
 from ._describe import Describer
 from ._digests import digest_of, digest_of_array
 from ._names import module_id_of, qualified_name
@@ -29,7 +29,10 @@ class Given:
 
 
 class Identity:
-    """The identity of a computation at one time. `changed` says whether it has to be made again."""
+    """The identity of a computation at one time.
+
+    `changed` says whether it has to be made again. `accept` is called after changes that the computation itself made.
+    """
 
     def __init__(self, subject: Any, given: Given, constructor: Mapping[str, str] | None = None) -> None:
         described = Describer()
@@ -37,7 +40,9 @@ class Identity:
         if not given.check_structure:
             structure, described.arguments = "", {}
         self._described = described
+        described.bindings.keep()
         self.changed: Callable[[], bool] = described.bindings.changed
+        self.accept: Callable[[], None] = described.bindings.keep
         arguments = described.arguments | dict(constructor or {})
         self.settings: dict[str, Any] = {
             "module_id": given.module_id or default_module_id(subject),
@@ -86,7 +91,10 @@ def _describe(described: Describer, subject: Any, given: Given) -> str:
 
 def constructor_arguments(values: Mapping[str, Any]) -> dict[str, str]:
     """The lines of the arguments that an instance was constructed with. Tensors count by their bytes."""
-    return {f"constructor argument {name}": _argument(value) for name, value in values.items()}
+    return {
+        f"constructor argument {name}": named(name, value, lambda item: canonical(item, _not_plain))
+        for name, value in values.items()
+    }
 
 
 def _argument(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 _DEVICE_ARGUMENT = re.compile(r",? ?device='?[\w:]+'?(\(.*?\))?")
 _READ = re.compile(r"\b\w+\.(\w+)\b")
 _SCRIPT_PLAIN = (bool, int, float, complex, str, list, tuple, dict, type(None))
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
 @functools.cache
@@ -48,9 +48,23 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 def lines(module: nn.Module, text_of: Callable[[str, Any], str]) -> Iterator[tuple[str, str]]:
     """The path and the description of the module and each submodule. `text_of` describes a value under a name."""
+    paths = {id(submodule): path for path, submodule in module.named_modules()}
     for path, submodule in module.named_modules():
+        children = _children(path, submodule, paths)
         submodule = unwrapped(submodule)
-        yield path, f"{_class_name(submodule)}({_extra(submodule)}){_attributes(path, submodule, text_of)}"
+        yield path, f"{_class_name(submodule)}({_extra(submodule)}){_attributes(path, submodule, text_of)}{children}"
+
+
+def _children(path: str, module: nn.Module, paths: Mapping[int, str]) -> str:
+    """The names of the children in their order, which a forward may follow. A shared module has the path of the first
+    place where it is."""
+    shown = []
+    for name, child in module._modules.items():
+        at = f"{path}.{name}" if path else name
+        first = at if child is None else paths[id(child)]
+        shown.append(f"{name}=None" if child is None else name if first == at else f"{name}={first}")
+    # Those of lists need no text.
+    return "" if shown == [str(position) for position in range(len(shown))] else f" of {', '.join(shown)}"
 
 
 def _class_name(module: nn.Module) -> str:
@@ -74,15 +88,20 @@ def _attributes(path: str, module: nn.Module, text_of: Callable[[str, Any], str]
     generated = getattr(module, "code", None) if type(module).__module__.startswith("torch.fx") else None
     if isinstance(generated, str):
         return f" {{code: {generated}}}"
-    skipped = own_attributes() | written_attributes(type(module))
     # Tensors are among the variables.
-    found = {n: value for n, value in vars(module).items() if n not in skipped and not isinstance(value, torch.Tensor)}
-    hooks = {name: list(vars(module).get(name, {}).values()) for name in _HOOKS}
+    found = {key: vars(module)[key] for key in counted(module) if not isinstance(vars(module)[key], torch.Tensor)}
+    hooks = {name: list(vars(module).get(name, {}).values()) for name in HOOKS}
     found.update({name: value for name, value in hooks.items() if value})
     if not found:
         return ""
     prefix = f"{path}." if path else ""
     return " {" + ", ".join(f"{name}: {text_of(prefix + name, found[name])}" for name in sorted(found)) + "}"
+
+
+def counted(module: nn.Module) -> list[str]:
+    """The names of the plain attributes that count: those that the computation itself does not write."""
+    skipped = own_attributes() | written_attributes(type(module))
+    return [name for name in vars(module) if name not in skipped]
 
 
 def is_scripted(module: nn.Module) -> bool:
