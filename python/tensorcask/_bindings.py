@@ -26,11 +26,6 @@ class Bindings:
     """
 
     def __init__(self) -> None:
-<<<<<<< HEAD
-        self._names: list[tuple[dict[str, Any], str, Any]] = []
-        self._cells: list[tuple[CellType, Any]] = []
-        self._items: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
-=======
         self._names: dict[tuple[bool, int], tuple[Any, dict[str, None]]] = {}
         self._groups: list[tuple[_Getter, list[Any]]] = []
         self._sizes: list[Sized] = []
@@ -43,7 +38,6 @@ class Bindings:
         self._before: list[Any] = []
         self._lens: list[int] = []
         self._bytes: list[bytes] = []
->>>>>>> wt-mend
 
     # What is watched
 
@@ -72,11 +66,6 @@ class Bindings:
         """Watches a closure variable."""
         self.attributes(cell, ["cell_contents"])
 
-<<<<<<< HEAD
-    def items(self, owner: dict[Any, Any]) -> None:
-        """Watches all items of a dict, such as the children of a module."""
-        self._items.append((owner, dict(owner)))
-=======
     def function(self, function: FunctionType) -> None:
         """Watches the code and the defaults of a function."""
         self.attributes(function, _CODE)
@@ -133,7 +122,6 @@ class Bindings:
     def _present(self) -> Iterator[Any]:
         named = chain.from_iterable(chain.from_iterable(map(getter, owners) for getter, owners in self._groups))
         return chain(named, chain.from_iterable(self._ordered))
->>>>>>> wt-mend
 
     def changed(self) -> bool:
         """Whether anything is another object than before, or an array holds other bytes."""

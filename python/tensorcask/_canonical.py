@@ -61,7 +61,7 @@ def named(name: str, value: Any, text_of: Callable[[Any], str]) -> str:
     return "device" if is_device else text_of(value)
 
 
-def _by_repr(value: Any, kind: type, of: Callable[[Any], str], other: Other) -> str:
+def _by_repr(value: Any, kind: Any, of: Callable[[Any], str], other: Other) -> str:
     if type(value).__module__ in _PLAIN_MODULES:
         return repr(value)
     if type(value).__module__.partition(".")[0] == "numpy":

@@ -123,14 +123,7 @@ class Describer:
                     self.class_(kind)
         for submodule in map(_structure.unwrapped, module.modules()):
             if not _structure.is_scripted(submodule):
-<<<<<<< HEAD
-                owners: list[dict[Any, Any]] = [submodule._modules, submodule._forward_hooks]
-                for owner in (*owners, submodule._forward_pre_hooks):
-                    if owner:
-                        self.bindings.items(owner)
-=======
                 self._watch(submodule)
->>>>>>> wt-mend
         self.modules.append((where, module))
         return name
 
@@ -257,9 +250,6 @@ class Describer:
             if not library and not isinstance(value, types.FunctionType):
                 self.add(where, text)
 
-<<<<<<< HEAD
-    def _globals(self, function: types.FunctionType, used: Uses) -> None:
-=======
     def _attributes_of(self, function: types.FunctionType, written: set[str]) -> list[str]:
         """Describes the attributes of a function, which its code may read."""
         found = {key: value for key, value in vars(function).items() if key not in _MARKS}
@@ -268,8 +258,7 @@ class Describer:
         self.bindings.names(vars(function), found)
         return [f"attribute {key}: {self.value(f'{function.__qualname__}.{key}', found[key])}" for key in sorted(found)]
 
-    def _globals(self, function: types.FunctionType, names: dict[str, list[tuple[str, ...]]], written: set[str]) -> None:
->>>>>>> wt-mend
+    def _globals(self, function: types.FunctionType, used: Uses) -> None:
         space = function.__globals__
         for name in sorted(used.names):
             if name in used.written or name not in space or name in function.__code__.co_freevars:

@@ -17,20 +17,14 @@ _READS = ("LOAD_ATTR", "LOAD_METHOD")
 
 
 def written_attributes(kind: type) -> frozenset[str]:
-<<<<<<< HEAD
     """The attributes that `forward` or `__call__`, and the methods that these use, assign or change in place."""
     return _written_attributes(cast("Hashable", kind))
 
 
 @functools.lru_cache(maxsize=4096)
 def _written_attributes(kind: Any) -> frozenset[str]:
-    written: set[str] = set()
-=======
-    """The attributes of `self` that `forward` or `__call__`, and the methods that these use, assign or change in
-    place, and those that a `cached_property` computes."""
     written = {name for base in kind.__mro__ for name, member in vars(base).items()
                if isinstance(member, functools.cached_property)}
->>>>>>> wt-mend
     pending, seen = list(_ROOTS), set(_ROOTS)
     while pending:
         method = _method(kind, pending.pop())
@@ -61,17 +55,10 @@ def _written_by(code: CodeType) -> set[str]:
     found = {name for inner in nested(code) for name in _in_instructions(list(dis.get_instructions(inner)), own)}
     node = None if is_library_file(code.co_filename) else node_of(code)
     for item in ast.walk(node) if node is not None else ():
-<<<<<<< HEAD
-        if not isinstance(item, ast.Subscript) or isinstance(item.ctx, ast.Load):
-            continue
-        if isinstance(item.value, ast.Attribute):
-            found.add(item.value.attr)
-=======
         if isinstance(item, ast.Subscript) and not isinstance(item.ctx, ast.Load):
             found |= _attribute_of(item.value, own)
         elif isinstance(item, ast.Attribute) and not isinstance(item.ctx, ast.Load):
             found |= _attribute_of(item, own)
->>>>>>> wt-mend
     return found
 
 

@@ -214,3 +214,13 @@ def test_samples_are_serialized_without_code() -> None:
     blob = pickle.dumps(os.getcwd)
     with pytest.raises(Exception, match="(?i)weights|unsupported|unpickl|magic|invalid"):
         _deserialize_sample(blob)
+
+
+def test_outputs_without_some_parts_are_read_from_the_store(tmp_path: Path) -> None:
+    values = {"a": {"x": torch.ones(2), "hidden": None}, "b": {"x": torch.zeros(2), "hidden": None}}
+    with ArrowIPCCacheBackend(str(tmp_path), "m", async_write=False) as backend:
+        backend.put_batch(values)
+        backend.flush()
+    with ArrowIPCCacheBackend(str(tmp_path), "m", async_write=False) as backend:
+        found, missing = backend.get_batch(["a", "b"])
+    assert missing == [] and found[0]["hidden"] is None and torch.equal(found[0]["x"], torch.ones(2))

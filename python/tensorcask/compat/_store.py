@@ -121,6 +121,8 @@ def put_values(store: Store, items: Mapping[str, Any]) -> dict[str, InvalidError
 
 def split(rows: Any, count: int) -> list[Any]:
     """The value of each of `count` keys in rows of a store: arrays by their first dimension, lists by item."""
+    if rows is None:
+        return [None] * count
     if isinstance(rows, list):
         return rows
     if hasattr(rows, "unbind"):
