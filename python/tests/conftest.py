@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,25 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from child_environment import environment
 
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)
-
-TESTS = Path(__file__).parent
-PACKAGE = TESTS.parent
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> str:
     """An empty folder for outputs."""
     return str(tmp_path / "cache")
-
-
-def environment(**more: str) -> dict[str, str]:
-    """The environment of a child process that imports the same package."""
-    given = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    paths = [str(TESTS), *(path for path in sys.path if path)]
-    return {**given, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", **more}
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from cache_nets import Net, batch, net
-from conftest import environment
+from child_environment import environment
 from torch import nn
 
 import tensorcask as tc
