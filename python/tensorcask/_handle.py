@@ -191,6 +191,8 @@ class Handle:
         return self.open().why_miss(args, self._keyed(kwargs), ids=ids, variant=variant)
 
     def _keyed(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if AUTOCAST in kwargs:
+            raise InvalidError(f"an argument is named {AUTOCAST!r}, which is reserved: rename it")
         autocast = autocast_text()
         return kwargs if autocast is None else {**kwargs, AUTOCAST: autocast}
 

@@ -89,8 +89,12 @@ class CacheMethods:
         self._tensorcask_handle().verify(_options.verification(given))
 
     def weights_changed(self) -> None:
-        """Reports weights, or plain attributes of a module, that changed in a way that is not detected, such as a
-        write through `tensor.data`. The next call reads all of them."""
+        """Reports a change that is not detected. The next call reads everything that the identity is made of.
+
+        Calls detect replaced objects and changed containers, and nearly all writes to weights. They may miss a write of
+        a few elements through `tensor.data` or into memory shared with another library, and a write of a few elements
+        to a NumPy array with more than 4 KiB.
+        """
         self._tensorcask_handle().weights_changed()
 
     def refresh(self) -> None:

@@ -371,3 +371,9 @@ def test_a_module_that_reuses_its_output(folder: str) -> None:
     cached(batch(start=9))
     assert torch.equal(first, batch())
     assert torch.equal(cached(batch()), batch())
+
+
+def test_a_reserved_name(folder: str) -> None:
+    cached = tc.cache(lambda x, **named: x * len(named), folder, module_id="f", version="1")
+    with pytest.raises(tc.InvalidError, match="reserved"):
+        cached(batch(), **{"torch.autocast": 1})
