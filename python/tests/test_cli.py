@@ -57,9 +57,10 @@ def test_output_is_that_of_the_store(store: Path) -> None:
 
 
 def test_arguments_that_are_not_unicode_reach_the_tool(store: Path) -> None:
-    renamed = os.fsencode(store.parent) + b"/m-\xff"
-    os.rename(store, renamed)
-    said = subprocess.run([*TOOL, "--format", "json", "stats", renamed], capture_output=True, timeout=60)
+    folder = os.fsencode(store.parent) + b"/m-\xff"
+    os.mkdir(folder)
+    os.rename(store, folder + b"/numbers")
+    said = subprocess.run([*TOOL, "--format", "json", "stats", folder + b"/numbers"], capture_output=True, timeout=60)
     assert said.returncode == 0 and json.loads(said.stdout)["keys"] == 1000
 
 
@@ -80,7 +81,7 @@ def test_a_file_size_limit_is_reported(store: Path, tmp_path: Path) -> None:
     limited = f'ulimit -f 1; "{sys.executable}" -B -m tensorcask export "{store}" "{tmp_path}/rows.npy"'
     said = subprocess.run(["bash", "-c", limited], capture_output=True, text=True, timeout=60)
     assert said.returncode == 4, said
-    assert "ulimit -f" in said.stderr and not (tmp_path / "rows.npy").exists()
+    assert "File too large" in said.stderr and not (tmp_path / "rows.npy").exists()
 
 
 def test_an_interrupt_ends_the_tool(store: Path, tmp_path: Path) -> None:

@@ -81,15 +81,16 @@ def test_all_outputs_and_those_of_all_layers(model: Any, tmp_path: Path) -> None
 
 
 def test_only_missing_samples_are_computed_at_their_own_length(model: Any, tmp_path: Path) -> None:
+    shapes: list[tuple[int, ...]] = []
+    # A hook is part of the model's configuration, so it is there from the start.
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
     cached = cache_tokens(model, tmp_path)
     by_length = sorted(TEXTS, key=lambda text: len(text.split()))
     cached(**batch_of(by_length[-3:]))
-    shapes: list[tuple[int, ...]] = []
-    hook = model.register_forward_pre_hook(
-        lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
-    )
+    shapes.clear()
     cached(**batch_of(by_length))
-    hook.remove()
     longest = batch_of(by_length[:-3])["input_ids"].shape[1]
     assert shapes == [(7, longest)]
     cached.cached.close()
