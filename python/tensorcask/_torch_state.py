@@ -86,7 +86,8 @@ def not_compiled(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if "torch._dynamo" not in sys.modules:
+        # The first condition is constant for the compiler, which then does not look at the modules: they may change.
+        if not torch.compiler.is_compiling() and "torch._dynamo" not in sys.modules:
             return function(*args, **kwargs)
         if not disabled:
             disabled.append(torch.compiler.disable(function))
