@@ -347,7 +347,7 @@ fn lists_are_what_the_caller_says() {
     // By default a list holds outputs of the whole batch. Sizes that do not fit are an error, which says what to do.
     let batched = in_memory().wrap_fn(f).unwrap();
     let error = batched.forward_with_ids(&rows(0, 3, 3), ids(0, 3)).unwrap_err();
-    assert!(error.to_string().contains("Output::Each"), "{error}");
+    assert!(error.to_string().contains("the option `lists` set to each"), "{error}");
     let each = in_memory().lists(Lists::Each).wrap_fn(|x: &Tensor| vec![x + 1, x + 2]).unwrap();
     assert!(each.forward_with_ids(&rows(0, 3, 3), ids(0, 3)).unwrap_err().to_string().contains("2 rows"));
     // Lists within maps and tuples as well.
